@@ -1,0 +1,329 @@
+"""aet-stream: background-free tilt series for atomic electron tomography, while the microscope is still writing them.
+
+Every command ends with 0 only if it did what it says. Errors are one line that names the file or setting and the remedy; --debug shows
+where they came from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sqlite3
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from aet_stream import __version__
+from aet_stream import config as configuration
+from aet_stream.config import Config
+from aet_stream.errors import AetError, NotRunning
+from aet_stream.service import EXIT_FAILED, EXIT_OK, Role, Stop, exit_code, serve, set_up_logging, tie_to_parent
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parsed = _parser().parse_args(arguments)
+    set_up_logging(parsed.command, verbose=parsed.verbose)
+    command: Command = parsed.run
+    try:
+        return command(parsed)
+    except AetError as error:
+        if parsed.debug:
+            raise
+        print(f"aet-stream {parsed.command}: {error}", file=sys.stderr)
+        return exit_code(error)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return EXIT_FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("-v", "--verbose", action="store_true", help="say more")
+    common.add_argument("--debug", action="store_true", help="show where an error came from")
+    settings = argparse.ArgumentParser(add_help=False)
+    settings.add_argument("--config", type=Path, metavar="FILE", help="settings (TOML); without it the built-in defaults hold")
+    settings.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="one setting, over the file's")
+
+    parser = argparse.ArgumentParser(prog="aet-stream", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", action="version", version=f"aet-stream {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, run: Command, text: str, *, config: bool = True) -> argparse.ArgumentParser:
+        parents = [common, settings] if config else [common]
+        sub = commands.add_parser(name, help=text, description=run.__doc__, parents=parents)
+        sub.set_defaults(run=run)
+        return sub
+
+    run = add("run", _run, "everything under one supervisor")
+    run.add_argument("--until-idle", type=float, metavar="SECONDS", help="close open series after this long without work, then end")
+    run.add_argument("--strict", action="store_true", help="exit code 3 if anything was quarantined, held or failed")
+    for name in ("watch", "hub", "worker", "trigger", "monitor"):
+        role = add(name, _role, f"the {name} alone")
+        role.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
+        role.add_argument("--name", default="worker-0" if name == "worker" else name, help="name among roles of the same kind")
+    status = add("status", _status, "what is in flight, stored, held, quarantined")
+    status.add_argument("--json", action="store_true", help="for machines")
+    check = add("check", _check, "validate the settings, and say what would be done with these files")
+    check.add_argument("files", nargs="*", type=Path, metavar="FILE")
+    verify = add("verify", _verify, "checksums, completeness, provenance of a series; non-zero on any doubt", config=False)
+    verify.add_argument("series", type=Path, metavar="SERIES.h5")
+    close = add("close", _close, "close a series: one contiguous verified file")
+    close.add_argument("series", metavar="SERIES")
+    requeue = add("requeue", _requeue, "try held or quarantined projections again")
+    requeue.add_argument("ids", nargs="+", type=int, metavar="ID")
+    release = add("release", _release, "give held projections their tilt angle")
+    release.add_argument("ids", nargs="+", type=int, metavar="ID")
+    release.add_argument("--angle", type=float, required=True, metavar="DEG")
+    _add_microscope_commands(add)
+    _add_science_commands(add)
+    return parser
+
+
+def _add_microscope_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
+    simulate = add("simulate", _simulate, "a microscope that writes a tilt series file by file", config=False)
+    simulate.add_argument("--particle", default="random", help="kind of particle (default: a random one)")
+    simulate.add_argument("--background", default="film", help="kind of background: film or gaussian (default: film)")
+    simulate.add_argument("--tilts", type=int, default=60, metavar="N")
+    simulate.add_argument("--range", type=float, default=70.0, metavar="DEG", help="largest tilt (default: 70)")
+    simulate.add_argument("--size", type=int, default=256, metavar="PX")
+    simulate.add_argument("--dose", type=float, default=2000.0, metavar="COUNTS", help="counts in the brightest pixel (default: 2000)")
+    simulate.add_argument("--name", default="particle", help="name of the series: a folder under DIR")
+    replay = add("replay", _replay, "an old acquisition again at true cadence", config=False)
+    replay.add_argument("source", type=Path, metavar="DIR", help="folder of images, or one stack")
+    replay.add_argument("--angles", type=Path, metavar="FILE", help="tilts in degrees, where the source has none: .rawtlt, .npy or .mat")
+    replay.add_argument("--speed", type=float, default=1.0, metavar="X", help="this many times faster than the cadence")
+    replay.add_argument("--name", default="", help="name of the series (default: that of the source)")
+    replay.add_argument("--shuffle", action="store_true", help="let the projections arrive out of order")
+    for command in (simulate, replay):
+        command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the watched folder")
+        command.add_argument("--format", default="tiff", help="tiff, npy, mrc, dm3, dm4, mat; several with commas (default: tiff)")
+        command.add_argument("--cadence", type=float, default=1.0, metavar="S", help="seconds between projections (default: 1)")
+        command.add_argument("--pieces", type=int, default=1, metavar="N", help="write each file in this many slow pieces (default: 1)")
+        command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--fault", action="append", default=[], metavar="KIND", help="something that goes wrong; may be repeated")
+
+
+def _add_science_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
+    reconstruct = add("reconstruct", _reconstruct, "a volume from a series", config=False)
+    reconstruct.add_argument("series", type=Path, metavar="SERIES.h5")
+    reconstruct.add_argument("--method", default="auto", help="auto, nesterov-sirt or tomopy:ALGORITHM (default: auto)")
+    reconstruct.add_argument("--iterations", type=int, default=50)
+    reconstruct.add_argument("--out", type=Path, metavar="FILE", help="default: reconstruction.h5 beside the series")
+    reconstruct.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
+    train = add("train", _train, "make a network from simulated particles", config=False)
+    train.add_argument("--preset", default="default", help="default, dncnn-2019, or a TOML file of your own")
+    train.add_argument("--out", type=Path, required=True, metavar="DIR")
+    train.add_argument("--minutes", type=float, default=0.0, metavar="M", help="stop after this long (0: what the preset says)")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--threads", type=int, default=0, help="0: all cores")
+    train.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR")
+    evaluate = add("evaluate", _evaluate, "judge networks beside the classical estimates", config=False)
+    evaluate.add_argument("models", nargs="*", default=[], metavar="MODEL", help="names or paths (default: all that are shipped)")
+    evaluate.add_argument("--frames", type=int, default=24, metavar="N", help="frames per set (default: 24)")
+    evaluate.add_argument("--seed", type=int, default=1000)
+
+
+def _settings(arguments: argparse.Namespace) -> Config:
+    return configuration.load(arguments.config, arguments.set)
+
+
+# -- the daemon -----------------------------------------------------------------------------------------------------------------------
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Run watch, hub, workers, trigger and monitor under one supervisor until SIGTERM or Ctrl-C.
+
+    With --until-idle it closes the open series once nothing has come for that long, waits for their reconstruction and ends.
+    """
+    from aet_stream import supervisor
+
+    return supervisor.run(_settings(arguments), until_idle_s=arguments.until_idle, strict=arguments.strict, verbose=arguments.verbose)
+
+
+def _role(arguments: argparse.Namespace) -> int:
+    """Run one role alone, as systemd or other hosts do."""
+    stop = Stop()
+    if arguments.supervised:
+        config = msgspec.json.decode(sys.stdin.buffer.readline(), type=Config)
+        tie_to_parent(stop)
+    else:
+        config = _settings(arguments)
+        configuration.require_folders(config)
+    set_up_logging(arguments.name, verbose=arguments.verbose)
+    return serve(_make_role(arguments.command, arguments.name, config), stop)
+
+
+def _make_role(kind: str, name: str, config: Config) -> Role:
+    """Each role imports only what it needs."""
+    if kind == "hub":
+        from aet_stream.hub.hub import Hub
+
+        return Hub(config)
+    if kind == "watch":
+        from aet_stream.readers.child import ReaderChild
+        from aet_stream.watch.watch import Watch
+
+        limits = config.watch
+        reader = ReaderChild(timeout_s=limits.reader_timeout_s, memory_mib=limits.reader_memory_mib, max_file_mib=limits.max_file_mib)
+        return Watch(config, reader)
+    if kind == "worker":
+        from aet_stream.worker import Worker
+
+        return Worker(config, name=name)
+    if kind == "trigger":
+        from aet_stream.trigger.trigger import Trigger
+
+        return Trigger(config)
+    from aet_stream.monitor import Monitor
+
+    return Monitor(config)
+
+
+# -- what a person asks -----------------------------------------------------------------------------------------------------------------
+
+
+def _output_root(arguments: argparse.Namespace) -> Path:
+    config = _settings(arguments)
+    if not config.output.root:
+        raise configuration.ConfigError("output.root is not set: say --config FILE or --set output.root=FOLDER")
+    return config.output_root
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    """Show what is in flight, stored, held and quarantined. Works with the daemon down too: then from its ledger alone."""
+    from aet_stream.transport import ask
+
+    root = _output_root(arguments)
+    try:
+        status = {"daemon": "running", **ask(root, "status", timeout_s=2.0)}
+    except NotRunning:
+        status = {"daemon": "not running", **_from_ledger(root)}
+    status.update(status.get("totals", {}))
+    print(json.dumps(status, indent=2) if arguments.json else _status_text(status))
+    return EXIT_OK
+
+
+def _from_ledger(root: Path) -> dict[str, Any]:
+    from aet_stream.hub.ledger import Ledger, outcome
+
+    path = root / "ledger.sqlite"
+    if not path.exists():
+        raise NotRunning(f"{root} has no ledger: nothing has ever run there; start with `aet-stream run`")
+    try:
+        ledger = Ledger(path, read_only=True)
+        return outcome(ledger)
+    except sqlite3.Error as error:
+        raise AetError(f"{path}: {error}; `aet-stream run` rebuilds it from the projection files") from error
+
+
+def _status_text(status: dict[str, Any]) -> str:
+    """One glance."""
+    totals = status["totals"]
+    lines = [f"daemon {status['daemon']}" + (f"  PAUSED: {status['paused']}" if status.get("paused") else "")]
+    lines.append("  ".join(f"{count} {name}" for name, count in totals.items()))
+    for name, role in sorted(status.get("roles", {}).items()):
+        stale = f"  silent for {role['age_s']:.0f} s" if role["age_s"] > 5 else ""
+        lines.append(f"  {name:<11} pid {role['pid']}{stale}")
+    for series in status["series"][:10]:
+        tilt = "" if series["last_tilt_deg"] is None else f", last tilt {series['last_tilt_deg']:+.2f} deg"
+        lines.append(f"series {series['name']}: {series['state']}, {series['stored']} stored{tilt}")
+    total = status["latency"]["stages"].get("total")
+    if total:
+        stages = ", ".join(f"{name} {figures['p50_s']:.3f}" for name, figures in status["latency"]["stages"].items() if name != "total")
+        lines.append(f"file closed to readable: median {total['p50_s']:.3f} s, 99 % {total['p99_s']:.3f} s (median by stage: {stages})")
+    for row in status["blank"]:
+        lines.append(
+            f"BLANK        {row['id']:>5}  {row['path']}[{row['image']}] at {row['tilt_deg']:+.2f} deg: every pixel has the same value"
+        )
+    for row in status["held"]:
+        lines.append(f"HELD         {row['id']:>5}  {row['path']}[{row['image']}]: {row['reason']}")
+    for row in status["quarantined"]:
+        lines.append(f"QUARANTINED  {row['id']:>5}  {row['path']}[{row['image']}]: {row['reason']}")
+    if status["held"]:
+        lines.append("give a held projection its angle: aet-stream release ID --angle DEG")
+    if status["quarantined"]:
+        lines.append("mend or replace a quarantined file and it is read again; or: aet-stream requeue ID")
+    if status["events"]["failed"]:
+        lines.append(f"FAILED       {status['events']['failed']} reconstruction(s): see the log")
+    return "\n".join(lines)
+
+
+def _close(arguments: argparse.Namespace) -> int:
+    """Close a series now: one contiguous file, verified against the projection files, then its reconstruction."""
+    from aet_stream.transport import ask
+
+    root, name = _output_root(arguments), arguments.series
+    ask(root, "close", {"series": name})
+    while ask(root, "close", {"series": name})["state"] != "closed":
+        time.sleep(0.1)
+    print(f"{name} is closed: {root / name / 'series.h5'}")
+    return EXIT_OK
+
+
+def _requeue(arguments: argparse.Namespace) -> int:
+    """Read held or quarantined projections again, for example after mending the file. IDs as `status` shows them."""
+    from aet_stream.transport import ask
+
+    print(ask(_output_root(arguments), "requeue", {"ids": arguments.ids})["text"])
+    return EXIT_OK
+
+
+def _release(arguments: argparse.Namespace) -> int:
+    """Give held projections the tilt angle that no source could. IDs as `status` shows them."""
+    from aet_stream.transport import ask
+
+    print(ask(_output_root(arguments), "release", {"ids": arguments.ids, "tilt_deg": arguments.angle})["text"])
+    return EXIT_OK
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    """Read every frame of a series and compare it with what was written; one line per doubt."""
+    from aet_stream.series import Series
+
+    with Series(arguments.series) as series:
+        doubts = list(series.doubts())
+        state = "closed" if series.closed else "open"
+        print(f"{arguments.series}: {len(series)} projections, {state}, {len(doubts)} doubt(s)")
+    for doubt in doubts:
+        print(f"  {doubt}")
+    return EXIT_FAILED if doubts else EXIT_OK
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    """Validate the settings; for each FILE say which format it is, how many images, and which tilt would be used or why it would be held."""
+    from aet_stream.readers.child import ReaderChild
+    from aet_stream.watch.watch import describe
+
+    config = _settings(arguments)
+    for key in ("watch", "output"):
+        if not getattr(config, key).root:
+            print(f"{key}.root is not set")
+    if config.watch.root and config.output.root:
+        configuration.require_folders(config)
+        if not config.watch_root.is_dir():
+            print(f"watch.root {config.watch_root} is not there (yet): `run` would wait for it")
+        print(f"settings are valid; input {config.watch_root}, output {config.output_root}")
+    limits = config.watch
+    reader = ReaderChild(timeout_s=limits.reader_timeout_s, memory_mib=limits.reader_memory_mib, max_file_mib=limits.max_file_mib)
+    good = True
+    try:
+        for path in arguments.files:
+            fine, text = describe(path, reader, config)
+            good &= fine
+            print(text)
+    finally:
+        reader.close()
+    return EXIT_OK if good else EXIT_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

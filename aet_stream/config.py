@@ -1,0 +1,248 @@
+"""Every setting, once: its unit, its limits, its default, and what 0 means.
+
+`config.toml` at the top of the repository shows the same keys with their defaults. Read once, handed down; an unknown key is an error.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from aet_stream.errors import ConfigError
+
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of config.toml."""
+
+
+class Watch(Section, frozen=True):
+    """Where files appear, and when one is complete."""
+
+    root: str = ""
+    """Watched folder. A series is a folder directly under it; files lying in it directly form a series named after it."""
+    scan_s: Annotated[float, msgspec.Meta(gt=0)] = 2.0
+    """Time between full scans. Events only make a scan come sooner; the scan is the truth."""
+    events: bool = True
+    """Use file system events. Switch off on network shares, which send none."""
+    settle_s: Seconds = 1.0
+    """How long size and time must stand still when the writer was not seen to close the file."""
+    incomplete_s: Seconds = 60.0
+    """A file whose own header asks for more bytes than it has is quarantined after this long without a change."""
+    exclude: tuple[str, ...] = (".*", "*~", "*.tmp", "*.part", "*.partial", "*downloading*")
+    """File names (shell patterns) that are never looked at."""
+    reader_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
+    """A file that takes longer to read costs the reading process its life."""
+    reader_memory_mib: AtLeastOne = 4096
+    """Address space of the reading process."""
+    max_file_mib: AtLeastOne = 8192
+    """Larger files are quarantined unread."""
+
+
+class Angle(Section, frozen=True):
+    """Where tilt angles come from. Nothing is ever guessed: missing or disagreeing sources hold the projection."""
+
+    filename_regex: str = r"(?<![0-9.])(?P<angle>[+-]?\d+(?:\.\d+)?)deg"
+    """Searched in the file name; group `angle` is the tilt in degrees. Empty: names say nothing."""
+    tolerance_deg: Seconds = 0.5
+    """Sources that differ by more hold the projection."""
+    scale: Annotated[float, msgspec.Meta(ge=-1, le=1)] = 1.0
+    """1, or -1 for a stage that counts the other way. Applied to every source but a person's word."""
+    min_deg: float = -180.0
+    """A tilt below this is no tilt: the projection is held."""
+    max_deg: float = 180.0
+
+
+class Series(Section, frozen=True):
+    """When a tilt series ends."""
+
+    expected: Count = 0
+    """Projections per series; the series closes once that many are stored. 0: not known."""
+    idle_close_s: Seconds = 1800.0
+    """Close a series this long after its last projection. 0: only by command."""
+
+
+class Queue(Section, frozen=True):
+    """How much may be in memory, and for how long a unit may be away."""
+
+    credit: AtLeastOne = 8
+    """Projections in the hub's memory at once; the rest wait in the instrument's own files."""
+    credit_mib: AtLeastOne = 256
+    """The same bound in pixels; one projection is always let in."""
+    lease_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
+    """A reader or worker that is silent for this long has lost its unit."""
+    attempts: AtLeastOne = 3
+    """Deaths a unit may cause before it is tried once more, alone."""
+    alone_pause_s: Seconds = 5.0
+    """Pause before that last try."""
+
+
+class Output(Section, frozen=True):
+    """Where results go."""
+
+    root: str = ""
+    """A folder on a local disk, never inside `watch.root`."""
+    group_s: Seconds = 0.1
+    """Under load, `series.h5` is rewritten at most this often."""
+    fold_rows: Annotated[int, msgspec.Meta(ge=2, le=500)] = 256
+    """Open series: this many projection files are folded into one segment, so that `series.h5` never spans too many files."""
+
+
+class Denoise(Section, frozen=True):
+    """The background and who computes it."""
+
+    model: str = "default"
+    """A shipped network (`default`, `dncnn-2019`), a classical estimator (`laplace`, `constant`) or a path to your own weights."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto` takes bfloat16 where the hardware has it and the network's card allows it."""
+    tile_px: Count = 0
+    """Edge of the tiles given to the network at once. 0: chosen from the memory there is."""
+    workers: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+    """Worker processes that `run` starts."""
+    threads: Count = 0
+    """CPU threads per worker. 0: all cores."""
+
+
+class Reconstruct(Section, frozen=True):
+    """The volume that the trigger makes when a series closes."""
+
+    on_close: bool = True
+    method: str = "auto"
+    """`auto`, `nesterov-sirt` or `tomopy:ALGORITHM`."""
+    iterations: AtLeastOne = 50
+    timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 7200.0
+    """A reconstruction that takes longer is stopped and counts as a failed try."""
+    attempts: AtLeastOne = 3
+    """Tries before the event is put aside as failed."""
+
+
+class Monitor(Section, frozen=True):
+    """Status for people and machines over HTTP."""
+
+    enabled: bool = True
+    host: Literal["127.0.0.1", "::1", "localhost"] = "127.0.0.1"
+    """Loopback only."""
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8571
+    """0 takes any free port."""
+
+
+class Supervise(Section, frozen=True):
+    """How `run` looks after its roles."""
+
+    stop_s: Seconds = 10.0
+    """Time a role has to end after SIGTERM before it is killed."""
+    stall_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    """A role whose loop has not turned for this long is killed and started again."""
+
+
+class Config(Section, frozen=True):
+    """All settings."""
+
+    watch: Watch = Watch()
+    angle: Angle = Angle()
+    series: Series = Series()
+    queue: Queue = Queue()
+    output: Output = Output()
+    denoise: Denoise = Denoise()
+    reconstruct: Reconstruct = Reconstruct()
+    monitor: Monitor = Monitor()
+    supervise: Supervise = Supervise()
+
+    @property
+    def watch_root(self) -> Path:
+        return Path(self.watch.root).expanduser().absolute()
+
+    @property
+    def output_root(self) -> Path:
+        return Path(self.output.root).expanduser().absolute()
+
+
+def load(path: Path | None, overrides: list[str]) -> Config:
+    """Settings from a TOML file (or the defaults) and `section.key=value` words, checked.
+
+    Raises
+    ------
+    ConfigError : names the file or word, the key, the value and what would be right
+    """
+    tree: dict[str, Any] = {}
+    name = "built-in defaults"
+    if path is not None:
+        name = str(path)
+        try:
+            tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{path}: {error}") from error
+    for word in overrides:
+        _override(tree, word)
+    try:
+        config = msgspec.convert(tree, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{name}: {_explain(error)}") from error
+    return _checked(config, name)
+
+
+def _override(tree: dict[str, Any], word: str) -> None:
+    match = re.fullmatch(r"(\w+)\.(\w+)=(.*)", word, re.DOTALL)
+    if match is None:
+        raise ConfigError(f"--set {word!r}: write section.key=value, for example --set denoise.device=cpu")
+    section, key, text = match.groups()
+    try:
+        value = tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string: --set denoise.model=laplace needs no quotes
+    table = tree.setdefault(section, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"--set {word!r}: {section!r} is not a section")
+    table[key] = value
+
+
+def _explain(error: msgspec.ValidationError) -> str:
+    text = str(error)
+    unknown = re.search(r"unknown field `(\w+)`(?: - at `\$\.?([\w.]*)`)?", text)
+    if unknown is None:
+        return text.replace(" - at `$.", " - at `")
+    key, section = unknown.group(1), unknown.group(2) or ""
+    room = Config if not section else type(getattr(Config(), section))
+    known = ", ".join(room.__struct_fields__)
+    return f"unknown key `{'.'.join(filter(None, (section, key)))}`; known here: {known}"
+
+
+def _checked(config: Config, name: str) -> Config:
+    """What no single field can say for itself."""
+    try:
+        pattern = re.compile(config.angle.filename_regex)
+    except re.error as error:
+        raise ConfigError(f"{name}: angle.filename_regex is no regular expression: {error}") from error
+    if config.angle.filename_regex and "angle" not in pattern.groupindex:
+        raise ConfigError(f"{name}: angle.filename_regex needs a group named `angle`: (?P<angle>...)")
+    if abs(config.angle.scale) != 1:
+        raise ConfigError(f"{name}: angle.scale is {config.angle.scale}; only 1 and -1 make sense")
+    if config.angle.min_deg >= config.angle.max_deg:
+        raise ConfigError(f"{name}: angle.min_deg must be below angle.max_deg")
+    return config
+
+
+def require_folders(config: Config) -> None:
+    """Refuse to start where input and output are not two separate folders.
+
+    Raises
+    ------
+    ConfigError : a folder is not set, the output lies inside the watched folder, or the other way round
+    """
+    for key in ("watch", "output"):
+        if not getattr(config, key).root:
+            raise ConfigError(f"{key}.root is not set: put it into the config file or say --set {key}.root=FOLDER")
+    watch, output = config.watch_root.resolve(), config.output_root.resolve()
+    if output == watch or output.is_relative_to(watch):
+        raise ConfigError(f"output.root {output} lies inside watch.root {watch}: results would be taken for input; choose a folder outside")
+    if watch.is_relative_to(output):
+        raise ConfigError(f"watch.root {watch} lies inside output.root {output}; choose two separate folders")

@@ -1,0 +1,57 @@
+"""Coarse grids: a background has no detail finer than its film, so blocks of pixels carry it, drawn smoothly between their centres."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from scipy.interpolate import make_interp_spline
+
+from aet_stream.projection import Array
+
+
+def block_px(shape: tuple[int, int], blocks: int) -> int:
+    """Edge of a block so that the longer edge of a frame has about `blocks` of them."""
+    return max(1, round(max(shape) / blocks))
+
+
+def in_blocks(frame: Array, block: int) -> Array:
+    """(rows, block, columns, block): the frame cut into blocks, its last rows and columns repeated where they do not fill one."""
+    height, width = frame.shape
+    frame = np.pad(frame, ((0, -height % block), (0, -width % block)), mode="edge")
+    return frame.reshape(frame.shape[0] // block, block, frame.shape[1] // block, block)
+
+
+def statistics(frame: Array, block: int) -> Array:
+    """(4, rows, columns) float32: mean, minimum, maximum and standard deviation of every block."""
+    blocks = in_blocks(frame, block)
+    mean = blocks.mean((1, 3))
+    variance = np.maximum((blocks * blocks).mean((1, 3)) - mean * mean, 0)
+    return np.stack([mean, blocks.min((1, 3)), blocks.max((1, 3)), np.sqrt(variance)]).astype(np.float32)
+
+
+def at_centres(frame: Array, block: int) -> Array:
+    """(rows, columns) float32: the frame's values at block centres, the mean of the two or four nearest pixels."""
+    blocks = in_blocks(frame, block)
+    low, high = (block - 1) // 2, block // 2
+    values: Array = blocks[:, low : high + 1, :, low : high + 1].mean((1, 3), dtype=np.float32)
+    return values
+
+
+def draw(coarse: Array, block: int, shape: tuple[int, int]) -> Array:
+    """(height, width) float32: cubic splines through the values at block centres."""
+    rows, columns = _splines(shape[0], block, coarse.shape[0]), _splines(shape[1], block, coarse.shape[1])
+    full: Array = rows @ coarse.astype(np.float32) @ columns.T
+    return full
+
+
+@lru_cache(maxsize=16)
+def _splines(pixels: int, block: int, blocks: int) -> Array:
+    """(pixels, blocks) float32: what each block centre contributes to each pixel of one axis."""
+    if block == 1:
+        return np.eye(pixels, blocks, dtype=np.float32)
+    centres = np.arange(blocks) * block + (block - 1) / 2
+    if blocks == 1:
+        return np.ones((pixels, 1), np.float32)
+    splines: Array = make_interp_spline(centres, np.eye(blocks), k=min(3, blocks - 1))(np.arange(pixels)).astype(np.float32)
+    return splines

@@ -1,0 +1,99 @@
+"""A network on disk: weights as safetensors (no code can hide in them) and a card beside them that says what they are."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from aet_stream import durable
+from aet_stream.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+SHIPPED = Path(__file__).parent / "weights"
+
+
+class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a weights file is; JSON beside it."""
+
+    name: str
+    architecture: str = "DnCNN"
+    depth: int = 17
+    width: int = 64
+    in_channels: int = 1
+    """1: the frame; 4: mean, minimum, maximum and standard deviation of blocks."""
+    grid_blocks: int = 0
+    """Blocks along the longer edge of the frame that the network works on; 0: full resolution."""
+    bfloat16: bool = False
+    """Is bfloat16 exact enough?"""
+    sha256: str = ""
+    """Of the weights file."""
+    licence: str = "BSD-3-Clause"
+    data_seed: int = 0
+    trained: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
+
+
+def find_weights(model: str) -> Path:
+    """The weights file of a shipped name or a path.
+
+    Raises
+    ------
+    ModelError : there is no such file
+    """
+    path = Path(model).expanduser() if model.endswith(".safetensors") else SHIPPED / f"{model}.safetensors"
+    if not path.is_file():
+        names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors")))
+        raise ModelError(f"denoise.model {model!r}: no such network; choose {names}, laplace, constant, or a path to a .safetensors file")
+    return path
+
+
+def load_card(path: Path) -> Card:
+    """The card beside a weights file, its hash checked.
+
+    Raises
+    ------
+    ModelError : the card is missing or wrong, or does not belong to the file
+    """
+    card_path = path.with_suffix(".json")
+    try:
+        card = msgspec.json.decode(card_path.read_bytes(), type=Card)
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: its card {card_path.name} is missing; keep both files together") from error
+    except msgspec.MsgspecError as error:
+        raise ModelError(f"{card_path}: {error}") from error
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if card.sha256 != found:
+        raise ModelError(f"{path}: its SHA-256 is {found[:12]}, the card says {card.sha256[:12]}: not the file that was made")
+    return card
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """The weights.
+
+    Raises
+    ------
+    ModelError : not a safetensors file
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: not a readable safetensors file: {error}") from error
+
+
+def save_weights(path: Path, model: nn.Module, card: Card) -> Path:
+    """Write the weights, then the card with their hash."""
+    from safetensors.torch import save
+
+    content = save({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()})
+    durable.replace(path, content)
+    card = msgspec.structs.replace(card, sha256=hashlib.sha256(content).hexdigest())
+    durable.replace(path.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(card), indent=2))
+    return path

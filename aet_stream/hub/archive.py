@@ -1,0 +1,194 @@
+"""All series on disk together with the ledger: the second half of the commit protocol, closing, and recovery at start.
+
+projection files (durable) -> series.h5 -> one ledger transaction -> the world may know
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sqlite3
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+from aet_stream.errors import OutputFull, StoreError
+from aet_stream.hub.ledger import Ledger
+from aet_stream.hub.master import About
+from aet_stream.hub.store import SeriesStore
+from aet_stream.layout import Record
+from aet_stream.projection import Array
+
+logger = logging.getLogger(__name__)
+
+#: Folders under output.root that are no series.
+RESERVED = ("quarantine", "run")
+
+
+def series_of(path: str, root_name: str) -> str:
+    """The series that a source file belongs to: the folder directly under the watched one, or that one itself."""
+    top, _, rest = path.partition("/")
+    name = top if rest else root_name
+    return f"{name}_" if name in RESERVED or (rest and name == root_name) else name
+
+
+def open_ledger(root: Path) -> tuple[Ledger, bool]:
+    """The ledger of an output folder, and whether it is a new one; a damaged one is set aside and rebuilt from the files."""
+    path = root / "ledger.sqlite"
+    fresh = not path.exists()
+    try:
+        return Ledger(path), fresh
+    except sqlite3.DatabaseError as error:
+        aside = path.with_name(f"ledger.sqlite.damaged-{time.time_ns()}")
+        path.replace(aside)
+        for extra in ("-wal", "-shm"):
+            path.with_name(path.name + extra).unlink(missing_ok=True)
+        logger.error("%s is damaged (%s): set aside as %s and rebuilt from the projection files", path, error, aside.name)
+        return Ledger(path), True
+
+
+class Archive:
+    """Owner of every series folder under the output root."""
+
+    def __init__(self, root: Path, ledger: Ledger, *, fold_rows: int, expected: int, close_events: tuple[str, ...], config: str) -> None:
+        self.root = root
+        self._ledger = ledger
+        self._fold_rows = fold_rows
+        self._expected = expected
+        self._close_events = close_events
+        self._config = config
+        self._stores: dict[str, SeriesStore] = {}
+        self._works: dict[str, tuple[str, Generator[None]]] = {}
+        """Series -> what is being done to it piece by piece: ("close" or "fold", the work)."""
+
+    # -- start ------------------------------------------------------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """Make ledger and `series.h5` agree with the projection files, which are the truth."""
+        for folder in sorted(self.root.iterdir()):
+            if folder.name not in RESERVED and (folder / "projections").is_dir():
+                self._recover_series(folder.name)
+
+    def _recover_series(self, name: str) -> None:
+        store = SeriesStore(self.root / name, fold_rows=self._fold_rows)
+        store.remove_drafts()
+        on_disk, known = set(store.numbers_on_disk()), self._ledger.stored_numbers(name)
+        shown = store.master_numbers()
+        closed = store.master_is_closed()
+        if on_disk == known == set(shown) and closed == (self._state(name) == "closed"):
+            return  # all agree: nothing to load until somebody asks
+        store = self.store(name)
+        numbers = {record.number for record in store.records}
+        with self._ledger.transaction():
+            for number in known - numbers:
+                logger.error("%s: projection %d is gone; its source will be read again", name, number)
+                self._ledger.lose(name, number)
+            self._ledger.open_series(name, at=min((record.closed_at for record in store.records), default=None))
+            for record in store.records:
+                if record.number not in known:
+                    logger.info("%s: projection %d was stored before the ledger knew; taken up", name, record.number)
+                    self._ledger.adopt(record)
+        if closed and set(shown) == numbers:
+            self._announce_closed(name)
+        else:
+            store.write_master(self._about(name, None))
+
+    def _state(self, name: str) -> str:
+        return next((series["state"] for series in self._ledger.series() if series["name"] == name), "")
+
+    def store(self, name: str) -> SeriesStore:
+        """The store of one series, loaded from disk at first use."""
+        if name not in self._stores:
+            store = SeriesStore(self.root / name, fold_rows=self._fold_rows)
+            store.load(self._ledger.stored_numbers(name), self.root / "quarantine")
+            self._stores[name] = store
+        return self._stores[name]
+
+    def _about(self, name: str, closed_at: float | None) -> About:
+        series = next((series for series in self._ledger.series() if series["name"] == name), None) or {}
+        return About(
+            name=name,
+            opened_at=series.get("opened_at", time.time()),
+            closed_at=closed_at,
+            generation=series.get("generation", 0),
+            expected=self._expected,
+            duplicates=series.get("duplicates", 0),
+            config=self._config,
+        )
+
+    # -- commit -----------------------------------------------------------------------------------------------------------------
+
+    def commit(self, name: str, batch: list[tuple[Record, Array, Array]]) -> int:
+        """Store projections durably, as many as the disk takes; whatever was being done to the series starts again later."""
+        self._abandon(name)
+        return self.store(name).commit(batch)
+
+    def publish(self, name: str, units: list[tuple[int, Record, dict[str, float]]]) -> None:
+        """Show stored projections in `series.h5`, then enter them into the ledger as (visit, record, stage times).
+
+        Raises
+        ------
+        OutputFull : the disk does not take it; try again later
+        """
+        self.store(name).write_master(self._about(name, None))
+        readable_at = time.time()
+        with self._ledger.transaction():
+            self._ledger.open_series(name)
+            for unit_id, record, stages in units:
+                stages["commit"] = readable_at - stages.pop("done_at")
+                stages["total"] = readable_at - record.closed_at
+                self._ledger.store(unit_id, record, stages)
+
+    # -- closing and folding ------------------------------------------------------------------------------------------------------
+
+    def begin_close(self, name: str) -> None:
+        if name not in self._works:
+            self._works[name] = ("close", self.store(name).close(self._about(name, time.time())))
+
+    def working_on(self, name: str | None = None) -> bool:
+        """Is a series (or any) being closed or folded?"""
+        return bool(self._works) if name is None else name in self._works
+
+    def work(self, budget_s: float) -> list[str]:
+        """Go on with closing and folding for about `budget_s`; returns the series that are now closed."""
+        until = time.monotonic() + budget_s
+        closed = []
+        for name, store in self._stores.items():
+            if name not in self._works and store.needs_folding():
+                self._works[name] = ("fold", store.fold())
+        while self._works and time.monotonic() < until:
+            name, (kind, work) = next(iter(self._works.items()))
+            try:
+                next(work)
+                continue
+            except StopIteration:
+                del self._works[name]
+            except (OutputFull, StoreError):
+                del self._works[name]
+                raise
+            if kind == "fold":
+                self._stores[name].write_master(self._about(name, None))
+            else:
+                self._announce_closed(name)
+                self._stores.pop(name)  # its records are on disk; memory is for open series
+                closed.append(name)
+        return closed
+
+    def _announce_closed(self, name: str) -> None:
+        """The file is there: only now may anybody hear of it. The same content gives the same event ids, however often it is told."""
+        digest = hashlib.sha256(name.encode())
+        for record in self.store(name).records:
+            digest.update(f"{record.number}:{record.clean_crc32:08x}:{record.tilt_deg!r};".encode())
+        events = [(hashlib.sha256(f"{event}|{digest.hexdigest()}".encode()).hexdigest()[:32], event) for event in self._close_events]
+        with self._ledger.transaction():
+            self._ledger.close_series(name, events)
+
+    def _abandon(self, name: str) -> None:
+        if name in self._works:
+            work = self._works.pop(name)[1]
+            work.close()
+
+    def close(self) -> None:
+        """Drop unfinished work; it starts again at the next start."""
+        for name in list(self._works):
+            self._abandon(name)

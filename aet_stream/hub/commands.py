@@ -1,0 +1,69 @@
+"""What a person may ask of the running hub."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from aet_stream.errors import AetError
+
+if TYPE_CHECKING:
+    from aet_stream.hub.hub import Hub
+
+
+def obey(hub: Hub, name: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Do what was asked; returns a sentence and data.
+
+    Raises
+    ------
+    AetError : it cannot be done, and why
+    """
+    match name:
+        case "status":
+            return "", hub.status()
+        case "idle":
+            return "", _idle(hub)
+        case "close":
+            return _close(hub, str(arguments.get("series", "")))
+        case "requeue":
+            return _again(hub, arguments.get("ids", []), None)
+        case "release":
+            return _again(hub, arguments.get("ids", []), _tilt(hub, arguments.get("tilt_deg")))
+    raise AetError(f"the hub knows no command {name!r}")
+
+
+def _idle(hub: Hub) -> dict[str, Any]:
+    series, events, totals = hub.ledger.series(), hub.ledger.events(), hub.ledger.totals()
+    return {
+        "idle_for_s": hub.idle_for_s(),
+        "open": [row["name"] for row in series if row["state"] == "open" and row["stored"]],
+        "unfinished_events": events.get("pending", 0) + events.get("leased", 0),
+        "failed_events": events.get("failed", 0),
+        **totals,
+    }
+
+
+def _close(hub: Hub, name: str) -> tuple[str, dict[str, Any]]:
+    series = next((row for row in hub.ledger.series() if row["name"] == name), None)
+    if series is None or not series["stored"]:
+        known = ", ".join(row["name"] for row in hub.ledger.series()[:10]) or "none yet"
+        raise AetError(f"no series {name!r} with stored projections; known: {known}")
+    if series["state"] == "closed":
+        return f"{name} is closed already", {"state": "closed"}
+    hub.close_asked.add(name)
+    return f"closing {name}", {"state": "closing"}
+
+
+def _again(hub: Hub, ids: list[Any], tilt_deg: float | None) -> tuple[str, dict[str, Any]]:
+    if not ids or not all(isinstance(unit_id, int) for unit_id in ids):
+        raise AetError(f"{ids!r}: give the numbers that `aet-stream status` shows")
+    for unit_id in ids:
+        hub.read_again(unit_id, tilt_deg)
+    return f"{len(ids)} will be read again", {}
+
+
+def _tilt(hub: Hub, value: Any) -> float:
+    limits = hub.config.angle
+    if not isinstance(value, (int, float)) or not math.isfinite(value) or not limits.min_deg <= value <= limits.max_deg:
+        raise AetError(f"tilt {value!r}: give degrees between {limits.min_deg:g} and {limits.max_deg:g}")
+    return float(value)

@@ -1,0 +1,312 @@
+"""What became of every unit: an SQLite index that survives kills and power cuts, and can be rebuilt from the files.
+
+A visit is one unit at one state of its source file: (path, image, stamp). Its life:
+
+    wanted -> stored | duplicate | same | quarantined | held | dropped          held, quarantined -> ready -> wanted ...
+
+`same`: the file was touched, its pixels were not. `dropped`: the file changed before it was read, a new visit follows. `replaced`: a later
+state of the file was stored.
+
+The row `wanted` is written before the reading begins, so that whatever dies over it is noticed afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from aet_stream.errors import AetError, OutputFull
+from aet_stream.layout import Record
+
+SCHEMA_VERSION = 1
+STAGES = ("settle", "read", "queue", "network", "commit", "total")
+#: States that end a visit until the file changes or a person speaks.
+ENDED = ("stored", "duplicate", "same", "quarantined", "held", "replaced")
+
+_SCHEMA = """
+CREATE TABLE series (
+    name TEXT PRIMARY KEY, state TEXT NOT NULL DEFAULT 'open', opened_at REAL NOT NULL, last_at REAL NOT NULL, closed_at REAL,
+    generation INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE unit (
+    id INTEGER PRIMARY KEY, series TEXT NOT NULL, path TEXT NOT NULL, image INTEGER NOT NULL, stamp TEXT NOT NULL,
+    state TEXT NOT NULL, sha256 TEXT, number INTEGER, tilt_deg REAL, reason TEXT NOT NULL DEFAULT '', attempts INTEGER NOT NULL DEFAULT 0,
+    person_tilt_deg REAL, blank INTEGER NOT NULL DEFAULT 0, trust REAL, first_at REAL NOT NULL, ended_at REAL,
+    settle_s REAL, read_s REAL, queue_s REAL, network_s REAL, commit_s REAL, total_s REAL,
+    UNIQUE (path, image, stamp), UNIQUE (series, number)
+) STRICT;
+CREATE INDEX unit_state ON unit (state);
+CREATE INDEX unit_series ON unit (series, state);
+CREATE INDEX unit_pixels ON unit (series, sha256);
+CREATE TABLE outbox (
+    event_id TEXT PRIMARY KEY, event TEXT NOT NULL, series TEXT NOT NULL, state TEXT NOT NULL DEFAULT 'pending',
+    attempts INTEGER NOT NULL DEFAULT 0, next_at REAL NOT NULL DEFAULT 0, detail TEXT NOT NULL DEFAULT '', made_at REAL NOT NULL
+) STRICT;
+"""
+
+
+class Ledger:
+    """The hub's index. One writer; readers (`aet-stream status` without a daemon) open it with `read_only`."""
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self.path = path
+        if read_only:
+            self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=2)
+        else:
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=5)
+        self._db.row_factory = sqlite3.Row
+        if not read_only:
+            self._prepare()
+
+    def _prepare(self) -> None:
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")  # NORMAL may forget the last commits at a power cut
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        elif version != SCHEMA_VERSION:
+            raise AetError(
+                f"{self.path} has layout {version}, this version writes {SCHEMA_VERSION}: move it away, it is rebuilt from the files"
+            )
+        if self._db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+            raise sqlite3.DatabaseError("quick_check failed")
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing, on disk when it ends.
+
+        Raises
+        ------
+        OutputFull : the disk does not take it; nothing has changed
+        """
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
+            self._db.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            self._roll_back()
+            if "full" in str(error) or "disk I/O" in str(error) or "readonly" in str(error) or "unable to open" in str(error):
+                raise OutputFull(f"{self.path}: {error}") from error
+            raise
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def _roll_back(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+    # -- units ------------------------------------------------------------------------------------------------------------------
+
+    def ended(self, path: str, stamp: str) -> set[int]:
+        """Images of this file that need nothing more in its present state."""
+        marks = ",".join("?" * len(ENDED))
+        rows = self._db.execute(f"SELECT image FROM unit WHERE path = ? AND stamp = ? AND state IN ({marks})", (path, stamp, *ENDED))
+        return {row["image"] for row in rows}
+
+    def want(self, series: str, path: str, image: int, stamp: str) -> int:
+        """Note, before it happens, that a unit is going to be read; returns the visit's id."""
+        now = time.time()
+        self._db.execute("INSERT OR IGNORE INTO series (name, opened_at, last_at) VALUES (?, ?, ?)", (series, now, now))
+        row = self._db.execute(
+            "INSERT INTO unit (series, path, image, stamp, state, first_at) VALUES (?, ?, ?, ?, 'wanted', ?)"
+            " ON CONFLICT (path, image, stamp) DO UPDATE SET state = 'wanted' RETURNING id",
+            (series, path, image, stamp, now),
+        ).fetchone()
+        return int(row["id"])
+
+    def charge(self, unit_id: int) -> int:
+        """Something died over this unit; returns how often that has happened."""
+        row = self._db.execute("UPDATE unit SET attempts = attempts + 1 WHERE id = ? RETURNING attempts", (unit_id,)).fetchone()
+        return int(row["attempts"])
+
+    def end(self, unit_id: int, state: str, *, reason: str = "", sha256: str | None = None, tilt_deg: float | None = None) -> None:
+        """A visit ends without a row of its own in the series."""
+        self._db.execute(
+            "UPDATE unit SET state = ?, reason = ?, sha256 = ?, tilt_deg = ?, ended_at = ? WHERE id = ?",
+            (state, reason, sha256, tilt_deg, time.time(), unit_id),
+        )
+
+    def store(self, unit_id: int, record: Record, stages: dict[str, float]) -> None:
+        """The unit is a readable row of its series. Older visits of the same image that waited for a person are settled by it."""
+        self._db.execute(
+            "UPDATE unit SET state = 'stored', reason = '', sha256 = ?, number = ?, tilt_deg = ?, blank = ?, trust = ?, ended_at = ?,"
+            " settle_s = ?, read_s = ?, queue_s = ?, network_s = ?, commit_s = ?, total_s = ? WHERE id = ?",
+            (
+                record.sha256,
+                record.number,
+                record.tilt_deg,
+                record.blank,
+                None if record.trust != record.trust else record.trust,
+                time.time(),
+                *(stages.get(stage) for stage in STAGES),
+                unit_id,
+            ),
+        )
+        self.settle_older(unit_id)
+        self._db.execute("UPDATE series SET last_at = ? WHERE name = ?", (time.time(), record.series))
+
+    def settle_older(self, unit_id: int) -> None:
+        self._db.execute(
+            "UPDATE unit SET state = 'replaced' WHERE state IN ('held', 'quarantined', 'ready', 'wanted') AND id != ?1"
+            " AND (path, image) = (SELECT path, image FROM unit WHERE id = ?1)",
+            (unit_id,),
+        )
+
+    def adopt(self, record: Record) -> None:
+        """A projection file that the ledger does not know: it is stored, whatever the ledger thought."""
+        unit_id = self.want(record.series, record.path, record.image, record.stamp)
+        self.store(unit_id, record, {stage: getattr(record, f"{stage}_s") for stage in STAGES[:4]})
+
+    def same_pixels(self, series: str, sha256: str) -> list[sqlite3.Row]:
+        """Stored projections of a series with exactly these pixels."""
+        return self._db.execute(
+            "SELECT * FROM unit WHERE series = ? AND sha256 = ? AND state = 'stored' ORDER BY number", (series, sha256)
+        ).fetchall()
+
+    def stored_numbers(self, series: str) -> set[int]:
+        return {row["number"] for row in self._db.execute("SELECT number FROM unit WHERE series = ? AND state = 'stored'", (series,))}
+
+    def lose(self, series: str, number: int) -> None:
+        """A stored projection's file is gone: its source has to be read again."""
+        self._db.execute("UPDATE unit SET state = 'ready', number = NULL WHERE series = ? AND number = ?", (series, number))
+
+    def unit(self, unit_id: int) -> sqlite3.Row | None:
+        row: sqlite3.Row | None = self._db.execute("SELECT * FROM unit WHERE id = ?", (unit_id,)).fetchone()
+        return row
+
+    def released(self, unit_id: int, tilt_deg: float | None) -> None:
+        """A person has spoken: try again, with this tilt if one was given."""
+        self._db.execute(
+            "UPDATE unit SET state = 'ready', reason = '', attempts = 0, person_tilt_deg = coalesce(?, person_tilt_deg) WHERE id = ?",
+            (tilt_deg, unit_id),
+        )
+
+    def ready(self) -> list[sqlite3.Row]:
+        """Units that wait to be read without a new offer, and those whose reading the last hub did not see the end of."""
+        return self._db.execute("SELECT * FROM unit WHERE state IN ('ready', 'wanted') ORDER BY id").fetchall()
+
+    def in_state(self, state: str, limit: int = 50) -> list[dict[str, Any]]:
+        rows = self._db.execute(
+            "SELECT id, series, path, image, reason, attempts, tilt_deg FROM unit WHERE state = ? ORDER BY id LIMIT ?", (state, limit)
+        )
+        return [dict(row) for row in rows]
+
+    def blanks(self, limit: int = 50) -> list[dict[str, Any]]:
+        rows = self._db.execute(
+            "SELECT id, series, path, image, number, tilt_deg FROM unit WHERE state = 'stored' AND blank ORDER BY id LIMIT ?", (limit,)
+        )
+        return [dict(row) for row in rows]
+
+    # -- series -----------------------------------------------------------------------------------------------------------------
+
+    def series(self) -> list[dict[str, Any]]:
+        """Every series with its counts, the latest active first."""
+        rows = self._db.execute(
+            "SELECT name, state, opened_at, last_at, closed_at, generation,"
+            " (SELECT count(*) FROM unit WHERE series = name AND state = 'stored') AS stored,"
+            " (SELECT count(*) FROM unit WHERE series = name AND state = 'held') AS held,"
+            " (SELECT count(*) FROM unit WHERE series = name AND state = 'quarantined') AS quarantined,"
+            " (SELECT count(*) FROM unit WHERE series = name AND state = 'duplicate') AS duplicates,"
+            " (SELECT tilt_deg FROM unit WHERE series = name AND state = 'stored' ORDER BY number DESC LIMIT 1) AS last_tilt_deg"
+            " FROM series ORDER BY last_at DESC"
+        )
+        return [dict(row) for row in rows]
+
+    def open_series(self, name: str, *, at: float | None = None) -> None:
+        """The series exists and takes projections; a closed one becomes open again."""
+        now = at or time.time()
+        self._db.execute("INSERT OR IGNORE INTO series (name, opened_at, last_at) VALUES (?, ?, ?)", (name, now, now))
+        self._db.execute(
+            "UPDATE series SET state = 'open', closed_at = NULL, generation = generation + 1 WHERE name = ? AND state = 'closed'", (name,)
+        )
+
+    def close_series(self, name: str, events: list[tuple[str, str]]) -> None:
+        """The series is one verified file; in the same transaction, (id, event) pairs go to the outbox."""
+        now = time.time()
+        self._db.execute("UPDATE series SET state = 'closed', closed_at = ? WHERE name = ?", (now, name))
+        self._db.executemany(
+            "INSERT OR IGNORE INTO outbox (event_id, event, series, made_at) VALUES (?, ?, ?, ?)",
+            [(event_id, event, name, now) for event_id, event in events],
+        )
+
+    # -- outbox -----------------------------------------------------------------------------------------------------------------
+
+    def next_event(self) -> sqlite3.Row | None:
+        row: sqlite3.Row | None = self._db.execute(
+            "SELECT * FROM outbox WHERE state = 'pending' AND next_at <= ? ORDER BY made_at LIMIT 1", (time.time(),)
+        ).fetchone()
+        return row
+
+    def event(self, event_id: str) -> sqlite3.Row | None:
+        row: sqlite3.Row | None = self._db.execute("SELECT * FROM outbox WHERE event_id = ?", (event_id,)).fetchone()
+        return row
+
+    def lease_event(self, event_id: str) -> int:
+        row = self._db.execute(
+            "UPDATE outbox SET state = 'leased', attempts = attempts + 1 WHERE event_id = ? RETURNING attempts", (event_id,)
+        ).fetchone()
+        return int(row["attempts"])
+
+    def end_event(self, event_id: str, state: str, detail: str, *, pause_s: float = 0.0) -> None:
+        self._db.execute(
+            "UPDATE outbox SET state = ?, detail = ?, next_at = ? WHERE event_id = ?", (state, detail, time.time() + pause_s, event_id)
+        )
+
+    def unlease_events(self) -> None:
+        """Nobody is known to work on these any more; being interrupted is not a failed try."""
+        self._db.execute("UPDATE outbox SET state = 'pending', attempts = max(0, attempts - 1) WHERE state = 'leased'")
+
+    def events(self) -> dict[str, int]:
+        return {row["state"]: row["n"] for row in self._db.execute("SELECT state, count(*) AS n FROM outbox GROUP BY state")}
+
+    # -- figures ----------------------------------------------------------------------------------------------------------------
+
+    def totals(self) -> dict[str, int]:
+        """How many units ended how."""
+        counts = dict.fromkeys(("stored", "duplicate", "held", "quarantined"), 0)
+        counts.update({row["state"]: row["n"] for row in self._db.execute("SELECT state, count(*) AS n FROM unit GROUP BY state")})
+        return {
+            "stored": counts["stored"],
+            "held": counts["held"],
+            "quarantined": counts["quarantined"],
+            "duplicates": counts["duplicate"],
+        }
+
+    def latency(self, last: int = 1000) -> dict[str, dict[str, float]]:
+        """Median and 99th percentile of each stage over the last stored projections, in seconds."""
+        columns = ", ".join(f"{stage}_s" for stage in STAGES)
+        rows = self._db.execute(f"SELECT {columns} FROM unit WHERE state = 'stored' ORDER BY ended_at DESC LIMIT ?", (last,)).fetchall()
+        figures = {}
+        for stage in STAGES:
+            values = sorted(row[f"{stage}_s"] for row in rows if row[f"{stage}_s"] is not None)
+            if values:
+                n = len(values)
+                figures[stage] = {"p50_s": values[(n - 1) // 2], "p99_s": values[min(n - 1, round(0.99 * (n - 1)))], "n": n}
+        return figures
+
+
+def outcome(ledger: Ledger) -> dict[str, Any]:
+    """What `status` tells from the ledger alone: with or without a daemon."""
+    events = ledger.events()
+    return {
+        "totals": ledger.totals(),
+        "series": ledger.series()[:50],
+        "held": ledger.in_state("held"),
+        "quarantined": ledger.in_state("quarantined"),
+        "blank": ledger.blanks(),
+        "latency": {"stages": ledger.latency()},
+        "events": {"pending": events.get("pending", 0) + events.get("leased", 0), "failed": events.get("failed", 0)},
+    }
+
+
+def candidates_json(candidates: tuple[Any, ...]) -> str:
+    return json.dumps([{"source": c.source, "raw": c.raw, "tilt_deg": c.tilt_deg} for c in candidates])

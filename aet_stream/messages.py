@@ -1,0 +1,179 @@
+"""Everything that is said on the queue. Headers are msgpack, pixels follow as one raw buffer; never pickle.
+
+watch --Offer--> hub --Want--> watch --Acquired + pixels--> hub --Job + pixels--> worker --Done + pixels--> hub
+trigger --EventPlease--> hub --Event--> trigger --EventDone--> hub
+any role --Beat--> hub --Pulse--> role            a person --Command--> hub --Reply--> a person
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from aet_stream.projection import Acquisition, Candidate, Quality
+
+#: Raised whenever a message changes; roles of different versions refuse each other.
+WIRE_VERSION = 1
+
+
+class ArraySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the pixel buffer behind a header is; checked before anything is allocated."""
+
+    dtype: str
+    height: int
+    width: int
+    crc32: int
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
+    """A header. `array` describes the pixels that follow, if any."""
+
+    array: ArraySpec | None = None
+
+
+class Beat(Message, frozen=True, tag="beat"):
+    """Once a second from every role: it lives, and this is its whole status."""
+
+    role: str
+    name: str
+    pid: int
+    wire: int
+    status: dict[str, Any]
+
+
+class Pulse(Message, frozen=True, tag="pulse"):
+    """The hub's answer to a beat. A new `hub_id` means that the hub has started anew and knows no offers."""
+
+    hub_id: str
+
+
+class FileOffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A complete file, before anybody has read its pixels."""
+
+    path: str
+    """Relative to watch.root, with forward slashes."""
+    stamp: str
+    """Changes whenever the file or its sidecar does."""
+    images: int
+    nbytes: int
+    """Pixel bytes of one image."""
+    closed_at: float
+    """When the file took its final form: unix seconds."""
+
+
+class Offer(Message, frozen=True, tag="offer"):
+    """Settled files shown to the hub."""
+
+    files: tuple[FileOffer, ...]
+
+
+class Want(Message, frozen=True, tag="want"):
+    """The hub asks watch for the pixels of one image."""
+
+    path: str
+    stamp: str
+    image: int
+
+
+class Acquired(Message, frozen=True, tag="acquired"):
+    """The pixels of one image and all that is known about them."""
+
+    path: str
+    stamp: str
+    image: int
+    sha256: str
+    acquisition: Acquisition
+    candidates: tuple[Candidate, ...]
+    """Every statement about the tilt; the hub stores them, the first agreed one counts."""
+    hold: str = ""
+    """Why the projection has to wait for a person, or empty."""
+
+
+class NotAcquired(Message, frozen=True, tag="not_acquired"):
+    """No pixels: `bad` for ever, `later` (try again when the file changes), `gone`, or the reader `died` over them."""
+
+    path: str
+    stamp: str
+    image: int
+    why: Literal["bad", "later", "gone", "died"]
+    reason: str
+
+
+class Ready(Message, frozen=True, tag="ready"):
+    """A worker is free. Said again every half second, because the hub may have restarted."""
+
+    name: str
+    model_sha256: str
+
+
+class Job(Message, frozen=True, tag="job"):
+    """One projection to subtract; the raw pixels follow."""
+
+    job_id: str
+    series: str
+    path: str
+    image: int
+
+
+class Working(Message, frozen=True, tag="working"):
+    """The worker is still at it: the lease is good for another while."""
+
+    job_id: str
+
+
+class Done(Message, frozen=True, tag="done"):
+    """The clean pixels follow."""
+
+    job_id: str
+    quality: Quality
+    network_s: float
+
+
+class Failed(Message, frozen=True, tag="failed"):
+    """The worker could not do it."""
+
+    job_id: str
+    reason: str
+
+
+class EventPlease(Message, frozen=True, tag="event_please"):
+    """The trigger is free to act on the next event."""
+
+
+class Event(Message, frozen=True, tag="event"):
+    """Something happened to a series that somebody wants acted upon; leased until EventDone or silence."""
+
+    event_id: str
+    event: str
+    """For example `series.closed`."""
+    series: str
+    attempt: int
+
+
+class EventDone(Message, frozen=True, tag="event_done"):
+    """How it went."""
+
+    event_id: str
+    ok: bool
+    detail: str
+
+
+class Command(Message, frozen=True, tag="command"):
+    """What a person asks: status, close, release, requeue, idle."""
+
+    name: str
+    arguments: dict[str, Any] = {}
+
+
+class Reply(Message, frozen=True, tag="reply"):
+    """The hub's answer to a command."""
+
+    ok: bool
+    text: str
+    data: dict[str, Any] = {}
+
+
+ToHub = Beat | Offer | Acquired | NotAcquired | Ready | Working | Done | Failed | EventPlease | EventDone | Command
+FromHub = Pulse | Want | Job | Event | Reply
+AnyMessage = ToHub | FromHub

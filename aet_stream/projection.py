@@ -1,0 +1,86 @@
+"""The data that travels: one projection as acquired, and what the network made of it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+#: What a detector may have written; anything else (complex, RGB, objects) is no projection.
+RAW_DTYPES = frozenset({"|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<f4", "<f8"})
+
+
+def sha256_of(pixels: Array) -> str:
+    """Name of an image's content: SHA-256 of its bytes in C order, little-endian, in hex."""
+    return hashlib.sha256(pixels.data if pixels.flags.c_contiguous else pixels.tobytes()).hexdigest()
+
+
+class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One statement about a tilt angle, kept with the words it was read from."""
+
+    source: str
+    """Where it stands: "metadata", "sidecar", "filename" or "person"."""
+    raw: str
+    """The text or number as found."""
+    tilt_deg: float
+
+
+class Acquisition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the file says about one image, beside its pixels. None means that the file does not say."""
+
+    tilt_deg: float | None = None
+    tilt_raw: str = ""
+    """The tilt as found in the file, with its unit."""
+    pixel_size_nm: float | None = None
+    acquired_utc: str = ""
+    """ISO 8601 in UTC; empty when the file gives no absolute time."""
+    dwell_time_s: float | None = None
+    detector: str = ""
+    microscope: str = ""
+    reader: str = ""
+    """Name of the format reader that found all this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """One image at one tilt, as the instrument wrote it."""
+
+    pixels: Array
+    """(height, width), native detector dtype (see RAW_DTYPES), counts, row 0 first in the file."""
+    acquisition: Acquisition
+
+
+class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Figures of one subtraction. All in detector counts unless said otherwise; NaN means not known."""
+
+    model: str
+    model_sha256: str
+    background_mean: float = float("nan")
+    vacuum_noise: float = float("nan")
+    """Standard deviation of clean over the vacuum."""
+    vacuum_residual: float = float("nan")
+    """Mean of clean over the vacuum; 0 is perfect."""
+    vacuum_fraction: float = float("nan")
+    """Share of the frame that is vacuum, 0..1."""
+    laplace_rms: float = float("nan")
+    """Root mean square difference between this background and the classical Laplace estimate."""
+    trust: float = float("nan")
+    """0 (do not use) .. 1; NaN where nothing can be said, as for a blank frame."""
+    blank: bool = False
+    """True when every pixel has the same value: there is nothing to see, and nothing was subtracted."""
+    device: str = ""
+    precision: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Subtracted:
+    """A projection without its background: clean = raw - background, nothing clipped or masked."""
+
+    clean: Array
+    """(height, width) float32, detector counts."""
+    quality: Quality

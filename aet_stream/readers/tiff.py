@@ -1,0 +1,163 @@
+"""TIFF and BigTIFF: every page of the same size is one image. Completeness by walking the directories ourselves, pixels by tifffile.
+
+Format: TIFF 6.0 specification (1992); BigTIFF: 8-byte offsets, version 43.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from aet_stream.errors import SourceError
+from aet_stream.projection import Acquisition, Projection
+from aet_stream.readers import MAX_IMAGES, Probe, checked_probe, finished, image_in_range, need, pixel_size_nm
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it would say, our errors say
+
+_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_INTEGER_CODES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIPS, _SAMPLES, _STRIP_BYTES = 256, 257, 258, 259, 262, 273, 277, 279
+_TILES, _TILE_BYTES, _SAMPLE_FORMAT = 324, 325, 339
+_WANTED = (_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIPS, _SAMPLES, _STRIP_BYTES, _TILES, _TILE_BYTES, _SAMPLE_FORMAT)
+_MAX_VALUES = 1 << 20
+_COMPRESSIONS = {1: "none", 8: "deflate", 32946: "deflate", 32773: "packbits"}
+
+Directory = dict[int, tuple[int, ...]]
+
+
+class _Walk:
+    """One pass over the chain of directories."""
+
+    def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
+        self.path, self.file, self.size = path, file, size
+        head = file.read(16)
+        if head[:2] not in (b"II", b"MM"):
+            raise SourceError(f"{path.name}: not a TIFF file")
+        need(path, size, 8, "the header")
+        self.order = "<" if head[:2] == b"II" else ">"
+        version = struct.unpack(f"{self.order}H", head[2:4])[0]
+        if version not in (42, 43):
+            raise SourceError(f"{path.name}: TIFF version {version}")
+        self.big = version == 43
+        need(path, size, 16 if self.big else 8, "the header")
+        self.first = struct.unpack(f"{self.order}{'Q' if self.big else 'I'}", head[8:16] if self.big else head[4:8])[0]
+
+    def bytes_at(self, offset: int, count: int) -> bytes:
+        need(self.path, self.size, offset + count, "a directory")
+        self.file.seek(offset)
+        content = self.file.read(count)
+        need(self.path, offset + len(content), offset + count, "a directory")
+        return content
+
+    def directories(self) -> list[Directory]:
+        need(self.path, 0 if self.first == 0 else 1, 1, "the first directory is not written yet; the file")
+        offset, seen, found = self.first, set[int](), list[Directory]()
+        while offset:
+            if offset in seen or len(found) >= MAX_IMAGES:
+                raise SourceError(f"{self.path.name}: its directories form a loop")
+            seen.add(offset)
+            directory, offset = self._directory(offset)
+            found.append(directory)
+        return found
+
+    def _directory(self, offset: int) -> tuple[Directory, int]:
+        width, entry_bytes, code = (8, 20, "Q") if self.big else (2, 12, "H")
+        count = struct.unpack(f"{self.order}{code}", self.bytes_at(offset, width))[0]
+        if not 0 < count <= 4096:
+            raise SourceError(f"{self.path.name}: a directory of {count} entries")
+        link = 8 if self.big else 4
+        block = self.bytes_at(offset + width, count * entry_bytes + link)
+        directory: Directory = {}
+        for position in range(0, count * entry_bytes, entry_bytes):
+            self._entry(block[position : position + entry_bytes], directory)
+        return directory, struct.unpack(f"{self.order}{'Q' if self.big else 'I'}", block[-link:])[0]
+
+    def _entry(self, entry: bytes, directory: Directory) -> None:
+        """Check that a tag's values are inside the file, and keep those we need."""
+        inline = 8 if self.big else 4
+        tag, kind, count = struct.unpack(f"{self.order}HH{'Q' if self.big else 'I'}", entry[:-inline])
+        total = _TYPE_BYTES.get(kind, 1) * count
+        offset = struct.unpack(f"{self.order}{'Q' if self.big else 'I'}", entry[-inline:])[0]
+        if total > inline:
+            need(self.path, self.size, offset + total, f"tag {tag}")
+        if tag in _WANTED and kind in _INTEGER_CODES:
+            if count > _MAX_VALUES:
+                raise SourceError(f"{self.path.name}: tag {tag} has {count} values")
+            raw = entry[-inline:][:total] if total <= inline else self.bytes_at(offset, total)
+            directory[tag] = struct.unpack(f"{self.order}{count}{_INTEGER_CODES[kind]}", raw)
+
+
+def _dtype(path: Path, page: Directory) -> str:
+    samples = page.get(_SAMPLES, (1,))[0]
+    bits = page.get(_BITS, (1,))[0]
+    kind = {1: "u", 2: "i", 3: "f"}.get(page.get(_SAMPLE_FORMAT, (1,))[0])
+    if samples != 1 or page.get(_PHOTOMETRIC, (1,))[0] not in (0, 1):
+        raise SourceError(f"{path.name}: a colour image ({samples} samples per pixel) is no projection")
+    if kind is None or bits not in (8, 16, 32, 64):
+        raise SourceError(f"{path.name}: {bits}-bit samples of format {page.get(_SAMPLE_FORMAT)}")
+    return f"<{kind}{bits // 8}"
+
+
+def _pages(path: Path, size: int) -> tuple[list[Directory], str]:
+    """Directories of the images of this file, all of one size."""
+    with path.open("rb") as file:
+        pages = _Walk(path, file, size).directories()
+    for page in pages:
+        if _WIDTH not in page or _HEIGHT not in page:
+            raise SourceError(f"{path.name}: a page without size")
+        compression = page.get(_COMPRESSION, (1,))[0]
+        if compression not in _COMPRESSIONS:
+            raise SourceError(f"{path.name}: compression {compression} is not supported (known: {sorted(set(_COMPRESSIONS.values()))})")
+        offsets = page.get(_STRIPS) or page.get(_TILES) or ()
+        counts = page.get(_STRIP_BYTES) or page.get(_TILE_BYTES) or ()
+        if not offsets or len(offsets) != len(counts):
+            raise SourceError(f"{path.name}: a page without pixels")
+        need(path, size, max(o + c for o, c in zip(offsets, counts, strict=True)), "the pixels")
+        height, width = page[_HEIGHT][0], page[_WIDTH][0]
+        uncompressed = height * width * np.dtype(_dtype(path, page)).itemsize
+        if compression == 1 and sum(counts) < uncompressed:
+            raise SourceError(f"{path.name}: {sum(counts)} bytes of pixels for {height} x {width} px")
+        if compression != 1 and uncompressed > 2000 * max(1, sum(counts)):
+            raise SourceError(f"{path.name}: {sum(counts)} compressed bytes cannot be {height} x {width} px")
+    first = pages[0]
+    same = [
+        page
+        for page in pages
+        if (page[_HEIGHT], page[_WIDTH]) == (first[_HEIGHT], first[_WIDTH]) and _dtype(path, page) == _dtype(path, first)
+    ]
+    if len(same) != len(pages):
+        raise SourceError(f"{path.name}: pages of different sizes or types")
+    return pages, _dtype(path, first)
+
+
+def probe(path: Path, size: int) -> Probe:
+    pages, dtype = _pages(path, size)
+    return checked_probe(path, "tiff", len(pages), pages[0][_HEIGHT][0], pages[0][_WIDTH][0], dtype)
+
+
+def read(path: Path, image: int) -> Projection:
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        image_in_range(path, image, len(file.pages))
+        page = file.pages[image]
+        pixels = page.asarray()
+        return Projection(finished(path, pixels), Acquisition(pixel_size_nm=_pixel_size_nm(file, page), reader="tiff"))
+
+
+def _pixel_size_nm(file: object, page: object) -> float | None:
+    """From ImageJ's unit or DigitalMicrograph's private tags; the plain resolution tag is about printing, not about the sample."""
+    tags = {tag.code: tag.value for tag in page.tags}  # type: ignore[attr-defined]
+    if 65009 in tags and 65003 in tags:
+        along_x, along_y = (float(tags[65009]), str(tags[65003])), (float(tags.get(65010, 0)), str(tags.get(65004, "")))
+        return pixel_size_nm(along_y, along_x)
+    unit = (getattr(file, "imagej_metadata", None) or {}).get("unit", "")
+    if unit and 282 in tags and 283 in tags:
+        sizes = [tags[code][1] / tags[code][0] if tags[code][0] else 0.0 for code in (283, 282)]
+        unit = str(unit).replace("\\u00B5", "µ")
+        return pixel_size_nm((sizes[0], unit), (sizes[1], unit))
+    return None

@@ -1,0 +1,110 @@
+"""Read a tilt series: the one way that notices missing, damaged or half-copied data instead of showing it as NaN or 0."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+
+from aet_stream import layout
+from aet_stream.errors import StoreError
+from aet_stream.projection import Array, sha256_of
+
+
+class Series:
+    """An open `series.h5`, live or closed. Frames are read one by one and checked against the checksums in the master."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a series.
+
+        Raises
+        ------
+        StoreError : the file is missing, unreadable or no tilt series of ours
+        """
+        self.path = path
+        try:
+            self._file = h5py.File(path, "r", locking=False)
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be opened as a tilt series: {error}") from error
+        if layout.PER_PROJECTION not in self._file or layout.CLEAN not in self._file:
+            self._file.close()
+            raise StoreError(f"{path}: has no {layout.PER_PROJECTION}; not a series written by aet-stream")
+        self.tilts_deg: Array = self._file[layout.THETA][()]
+        """(n,) float64 degrees, in order of arrival."""
+
+    def __len__(self) -> int:
+        return len(self.tilts_deg)
+
+    def __enter__(self) -> Series:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+
+    @property
+    def closed(self) -> bool:
+        """True for the one contiguous file of a closed series."""
+        return bool(self.about["closed_utc"])
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What is known about the whole series."""
+        return {key: value.item() if isinstance(value, np.generic) else value for key, value in self._file[layout.ABOUT].attrs.items()}
+
+    def column(self, name: str) -> Array:
+        """One value per projection, for example `trust` or `path`; text as str."""
+        values: Array = self._file[f"{layout.PER_PROJECTION}/{name}"][()]
+        return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
+
+    def raw(self, row: int) -> Array:
+        """(height, width) as acquired, detector counts, checked."""
+        return self._frame(layout.RAW, "raw_crc32", row)
+
+    def clean(self, row: int) -> Array:
+        """(height, width) float32 detector counts without background, checked."""
+        return self._frame(layout.CLEAN, "clean_crc32", row)
+
+    def _frame(self, dataset: str, checksum: str, row: int) -> Array:
+        try:
+            pixels: Array = self._file[dataset][row]
+        except (OSError, RuntimeError) as error:
+            raise StoreError(f"{self.path}: row {row} of {dataset} cannot be read: {error}") from error
+        expected = int(self._file[f"{layout.PER_PROJECTION}/{checksum}"][row])
+        if layout.crc32(pixels) != expected:
+            hint = "" if self.closed else "; is the projections folder beside it?"
+            raise StoreError(f"{self.path}: row {row} of {dataset} is missing or damaged (checksum){hint}")
+        return pixels
+
+    def doubts(self) -> Iterator[str]:
+        """Everything that is wrong with this series, one line each; nothing when it is sound."""
+        records = self.column("number")
+        shapes = {name: self._file[name].shape for name in (layout.RAW, layout.CLEAN)}
+        for name, shape in shapes.items():
+            if shape[0] != len(self):
+                yield f"{name} has {shape[0]} rows, {layout.THETA} {len(self)}"
+        if len(set(records)) != len(records):
+            yield "two rows have the same number"
+        if not np.isfinite(self.tilts_deg).all():
+            yield f"{layout.THETA} is not finite in rows {np.flatnonzero(~np.isfinite(self.tilts_deg)).tolist()[:10]}"
+        sources = list(zip(self.column("path"), self.column("image"), self.column("sha256"), strict=True))
+        if len(set(sources)) != len(sources):
+            yield "one source image is stored twice"
+        for row in range(len(self)):
+            yield from self._doubts_of(row)
+
+    def _doubts_of(self, row: int) -> Iterator[str]:
+        try:
+            raw, clean = self.raw(row), self.clean(row)
+        except StoreError as error:
+            yield str(error)
+            return
+        if not np.isfinite(clean).all():
+            yield f"row {row}: clean has values that are not finite"
+        if self.column("sha256")[row] != sha256_of(raw):
+            yield f"row {row}: raw is not what was read from {self.column('path')[row]}"
+        if not self.column("model_sha256")[row]:
+            yield f"row {row}: no record of the model that made it"

@@ -1,0 +1,156 @@
+"""The loop around a role's `step()`: signals, heartbeat, readiness, exit code, logging, and the tie to the parent process.
+
+Readiness and heartbeats use systemd's notify protocol (a datagram to NOTIFY_SOCKET, sd_notify(3)), to systemd itself or to our own
+supervisor, which listens in the same way.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from types import FrameType
+from typing import Protocol
+
+from aet_stream.errors import AetError, AlreadyRunning, ConfigError
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2  # wrong configuration or command line: starting again cannot help
+EXIT_STRICT = 3  # it ran, but something was quarantined, held or failed, and --strict was asked for
+EXIT_ALREADY_RUNNING = 4
+
+BEAT_S = 1.0
+ORPHAN_GRACE_S = 1.5
+
+logger = logging.getLogger(__name__)
+
+
+class Role(Protocol):
+    """One process of the daemon: parts are handed to the constructor, which starts nothing."""
+
+    name: str
+
+    def start(self) -> None:
+        """Bind, connect, load; READY is said when this returns."""
+
+    def step(self) -> None:
+        """One bounded turn, at most about half a second."""
+
+    def beat(self) -> None:
+        """Once a second: publish the whole status."""
+
+    def close(self) -> None:
+        """Let go of everything; the step in hand has finished."""
+
+
+class Stop:
+    """Set by SIGTERM, SIGINT or the loss of the parent; a signal handler does nothing else."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def catch_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+
+def serve(role: Role, stop: Stop) -> int:
+    """Run a role until it is asked to stop; the exit code tells how it ended."""
+    stop.catch_signals()
+    try:
+        role.start()
+        notify(role.name, "READY=1")
+        logger.info("ready")
+        beaten_at = 0.0
+        while not stop.asked:
+            role.step()
+            now = time.monotonic()
+            if now - beaten_at >= BEAT_S:
+                beaten_at = now
+                role.beat()
+                notify(role.name, "WATCHDOG=1")
+        notify(role.name, "STOPPING=1")
+        logger.info("stopped")
+    except AetError as error:
+        logger.error("%s", error)
+        return exit_code(error)
+    except Exception:
+        logger.exception("unexpected failure")
+        return EXIT_FAILED
+    finally:
+        role.close()
+    return EXIT_OK
+
+
+def exit_code(error: AetError) -> int:
+    """The exit code that a failure ends with."""
+    if isinstance(error, ConfigError):
+        return EXIT_USAGE
+    return EXIT_ALREADY_RUNNING if isinstance(error, AlreadyRunning) else EXIT_FAILED
+
+
+def notify(role: str, state: str) -> None:
+    """Tell systemd or our supervisor; without either, nothing happens."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):  # an abstract socket, as systemd may use
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        sender.setblocking(False)
+        try:
+            sender.sendto(f"{state}\nX_AET_ROLE={role}\nX_AET_PID={os.getpid()}".encode(), address)
+        except OSError as error:
+            logger.debug("nobody at NOTIFY_SOCKET: %s", error)
+
+
+def tie_to_parent(stop: Stop) -> None:
+    """End when the parent ends: it holds the other end of our standard input.
+
+    A thread, because the main loop may be inside one long call; it asks the loop to stop, and ends the process if that takes too long.
+    """
+
+    def watch() -> None:
+        while os.read(0, 4096):
+            pass
+        stop.asked = True
+        time.sleep(ORPHAN_GRACE_S)
+        os._exit(EXIT_FAILED)
+
+    threading.Thread(target=watch, name="tie-to-parent", daemon=True).start()
+
+
+def set_up_logging(role: str, *, verbose: bool = False) -> None:
+    """Human lines on a terminal or in a file, JSON lines under systemd's journal; always to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    formatter: logging.Formatter = logging.Formatter(f"%(asctime)s {role:<8} %(levelname)-7s %(message)s", "%H:%M:%S")
+    if os.environ.get("JOURNAL_STREAM"):
+        formatter = _JsonLines(role)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.DEBUG if verbose else logging.INFO)
+    for noisy in ("matplotlib", "PIL", "asyncio", "watchdog", "h5py"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+class _JsonLines(logging.Formatter):
+    def __init__(self, role: str) -> None:
+        super().__init__()
+        self._role = role
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {"t": round(record.created, 3), "role": self._role, "level": record.levelname, "logger": record.name}
+        line["message"] = record.getMessage()
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)

@@ -1,0 +1,1 @@
+"""Make and judge a network: simulated frames, one training loop, one table."""

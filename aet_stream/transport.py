@@ -1,0 +1,248 @@
+"""The only door to ZeroMQ: the hub's two sockets, the roles' link to it, and what a frame must look like.
+
+A message is one header frame (msgpack, at most 64 KiB) and at most one pixel frame. Parts, sizes, dtype, shape and checksum are
+checked before an array is made of a buffer. Memory is bounded by the hub's credit, not by high-water marks: those count messages.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import zmq
+
+from aet_stream.errors import AetError, NotRunning, WireError
+from aet_stream.messages import WIRE_VERSION, AnyMessage, ArraySpec, Beat, Command, Pulse, Reply, ToHub
+from aet_stream.projection import RAW_DTYPES, Array
+
+MAX_HEADER_BYTES = 1 << 20
+MAX_EDGE_PX = 8192
+MAX_ARRAY_BYTES = MAX_EDGE_PX * MAX_EDGE_PX * 8
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(AnyMessage)
+
+
+def run_folder(output_root: Path) -> Path:
+    """Where sockets and locks of one output folder live; made if absent, open to its owner only."""
+    folder = output_root / "run"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+def _endpoint(output_root: Path, name: str) -> str:
+    path = run_folder(output_root) / name
+    if len(os.fsencode(path)) < 100:
+        return f"ipc://{path}"
+    # A Unix socket address holds 107 bytes; deep output folders are reached through an open descriptor of theirs.
+    descriptor = os.open(path.parent, os.O_PATH | os.O_CLOEXEC)
+    return f"ipc:///proc/self/fd/{descriptor}/{name}"
+
+
+def encode(message: AnyMessage, pixels: Array | None = None) -> list[Any]:
+    """Frames for one message; the pixel frame is the array's own memory.
+
+    Raises
+    ------
+    WireError : the array is larger than a peer would take
+    """
+    if pixels is None:
+        return [_encoder.encode(message)]
+    pixels = np.ascontiguousarray(pixels)
+    if pixels.nbytes > MAX_ARRAY_BYTES:
+        raise WireError(f"pixels of {pixels.nbytes} bytes; the queue takes at most {MAX_ARRAY_BYTES} ({MAX_EDGE_PX} px square)")
+    spec = ArraySpec(pixels.dtype.str, pixels.shape[0], pixels.shape[1], zlib.crc32(pixels.data))
+    return [_encoder.encode(msgspec.structs.replace(message, array=spec)), pixels.data.cast("B")]
+
+
+def decode(frames: list[zmq.Frame]) -> tuple[AnyMessage, Array | None]:
+    """The message and its pixels: a read-only (height, width) view of the frame.
+
+    Raises
+    ------
+    WireError : says which rule was broken
+    """
+    if not 1 <= len(frames) <= 2:
+        raise WireError(f"{len(frames)} parts; a message has one or two")
+    if len(frames[0]) > MAX_HEADER_BYTES:
+        raise WireError(f"header of {len(frames[0])} bytes; at most {MAX_HEADER_BYTES}")
+    try:
+        message: AnyMessage = _decoder.decode(frames[0].buffer)
+    except msgspec.MsgspecError as error:
+        raise WireError(f"unreadable header: {error}") from error
+    spec = message.array
+    if (spec is None) != (len(frames) == 1):
+        raise WireError("header and pixel frame do not belong together")
+    if spec is None:
+        return message, None
+    return message, _array(spec, frames[1])
+
+
+def _array(spec: ArraySpec, frame: zmq.Frame) -> Array:
+    if spec.dtype not in RAW_DTYPES:
+        raise WireError(f"dtype {spec.dtype!r} is not one of {sorted(RAW_DTYPES)}")
+    if not (0 < spec.height <= MAX_EDGE_PX and 0 < spec.width <= MAX_EDGE_PX):
+        raise WireError(f"shape ({spec.height}, {spec.width}); edges are 1..{MAX_EDGE_PX} px")
+    if len(frame) != spec.height * spec.width * np.dtype(spec.dtype).itemsize:
+        raise WireError(f"{len(frame)} bytes do not make ({spec.height}, {spec.width}) of {spec.dtype}")
+    if zlib.crc32(frame.buffer) != spec.crc32:
+        raise WireError("the pixels' checksum is wrong")
+    return np.frombuffer(frame.buffer, dtype=spec.dtype).reshape(spec.height, spec.width)
+
+
+def _socket(kind: int) -> zmq.Socket[bytes]:
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(kind)
+    socket.setsockopt(zmq.LINGER, 500)  # at the end: time for what was just sent to leave, never longer
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_ARRAY_BYTES)
+    return socket
+
+
+class HubSocket:
+    """The hub's end: a ROUTER for everybody who talks to it and a PUB that tells what happened."""
+
+    def __init__(self, output_root: Path) -> None:
+        self._router = _socket(zmq.ROUTER)
+        self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # else messages to a peer that left vanish silently
+        self._router.bind(_endpoint(output_root, "hub"))
+        self._publisher = _socket(zmq.PUB)
+        self._publisher.bind(_endpoint(output_root, "events"))
+        self.refused = 0
+        """Messages that broke the rules."""
+
+    def receive(self, timeout_s: float) -> Iterator[tuple[bytes, ToHub, Array | None] | WireError]:
+        """All that is waiting, after at most `timeout_s`; a broken message comes as its error."""
+        if not self._router.poll(round(timeout_s * 1000)):
+            return
+        for _ in range(64):  # a bounded turn, however much arrives
+            try:
+                peer, *frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            try:
+                message, pixels = decode(frames)
+                if not isinstance(message, ToHub):
+                    raise WireError(f"{type(message).__name__} is not for the hub")
+            except WireError as error:
+                self.refused += 1
+                yield error
+            else:
+                yield peer.bytes, message, pixels
+
+    def send(self, peer: bytes, message: AnyMessage, pixels: Array | None = None) -> bool:
+        """True if the peer was there to take it."""
+        try:
+            self._router.send_multipart([peer, *encode(message, pixels)], zmq.NOBLOCK, copy=pixels is None)
+        except zmq.ZMQError as error:
+            if error.errno in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                return False
+            raise
+        return True
+
+    def publish(self, topic: str, what: dict[str, Any]) -> None:
+        """Tell whoever listens; nobody has to."""
+        self._publisher.send_multipart([topic.encode(), msgspec.json.encode(what)])
+
+    def close(self) -> None:
+        self._router.close()
+        self._publisher.close()
+
+
+class HubLink:
+    """A role's end: a DEALER that beats, and notices when the hub is a new one."""
+
+    def __init__(self, output_root: Path, *, role: str, name: str, wake_fd: int | None = None) -> None:
+        self.role, self.name = role, name
+        self.hub_id = ""
+        self._dealer = _socket(zmq.DEALER)
+        self._dealer.setsockopt(zmq.IDENTITY, f"{name}.{os.getpid()}.{os.urandom(3).hex()}".encode())
+        self._dealer.setsockopt(zmq.IMMEDIATE, 1)  # with no hub there, nothing piles up
+        self._dealer.setsockopt(zmq.RECONNECT_IVL, 50)
+        self._dealer.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+        self._dealer.connect(_endpoint(output_root, "hub"))
+        self._poller = zmq.Poller()
+        self._poller.register(self._dealer, zmq.POLLIN)
+        if wake_fd is not None:
+            self._poller.register(wake_fd, zmq.POLLIN)
+
+    def send(self, message: ToHub, pixels: Array | None = None) -> bool:
+        """True if it is on its way; False when there is no hub. Then the hub will ask again: nothing is lost."""
+        try:
+            self._dealer.send_multipart(encode(message, pixels), zmq.NOBLOCK, copy=pixels is None)
+        except zmq.Again:
+            return False
+        return True
+
+    def beat(self, status: dict[str, Any]) -> bool:
+        return self.send(Beat(role=self.role, name=self.name, pid=os.getpid(), wire=WIRE_VERSION, status=status))
+
+    def receive(self, timeout_s: float) -> Iterator[tuple[AnyMessage, Array | None]]:
+        """What the hub says within `timeout_s`; earlier when the wake descriptor stirs. Pulses are noted, not passed on."""
+        ready = dict(self._poller.poll(round(timeout_s * 1000)))
+        while self._dealer in ready:
+            try:
+                frames = self._dealer.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            message, pixels = decode(frames)
+            if isinstance(message, Pulse):
+                self.hub_id = message.hub_id
+            else:
+                yield message, pixels
+
+    def close(self) -> None:
+        self._dealer.close()
+
+
+def ask(output_root: Path, name: str, arguments: dict[str, Any] | None = None, *, timeout_s: float = 10.0) -> dict[str, Any]:
+    """One command of a person to the hub, and its answer.
+
+    Raises
+    ------
+    NotRunning : nobody answers in time
+    AetError : the hub says no, and why
+    """
+    if not (output_root / "run" / "hub").exists():
+        raise NotRunning(f"no daemon is running for {output_root}: start one with `aet-stream run`")
+    link = HubLink(output_root, role="person", name="person")
+    try:
+        link._dealer.setsockopt(zmq.SNDTIMEO, round(timeout_s * 1000))
+        link._dealer.send_multipart(encode(Command(name=name, arguments=arguments or {})))
+        for message, _ in link.receive(timeout_s):
+            if isinstance(message, Reply):
+                if not message.ok:
+                    raise AetError(message.text)
+                return {"text": message.text, **message.data}
+    except zmq.Again:
+        pass
+    finally:
+        link.close()
+    raise NotRunning(f"no daemon answers for {output_root} within {timeout_s:g} s: start one with `aet-stream run`")
+
+
+class EventStream:
+    """What the hub publishes, newest last; for viewers and scripts."""
+
+    def __init__(self, output_root: Path, *topics: str) -> None:
+        self._subscriber = _socket(zmq.SUB)
+        for topic in topics or ("",):
+            self._subscriber.setsockopt(zmq.SUBSCRIBE, topic.encode())
+        self._subscriber.connect(_endpoint(output_root, "events"))
+
+    def receive(self, timeout_s: float) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(topic, content) of all that is waiting, after at most `timeout_s`."""
+        if not self._subscriber.poll(round(timeout_s * 1000)):
+            return
+        while True:
+            try:
+                topic, content = self._subscriber.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            yield topic.decode(), msgspec.json.decode(content)
+
+    def close(self) -> None:
+        self._subscriber.close()

@@ -1,0 +1,87 @@
+"""The worker: asks for a projection, subtracts its background, answers. Stateless: whatever it loses, the hub still has."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from aet_stream.config import Config
+from aet_stream.denoise.denoiser import Denoiser
+from aet_stream.messages import Done, Failed, Job, Ready, Working
+from aet_stream.projection import Array
+from aet_stream.transport import HubLink
+
+logger = logging.getLogger(__name__)
+
+ASK_AGAIN_S = 0.5
+
+
+class Worker:
+    """Owns the accelerator."""
+
+    def __init__(self, config: Config, *, name: str, denoiser: Denoiser | None = None) -> None:
+        self.name = name
+        self._config = config
+        self._denoiser = denoiser
+        self._link: HubLink | None = None
+        self._asked_at = 0.0
+        self._done = 0
+        self._failed = 0
+
+    def start(self) -> None:
+        """Load the network and run it once, so that the first projection is as fast as the next."""
+        settings = self._config.denoise
+        if self._denoiser is None:
+            self._denoiser = Denoiser(
+                model=settings.model,
+                device=settings.device,
+                precision=settings.precision,
+                tile_px=settings.tile_px,
+                threads=settings.threads,
+            )
+        self._denoiser.warm_up()
+        logger.info("model %s (%s)", self._denoiser.name, self._denoiser.sha256[:12])
+        self._link = HubLink(self._config.output_root, role="worker", name=self.name)
+
+    def step(self) -> None:
+        if self._link is None or self._denoiser is None:
+            return
+        if time.monotonic() - self._asked_at > ASK_AGAIN_S:
+            self._ask()
+        for message, pixels in self._link.receive(0.2):
+            if isinstance(message, Job) and pixels is not None:
+                self._do(message, pixels)
+                self._ask()
+
+    def _ask(self) -> None:
+        if self._link is not None and self._denoiser is not None:
+            self._asked_at = time.monotonic()
+            self._link.send(Ready(name=self.name, model_sha256=self._denoiser.sha256))
+
+    def _do(self, job: Job, pixels: Array) -> None:
+        if self._link is None or self._denoiser is None:
+            return
+        link, began = self._link, time.monotonic()
+        try:
+            result = self._denoiser.subtract(pixels, beat=lambda: self._working(job))
+        except Exception as error:
+            logger.exception("%s image %d", job.path, job.image)
+            self._failed += 1
+            link.send(Failed(job_id=job.job_id, reason=f"{type(error).__name__}: {error}"))
+            return
+        self._done += 1
+        link.send(Done(job_id=job.job_id, quality=result.quality, network_s=time.monotonic() - began), result.clean)
+
+    def _working(self, job: Job) -> None:
+        if self._link is not None:
+            self._link.send(Working(job_id=job.job_id))
+
+    def beat(self) -> None:
+        if self._link is not None and self._denoiser is not None:
+            self._link.beat(
+                {"model": self._denoiser.name, "model_sha256": self._denoiser.sha256, "done": self._done, "failed": self._failed}
+            )
+
+    def close(self) -> None:
+        if self._link is not None:
+            self._link.close()
