@@ -20,7 +20,7 @@ import msgspec
 from aet_stream import __version__
 from aet_stream import config as configuration
 from aet_stream.config import Config
-from aet_stream.errors import AetError, NotRunning
+from aet_stream.errors import AetError, ConfigError, NotRunning
 from aet_stream.service import EXIT_FAILED, EXIT_OK, Role, Stop, exit_code, serve, set_up_logging, tie_to_parent
 
 Command = Callable[[argparse.Namespace], int]
@@ -194,7 +194,7 @@ def _make_role(kind: str, name: str, config: Config) -> Role:
 def _output_root(arguments: argparse.Namespace) -> Path:
     config = _settings(arguments)
     if not config.output.root:
-        raise configuration.ConfigError("output.root is not set: say --config FILE or --set output.root=FOLDER")
+        raise ConfigError("output.root is not set: say --config FILE or --set output.root=FOLDER")
     return config.output_root
 
 
@@ -299,7 +299,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    """Validate the settings; for each FILE say which format it is, how many images, and which tilt would be used or why it would be held."""
+    """Validate the settings; for each FILE say its format, how many images it has, and which tilt would be used or why it would be held."""
     from aet_stream.readers.child import ReaderChild
     from aet_stream.watch.watch import describe
 
@@ -323,6 +323,96 @@ def _check(arguments: argparse.Namespace) -> int:
     finally:
         reader.close()
     return EXIT_OK if good else EXIT_FAILED
+
+
+# -- microscope, network, volume ----------------------------------------------------------------------------------------------------------
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    """Write a simulated tilt series into DIR/NAME file by file, and the truth into DIR.truth/NAME.h5 beside it."""
+    import numpy as np
+
+    from aet_stream.simulate import microscope
+    from aet_stream.simulate.backgrounds import simulate_series
+
+    tilts_deg = np.linspace(-arguments.range, arguments.range, arguments.tilts)
+    try:
+        series = simulate_series(
+            seed=arguments.seed,
+            tilts_deg=np.round(tilts_deg, 2),
+            size_px=arguments.size,
+            particle=arguments.particle,
+            kind=arguments.background,
+            dose=arguments.dose,
+        )
+        files = microscope.shots(series.raw, series.tilts_deg, series.pixel_size_nm, arguments.format.split(","), arguments.fault)
+        truth = microscope.truth_path(arguments.out, arguments.name)
+        microscope.write_truth(truth, series)
+        count = _expose(files, arguments, arguments.name)
+    except ValueError as error:
+        raise AetError(str(error)) from error
+    print(f"{count} files in {arguments.out / arguments.name}, truth in {truth}")
+    return EXIT_OK
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    """Write an old acquisition (a folder of images, or one stack) into the watched folder again, file by file."""
+    from aet_stream.simulate import microscope, replay
+
+    images, tilts_deg, pixel_size_nm = replay.load(arguments.source, arguments.angles)
+    order = microscope.arrival(len(images), shuffle=arguments.shuffle, seed=arguments.seed)
+    try:
+        files = list(microscope.shots(images, tilts_deg, pixel_size_nm, arguments.format.split(","), arguments.fault))  # type: ignore[arg-type]
+    except ValueError as error:
+        raise AetError(str(error)) from error
+    if not arguments.fault:
+        files = [files[index] for index in order]
+    name = arguments.name or arguments.source.stem
+    count = _expose(iter(files), arguments, name)
+    print(f"{count} files in {arguments.out / name}")
+    return EXIT_OK
+
+
+def _expose(files: Any, arguments: argparse.Namespace, name: str) -> int:
+    from aet_stream.simulate import microscope
+
+    cadence_s = arguments.cadence / getattr(arguments, "speed", 1.0)
+    return microscope.write(arguments.out / name, files, cadence_s=cadence_s, pieces=arguments.pieces)
+
+
+def _reconstruct(arguments: argparse.Namespace) -> int:
+    """Make a volume from a series; it lies beside it as reconstruction.h5, with a picture of its central slices."""
+    from aet_stream.reconstruct.run import reconstruct
+
+    if arguments.supervised:
+        tie_to_parent(Stop())
+    path = reconstruct(arguments.series, method=arguments.method, iterations=arguments.iterations, out=arguments.out)
+    print(path)
+    return EXIT_OK
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    """Make a network from simulated particles. A run that was stopped goes on with --resume."""
+    from aet_stream.training import train
+
+    path = train.run(
+        arguments.preset,
+        arguments.out,
+        minutes=arguments.minutes,
+        seed=arguments.seed,
+        threads=arguments.threads,
+        resume=arguments.resume,
+    )
+    print(path)
+    return EXIT_OK
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    """Judge networks beside doing nothing and the classical estimates, on particles that no training has seen."""
+    from aet_stream.training import evaluate
+
+    print(evaluate.table(evaluate.evaluate(arguments.models, frames=arguments.frames, seed=arguments.seed)))
+    return EXIT_OK
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.ndimage import binary_dilation, label, median_filter
-from scipy.sparse import csr_array, diags_array, eye_array, kron
+from scipy.sparse import csr_array, eye_array, kron
 from scipy.sparse.linalg import spsolve
 
 from aet_stream.denoise import grid
@@ -83,7 +83,7 @@ def _inpainted(means: Array, mask: Array) -> Array:
 def _second_difference(n: int) -> csr_array:
     ends = np.full(n, -2.0)
     ends[[0, -1]] = -1.0
-    return csr_array(diags_array([np.ones(n - 1), ends, np.ones(n - 1)], offsets=[-1, 0, 1]))
+    return csr_array(np.diag(ends) + np.eye(n, k=1) + np.eye(n, k=-1))
 
 
 def _above_otsu(values: Array) -> Array:

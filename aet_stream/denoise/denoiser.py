@@ -37,8 +37,12 @@ class Estimator(Protocol):
 
     name: str
     sha256: str
-    device: str
-    precision: str
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def precision(self) -> str: ...
 
     def background(self, frame: Array, beat: Beat) -> Array:
         """(height, width) float32 -> the same, in the same units."""

@@ -41,7 +41,8 @@ def film(rng: np.random.Generator, size_px: int) -> Array:
         b += rng.uniform(0.2, 0.8) * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * rng.uniform(0.1, 0.4) ** 2))
     b -= b.min()
     pedestal = rng.uniform(0, 0.5) * (rng.random() < 0.5)
-    return b / max(float(b.max()), 1e-6) * rng.uniform(0.08, 1.0) + np.float32(pedestal)
+    scaled: Array = b / max(float(b.max()), 1e-6) * rng.uniform(0.08, 1.0) + np.float32(pedestal)
+    return scaled
 
 
 def _clouds(rng: np.random.Generator, size_px: int, scale: float) -> Array:

@@ -1,0 +1,77 @@
+"""tomopy, when it imports (conda-forge only), made to agree with the built-in solver about where things are.
+
+Its iterative algorithms count the axis in pixel edges (N/2 is the middle), gridrec in pixel centres ((N - 1)/2). gridrec also shifts the
+slice by half a pixel (even widths) or one (odd ones), and wraps around unless padded. No logarithm is taken: ADF intensities are linear.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+import numpy as np
+from scipy.ndimage import shift
+
+from aet_stream.errors import ReconstructionError
+from aet_stream.projection import Array
+
+SAFE = ("gridrec", "sirt", "art", "bart", "tv")
+_WHY_NOT = {
+    "mlem": "it needs data without negative values; background-free vacuum has noise around 0",
+    "osem": "it divides by zero where the background is 0",
+    "ospml_hybrid": "it gives NaN for negative values",
+    "grad": "it diverges with its default parameters",
+    "tikh": "it diverges with its default parameters",
+    "fbp": "in tomopy it is back-projection without a filter",
+}
+_PAD_PX = 32
+
+
+def load() -> ModuleType:
+    """The tomopy module.
+
+    Raises
+    ------
+    ReconstructionError : it does not import, and how to get it
+    """
+    try:
+        return importlib.import_module("tomopy")
+    except (ImportError, OSError) as error:
+        raise ReconstructionError(
+            f"tomopy does not import ({error}): install it with conda (environment.yml), or use nesterov-sirt"
+        ) from error
+
+
+def solve(projections: Array, tilts_deg: Array, *, algorithm: str, iterations: int = 50, tomopy: ModuleType | None = None) -> Array:
+    """(slice y, row, column) float32 by one of tomopy's algorithms, in the geometry of solver.py.
+
+    Parameters
+    ----------
+    projections : (tilts, height, width) float32, finite
+
+    Raises
+    ------
+    ReconstructionError : an algorithm that is not safe for such data, or no tomopy
+    """
+    if algorithm not in SAFE:
+        why = _WHY_NOT.get(algorithm, "it has not been checked against data like these")
+        raise ReconstructionError(f"tomopy:{algorithm} is refused: {why}; choose {', '.join(SAFE)}")
+    engine = tomopy or load()
+    data = np.array(projections, dtype=np.float32, order="C")  # tomopy may write into what it is given
+    if not np.isfinite(data).all():
+        raise ReconstructionError("projections have values that are not finite: tomopy would spoil whole slices")
+    theta = np.radians(np.asarray(tilts_deg, dtype=np.float64))
+    if algorithm == "gridrec":
+        return _gridrec(engine, data, theta)
+    volume: Array = engine.recon(data, theta, center=data.shape[2] / 2, algorithm=algorithm, num_iter=int(iterations), sinogram_order=False)
+    return volume
+
+
+def _gridrec(engine: ModuleType, data: Array, theta: Array) -> Array:
+    width = data.shape[2]
+    padded = np.pad(data, ((0, 0), (0, 0), (_PAD_PX, _PAD_PX)), mode="edge")
+    volume = engine.recon(padded, theta, center=(padded.shape[2] - 1) / 2, algorithm="gridrec", sinogram_order=False)
+    across = (0.5, -0.5) if width % 2 == 0 else (1.0, -1.0)
+    moved = np.stack([shift(one, across, order=1, mode="nearest") for one in volume])
+    inner: Array = moved[:, _PAD_PX : _PAD_PX + width, _PAD_PX : _PAD_PX + width].astype(np.float32)
+    return inner
