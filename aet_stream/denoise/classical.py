@@ -16,8 +16,9 @@ from aet_stream.denoise import grid
 from aet_stream.projection import Array
 
 NAMES = ("constant", "laplace")
-BLOCKS = 48
-_GROW_BLOCKS = 2
+BLOCKS = 32
+"""Along the longer edge of a frame; the networks on coarse grids use the same ones."""
+_GROW_BLOCKS = 1
 _MIN_VACUUM = 0.05
 
 
@@ -25,11 +26,17 @@ _MIN_VACUUM = 0.05
 class Vacuum:
     """Where nothing but background is seen, on a coarse grid."""
 
-    means: Array
-    """(rows, columns) block means"""
+    statistics: Array
+    """(4, rows, columns): mean, minimum, maximum, standard deviation of every block"""
     mask: Array
     """(rows, columns) bool: True where the particle may be"""
     block_px: int
+
+    @property
+    def means(self) -> Array:
+        """(rows, columns) block means"""
+        found: Array = self.statistics[0]
+        return found
 
     @property
     def fraction(self) -> float:
@@ -45,11 +52,12 @@ def find_vacuum(frame: Array) -> Vacuum:
     frame : (height, width) float32
     """
     block = grid.block_px((frame.shape[0], frame.shape[1]), BLOCKS)
-    means, _, _, texture = grid.statistics(frame, block)
+    statistics = grid.statistics(frame, block)
+    means, _, _, texture = statistics
     surroundings = median_filter(means, size=max(3, means.shape[0] // 2) | 1, mode="nearest")
     mask = _above_otsu(texture) | _above_otsu(np.maximum(means - surroundings, 0))
     mask = _without_specks(mask)
-    return Vacuum(means, binary_dilation(mask, iterations=_GROW_BLOCKS), block)
+    return Vacuum(statistics, binary_dilation(mask, iterations=_GROW_BLOCKS), block)
 
 
 def constant(frame: Array, vacuum: Vacuum | None = None) -> Array:
@@ -63,9 +71,14 @@ def constant(frame: Array, vacuum: Vacuum | None = None) -> Array:
 def laplace(frame: Array, vacuum: Vacuum | None = None) -> Array:
     """(height, width) float32: vacuum as it is, and under the particle the solution of Laplace's equation with the vacuum as its rim."""
     vacuum = vacuum or find_vacuum(frame)
+    return grid.draw(laplace_blocks(frame, vacuum), vacuum.block_px, (frame.shape[0], frame.shape[1]))
+
+
+def laplace_blocks(frame: Array, vacuum: Vacuum) -> Array:
+    """(rows, columns) float32: the same at block centres; where next to no vacuum is seen, the constant."""
     if vacuum.fraction < _MIN_VACUUM:
-        return constant(frame, vacuum)
-    return grid.draw(_inpainted(vacuum.means, vacuum.mask), vacuum.block_px, (frame.shape[0], frame.shape[1]))
+        return np.full(vacuum.mask.shape, constant(frame, vacuum)[0, 0], np.float32)
+    return _inpainted(vacuum.means, vacuum.mask)
 
 
 def _inpainted(means: Array, mask: Array) -> Array:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from aet_stream.denoise import classical, grid, trust
+from aet_stream.denoise.classical import Vacuum
+from aet_stream.denoise.features import LAPLACE_CHANNEL, coarse_inputs, normalisation
 from aet_stream.denoise.weights_file import Card, find_weights, load_card, load_tensors
 from aet_stream.errors import ModelError
 from aet_stream.projection import Array, Subtracted
@@ -44,7 +46,7 @@ class Estimator(Protocol):
     @property
     def precision(self) -> str: ...
 
-    def background(self, frame: Array, beat: Beat) -> Array:
+    def background(self, frame: Array, vacuum: Vacuum, beat: Beat) -> Array:
         """(height, width) float32 -> the same, in the same units."""
 
 
@@ -77,7 +79,7 @@ class Denoiser:
             return Subtracted(frame.copy(), trust.blank_quality(self.name, self.sha256))
         vacuum = classical.find_vacuum(frame)
         laplace = classical.laplace(frame, vacuum)
-        background = laplace if self.name == "laplace" else self._estimator.background(frame, beat)
+        background = laplace if self.name == "laplace" else self._estimator.background(frame, vacuum, beat)
         clean = frame - background
         quality = trust.judge(
             clean,
@@ -102,15 +104,8 @@ class Classical:
         self._estimate = {"constant": classical.constant, "laplace": classical.laplace}[name]
         self.sha256 = hashlib.sha256(name.encode() + Path(classical.__file__).read_bytes()).hexdigest()
 
-    def background(self, frame: Array, beat: Beat) -> Array:
-        return self._estimate(frame)
-
-
-def normalisation(frame: Array) -> tuple[float, float]:
-    """(offset, range) by the 0.5 and 99.5 percentiles; a network sees (frame - offset) / range, so units and offsets do not matter."""
-    step = max(1, min(frame.shape) // 128)
-    low, high = np.percentile(frame[::step, ::step], (0.5, 99.5))
-    return float(low), max(float(high - low), 1e-6)
+    def background(self, frame: Array, vacuum: Vacuum, beat: Beat) -> Array:
+        return self._estimate(frame, vacuum)
 
 
 class Network:
@@ -150,18 +145,14 @@ class Network:
         layers = model.folded().to(self._torch_device, self._dtype)
         return layers.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
 
-    def background(self, frame: Array, beat: Beat) -> Array:
+    def background(self, frame: Array, vacuum: Vacuum, beat: Beat) -> Array:
         low, span = normalisation(frame)
-        normal = (frame - np.float32(low)) / np.float32(span)
-        found = self._on_blocks(normal, beat) if self.card.grid_blocks else self._in_tiles(normal[None], beat)
-        return found * np.float32(span) + np.float32(low)
-
-    def _on_blocks(self, normal: Array, beat: Beat) -> Array:
-        """The network corrects block means; splines draw the frame from them."""
-        shape = (normal.shape[0], normal.shape[1])
-        block = grid.block_px(shape, self.card.grid_blocks)
-        blocks = grid.statistics(normal, block)[: self.card.in_channels]
-        return grid.draw(blocks[0] + self._in_tiles(blocks, beat), block, shape)
+        if not self.card.grid_blocks:
+            normal = (frame - np.float32(low)) / np.float32(span)
+            return self._in_tiles(normal[None], beat) * np.float32(span) + np.float32(low)
+        blocks = coarse_inputs(frame, vacuum, low, span)
+        found = blocks[LAPLACE_CHANNEL] + self._in_tiles(blocks, beat)
+        return grid.draw(found * np.float32(span) + np.float32(low), vacuum.block_px, (frame.shape[0], frame.shape[1]))
 
     def _in_tiles(self, channels: Array, beat: Beat) -> Array:
         """(channels, y, x) -> (y, x), retried with less memory until it fits."""

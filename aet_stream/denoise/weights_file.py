@@ -25,7 +25,7 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     depth: int = 17
     width: int = 64
     in_channels: int = 1
-    """1: the frame; 4: mean, minimum, maximum and standard deviation of blocks."""
+    """1: the frame itself; 6: what features.py makes of its blocks."""
     grid_blocks: int = 0
     """Blocks along the longer edge of the frame that the network works on; 0: full resolution."""
     bfloat16: bool = False

@@ -129,7 +129,7 @@ def _read_v5(path: Path, image: int) -> tuple[Array, Array | None]:
     images = shape[2] if len(shape) == 3 else 1
     image_in_range(path, image, images)
     beside = next((angle for angle in _ANGLES if angle in variables), None)
-    values = loadmat(str(path), appendmat=False, variable_names=[name] + ([beside] if beside else []))
+    values = loadmat(str(path), appendmat=False, mat_dtype=True, variable_names=[name] + ([beside] if beside else []))
     pixels = values[name]
     return pixels[:, :, image] if pixels.ndim == 3 else pixels, _tilts(values[beside] if beside else None, images)
 

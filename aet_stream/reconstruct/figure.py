@@ -11,7 +11,7 @@ from aet_stream.projection import Array
 
 
 def central_slices(volume: Array) -> list[tuple[str, Array]]:
-    """(title, image) of the three planes through the middle of a (slice y, row, column) volume."""
+    """(title, image) of the three planes through the middle of a (slice y, row, column) volume, which may be an HDF5 dataset."""
     y, row, column = (edge // 2 for edge in volume.shape)
     return [
         ("across the tilt axis", volume[y]),
@@ -27,9 +27,10 @@ def draw_orthoslices(volume: Array, voxel_size_nm: float, path: Path, *, title: 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    high = float(np.percentile(volume, 99.8)) or 1.0
+    slices = central_slices(volume)
+    high = float(np.percentile(np.concatenate([image.ravel() for _, image in slices]), 99.8)) or 1.0
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.4), layout="constrained")
-    for axis, (name, image) in zip(axes, central_slices(volume), strict=True):
+    for axis, (name, image) in zip(axes, slices, strict=True):
         axis.imshow(image, cmap="gray", vmin=0, vmax=high)
         axis.set_title(name, fontsize=10)
         axis.set_axis_off()

@@ -25,6 +25,9 @@ _WHY_NOT = {
     "fbp": "in tomopy it is back-projection without a filter",
 }
 _PAD_PX = 32
+"""gridrec does not pad widths that are powers of two, and its outermost row and column are undefined: both stay outside."""
+_MARGIN_PX = 8
+"""What a shift by half a pixel may look at around the slice."""
 
 
 def load() -> ModuleType:
@@ -42,24 +45,46 @@ def load() -> ModuleType:
         ) from error
 
 
+def available() -> str | None:
+    """Why tomopy cannot be used here, or None when it can. Takes seconds when it can."""
+    try:
+        load()
+    except ReconstructionError as error:
+        return str(error)
+    return None
+
+
+def check(algorithm: str) -> None:
+    """Let only those through that give sound volumes from background-free projections.
+
+    Raises
+    ------
+    ReconstructionError : why this one does not
+    """
+    if algorithm not in SAFE:
+        why = _WHY_NOT.get(algorithm, "it has not been checked against data like these")
+        raise ReconstructionError(f"tomopy:{algorithm} is refused: {why}; choose {', '.join(SAFE)}")
+
+
 def solve(projections: Array, tilts_deg: Array, *, algorithm: str, iterations: int = 50, tomopy: ModuleType | None = None) -> Array:
     """(slice y, row, column) float32 by one of tomopy's algorithms, in the geometry of solver.py.
 
     Parameters
     ----------
     projections : (tilts, height, width) float32, finite
+    iterations : gridrec, which is direct, takes no notice
+    tomopy : the module to use; None: the installed one
 
     Raises
     ------
-    ReconstructionError : an algorithm that is not safe for such data, or no tomopy
+    ReconstructionError : an algorithm that is not safe for such data, pixels that are not finite, or no tomopy
     """
-    if algorithm not in SAFE:
-        why = _WHY_NOT.get(algorithm, "it has not been checked against data like these")
-        raise ReconstructionError(f"tomopy:{algorithm} is refused: {why}; choose {', '.join(SAFE)}")
+    check(algorithm)
     engine = tomopy or load()
-    data = np.array(projections, dtype=np.float32, order="C")  # tomopy may write into what it is given
-    if not np.isfinite(data).all():
-        raise ReconstructionError("projections have values that are not finite: tomopy would spoil whole slices")
+    data = np.array(projections, dtype=np.float32, order="C")  # a copy: tomopy may write into what it is given
+    for row, projection in enumerate(data):
+        if not np.isfinite(projection).all():
+            raise ReconstructionError(f"row {row} has pixels that are not finite (NaN or infinite): tomopy would spoil whole slices")
     theta = np.radians(np.asarray(tilts_deg, dtype=np.float64))
     if algorithm == "gridrec":
         return _gridrec(engine, data, theta)
@@ -71,7 +96,7 @@ def _gridrec(engine: ModuleType, data: Array, theta: Array) -> Array:
     width = data.shape[2]
     padded = np.pad(data, ((0, 0), (0, 0), (_PAD_PX, _PAD_PX)), mode="edge")
     volume = engine.recon(padded, theta, center=(padded.shape[2] - 1) / 2, algorithm="gridrec", sinogram_order=False)
+    near = slice(_PAD_PX - _MARGIN_PX, _PAD_PX + width + _MARGIN_PX)
+    inner = slice(_MARGIN_PX, _MARGIN_PX + width)
     across = (0.5, -0.5) if width % 2 == 0 else (1.0, -1.0)
-    moved = np.stack([shift(one, across, order=1, mode="nearest") for one in volume])
-    inner: Array = moved[:, _PAD_PX : _PAD_PX + width, _PAD_PX : _PAD_PX + width].astype(np.float32)
-    return inner
+    return np.stack([shift(one[near, near], across, order=3, mode="nearest")[inner, inner] for one in volume]).astype(np.float32)

@@ -51,7 +51,8 @@ def _clouds(rng: np.random.Generator, size_px: int, scale: float) -> Array:
     noise = gaussian_filter(rng.standard_normal((coarse, coarse)).astype(np.float32), scale * coarse, mode="wrap")
     b = np.kron(noise, np.ones((-(-size_px // coarse),) * 2, np.float32))[:size_px, :size_px]
     b = gaussian_filter(b, size_px / coarse)
-    return b / max(float(b.std()), 1e-6)
+    clouds: Array = b / max(float(b.std()), 1e-6)
+    return clouds
 
 
 def background(rng: np.random.Generator, kind: str, size_px: int) -> Array:

@@ -33,13 +33,19 @@ def load(source: Path, angles: Path | None) -> tuple[list[Array], Array, float]:
     if len(tilts) != len(found):
         raise SourceError(f"{angles}: {len(tilts)} tilts for {len(found)} images")
     sizes = [p.acquisition.pixel_size_nm for p in found if p.acquisition.pixel_size_nm]
-    return [p.pixels for p in found], tilts, sizes[0] if sizes else 0.1
+    return [_narrow(p.pixels) for p in found], tilts, sizes[0] if sizes else 0.1
 
 
 def _images(path: Path) -> list[Projection]:
     reader = format_of(path)
     count = reader.probe(path, regular_size(path, _MAX_BYTES)).images
     return [_with_sidecar(path, reader.read(path, image), image, count) for image in range(count)]
+
+
+def _narrow(pixels: Array) -> Array:
+    """Doubles that are singles in disguise become singles, which every format can hold."""
+    single = pixels.astype("<f4") if pixels.dtype == np.float64 else pixels
+    return single if np.array_equal(single, pixels) else pixels
 
 
 def _with_sidecar(path: Path, projection: Projection, image: int, images: int) -> Projection:

@@ -23,12 +23,6 @@ class Frame:
     clean: Array
 
 
-def normalisation(frame: Array) -> tuple[float, float]:
-    """(offset, range) of a frame by its 0.5 and 99.5 percentiles: what a network sees is (frame - offset) / range."""
-    low, high = np.percentile(frame[::2, ::2] if min(frame.shape) > 64 else frame, (0.5, 99.5))
-    return float(low), max(float(high - low), 1e-6)
-
-
 class Mixer:
     """A pool of projections and one of backgrounds; every sample is a new combination of both."""
 

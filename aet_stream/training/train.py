@@ -25,11 +25,13 @@ from torch import Tensor, nn
 
 from aet_stream import __version__, durable
 from aet_stream.denoise import grid
+from aet_stream.denoise.classical import find_vacuum
 from aet_stream.denoise.dncnn import DnCNN
+from aet_stream.denoise.features import LAPLACE_CHANNEL, coarse_inputs, normalisation
 from aet_stream.denoise.weights_file import Card, save_weights
 from aet_stream.errors import ConfigError
 from aet_stream.projection import Array
-from aet_stream.training.dataset import FRAME_PX, Mixer, normalisation
+from aet_stream.training.dataset import FRAME_PX, Mixer
 
 logger = logging.getLogger(__name__)
 
@@ -100,9 +102,9 @@ def draw_batch(mixer: Mixer, rng: np.random.Generator, preset: Preset, count: in
         low, span = normalisation(frame.raw)
         raw, below = (frame.raw - low) / span, (frame.background - low) / span
         if preset.grid_blocks:
-            block = grid.block_px(raw.shape, preset.grid_blocks)
-            inputs.append(grid.statistics(raw, block)[: preset.in_channels])
-            targets.append(grid.at_centres(below, block)[None])
+            vacuum = find_vacuum(frame.raw)
+            inputs.append(coarse_inputs(frame.raw, vacuum, low, span))
+            targets.append(grid.at_centres(below, vacuum.block_px)[None])
             ranges.append(span)
             continue
         for _ in range(min(preset.patches_per_frame, count - len(inputs))):
@@ -115,12 +117,14 @@ def draw_batch(mixer: Mixer, rng: np.random.Generator, preset: Preset, count: in
     return stacked[0].contiguous(memory_format=torch.channels_last), stacked[1], torch.tensor(ranges)
 
 
-def mean_square_errors(model: nn.Module, batch: Batch, device: torch.device, *, from_mean: bool) -> Tensor:
-    """(n,) mean square error of each predicted background, in normalised units; `from_mean`: the network corrects the block mean."""
+def mean_square_errors(model: nn.Module, batch: Batch, device: torch.device, *, coarse: bool) -> Tensor:
+    """(n,) mean square error of each predicted background, in normalised units; a coarse network corrects the Laplace estimate."""
     inputs, targets, _ = (part.to(device) for part in batch)
     with torch.autocast(device.type, torch.bfloat16):
         predicted: Tensor = model(inputs).float()  # (n, 1, y, x)
-    return (predicted + inputs[:, :1] * from_mean - targets).square().mean((1, 2, 3))
+    if coarse:
+        predicted = predicted + inputs[:, LAPLACE_CHANNEL : LAPLACE_CHANNEL + 1]
+    return (predicted - targets).square().mean((1, 2, 3))
 
 
 class Training:
@@ -129,7 +133,7 @@ class Training:
     def __init__(self, preset: Preset, seed: int, device: torch.device) -> None:
         torch.manual_seed(seed)
         self.preset, self.seed, self.device = preset, seed, device
-        self.from_mean = preset.grid_blocks > 0
+        self.coarse = preset.grid_blocks > 0
         self.model = DnCNN(in_channels=preset.in_channels).to(device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.model)
@@ -144,7 +148,7 @@ class Training:
             group["lr"] = learning_rate(self.step, done, self.preset)
         self.model.train()
         errors = mean_square_errors(
-            self.model, draw_batch(mixer, self.rng, self.preset, self.preset.batch), self.device, from_mean=self.from_mean
+            self.model, draw_batch(mixer, self.rng, self.preset, self.preset.batch), self.device, coarse=self.coarse
         )
         loss = torch.log(errors + 1e-5).mean() if self.preset.loss == "log_mse" else errors.mean()
         self.optimizer.zero_grad()
@@ -167,7 +171,7 @@ class Training:
     @torch.no_grad()
     def psnr_db(self, validation: Batch) -> tuple[float, float]:
         """(mean, worst) over fixed frames of particles that are never trained on; 0 dB = the brightest particle pixel."""
-        errors = mean_square_errors(self.average.eval(), validation, self.device, from_mean=self.from_mean).cpu() * validation[2] ** 2
+        errors = mean_square_errors(self.average.eval(), validation, self.device, coarse=self.coarse).cpu() * validation[2] ** 2
         figures = -10 * torch.log10(errors + 1e-12)
         return float(figures.mean()), float(figures.min())
 

@@ -1,0 +1,44 @@
+# Every command does its own set-up; `make demo` and `make test` are all that a newcomer needs.
+PYTHON ?= python3
+BIN := .venv/bin
+THREADS := $(shell nproc 2>/dev/null || echo 2)
+
+.PHONY: help setup demo test test-long check format bench clean
+
+help:
+	@echo "make demo    a simulated microscope, the daemon, a volume, a picture: demo/summary.png"
+	@echo "make test    all tests (about five minutes)"
+	@echo "make check   format, lint, types, import layers"
+	@echo "make bench   latency, throughput, memory, inference and reconstruction figures"
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+demo: setup
+	$(BIN)/python tests/demo.py demo
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow"
+
+test-long: setup
+	$(BIN)/python -m pytest -m slow
+
+check: setup
+	$(BIN)/ruff format --check aet_stream tests
+	$(BIN)/ruff check aet_stream tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff format aet_stream tests
+	$(BIN)/ruff check --fix aet_stream tests
+
+bench: setup
+	$(BIN)/python tests/bench.py
+
+clean:
+	rm -rf demo bench build *.egg-info

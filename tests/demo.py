@@ -1,0 +1,177 @@
+"""`make demo`: a simulated microscope writes 60 tilts, the daemon turns them into a background-free series and its volume.
+
+Real processes, no GPU. Prints a table, draws summary.png, and exits with 0 only if everything is as it should be.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from aet_stream.denoise import classical
+from aet_stream.reconstruct.figure import add_scale_bar, central_slices
+from aet_stream.training.evaluate import psnr_db, ssim
+
+TILTS = 60
+SIZE_PX = 256
+CADENCE_S = 0.5
+SERIES = "particle"
+AET_STREAM = [sys.executable, "-m", "aet_stream"]
+
+
+def main(folder: Path) -> int:
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "watch").mkdir(parents=True)
+    config = folder / "config.toml"
+    paths = {"watch": folder / "watch", "output": folder / "output"}
+    config.write_text(
+        "".join(f"[{key}]\nroot = {json.dumps(str(path.resolve()))}\n" for key, path in paths.items()) + "[monitor]\nport = 0\n"
+    )
+    console = Console()
+    console.print(f"[bold]A simulated microscope writes {TILTS} tilts of {SIZE_PX} px into {paths['watch']}; aet-stream watches.[/bold]")
+    began = time.monotonic()
+    daemon = subprocess.Popen([*AET_STREAM, "run", "--config", str(config), "--until-idle", "5", "--strict"])
+    microscope = subprocess.Popen(
+        [*AET_STREAM, "simulate", "--out", str(paths["watch"]), "--name", SERIES, "--tilts", str(TILTS), "--size", str(SIZE_PX),
+         "--cadence", str(CADENCE_S), "--seed", "7", "--background", "film"],
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        code = daemon.wait(600)
+        microscope.wait(10)
+    except (KeyboardInterrupt, subprocess.TimeoutExpired) as error:
+        for process in (microscope, daemon):
+            process.send_signal(signal.SIGTERM)
+        daemon.wait(30)
+        console.print(f"[red]demo stopped: {type(error).__name__}[/red]")
+        return 130 if isinstance(error, KeyboardInterrupt) else 1
+    return report(console, folder, config, code, time.monotonic() - began)
+
+
+def report(console: Console, folder: Path, config: Path, code: int, seconds: float) -> int:
+    """Compare what came out with the truth, and show it."""
+    answer = subprocess.run([*AET_STREAM, "status", "--json", "--config", str(config)], capture_output=True, text=True, check=True)
+    status = json.loads(answer.stdout)
+    files = len(list((folder / "watch" / SERIES).iterdir()))
+    table = Table("", "", title=f"aet-stream demo, {seconds:.0f} s")
+    table.add_row("files in", str(files))
+    for key in ("stored", "held", "quarantined", "duplicates"):
+        table.add_row(key, str(status[key]))
+    for stage, figures in status["latency"]["stages"].items():
+        name = "file closed to readable" if stage == "total" else f"  {stage}"
+        table.add_row(f"latency p50 / p99, {name}", f"{figures['p50_s']:.3f} / {figures['p99_s']:.3f} s")
+    series, volume = folder / "output" / SERIES / "series.h5", folder / "output" / SERIES / "reconstruction.h5"
+    if not series.exists() or not volume.exists():
+        console.print(table)
+        console.print(f"[red]demo failed: exit code {code}, and {series if not series.exists() else volume} is not there[/red]")
+        return 1
+    found = judge(series, volume, folder / "watch.truth" / f"{SERIES}.h5")
+    for name, (decibel, likeness) in found["projections"].items():
+        table.add_row(f"projections, {name}: PSNR / SSIM", f"{decibel:.1f} dB / {likeness:.3f}")
+    table.add_row("volume, relative error (best scale)", f"{found['volume_error']:.3f}")
+    console.print(table)
+    draw(found, folder / "summary.png")
+    console.print(f"picture: {folder / 'summary.png'}    series: {series}    volume: {volume}")
+    good = code == 0 and status["stored"] == files == TILTS and not status["held"] and not status["quarantined"]
+    if not good:
+        console.print(f"[red]demo failed: exit code {code}, {status['stored']} of {files} files stored[/red]")
+    return 0 if good else 1
+
+
+def judge(series: Path, volume: Path, truth: Path) -> dict[str, Any]:
+    """Figures against the truth: what is left of the background, and the volume."""
+    with h5py.File(series) as file, h5py.File(truth) as true, h5py.File(volume) as made:
+        order = np.argsort(file["/exchange/theta"][()])
+        raw, clean = file["/aet/raw"][()][order].astype(np.float32), file["/exchange/data"][()][order]
+        tilts, pixel_nm = file["/exchange/theta"][()][order], float(true.attrs["pixel_size_nm"])
+        real, below, solid = true["clean"][()], true["background"][()], true["volume"][()]
+        grown = made["/reconstruction/volume"][()]
+    peak = float(real.max())
+    backgrounds = {
+        "nothing done": np.zeros_like(below),
+        "Laplace": np.stack([classical.laplace(frame) for frame in raw]),
+        "network": raw - clean,
+    }
+    figures = {
+        name: (
+            float(np.mean([psnr_db(b / peak, f / peak) for b, f in zip(below, found, strict=True)])),
+            float(np.mean([ssim(c / peak, (c + b - f) / peak) for c, b, f in zip(real, below, found, strict=True)])),
+        )
+        for name, found in backgrounds.items()
+    }
+    scale = float((grown * solid).sum() / (grown * grown).sum())
+    error = float(np.linalg.norm(scale * grown - solid) / np.linalg.norm(solid))
+    middle = len(raw) // 2
+    frames = {
+        "raw": raw[middle],
+        "clean": clean[middle],
+        "truth": real[middle],
+        "background": raw[middle] - clean[middle],
+        "true background": below[middle],
+    }
+    return {"projections": figures, "volume_error": error, "frames": frames, "tilts": tilts, "pixel_nm": pixel_nm,
+            "volume": scale * grown, "true_volume": solid}  # fmt: skip
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """One page: a projection before and after, the tilts, and the volume beside the truth."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure = plt.figure(figsize=(15, 9.2), layout="constrained")
+    axes = figure.subplot_mosaic([["raw", "clean", "truth", "background", "true background"], ["a0", "a1", "a2", "tilt", "tilt"], ["b0", "b1", "b2", "tilt", "tilt"]],
+                                 per_subplot_kw={"tilt": {"projection": "polar"}})  # fmt: skip
+    frames, pixel_nm = found["frames"], found["pixel_nm"]
+    scales = {"raw": np.percentile(frames["raw"], (0.5, 99.8)), "background": np.percentile(frames["true background"], (0, 100))}
+    scales["clean"] = scales["truth"] = np.percentile(frames["truth"], (0.5, 99.8))
+    scales["true background"] = scales["background"]
+    for name, image in frames.items():
+        low, high = scales[name]
+        shown = axes[name].imshow(image, cmap="viridis" if "background" in name else "gray", vmin=low, vmax=high)
+        figure.colorbar(shown, ax=axes[name], shrink=0.7, label="counts")
+        axes[name].set_title(name)
+        add_scale_bar(axes[name], image.shape[1], image.shape[0], pixel_nm)
+    high = np.percentile(found["true_volume"], 99.9)
+    for row, volume, word in (("a", found["volume"], "reconstructed"), ("b", found["true_volume"], "truth")):
+        for index, (title, image) in enumerate(central_slices(volume)):
+            axes[f"{row}{index}"].imshow(image, cmap="gray", vmin=0, vmax=high)
+            axes[f"{row}{index}"].set_title(f"{word}: {title}", fontsize=9)
+            add_scale_bar(axes[f"{row}{index}"], image.shape[1], image.shape[0], pixel_nm)
+    for name, axis in axes.items():
+        if name != "tilt":
+            axis.set_axis_off()
+    draw_coverage(axes["tilt"], found["tilts"])
+    words = [f"{name} {db:.1f} dB" for name, (db, _) in found["projections"].items()]
+    figure.suptitle(f"background error: {', '.join(words)}; volume error {found['volume_error']:.2f}", fontsize=12)
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
+def draw_coverage(axis: Any, tilts_deg: np.ndarray) -> None:
+    """Every tilt a line through the middle; what no tilt sees is shaded."""
+    for tilt in np.radians(tilts_deg):
+        axis.plot([tilt, tilt + np.pi], [1, 1], color="tab:blue", lw=0.7)
+    low, high = np.radians(tilts_deg.min()), np.radians(tilts_deg.max())
+    for start in (high, high + np.pi):
+        axis.fill_between(np.linspace(start, start + np.pi - (high - low), 50), 0, 1, color="tab:red", alpha=0.2, lw=0)
+    axis.set_theta_zero_location("N")
+    axis.set_theta_direction(-1)
+    axis.set_yticks([])
+    axis.set_title(f"{len(tilts_deg)} tilts, {tilts_deg.min():+.0f} to {tilts_deg.max():+.0f} deg; red: missing wedge")
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
