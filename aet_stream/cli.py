@@ -207,7 +207,6 @@ def _status(arguments: argparse.Namespace) -> int:
         status = {"daemon": "running", **ask(root, "status", timeout_s=2.0)}
     except NotRunning:
         status = {"daemon": "not running", **_from_ledger(root)}
-    status.update(status.get("totals", {}))
     print(json.dumps(status, indent=2) if arguments.json else _status_text(status))
     return EXIT_OK
 

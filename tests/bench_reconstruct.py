@@ -97,9 +97,8 @@ def main() -> None:
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{given.size}^3 voxels, {len(tilts_deg)} tilts, {len(atoms)} atoms, {given.iterations} iterations")
     print(f"relative error {relative_error(solution.volume, truth):.3f}  atoms {atom_error_px(solution.volume, places, sigma):.3f} px")
-    print(
-        f"CPU {cpu:.1f} s  wall {wall:.1f} s  peak memory {peak_mib:.0f} MiB ({before_mib:.0f} before)  residual {solution.residuals[-1]:.4f}"
-    )
+    print(f"CPU {cpu:.1f} s  wall {wall:.1f} s  peak memory {peak_mib:.0f} MiB ({before_mib:.0f} before)")
+    print(f"residual {solution.residuals[-1]:.4f} of the projections")
 
 
 if __name__ == "__main__":

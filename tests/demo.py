@@ -63,11 +63,12 @@ def report(console: Console, folder: Path, config: Path, code: int, seconds: flo
     """Compare what came out with the truth, and show it."""
     answer = subprocess.run([*AET_STREAM, "status", "--json", "--config", str(config)], capture_output=True, text=True, check=True)
     status = json.loads(answer.stdout)
+    totals = status["totals"]
     files = len(list((folder / "watch" / SERIES).iterdir()))
     table = Table("", "", title=f"aet-stream demo, {seconds:.0f} s")
     table.add_row("files in", str(files))
     for key in ("stored", "held", "quarantined", "duplicates"):
-        table.add_row(key, str(status[key]))
+        table.add_row(key, str(totals[key]))
     for stage, figures in status["latency"]["stages"].items():
         name = "file closed to readable" if stage == "total" else f"  {stage}"
         table.add_row(f"latency p50 / p99, {name}", f"{figures['p50_s']:.3f} / {figures['p99_s']:.3f} s")
@@ -83,9 +84,9 @@ def report(console: Console, folder: Path, config: Path, code: int, seconds: flo
     console.print(table)
     draw(found, folder / "summary.png")
     console.print(f"picture: {folder / 'summary.png'}    series: {series}    volume: {volume}")
-    good = code == 0 and status["stored"] == files == TILTS and not status["held"] and not status["quarantined"]
+    good = code == 0 and totals["stored"] == files == TILTS and not totals["held"] and not totals["quarantined"]
     if not good:
-        console.print(f"[red]demo failed: exit code {code}, {status['stored']} of {files} files stored[/red]")
+        console.print(f"[red]demo failed: exit code {code}, {totals['stored']} of {files} files stored[/red]")
     return 0 if good else 1
 
 
@@ -132,7 +133,8 @@ def draw(found: dict[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure = plt.figure(figsize=(15, 9.2), layout="constrained")
-    axes = figure.subplot_mosaic([["raw", "clean", "truth", "background", "true background"], ["a0", "a1", "a2", "tilt", "tilt"], ["b0", "b1", "b2", "tilt", "tilt"]],
+    rooms = [["raw", "clean", "truth", "background", "true background"], [*"abc", "tilt", "tilt"], [*"def", "tilt", "tilt"]]
+    axes = figure.subplot_mosaic(rooms,
                                  per_subplot_kw={"tilt": {"projection": "polar"}})  # fmt: skip
     frames, pixel_nm = found["frames"], found["pixel_nm"]
     scales = {"raw": np.percentile(frames["raw"], (0.5, 99.8)), "background": np.percentile(frames["true background"], (0, 100))}
@@ -145,11 +147,11 @@ def draw(found: dict[str, Any], path: Path) -> None:
         axes[name].set_title(name)
         add_scale_bar(axes[name], image.shape[1], image.shape[0], pixel_nm)
     high = np.percentile(found["true_volume"], 99.9)
-    for row, volume, word in (("a", found["volume"], "reconstructed"), ("b", found["true_volume"], "truth")):
+    for row, volume, word in (("abc", found["volume"], "volume"), ("def", found["true_volume"], "truth")):
         for index, (title, image) in enumerate(central_slices(volume)):
-            axes[f"{row}{index}"].imshow(image, cmap="gray", vmin=0, vmax=high)
-            axes[f"{row}{index}"].set_title(f"{word}: {title}", fontsize=9)
-            add_scale_bar(axes[f"{row}{index}"], image.shape[1], image.shape[0], pixel_nm)
+            axes[row[index]].imshow(image, cmap="gray", vmin=0, vmax=high)
+            axes[row[index]].set_title(f"{word}: {title}", fontsize=9)
+            add_scale_bar(axes[row[index]], image.shape[1], image.shape[0], pixel_nm)
     for name, axis in axes.items():
         if name != "tilt":
             axis.set_axis_off()

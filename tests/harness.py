@@ -167,7 +167,8 @@ while not select.select([sys.stdin], [], [], 0.05)[0]:
             n = len(f["/exchange/theta"])
             if n < most: bad += 1; words.append(f"shrank {most} -> {n}")
             most = max(most, n)
-            clean, raw, crc, rcrc = f["/exchange/data"], f["/aet/raw"], f["/aet/projection/clean_crc32"][()], f["/aet/projection/raw_crc32"][()]
+            clean, raw = f["/exchange/data"], f["/aet/raw"]
+            crc, rcrc = f["/aet/projection/clean_crc32"][()], f["/aet/projection/raw_crc32"][()]
             if not (len(clean) == len(raw) == len(crc) == n): bad += 1; words.append("lengths differ")
             for i in {0, n // 2, n - 1, max(0, n - 2)}:
                 if zlib.crc32(clean[i].data) != crc[i] or zlib.crc32(raw[i].data) != rcrc[i]: bad += 1; words.append(f"row {i} of {n}")

@@ -526,6 +526,7 @@ class Hub:
             self.archive.publish(name, units)
             del self._unpublished[name]
             for _, record, stages in units:
+                quarantine.remove(self.root / "quarantine", record.path, record.image)  # if an earlier state of the file was there
                 self._tell_stored(record, stages)
         self._published_at = time.monotonic()
 

@@ -54,7 +54,7 @@ def reconstruct(
 
     Raises
     ------
-    ReconstructionError : unreadable series, unknown method, too few projections
+    ReconstructionError : unreadable series, unknown method, too few projections, or the volume cannot be written
     """
     method = BUILT_IN if method == "auto" else method
     target = out or series.with_name("reconstruction.h5")
@@ -70,8 +70,11 @@ def reconstruct(
         volume, residuals = _solve(given, method, iterations, progress or _Log())
         facts = {**identity, "seconds": round(time.monotonic() - began, 2), "series": series.name}
         target.with_suffix(".png").unlink(missing_ok=True)  # a picture never shows another volume than the one beside it
-        with durable.replacing(target) as draft, h5py.File(draft, "w") as file:
-            _write(file, given, volume, residuals, facts)
+        try:
+            with durable.replacing(target) as draft, h5py.File(draft, "w") as file:
+                _write(file, given, volume, residuals, facts)
+        except (OSError, RuntimeError) as error:  # HDF5 reports a full disk as either
+            raise ReconstructionError(f"{target}: cannot be written: {error}") from error
     _ensure_picture(target, f"{series.absolute().parent.name}, {method}")
     return target
 
@@ -89,7 +92,7 @@ def read_input(series: Path) -> Input:
             rows = np.flatnonzero((facts["blank"] == 0) & (facts["superseded"] == 0))
             tilts = file[THETA][()]
             projections = np.empty((len(rows), *file[CLEAN].shape[1:]), np.float32)
-            for place, row in enumerate(rows):
+            for place, row in enumerate(rows.tolist()):
                 projections[place] = _frame(file, row, facts["clean_crc32"][row])
     except (OSError, KeyError, RuntimeError) as error:
         raise ReconstructionError(f"{series}: cannot be read as a tilt series: {error}") from error

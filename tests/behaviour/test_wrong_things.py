@@ -1,0 +1,267 @@
+"""What goes wrong in practice: each ends in one clear line or a quarantine record, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aet_stream.simulate.writers import mdoc, mrc, npy, tiff
+from tests.harness import Daemon, known_image, plain_rows, put, running, wait_for
+
+
+def said(daemon: Daemon, *settings: str) -> tuple[int, str]:
+    """Exit code and the one line that `run` ends with."""
+    words = [word for setting in settings for word in ("--set", setting)]
+    done = subprocess.run(daemon.command("run", *daemon.set, *words), capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stderr.strip()
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("watch.settel_s=3", "unknown key `watch.settel_s`"),
+        ("wach.root=x", "unknown key `wach`"),
+        ("watch.scan_s=fast", "watch.scan_s"),
+        ("denoise.workers=0", "denoise.workers"),
+        ("angle.filename_regex=(", "angle.filename_regex"),
+        ("watch.root=", "watch.root is not set"),
+    ],
+)
+def test_a_wrong_setting_refuses_to_start_and_names_it(tmp_path: Path, setting: str, words: str) -> None:
+    """Unknown keys, wrong types, impossible values: exit code 2 and one line."""
+    code, line = said(Daemon(tmp_path), setting)
+    assert code == 2
+    assert words in line
+    assert "\n" not in line
+
+
+def test_output_inside_the_watched_folder_is_refused(tmp_path: Path) -> None:
+    """Results would be taken for input."""
+    daemon = Daemon(tmp_path)
+    code, line = said(daemon, f"output.root={daemon.root / 'out'}")
+    assert code == 2
+    assert "inside watch.root" in line
+    assert "\n" not in line
+
+
+def test_a_folder_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
+    """The microscope's share comes up later: the daemon says so, waits, and takes what is in it."""
+    later = tmp_path / "later"
+    daemon = Daemon(tmp_path)
+    daemon.root.rmdir()
+    daemon.start()
+    try:
+        wait_for(lambda: "is not there: waiting for it" in daemon.log.read_text(), what="a word about the folder")
+        put(later / "np", 0, 1.0)
+        later.rename(daemon.root)
+        daemon.wait_for_totals(stored=1)
+    finally:
+        assert daemon.stop() == 0
+
+
+def test_a_taken_port_degrades_the_monitor_and_nothing_else(tmp_path: Path) -> None:
+    """Port taken: intake runs, the monitor is reported as degraded."""
+    with socket.socket() as squatter:
+        squatter.bind(("127.0.0.1", 0))
+        squatter.listen()
+        port = squatter.getsockname()[1]
+        with running(tmp_path, monitor__enabled=True, monitor__port=port) as daemon:
+            put(daemon.root / "np", 0, 5.0)
+            daemon.wait_for_totals(stored=1)
+
+            def degraded() -> str:
+                return str(
+                    daemon.status()["roles"].get("supervisor", {}).get("status", {}).get("roles", {}).get("monitor", {}).get("degraded")
+                )
+
+            wait_for(lambda: "exit code" in degraded(), what="a degraded monitor")
+        assert f"port {port} on 127.0.0.1 is taken" in daemon.log.read_text()
+
+
+def test_a_second_instance_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:
+    """Two daemons on one output would corrupt it."""
+    with running(tmp_path) as daemon:
+        put(daemon.root / "np", 0, 5.0)
+        daemon.wait_for_totals(stored=1)
+        code, line = said(daemon)
+        assert code == 4
+        assert "runs already" in line
+        put(daemon.root / "np", 1, 6.0)
+        daemon.wait_for_totals(stored=2)
+
+
+def test_bad_files_are_quarantined_with_a_reason_and_good_ones_go_on(tmp_path: Path) -> None:
+    """Truncated, garbage, empty, NaN: one record each that a person understands; the source stays as it is."""
+    daemon = Daemon(tmp_path)
+    folder = daemon.root / "np"
+    for index in range(3):
+        put(folder, index, float(index))
+    whole = tiff(known_image(9), 0.0, 0.1)
+    spoiled = known_image(8).astype("<f4")
+    spoiled[3, 4] = np.nan
+    bad = {
+        "cut_+10.00deg.tif": (whole[: len(whole) // 2], "bytes"),
+        "noise_+11.00deg.tif": (os.urandom(500), "not a TIFF"),
+        "empty_+12.00deg.tif": (b"", "empty"),
+        "nan_+13.00deg.npy": (npy(spoiled, 0.0, 0.1), "1 of 4096 pixels are not finite"),
+    }
+    for name, (content, _) in bad.items():
+        (folder / name).write_bytes(content)
+    assert daemon.run("--until-idle", "2", "--strict") == 3
+    records = {entry["path"]: entry for entry in (json.loads(path.read_text()) for path in (daemon.out / "quarantine").glob("*.json"))}
+    assert set(records) == {f"np/{name}" for name in bad}
+    for name, (content, words) in bad.items():
+        assert words in records[f"np/{name}"]["reason"]
+        assert (folder / name).read_bytes() == content
+    assert len(plain_rows(daemon.out / "np" / "series.h5")) == 3
+    text = daemon.ask("status").stdout
+    assert all(name in text for name in bad)
+
+
+def test_a_mended_file_leaves_quarantine_by_itself(tmp_path: Path) -> None:
+    """The microscope finishes a file late: it is read again, and the record is gone."""
+    with running(tmp_path) as daemon:
+        whole = tiff(known_image(0), 0.0, 0.1)
+        path = daemon.root / "np" / "late_+3.00deg.tif"
+        path.parent.mkdir()
+        path.write_bytes(whole[:3000])
+        daemon.wait_for_totals(quarantined=1)
+        path.write_bytes(whole)
+        daemon.wait_for_totals(stored=1, quarantined=0)
+        wait_for(lambda: not list((daemon.out / "quarantine").glob("*.json")), what="the record to go")
+
+
+@pytest.mark.parametrize(
+    ("name", "beside", "words"),
+    [
+        ("probe.tif", None, "no tilt angle"),
+        ("probe_1000000000deg.tif", None, "outside"),
+        ("probe_+10deg.mrc", 25.0, "disagree"),
+    ],
+)
+def test_an_angle_in_doubt_holds_the_projection_until_a_person_speaks(tmp_path: Path, name: str, beside: float | None, words: str) -> None:
+    """Missing, impossible or contradicted: never guessed, visible in status, released by command."""
+    with running(tmp_path) as daemon:
+        path = daemon.root / "np" / name
+        path.parent.mkdir()
+        if beside is not None:
+            path.with_name(f"{name}.mdoc").write_bytes(mdoc(name, [beside], 0.1))
+        path.write_bytes((mrc if name.endswith(".mrc") else tiff)(known_image(0), 0.0, 0.1))
+        status = daemon.wait_for_totals(held=1, stored=0)
+        assert words in status["held"][0]["reason"]
+        assert name in daemon.ask("status").stdout
+        wrong = daemon.ask("release", str(status["held"][0]["id"]), "--angle", "1e9")
+        assert wrong.returncode == 1
+        assert "between" in wrong.stderr
+        assert daemon.ask("release", str(status["held"][0]["id"]), "--angle", "12.5").returncode == 0
+        daemon.wait_for_totals(held=0, stored=1)
+        ((tilt, _, _),) = plain_rows(daemon.out / "np" / "series.h5").values()
+        assert tilt == 12.5
+
+
+def test_a_late_sidecar_releases_a_held_projection(tmp_path: Path) -> None:
+    """SerialEM writes the mdoc after the image: held for a moment, then stored at its tilt."""
+    with running(tmp_path) as daemon:
+        path = daemon.root / "np" / "image.mrc"
+        path.parent.mkdir()
+        path.write_bytes(mrc(known_image(0), 0.0, 0.1))
+        daemon.wait_for_totals(held=1)
+        path.with_name("image.mrc.mdoc").write_bytes(mdoc("image.mrc", [-33.0], 0.1))
+        daemon.wait_for_totals(held=0, stored=1)
+        ((tilt, _, _),) = plain_rows(daemon.out / "np" / "series.h5").values()
+        assert tilt == -33.0
+
+
+def test_the_same_image_under_another_name_is_recorded_once(tmp_path: Path) -> None:
+    """A copy at the same tilt is a duplicate; the same pixels at another tilt are not."""
+    with running(tmp_path) as daemon:
+        put(daemon.root / "np", 0, 5.0)
+        daemon.wait_for_totals(stored=1)
+        shutil.copy(daemon.root / "np" / "image_000_+5.00deg.tif", daemon.root / "np" / "copy_+5.00deg.tif")
+        put(daemon.root / "np", 1, 6.0, pixels=known_image(0))
+        daemon.wait_for_totals(stored=2, duplicates=1)
+
+
+def test_a_retake_under_the_same_name_supersedes_the_first(tmp_path: Path) -> None:
+    """New pixels under the same path are a new projection; the older stays, marked."""
+    import h5py
+
+    with running(tmp_path) as daemon:
+        path = put(daemon.root / "np", 0, 5.0)
+        daemon.wait_for_totals(stored=1)
+        path.write_bytes(tiff(known_image(1), 0.0, 0.1))
+        daemon.wait_for_totals(stored=2)
+        with h5py.File(daemon.out / "np" / "series.h5") as file:
+            assert file["/aet/projection/superseded"][()].tolist() == [1, 0]
+
+
+def test_a_late_file_reopens_a_closed_series(tmp_path: Path) -> None:
+    """Closed means one contiguous file; one more projection opens it again and it can be closed again."""
+    import h5py
+
+    with running(tmp_path) as daemon:
+        series = daemon.out / "np" / "series.h5"
+        for index in range(3):
+            put(daemon.root / "np", index, float(index))
+        daemon.wait_for_totals(stored=3)
+        assert daemon.ask("close", "np").returncode == 0
+        with h5py.File(series) as file:
+            assert not file["/exchange/data"].is_virtual
+        put(daemon.root / "np", 3, 3.0)
+        daemon.wait_for_totals(stored=4)
+        assert len(plain_rows(series)) == 4
+        assert daemon.ask("close", "np").returncode == 0
+        assert daemon.ask("verify", str(series)).returncode == 0
+        assert daemon.ask("close", "nothing").returncode == 1
+
+
+def test_an_unreadable_file_waits_for_permission(tmp_path: Path) -> None:
+    """Not ours to read: said once, quarantined after a while, taken when allowed."""
+    if os.geteuid() == 0:
+        pytest.skip("root may read any file")
+    with running(tmp_path) as daemon:
+        path = put(daemon.root / "np", 0, 5.0)
+        path.chmod(0)
+        daemon.wait_for_totals(quarantined=1)
+        path.chmod(0o644)
+        path.touch()
+        daemon.wait_for_totals(stored=1, quarantined=0)
+
+
+def test_status_works_with_the_daemon_down(tmp_path: Path) -> None:
+    """What was stored is known without a daemon; commands that need one say so."""
+    daemon = Daemon(tmp_path)
+    put(daemon.root / "np", 0, 5.0)
+    assert daemon.run("--until-idle", "1", "--strict") == 0
+    text = daemon.ask("status")
+    assert text.returncode == 0
+    assert "not running" in text.stdout
+    assert "1 stored" in text.stdout
+    refused = daemon.ask("close", "np")
+    assert refused.returncode == 1
+    assert "no daemon" in refused.stderr
+
+
+def test_verify_finds_a_flipped_bit_and_a_missing_source(tmp_path: Path) -> None:
+    """Plain readers would see wrong pixels or NaN without an error; verify does not."""
+    with running(tmp_path) as daemon:
+        for index in range(3):
+            put(daemon.root / "np", index, float(index))
+        daemon.wait_for_totals(stored=3)
+        series, projections = daemon.out / "np" / "series.h5", daemon.out / "np" / "projections"
+        assert daemon.ask("verify", str(series)).returncode == 0
+        content = bytearray((projections / "000001.h5").read_bytes())
+        content[len(content) // 2] ^= 1
+        (projections / "000001.h5").write_bytes(content)
+        (projections / "000002.h5").unlink()
+        found = daemon.ask("verify", str(series))
+        assert found.returncode == 1
+        assert "row 1" in found.stdout
+        assert "row 2" in found.stdout

@@ -1,0 +1,338 @@
+"""The built-in solver, and the way from `series.h5` to `reconstruction.h5`."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from aet_stream.errors import ReconstructionError
+from aet_stream.layout import CLEAN, PER_PROJECTION, THETA, crc32
+from aet_stream.projection import Array
+from aet_stream.reconstruct import solver
+from aet_stream.reconstruct.run import VOLUME, reconstruct
+
+SIGMA_PX = 2.0
+TILTS_DEG = np.linspace(-70, 70, 29)
+#: (X, Y, slice, height) of the blobs, in pixels from the middle; well apart.
+BLOBS = ((9.3, -4.7, 7.0, 1.0), (-8.2, 6.1, 9.0, 2.0), (2.4, 11.6, 8.0, 1.5))
+HEIGHT = 17
+
+
+def views_of(
+    blobs: tuple[tuple[float, ...], ...], tilts_deg: Array, *, width: int = 48, height: int = HEIGHT, axis_px: float | None = None
+) -> Array:
+    """(tilts, y, x) float32: analytic projections of Gaussian blobs, no grid involved."""
+    axis = (width - 1) / 2 if axis_px is None else axis_px
+    rows, columns = np.arange(height)[None, :, None], np.arange(width)[None, None, :]
+    theta = np.radians(tilts_deg)[:, None, None]
+    views = np.zeros((len(tilts_deg), height, width))
+    for x, y, at_slice, peak in blobs:
+        seen = axis + x * np.cos(theta) + y * np.sin(theta)
+        far = ((columns - seen) ** 2 + (rows - at_slice) ** 2) / (2 * SIGMA_PX**2)
+        views += peak * SIGMA_PX * np.sqrt(2 * np.pi) * np.exp(-far)
+    return views.astype(np.float32)
+
+
+def place_of(volume: Array, x: float, y: float, at_slice: float) -> tuple[float, float, float]:
+    """(X, Y, slice) of the centre of mass within three sigma of where a blob should be."""
+    middle = (volume.shape[1] - 1) / 2
+    s, row, column = np.indices(volume.shape)
+    near = (s - at_slice) ** 2 + (middle - row - y) ** 2 + (column - middle - x) ** 2 < (3 * SIGMA_PX) ** 2
+    weight = volume[near] / volume[near].sum()
+    return (float((weight * (column[near] - middle)).sum()), float((weight * (middle - row[near])).sum()), float((weight * s[near]).sum()))
+
+
+def write_series(path: Path, views: Array, tilts_deg: Array, **columns: Array) -> Path:
+    """The parts of a series that a reconstruction reads."""
+    count = len(views)
+    facts = {
+        "blank": np.zeros(count, np.uint8),
+        "superseded": np.zeros(count, np.uint8),
+        "pixel_size_nm": np.full(count, 0.04),
+        "clean_crc32": np.array([crc32(view) for view in views]),
+    }
+    path.parent.mkdir(exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file[CLEAN], file[THETA] = views, np.asarray(tilts_deg, np.float64)
+        for name, values in (facts | columns).items():
+            file[f"{PER_PROJECTION}/{name}"] = values
+    return path
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> Path:
+    return write_series(tmp_path / "gold" / "series.h5", views_of(BLOBS, TILTS_DEG), TILTS_DEG)
+
+
+# -- the solver -------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [48, 47])
+def test_blobs_land_where_the_convention_says(width: int) -> None:
+    """A blob at (X, Y) lies at row (N-1)/2 - Y, column (N-1)/2 + X of its slice to a tenth of a pixel, for even and odd widths."""
+    volume = solver.solve(views_of(BLOBS, TILTS_DEG, width=width), TILTS_DEG).volume
+    assert volume.dtype == np.float32
+    assert volume.shape == (HEIGHT, width, width)
+    for x, y, at_slice, _ in BLOBS:
+        assert place_of(volume, x, y, at_slice) == pytest.approx((x, y, at_slice), abs=0.1)
+
+
+def test_heights_are_quantitative() -> None:
+    """Where all directions are seen, a blob of height 2 comes back with height 2."""
+    tilts_deg = np.linspace(-90, 90, 60, endpoint=False)
+    volume = solver.solve(views_of(((4.0, -3.0, 8.0, 2.0),), tilts_deg, width=49), tilts_deg).volume
+    assert volume[8, 24 + 3, 24 + 4] == pytest.approx(2.0, rel=0.05)
+
+
+def test_an_axis_between_columns_is_followed() -> None:
+    """With the axis 1.3 px off the middle, telling the solver puts the blobs right, and not telling it does not."""
+    views = views_of(BLOBS[:1], TILTS_DEG, axis_px=23.5 + 1.3)
+    x, y, at_slice, _ = BLOBS[0]
+    told, untold = (solver.solve(views, TILTS_DEG, axis_px=axis).volume for axis in (24.8, None))
+    assert place_of(told, x, y, at_slice) == pytest.approx((x, y, at_slice), abs=0.1)
+    assert place_of(untold, x, y, at_slice) != pytest.approx((x, y, at_slice), abs=0.5)
+
+
+def test_volume_is_nowhere_negative() -> None:
+    """Noise around zero, as background-free vacuum has it, leaves no negative voxel; nor is there anything outside the circle."""
+    views = views_of(BLOBS, TILTS_DEG) + np.random.default_rng(1).normal(0, 0.5, (len(TILTS_DEG), HEIGHT, 48)).astype(np.float32)
+    volume = solver.solve(views, TILTS_DEG, iterations=10).volume
+    assert volume.min() == 0
+    assert not volume[:, 0, 0].any()
+    assert volume.max() > 0.5
+
+
+def test_residual_falls() -> None:
+    """The residual starts at 1, is down to a hundredth after 50 iterations, and every tenth iteration is better than the one before."""
+    residuals = solver.solve(views_of(BLOBS, TILTS_DEG), TILTS_DEG, iterations=50).residuals
+    assert residuals[0] == pytest.approx(1)
+    assert (np.diff(residuals[::10]) < 0).all()
+    assert residuals[-1] < 0.01
+
+
+def test_order_of_tilts_does_not_matter() -> None:
+    """Projections in any order, with uneven gaps, give the same volume."""
+    tilts_deg = np.sort(np.random.default_rng(2).uniform(-75, 75, 20))
+    views, order = views_of(BLOBS, tilts_deg), np.random.default_rng(3).permutation(20)
+    straight = solver.solve(views, tilts_deg, iterations=20).volume
+    shuffled = solver.solve(views[order], tilts_deg[order], iterations=20).volume
+    np.testing.assert_allclose(shuffled, straight, atol=1e-4)
+
+
+def test_slices_do_not_depend_on_slabs() -> None:
+    """One thread, many threads and hardly any memory all give the same volume, to the last bit."""
+    views = views_of(BLOBS, TILTS_DEG)
+    whole = solver.solve(views, TILTS_DEG, iterations=5, threads=1).volume
+    for options in ({"threads": 4}, {"threads": 1, "memory_mib": 2}):
+        np.testing.assert_array_equal(solver.solve(views, TILTS_DEG, iterations=5, **options).volume, whole)
+
+
+def test_too_little_memory_is_said_beforehand() -> None:
+    """A volume that does not fit is refused with what it needs and what to do, before anything is computed."""
+    with pytest.raises(ReconstructionError, match=r"needs \d+ MiB of memory, 1 may be used: bin"):
+        solver.solve(views_of(BLOBS, TILTS_DEG), TILTS_DEG, memory_mib=1)
+
+
+def test_progress_counts_to_the_end() -> None:
+    """Every step is told once, in order, and the last one is the total."""
+    told: list[tuple[int, int]] = []
+    solver.solve(views_of(BLOBS, TILTS_DEG), TILTS_DEG, iterations=4, threads=3, progress=lambda done, total: told.append((done, total)))
+    assert [done for done, _ in told] == list(range(1, told[-1][1] + 1))
+
+
+def spoiled(row: int, value: float) -> Array:
+    views = views_of(BLOBS, TILTS_DEG)
+    views[row, 2, 3] = value
+    return views
+
+
+@pytest.mark.parametrize(
+    ("views", "tilts_deg", "options", "words"),
+    [
+        (spoiled(7, np.nan), TILTS_DEG, {}, "row 7: 1 pixels are not finite"),
+        (spoiled(4, np.inf), TILTS_DEG, {}, "row 4"),
+        (spoiled(0, 0), np.where(np.arange(29) == 5, np.nan, TILTS_DEG), {}, "row 5: its tilt is nan"),
+        (spoiled(0, 0), TILTS_DEG[:-1], {}, r"\(29, 17, 48\) projections for \(28,\) tilts"),
+        (spoiled(0, 0)[0], TILTS_DEG, {}, "are needed"),
+        (spoiled(0, 0)[:2], TILTS_DEG[:2], {}, "2 projections: at least 3"),
+        (spoiled(0, 0), TILTS_DEG, {"iterations": 0}, "0 iterations"),
+        (spoiled(0, 0), TILTS_DEG, {"axis_px": 48.0}, "axis at column 48.0"),
+    ],
+)
+def test_senseless_input_is_refused_by_name(views: Array, tilts_deg: Array, options: dict[str, float], words: str) -> None:
+    """What cannot give a volume is refused, naming the row or the number that is wrong."""
+    with pytest.raises(ReconstructionError, match=words):
+        solver.solve(views, tilts_deg, **options)
+
+
+# -- from file to file ------------------------------------------------------------------------------------------------------------------
+
+
+def test_volume_lies_beside_the_series(series: Path) -> None:
+    """The file says all that is needed to use it, blobs are in place, and nothing else is left in the folder."""
+    path = reconstruct(series)
+    assert sorted(file.name for file in series.parent.iterdir()) == ["reconstruction.h5", "reconstruction.png", "series.h5"]
+    with h5py.File(path) as file:
+        group, volume = file["reconstruction"], file[VOLUME][()]
+        assert group.attrs["method"] == "nesterov-sirt"
+        assert group.attrs["iterations"] == 50
+        assert group.attrs["voxel_size_nm"] == pytest.approx(0.04)
+        assert len(group.attrs["series_digest"]) == 64
+        assert group.attrs["software"].startswith("aet_stream ")
+        assert "tilt axis along y" in file[VOLUME].attrs["axes"]
+        assert file[VOLUME].attrs["units"] == "counts per voxel"
+        np.testing.assert_array_equal(group["tilts_deg"], TILTS_DEG)
+        np.testing.assert_array_equal(group["rows"], np.arange(29))
+        assert group["residuals"][-1] < 0.01
+    for x, y, at_slice, _ in BLOBS:
+        assert place_of(volume, x, y, at_slice) == pytest.approx((x, y, at_slice), abs=0.1)
+
+
+def test_the_same_input_is_not_computed_twice(series: Path) -> None:
+    """Asked again, the file stays untouched; other pixels, another tilt or other iterations make a new one."""
+    path = reconstruct(series, iterations=2)
+    first = path.stat()
+    assert reconstruct(series, iterations=2).stat().st_ino == first.st_ino
+    assert path.stat().st_mtime_ns == first.st_mtime_ns
+    digests = set()
+    for views, tilts_deg, iterations in (
+        (views_of(BLOBS, TILTS_DEG), TILTS_DEG, 3),
+        (views_of(BLOBS, TILTS_DEG), TILTS_DEG + 0.5, 3),
+        (views_of(BLOBS[:2], TILTS_DEG), TILTS_DEG, 3),
+    ):
+        before = path.stat().st_mtime_ns
+        reconstruct(write_series(series, views, tilts_deg), iterations=iterations)
+        assert path.stat().st_mtime_ns > before
+        with h5py.File(path) as file:
+            assert file["reconstruction"].attrs["iterations"] == iterations
+            digests.add(file["reconstruction"].attrs["series_digest"])
+    assert len(digests) == 3
+
+
+def test_a_lost_picture_is_drawn_again(series: Path) -> None:
+    """The picture comes back without a new volume."""
+    path = reconstruct(series, iterations=2)
+    before = path.stat().st_mtime_ns
+    path.with_suffix(".png").unlink()
+    reconstruct(series, iterations=2)
+    assert path.with_suffix(".png").stat().st_size > 1000
+    assert path.stat().st_mtime_ns == before
+
+
+def test_a_damaged_result_is_replaced(series: Path) -> None:
+    """Half a file from elsewhere under that name is no result."""
+    series.with_name("reconstruction.h5").write_bytes(b"\x89HDF\r\n\x1a\n and then nothing")
+    with h5py.File(reconstruct(series, iterations=2)) as file:
+        assert file[VOLUME].shape == (HEIGHT, 48, 48)
+
+
+def test_blank_and_superseded_rows_are_left_out_and_repeats_kept(tmp_path: Path) -> None:
+    """A blank and a replaced projection change nothing, even with senseless pixels; a second image at one tilt counts."""
+    views, tilts_deg = views_of(BLOBS, TILTS_DEG), TILTS_DEG.copy()
+    extra = np.concatenate([np.full((1, HEIGHT, 48), 1e6, np.float32), views, np.full((1, HEIGHT, 48), -1e6, np.float32)])
+    marks = np.zeros((2, 31), np.uint8)
+    marks[0, 0] = marks[1, -1] = 1
+    plain = reconstruct(write_series(tmp_path / "plain" / "series.h5", views, tilts_deg), iterations=5)
+    tilts_deg = np.concatenate([[0.0], tilts_deg, [tilts_deg[3]]])
+    marked = reconstruct(write_series(tmp_path / "more" / "series.h5", extra, tilts_deg, blank=marks[0], superseded=marks[1]), iterations=5)
+    repeated = reconstruct(
+        write_series(tmp_path / "twice" / "series.h5", views[[*range(29), 14]], TILTS_DEG[[*range(29), 14]]), iterations=5
+    )
+    with h5py.File(plain) as one, h5py.File(marked) as other, h5py.File(repeated) as third:
+        np.testing.assert_array_equal(one[VOLUME], other[VOLUME])
+        np.testing.assert_array_equal(other["reconstruction/rows"], np.arange(1, 30))
+        assert len(third["reconstruction/rows"]) == 30
+
+
+def test_wide_and_tall_series_work(tmp_path: Path) -> None:
+    """Frames need not be square: height gives the slices, width their edges."""
+    for width, height in ((31, 12), (20, 41)):
+        views = views_of(((3.0, 2.0, 5.0, 1.0),), TILTS_DEG, width=width, height=height)
+        with h5py.File(reconstruct(write_series(tmp_path / f"{width}" / "series.h5", views, TILTS_DEG), iterations=3)) as file:
+            assert file[VOLUME].shape == (height, width, width)
+
+
+def test_different_pixel_sizes_give_no_voxel_size(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """When the projections disagree about their scale none is guessed, and the log says so."""
+    sizes_nm = np.where(np.arange(29) < 10, 0.04, 0.05)
+    path = reconstruct(
+        write_series(tmp_path / "mixed" / "series.h5", views_of(BLOBS, TILTS_DEG), TILTS_DEG, pixel_size_nm=sizes_nm), iterations=2
+    )
+    with h5py.File(path) as file:
+        assert np.isnan(file["reconstruction"].attrs["voxel_size_nm"])
+    assert "pixel sizes between 0.04 and 0.05 nm" in caplog.text
+
+
+def test_damage_is_named_with_its_row_and_leaves_nothing(tmp_path: Path) -> None:
+    """A frame that is not what was written, or not finite, stops the reconstruction; no file appears."""
+    views = views_of(BLOBS, TILTS_DEG)
+    sums = np.array([crc32(view) for view in views])
+    sums[11] += 1
+    with pytest.raises(ReconstructionError, match=r"series\.h5: row 11 is missing or damaged"):
+        reconstruct(write_series(tmp_path / "damaged" / "series.h5", views, TILTS_DEG, clean_crc32=sums))
+    with pytest.raises(ReconstructionError, match=r"series\.h5: row 7 has pixels that are not finite"):
+        reconstruct(write_series(tmp_path / "nan" / "series.h5", spoiled(7, np.nan), TILTS_DEG))
+    assert [file.name for folder in tmp_path.iterdir() for file in folder.iterdir()] == ["series.h5", "series.h5"]
+
+
+def test_a_missing_tilt_is_named(tmp_path: Path) -> None:
+    """No tilt is no zero."""
+    tilts_deg = np.where(np.arange(29) == 5, np.nan, TILTS_DEG)
+    with pytest.raises(ReconstructionError, match="row 5 has no tilt"):
+        reconstruct(write_series(tmp_path / "lost" / "series.h5", views_of(BLOBS, TILTS_DEG), tilts_deg))
+
+
+def test_a_disk_that_fails_leaves_the_old_volume(series: Path) -> None:
+    """When the disk takes only part of the file, that is said, the volume before it stays whole, and no temporary file is left."""
+    path = reconstruct(series, iterations=2)
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
+    try:
+        with pytest.raises(ReconstructionError, match=r"reconstruction\.h5: cannot be written"):
+            reconstruct(series, iterations=3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+    assert not list(series.parent.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("method", "out", "words"),
+    [
+        ("magic", None, "method 'magic': choose auto, nesterov-sirt or tomopy:ALGORITHM"),
+        ("tomopy:mlem", None, "refused: it needs data without negative values"),
+        ("tomopy:", None, "choose auto"),
+        ("auto", "nowhere/volume.h5", "nowhere is no folder"),
+        ("auto", "series.h5", "name a file other than the series"),
+        ("auto", "volume.png", r"ending in \.h5"),
+    ],
+)
+def test_mistakes_are_told_before_any_work(series: Path, method: str, out: str | None, words: str) -> None:
+    """A wrong method or output name costs no time and says what would be right."""
+    before = series.read_bytes()
+    with pytest.raises(ReconstructionError, match=words):
+        reconstruct(series, method=method, out=out and series.parent / out)
+    assert series.read_bytes() == before
+
+
+def test_what_is_no_series_is_told(tmp_path: Path) -> None:
+    """A missing file, a text file and an HDF5 file of another kind are all refused by name."""
+    (tmp_path / "text.h5").write_text("hello")
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["data"] = [1, 2, 3]
+    for name in ("missing.h5", "text.h5", "other.h5"):
+        with pytest.raises(ReconstructionError, match=rf"{name}: cannot be read as a tilt series"):
+            reconstruct(tmp_path / name)
+
+
+def test_progress_is_logged_with_the_time_left(series: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """At least the end is told, in a line that people understand."""
+    with caplog.at_level("INFO", logger="aet_stream"):
+        reconstruct(series, iterations=2)
+    assert "29 projections of 17 x 48 px, nesterov-sirt" in caplog.text
+    assert "100 %, about 0 s left" in caplog.text
