@@ -26,6 +26,7 @@ from aet_stream.training.evaluate import psnr_db, ssim
 TILTS = 60
 SIZE_PX = 256
 CADENCE_S = 0.5
+LIMIT_S = 900
 SERIES = "particle"
 AET_STREAM = [sys.executable, "-m", "aet_stream"]
 
@@ -48,15 +49,33 @@ def main(folder: Path) -> int:
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        code = daemon.wait(600)
-        microscope.wait(10)
-    except (KeyboardInterrupt, subprocess.TimeoutExpired) as error:
+        code = daemon.wait(LIMIT_S)
+        if microscope.poll() != 0:
+            how = "was still writing" if microscope.returncode is None else f"ended with exit code {microscope.returncode}"
+            console.print(f"[red]demo failed: the daemon ended with exit code {code}, the simulated microscope {how}[/red]")
+            return 1
+    except KeyboardInterrupt:
+        console.print("[red]demo stopped[/red]")
+        return 130
+    except subprocess.TimeoutExpired:
+        console.print(f"[red]demo failed: not done after {LIMIT_S} s[/red]")
+        return 1
+    finally:
         for process in (microscope, daemon):
-            process.send_signal(signal.SIGTERM)
-        daemon.wait(30)
-        console.print(f"[red]demo stopped: {type(error).__name__}[/red]")
-        return 130 if isinstance(error, KeyboardInterrupt) else 1
+            stop(process)
     return report(console, folder, config, code, time.monotonic() - began)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask, wait, kill, wait; nothing when it has ended already. A second Ctrl-C changes nothing about that."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    process.terminate()
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def report(console: Console, folder: Path, config: Path, code: int, seconds: float) -> int:
@@ -126,40 +145,53 @@ def judge(series: Path, volume: Path, truth: Path) -> dict[str, Any]:
 
 
 def draw(found: dict[str, Any], path: Path) -> None:
-    """One page: a projection before and after, the tilts, and the volume beside the truth."""
+    """One page: a projection before and after, the volume beside the truth, and the tilts."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure = plt.figure(figsize=(15, 9.2), layout="constrained")
-    rooms = [["raw", "clean", "truth", "background", "true background"], [*"abc", "tilt", "tilt"], [*"def", "tilt", "tilt"]]
-    axes = figure.subplot_mosaic(rooms,
-                                 per_subplot_kw={"tilt": {"projection": "polar"}})  # fmt: skip
-    frames, pixel_nm = found["frames"], found["pixel_nm"]
-    scales = {"raw": np.percentile(frames["raw"], (0.5, 99.8)), "background": np.percentile(frames["true background"], (0, 100))}
-    scales["clean"] = scales["truth"] = np.percentile(frames["truth"], (0.5, 99.8))
-    scales["true background"] = scales["background"]
-    for name, image in frames.items():
-        low, high = scales[name]
-        shown = axes[name].imshow(image, cmap="viridis" if "background" in name else "gray", vmin=low, vmax=high)
-        figure.colorbar(shown, ax=axes[name], shrink=0.7, label="counts")
-        axes[name].set_title(name)
-        add_scale_bar(axes[name], image.shape[1], image.shape[0], pixel_nm)
-    high = np.percentile(found["true_volume"], 99.9)
-    for row, volume, word in (("abc", found["volume"], "volume"), ("def", found["true_volume"], "truth")):
-        for index, (title, image) in enumerate(central_slices(volume)):
-            axes[row[index]].imshow(image, cmap="gray", vmin=0, vmax=high)
-            axes[row[index]].set_title(f"{word}: {title}", fontsize=9)
-            add_scale_bar(axes[row[index]], image.shape[1], image.shape[0], pixel_nm)
-    for name, axis in axes.items():
-        if name != "tilt":
-            axis.set_axis_off()
-    draw_coverage(axes["tilt"], found["tilts"])
+    figure = plt.figure(figsize=(16, 11.5), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.75), hspace=0.03)
+    left, right = bottom.subfigures(1, 2, width_ratios=(2.6, 1))
     words = [f"{name} {db:.1f} dB" for name, (db, _) in found["projections"].items()]
-    figure.suptitle(f"background error: {', '.join(words)}; volume error {found['volume_error']:.2f}", fontsize=12)
+    figure.suptitle(f"Background error, mean PSNR over {len(found['tilts'])} tilts: {', '.join(words)}", fontsize=13)
+    draw_projection(top, found["frames"], found["pixel_nm"])
+    draw_volumes(left, found)
+    draw_coverage(right.subplots(subplot_kw={"projection": "polar"}), found["tilts"])
     figure.savefig(path, dpi=90)
     plt.close(figure)
+
+
+def draw_projection(figure: Any, frames: dict[str, np.ndarray], pixel_nm: float) -> None:
+    """What belongs together shares its scale: clean with its truth, background with its truth."""
+    scales = {"raw": np.percentile(frames["raw"], (0.5, 99.8))}
+    scales["clean"] = scales["truth"] = np.percentile(frames["truth"], (0.5, 99.8))
+    scales["background"] = scales["true background"] = np.percentile(frames["true background"], (0, 100))
+    for axis, (name, image) in zip(figure.subplots(1, len(frames)), frames.items(), strict=True):
+        low, high = scales[name]
+        shown = axis.imshow(image, cmap="viridis" if "background" in name else "gray", vmin=low, vmax=high)
+        figure.colorbar(shown, ax=axis, location="bottom", shrink=0.85, pad=0.02, label="counts")
+        axis.set_title(name)
+        axis.set_axis_off()
+        add_scale_bar(axis, image.shape[1], image.shape[0], pixel_nm)
+
+
+def draw_volumes(figure: Any, found: dict[str, Any]) -> None:
+    """Central slices, cut to the particle, the volume above the truth on the same scale."""
+    truth = found["true_volume"]
+    middle = np.array(truth.shape) // 2
+    reach = int(1.15 * max(np.abs(np.argwhere(truth > 0.02 * truth.max()) - middle).max(axis=0)))
+    high = np.percentile(truth[truth > 0.02 * truth.max()], 98)
+    rooms = figure.subplots(2, 3)
+    for row, (word, volume) in zip(rooms, {"reconstruction": found["volume"], "truth": truth}.items(), strict=True):
+        cut = volume[tuple(slice(max(0, m - reach), m + reach + 1) for m in middle)]
+        for axis, (title, image) in zip(row, central_slices(cut), strict=True):
+            axis.imshow(image, cmap="gray", vmin=0, vmax=high)
+            axis.set_title(f"{word}, {title}", fontsize=10)
+            axis.set_axis_off()
+            add_scale_bar(axis, image.shape[1], image.shape[0], found["pixel_nm"])
+    figure.suptitle(f"Volume, relative error {found['volume_error']:.2f} after the best single factor", fontsize=12)
 
 
 def draw_coverage(axis: Any, tilts_deg: np.ndarray) -> None:

@@ -41,8 +41,9 @@ class Mixer:
         below = _turned(rng, stored)
         if kind == "gaussian" and self._noise and rng.random() < 0.5:
             below *= np.float32(np.exp(rng.uniform(0, np.log(12))))  # the published strength, and up to 12 times as much
-        if kind == "film" and rng.random() < 0.3:
-            below = 0.6 * below + 0.5 * rng.random() * _turned(rng, self._backgrounds[rng.integers(len(self._backgrounds))][1])
+        if kind == "film" and rng.random() < 0.7:  # so that no background is met twice
+            share = np.float32(rng.random())
+            below = (1 - share) * below + share * _turned(rng, self._backgrounds[rng.integers(len(self._backgrounds))][1])
         raw = clean + below
         return Frame(_noisy(rng, raw) if self._noise and rng.random() < 0.7 else raw, below.astype(np.float32), clean)
 

@@ -56,7 +56,7 @@ class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     steps: int
     learning_rate: float
     schedule: Literal["constant", "cosine"]
-    loss: Literal["mse", "log_mse"]
+    loss: Literal["mse", "rms"]
     bfloat16: bool
     """May inference use bfloat16?"""
     patch_px: int = 0
@@ -150,7 +150,7 @@ class Training:
         errors = mean_square_errors(
             self.model, draw_batch(mixer, self.rng, self.preset, self.preset.batch), self.device, coarse=self.coarse
         )
-        loss = torch.log(errors + 1e-5).mean() if self.preset.loss == "log_mse" else errors.mean()
+        loss = torch.sqrt(errors + 1e-7).mean() if self.preset.loss == "rms" else errors.mean()
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

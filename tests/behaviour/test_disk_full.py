@@ -1,0 +1,55 @@
+"""The disk fills up: intake waits, nothing is quarantined for it, and everything goes on when there is room."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness import Daemon, plain_rows, put, wait_for
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 16 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)], capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+def test_a_full_disk_pauses_intake_and_loses_nothing(tmp_path: Path, small_disk: Path) -> None:
+    """Full at commit: said in one line and in the status; after room is made every projection is stored once."""
+    daemon = Daemon(tmp_path)
+    out = small_disk / "out"
+    daemon.set += ["--set", f"output.root={out}"]
+    daemon.out = out
+    daemon.start()
+    try:
+        put(daemon.root / "np", 0, 0.0, size_px=128)
+        daemon.wait_for_totals(stored=1)
+        filler = small_disk / "filler"
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        for index in range(1, 6):
+            put(daemon.root / "np", index, float(index), size_px=128)
+        status = wait_for(lambda: (found := daemon.status()).get("paused") and found, what="the daemon to say that the disk is full")
+        assert "No space left" in status["paused"] or "full" in status["paused"]
+        assert status["totals"]["stored"] == 1
+        assert len(plain_rows(out / "np" / "series.h5")) == 1
+        filler.unlink()
+        daemon.wait_for_totals(stored=6, quarantined=0, held=0)
+        wait_for(lambda: not daemon.status().get("paused"), what="the pause to end")
+        assert len(plain_rows(out / "np" / "series.h5")) == 6
+        assert "nothing is lost" in daemon.log.read_text()
+    finally:
+        assert daemon.stop() == 0
