@@ -19,7 +19,7 @@ setup: .venv/ready
 	@touch $@
 
 demo: setup
-	$(BIN)/python tests/demo.py demo
+	$(BIN)/python -m tests.demo demo
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow"
@@ -38,7 +38,7 @@ format: setup
 	$(BIN)/ruff check --fix aet_stream tests
 
 bench: setup
-	$(BIN)/python tests/bench.py
+	$(BIN)/python -m tests.bench
 
 clean:
 	rm -rf demo bench build *.egg-info

@@ -21,6 +21,9 @@ from aet_stream.projection import Array
 
 logger = logging.getLogger(__name__)
 
+#: A stored projection on its way to readers: visit in the ledger, record, seconds in each stage and `done_at`.
+Unit = tuple[int, Record, dict[str, float]]
+
 #: Folders under output.root that are no series.
 RESERVED = ("quarantine", "run")
 
@@ -60,6 +63,8 @@ class Archive:
         self._stores: dict[str, SeriesStore] = {}
         self._works: dict[str, tuple[str, Generator[None]]] = {}
         """Series -> what is being done to it piece by piece: ("close" or "fold", the work)."""
+        self.unpublished: dict[str, list[Unit]] = {}
+        """Stored, but not yet shown in `series.h5` nor known to the ledger."""
 
     # -- start ------------------------------------------------------------------------------------------------------------------
 
@@ -123,7 +128,13 @@ class Archive:
         self._abandon(name)
         return self.store(name).commit(batch)
 
-    def publish(self, name: str, units: list[tuple[int, Record, dict[str, float]]]) -> None:
+    def same_pixels(self, name: str, sha256: str) -> list[tuple[str, int, int, float]]:
+        """(path, image, number, tilt) of the projections of a series that have exactly these pixels."""
+        known = [(row["path"], row["image"], row["number"], row["tilt_deg"]) for row in self._ledger.same_pixels(name, sha256)]
+        fresh = [(r.path, r.image, r.number, r.tilt_deg) for _, r, _ in self.unpublished.get(name, []) if r.sha256 == sha256]
+        return known + fresh
+
+    def publish(self, name: str, units: list[Unit]) -> None:
         """Show stored projections in `series.h5`, then enter them into the ledger as (visit, record, stage times).
 
         Raises

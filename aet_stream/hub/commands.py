@@ -50,7 +50,7 @@ def _close(hub: Hub, name: str) -> tuple[str, dict[str, Any]]:
         raise AetError(f"no series {name!r} with stored projections; known: {known}")
     if series["state"] == "closed":
         return f"{name} is closed already", {"state": "closed"}
-    hub.close_asked.add(name)
+    hub.storing.close_asked.add(name)
     return f"closing {name}", {"state": "closing"}
 
 
@@ -58,7 +58,7 @@ def _again(hub: Hub, ids: list[Any], tilt_deg: float | None) -> tuple[str, dict[
     if not ids or not all(isinstance(unit_id, int) for unit_id in ids):
         raise AetError(f"{ids!r}: give the numbers that `aet-stream status` shows")
     for unit_id in ids:
-        hub.read_again(unit_id, tilt_deg)
+        hub.outcomes.read_again(unit_id, tilt_deg)
     return f"{len(ids)} will be read again", {}
 
 

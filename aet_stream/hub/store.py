@@ -157,10 +157,9 @@ class SeriesStore:
         return sorted(int(path.stem) for path in folder.glob("[0-9]*.h5")) if folder.is_dir() else []
 
     def remove_drafts(self) -> None:
-        """Remove what a killed hub was writing."""
-        for folder in (self.folder, self.folder / PROJECTIONS):
-            for path in folder.glob(".*.tmp"):
-                path.unlink(missing_ok=True)
+        """Remove what a killed hub was writing; a reconstruction's draft is not ours."""
+        for path in (*self.folder.glob(f".{SERIES_FILE}.*.tmp"), *(self.folder / PROJECTIONS).glob(".*.tmp")):
+            path.unlink(missing_ok=True)
 
     def load(self, known: set[int], aside: Path) -> None:
         """Take up what is on disk. Files that the ledger does not know are read whole; damaged ones are moved to `aside`."""

@@ -1,0 +1,142 @@
+"""The side that looks at watch: what it offers, what the hub wants of it, and what becomes of the answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from aet_stream.hub.archive import Archive, series_of
+from aet_stream.hub.flights import Flight, Flights, Pending
+from aet_stream.hub.ledger import Ledger
+from aet_stream.hub.outcomes import Outcomes
+from aet_stream.messages import Acquired, AnyMessage, NotAcquired, Offer, Want
+from aet_stream.projection import Array
+
+FORGOTTEN_S = 3.0
+"""A unit that watch does not name this long after it was asked for got lost on the way: ask again."""
+SAME_TILT_DEG = 0.01
+
+Send = Callable[[bytes, AnyMessage], bool]
+
+
+class Intake:
+    """Knows which units there are; asks for as many as the credit allows."""
+
+    def __init__(self, root_name: str, ledger: Ledger, archive: Archive, flights: Flights, outcomes: Outcomes, send: Send) -> None:
+        self._root_name = root_name
+        self._ledger = ledger
+        self._archive = archive
+        self._flights = flights
+        self._outcomes = outcomes
+        self._send = send
+        self._watch = b""
+
+    def hear_watch(self, peer: bytes, asked: set[tuple[str, int]]) -> None:
+        """Watch lives, and `asked` is all that it still means to answer. Nobody died over what it does not know of."""
+        self._watch = peer
+        for flight in self._flights:
+            if flight.state == "wanted" and flight.key not in asked and time.time() - flight.asked_at > FORGOTTEN_S:
+                self._outcomes.again(flight)
+
+    def hear_offer(self, offer: Offer) -> None:
+        now = time.time()
+        for file in offer.files:
+            ended = self._ledger.ended(file.path, file.stamp)
+            for image in range(file.images):
+                if image not in ended:
+                    self._flights.offer(Pending(file.path, image, file.stamp, file.nbytes, file.closed_at, now))
+
+    def grant(self) -> None:
+        """Ask for units; the ledger knows of it first, so that whatever dies over them is noticed."""
+        chosen = self._flights.grantable(time.monotonic()) if self._watch else []
+        if not chosen:
+            return
+        with self._ledger.transaction():
+            flights = [self._launch(pending) for pending in chosen]
+        for flight in flights:
+            if not self._send(self._watch, Want(path=flight.path, stamp=flight.stamp, image=flight.image)):
+                self._watch = b""  # gone; its successor will say so
+                return
+
+    def _launch(self, pending: Pending) -> Flight:
+        series = series_of(pending.path, self._root_name)
+        flight = Flight(
+            unit_id=self._ledger.want(series, pending.path, pending.image, pending.stamp),
+            series=series,
+            path=pending.path,
+            image=pending.image,
+            stamp=pending.stamp,
+            nbytes=pending.nbytes,
+            closed_at=pending.closed_at,
+            offered_at=pending.offered_at,
+            asked_at=time.time(),
+            alone=pending.alone,
+        )
+        self._flights.launch(flight)
+        return flight
+
+    def hear_acquired(self, acquired: Acquired, raw: Array) -> None:
+        flight = self._flights.find(acquired.path, acquired.image, acquired.stamp)
+        if flight is None:
+            return  # an answer to a question that has been taken back
+        row = self._ledger.unit(flight.unit_id)
+        person = None if row is None else row["person_tilt_deg"]
+        flight.acquired, flight.raw, flight.acquired_at = acquired, raw, time.time()
+        if person is not None:
+            flight.tilt_deg, flight.tilt_source = float(person), "person"
+        elif acquired.candidates and not acquired.hold:
+            flight.tilt_deg, flight.tilt_source = acquired.candidates[0].tilt_deg, acquired.candidates[0].source
+        else:
+            self._outcomes.end(flight, "held", acquired.hold or "no source names a tilt angle")
+            return
+        if not self.settled(flight):
+            flight.state, flight.nbytes = "waiting", raw.nbytes + raw.size * 4
+
+    def settled(self, flight: Flight) -> bool:
+        """End the flight if its pixels have a row already, or cannot have one."""
+        if flight.acquired is None or flight.raw is None:
+            return False
+        for path, image, number, tilt_deg in self._archive.same_pixels(flight.series, flight.acquired.sha256):
+            same_tilt = abs(tilt_deg - flight.tilt_deg) <= SAME_TILT_DEG
+            if (path, image) == flight.key and same_tilt:
+                self._outcomes.end(flight, "same", f"projection {number}: the file was touched, its pixels were not")
+            elif (path, image) == flight.key and flight.tilt_source != "person":
+                said = f"stored as projection {number} at {tilt_deg:g} deg, but its sources now say {flight.tilt_deg:g} deg"
+                self._outcomes.end(flight, "held", said)
+            elif same_tilt:
+                self._outcomes.end(flight, "duplicate", f"same pixels and tilt as {path} image {image} (projection {number})")
+            else:
+                continue
+            return True
+        misfit = self._archive.store(flight.series).misfit(flight.raw)
+        if misfit:
+            self._outcomes.end(flight, "held", misfit)
+        return bool(misfit)
+
+    def hear_not_acquired(self, message: NotAcquired) -> None:
+        flight = self._flights.find(message.path, message.image, message.stamp)
+        if flight is None and message.why == "bad":
+            flight = self._unasked(message)
+        if flight is None:
+            return
+        match message.why:
+            case "died":
+                self._outcomes.charge(flight, message.reason)
+            case "later":
+                self._outcomes.end(flight, "dropped", message.reason)
+            case "bad":
+                self._outcomes.end(flight, "quarantined", message.reason)
+            case "gone":
+                self._outcomes.end(flight, "quarantined", f"source_gone: {message.reason}")
+
+    def _unasked(self, message: NotAcquired) -> Flight | None:
+        """A file so broken that watch could not even offer it."""
+        if self._ledger.ended(message.path, message.stamp):
+            return None
+        now = time.time()
+        self._flights.offer(Pending(message.path, message.image, message.stamp, 0, now, now))
+        pending = self._flights.backlog.get((message.path, message.image))
+        if pending is None:
+            return None
+        with self._ledger.transaction():
+            return self._launch(pending)

@@ -1,0 +1,177 @@
+"""The side that looks at the disk: what is done becomes durable, then readable, then known; full series are closed."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from typing import Any
+
+import msgspec
+
+from aet_stream import __version__, layout
+from aet_stream.config import Config
+from aet_stream.errors import OutputFull, StoreError
+from aet_stream.hub import quarantine
+from aet_stream.hub.archive import Archive, series_of
+from aet_stream.hub.flights import Flight, Flights
+from aet_stream.hub.intake import Intake
+from aet_stream.hub.ledger import Ledger, candidates_json
+from aet_stream.hub.outcomes import Tell
+from aet_stream.layout import Record
+
+logger = logging.getLogger(__name__)
+
+CLOSE_BUDGET_S = 0.05
+LOOK_FOR_CLOSING_S = 0.2
+
+
+class Storing:
+    """Commit, publish, close: in this order, and each only after the one before is on disk."""
+
+    def __init__(self, config: Config, ledger: Ledger, archive: Archive, flights: Flights, intake: Intake, tell: Tell) -> None:
+        self._config = config
+        self._ledger = ledger
+        self._archive = archive
+        self._flights = flights
+        self._intake = intake
+        self._tell = tell
+        self._published_at = 0.0
+        self._looked_at = 0.0
+        self.close_asked: set[str] = set()
+        """Series that a person wants closed."""
+        self._config_sha256 = hashlib.sha256(msgspec.json.encode(config)).hexdigest()
+
+    # -- commit and publish -------------------------------------------------------------------------------------------------------
+
+    def commit(self, done: list[Flight]) -> None:
+        """Bring what is done to the disk and take it off the list.
+
+        Raises
+        ------
+        OutputFull : the disk did not take all; what it did not take stays on the list
+        """
+        for name in dict.fromkeys(flight.series for flight in done):
+            batch = self._batch(name, done)
+            stored = self._archive.commit(name, [(record, *flight.pixels()) for flight, record in batch]) if batch else 0
+            for flight, record in batch[:stored]:
+                done.remove(flight)
+                self._flights.land(flight)
+                stages = {**_stages(flight), "done_at": flight.done_at}
+                self._archive.unpublished.setdefault(name, []).append((flight.unit_id, record, stages))
+            if stored < len(batch):
+                raise OutputFull(f"{self._archive.root / name}: the disk took {stored} of {len(batch)} projections")
+
+    def _batch(self, name: str, done: list[Flight]) -> list[tuple[Flight, Record]]:
+        """What of one series is to be stored now. A copy that flew beside its original waits a turn, and is a duplicate then."""
+        batch: list[tuple[Flight, Record]] = []
+        seen: set[tuple[str, float]] = set()
+        for flight in [flight for flight in done if flight.series == name]:
+            if self._intake.settled(flight):
+                done.remove(flight)
+                continue
+            twin = (flight.acquired.sha256 if flight.acquired else "", round(flight.tilt_deg, 2))
+            if twin not in seen:
+                seen.add(twin)
+                batch.append((flight, self._record(flight, self._archive.store(name).next_number + len(batch))))
+        return batch
+
+    def _record(self, flight: Flight, number: int) -> Record:
+        acquired, done = flight.acquired, flight.done
+        if acquired is None or done is None:
+            raise StoreError(f"{flight.path}: not done yet")
+        raw, clean = flight.pixels()
+        known, row = acquired.acquisition, self._ledger.unit(flight.unit_id)
+        figures: dict[str, Any] = msgspec.structs.asdict(done.quality)
+        figures |= {f"{stage}_s": seconds for stage, seconds in _stages(flight).items()}
+        return Record(
+            number=number,
+            series=flight.series,
+            path=flight.path,
+            image=flight.image,
+            stamp=flight.stamp,
+            sha256=acquired.sha256,
+            raw_crc32=layout.crc32(raw),
+            clean_crc32=layout.crc32(clean),
+            tilt_deg=flight.tilt_deg,
+            tilt_source=flight.tilt_source,
+            tilt_candidates=candidates_json(acquired.candidates),
+            pixel_size_nm=_number(known.pixel_size_nm),
+            dwell_time_s=_number(known.dwell_time_s),
+            acquired_utc=known.acquired_utc,
+            detector=known.detector,
+            microscope=known.microscope,
+            reader=known.reader,
+            closed_at=flight.closed_at,
+            attempts=0 if row is None else row["attempts"],
+            software=__version__,
+            config_sha256=self._config_sha256,
+            **figures,
+        )
+
+    def publish(self, *, at_once: bool = False) -> None:
+        """Make stored projections readable and tell of them; under load, not more often than `output.group_s`."""
+        unpublished = self._archive.unpublished
+        if not unpublished or (not at_once and time.monotonic() - self._published_at < self._config.output.group_s):
+            return
+        for name in list(unpublished):
+            units = unpublished[name]
+            self._archive.publish(name, units)
+            del unpublished[name]
+            for _, record, stages in units:
+                quarantine.remove(self._archive.root / "quarantine", record.path, record.image)  # if an earlier state of the file was there
+                self._tell_stored(record, stages)
+        self._published_at = time.monotonic()
+
+    def _tell_stored(self, record: Record, stages: dict[str, float]) -> None:
+        """One line per projection, with the time spent in each stage."""
+        times = " ".join(f"{stage} {stages[stage]:.3f}" for stage in ("settle", "read", "queue", "network", "commit", "total"))
+        trust = "BLANK, nothing to see" if record.blank else f"trust {record.trust:.2f}"
+        where = f"series={record.series} projection={record.number} tilt={record.tilt_deg:+.2f} deg ({record.tilt_source})"
+        logger.info("%s %s %s[%d]: %s s", where, trust, record.path, record.image, times)
+        self._tell("projection.stored", {"record": msgspec.structs.asdict(record), "stages": stages})
+
+    # -- closing ----------------------------------------------------------------------------------------------------------------
+
+    def close_series(self) -> None:
+        """Begin to close what is due; go on with what has begun."""
+        now = time.monotonic()
+        if now - self._looked_at > LOOK_FOR_CLOSING_S:
+            self._looked_at = now
+            for name in self._due():
+                self._archive.begin_close(name)
+        for name in self._archive.work(CLOSE_BUDGET_S):
+            self.close_asked.discard(name)
+            path = self._archive.root / name / layout.SERIES_FILE
+            logger.info("series=%s closed: one verified file, %s", name, path)
+            self._tell("series.closed", {"series": name, "path": str(path)})
+
+    def _due(self) -> list[str]:
+        """Open series that are full, silent for long enough, or asked for; never one that something is still coming for."""
+        root_name = self._config.watch_root.name
+        coming = {flight.series for flight in self._flights} | set(self._archive.unpublished)
+        coming |= {series_of(path, root_name) for path, _ in self._flights.backlog}
+        rules, due = self._config.series, []
+        for series in self._ledger.series():
+            name, stored = series["name"], series["stored"]
+            if series["state"] != "open" or not stored or name in coming:
+                continue
+            full = rules.expected and stored >= rules.expected
+            silent = rules.idle_close_s and time.time() - series["last_at"] > rules.idle_close_s
+            if name in self.close_asked or full or silent:
+                due.append(name)
+        return due
+
+
+def _stages(flight: Flight) -> dict[str, float]:
+    """Seconds spent in each stage before the commit."""
+    return {
+        "settle": max(0.0, flight.offered_at - flight.closed_at),
+        "read": flight.acquired_at - flight.offered_at,
+        "queue": flight.leased_at - flight.acquired_at,
+        "network": flight.done_at - flight.leased_at,
+    }
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else value

@@ -1,0 +1,190 @@
+"""`make bench`: the figures we publish. Absolute times depend on the machine; ratios within one run do not.
+
+Close of file to readable in series.h5 by stage, throughput, memory of each role; inference against a plain eager DnCNN; the hub's own
+ceiling; the solver. `python -m tests.bench latency hub inference reconstruct` runs only the parts named.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from aet_stream.denoise.denoiser import cpu_has_bfloat16
+from aet_stream.messages import Acquired, Done, FileOffer, Job, Offer, Ready, Want
+from aet_stream.projection import Acquisition, Candidate, Quality, sha256_of
+from aet_stream.simulate.writers import tiff
+from aet_stream.transport import HubLink
+from tests.harness import Daemon, running, wait_for
+
+MODEL = "default"
+
+
+def frame(index: int, size_px: int) -> np.ndarray:
+    """A particle on a slope, different for every index."""
+    y, x = np.mgrid[:size_px, :size_px].astype(np.float32) / size_px - 0.5
+    blob = 900 * np.exp(-(x * x + y * y) / 0.03)
+    return (blob + 300 + 100 * x + np.random.default_rng(index).poisson(40, (size_px, size_px))).astype("<u2")
+
+
+def peak_mib(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM"))
+
+
+def latency(folder: Path, size_px: int, files: int) -> None:
+    """One file at a time, closed by its writer; then as many at once, for throughput."""
+    contents = [tiff(frame(index, size_px), 0.0, 0.05) for index in range(files)]
+    settings = {
+        "denoise.model": MODEL,
+        "monitor.enabled": True,
+        "monitor.port": 0,
+        "watch.scan_s": 2.0,
+        "watch.settle_s": 1.0,
+        "output.fold_rows": 256,
+    }
+    with running(folder, **{key.replace(".", "__"): value for key, value in settings.items()}) as daemon:
+        target = daemon.root / "series"
+        target.mkdir()
+        wait_for(lambda: len(daemon.role_pids()) >= 5, limit_s=120, what="all roles")
+        wait_for(lambda: daemon.status()["roles"].get("worker-0"), limit_s=120, what="the worker")
+        for index, content in enumerate(contents):
+            (target / f"one_{index:03d}_{index:+d}deg.tif").write_bytes(content)
+            wait_for(lambda index=index: daemon.status()["totals"]["stored"] == index + 1, limit_s=60)
+        stages = daemon.status()["latency"]["stages"]
+        words = "  ".join(f"{name} {f['p50_s'] * 1000:.0f}/{f['p99_s'] * 1000:.0f}" for name, f in stages.items())
+        began = time.monotonic()
+        for index, _ in enumerate(contents):
+            content = tiff(frame(1000 + index, size_px), 0.0, 0.05)
+            (target / f"many_{index:03d}_{90 - index:+d}deg.tif").write_bytes(content)
+        wait_for(lambda: daemon.status()["totals"]["stored"] == 2 * files, limit_s=300)
+        rate = files / (time.monotonic() - began)
+        memory = "  ".join(f"{name} {peak_mib(pid)}" for name, pid in daemon.role_pids().items())
+        print(f"{size_px:>5} px  p50/p99 ms of {files}: {words}")
+        print(f"          sustained {rate:.1f} frames/s   peak MiB: {memory}", flush=True)
+
+
+def hub_ceiling(folder: Path, size_px: int, rows: int) -> None:
+    """Rows a second with a worker that does nothing and a watch that reads nothing: what the hub alone can do."""
+    daemon = Daemon(folder)
+    pixels = [frame(index, size_px) for index in range(16)]
+    clean = np.zeros((size_px, size_px), "<f4")
+    log = (folder / "hub.txt").open("w")
+    hub = subprocess.Popen(daemon.command("hub", *daemon.set), stderr=log)
+    watch, worker = (HubLink(daemon.out, role=role, name=role) for role in ("watch", "worker"))
+    try:
+        wait_for(lambda: watch.beat({"asked": []}) and list(watch.receive(0.05)) is not None and watch.hub_id, what="the hub")
+        now = time.time()
+        nbytes = size_px * size_px * 2
+        offers = tuple(FileOffer(f"s/{i:05d}.tif", "1", 1, nbytes, now) for i in range(rows))
+        began = time.monotonic()
+        watch.send(Offer(files=offers))
+        worker.send(Ready(name="worker", model_sha256="0"))
+        done = beaten = 0
+        while done < rows:
+            for message, _ in watch.receive(0.001):
+                if isinstance(message, Want):
+                    number = int(message.path[2:7])
+                    image = pixels[number % 16].copy()
+                    image[0, :2] = number % 65536, number // 65536
+                    said = (Candidate("filename", "", number / 100.0),)
+                    watch.send(
+                        Acquired(
+                            path=message.path,
+                            stamp=message.stamp,
+                            image=0,
+                            sha256=sha256_of(image),
+                            acquisition=Acquisition(),
+                            candidates=said,
+                        ),
+                        image,
+                    )
+            for message, _ in worker.receive(0.001):
+                if isinstance(message, Job):
+                    worker.send(Done(job_id=message.job_id, quality=Quality("none", "0"), network_s=0.0), clean)
+                    worker.send(Ready(name="worker", model_sha256="0"))
+                    done += 1
+            if time.monotonic() - beaten > 0.5:
+                beaten = time.monotonic()
+                watch.beat({"asked": [[offer.path, 0] for offer in offers]})
+        wait_for(lambda: daemon.status()["totals"]["stored"] == rows, limit_s=60)
+        seconds = time.monotonic() - began
+        print(f"{size_px:>5} px  {rows / seconds:.0f} rows/s ({rows} rows, fsync on, hub peak {peak_mib(hub.pid)} MiB)", flush=True)
+    finally:
+        hub.terminate()
+        hub.wait(20)
+        watch.close()
+        worker.close()
+        log.close()
+
+
+def inference() -> None:
+    """Our path against the same weights in a plain eager float32 DnCNN, interleaved."""
+    import torch
+
+    from aet_stream.denoise.denoiser import Network
+    from aet_stream.denoise.dncnn import DnCNN
+    from aet_stream.denoise.weights_file import find_weights, load_tensors
+
+    path = find_weights("dncnn-2019")
+    plain = DnCNN().eval()
+    plain.load_state_dict(load_tensors(path))
+    ours, coarse = Network(path), Network(find_weights(MODEL))
+    from aet_stream.denoise.classical import find_vacuum
+
+    print(
+        f"dncnn-2019 in {ours.precision} against eager float32; {torch.get_num_threads()} threads; bfloat16 in hardware: {cpu_has_bfloat16()}"
+    )
+    for size_px, repeats in ((256, 9), (1024, 5)):
+        image = frame(0, size_px).astype(np.float32)
+        vacuum = find_vacuum(image)
+        tensor = torch.from_numpy(image / 1000)[None, None]
+        times: dict[str, list[float]] = {"eager": [], "ours": [], MODEL: []}
+        for _ in range(repeats + 1):
+            for name, work in (
+                ("eager", lambda tensor=tensor: plain(tensor)),
+                ("ours", lambda image=image, vacuum=vacuum: ours.background(image, vacuum, lambda: None)),
+                (MODEL, lambda image=image, vacuum=vacuum: coarse.background(image, vacuum, lambda: None)),
+            ):
+                began = time.perf_counter()
+                with torch.inference_mode():
+                    work()
+                times[name].append(time.perf_counter() - began)
+        middle = {name: float(np.median(values[1:])) for name, values in times.items()}
+        words = "  ".join(f"{name} {1000 * seconds:.1f} ms" for name, seconds in middle.items())
+        print(
+            f"{size_px:>5} px  {words}   ratio {middle['eager'] / middle['ours']:.2f}   {MODEL} {middle['eager'] / middle[MODEL]:.0f}",
+            flush=True,
+        )
+
+
+def main(parts: list[str]) -> None:
+    parts = parts or ["latency", "hub", "inference", "reconstruct"]
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if "latency" in parts:
+            print(f"\nclose of file -> readable in series.h5, model {MODEL}, CPU")
+            for size_px, files in ((256, 40), (1024, 30), (2048, 15)):
+                latency(folder / f"latency{size_px}", size_px, files)
+        if "hub" in parts:
+            print("\nthe hub alone, with a worker that does nothing")
+            for size_px, rows in ((256, 400), (1024, 150)):
+                (folder / f"hub{size_px}").mkdir()
+                hub_ceiling(folder / f"hub{size_px}", size_px, rows)
+    if "inference" in parts:
+        print("\ninference")
+        inference()
+    if "reconstruct" in parts:
+        print("\nreconstruction", flush=True)
+        subprocess.run([sys.executable, str(Path(__file__).with_name("bench_reconstruct.py"))], check=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
