@@ -1,0 +1,75 @@
+"""Settings: every key in one place, and mistakes named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from aet_stream.config import Config, load, require_folders
+from aet_stream.errors import ConfigError
+
+EXAMPLE = Path(__file__).parent.parent / "config.toml"
+
+
+def test_the_example_shows_every_key_with_its_default() -> None:
+    """config.toml is the documentation of all settings: none missing, none different."""
+    assert load(EXAMPLE, []) == Config()
+    import tomllib
+
+    shown = tomllib.loads(EXAMPLE.read_text())
+    every = msgspec.to_builtins(Config())
+    assert {(section, key) for section, table in shown.items() for key in table} == {(s, k) for s, table in every.items() for k in table}
+
+
+def test_one_setting_for_one_run_wins_over_the_file(tmp_path: Path) -> None:
+    """--set takes TOML values and bare words."""
+    path = tmp_path / "c.toml"
+    path.write_text("[denoise]\nmodel = 'laplace'\nworkers = 2\n")
+    config = load(path, ["denoise.model=constant", "watch.root=/a b/c", "series.expected=60", 'watch.exclude=["x"]'])
+    assert (config.denoise.model, config.denoise.workers) == ("constant", 2)
+    assert (config.watch.root, config.series.expected, config.watch.exclude) == ("/a b/c", 60, ("x",))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["watch.settel_s=3"], "settle_s"),
+        (["nothing.x=3"], "known here: watch"),
+        (["watch.scan_s=0"], "watch.scan_s"),
+        (["monitor.host=0.0.0.0"], "monitor.host"),
+        (["angle.filename_regex=(\\d+)"], "group named `angle`"),
+        (["angle.scale=0.5"], "angle.scale"),
+        (["angle.min_deg=10", "angle.max_deg=5"], "below"),
+        (["nonsense"], "section.key=value"),
+    ],
+)
+def test_a_mistake_is_named_with_what_would_be_right(words: list[str], said: str) -> None:
+    """One line with the key, the value and the remedy."""
+    with pytest.raises(ConfigError) as caught:
+        load(None, words)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    """No file, no TOML, no UTF-8."""
+    path = tmp_path / "c.toml"
+    for content in (None, b"[watch", b"\xff\xfe"):
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"c\.toml"):
+            load(path, [])
+
+
+@pytest.mark.parametrize(("watch", "output"), [("a", "a"), ("a", "a/b"), ("a/b", "a"), ("", "b"), ("a", "")])
+def test_input_and_output_must_be_two_folders(tmp_path: Path, watch: str, output: str) -> None:
+    """Neither inside the other, links followed."""
+    (tmp_path / "a").mkdir()
+    words = [f"{key}.root={tmp_path / value if value else ''}" for key, value in (("watch", watch), ("output", output))]
+    with pytest.raises(ConfigError):
+        require_folders(load(None, words))
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    with pytest.raises(ConfigError):
+        require_folders(load(None, [f"watch.root={tmp_path / 'a'}", f"output.root={tmp_path / 'link' / 'out'}"]))

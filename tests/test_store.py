@@ -1,0 +1,233 @@
+"""One series on disk: commit, master, closing, folding, recovery; judged by plain HDF5."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from aet_stream.errors import StoreError
+from aet_stream.hub.archive import Archive, open_ledger, series_of
+from aet_stream.hub.ledger import Ledger
+from aet_stream.hub.master import About
+from aet_stream.hub.store import SeriesStore
+from aet_stream.layout import Record, crc32
+from aet_stream.projection import Array, sha256_of
+from aet_stream.series import Series
+from tests.harness import known_image
+
+ABOUT = About(name="s", opened_at=1e9, closed_at=None, generation=0, expected=0, duplicates=0, config="{}")
+CLOSED = About(name="s", opened_at=1e9, closed_at=2e9, generation=0, expected=0, duplicates=0, config="{}")
+
+
+def made(index: int, number: int | None = None, **more: object) -> tuple[Record, Array, Array]:
+    raw = known_image(index, 32)
+    clean = raw.astype("<f4") - 7
+    facts = dict(
+        number=index if number is None else number, series="s", path=f"s/{index}.tif", image=0, stamp="1", sha256=sha256_of(raw),
+        raw_crc32=crc32(raw), clean_crc32=crc32(clean), tilt_deg=float(3 * index), tilt_source="filename", tilt_candidates="[]",
+        model="none", model_sha256="0", settle_s=0.0, read_s=0.0, queue_s=0.0, network_s=0.0, closed_at=1e9,
+    ) | more  # fmt: skip
+    return Record(**facts), raw, clean
+
+
+def filled(folder: Path, count: int, **more: int) -> SeriesStore:
+    store = SeriesStore(folder / "s", fold_rows=more.get("fold_rows", 256))
+    assert store.commit([made(index) for index in range(count)]) == count
+    store.write_master(ABOUT)
+    return store
+
+
+def test_a_master_shows_every_stored_projection_to_plain_readers(tmp_path: Path) -> None:
+    """As Data Exchange, as NXtomo, and under our own names: the same pixels."""
+    filled(tmp_path, 3)
+    with h5py.File(tmp_path / "s" / "series.h5") as file:
+        for row in range(3):
+            _, raw, clean = made(row)
+            assert np.array_equal(file["/aet/raw"][row], raw)
+            for name in ("/exchange/data", "/entry1/tomo_entry/data/data", "/entry1/tomo_entry/instrument/detector/data"):
+                assert np.array_equal(file[name][row], clean)
+        assert file["/exchange/theta"][()].tolist() == [0, 3, 6]
+        assert file["/exchange/data_white"][()].min() == 1
+        assert file["/exchange/data_dark"][()].max() == 0
+        assert file["/entry1/tomo_entry/definition"][()] == b"NXtomo"
+        assert file["/aet/projection/path"][1] == b"s/1.tif"
+
+
+def test_a_moved_series_is_still_whole(tmp_path: Path) -> None:
+    """Sources are named relative to the master."""
+    filled(tmp_path, 2)
+    (tmp_path / "s").rename(tmp_path / "elsewhere")
+    with Series(tmp_path / "elsewhere" / "series.h5") as series:
+        assert list(series.doubts()) == []
+
+
+def test_a_missing_source_is_an_error_and_never_nan(tmp_path: Path) -> None:
+    """Plain HDF5 would show NaN; a new master is refused, and our reader names the row."""
+    store = filled(tmp_path, 3)
+    before = (tmp_path / "s" / "series.h5").read_bytes()
+    (tmp_path / "s" / "projections" / "000001.h5").unlink()
+    with pytest.raises(StoreError, match="000001"):
+        store.write_master(ABOUT)
+    assert (tmp_path / "s" / "series.h5").read_bytes() == before
+    with Series(tmp_path / "s" / "series.h5") as series:
+        series.clean(0)
+        with pytest.raises(StoreError, match="row 1"):
+            series.clean(1)
+
+
+def test_closing_makes_one_contiguous_file_with_the_same_content(tmp_path: Path) -> None:
+    """The projection files may go afterwards: everything is in it."""
+    store = filled(tmp_path, 4)
+    for _ in store.close(CLOSED):
+        pass
+    for path in (tmp_path / "s" / "projections").iterdir():
+        path.unlink()
+    with Series(tmp_path / "s" / "series.h5") as series:
+        assert series.closed
+        assert list(series.doubts()) == []
+        assert len(series) == 4
+
+
+def test_closing_over_a_damaged_projection_leaves_the_series_as_it_was(tmp_path: Path) -> None:
+    """A flipped bit is found by its checksum, before anything is replaced."""
+    store = filled(tmp_path, 3)
+    before = (tmp_path / "s" / "series.h5").read_bytes()
+    path = tmp_path / "s" / "projections" / "000002.h5"
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match="checksum"):
+        list(store.close(CLOSED))
+    assert (tmp_path / "s" / "series.h5").read_bytes() == before
+    assert not list((tmp_path / "s").glob(".*"))
+
+
+def test_an_abandoned_close_leaves_no_trace(tmp_path: Path) -> None:
+    """A late projection interrupts closing at any point."""
+    store = filled(tmp_path, 3)
+    for steps in range(1, 6):
+        work = store.close(CLOSED)
+        for _ in range(steps):
+            next(work)
+        work.close()
+        assert not list((tmp_path / "s").glob(".*"))
+        assert not store.master_is_closed()
+
+
+def test_a_long_series_spans_few_files(tmp_path: Path) -> None:
+    """Old projections are folded into segments; readers see the same rows."""
+    store = filled(tmp_path, 9, fold_rows=2)
+    while store.needs_folding():
+        for _ in store.fold():
+            pass
+    store.write_master(ABOUT)
+    with h5py.File(tmp_path / "s" / "series.h5") as file:
+        sources = {source.file_name for source in file["/exchange/data"].virtual_sources()}
+        assert sum("segment" in name for name in sources) == 3
+        assert len(sources) == 6
+    again = SeriesStore(tmp_path / "s", fold_rows=2)
+    again.load({record.number for record in store.records}, tmp_path / "aside")
+    again.write_master(ABOUT)
+    with Series(tmp_path / "s" / "series.h5") as series:
+        assert list(series.doubts()) == []
+        assert len(series) == 9
+
+
+def archive(folder: Path) -> tuple[Archive, Ledger]:
+    ledger, _ = open_ledger(folder)
+    return Archive(folder, ledger, fold_rows=256, expected=0, close_events=("reconstruct",), config="{}"), ledger
+
+
+@pytest.mark.parametrize("loss", ["ledger", "damaged ledger", "master", "stale master", "damaged master", "nothing"])
+def test_everything_is_rebuilt_from_the_projection_files(tmp_path: Path, loss: str) -> None:
+    """Ledger or master lost, damaged or old: after a start both agree with the files again."""
+    first, ledger = archive(tmp_path)
+    for index in range(3):
+        assert first.commit("s", [made(index)]) == 1
+        with ledger.transaction():
+            unit = ledger.want("s", f"s/{index}.tif", 0, "1")
+        first.publish("s", [(unit, made(index)[0], {"settle": 0.0, "read": 0.0, "queue": 0.0, "network": 0.0, "done_at": time.time()})])
+    ledger.close()
+    master, path = tmp_path / "s" / "series.h5", tmp_path / "ledger.sqlite"
+    match loss:
+        case "ledger":
+            path.unlink()
+        case "damaged ledger":
+            path.write_bytes(b"SQLite format 3\0" + bytes(5000))
+        case "master":
+            master.unlink()
+        case "stale master":
+            old = SeriesStore(tmp_path / "s", fold_rows=256)
+            old.load(set(), tmp_path / "aside")
+            old.records.pop()
+            old.write_master(ABOUT)
+        case "damaged master":
+            master.write_bytes(master.read_bytes()[:3000])
+    second, ledger = archive(tmp_path)
+    second.recover()
+    assert ledger.stored_numbers("s") == {0, 1, 2}
+    assert ledger.ended("s/1.tif", "1") == {0}
+    with Series(master) as series:
+        assert len(series) == 3
+        assert list(series.doubts()) == []
+    ledger.close()
+
+
+def test_a_damaged_projection_is_set_aside_and_its_source_read_again(tmp_path: Path) -> None:
+    """Never a wrong pixel: the unit goes back to waiting."""
+    first, ledger = archive(tmp_path)
+    first.commit("s", [made(index) for index in range(3)])
+    path = tmp_path / "s" / "projections" / "000001.h5"
+    path.write_bytes(path.read_bytes()[:500])
+    ledger.close()
+    second, ledger = archive(tmp_path)
+    second.recover()
+    assert ledger.stored_numbers("s") == {0, 2}
+    assert len(list((tmp_path / "quarantine").iterdir())) == 1
+    with Series(tmp_path / "s" / "series.h5") as series:
+        assert len(series) == 2
+    ledger.close()
+
+
+def test_a_close_that_the_ledger_missed_is_announced_once(tmp_path: Path) -> None:
+    """Killed between the rename and the ledger: the event comes after the next start, and only once."""
+    first, ledger = archive(tmp_path)
+    first.commit("s", [made(index) for index in range(3)])
+    store = first.store("s")
+    store.write_master(ABOUT)
+    for _ in store.close(CLOSED):
+        pass
+    first.recover()
+    assert ledger.events() == {"pending": 1}
+    first.recover()
+    assert ledger.events() == {"pending": 1}
+    assert [row["state"] for row in ledger.series()] == ["closed"]
+    ledger.close()
+
+
+def test_two_layouts_do_not_fit_into_one_series(tmp_path: Path) -> None:
+    """Another size or type is named."""
+    store = filled(tmp_path, 1)
+    assert store.misfit(known_image(1, 32)) == ""
+    assert "64 x 64" in store.misfit(known_image(1, 64))
+    assert "float32" in store.misfit(known_image(1, 32).astype("<f4"))
+
+
+@pytest.mark.parametrize(
+    ("path", "series"),
+    [
+        ("a/b.tif", "a"),
+        ("a/b/c.tif", "a"),
+        ("b.tif", "root"),
+        ("run/b.tif", "run_"),
+        ("quarantine/b.tif", "quarantine_"),
+        ("root/b.tif", "root_"),
+    ],
+)
+def test_a_series_is_the_folder_directly_under_the_watched_one(path: str, series: str) -> None:
+    """And never one of our own folders."""
+    assert series_of(path, "root") == series
