@@ -53,9 +53,9 @@ def encode(message: AnyMessage, pixels: Array | None = None) -> list[Any]:
     """
     if pixels is None:
         return [_encoder.encode(message)]
-    pixels = np.ascontiguousarray(pixels)
     if pixels.nbytes > MAX_ARRAY_BYTES:
         raise WireError(f"pixels of {pixels.nbytes} bytes; the queue takes at most {MAX_ARRAY_BYTES} ({MAX_EDGE_PX} px square)")
+    pixels = np.ascontiguousarray(pixels)
     spec = ArraySpec(pixels.dtype.str, pixels.shape[0], pixels.shape[1], zlib.crc32(pixels.data))
     return [_encoder.encode(msgspec.structs.replace(message, array=spec)), pixels.data.cast("B")]
 
@@ -92,7 +92,9 @@ def _array(spec: ArraySpec, frame: zmq.Frame) -> Array:
         raise WireError(f"{len(frame)} bytes do not make ({spec.height}, {spec.width}) of {spec.dtype}")
     if zlib.crc32(frame.buffer) != spec.crc32:
         raise WireError("the pixels' checksum is wrong")
-    return np.frombuffer(frame.buffer, dtype=spec.dtype).reshape(spec.height, spec.width)
+    pixels = np.frombuffer(frame.buffer, dtype=spec.dtype).reshape(spec.height, spec.width)
+    pixels.flags.writeable = False  # it is the message itself
+    return pixels
 
 
 def _socket(kind: int) -> zmq.Socket[bytes]:

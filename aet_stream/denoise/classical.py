@@ -20,6 +20,8 @@ BLOCKS = 32
 """Along the longer edge of a frame; the networks on coarse grids use the same ones."""
 _GROW_BLOCKS = 1
 _MIN_VACUUM = 0.05
+_TEXTURED = 1.5
+"""Blocks whose texture differs by less than this factor are all alike: there is nothing to split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,9 @@ def find_vacuum(frame: Array) -> Vacuum:
     statistics = grid.statistics(frame, block)
     means, _, _, texture = statistics
     surroundings = median_filter(means, size=max(3, means.shape[0] // 2) | 1, mode="nearest")
-    mask = _above_otsu(texture) | _above_otsu(np.maximum(means - surroundings, 0))
+    mask = _above_otsu(np.maximum(means - surroundings, 0))
+    if texture.max() > _TEXTURED * texture.min():
+        mask |= _above_otsu(texture)
     mask = _without_specks(mask)
     return Vacuum(statistics, binary_dilation(mask, iterations=_GROW_BLOCKS), block)
 

@@ -26,7 +26,7 @@ def statistics(frame: Array, block: int) -> Array:
     """(4, rows, columns) float32: mean, minimum, maximum and standard deviation of every block."""
     blocks = in_blocks(frame, block)
     mean = blocks.mean((1, 3))
-    variance = np.maximum((blocks * blocks).mean((1, 3)) - mean * mean, 0)
+    variance = np.square(blocks - mean[:, None, :, None]).mean((1, 3))
     return np.stack([mean, blocks.min((1, 3)), blocks.max((1, 3)), np.sqrt(variance)]).astype(np.float32)
 
 
