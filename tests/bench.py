@@ -138,9 +138,8 @@ def inference() -> None:
     ours, coarse = Network(path), Network(find_weights(MODEL))
     from aet_stream.denoise.classical import find_vacuum
 
-    print(
-        f"dncnn-2019 in {ours.precision} against eager float32; {torch.get_num_threads()} threads; bfloat16 in hardware: {cpu_has_bfloat16()}"
-    )
+    hardware = f"{torch.get_num_threads()} threads, bfloat16 in the CPU: {cpu_has_bfloat16()}"
+    print(f"dncnn-2019 in {ours.precision} against eager float32; {hardware}")
     for size_px, repeats in ((256, 9), (1024, 5)):
         image = frame(0, size_px).astype(np.float32)
         vacuum = find_vacuum(image)

@@ -1,0 +1,127 @@
+"""The simulated microscope: images and volume belong together, files come as an instrument writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from aet_stream.readers.child import ReaderChild
+from aet_stream.simulate import microscope, replay
+from aet_stream.simulate.backgrounds import KINDS as BACKGROUNDS
+from aet_stream.simulate.backgrounds import background, gaussian, simulate_series
+from aet_stream.simulate.formation import project, volume
+from aet_stream.simulate.particle import KINDS, Particle, make_particle
+from tests.harness import Daemon
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_particles_have_about_the_atoms_asked_for_and_no_two_in_one_place(kind: str) -> None:
+    """Every kind; metals' distances."""
+    from scipy.spatial import cKDTree
+
+    particle = make_particle(np.random.default_rng(0), kind=kind, atoms=3000)
+    assert 800 < len(particle.positions_nm) < 6000
+    nearest = cKDTree(particle.positions_nm).query(particle.positions_nm, k=2)[0][:, 1]
+    assert np.median(nearest) > 0.1
+    assert set(np.unique(particle.atomic_number)) <= {26, 28, 46, 47, 78, 79}
+
+
+def test_a_projection_is_the_volume_seen_from_its_tilt() -> None:
+    """One atom off the axis: where the geometry says, at every tilt; and line sums of the volume at tilt 0."""
+    atom = Particle(np.array([[1.0, 0.4, -0.6]], np.float32), np.array([79]), "one")
+    for tilt in (-60.0, 0.0, 35.0):
+        image = project(atom, tilt, size_px=65, pixel_size_nm=0.1)
+        row, column = np.unravel_index(np.argmax(image), image.shape)
+        assert row == 32 + 4
+        assert column == pytest.approx(32 + 10 * np.cos(np.radians(tilt)) - 6 * np.sin(np.radians(tilt)), abs=0.6)
+    solid = volume(atom, size_px=65, pixel_size_nm=0.1)
+    assert np.allclose(solid.sum(axis=1), project(atom, 0.0, size_px=65, pixel_size_nm=0.1), atol=1e-5)
+
+
+def test_the_published_background_is_the_published_one() -> None:
+    """gaussian_filter(randn, sigma 10..29) at 256 px: a standard deviation near 0.016."""
+    stds = [gaussian(np.random.default_rng(seed), 256).std() for seed in range(20)]
+    assert np.mean(stds) == pytest.approx(0.016, abs=0.005)
+
+
+@pytest.mark.parametrize("kind", BACKGROUNDS)
+def test_backgrounds_are_smooth_and_follow_from_their_seed(kind: str) -> None:
+    """No detail finer than a few pixels."""
+    one, same = (background(np.random.default_rng(5), kind, 128) for _ in range(2))
+    assert np.array_equal(one, same)
+    assert np.abs(np.diff(one)).max() < 0.2 * max(np.ptp(one), 1e-6)
+
+
+def test_a_series_is_its_parts(tmp_path: Path) -> None:
+    """raw is clean plus background plus counting noise; the truth file holds all of it."""
+    series = simulate_series(seed=1, tilts_deg=np.linspace(-60, 60, 5), size_px=64, dose=1000.0)
+    difference = series.raw - (series.clean + series.background)
+    assert abs(difference.mean()) < 2
+    assert difference.std() < 3 * np.sqrt((series.clean + series.background).mean())
+    microscope.write_truth(tmp_path / "t.h5", series)
+    with h5py.File(tmp_path / "t.h5") as file:
+        assert file["volume"].shape == (64, 64, 64)
+        assert np.array_equal(file["clean"][()], series.clean)
+
+
+def test_files_are_written_in_pieces_at_their_cadence(tmp_path: Path) -> None:
+    """Each piece is on disk before the next; the waits add up to the cadence."""
+    waits: list[float] = []
+    sizes: list[int] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        sizes.extend(path.stat().st_size for path in (tmp_path / "s").glob("*") if len(waits) == 1)
+
+    shot = microscope.Shot("a.npy", b"x" * 1000)
+    assert microscope.write(tmp_path / "s", iter([shot]), cadence_s=2.0, pieces=4, wait=wait, told=lambda _: None) == 1
+    assert sizes == [250]
+    assert len(waits) == 5
+    assert (tmp_path / "s" / "a.npy").read_bytes() == b"x" * 1000
+
+
+@pytest.mark.parametrize("fault", sorted(microscope.FAULTS))
+def test_every_accident_can_be_had(fault: str) -> None:
+    """One more file than without."""
+    images, tilts = np.ones((3, 16, 16), "<u2"), np.arange(3.0)
+    assert len(list(microscope.shots(images, tilts, 0.1, ["tiff"], [fault]))) == 4
+    with pytest.raises(ValueError, match="truncated"):
+        list(microscope.shots(images, tilts, 0.1, ["tiff"], ["nonsense"]))
+
+
+def test_a_replayed_folder_gives_the_same_images_and_tilts(tmp_path: Path) -> None:
+    """From any format into any other, through our own readers."""
+    images = np.stack([np.random.default_rng(i).poisson(100, (24, 20)) for i in range(4)]).astype("<u2")
+    tilts = np.array([-10.0, 0.0, 10.5, 20.0])
+    microscope.write(tmp_path / "old", microscope.shots(images, tilts, 0.1, ["mrc", "dm3"], []), told=lambda _: None)
+    found, again, pixel_nm = replay.load(tmp_path / "old", None)
+    order = np.argsort(again)
+    assert np.array_equal(np.stack(found)[order], images)
+    assert again[order].tolist() == tilts.tolist()
+    assert pixel_nm == pytest.approx(0.1)
+    microscope.write(tmp_path / "new", microscope.shots(found, again, pixel_nm, ["npy"], []), told=lambda _: None)  # type: ignore[arg-type]
+    reader = ReaderChild(timeout_s=20, memory_mib=2048, max_file_mib=9)
+    try:
+        pixels = [reader.read(path, 0)[0].pixels for path in sorted((tmp_path / "new").iterdir())]
+        assert np.array_equal(np.stack(pixels), np.stack(found))
+    finally:
+        reader.close()
+
+
+def test_the_commands_say_what_is_wrong(tmp_path: Path) -> None:
+    """Unknown format, particle, source: one line, exit code 1."""
+    daemon = Daemon(tmp_path)
+    for words, said in (
+        (["simulate", "--out", str(tmp_path / "x"), "--format", "jpg", "--tilts", "3", "--size", "32"], "jpg"),
+        (["simulate", "--out", str(tmp_path / "x"), "--particle", "cube", "--tilts", "3", "--size", "32"], "cube"),
+        (["replay", str(tmp_path / "nothing"), "--out", str(tmp_path / "x")], "nothing"),
+        (["reconstruct", str(tmp_path / "nothing.h5")], "nothing.h5"),
+        (["verify", str(tmp_path / "nothing.h5")], "nothing.h5"),
+    ):
+        done = daemon.ask(*words)
+        assert done.returncode == 1, words
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
