@@ -42,12 +42,13 @@ def main(folder: Path) -> int:
     console = Console()
     console.print(f"[bold]A simulated microscope writes {TILTS} tilts of {SIZE_PX} px into {paths['watch']}; aet-stream watches.[/bold]")
     began = time.monotonic()
-    daemon = subprocess.Popen([*AET_STREAM, "run", "--config", str(config), "--until-idle", "5", "--strict"])
     microscope = subprocess.Popen(
         [*AET_STREAM, "simulate", "--out", str(paths["watch"]), "--name", SERIES, "--tilts", str(TILTS), "--size", str(SIZE_PX),
          "--cadence", str(CADENCE_S), "--seed", "7", "--background", "film"],
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
+    await_first_file(folder / "watch" / SERIES, microscope)
+    daemon = subprocess.Popen([*AET_STREAM, "run", "--config", str(config), "--until-idle", "5", "--strict"])
     try:
         code = daemon.wait(LIMIT_S)
         if microscope.poll() != 0:
@@ -76,6 +77,12 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         process.kill()
         process.wait()
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def await_first_file(folder: Path, microscope: subprocess.Popen[bytes]) -> None:
+    """The microscope needs a moment to make its particle; the daemon would take that for idleness."""
+    while not any(folder.glob("*")) and microscope.poll() is None:
+        time.sleep(0.05)
 
 
 def report(console: Console, folder: Path, config: Path, code: int, seconds: float) -> int:

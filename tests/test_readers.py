@@ -255,6 +255,31 @@ def test_the_child_ends_with_its_parent(tmp_path: Path) -> None:
     wait_for(gone, limit_s=5, what="the reader to end")
 
 
+def test_a_file_we_may_not_read_is_tried_again_and_says_so() -> None:
+    """Permission denied is nobody's final word: not ready, with the remedy. Root gives up its rights for a moment to see it."""
+    import os
+    import tempfile
+
+    from aet_stream.readers import npy
+    from aet_stream.readers.child import _answer, _Request
+
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        path = Path(name) / "locked.npy"
+        path.write_bytes(WRITERS["npy"](known_image(3), 0.0, 0.1))
+        assert npy.probe(path, path.stat().st_size).images == 1
+        path.chmod(0o000)
+        me = os.geteuid()
+        try:
+            if me == 0:
+                os.seteuid(65534)
+            answer, _ = _answer(_Request(str(path), -1, 1 << 20))
+        finally:
+            os.seteuid(me)
+    assert answer.kind == "SourceNotReady"
+    assert "right to read" in answer.text
+
+
 def test_an_mdoc_gives_each_section_its_tilt(tmp_path: Path) -> None:
     """Both names are in use; an unfinished last line is not believed; keys may come in any order."""
     image = tmp_path / "a.mrc"
