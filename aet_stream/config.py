@@ -99,7 +99,7 @@ class Denoise(Section, frozen=True):
     """The background and who computes it."""
 
     model: str = "default"
-    """A shipped network (`default`, `dncnn-2019`), a classical estimator (`laplace`, `constant`) or a path to your own weights."""
+    """The shipped network (`default`), a classical estimator (`laplace`, `constant`) or a path to your own weights."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
