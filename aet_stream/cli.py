@@ -83,6 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     release = add("release", _release, "give held projections their tilt angle")
     release.add_argument("ids", nargs="+", type=int, metavar="ID")
     release.add_argument("--angle", type=float, required=True, metavar="DEG")
+    events = add("events", _events, "what happened, and who has been told")
+    events.add_argument("--failed", action="store_true", help="only what was tried too often")
+    events.add_argument("--json", action="store_true", help="for machines")
+    resend = add("resend", _resend, "send failed events again")
+    resend.add_argument("ids", nargs="*", metavar="EVENT", help="ids as `events` shows them (default: all that failed)")
     _add_microscope_commands(add)
     _add_science_commands(add)
     return parser
@@ -251,8 +256,10 @@ def _status_text(status: dict[str, Any]) -> str:
         lines.append("give a held projection its angle: aet-stream release ID --angle DEG")
     if status["quarantined"]:
         lines.append("mend or replace a quarantined file and it is read again; or: aet-stream requeue ID")
-    if status["events"]["failed"]:
-        lines.append(f"FAILED       {status['events']['failed']} reconstruction(s): see the log")
+    for row in status["events"]["dead"]:
+        lines.append(f"FAILED       {row['event']} of {row['series']} -> {row['sink']} ({row['attempts']} tries): {row['detail']}")
+    if status["events"]["dead"]:
+        lines.append("mend the cause and send failed events again: aet-stream resend")
     return "\n".join(lines)
 
 
@@ -281,6 +288,33 @@ def _release(arguments: argparse.Namespace) -> int:
     from aet_stream.transport import ask
 
     print(ask(_output_root(arguments), "release", {"ids": arguments.ids, "tilt_deg": arguments.angle})["text"])
+    return EXIT_OK
+
+
+def _events(arguments: argparse.Namespace) -> int:
+    """List the deliveries of the outbox, the latest event first: from the ledger, with or without a daemon."""
+    from aet_stream.hub.ledger import Ledger
+    from aet_stream.hub.outbox import Outbox
+
+    path = _output_root(arguments) / "ledger.sqlite"
+    if not path.exists():
+        raise NotRunning(f"{path} is not there: nothing has ever run; start with `aet-stream run`")
+    ledger = Ledger(path, read_only=True)
+    rows = Outbox(ledger.db).listed("failed" if arguments.failed else None)
+    ledger.close()
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+    for row in [] if arguments.json else rows:
+        tries = f"{row['attempts']} tries" if row["attempts"] != 1 else "1 try"
+        print(f"{row['event_id']}  {row['event']:<19} {row['series']} -> {row['sink']}: {row['state']}, {tries}  {row['detail']}")
+    return EXIT_OK
+
+
+def _resend(arguments: argparse.Namespace) -> int:
+    """Send events again that were put aside after too many tries."""
+    from aet_stream.transport import ask
+
+    print(ask(_output_root(arguments), "resend", {"ids": arguments.ids or None})["text"])
     return EXIT_OK
 
 

@@ -9,6 +9,7 @@ import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -122,7 +123,54 @@ class Reconstruct(Section, frozen=True):
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 7200.0
     """A reconstruction that takes longer is stopped and counts as a failed try."""
     attempts: AtLeastOne = 3
-    """Tries before the event is put aside as failed."""
+    """Tries before it is put aside as failed."""
+
+
+EventName = Literal["projection.stored", "coverage.milestone", "series.closed", "reconstruction.done", "held", "quarantined"]
+
+
+class Trigger(Section, frozen=True):
+    """How hard the outbox tries. What happened to one series is told in order; a failed try holds up that series at that sink only."""
+
+    attempts: AtLeastOne = 10
+    """Tries of a command, webhook or ZeroMQ receiver before an event is put aside as failed (`aet-stream resend` sends it again)."""
+    longest_pause_s: Seconds = 300.0
+    """The pause between tries doubles from 1 s up to this."""
+    again_s: Seconds = 60.0
+    """Pause after a receiver said "again later" (exit code 75, HTTP 503 or 429); that counts as no try."""
+
+
+class Command(Section, frozen=True):
+    """A program of your own that is run for every event, without a shell: 0 done, 75 again later, anything else a failed try.
+
+    It gets the event as JSON on standard input, and in the environment AET_EVENT, AET_EVENT_ID (the same in every try), AET_SERIES,
+    AET_SERIES_FILE, AET_OUTPUT_ROOT and AET_ATTEMPT.
+    """
+
+    argv: tuple[str, ...] = ()
+    """Program and arguments. Empty: none."""
+    events: tuple[EventName, ...] = ("series.closed", "reconstruction.done", "held", "quarantined")
+    timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
+
+
+class Webhook(Section, frozen=True):
+    """An HTTP POST for every event, signed as standardwebhooks.com says; 2xx is success. Its `webhook-id` is the same in every try."""
+
+    url: str = ""
+    """http or https. Empty: none."""
+    secret_file: str = ""
+    """A file whose first line is the shared secret (`whsec_` and base64, or any text). Empty: unsigned."""
+    events: tuple[EventName, ...] = ("series.closed", "reconstruction.done", "held", "quarantined")
+    timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 10.0
+
+
+class Zeromq(Section, frozen=True):
+    """A request to a REP socket for every event: (id, JSON); the answer is the id. Its `id` is the same in every try."""
+
+    endpoint: str = ""
+    """For example tcp://127.0.0.1:5599. Empty: none."""
+    events: tuple[EventName, ...] = ("projection.stored", "series.closed", "reconstruction.done")
+    timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 10.0
 
 
 class Monitor(Section, frozen=True):
@@ -154,6 +202,10 @@ class Config(Section, frozen=True):
     output: Output = Output()
     denoise: Denoise = Denoise()
     reconstruct: Reconstruct = Reconstruct()
+    trigger: Trigger = Trigger()
+    command: Command = Command()
+    webhook: Webhook = Webhook()
+    zeromq: Zeromq = Zeromq()
     monitor: Monitor = Monitor()
     supervise: Supervise = Supervise()
 
@@ -164,6 +216,17 @@ class Config(Section, frozen=True):
     @property
     def output_root(self) -> Path:
         return Path(self.output.root).expanduser().absolute()
+
+    @property
+    def sinks(self) -> dict[str, tuple[str, ...]]:
+        """Who acts upon events -> which events it is given."""
+        wanted: dict[str, tuple[str, ...]] = {
+            "reconstruct": ("series.closed",) if self.reconstruct.on_close else (),
+            "command": self.command.events if self.command.argv else (),
+            "webhook": self.webhook.events if self.webhook.url else (),
+            "zeromq": self.zeromq.events if self.zeromq.endpoint else (),
+        }
+        return {sink: events for sink, events in wanted.items() if events}
 
 
 def load(path: Path | None, overrides: list[str]) -> Config:
@@ -226,6 +289,9 @@ def _checked(config: Config, name: str) -> Config:
         raise ConfigError(f"{name}: angle.filename_regex needs a group named `angle`: (?P<angle>...)")
     if abs(config.angle.scale) != 1:
         raise ConfigError(f"{name}: angle.scale is {config.angle.scale}; only 1 and -1 make sense")
+    url = urlsplit(config.webhook.url)
+    if config.webhook.url and (url.scheme not in ("http", "https") or not url.hostname or url.username):
+        raise ConfigError(f"{name}: webhook.url {config.webhook.url!r}: write http(s)://host[:port]/path, without a name or password in it")
     if config.angle.min_deg >= config.angle.max_deg:
         raise ConfigError(f"{name}: angle.min_deg must be below angle.max_deg")
     return config

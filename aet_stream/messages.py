@@ -1,7 +1,7 @@
 """Everything that is said on the queue. Headers are msgpack, pixels follow as one raw buffer; never pickle.
 
 watch --Offer--> hub --Want--> watch --Acquired + pixels--> hub --Job + pixels--> worker --Done + pixels--> hub
-trigger --EventPlease--> hub --Event--> trigger --EventDone--> hub
+trigger --EventPlease--> hub --Event, EventOff--> trigger --EventDone--> hub
 any role --Beat--> hub --Pulse--> role            a person --Command--> hub --Reply--> a person
 """
 
@@ -14,7 +14,7 @@ import msgspec
 from aet_stream.projection import Acquisition, Candidate, Quality
 
 #: Raised whenever a message changes; roles of different versions refuse each other.
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 
 
 class ArraySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -138,29 +138,46 @@ class Failed(Message, frozen=True, tag="failed"):
 
 
 class EventPlease(Message, frozen=True, tag="event_please"):
-    """The trigger is free to act on the next event."""
+    """The trigger is free to act on the next event at each of these sinks."""
+
+    sinks: tuple[str, ...]
 
 
 class Event(Message, frozen=True, tag="event"):
-    """Something happened to a series that somebody wants acted upon; leased until EventDone or silence."""
+    """Something happened to a series that a sink wants to know; leased until EventDone or silence."""
 
     event_id: str
+    """Follows from what happened: the same for every sink, in every try, and after a rebuilt ledger."""
     event: str
     """For example `series.closed`."""
     series: str
+    at: float
+    """Unix seconds."""
+    data: dict[str, Any]
+    sink: str
     attempt: int
+
+
+class EventOff(Message, frozen=True, tag="event_off"):
+    """What is being done at this sink is of no use any more: stop."""
+
+    event_id: str
+    sink: str
 
 
 class EventDone(Message, frozen=True, tag="event_done"):
     """How it went."""
 
     event_id: str
+    sink: str
     ok: bool
     detail: str
+    again_s: float = 0.0
+    """Not 0: no failed try, but wanted again after so long."""
 
 
 class Command(Message, frozen=True, tag="command"):
-    """What a person asks: status, close, release, requeue, idle."""
+    """What a person asks: status, close, release, requeue, events, resend, idle."""
 
     name: str
     arguments: dict[str, Any] = {}
@@ -175,5 +192,5 @@ class Reply(Message, frozen=True, tag="reply"):
 
 
 ToHub = Beat | Offer | Acquired | NotAcquired | Ready | Working | Done | Failed | EventPlease | EventDone | Command
-FromHub = Pulse | Want | Job | Event | Reply
+FromHub = Pulse | Want | Job | Event | EventOff | Reply
 AnyMessage = ToHub | FromHub

@@ -295,7 +295,7 @@ def run(config: Config, *, until_idle_s: float | None, strict: bool, verbose: bo
 
 def _closing_words(last: dict[str, Any], strict: bool) -> int:
     """Say how it went, and turn it into the exit code."""
-    counts = {key: last[key] for key in ("stored", "duplicates", "held", "quarantined")} | {"failed reconstructions": last["failed_events"]}
+    counts = {key: last[key] for key in ("stored", "duplicates", "held", "quarantined")} | {"failed events": last["failed_events"]}
     logger.info("idle: %s", ", ".join(f"{count} {name}" for name, count in counts.items()))
     trouble = last["held"] + last["quarantined"] + last["failed_events"]
     if trouble:

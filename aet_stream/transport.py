@@ -226,6 +226,31 @@ def ask(output_root: Path, name: str, arguments: dict[str, Any] | None = None, *
     raise NotRunning(f"no daemon answers for {output_root} within {timeout_s:g} s: start one with `aet-stream run`")
 
 
+def hand_over(endpoint: str, event_id: str, content: bytes, *, timeout_s: float) -> None:
+    """Send (id, content) to a REP socket and wait until it answers with the id.
+
+    Raises
+    ------
+    AetError : no such endpoint, no answer in time, or another one
+    """
+    socket = _socket(zmq.REQ)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDTIMEO, round(timeout_s * 1000))
+    socket.setsockopt(zmq.RCVTIMEO, round(timeout_s * 1000))
+    try:
+        socket.connect(endpoint)
+        socket.send_multipart([event_id.encode(), content])
+        answer = socket.recv_multipart()
+    except zmq.Again as error:
+        raise AetError(f"{endpoint}: no answer within {timeout_s:g} s") from error
+    except zmq.ZMQError as error:
+        raise AetError(f"zeromq.endpoint {endpoint}: {error}") from error
+    finally:
+        socket.close()
+    if answer != [event_id.encode()]:
+        raise AetError(f"{endpoint}: the answer is not the event's id")
+
+
 class EventStream:
     """What the hub publishes, newest last; for viewers and scripts."""
 

@@ -13,6 +13,7 @@ from aet_stream.errors import StoreError
 from aet_stream.hub.archive import Archive, open_ledger, series_of
 from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.master import About
+from aet_stream.hub.outbox import Outbox
 from aet_stream.hub.store import SeriesStore
 from aet_stream.layout import Record, crc32
 from aet_stream.projection import Array, sha256_of
@@ -139,7 +140,7 @@ def test_a_long_series_spans_few_files(tmp_path: Path) -> None:
 
 def archive(folder: Path) -> tuple[Archive, Ledger]:
     ledger, _ = open_ledger(folder)
-    return Archive(folder, ledger, fold_rows=256, expected=0, close_events=("reconstruct",), config="{}"), ledger
+    return Archive(folder, ledger, Outbox(ledger.db, {"reconstruct": ("series.closed",)}), fold_rows=256, expected=0, config="{}"), ledger
 
 
 @pytest.mark.parametrize("loss", ["ledger", "damaged ledger", "master", "stale master", "damaged master", "nothing"])
@@ -202,9 +203,9 @@ def test_a_close_that_the_ledger_missed_is_announced_once(tmp_path: Path) -> Non
     for _ in store.close(CLOSED):
         pass
     first.recover()
-    assert ledger.events() == {"pending": 1}
+    assert Outbox(ledger.db).figures()["pending"] == 1
     first.recover()
-    assert ledger.events() == {"pending": 1}
+    assert Outbox(ledger.db).figures()["pending"] == 1
     assert [row["state"] for row in ledger.series()] == ["closed"]
     ledger.close()
 

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import sqlite3
 import time
 from collections.abc import Generator
 from pathlib import Path
 
 from aet_stream.errors import OutputFull, StoreError
+from aet_stream.hub import coverage
 from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.master import About
+from aet_stream.hub.outbox import Outbox
 from aet_stream.hub.store import SeriesStore
-from aet_stream.layout import Record
+from aet_stream.layout import SERIES_FILE, Record
 from aet_stream.projection import Array
 
 logger = logging.getLogger(__name__)
@@ -53,16 +56,21 @@ def open_ledger(root: Path) -> tuple[Ledger, bool]:
 class Archive:
     """Owner of every series folder under the output root."""
 
-    def __init__(self, root: Path, ledger: Ledger, *, fold_rows: int, expected: int, close_events: tuple[str, ...], config: str) -> None:
+    def __init__(
+        self, root: Path, ledger: Ledger, outbox: Outbox, *, fold_rows: int, expected: int, milestone_deg: float = 15.0, config: str
+    ) -> None:
         self.root = root
         self._ledger = ledger
         self._fold_rows = fold_rows
         self._expected = expected
-        self._close_events = close_events
+        self._outbox = outbox
+        self._milestone_deg = milestone_deg
         self._config = config
         self._stores: dict[str, SeriesStore] = {}
         self._works: dict[str, tuple[str, Generator[None]]] = {}
         """Series -> what is being done to it piece by piece: ("close" or "fold", the work)."""
+        self.called_off: list[tuple[str, str]] = []
+        """(sink, event) that somebody is working on in vain."""
         self.unpublished: dict[str, list[Unit]] = {}
         """Stored, but not yet shown in `series.h5` nor known to the ledger."""
 
@@ -93,6 +101,7 @@ class Archive:
                 if record.number not in known:
                     logger.info("%s: projection %d was stored before the ledger knew; taken up", name, record.number)
                     self._ledger.adopt(record)
+                    self._announce_stored(record)
         if closed and set(shown) == numbers:
             self._announce_closed(name)
         else:
@@ -149,6 +158,24 @@ class Archive:
                 stages["commit"] = readable_at - stages.pop("done_at")
                 stages["total"] = readable_at - record.closed_at
                 self._ledger.store(unit_id, record, stages)
+                self._announce_stored(record)
+            self._announce_coverage(name)
+
+    def _announce_stored(self, record: Record) -> None:
+        shown = ("number", "tilt_deg", "tilt_source", "path", "image", "sha256", "trust", "blank", "pixel_size_nm")
+        data = {key: getattr(record, key) for key in shown}
+        data = {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in data.items()}
+        key = f"{record.number}|{record.sha256}|{record.clean_crc32:08x}|{record.tilt_deg!r}"
+        self._outbox.announce("projection.stored", record.series, key, data)
+
+    def _announce_coverage(self, name: str) -> None:
+        """Once for every so many degrees of newly covered directions."""
+        tilts_deg = self._ledger.tilts_deg(name)
+        covered_deg = coverage.covered_deg(tilts_deg)
+        milestone = int(covered_deg // self._milestone_deg)
+        if milestone and len(tilts_deg) > 2:
+            data = {"covered_deg": covered_deg, "largest_gap_deg": coverage.largest_gap_deg(tilts_deg), "tilts": len(tilts_deg)}
+            self._outbox.announce("coverage.milestone", name, f"{milestone}|{self._milestone_deg:g}", data)
 
     # -- closing and folding ------------------------------------------------------------------------------------------------------
 
@@ -190,9 +217,12 @@ class Archive:
         digest = hashlib.sha256(name.encode())
         for record in self.store(name).records:
             digest.update(f"{record.number}:{record.clean_crc32:08x}:{record.tilt_deg!r};".encode())
-        events = [(hashlib.sha256(f"{event}|{digest.hexdigest()}".encode()).hexdigest()[:32], event) for event in self._close_events]
+        data = {"path": str(self.root / name / SERIES_FILE), "projections": len(self.store(name).records)}
         with self._ledger.transaction():
-            self._ledger.close_series(name, events)
+            self._ledger.close_series(name)
+            self._outbox.announce("series.closed", name, digest.hexdigest(), data)
+            off = self._outbox.supersede("preview", name)
+        self.called_off += [("preview", event_id) for event_id in off]
 
     def _abandon(self, name: str) -> None:
         if name in self._works:

@@ -29,16 +29,26 @@ def obey(hub: Hub, name: str, arguments: dict[str, Any]) -> tuple[str, dict[str,
             return _again(hub, arguments.get("ids", []), None)
         case "release":
             return _again(hub, arguments.get("ids", []), _tilt(hub, arguments.get("tilt_deg")))
+        case "resend":
+            return _resend(hub, arguments.get("ids"))
     raise AetError(f"the hub knows no command {name!r}")
 
 
+def _resend(hub: Hub, names: Any) -> tuple[str, dict[str, Any]]:
+    with hub.ledger.transaction():
+        count = hub.outbox.resend(names)
+    if names and not count:
+        raise AetError(f"{', '.join(names)}: no failed delivery of that name; `aet-stream events --failed` lists them")
+    return f"{count} will be sent again", {}
+
+
 def _idle(hub: Hub) -> dict[str, Any]:
-    series, events, totals = hub.ledger.series(), hub.ledger.events(), hub.ledger.totals()
+    series, events, totals = hub.ledger.series(), hub.outbox.figures(), hub.ledger.totals()
     return {
         "idle_for_s": hub.idle_for_s(),
         "open": [row["name"] for row in series if row["state"] == "open" and row["stored"]],
-        "unfinished_events": events.get("pending", 0) + events.get("leased", 0),
-        "failed_events": events.get("failed", 0),
+        "unfinished_events": events["pending"],
+        "failed_events": events["failed"],
         **totals,
     }
 

@@ -1,59 +1,119 @@
-"""The side that looks at the trigger: events from the durable outbox, leased, acknowledged, tried again."""
+"""The side that looks at the trigger: deliveries from the durable outbox, leased, acknowledged, tried again."""
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable
 
+from aet_stream.config import Config
 from aet_stream.hub.ledger import Ledger
+from aet_stream.hub.outbox import Outbox
 from aet_stream.hub.outcomes import Tell
-from aet_stream.messages import AnyMessage, Event, EventDone
+from aet_stream.messages import AnyMessage, Event, EventDone, EventOff
 
 logger = logging.getLogger(__name__)
 
+FORGOTTEN_S = 3.0
+"""A leased delivery that the trigger does not name this long afterwards got lost."""
+
 
 class Events:
-    """Every event is acted upon at least once; its id stays the same, so acting twice does no harm."""
+    """Every event reaches every sink at least once; its id stays the same, so acting twice does no harm."""
 
-    def __init__(self, ledger: Ledger, *, attempts: int, lease_s: float, send: Callable[[bytes, AnyMessage], bool], tell: Tell) -> None:
+    def __init__(self, config: Config, ledger: Ledger, outbox: Outbox, *, send: Callable[[bytes, AnyMessage], bool], tell: Tell) -> None:
+        self._rules = config.trigger
+        self._root = config.output_root
+        self._attempts = {"reconstruct": config.reconstruct.attempts, "preview": 1}
+        self._lease_s = config.queue.lease_s
         self._ledger = ledger
-        self._attempts = attempts
-        self._lease_s = lease_s
+        self._outbox = outbox
         self._send = send
         self._tell = tell
-        self._leased: dict[str, float] = {}
-        """Event -> when the trigger last said that it works on it."""
+        self._trigger = b""
+        self._leased: dict[tuple[str, str], float] = {}
+        """(event, sink) -> when the trigger last said that it works on it."""
 
-    def lease_next(self, peer: bytes) -> None:
-        row = self._ledger.next_event()
-        if row is None:
-            return
-        with self._ledger.transaction():
-            attempt = self._ledger.lease_event(row["event_id"])
-        self._leased[row["event_id"]] = time.monotonic()
-        self._send(peer, Event(event_id=row["event_id"], event=row["event"], series=row["series"], attempt=attempt))
+    def lease(self, peer: bytes, sinks: tuple[str, ...]) -> None:
+        """Hand the next delivery of each of these sinks to the trigger."""
+        self._meet(peer)
+        busy = {sink for _, sink in self._leased}
+        for sink in self._outbox.anything_for(tuple(sink for sink in sinks if sink not in busy)):
+            with self._ledger.transaction():
+                row = self._outbox.lease(sink)
+            if row is not None:
+                self._leased[row["event_id"], sink] = time.monotonic()
+                what = {key: row[key] for key in ("event_id", "event", "series", "at", "sink")}
+                self._send(peer, Event(**what, data=json.loads(row["data"]), attempt=row["attempts"]))
 
-    def hear_trigger(self, working_on: Iterable[str]) -> None:
-        for event_id in self._leased.keys() & set(working_on):
-            self._leased[event_id] = time.monotonic()
+    def _meet(self, peer: bytes) -> None:
+        """Another trigger than before: its predecessor is dead, and what that one worked on is to be done again."""
+        if peer != self._trigger:
+            self._trigger = peer
+            self._leased = dict.fromkeys(self._leased, -math.inf)
+
+    def hear_trigger(self, peer: bytes, working_on: Iterable[list[str]]) -> None:
+        """The trigger lives, and this is all that it works on: whatever else was leased got lost, on the way or with its predecessor."""
+        self._meet(peer)
+        now, at_work = time.monotonic(), {(event_id, sink) for event_id, sink in working_on}
+        for key, since in list(self._leased.items()):
+            if key not in at_work and now - since > FORGOTTEN_S:
+                self._leased[key] = -math.inf
+        for event_id, sink in at_work:
+            if (event_id, sink) not in self._leased:
+                with self._ledger.transaction():
+                    self._outbox.keep_leased(event_id, sink)
+            self._leased[event_id, sink] = now
 
     def expire(self) -> None:
         """The trigger has died over these: to be acted upon again."""
-        for event_id, since in list(self._leased.items()):
+        for (event_id, sink), since in list(self._leased.items()):
             if time.monotonic() - since > self._lease_s:
-                del self._leased[event_id]
-                with self._ledger.transaction():
-                    self._ledger.end_event(event_id, "pending", "the trigger was silent")
+                row = self._outbox.delivery(event_id, sink)
+                if row is not None and row["state"] == "leased":
+                    self._failed(event_id, sink, row["attempts"], "the trigger was silent")
+                del self._leased[event_id, sink]
 
-    def hear_done(self, message: EventDone) -> None:
-        self._leased.pop(message.event_id, None)
-        row = self._ledger.event(message.event_id)
-        if row is None or row["state"] == "done":
+    def hear_done(self, done: EventDone) -> None:
+        row = self._outbox.delivery(done.event_id, done.sink)
+        if row is None or row["state"] not in ("leased", "pending"):
+            self._leased.pop((done.event_id, done.sink), None)
             return
-        state = "done" if message.ok else "failed" if row["attempts"] >= self._attempts else "pending"
+        words = f"series={row['series']} {row['event']} -> {done.sink}: {done.detail}"
+        if done.ok:
+            with self._ledger.transaction():
+                self._outbox.end(done.event_id, done.sink, "done", done.detail)
+                if done.sink == "reconstruct":
+                    self._outbox.announce(
+                        "reconstruction.done",
+                        row["series"],
+                        done.event_id,
+                        {"volume": str(self._root / row["series"] / "reconstruction.h5")},
+                    )
+            logger.info("%s", words)
+            self._tell(f"{done.sink}.done", {"series": row["series"], "event_id": done.event_id, "detail": done.detail})
+        elif done.again_s:
+            with self._ledger.transaction():
+                self._outbox.end(done.event_id, done.sink, "pending", done.detail, pause_s=done.again_s, charged=False)
+            logger.info("%s; again in %.0f s", words, done.again_s)
+        else:
+            self._failed(done.event_id, done.sink, row["attempts"], done.detail)
+            logger.error("%s", words)
+        self._leased.pop((done.event_id, done.sink), None)
+
+    def _failed(self, event_id: str, sink: str, attempts: int, detail: str) -> None:
+        """Again after a pause, or put aside for a person."""
+        last = attempts >= self._attempts.get(sink, self._rules.attempts)
+        pause_s = min(self._rules.longest_pause_s, 2.0 ** min(attempts - 1, 30))
         with self._ledger.transaction():
-            self._ledger.end_event(message.event_id, state, message.detail, pause_s=0.0 if message.ok else 2.0 ** row["attempts"])
-        logger.log(logging.INFO if message.ok else logging.ERROR, "series=%s %s: %s", row["series"], row["event"], message.detail)
-        if message.ok:
-            self._tell(f"{row['event']}.done", {"series": row["series"], "event_id": message.event_id, "detail": message.detail})
+            self._outbox.end(event_id, sink, "failed" if last else "pending", detail, pause_s=pause_s)
+        if last:
+            logger.error("%s -> %s failed %d times and is put aside: `aet-stream events`, `aet-stream resend`", event_id, sink, attempts)
+
+    def call_off(self, sink: str, event_id: str) -> None:
+        """Tell the trigger that nobody needs this any more."""
+        self._leased.pop((event_id, sink), None)
+        if self._trigger:
+            self._send(self._trigger, EventOff(event_id=event_id, sink=sink))

@@ -20,6 +20,7 @@ from aet_stream.hub.events import Events
 from aet_stream.hub.flights import Flights
 from aet_stream.hub.intake import Intake
 from aet_stream.hub.ledger import outcome
+from aet_stream.hub.outbox import Outbox
 from aet_stream.hub.outcomes import Outcomes
 from aet_stream.hub.storing import Storing
 from aet_stream.hub.workers import Workers
@@ -80,24 +81,23 @@ class Hub:
         self.ledger, fresh = open_ledger(self.root)
         if fresh:
             logger.info("new ledger in %s", self.root)
+        self.outbox = Outbox(self.ledger.db, config.sinks)
         self.archive = Archive(
             self.root,
             self.ledger,
+            self.outbox,
             fold_rows=config.output.fold_rows,
             expected=config.series.expected,
-            close_events=("reconstruct",) if config.reconstruct.on_close else (),
             config=msgspec.json.encode(config).decode(),
         )
         self.archive.recover()
-        self.outcomes = Outcomes(config.queue, self.ledger, self.flights, self.root / "quarantine", self._tell)
+        self.outcomes = Outcomes(config.queue, self.ledger, self.outbox, self.flights, self.root / "quarantine", self._tell)
         self.intake = Intake(config.watch_root.name, self.ledger, self.archive, self.flights, self.outcomes, self._send)
         self.workers = Workers(self.hub_id, self.flights, self.outcomes, self._send)
         self.storing = Storing(config, self.ledger, self.archive, self.flights, self.intake, self._tell)
-        self.events = Events(
-            self.ledger, attempts=config.reconstruct.attempts, lease_s=config.queue.lease_s, send=self._send, tell=self._tell
-        )
+        self.events = Events(config, self.ledger, self.outbox, send=self._send, tell=self._tell)
         with self.ledger.transaction():
-            self.ledger.unlease_events()
+            self.outbox.start()
         for row in self.ledger.ready():
             self.outcomes.take_up(row["path"], row["image"], row["stamp"], row["attempts"])
         self._socket = HubSocket(self.root)
@@ -156,6 +156,8 @@ class Hub:
         self.storing.publish()
         self.intake.grant()
         self.storing.close_series()
+        while self.archive.called_off:
+            self.events.call_off(*self.archive.called_off.pop())
         self.paused = ""
 
     def beat(self) -> None:
@@ -192,7 +194,7 @@ class Hub:
             case Failed():
                 self.workers.hear_failed(message)
             case EventPlease():
-                self.events.lease_next(peer)
+                self.events.lease(peer, message.sinks)
             case EventDone():
                 self.events.hear_done(message)
             case Command():
@@ -209,7 +211,7 @@ class Hub:
         if beat.role == "watch":
             self.intake.hear_watch(peer, {(path, image) for path, image in beat.status.get("asked", [])})
         if beat.role == "trigger":
-            self.events.hear_trigger(beat.status.get("events", []))
+            self.events.hear_trigger(peer, beat.status.get("deliveries", []))
 
     def _hear_command(self, peer: bytes, command: Command) -> None:
         try:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from aet_stream.errors import AetError, OutputFull
+from aet_stream.hub.outbox import OUTBOX_SCHEMA, Outbox
 from aet_stream.layout import Record
 
 SCHEMA_VERSION = 1
@@ -43,10 +44,6 @@ CREATE TABLE unit (
 CREATE INDEX unit_state ON unit (state);
 CREATE INDEX unit_series ON unit (series, state);
 CREATE INDEX unit_pixels ON unit (series, sha256);
-CREATE TABLE outbox (
-    event_id TEXT PRIMARY KEY, event TEXT NOT NULL, series TEXT NOT NULL, state TEXT NOT NULL DEFAULT 'pending',
-    attempts INTEGER NOT NULL DEFAULT 0, next_at REAL NOT NULL DEFAULT 0, detail TEXT NOT NULL DEFAULT '', made_at REAL NOT NULL
-) STRICT;
 """
 
 
@@ -60,6 +57,8 @@ class Ledger:
         else:
             self._db = sqlite3.connect(path, isolation_level=None, timeout=5)
         self._db.row_factory = sqlite3.Row
+        self.db = self._db
+        """For the outbox, which lives in the same file and the same transactions."""
         if not read_only:
             self._prepare()
 
@@ -73,6 +72,7 @@ class Ledger:
             raise AetError(
                 f"{self.path} has layout {version}, this version writes {SCHEMA_VERSION}: move it away, it is rebuilt from the files"
             )
+        self._db.executescript(OUTBOX_SCHEMA)
         if self._db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise sqlite3.DatabaseError("quick_check failed")
 
@@ -229,44 +229,14 @@ class Ledger:
             "UPDATE series SET state = 'open', closed_at = NULL, generation = generation + 1 WHERE name = ? AND state = 'closed'", (name,)
         )
 
-    def close_series(self, name: str, events: list[tuple[str, str]]) -> None:
-        """The series is one verified file; in the same transaction, (id, event) pairs go to the outbox."""
-        now = time.time()
-        self._db.execute("UPDATE series SET state = 'closed', closed_at = ? WHERE name = ?", (now, name))
-        self._db.executemany(
-            "INSERT OR IGNORE INTO outbox (event_id, event, series, made_at) VALUES (?, ?, ?, ?)",
-            [(event_id, event, name, now) for event_id, event in events],
-        )
+    def close_series(self, name: str) -> None:
+        """The series is one verified file."""
+        self._db.execute("UPDATE series SET state = 'closed', closed_at = ? WHERE name = ?", (time.time(), name))
 
-    # -- outbox -----------------------------------------------------------------------------------------------------------------
-
-    def next_event(self) -> sqlite3.Row | None:
-        row: sqlite3.Row | None = self._db.execute(
-            "SELECT * FROM outbox WHERE state = 'pending' AND next_at <= ? ORDER BY made_at LIMIT 1", (time.time(),)
-        ).fetchone()
-        return row
-
-    def event(self, event_id: str) -> sqlite3.Row | None:
-        row: sqlite3.Row | None = self._db.execute("SELECT * FROM outbox WHERE event_id = ?", (event_id,)).fetchone()
-        return row
-
-    def lease_event(self, event_id: str) -> int:
-        row = self._db.execute(
-            "UPDATE outbox SET state = 'leased', attempts = attempts + 1 WHERE event_id = ? RETURNING attempts", (event_id,)
-        ).fetchone()
-        return int(row["attempts"])
-
-    def end_event(self, event_id: str, state: str, detail: str, *, pause_s: float = 0.0) -> None:
-        self._db.execute(
-            "UPDATE outbox SET state = ?, detail = ?, next_at = ? WHERE event_id = ?", (state, detail, time.time() + pause_s, event_id)
-        )
-
-    def unlease_events(self) -> None:
-        """Nobody is known to work on these any more; being interrupted is not a failed try."""
-        self._db.execute("UPDATE outbox SET state = 'pending', attempts = max(0, attempts - 1) WHERE state = 'leased'")
-
-    def events(self) -> dict[str, int]:
-        return {row["state"]: row["n"] for row in self._db.execute("SELECT state, count(*) AS n FROM outbox GROUP BY state")}
+    def tilts_deg(self, series: str) -> list[float]:
+        """Every tilt of which a projection is stored, once."""
+        rows = self._db.execute("SELECT DISTINCT tilt_deg FROM unit WHERE series = ? AND state = 'stored' ORDER BY tilt_deg", (series,))
+        return [row["tilt_deg"] for row in rows]
 
     # -- figures ----------------------------------------------------------------------------------------------------------------
 
@@ -296,7 +266,6 @@ class Ledger:
 
 def outcome(ledger: Ledger) -> dict[str, Any]:
     """What `status` tells from the ledger alone: with or without a daemon."""
-    events = ledger.events()
     return {
         "totals": ledger.totals(),
         "series": ledger.series()[:50],
@@ -304,7 +273,7 @@ def outcome(ledger: Ledger) -> dict[str, Any]:
         "quarantined": ledger.in_state("quarantined"),
         "blank": ledger.blanks(),
         "latency": {"stages": ledger.latency()},
-        "events": {"pending": events.get("pending", 0) + events.get("leased", 0), "failed": events.get("failed", 0)},
+        "events": Outbox(ledger.db).figures(),
     }
 
 

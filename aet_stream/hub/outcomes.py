@@ -15,6 +15,7 @@ from aet_stream.errors import AetError
 from aet_stream.hub import quarantine
 from aet_stream.hub.flights import Flight, Flights, Pending
 from aet_stream.hub.ledger import Ledger
+from aet_stream.hub.outbox import Outbox
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +26,10 @@ _UNKNOWN_NBYTES = 1 << 20
 class Outcomes:
     """Writes what became of units without a row of their own."""
 
-    def __init__(self, rules: Queue, ledger: Ledger, flights: Flights, folder: Path, tell: Tell) -> None:
+    def __init__(self, rules: Queue, ledger: Ledger, outbox: Outbox, flights: Flights, folder: Path, tell: Tell) -> None:
         self._rules = rules
         self._ledger = ledger
+        self._outbox = outbox
         self._flights = flights
         self.folder = folder
         """Of the quarantine records."""
@@ -44,6 +46,9 @@ class Outcomes:
         tilt = flight.tilt_deg if np.isfinite(flight.tilt_deg) else None
         with self._ledger.transaction():
             self._ledger.end(flight.unit_id, state, reason=reason, sha256=sha256, tilt_deg=tilt)
+            if state in ("held", "quarantined"):
+                data = {"id": flight.unit_id, "path": flight.path, "image": flight.image, "reason": reason}
+                self._outbox.announce(state, flight.series, f"{flight.path}|{flight.image}|{flight.stamp}|{reason}", data)
             if state in ("same", "duplicate"):
                 self._ledger.settle_older(flight.unit_id)
         self._flights.land(flight)

@@ -1,111 +1,162 @@
-"""The trigger's turn: lease an event, run its reconstruction in a child process, acknowledge.
+"""The trigger's turn: lease events from the hub's outbox, act upon them, acknowledge.
 
-It never holds anything that another could not do again: if it dies, the hub's lease runs out and the event is leased anew; a
-reconstruction that is already there for the same projections is recognised by its digest and not computed twice.
+Every sink has a lane of its own, so that a reconstruction of an hour holds up no webhook; within a lane there is one delivery at a time.
+The trigger never holds anything that another could not do again: if it dies, the hub's lease runs out and the event is leased anew, under
+the same id.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from aet_stream.config import Config
 from aet_stream.layout import SERIES_FILE
-from aet_stream.messages import Event, EventDone, EventPlease
-from aet_stream.transport import HubLink
+from aet_stream.messages import Event, EventDone, EventOff, EventPlease
+from aet_stream.transport import HubLink, hand_over
+from aet_stream.trigger import webhook
+from aet_stream.trigger.work import CallWork, ChildWork, Outcome, Work
 
 logger = logging.getLogger(__name__)
 
-ASK_AGAIN_S = 0.5
-NICENESS = 10
-KILL_AFTER_S = 5.0
+ASK_AGAIN_S = 0.2
+TURN_S = 0.1
+
+Begin = Callable[[Event], Work]
 
 
 class Trigger:
-    """One event at a time, at low priority, in a child of its own."""
+    """Acts upon events, one at a time for each sink."""
 
     name = "trigger"
 
-    def __init__(self, config: Config, command: Callable[[Event], list[str]] | None = None) -> None:
+    def __init__(self, config: Config, sinks: dict[str, Begin] | None = None) -> None:
+        """`sinks`: how to begin a delivery; None: as configured."""
         self._config = config
-        self._command = command or self._reconstruct
+        self._sinks = sinks
         self._link: HubLink | None = None
-        self._event: Event | None = None
-        self._child: subprocess.Popen[bytes] | None = None
-        self._began_at = 0.0
+        self._working: dict[str, tuple[Event, Work]] = {}
         self._asked_at = 0.0
         self._finished = 0
+        self._failed = 0
 
     def start(self) -> None:
+        """Read what sinks need, then look for the hub.
+
+        Raises
+        ------
+        ConfigError : the webhook's secret cannot be read
+        """
+        if self._sinks is None:
+            self._sinks = configured(self._config)
         self._link = HubLink(self._config.output_root, role="trigger", name=self.name)
 
     def step(self) -> None:
-        if self._link is None:
+        if self._link is None or self._sinks is None:
             return
-        if self._event is None and time.monotonic() - self._asked_at > ASK_AGAIN_S:
+        free = tuple(sink for sink in self._sinks if sink not in self._working)
+        if free and time.monotonic() - self._asked_at > ASK_AGAIN_S:
             self._asked_at = time.monotonic()
-            self._link.send(EventPlease())
-        for message, _ in self._link.receive(0.2):
-            if isinstance(message, Event) and self._event is None:
-                self._begin(message)
-        if self._child is not None:
-            self._look_after(self._child)
+            self._link.send(EventPlease(sinks=free))
+        for message, _ in self._link.receive(TURN_S):
+            if isinstance(message, Event) and message.sink in free and message.sink not in self._working:
+                self._begin(message, self._sinks[message.sink])
+            elif isinstance(message, EventOff):
+                self._call_off(message)
+        for sink, (event, work) in list(self._working.items()):
+            outcome = work.outcome()
+            if outcome is not None:
+                del self._working[sink]
+                self._end(event, outcome)
 
-    def _reconstruct(self, event: Event) -> list[str]:
-        settings = self._config.reconstruct
-        series = self._config.output_root / event.series / SERIES_FILE
-        return [sys.executable, "-m", "aet_stream", "reconstruct", str(series), "--method", settings.method,
-                "--iterations", str(settings.iterations), "--supervised"]  # fmt: skip
+    def _begin(self, event: Event, begin: Begin) -> None:
+        logger.info("series=%s %s -> %s, try %d", event.series, event.event, event.sink, event.attempt)
+        self._working[event.sink] = (event, begin(event))
+        self.beat()  # the lease is ours from now on
 
-    def _begin(self, event: Event) -> None:
-        command = self._command(event)
-        logger.info("series=%s %s, try %d: %s", event.series, event.event, event.attempt, " ".join(command[1:]))
-        # The child ends when its standard input does: it never outlives this process.
-        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, preexec_fn=_lower_priority)
-        self._event, self._began_at = event, time.monotonic()
+    def _end(self, event: Event, outcome: Outcome) -> None:
+        self._finished += outcome.ok
+        self._failed += not outcome.ok and not outcome.again_s
+        self._asked_at = 0.0
+        if self._link is not None:
+            answer = EventDone(event_id=event.event_id, sink=event.sink, ok=outcome.ok, detail=outcome.detail, again_s=outcome.again_s)
+            self._link.send(answer)
 
-    def _look_after(self, child: subprocess.Popen[bytes]) -> None:
-        code = child.poll()
-        took_s = time.monotonic() - self._began_at
-        if code is None and took_s > self._config.reconstruct.timeout_s:
-            self._kill(child)
-            self._end(False, f"stopped after {took_s:.0f} s (reconstruct.timeout_s)")
-        elif code is not None:
-            self._end(code == 0, f"done in {took_s:.1f} s" if code == 0 else f"the reconstruction ended with exit code {code}")
-
-    def _end(self, ok: bool, detail: str) -> None:
-        if self._event is not None and self._link is not None:
-            self._finished += ok
-            self._link.send(EventDone(event_id=self._event.event_id, ok=ok, detail=detail))
-        if self._child is not None and self._child.stdin is not None:
-            self._child.stdin.close()
-        self._event, self._child, self._asked_at = None, None, 0.0
-
-    def _kill(self, child: subprocess.Popen[bytes]) -> None:
-        """Ask, wait, kill, wait."""
-        child.terminate()
-        try:
-            child.wait(KILL_AFTER_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+    def _call_off(self, message: EventOff) -> None:
+        event, work = self._working.get(message.sink, (None, None))
+        if event is not None and work is not None and event.event_id == message.event_id:
+            logger.info("series=%s %s -> %s: not needed any more, stopped", event.series, event.event, event.sink)
+            del self._working[message.sink]
+            work.stop()
 
     def beat(self) -> None:
         if self._link is not None:
-            now_doing = "" if self._event is None else f"{self._event.event} of {self._event.series}"
-            events = [] if self._event is None else [self._event.event_id]
-            self._link.beat({"events": events, "doing": now_doing, "finished": self._finished})
+            deliveries = [[event.event_id, sink] for sink, (event, _) in self._working.items()]
+            doing = ", ".join(f"{event.event} of {event.series} -> {sink}" for sink, (event, _) in self._working.items())
+            self._link.beat({"deliveries": deliveries, "doing": doing, "finished": self._finished, "failed": self._failed})
 
     def close(self) -> None:
-        if self._child is not None:
-            self._kill(self._child)
+        for _, work in self._working.values():
+            work.stop()
         if self._link is not None:
             self._link.close()
 
 
-def _lower_priority() -> None:
-    os.nice(NICENESS)
+def told(event: Event) -> bytes:
+    """What every receiver outside is given: one JSON object."""
+    at = datetime.fromtimestamp(event.at, UTC).isoformat(timespec="milliseconds")
+    return json.dumps({"id": event.event_id, "event": event.event, "series": event.series, "at": at, "data": event.data}).encode()
+
+
+def configured(config: Config) -> dict[str, Begin]:
+    """How each configured sink begins a delivery.
+
+    Raises
+    ------
+    ConfigError : the webhook's secret cannot be read
+    """
+    again_s, root = config.trigger.again_s, config.output_root
+    secret = webhook.secret_of(config.webhook.secret_file)
+
+    def reconstruct(event: Event) -> Work:
+        settings = config.reconstruct
+        argv = [sys.executable, "-m", "aet_stream", "reconstruct", str(root / event.series / SERIES_FILE), "--supervised"]
+        argv += ["--method", settings.method, "--iterations", str(settings.iterations)]
+        return ChildWork(argv, timeout_s=settings.timeout_s, again_s=again_s)
+
+    def command(event: Event) -> Work:
+        environment = {
+            **os.environ,
+            "AET_EVENT": event.event,
+            "AET_EVENT_ID": event.event_id,
+            "AET_SERIES": event.series,
+            "AET_SERIES_FILE": str(root / event.series / SERIES_FILE),
+            "AET_OUTPUT_ROOT": str(root),
+            "AET_ATTEMPT": str(event.attempt),
+        }
+        environment.pop("NOTIFY_SOCKET", None)
+        argv, timeout_s = list(config.command.argv), config.command.timeout_s
+        return ChildWork(argv, timeout_s=timeout_s, again_s=again_s, stdin=told(event), environment=environment)
+
+    def post(event: Event) -> Work:
+        url, timeout_s = config.webhook.url, config.webhook.timeout_s
+        return CallWork(
+            lambda: webhook.post(url, secret, event.event_id, told(event), timeout_s=timeout_s, again_s=again_s), timeout_s=timeout_s
+        )
+
+    def hand(event: Event) -> Work:
+        endpoint, timeout_s = config.zeromq.endpoint, config.zeromq.timeout_s
+
+        def call() -> Outcome:
+            hand_over(endpoint, event.event_id, told(event), timeout_s=timeout_s)
+            return Outcome(True, "acknowledged")
+
+        return CallWork(call, timeout_s=timeout_s)
+
+    known: dict[str, Begin] = {"reconstruct": reconstruct, "command": command, "webhook": post, "zeromq": hand}
+    return {sink: known[sink] for sink in config.sinks}

@@ -1,0 +1,151 @@
+"""Events on disk that somebody still has to act upon, in the ledger's file and within its transactions.
+
+An event is what happened; a delivery is one event on its way to one sink:
+
+    pending -> leased -> done | pending (again, after a pause) | failed (tried too often: resent by a person) | superseded
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import time
+from typing import Any
+
+OUTBOX_SCHEMA = """
+CREATE TABLE IF NOT EXISTS event (
+    seq INTEGER PRIMARY KEY, event_id TEXT NOT NULL UNIQUE, event TEXT NOT NULL, series TEXT NOT NULL, data TEXT NOT NULL, at REAL NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS delivery (
+    seq INTEGER NOT NULL REFERENCES event, sink TEXT NOT NULL, series TEXT NOT NULL, state TEXT NOT NULL DEFAULT 'pending',
+    attempts INTEGER NOT NULL DEFAULT 0, next_at REAL NOT NULL DEFAULT 0, detail TEXT NOT NULL DEFAULT '', ended_at REAL,
+    UNIQUE (sink, seq)
+) STRICT;
+CREATE INDEX IF NOT EXISTS delivery_waiting ON delivery (sink, series, seq) WHERE state IN ('pending', 'leased');
+CREATE INDEX IF NOT EXISTS delivery_state ON delivery (state);
+"""
+_JOINED = (
+    "SELECT event_id, event, event.series, data, at, sink, state, attempts, next_at, detail, ended_at FROM delivery JOIN event USING (seq)"
+)
+#: Of these only the latest event of a series counts.
+COALESCED = ("preview",)
+
+
+def event_id(event: str, series: str, key: str) -> str:
+    """The same happening has the same name, however often it is told, and after the ledger was lost."""
+    return hashlib.sha256(f"{event}|{series}|{key}".encode()).hexdigest()[:32]
+
+
+class Outbox:
+    """Every method that writes belongs into a transaction of the ledger."""
+
+    def __init__(self, db: sqlite3.Connection, sinks: dict[str, tuple[str, ...]] | None = None) -> None:
+        """`sinks`: who acts upon events -> which ones it is given."""
+        self._db = db
+        self._sinks = sinks or {}
+
+    def announce(self, event: str, series: str, key: str, data: dict[str, Any]) -> str | None:
+        """Something happened. Returns the event's id, or None if it has been announced before."""
+        name, now = event_id(event, series, key), time.time()
+        row = self._db.execute(
+            "INSERT OR IGNORE INTO event (event_id, event, series, data, at) VALUES (?, ?, ?, ?, ?) RETURNING seq",
+            (name, event, series, json.dumps(data), now),
+        ).fetchone()
+        if row is None:
+            return None
+        wanted = [(row["seq"], sink, series) for sink, events in self._sinks.items() if event in events]
+        self._db.executemany("INSERT INTO delivery (seq, sink, series) VALUES (?, ?, ?)", wanted)
+        return name
+
+    def lease(self, sink: str) -> sqlite3.Row | None:
+        """The next delivery of a sink: per series in order, so an earlier one that waits for its next try holds up its own series."""
+        if sink in COALESCED:
+            latest = "SELECT max(seq) FROM delivery AS later WHERE later.sink = ?2 AND later.series = delivery.series"
+            self._db.execute(
+                "UPDATE delivery SET state = 'superseded', ended_at = ?1 WHERE sink = ?2 AND state = 'pending'"
+                f" AND seq < ({latest} AND later.state IN ('pending', 'leased'))",
+                (time.time(), sink),
+            )
+        row = self._db.execute(
+            "UPDATE delivery SET state = 'leased', attempts = attempts + 1 WHERE (sink, seq) = (SELECT sink, seq FROM (SELECT sink,"
+            " min(seq) AS seq FROM delivery WHERE sink = ? AND state IN ('pending', 'leased') GROUP BY series) JOIN delivery"
+            " USING (sink, seq) WHERE state = 'pending' AND next_at <= ? ORDER BY seq LIMIT 1) RETURNING seq",
+            (sink, time.time()),
+        ).fetchone()
+        if row is None:
+            return None
+        leased: sqlite3.Row = self._db.execute(f"{_JOINED} WHERE sink = ? AND seq = ?", (sink, row["seq"])).fetchone()
+        return leased
+
+    def anything_for(self, sinks: tuple[str, ...]) -> list[str]:
+        """Those of the sinks that something is due for; a cheap look before a transaction."""
+        rows = self._db.execute("SELECT DISTINCT sink FROM delivery WHERE state = 'pending' AND next_at <= ?", (time.time(),))
+        return [row["sink"] for row in rows if row["sink"] in sinks]
+
+    def delivery(self, name: str, sink: str) -> sqlite3.Row | None:
+        row: sqlite3.Row | None = self._db.execute(f"{_JOINED} WHERE event_id = ? AND sink = ?", (name, sink)).fetchone()
+        return row
+
+    def end(self, name: str, sink: str, state: str, detail: str, *, pause_s: float = 0.0, charged: bool = True) -> None:
+        """A try has ended; `charged=False` forgets that it was one."""
+        now = time.time()
+        self._db.execute(
+            "UPDATE delivery SET state = ?, detail = ?, next_at = ?, ended_at = ?, attempts = max(0, attempts - ?)"
+            " WHERE sink = ? AND seq = (SELECT seq FROM event WHERE event_id = ?)",
+            (state, detail, now + pause_s, now, 0 if charged else 1, sink, name),
+        )
+
+    def keep_leased(self, name: str, sink: str) -> None:
+        """A trigger that outlived the hub is still at it."""
+        self._db.execute(
+            "UPDATE delivery SET state = 'leased', attempts = attempts + 1 WHERE state = 'pending' AND sink = ?"
+            " AND seq = (SELECT seq FROM event WHERE event_id = ?)",
+            (sink, name),
+        )
+
+    def supersede(self, sink: str, series: str) -> list[str]:
+        """Nobody needs this sink's deliveries of a series any more; returns the ids of those that were being worked upon."""
+        rows = self._db.execute(
+            "SELECT event_id, state FROM delivery JOIN event USING (seq) WHERE sink = ? AND delivery.series = ?"
+            " AND state IN ('pending', 'leased')",
+            (sink, series),
+        ).fetchall()
+        for row in rows:
+            self.end(row["event_id"], sink, "superseded", "the series was closed")
+        return [row["event_id"] for row in rows if row["state"] == "leased"]
+
+    def start(self) -> None:
+        """After a start nobody is known to work on anything; being interrupted is no failed try. Sinks may have been taken away."""
+        self._db.execute("UPDATE delivery SET state = 'pending', attempts = max(0, attempts - 1) WHERE state = 'leased'")
+        marks = ",".join("?" * len(self._sinks))
+        self._db.execute(
+            f"UPDATE delivery SET state = 'superseded', detail = 'this sink is no longer configured' WHERE state = 'pending'"
+            f" AND sink NOT IN ({marks})",
+            tuple(self._sinks),
+        )
+
+    def resend(self, names: list[str] | None) -> int:
+        """Try failed deliveries anew: of these events, or all (None). Returns how many."""
+        failed = self.listed("failed")
+        chosen = [row for row in failed if names is None or row["event_id"] in names]
+        for row in chosen:
+            self._db.execute(
+                "UPDATE delivery SET state = 'pending', attempts = 0, next_at = 0 WHERE sink = ?"
+                " AND seq = (SELECT seq FROM event WHERE event_id = ?)",
+                (row["sink"], row["event_id"]),
+            )
+        return len(chosen)
+
+    def listed(self, state: str | None = None, limit: int = 1000) -> list[dict[str, Any]]:
+        """Deliveries, the latest event first."""
+        where, values = ("", ()) if state is None else (" WHERE state = ?", (state,))
+        return [dict(row) for row in self._db.execute(f"{_JOINED}{where} ORDER BY seq DESC LIMIT ?", (*values, limit))]
+
+    def figures(self) -> dict[str, Any]:
+        """How many deliveries wait or failed, and the failed ones."""
+        counts = {row["state"]: row["n"] for row in self._db.execute("SELECT state, count(*) AS n FROM delivery GROUP BY state")}
+        dead = [
+            {key: row[key] for key in ("event_id", "event", "series", "sink", "attempts", "detail")} for row in self.listed("failed", 50)
+        ]
+        return {"pending": counts.get("pending", 0) + counts.get("leased", 0), "failed": counts.get("failed", 0), "dead": dead}

@@ -1,0 +1,110 @@
+"""Events of a real daemon reach real receivers, whatever is killed or stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.harness import Daemon, put, running, wait_for
+from tests.receivers import Program, Receiver, http_receiver, zmq_receiver
+
+ALL = ["projection.stored", "coverage.milestone", "series.closed", "reconstruction.done", "held", "quarantined"]
+
+
+def numbers(receiver: Receiver, series: str) -> list[int]:
+    return [event["data"]["number"] for event in receiver.effects if event["event"] == "projection.stored" and event["series"] == series]
+
+
+def test_the_life_of_a_series_is_told_in_order(tmp_path: Path) -> None:
+    """Stored, milestones, held, quarantined, closed, reconstructed: each once, to all three kinds of receivers."""
+    program = Program(tmp_path / "program")
+    with http_receiver() as web, zmq_receiver(tmp_path) as queue:
+        daemon = Daemon(
+            tmp_path,
+            reconstruct__on_close=True,
+            reconstruct__iterations=2,
+            command__argv=program.argv,
+            command__events=ALL,
+            webhook__url=web.address,
+            webhook__events=ALL,
+            zeromq__endpoint=queue.address,
+            zeromq__events=ALL,
+        )
+        for index in range(12):
+            put(daemon.root / "s", index, 10.0 * index - 50)
+        put(daemon.root / "s", 50, None)
+        (daemon.root / "s" / "bad_+7.00deg.tif").write_bytes(b"II*\0 no image")
+        assert daemon.run("--until-idle", "1", "--strict") == 3
+    kinds = Counter(event["event"] for event in web.effects)
+    assert kinds == {
+        "projection.stored": 12,
+        "coverage.milestone": 1,
+        "series.closed": 1,
+        "reconstruction.done": 1,
+        "held": 1,
+        "quarantined": 1,
+    }
+    assert sorted(numbers(web, "s")) == list(range(12))
+    assert [event["event"] for event in web.effects[-2:]] == ["series.closed", "reconstruction.done"]
+    assert [event["id"] for event in queue.effects] == [event["id"] for event in web.effects] == [event["id"] for event in program.tries]
+    done = web.effects[-1]
+    assert Path(done["data"]["volume"]).is_file()
+    listed = daemon.ask("events", *daemon.set).stdout.splitlines()
+    assert len(listed) == 3 * 17 + 1
+    assert all(": done, 1 try" in line for line in listed)
+
+
+@pytest.mark.parametrize("role", ["trigger", "hub"])
+def test_kills_lose_no_event_and_repeat_no_effect(tmp_path: Path, role: str) -> None:
+    """SIGKILL as soon as the receiver hears of something, again and again: every event arrives, in order, each effect once."""
+    with http_receiver() as web, running(tmp_path, webhook__url=web.address, webhook__events=ALL, webhook__timeout_s=2) as daemon:
+        killed: list[int] = []
+        wait_for(lambda: daemon.role_pids().get(role))
+
+        def kill(event: dict[str, object]) -> None:
+            pid = daemon.role_pids().get(role)
+            if len(killed) < 4 and pid and pid not in killed:
+                killed.append(pid)
+                os.kill(pid, signal.SIGKILL)
+
+        web.before_answer = lambda event: kill(event) if len(killed) % 2 == 0 else None
+        web.after_answer = lambda event: kill(event) if len(killed) % 2 else None
+        for index in range(8):
+            put(daemon.root / "s", index, 2.0 * index)
+            wait_for(lambda index=index: len(numbers(web, "s")) > index, limit_s=60, what=f"event {index}")
+        assert len(killed) == 4
+        wait_for(lambda: daemon.status().get("events", {}).get("pending") == 0, limit_s=30)
+    assert numbers(web, "s") == list(range(8))
+
+
+def test_a_stopped_trigger_stops_nothing_else(tmp_path: Path) -> None:
+    """SIGSTOP: projections are stored all the same; SIGCONT: their events arrive."""
+    with http_receiver() as web, running(tmp_path, webhook__url=web.address, webhook__events=ALL) as daemon:
+        pid = wait_for(lambda: daemon.role_pids().get("trigger"))
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            for index in range(6):
+                put(daemon.root / "s", index, 2.0 * index)
+            daemon.wait_for_totals(stored=6)
+            assert web.tries == []
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        wait_for(lambda: len(numbers(web, "s")) == 6)
+
+
+def test_a_dead_letter_is_shown_and_resent_from_the_command_line(tmp_path: Path) -> None:
+    """`status` and `events --failed` name it, `resend` delivers it, exit codes tell the truth."""
+    with http_receiver() as web, running(tmp_path, webhook__url=web.address, webhook__events=ALL, trigger__attempts=1) as daemon:
+        web.answers = [500]
+        put(daemon.root / "s", 0, 1.0)
+        wait_for(lambda: daemon.status().get("events", {}).get("failed") == 1)
+        assert "FAILED       projection.stored of s -> webhook (1 tries): HTTP 500" in daemon.ask("status").stdout
+        line = daemon.ask("events", "--failed", *daemon.set).stdout
+        assert daemon.ask("resend", "nonsense", *daemon.set).returncode == 1
+        sent = daemon.ask("resend", line.split()[0], *daemon.set)
+        assert (sent.returncode, sent.stdout) == (0, "1 will be sent again\n")
+        wait_for(lambda: len(web.effects) == 1)

@@ -1,0 +1,380 @@
+"""Events: each reaches every sink at least once, in order per series, whoever fails. A real hub and a real trigger, turned by hand."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from aet_stream.config import Config
+from aet_stream.errors import ConfigError
+from aet_stream.hub.coverage import covered_deg, largest_gap_deg
+from aet_stream.hub.hub import Hub
+from aet_stream.hub.ledger import Ledger
+from aet_stream.hub.outbox import Outbox
+from aet_stream.trigger import webhook
+from aet_stream.trigger.trigger import Trigger
+from tests.harness import wait_for
+from tests.receivers import Program, Receiver, http_receiver, slow, zmq_receiver
+
+ALL = ["projection.stored", "coverage.milestone", "series.closed", "reconstruction.done", "held", "quarantined"]
+
+
+class Pair:
+    """Hub and trigger in one thread."""
+
+    def __init__(self, folder: Path, **settings: dict[str, Any]) -> None:
+        tree = {
+            "watch": {"root": str(folder / "in")},
+            "output": {"root": str(folder / "out")},
+            "trigger": {"longest_pause_s": 0.2, "again_s": 0.2, "attempts": 3},
+            "reconstruct": {"on_close": False},
+            **settings,
+        }
+        self.config = msgspec.convert(tree, Config)
+        self.hub = Hub(self.config)
+        self.hub.start()
+        self.trigger = Trigger(self.config)
+        self.trigger.start()
+
+    def announce(self, count: int, *, series: str = "s", event: str = "series.closed", first: int = 0) -> list[str]:
+        """The ids of new events."""
+        with self.hub.ledger.transaction():
+            return [str(self.hub.outbox.announce(event, series, str(n), {"n": n})) for n in range(first, first + count)]
+
+    def turn(self) -> None:
+        self.trigger.step()
+        self.trigger.beat()
+        self.hub.step()
+
+    def until(self, condition: Callable[[], Any], limit_s: float = 30.0) -> None:
+        def there() -> Any:
+            self.turn()
+            return condition()
+
+        wait_for(there, limit_s=limit_s, what=f"deliveries: {self.deliveries()}")
+
+    def deliveries(self) -> list[tuple[str, str]]:
+        return [(row["sink"], row["state"]) for row in self.hub.outbox.listed()]
+
+    def settled(self) -> bool:
+        return self.hub.outbox.figures()["pending"] == 0
+
+    def new_hub(self) -> None:
+        """The hub dies and another takes over; what the dead one had on its sockets is lost."""
+        self.hub.close()
+        self.hub = Hub(self.config)
+        self.hub.start()
+
+    def new_trigger(self) -> None:
+        self.trigger.close()
+        self.trigger = Trigger(self.config)
+        self.trigger.start()
+
+    def close(self) -> None:
+        self.trigger.close()
+        self.hub.close()
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Iterator[Callable[..., Pair]]:
+    made: list[Pair] = []
+
+    def make(**settings: Any) -> Pair:
+        made.append(Pair(tmp_path, **settings))
+        return made[-1]
+
+    yield make
+    for pair in made:
+        pair.close()
+
+
+@pytest.fixture(params=["webhook", "zeromq"])
+def receiving(request: pytest.FixtureRequest, tmp_path: Path, pairs: Callable[..., Pair]) -> Iterator[tuple[Pair, Receiver]]:
+    """A pair whose one sink is a receiver on the network."""
+    context = http_receiver() if request.param == "webhook" else zmq_receiver(tmp_path)
+    with context as receiver:
+        where = {"url": receiver.address} if request.param == "webhook" else {"endpoint": receiver.address}
+        yield pairs(**{request.param: {**where, "events": ALL, "timeout_s": 1.0}}), receiver
+
+
+# -- every sink -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_receivers_get_every_event_once_and_in_order(receiving: tuple[Pair, Receiver]) -> None:
+    """Two series, ten events: all there, in order within each series, with what happened in them."""
+    pair, receiver = receiving
+    for n in range(5):
+        pair.announce(1, series="a", first=n)
+        pair.announce(1, series="b", first=n, event="projection.stored")
+    pair.until(pair.settled)
+    assert len(receiver.tries) == 10
+    for series in "ab":
+        assert [event["data"]["n"] for event in receiver.effects if event["series"] == series] == [0, 1, 2, 3, 4]
+    assert receiver.effects[0].keys() == {"id", "event", "series", "at", "data"}
+
+
+def test_a_failing_receiver_is_tried_again_and_order_kept(receiving: tuple[Pair, Receiver]) -> None:
+    """It says no twice: the same event comes again under the same id before any later one of its series."""
+    pair, receiver = receiving
+    receiver.answers = [500, 500]
+    first, second = pair.announce(2)
+    pair.until(pair.settled)
+    assert [event["id"] for event in receiver.tries] == [first, first, first, second]
+    assert [event["id"] for event in receiver.effects] == [first, second]
+
+
+def test_a_slow_receiver_is_given_up_and_tried_again(receiving: tuple[Pair, Receiver]) -> None:
+    """No answer within the timeout is a failed try; it acted on it all the same, and its id lets it know the second try."""
+    pair, receiver = receiving
+    receiver.before_answer = slow(1.5)
+    (event_id,) = pair.announce(1)
+    pair.until(lambda: len(receiver.tries) == 1)
+    receiver.before_answer = lambda event: None
+    pair.until(pair.settled)
+    assert {event["id"] for event in receiver.tries} == {event_id}
+    assert len(receiver.tries) >= 2
+    assert len(receiver.effects) == 1
+
+
+def test_too_many_failures_put_an_event_aside_until_a_person_resends_it(receiving: tuple[Pair, Receiver]) -> None:
+    """After three tries it is listed with its reason, later events go on, and `resend` delivers it."""
+    pair, receiver = receiving
+    receiver.answers = [500, 500, 500]
+    first, second = pair.announce(2)
+    pair.until(lambda: pair.settled() and len(receiver.effects) == 1)
+    (dead,) = pair.hub.outbox.figures()["dead"]
+    assert (dead["event_id"], dead["attempts"]) == (first, 3)
+    assert "500" in dead["detail"] or "not the event's id" in dead["detail"]
+    assert [event["id"] for event in receiver.effects] == [second]
+    with pair.hub.ledger.transaction():
+        assert pair.hub.outbox.resend([first]) == 1
+    pair.until(pair.settled)
+    assert [event["id"] for event in receiver.effects] == [second, first]
+
+
+@pytest.mark.parametrize("who", ["hub", "trigger"])
+@pytest.mark.parametrize("when", ["before_answer", "after_answer"])
+def test_death_in_the_middle_repeats_but_loses_nothing(receiving: tuple[Pair, Receiver], who: str, when: str) -> None:
+    """Hub or trigger is replaced while a receiver works, or before its answer was acknowledged: every event arrives, each effect once."""
+    pair, receiver = receiving
+    reached: list[str] = []
+    setattr(receiver, when, lambda event: reached.append(event["id"]))
+    ids = pair.announce(3)
+    for n in range(3):
+        pair.until(lambda n=n: len(set(reached)) > n)
+        pair.new_hub() if who == "hub" else pair.new_trigger()
+    pair.until(pair.settled, limit_s=40)
+    assert [event["id"] for event in receiver.effects] == ids
+
+
+def test_nobody_there_costs_tries_not_events(pairs: Callable[..., Pair]) -> None:
+    """The receiver is down for a while; when it comes up it gets everything in order."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    pair = pairs(webhook={"url": f"http://127.0.0.1:{port}/hook", "events": ALL}, trigger={"longest_pause_s": 0.1, "attempts": 1000})
+    ids = pair.announce(3)
+    pair.until(lambda: pair.hub.outbox.listed()[-1]["attempts"] >= 3)
+    assert "refused" in pair.hub.outbox.listed()[-1]["detail"]
+    with http_receiver(port) as receiver:
+        pair.until(pair.settled)
+    assert [event["id"] for event in receiver.tries] == ids
+
+
+# -- webhook ----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("secret", ["whsec_" + base64.b64encode(b"0123456789abcdef").decode(), "any text"])
+def test_webhooks_are_signed(tmp_path: Path, pairs: Callable[..., Pair], secret: str) -> None:
+    """The receiver can check id, time and body with the shared secret; the id serves as idempotency key."""
+    (tmp_path / "secret").write_text(secret + "\n")
+    key = b"0123456789abcdef" if secret.startswith("whsec_") else b"any text"
+    with http_receiver() as receiver:
+        pair = pairs(webhook={"url": receiver.address, "secret_file": str(tmp_path / "secret"), "events": ALL})
+        (event_id,) = pair.announce(1)
+        pair.until(pair.settled)
+    (headers,), (body,) = receiver.headers, receiver.bodies
+    signed = f"{event_id}.{headers['webhook-timestamp']}.".encode() + body
+    assert headers["webhook-signature"] == "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+    assert headers["webhook-id"] == headers["idempotency-key"] == event_id
+    assert abs(int(headers["webhook-timestamp"]) - time.time()) < 60
+
+
+@pytest.mark.parametrize("answer", [503, (429, {"Retry-After": "1"})])
+def test_again_later_is_no_failed_try(pairs: Callable[..., Pair], answer: Any) -> None:
+    """A busy receiver may say so more often than there are tries."""
+    with http_receiver() as receiver:
+        receiver.answers = [answer] * (5 if answer == 503 else 2)
+        pair = pairs(webhook={"url": receiver.address, "events": ALL}, trigger={"again_s": 0.05, "attempts": 1})
+        (event_id,) = pair.announce(1)
+        pair.until(pair.settled)
+    assert [event["id"] for event in receiver.effects] == [event_id]
+    assert pair.hub.outbox.figures()["failed"] == 0
+
+
+def test_redirects_are_not_followed(pairs: Callable[..., Pair]) -> None:
+    """A signed event goes where it was meant to, nowhere else."""
+    with http_receiver() as receiver, http_receiver() as other:
+        receiver.answers = [(307, {"Location": other.address})] * 3
+        pair = pairs(webhook={"url": receiver.address, "events": ALL})
+        pair.announce(1)
+        pair.until(pair.settled)
+    assert other.tries == []
+    assert pair.hub.outbox.figures()["failed"] == 1
+
+
+@pytest.mark.parametrize("content", [None, "\nsecond line", "whsec_no base64!"])
+def test_a_secret_that_cannot_be_read_is_named(tmp_path: Path, content: str | None) -> None:
+    """At the start, not at the first event."""
+    path = tmp_path / "secret"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=r"webhook\.secret_file .*secret"):
+        webhook.secret_of(str(path))
+
+
+# -- command ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_command_gets_the_event_and_no_shell(tmp_path: Path, pairs: Callable[..., Pair]) -> None:
+    """JSON on standard input, the environment as documented, arguments as they are."""
+    program = Program(tmp_path / "program")
+    pair = pairs(command={"argv": program.argv, "events": ["held"]})
+    pair.announce(1)  # a series.closed, which it did not ask for
+    (event_id,) = pair.announce(1, event="held")
+    pair.until(pair.settled)
+    (tried,) = program.tries
+    assert (tried["id"], tried["event"], tried["attempt"], tried["argv"]) == (event_id, "held", "1", ["two words; $HOME"])
+
+
+def test_exit_75_means_again_later_and_other_codes_a_failed_try(tmp_path: Path, pairs: Callable[..., Pair]) -> None:
+    """75 is never counted; 1 is, until the event is put aside."""
+    program = Program(tmp_path / "program")
+    program.answer(75)
+    pair = pairs(command={"argv": program.argv, "events": ALL}, trigger={"again_s": 0.05, "longest_pause_s": 0.05, "attempts": 2})
+    pair.announce(1)
+    pair.until(lambda: len(program.tries) > 3)
+    program.answer(1)
+    pair.until(pair.settled)
+    (dead,) = pair.hub.outbox.figures()["dead"]
+    assert (dead["attempts"], dead["detail"]) == (2, "exit code 1")
+    assert program.effects == set()
+
+
+def test_a_command_that_hangs_is_stopped(tmp_path: Path, pairs: Callable[..., Pair]) -> None:
+    """Its time is up: it is killed with all that it started, and tried again."""
+    program = Program(tmp_path / "program")
+    (tmp_path / "program" / "wait").touch()
+    pair = pairs(command={"argv": program.argv, "events": ALL, "timeout_s": 1.0}, trigger={"longest_pause_s": 0.05})
+    (event_id,) = pair.announce(1)
+    pair.until(lambda: "stopped after" in pair.hub.outbox.listed()[0]["detail"])
+    (tmp_path / "program" / "wait").unlink()
+    pair.until(pair.settled)
+    assert program.effects == {event_id}
+
+
+def test_a_command_that_is_not_there_is_named(tmp_path: Path, pairs: Callable[..., Pair]) -> None:
+    """The dead letter says which program."""
+    pair = pairs(command={"argv": [str(tmp_path / "nothing")], "events": ALL}, trigger={"attempts": 1})
+    pair.announce(1)
+    pair.until(pair.settled)
+    assert "nothing cannot be started: No such file" in pair.hub.outbox.figures()["dead"][0]["detail"]
+
+
+# -- what happens to what ---------------------------------------------------------------------------------------------------------------
+
+
+def test_one_sink_does_not_wait_for_another(tmp_path: Path, pairs: Callable[..., Pair]) -> None:
+    """A command that takes an hour holds up no webhook."""
+    program = Program(tmp_path / "program")
+    (tmp_path / "program" / "wait").touch()
+    with http_receiver() as receiver:
+        pair = pairs(command={"argv": program.argv, "events": ALL}, webhook={"url": receiver.address, "events": ALL})
+        pair.announce(4)
+        pair.until(lambda: len(receiver.effects) == 4)
+    assert len(program.tries) <= 1
+
+
+def test_the_same_happening_is_announced_once(pairs: Callable[..., Pair]) -> None:
+    """Its id follows from what happened, also in another ledger."""
+    pair = pairs(command={"argv": ["/bin/true"], "events": ALL})
+    (first,) = pair.announce(1)
+    assert pair.announce(1) == ["None"]
+    assert len(pair.hub.outbox.listed()) == 1
+    other = Ledger(pair.config.output_root / "other.sqlite")
+    with other.transaction():
+        assert Outbox(other.db).announce("series.closed", "s", "0", {}) == first
+    other.close()
+
+
+def test_a_failed_transaction_announces_nothing(pairs: Callable[..., Pair]) -> None:
+    """Event and fact are written together or not at all."""
+    pair = pairs(command={"argv": ["/bin/true"], "events": ALL})
+
+    def fail_later() -> None:
+        with pair.hub.ledger.transaction():
+            pair.hub.outbox.announce("held", "s", "x", {})
+            raise RuntimeError("the disk, say")
+
+    with pytest.raises(RuntimeError):
+        fail_later()
+    assert pair.deliveries() == []
+
+
+def test_a_sink_that_is_no_longer_configured_keeps_nobody_waiting(pairs: Callable[..., Pair]) -> None:
+    """After a change of the settings its deliveries are over."""
+    first = pairs(command={"argv": ["/bin/false"], "events": ALL})
+    first.announce(2)
+    first.close()
+    second = pairs()
+    assert second.deliveries() == [("command", "superseded")] * 2
+    assert second.settled()
+
+
+def test_waiting_deliveries_survive_the_hub(pairs: Callable[..., Pair], tmp_path: Path) -> None:
+    """Killed with everything in flight: the next start goes on."""
+    program = Program(tmp_path / "program")
+    first = pairs(command={"argv": program.argv, "events": ALL})
+    ids = first.announce(3)
+    first.close()
+    second = pairs(command={"argv": program.argv, "events": ALL})
+    second.until(second.settled)
+    assert program.effects == set(ids)
+
+
+@pytest.mark.parametrize(
+    ("tilts_deg", "covered", "gap"),
+    [
+        ([], 0, 180),
+        ([0.0], 2, 180),
+        ([0.0, 0.0, 180.0], 2, 180),
+        ([-1.0, 1.0], 4, 178),
+        ([float(t) for t in range(-70, 71, 2)], 142, 40),
+        ([float(t) for t in range(0, 180, 3)], 120, 3),
+    ],
+)
+def test_coverage_counts_directions(tilts_deg: list[float], covered: float, gap: float) -> None:
+    """A direction counts within a degree of a tilt; tilt and tilt + 180 are one direction."""
+    assert covered_deg(tilts_deg) == pytest.approx(covered)
+    assert largest_gap_deg(tilts_deg) == pytest.approx(gap)
+    assert covered_deg(tilts_deg[::-1]) == covered_deg(tilts_deg)
+
+
+def test_events_are_json_that_others_can_read(receiving: tuple[Pair, Receiver]) -> None:
+    """No NaN, no bytes, an ISO time with its zone."""
+    pair, receiver = receiving
+    pair.announce(1)
+    pair.until(pair.settled)
+    (event,) = receiver.effects
+    assert json.loads(json.dumps(event, allow_nan=False)) == event
+    assert event["at"].endswith("+00:00")
