@@ -37,8 +37,10 @@ class Watch(Section, frozen=True):
     """How long size and time must stand still when the writer was not seen to close the file."""
     incomplete_s: Seconds = 60.0
     """A file whose own header asks for more bytes than it has is quarantined after this long without a change."""
-    exclude: tuple[str, ...] = (".*", "*~", "*.tmp", "*.part", "*.partial", "*downloading*")
-    """File names (shell patterns) that are never looked at."""
+    zero_grace_s: Seconds = 300.0
+    """A file that is whole by its header but ends in zeros is stored, flagged, after this long without a change. Longer than a tilt takes."""
+    exclude: tuple[str, ...] = (".*", "*~", "*.tmp", "*.part", "*.partial", "*downloading*", "*_override.*")
+    """File names (shell patterns, without regard to case) that are never looked at."""
     reader_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
     """A file that takes longer to read costs the reading process its life."""
     reader_memory_mib: AtLeastOne = 4096
@@ -47,25 +49,80 @@ class Watch(Section, frozen=True):
     """Larger files are quarantined unread."""
 
 
+class Readers(Section, frozen=True):
+    """Which formats are read."""
+
+    enabled: tuple[str, ...] = ()
+    """Readers of other packages, by the name of their entry point in the group `aet_stream.readers`; `rsciio` is one of ours."""
+
+
+class Frames(Section, frozen=True):
+    """Several images of one visit to one tilt: registered, averaged, one row of the series."""
+
+    group: Literal["container", "pattern", "window"] = "container"
+    """`container`: only what a file itself calls frames. `pattern`: files whose names differ only in the group `frame` of `pattern`.
+    `window`: images of the same folder and tilt that were taken within `window_s`."""
+    pattern: str = r"_f(?P<frame>\d+)(?=\.)"
+    """Searched in the file name; group `frame` tells the frames of one tilt apart."""
+    expected: Count = 0
+    """Frames per tilt. 0: not known, a tilt is complete when no further frame has come for `window_s`."""
+    window_s: Seconds = 10.0
+    tolerance_deg: Seconds = 0.1
+    """Frames whose tilts differ by more are no frames of one tilt."""
+    max_shift: Annotated[float, msgspec.Meta(gt=0, le=0.5)] = 0.25
+    """Drift between frames beyond this share of the edge is not believed: averaged as they are, flagged."""
+    keep: Literal["moments", "frames", "none"] = "moments"
+    """Beside the mean: the variance over the frames, all frames, or nothing."""
+
+
 class Angle(Section, frozen=True):
     """Where tilt angles come from. Nothing is ever guessed: missing or disagreeing sources hold the projection."""
 
+    order: tuple[Literal["metadata", "sidecar", "filename"], ...] = ("metadata", "sidecar", "filename")
+    """Which sources are asked, the most trusted first. One that is left out is not believed at all."""
     filename_regex: str = r"(?<![0-9.])(?P<angle>[+-]?\d+(?:\.\d+)?)deg"
-    """Searched in the file name; group `angle` is the tilt in degrees. Empty: names say nothing."""
+    """Searched in the file name; group `angle` is the tilt, an optional group `sign` its sign. Empty: names say nothing."""
+    filename_unit: Literal["deg", "rad"] = "deg"
+    metadata_unit: Literal["file", "deg", "rad"] = "file"
+    """What metadata count in. `file`: what the format says; the others overrule it."""
+    signs: dict[str, str] = msgspec.field(default_factory=lambda: {"n": "-", "m": "-", "p": "+"})
+    """Letters that stand for a sign, in the group `sign` or at the front of `angle`."""
     tolerance_deg: Seconds = 0.5
     """Sources that differ by more hold the projection."""
+    axis: Literal["alpha", "beta"] = "alpha"
+    """Which axis of the stage is tilted. Sidecars and names are believed to speak of it."""
     scale: Annotated[float, msgspec.Meta(ge=-1, le=1)] = 1.0
     """1, or -1 for a stage that counts the other way. Applied to every source but a person's word."""
     min_deg: float = -180.0
     """A tilt below this is no tilt: the projection is held."""
     max_deg: float = 180.0
+    plan: str = ""
+    """A CSV file with the planned tilts (degrees, after `scale`). What is not planned is held; `status` says what is missing."""
+    plan_tolerance_deg: Seconds = 0.5
+
+
+class Orientation(Section, frozen=True):
+    """How pixels are turned when they are read, so that the tilt axis lies along y and the hand is right."""
+
+    transpose: bool = False
+    """First of the three: rows become columns."""
+    flip_y: bool = False
+    flip_x: bool = False
 
 
 class Series(Section, frozen=True):
-    """When a tilt series ends."""
+    """What is one tilt series, and when it ends."""
 
+    by: Literal["folder", "file", "pattern"] = "folder"
+    """`folder`: the one directly under the watched folder, whatever lies deeper in it. `file`: every file (a stack, a container) is a
+    series. `pattern`: the group `series` of `pattern` in the file name; names that do not match go by folder."""
+    pattern: str = ""
+    detector: str = ""
+    """Of several detectors, the one whose images are used; the others are recorded, not stored. Empty: a second one is held."""
     expected: Count = 0
     """Projections per series; the series closes once that many are stored. 0: not known."""
+    sentinel: str = ""
+    """A file of this name (shell pattern) in a series folder says that the series has ended. Empty: none."""
     idle_close_s: Seconds = 1800.0
     """Close a series this long after its last projection. 0: only by command."""
 
@@ -196,7 +253,10 @@ class Config(Section, frozen=True):
     """All settings."""
 
     watch: Watch = Watch()
+    readers: Readers = Readers()
+    frames: Frames = Frames()
     angle: Angle = Angle()
+    orientation: Orientation = Orientation()
     series: Series = Series()
     queue: Queue = Queue()
     output: Output = Output()
@@ -281,12 +341,23 @@ def _explain(error: msgspec.ValidationError) -> str:
 
 def _checked(config: Config, name: str) -> Config:
     """What no single field can say for itself."""
-    try:
-        pattern = re.compile(config.angle.filename_regex)
-    except re.error as error:
-        raise ConfigError(f"{name}: angle.filename_regex is no regular expression: {error}") from error
-    if config.angle.filename_regex and "angle" not in pattern.groupindex:
-        raise ConfigError(f"{name}: angle.filename_regex needs a group named `angle`: (?P<angle>...)")
+    for key, pattern, group in (
+        ("angle.filename_regex", config.angle.filename_regex, "angle"),
+        ("frames.pattern", config.frames.pattern, "frame"),
+        ("series.pattern", config.series.pattern, "series"),
+    ):
+        try:
+            known = re.compile(pattern).groupindex
+        except re.error as error:
+            raise ConfigError(f"{name}: {key} is no regular expression: {error}") from error
+        if pattern and group not in known:
+            raise ConfigError(f"{name}: {key} needs a group named `{group}`: (?P<{group}>...)")
+    if config.series.by == "pattern" and not config.series.pattern:
+        raise ConfigError(f"{name}: series.by is pattern, but series.pattern is empty")
+    if not set(config.angle.signs.values()) <= {"+", "-", ""}:
+        raise ConfigError(f"{name}: angle.signs maps letters to + or -, not {config.angle.signs}")
+    if not config.angle.order:
+        raise ConfigError(f"{name}: angle.order is empty: name at least one of metadata, sidecar, filename")
     if abs(config.angle.scale) != 1:
         raise ConfigError(f"{name}: angle.scale is {config.angle.scale}; only 1 and -1 make sense")
     url = urlsplit(config.webhook.url)

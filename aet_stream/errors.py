@@ -34,6 +34,10 @@ class SourceNotReady(AetError):
     """The source file is not complete, changed while it was read, or is briefly unreadable: try again."""
 
 
+class SourceStillZero(SourceNotReady):
+    """The source file is whole by its header, but ends in zeros: perhaps not written yet."""
+
+
 class SourceGone(AetError):
     """The source file is no longer there."""
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from aet_stream.projection import Acquisition, Candidate, Quality
+from aet_stream.projection import Acquisition, Candidate, Drift, Quality
 
 #: Raised whenever a message changes; roles of different versions refuse each other.
 WIRE_VERSION = 2
@@ -24,6 +24,8 @@ class ArraySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     height: int
     width: int
     crc32: int
+    planes: int = 1
+    """Images of this size in the buffer."""
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
@@ -49,13 +51,12 @@ class Pulse(Message, frozen=True, tag="pulse"):
 
 
 class FileOffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A complete file, before anybody has read its pixels."""
+    """What of a file is complete, before the hub has seen its pixels."""
 
     path: str
     """Relative to watch.root, with forward slashes."""
-    stamp: str
-    """Changes whenever the file or its sidecar does."""
-    images: int
+    units: tuple[tuple[int, str], ...]
+    """(image, stamp) of each; the stamp changes whenever the image may have, or what its sidecar says."""
     nbytes: int
     """Pixel bytes of one image."""
     closed_at: float
@@ -86,6 +87,12 @@ class Acquired(Message, frozen=True, tag="acquired"):
     acquisition: Acquisition
     candidates: tuple[Candidate, ...]
     """Every statement about the tilt; the hub stores them, the first agreed one counts."""
+    members: tuple[tuple[str, int], ...] = ()
+    """(path, image) of each image that went into this visit, when there are several."""
+    drift: Drift = Drift()
+    extras: Literal["", "variance", "frames"] = ""
+    """What the planes behind the first one are."""
+    extras_dtype: str = ""
     hold: str = ""
     """Why the projection has to wait for a person, or empty."""
 
@@ -98,6 +105,12 @@ class NotAcquired(Message, frozen=True, tag="not_acquired"):
     image: int
     why: Literal["bad", "later", "gone", "died"]
     reason: str
+
+
+class SeriesEnd(Message, frozen=True, tag="series_end"):
+    """The instrument says that a series has ended: a sentinel file lies in its folder."""
+
+    path: str
 
 
 class Ready(Message, frozen=True, tag="ready"):
@@ -191,6 +204,6 @@ class Reply(Message, frozen=True, tag="reply"):
     data: dict[str, Any] = {}
 
 
-ToHub = Beat | Offer | Acquired | NotAcquired | Ready | Working | Done | Failed | EventPlease | EventDone | Command
+ToHub = Beat | Offer | Acquired | NotAcquired | SeriesEnd | Ready | Working | Done | Failed | EventPlease | EventDone | Command
 FromHub = Pulse | Want | Job | Event | EventOff | Reply
 AnyMessage = ToHub | FromHub

@@ -26,8 +26,10 @@ class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: str
     """Where it stands: "metadata", "sidecar", "filename" or "person"."""
     raw: str
-    """The text or number as found."""
+    """The text or number as found, with its unit."""
     tilt_deg: float
+    unit: str = "deg"
+    """What the number found was counted in: "deg", "rad", or "?" where the source leaves it in doubt."""
 
 
 class Acquisition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,23 +38,50 @@ class Acquisition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tilt_deg: float | None = None
     tilt_raw: str = ""
     """The tilt as found in the file, with its unit."""
+    tilt_unit: str = "deg"
+    """"deg" or "rad"; "?" where the file's own word is in doubt, which holds the projection."""
+    tilt_beta_deg: float | None = None
+    """The second axis of the stage."""
     pixel_size_nm: float | None = None
     acquired_utc: str = ""
     """ISO 8601 in UTC; empty when the file gives no absolute time."""
+    acquired_local: str = ""
+    """ISO 8601 without zone, where only the instrument's local time is known."""
     dwell_time_s: float | None = None
+    frame_time_s: float | None = None
+    scan_rotation_deg: tuple[float, ...] = ()
+    """One per frame where known, or one for all."""
     detector: str = ""
     microscope: str = ""
     reader: str = ""
     """Name of the format reader that found all this."""
 
 
+class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the frames of one visit to one tilt became one image."""
+
+    frames: int = 1
+    """Frames that were read."""
+    averaged: int = 1
+    """Frames that the image is the mean of."""
+    shifts_px: tuple[tuple[float, float], ...] = ()
+    """(y, x) by which each averaged frame lay off the first; empty for a single frame."""
+    doubt_px: float = float("nan")
+    """Largest difference between the shifts that two independent halves of the pixels ask for; NaN for a single frame."""
+    flag: str = ""
+    """What is not as it should be, for example frames that were averaged without being shifted."""
+
+
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """One image at one tilt, as the instrument wrote it."""
+    """One visit to one tilt, as the instrument wrote it: an image, or the registered mean of its frames."""
 
     pixels: Array
-    """(height, width), native detector dtype (see RAW_DTYPES), counts, row 0 first in the file."""
+    """(height, width), counts, row 0 first in the file; native detector dtype (see RAW_DTYPES), float32 for a mean."""
     acquisition: Acquisition
+    drift: Drift = Drift()
+    extras: Array | None = None
+    """(n, height, width) kept beside the mean: the variance over the frames, or the frames themselves."""
 
 
 class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -56,12 +56,13 @@ def encode(message: AnyMessage, pixels: Array | None = None) -> list[Any]:
     if pixels.nbytes > MAX_ARRAY_BYTES:
         raise WireError(f"pixels of {pixels.nbytes} bytes; the queue takes at most {MAX_ARRAY_BYTES} ({MAX_EDGE_PX} px square)")
     pixels = np.ascontiguousarray(pixels)
-    spec = ArraySpec(pixels.dtype.str, pixels.shape[0], pixels.shape[1], zlib.crc32(pixels.data))
+    planes = pixels.shape[0] if pixels.ndim == 3 else 1
+    spec = ArraySpec(pixels.dtype.str, pixels.shape[-2], pixels.shape[-1], zlib.crc32(pixels.data), planes)
     return [_encoder.encode(msgspec.structs.replace(message, array=spec)), pixels.data.cast("B")]
 
 
 def decode(frames: list[zmq.Frame]) -> tuple[AnyMessage, Array | None]:
-    """The message and its pixels: a read-only (height, width) view of the frame.
+    """The message and its pixels: a read-only (height, width) view of the frame, or (planes, height, width) when there are several.
 
     Raises
     ------
@@ -88,11 +89,12 @@ def _array(spec: ArraySpec, frame: zmq.Frame) -> Array:
         raise WireError(f"dtype {spec.dtype!r} is not one of {sorted(RAW_DTYPES)}")
     if not (0 < spec.height <= MAX_EDGE_PX and 0 < spec.width <= MAX_EDGE_PX):
         raise WireError(f"shape ({spec.height}, {spec.width}); edges are 1..{MAX_EDGE_PX} px")
-    if len(frame) != spec.height * spec.width * np.dtype(spec.dtype).itemsize:
-        raise WireError(f"{len(frame)} bytes do not make ({spec.height}, {spec.width}) of {spec.dtype}")
+    if spec.planes < 1 or len(frame) != spec.planes * spec.height * spec.width * np.dtype(spec.dtype).itemsize:
+        raise WireError(f"{len(frame)} bytes do not make {spec.planes} x ({spec.height}, {spec.width}) of {spec.dtype}")
     if zlib.crc32(frame.buffer) != spec.crc32:
         raise WireError("the pixels' checksum is wrong")
-    pixels = np.frombuffer(frame.buffer, dtype=spec.dtype).reshape(spec.height, spec.width)
+    shape = (spec.height, spec.width) if spec.planes == 1 else (spec.planes, spec.height, spec.width)
+    pixels = np.frombuffer(frame.buffer, dtype=spec.dtype).reshape(shape)
     pixels.flags.writeable = False  # it is the message itself
     return pixels
 

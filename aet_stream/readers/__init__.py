@@ -1,4 +1,4 @@
-"""One file per format: how to see that a file is complete, how many images it holds, and how to read one.
+"""One file per format: how to see that a file is complete, how many images it holds, what it says about each, and how to read one.
 
 Completeness is header arithmetic: a reader says how many bytes the header asks for, and whether they are there. Files are opened for
 reading only, never locked, never changed. Everything here runs in a child process with limits (child.py).
@@ -7,19 +7,22 @@ reading only, never locked, never changed. Everything here runs in a child proce
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import os
 import stat
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 import msgspec
 import numpy as np
 
-from aet_stream.errors import SourceError, SourceGone, SourceNotReady
-from aet_stream.projection import RAW_DTYPES, Array, Projection
+from aet_stream.errors import ConfigError, SourceError, SourceGone, SourceNotReady
+from aet_stream.projection import RAW_DTYPES, Acquisition, Array
 
 MAX_EDGE_PX = 8192
 MAX_IMAGES = 20_000
+MAX_FRAMES = 256
 
 #: Suffix -> module in this room. The content decides whether the suffix tells the truth.
 FORMATS = {
@@ -35,51 +38,115 @@ FORMATS = {
     ".dm3": "dm",
     ".dm4": "dm",
     ".mat": "mat",
+    ".ser": "ser",
+    ".emd": "emd",
 }
 SUFFIXES = frozenset(FORMATS)
+PLUGINS = "aet_stream.readers"
+"""Entry point group: an object with `SUFFIXES` and `open_source`, as the modules here have."""
+
+_MAGIC = {
+    b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "BigTIFF", b"\x93NUMPY": "NumPy", b"\x89HDF\r\n\x1a\n": "HDF5", b"MATLAB": "MATLAB",
+    b"\0\0\0\3": "DM3", b"\0\0\0\4": "DM4", b"II\x97\1": "SER", b"PK\3\4": "ZIP", b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG",
+}  # fmt: skip
 
 
 class Probe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a complete file holds, known without decoding a pixel."""
+    """What a file holds, known without decoding a pixel."""
 
     reader: str
     images: int
+    """Whole images that are there: visits to a tilt."""
     shape: tuple[int, int]
-    """(height, width) in pixels."""
+    """(height, width) in pixels, of the largest image."""
     dtype: str
+    frames: int = 1
+    """Frames of one image that the file itself groups, at most."""
+    announced: int = 0
+    """Images that the header promises; more than `images` while the file grows."""
+    partial: int = 0
+    """Bytes of one image more, which is not whole."""
+    container: bool = False
+    """The instrument appends to such files: each image has a state of its own, and what is there may be taken before the rest comes."""
+    sealed: bool = False
+    """What stands behind the pixels was checked (or they are compressed): a tail of zeros is real."""
 
     @property
     def nbytes_per_image(self) -> int:
-        return self.shape[0] * self.shape[1] * np.dtype(self.dtype).itemsize
+        return self.shape[0] * self.shape[1] * np.dtype(self.dtype).itemsize * self.frames
 
 
-class Format(Protocol):
-    """What a module of this room offers."""
+class Source(Protocol):
+    """A file whose header has been understood. Holds no open file between calls."""
 
-    def probe(self, path: Path, size: int) -> Probe:
-        """What a file of `size` bytes holds.
+    @property
+    def probe(self) -> Probe: ...
 
-        Raises
-        ------
-        SourceNotReady : bytes that the header asks for are missing
-        SourceError : it can never be right
-        """
+    def acquisition(self, image: int) -> Acquisition:
+        """What the file says about one image; no pixels are read."""
 
-    def read(self, path: Path, image: int) -> Projection:
-        """One image, native dtype, little-endian."""
+    def frames(self, image: int) -> Array:
+        """(frames, height, width) of one image, native dtype, little-endian; nearly always one frame."""
 
 
-def format_of(path: Path) -> Format:
-    """The module that reads such files.
+Opener = Callable[[Path, int], Source]
+"""(path, size) -> Source. SourceNotReady: bytes that the header asks for are missing. SourceError: it can never be right."""
+
+_openers: dict[str, Opener] = {}
+
+
+def open_source(path: Path, max_bytes: int = 8 << 30) -> Source:
+    """Understand a file's header.
 
     Raises
     ------
-    SourceError : no reader for this suffix
+    SourceGone, SourceNotReady, SourceError
     """
-    name = FORMATS.get(path.suffix.lower())
+    size = regular_size(path, max_bytes)
+    suffix = path.suffix.lower()
+    if suffix in _openers:
+        return _openers[suffix](path, size)
+    name = FORMATS.get(suffix)
     if name is None:
-        raise SourceError(f"{path.name}: no reader for {path.suffix or 'files without a suffix'}; known: {', '.join(sorted(FORMATS))}")
-    return cast(Format, importlib.import_module(f"aet_stream.readers.{name}"))
+        known = ", ".join(sorted({*FORMATS, *_openers}))
+        raise SourceError(f"{path.name}: no reader for {path.suffix or 'files without a suffix'}; known: {known}")
+    opener: Opener = importlib.import_module(f"aet_stream.readers.{name}").open_source
+    try:
+        return opener(path, size)
+    except SourceError as error:
+        raise SourceError(f"{error}{_looks_like(path)}") from error
+
+
+def load_plugins(names: Iterable[str]) -> frozenset[str]:
+    """Enable readers of other packages by the name of their entry point; returns every suffix that is known then.
+
+    Raises
+    ------
+    ConfigError : no such reader is installed
+    """
+    for name in names:
+        found = list(importlib.metadata.entry_points(group=PLUGINS, name=name))
+        if not found:
+            known = ", ".join(sorted(entry.name for entry in importlib.metadata.entry_points(group=PLUGINS))) or "none"
+            raise ConfigError(f"readers.enabled names {name!r}, but no such reader is installed (installed: {known})")
+        plugin = found[0].load()
+        _openers.update(dict.fromkeys((suffix.lower() for suffix in plugin.SUFFIXES), plugin.open_source))
+    return SUFFIXES | _openers.keys()
+
+
+def _looks_like(path: Path) -> str:
+    """What the first bytes say a refused file is, when that is something else than its name."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "")
+    belongs = {"TIFF": ".tif .tiff", "BigTIFF": ".tif .tiff", "NumPy": ".npy", "HDF5": ".emd .mat", "MATLAB": ".mat", "DM3": ".dm3 .dm4",
+               "DM4": ".dm3 .dm4", "SER": ".ser"}.get(kind, "-")  # fmt: skip
+    return f" (its content looks like {kind})" if kind and path.suffix.lower() not in belongs.split() else ""
+
+
+def stat_stamp(entry: os.stat_result) -> str:
+    """State of a file on disk."""
+    return f"{entry.st_size}.{entry.st_mtime_ns}.{entry.st_ino}"
 
 
 def regular_size(path: Path, max_bytes: int) -> int:
@@ -108,11 +175,15 @@ def need(path: Path, have: int, wanted: int, what: str) -> None:
         raise SourceNotReady(f"{path.name}: {what} needs {wanted} bytes, {have} are there")
 
 
-def checked_probe(path: Path, reader: str, images: int, height: int, width: int, dtype: str) -> Probe:
+def checked_probe(path: Path, reader: str, images: int, height: int, width: int, dtype: str, **more: int | bool) -> Probe:
     """A probe within what we can carry."""
     if not (1 <= images <= MAX_IMAGES and 1 <= height <= MAX_EDGE_PX and 1 <= width <= MAX_EDGE_PX):
         raise SourceError(f"{path.name}: {images} image(s) of {height} x {width} px; at most {MAX_IMAGES} of {MAX_EDGE_PX} x {MAX_EDGE_PX}")
-    return Probe(reader, images, (height, width), little(path, np.dtype(dtype)).str)
+    if min(height, width) == 1:
+        raise SourceError(f"{path.name}: {height} x {width} px is a line or a spectrum, not a projection")
+    if not 1 <= more.get("frames", 1) <= MAX_FRAMES:
+        raise SourceError(f"{path.name}: {more['frames']} frames per image; at most {MAX_FRAMES}")
+    return Probe(reader, images, (height, width), little(path, np.dtype(dtype)).str, **more)  # type: ignore[arg-type]
 
 
 def little(path: Path, dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
@@ -129,9 +200,10 @@ def little(path: Path, dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
 
 
 def finished(path: Path, pixels: Array) -> Array:
-    """Pixels ready to travel: 2-D, C order, little-endian, all finite."""
+    """(frames, height, width) ready to travel: C order, little-endian, all finite. A single (height, width) is one frame."""
     pixels = np.ascontiguousarray(pixels, dtype=little(path, pixels.dtype))
-    if pixels.ndim != 2:
+    pixels = pixels[None] if pixels.ndim == 2 else pixels
+    if pixels.ndim != 3:
         raise SourceError(f"{path.name}: an image with {pixels.ndim} dimensions")
     if pixels.dtype.kind == "f":
         bad = int(pixels.size - np.isfinite(pixels).sum())
@@ -145,7 +217,10 @@ def image_in_range(path: Path, image: int, images: int) -> None:
         raise SourceError(f"{path.name}: image {image} asked for, there are {images}")
 
 
-_UNIT_NM = {"m": 1e9, "mm": 1e6, "µm": 1e3, "μm": 1e3, "um": 1e3, "micron": 1e3, "nm": 1.0, "n_m": 1.0, "å": 0.1, "a": 0.1, "pm": 1e-3}
+_UNIT_NM = {
+    "m": 1e9, "mm": 1e6, "µm": 1e3, "μm": 1e3, "um": 1e3, "micron": 1e3, "microns": 1e3, "micrometer": 1e3, "nm": 1.0, "n_m": 1.0,
+    "nanometer": 1.0, "å": 0.1, "a": 0.1, "pm": 1e-3, "p_m": 1e-3, "u_m": 1e3,
+}  # fmt: skip
 
 
 def pixel_size_nm(along_y: tuple[float, str], along_x: tuple[float, str]) -> float | None:
@@ -157,3 +232,12 @@ def pixel_size_nm(along_y: tuple[float, str], along_x: tuple[float, str]) -> flo
             return None
         sizes.append(value * factor)
     return sizes[1] if abs(sizes[0] - sizes[1]) <= 0.01 * sizes[1] else None
+
+
+def utc(unix_s: float) -> str:
+    """Unix seconds as ISO 8601 in UTC; empty for what is no time of an electron microscope (before 1980, after 2100)."""
+    import datetime
+
+    if not 315_532_800 < unix_s < 4_102_444_800:
+        return ""
+    return datetime.datetime.fromtimestamp(unix_s, datetime.UTC).isoformat()

@@ -10,6 +10,7 @@ import contextlib
 import multiprocessing
 import resource
 import signal
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -18,29 +19,69 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from aet_stream.errors import AetError, ReaderDied, SourceError, SourceGone, SourceNotReady
-from aet_stream.projection import Acquisition, Projection, sha256_of
-from aet_stream.readers import Probe, format_of, regular_size
+from aet_stream.config import Config
+from aet_stream.errors import AetError, ConfigError, ReaderDied, SourceError, SourceGone, SourceNotReady, SourceStillZero
+from aet_stream.projection import Array, Drift, Projection
+from aet_stream.readers import SUFFIXES, Probe, finished, load_plugins
+from aet_stream.readers.frames import combine, sha256_of_frames
+from aet_stream.readers.looking import Look, Sources, Unit, look, unit, zero_tail
+
+MAX_EXTRA_BYTES = 256 << 20
+"""Frames that together are larger are not kept beside their mean; their variance is."""
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """How images are made of files; the same for all of them."""
+
+    max_bytes: int
+    plugins: tuple[str, ...] = ()
+    keep: str = "moments"
+    max_shift: float = 0.25
+    turn: str = ""
+    """Letters out of `t` (transpose), `y`, `x` (flip along that axis), in this order."""
+
+
+class Member(msgspec.Struct, frozen=True):
+    """One image of one file."""
+
+    path: str
+    image: int
+    loose: tuple[str, ...] = ()
+    """Sidecars of its folder that belong to no image by name."""
 
 
 class _Request(msgspec.Struct, frozen=True):
-    path: str
-    image: int
-    """-1 asks for a probe."""
-    max_bytes: int
+    kind: Literal["look", "read", "suffixes"]
+    members: tuple[Member, ...] = ()
+    lenient: bool = False
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """One visit to one tilt, of one image or several frames."""
+
+    units: tuple[Unit, ...]
+    """What is said about each of its images."""
+    sha256: str
+    drift: Drift
+    extras: Literal["", "variance", "frames"] = ""
+    extras_dtype: str = ""
 
 
 class _Answer(msgspec.Struct, frozen=True):
-    kind: Literal["probe", "image", "SourceError", "SourceNotReady", "SourceGone", "ReaderDied"]
+    kind: Literal[
+        "look", "image", "suffixes", "SourceError", "SourceNotReady", "SourceStillZero", "SourceGone", "ReaderDied", "ConfigError"
+    ]
     text: str = ""
-    probe: Probe | None = None
-    acquisition: Acquisition | None = None
-    sha256: str = ""
+    look: Look | None = None
+    reading: Reading | None = None
+    suffixes: tuple[str, ...] = ()
     dtype: str = ""
-    shape: tuple[int, int] = (0, 0)
+    shape: tuple[int, int, int] = (0, 0, 0)
 
 
-_ERRORS: dict[str, type[AetError]] = {error.__name__: error for error in (SourceError, SourceNotReady, SourceGone, ReaderDied)}
+_ERRORS: dict[str, type[AetError]] = {
+    error.__name__: error for error in (SourceError, SourceNotReady, SourceStillZero, SourceGone, ReaderDied, ConfigError)
+}
 _requests, _answers = msgspec.msgpack.Decoder(_Request), msgspec.msgpack.Decoder(_Answer)
 _encode = msgspec.msgpack.encode
 
@@ -48,16 +89,53 @@ _encode = msgspec.msgpack.encode
 class ReaderChild:
     """A reading process that is started when first needed, and again after it died."""
 
-    def __init__(self, *, timeout_s: float, memory_mib: int, max_file_mib: int) -> None:
+    def __init__(self, *, timeout_s: float, memory_mib: int, max_file_mib: int, rules: Rules | None = None) -> None:
         self._timeout_s = timeout_s
         self._memory_bytes = memory_mib << 20
-        self._max_bytes = max_file_mib << 20
+        self._rules = msgspec.structs.replace(rules or Rules(max_bytes=0), max_bytes=max_file_mib << 20)
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
+
+    @classmethod
+    def of(cls, config: Config) -> ReaderChild:
+        """The reader that a configuration asks for."""
+        turn = config.orientation
+        rules = Rules(
+            max_bytes=0,
+            plugins=config.readers.enabled,
+            keep=config.frames.keep,
+            max_shift=config.frames.max_shift,
+            turn="t" * turn.transpose + "y" * turn.flip_y + "x" * turn.flip_x,
+        )
+        limits = config.watch
+        return cls(timeout_s=limits.reader_timeout_s, memory_mib=limits.reader_memory_mib, max_file_mib=limits.max_file_mib, rules=rules)
 
     @property
     def pid(self) -> int | None:
         return None if self._process is None else self._process.pid
+
+    def suffixes(self) -> frozenset[str]:
+        """Every suffix that can be read, those of enabled plug-ins too.
+
+        Raises
+        ------
+        ConfigError : a plug-in that is enabled is not installed
+        """
+        if not self._rules.plugins:
+            return SUFFIXES
+        return frozenset(self._ask(_Request("suffixes"), "plug-ins")[0].suffixes)
+
+    def look(self, path: Path, loose: tuple[str, ...] = (), *, lenient: bool = False) -> Look:
+        """What a file holds, and all that is said about each of its images.
+
+        Raises
+        ------
+        SourceNotReady, SourceError, SourceGone, ReaderDied
+        """
+        answer, _ = self._ask(_Request("look", (Member(str(path), -1, loose),), lenient), path.name)
+        if answer.look is None:
+            raise ReaderDied(f"{path.name}: the reading process answered nonsense")
+        return answer.look
 
     def probe(self, path: Path) -> Probe:
         """What a complete file holds.
@@ -66,10 +144,22 @@ class ReaderChild:
         ------
         SourceNotReady, SourceError, SourceGone, ReaderDied
         """
-        answer, _ = self._ask(path, -1)
-        if answer.probe is None:
-            raise ReaderDied(f"{path.name}: the reading process answered nonsense")
-        return answer.probe
+        return self.look(path).probe
+
+    def read_visit(self, members: Sequence[Member], *, lenient: bool = False) -> tuple[Projection, Reading]:
+        """One image, or the mean of the frames that are one visit to one tilt.
+
+        Raises
+        ------
+        SourceNotReady, SourceError, SourceGone, ReaderDied
+        """
+        name = Path(members[0].path).name
+        answer, content = self._ask(_Request("read", tuple(members), lenient), name)
+        reading = answer.reading
+        if reading is None or content is None:
+            raise ReaderDied(f"{name}: the reading process answered nonsense")
+        planes = np.frombuffer(content, answer.dtype).reshape(answer.shape)
+        return Projection(planes[0], reading.units[0].acquisition, reading.drift, planes[1:] if len(planes) > 1 else None), reading
 
     def read(self, path: Path, image: int) -> tuple[Projection, str]:
         """One image and the SHA-256 of its pixel bytes.
@@ -78,24 +168,21 @@ class ReaderChild:
         ------
         SourceNotReady, SourceError, SourceGone, ReaderDied
         """
-        answer, content = self._ask(path, image)
-        if answer.acquisition is None or content is None:
-            raise ReaderDied(f"{path.name}: the reading process answered nonsense")
-        pixels = np.frombuffer(content, answer.dtype).reshape(answer.shape)
-        return Projection(pixels, answer.acquisition), answer.sha256
+        projection, reading = self.read_visit([Member(str(path), image)], lenient=True)
+        return projection, reading.sha256
 
-    def _ask(self, path: Path, image: int) -> tuple[_Answer, bytes | None]:
+    def _ask(self, request: _Request, name: str) -> tuple[_Answer, bytes | None]:
         pipe = self._started()
         try:
-            pipe.send_bytes(_encode(_Request(str(path), image, self._max_bytes)))
+            pipe.send_bytes(_encode(request))
             if not pipe.poll(self._timeout_s):
                 self._kill()
-                raise ReaderDied(f"{path.name}: reading took longer than {self._timeout_s:g} s (watch.reader_timeout_s)")
+                raise ReaderDied(f"{name}: reading took longer than {self._timeout_s:g} s (watch.reader_timeout_s)")
             answer = _answers.decode(pipe.recv_bytes())
             content = pipe.recv_bytes() if answer.kind == "image" else None
         except (EOFError, OSError) as error:
             self._kill()
-            raise ReaderDied(f"{path.name}: the reading process died over it") from error
+            raise ReaderDied(f"{name}: the reading process died over it") from error
         if answer.kind in _ERRORS:
             if answer.kind == "ReaderDied":
                 self._kill()  # out of memory: whatever it still holds goes with it
@@ -107,7 +194,7 @@ class ReaderChild:
             self._kill()
             context = multiprocessing.get_context("spawn")
             self._pipe, theirs = context.Pipe()
-            self._process = context.Process(target=_serve, args=(theirs, self._memory_bytes), name="reader", daemon=True)
+            self._process = context.Process(target=_serve, args=(theirs, self._memory_bytes, self._rules), name="reader", daemon=True)
             self._process.start()
             theirs.close()
         return self._pipe
@@ -124,54 +211,98 @@ class ReaderChild:
         self._kill()
 
 
-def _serve(pipe: Connection, memory_bytes: int) -> None:
+def _serve(pipe: Connection, memory_bytes: int, rules: Rules) -> None:
     """The child: answers until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    desk = _Desk(rules)
     with contextlib.suppress(EOFError, OSError):
         while True:
             request = _requests.decode(pipe.recv_bytes())
-            answer, content = _answer(request)
+            answer, content = desk.answer(request)
             pipe.send_bytes(_encode(answer))
             if content is not None:
                 pipe.send_bytes(content)
 
 
-def _answer(request: _Request) -> tuple[_Answer, memoryview | None]:
-    path = Path(request.path)
-    try:
-        return _look(path, request) if request.image < 0 else _read(path, request)
-    except (SourceError, SourceNotReady, SourceGone) as error:
-        return _Answer(type(error).__name__, str(error)), None  # type: ignore[arg-type]
-    except FileNotFoundError:
-        return _Answer("SourceGone", f"{path.name} is gone"), None
-    except MemoryError:
-        return _Answer("ReaderDied", f"{path.name}: reading it needs more memory than watch.reader_memory_mib allows"), None
-    except PermissionError as error:
-        return _Answer("SourceNotReady", f"{path.name}: {error.strerror}: give the daemon's user the right to read it"), None
-    except OSError as error:
-        if error.errno is not None:
-            return _Answer("SourceNotReady", f"{path.name}: {error.strerror or error}"), None
-        return _Answer("SourceError", f"{path.name}: {error}"), None
-    except Exception as error:  # noqa: BLE001 - damaged files make the format libraries raise anything at all
-        return _Answer("SourceError", f"{path.name}: {type(error).__name__}: {str(error)[:200]}"), None
+class _Desk:
+    """What the child does with a request."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._sources = Sources(rules.max_bytes)
+        self._suffixes: frozenset[str] | None = None
+
+    def answer(self, request: _Request) -> tuple[_Answer, memoryview | None]:
+        path = Path(request.members[0].path) if request.members else Path("plug-ins")
+        try:
+            if self._suffixes is None:
+                self._suffixes = load_plugins(self._rules.plugins)
+            if request.kind == "suffixes":
+                return _Answer("suffixes", suffixes=tuple(sorted(self._suffixes))), None
+            if request.kind == "look":
+                loose = tuple(map(Path, request.members[0].loose))
+                return _Answer("look", look=look(self._sources, path, loose, lenient=request.lenient)), None
+            return self._read(request)
+        except (SourceError, SourceNotReady, SourceGone, ConfigError) as error:
+            return _Answer(type(error).__name__, str(error)), None  # type: ignore[arg-type]
+        except FileNotFoundError:
+            return _Answer("SourceGone", f"{path.name} is gone"), None
+        except MemoryError:
+            return _Answer("ReaderDied", f"{path.name}: reading it needs more memory than watch.reader_memory_mib allows"), None
+        except PermissionError as error:
+            return _Answer("SourceNotReady", f"{path.name}: {error.strerror}: give the daemon's user the right to read it"), None
+        except OSError as error:
+            if error.errno is not None:
+                return _Answer("SourceNotReady", f"{path.name}: {error.strerror or error}"), None
+            return _Answer("SourceError", f"{path.name}: {error}"), None
+        except Exception as error:  # noqa: BLE001 - damaged files make the format libraries raise anything at all
+            return _Answer("SourceError", f"{path.name}: {type(error).__name__}: {str(error)[:200]}"), None
+
+    def _read(self, request: _Request) -> tuple[_Answer, memoryview]:
+        stacks: list[Array] = []
+        flag = ""
+        units: list[Unit] = []
+        for member in request.members:
+            path = Path(member.path)
+            source, stamp = self._sources.open(path)
+            frames = source.frames(member.image)
+            units.append(unit(source, path, stamp, member.image, tuple(map(Path, member.loose))))
+            Sources.unchanged(path, stamp)
+            zeros = 0 if source.probe.sealed else zero_tail(frames)
+            if zeros and not request.lenient:
+                raise SourceStillZero(f"{path.name}: its last {zeros} pixels are zero: not written yet?")
+            flag = f"the last {zeros} pixels are zero" if zeros else flag
+            stacks.append(frames)
+        name = Path(request.members[0].path).name
+        if len({(frames.shape[1:], frames.dtype) for frames in stacks}) > 1:
+            raise SourceError(f"{name}: the frames of this tilt have different sizes or types")
+        frames = np.concatenate(stacks) if len(stacks) > 1 else stacks[0]
+        return self._combined(name, frames, tuple(units), flag)
+
+    def _combined(self, name: str, frames: Array, units: tuple[Unit, ...], flag: str) -> tuple[_Answer, memoryview]:
+        rules = self._rules
+        keep = rules.keep if frames.nbytes * 2 <= MAX_EXTRA_BYTES or rules.keep != "frames" else "moments"
+        rotations = tuple(angle for u in units for angle in u.acquisition.scan_rotation_deg)
+        mean, extras, drift = combine(turned(frames, rules.turn), rotations, keep=keep, max_shift=rules.max_shift)
+        drift = msgspec.structs.replace(drift, flag="; ".join(filter(None, (drift.flag, flag))))
+        kind: Literal["", "variance", "frames"] = "" if extras is None else "frames" if keep == "frames" else "variance"
+        planes = mean[None]
+        if extras is not None:
+            exact = np.dtype("<f8" if extras.dtype.itemsize > 2 and extras.dtype != np.float32 else "<f4")
+            planes = np.concatenate([mean[None].astype(exact), extras.astype(exact)])
+        planes = finished(Path(name), np.ascontiguousarray(planes))
+        dtype = "" if extras is None else extras.dtype.str
+        reading = Reading(units, sha256_of_frames(frames), drift, kind, dtype)
+        count, height, width = planes.shape
+        return _Answer("image", reading=reading, dtype=planes.dtype.str, shape=(count, height, width)), planes.data.cast("B")
 
 
-def _look(path: Path, request: _Request) -> tuple[_Answer, None]:
-    size = regular_size(path, request.max_bytes)
-    return _Answer("probe", probe=format_of(path).probe(path, size)), None
-
-
-def _read(path: Path, request: _Request) -> tuple[_Answer, memoryview]:
-    regular_size(path, request.max_bytes)
-    before = path.stat()
-    projection = format_of(path).read(path, request.image)
-    after = path.stat()
-    if (before.st_size, before.st_mtime_ns, before.st_ino) != (after.st_size, after.st_mtime_ns, after.st_ino):
-        raise SourceNotReady(f"{path.name}: changed while it was read")
-    pixels = projection.pixels
-    height, width = pixels.shape
-    answer = _Answer("image", acquisition=projection.acquisition, sha256=sha256_of(pixels), dtype=pixels.dtype.str, shape=(height, width))
-    return answer, pixels.data.cast("B")
+def turned(frames: Array, turn: str) -> Array:
+    """(frames, height, width) as `orientation` asks for."""
+    frames = frames.swapaxes(1, 2) if "t" in turn else frames
+    frames = frames[:, ::-1] if "y" in turn else frames
+    frames = frames[:, :, ::-1] if "x" in turn else frames
+    return np.ascontiguousarray(frames)

@@ -7,6 +7,7 @@ little-endian. Bounded: depth, number of tags and sizes are checked before anyth
 from __future__ import annotations
 
 import datetime
+import io
 import struct
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,8 +15,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from aet_stream.errors import SourceError
-from aet_stream.projection import Acquisition, Projection
-from aet_stream.readers import Probe, checked_probe, finished, image_in_range, need, pixel_size_nm
+from aet_stream.projection import Acquisition, Array
+from aet_stream.readers import checked_probe, finished, image_in_range, need, pixel_size_nm
 
 _MAX_DEPTH = 32
 _MAX_TAGS = 200_000
@@ -199,27 +200,32 @@ def _pixel_count(entry: Tags) -> int:
     return place.count if isinstance(place, _Pixels) and usable else -1
 
 
-def _image(path: Path) -> _Image:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        return _Image(path, _Tree(path, file, size).group())
+class Dm:
+    """The largest image or stack of a file. Its tags stand behind the pixels too, so a file that parses is whole."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._path = path
+        with path.open("rb") as file:
+            self._image = image = _Image(path, _Tree(path, file, size).group())
+        self.probe = checked_probe(path, "dm", image.images, image.height, image.width, image.dtype.str, sealed=True)
+
+    def frames(self, image: int) -> Array:
+        found = self._image
+        image_in_range(self._path, image, found.images)
+        count = found.height * found.width
+        with self._path.open("rb") as file:
+            file.seek(found.pixels.offset + image * count * found.dtype.itemsize)
+            content = file.read(count * found.dtype.itemsize)
+        need(self._path, len(content), count * found.dtype.itemsize, "the pixels")
+        return finished(self._path, np.frombuffer(content, found.dtype).reshape(found.height, found.width))
+
+    def acquisition(self, image: int) -> Acquisition:
+        return _acquisition(self._image, image)
 
 
-def probe(path: Path, size: int) -> Probe:
-    image = _image(path)
-    return checked_probe(path, "dm", image.images, image.height, image.width, image.dtype.str)
-
-
-def read(path: Path, image: int) -> Projection:
-    found = _image(path)
-    image_in_range(path, image, found.images)
-    count = found.height * found.width
-    with path.open("rb") as file:
-        file.seek(found.pixels.offset + image * count * found.dtype.itemsize)
-        content = file.read(count * found.dtype.itemsize)
-    need(path, len(content), count * found.dtype.itemsize, "the pixels")
-    pixels = np.frombuffer(content, found.dtype).reshape(found.height, found.width)
-    return Projection(finished(path, pixels), _acquisition(found, image))
+def tags_of(path: Path, content: bytes) -> Tags:
+    """The tag tree in a TIFF that DigitalMicrograph wrote."""
+    return _Tree(path, io.BytesIO(content), len(content)).group()
 
 
 def _acquisition(image: _Image, index: int) -> Acquisition:
@@ -229,8 +235,9 @@ def _acquisition(image: _Image, index: int) -> Acquisition:
     return Acquisition(
         tilt_deg=tilt,
         tilt_raw=said,
+        tilt_beta_deg=_float(image.find("Microscope Info", "Stage Position", "Stage Beta")),
         pixel_size_nm=pixel_size_nm((scale_y, unit_y), (scale_x, unit_x)),
-        acquired_utc=_utc(image.find("DataBar", "Acquisition Time (OS)")),
+        acquired_utc=utc_of(image.find("DataBar", "Acquisition Time (OS)")),
         dwell_time_s=dwell_us * 1e-6 if isinstance(dwell_us, float) else None,
         detector=str(image.find("DataBar", "Signal Name") or image.find("DataBar", "Device Name") or "").strip("\0"),
         microscope=str(image.find("Microscope Info", "Microscope") or "").strip("\0"),
@@ -250,7 +257,11 @@ def _tilt(image: _Image, index: int) -> tuple[float | None, str]:
     return (float(alpha), f"Stage Alpha {alpha!r} deg") if isinstance(alpha, float) else (None, "")
 
 
-def _utc(filetime: Any) -> str:
+def _float(value: Any) -> float | None:
+    return float(value) if isinstance(value, float) else None
+
+
+def utc_of(filetime: Any) -> str:
     """Windows FILETIME (100 ns since 1601, UTC) as ISO 8601."""
     if not isinstance(filetime, int) or not 0 < filetime < 1 << 62:
         return ""
@@ -258,3 +269,6 @@ def _utc(filetime: Any) -> str:
         return (_FILETIME_EPOCH + datetime.timedelta(microseconds=filetime // 10)).isoformat()
     except OverflowError:
         return ""
+
+
+open_source = Dm

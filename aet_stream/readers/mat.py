@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from aet_stream.errors import SourceError
-from aet_stream.projection import Acquisition, Array, Projection
-from aet_stream.readers import Probe, checked_probe, finished, image_in_range, need
+from aet_stream.projection import Acquisition, Array
+from aet_stream.readers import checked_probe, finished, image_in_range, need
+from aet_stream.readers.hdf5 import MAGIC, member, numbers, opened
 
-_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ANGLES = ("angles", "ang", "angle", "refined_angles", "tilt", "tilts", "theta")
 _CLASSES = {
     "double": "<f8",
@@ -34,27 +34,48 @@ _COMPRESSED = 15
 _MAX_UNCOMPRESSED = 4 << 30
 
 
-def probe(path: Path, size: int) -> Probe:
-    with path.open("rb") as file:
-        head = file.read(128)
-    need(path, len(head), 128, "the header")
-    if _is_hdf5(path):
-        _complete_hdf5(path, size)
-        with _open_hdf5(path) as file:
-            _, shape, dtype = _choose(path, {name: (tuple(reversed(d.shape)), d.dtype.str) for name, d in _datasets(path, file).items()})
-    else:
-        if head[126:128] not in (b"IM", b"MI"):
-            raise SourceError(f"{path.name}: not a MATLAB file")
-        _complete_v5(path, size, head)
-        _, shape, dtype = _choose(path, _v5_variables(path))
-    return checked_probe(path, "mat", shape[2] if len(shape) == 3 else 1, shape[0], shape[1], dtype)
+class Mat:
+    """Version 5 is unpacked once and kept; version 7.3 is read image by image."""
 
+    def __init__(self, path: Path, size: int) -> None:
+        self._path = path
+        with path.open("rb") as file:
+            head = file.read(128)
+        need(path, len(head), 128, "the header")
+        self._hdf5 = _is_hdf5(path)
+        if not self._hdf5:
+            if head[126:128] not in (b"IM", b"MI"):
+                raise SourceError(f"{path.name}: not a MATLAB file")
+            _complete_v5(path, size, head)
+        variables = _hdf5_variables(path) if self._hdf5 else _v5_variables(path)
+        self._name, shape, dtype = _choose(path, variables)
+        self._stack = len(shape) == 3
+        self.probe = checked_probe(path, "mat", shape[2] if self._stack else 1, shape[0], shape[1], dtype)
+        beside = next((angle for angle in _ANGLES if angle in variables), "")
+        self._tilts = _tilts(self._variable(beside) if beside else None, self.probe.images)
+        self._angle_name = beside
+        self._values: Array | None = None
 
-def read(path: Path, image: int) -> Projection:
-    pixels, angles = _read_hdf5(path, image) if _is_hdf5(path) else _read_v5(path, image)
-    tilt = None if angles is None else float(angles[image])
-    said = "" if tilt is None else f"angle variable: {tilt!r} deg"
-    return Projection(finished(path, pixels), Acquisition(tilt_deg=tilt, tilt_raw=said, reader="mat"))
+    def _variable(self, name: str) -> Array:
+        if not self._hdf5:
+            return _v5_variable(self._path, name)
+        with opened(self._path) as file:
+            return np.asarray(numbers(self._path, member(self._path, file, name))[()]).T
+
+    def acquisition(self, image: int) -> Acquisition:
+        tilt = None if self._tilts is None else float(self._tilts[image])
+        return Acquisition(tilt_deg=tilt, tilt_raw="" if tilt is None else f"{self._angle_name}: {tilt!r} deg", reader="mat")
+
+    def frames(self, image: int) -> Array:
+        image_in_range(self._path, image, self.probe.images)
+        if self._hdf5:
+            with opened(self._path) as file:
+                values = numbers(self._path, member(self._path, file, self._name))
+                pixels = np.asarray(values[image] if self._stack else values[()]).T  # MATLAB's axes are stored in reverse
+            return finished(self._path, pixels)
+        if self._values is None:
+            self._values = _v5_variable(self._path, self._name)
+        return finished(self._path, self._values[:, :, image] if self._stack else self._values)
 
 
 def _choose(path: Path, variables: dict[str, tuple[tuple[int, ...], str]]) -> tuple[str, tuple[int, ...], str]:
@@ -121,17 +142,10 @@ def _v5_variables(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     return {name: (shape, _CLASSES[kind]) for name, shape, kind in whosmat(str(path), appendmat=False) if kind in _CLASSES}
 
 
-def _read_v5(path: Path, image: int) -> tuple[Array, Array | None]:
+def _v5_variable(path: Path, name: str) -> Array:
     from scipy.io import loadmat
 
-    variables = _v5_variables(path)
-    name, shape, _ = _choose(path, variables)
-    images = shape[2] if len(shape) == 3 else 1
-    image_in_range(path, image, images)
-    beside = next((angle for angle in _ANGLES if angle in variables), None)
-    values = loadmat(str(path), appendmat=False, mat_dtype=True, variable_names=[name] + ([beside] if beside else []))
-    pixels = values[name]
-    return pixels[:, :, image] if pixels.ndim == 3 else pixels, _tilts(values[beside] if beside else None, images)
+    return np.asarray(loadmat(str(path), appendmat=False, mat_dtype=True, variable_names=[name])[name])
 
 
 # -- version 7.3 ----------------------------------------------------------------------------------------------------------------------
@@ -142,50 +156,21 @@ def _is_hdf5(path: Path) -> bool:
     with path.open("rb") as file:
         starts = file.read(8)
         file.seek(512)
-        return _HDF5_MAGIC in (starts, file.read(8))
+        return MAGIC in (starts, file.read(8))
 
 
-def _complete_hdf5(path: Path, size: int) -> None:
-    """The superblock says where the file ends (HDF5 file format specification, II.A)."""
-    with path.open("rb") as file:
-        block = file.read(1024)
-    base = 0 if block.startswith(_HDF5_MAGIC) else 512
-    need(path, len(block), base + 64, "the superblock")
-    version = block[base + 8]
-    at = base + {0: 40, 1: 44, 2: 28, 3: 28}.get(version, 28)
-    need(path, size, struct.unpack("<Q", block[at : at + 8])[0], "the HDF5 file")
-    if version == 3 and block[base + 11] & 1:
-        need(path, 0, 1, "its writer still has it open; the file")
-
-
-def _open_hdf5(path: Path) -> Any:
-    import h5py
-
-    return h5py.File(path, "r", locking=False)
-
-
-def _datasets(path: Path, file: Any) -> dict[str, Any]:
-    """Plain numeric datasets at the top; links out of the file and data stored elsewhere are refused."""
+def _hdf5_variables(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Plain numeric datasets at the top, shape as MATLAB shows it."""
     import h5py
 
     found = {}
-    for name in file:
-        if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-            raise SourceError(f"{path.name}: {name} is a link; only data inside the file are read")
-        item = file[name]
-        if isinstance(item, h5py.Dataset) and item.dtype.kind in "iuf":
-            if item.external or item.is_virtual:
-                raise SourceError(f"{path.name}: {name} is stored in another file")
-            found[name] = item
+    with opened(path) as file:
+        for name in file:
+            item = member(path, file, name)
+            if isinstance(item, h5py.Dataset) and item.dtype.kind in "iuf":
+                numbers(path, item)
+                found[name] = (tuple(reversed(item.shape)), item.dtype.str)
     return found
 
 
-def _read_hdf5(path: Path, image: int) -> tuple[Array, Array | None]:
-    with _open_hdf5(path) as file:
-        datasets = _datasets(path, file)
-        name, shape, _ = _choose(path, {key: (tuple(reversed(d.shape)), d.dtype.str) for key, d in datasets.items()})
-        images = shape[2] if len(shape) == 3 else 1
-        image_in_range(path, image, images)
-        pixels = datasets[name][image] if len(shape) == 3 else datasets[name][()]
-        beside = next((datasets[angle][()].T for angle in _ANGLES if angle in datasets), None)
-    return np.ascontiguousarray(pixels.T), _tilts(beside, images)  # MATLAB's axes are stored in reverse
+open_source = Mat

@@ -1,23 +1,31 @@
-"""MRC2014 images and stacks. Header arithmetic ourselves, pixels through a memory map, the FEI extended header by mrcfile.
+"""MRC2014 images and stacks, growing ones too. Header arithmetic ourselves, pixels through a memory map.
 
-Format: Cheng et al., J. Struct. Biol. 192 (2015) 146. Modes: 0 int8, 1 int16, 2 float32, 6 uint16, 12 float16.
+Format: Cheng et al., J. Struct. Biol. 192 (2015) 146. Modes: 0 int8, 1 int16, 2 float32, 6 uint16, 12 float16. What stands between header
+and pixels says the tilt of each section: FEI1/FEI2 (by mrcfile), the 128-byte records of Xplore3D and FEI Tomography before 2014, and
+SerialEM's SERI (16-bit numbers, tilt in hundredths of a degree). The last two are read from their published descriptions only.
 """
 
 from __future__ import annotations
 
+import datetime
+import math
 import struct
 import warnings
+import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from aet_stream.errors import SourceError
-from aet_stream.projection import Acquisition, Projection
-from aet_stream.readers import Probe, checked_probe, finished, image_in_range, need, pixel_size_nm
+from aet_stream.projection import Acquisition, Array
+from aet_stream.readers import checked_probe, finished, image_in_range, need, pixel_size_nm
 
 _HEADER_BYTES = 1024
 _MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
+_LEGACY_BYTES = 128
+_LEGACY_RECORDS = 1024
+_OLE_EPOCH = datetime.datetime(1899, 12, 30, tzinfo=datetime.UTC)
 
 
 class _Header(NamedTuple):
@@ -28,6 +36,8 @@ class _Header(NamedTuple):
     mode: int
     extended_bytes: int
     extended_type: bytes
+    numbers: tuple[int, int]
+    """Two counts that describe SERI records: bytes per section, and a bit mask of what is in them."""
     cell_angstrom: tuple[float, float]
     sampling: tuple[int, int]
 
@@ -39,6 +49,10 @@ class _Header(NamedTuple):
     def offset(self) -> int:
         return _HEADER_BYTES + self.extended_bytes
 
+    @property
+    def image_bytes(self) -> int:
+        return self.width * self.height * self.dtype.itemsize
+
 
 def _header(path: Path) -> _Header:
     with path.open("rb") as file:
@@ -49,56 +63,138 @@ def _header(path: Path) -> _Header:
     sampling = struct.unpack(f"{order}2i", raw[28:36])
     cell = struct.unpack(f"{order}2f", raw[40:48])
     extended = struct.unpack(f"{order}i", raw[92:96])[0]
+    numbers = struct.unpack(f"{order}2h", raw[128:132])
     if mode not in _MODES:
         raise SourceError(f"{path.name}: MRC mode {mode} is not supported (known: {sorted(_MODES)})")
     if not 0 <= extended <= 1 << 28 or min(width, height) <= 0:
         raise SourceError(f"{path.name}: no MRC header ({width} x {height} px, extended header of {extended} bytes)")
-    return _Header(order, width, height, images, mode, extended, raw[104:108], cell, sampling)
+    return _Header(order, width, height, images, mode, extended, raw[104:108], numbers, cell, sampling)
 
 
-def probe(path: Path, size: int) -> Probe:
-    header = _header(path)
-    found = checked_probe(path, "mrc", header.images, header.height, header.width, header.dtype.str)
-    pixels = header.width * header.height * header.images * header.dtype.itemsize
-    need(path, size, header.offset + pixels, f"{header.images} image(s) of {header.height} x {header.width} px")
-    return found
+class Mrc:
+    """An image or a stack. A stack may be shorter than its header says, while it grows: whole images are taken."""
 
+    def __init__(self, path: Path, size: int) -> None:
+        self._path = path
+        self._head = head = _header(path)
+        announced = head.images
+        checked_probe(path, "mrc", announced, head.height, head.width, head.dtype.str)
+        need(path, size, head.offset + head.image_bytes, f"one image of {head.height} x {head.width} px")
+        ready = min(announced, (size - head.offset) // head.image_bytes)
+        partial = (size - head.offset) % head.image_bytes if ready < announced else 0
+        self.probe = checked_probe(
+            path, "mrc", ready, head.height, head.width, head.dtype.str, announced=announced, partial=partial, container=True
+        )
+        self._records: Any = None
 
-def read(path: Path, image: int) -> Projection:
-    header = _header(path)
-    image_in_range(path, image, header.images)
-    shape = (header.images, header.height, header.width)
-    pixels = np.memmap(path, dtype=header.dtype, mode="r", offset=header.offset, shape=shape)[image]
-    return Projection(finished(path, np.array(pixels)), _acquisition(path, header, image))
+    def frames(self, image: int) -> Array:
+        return finished(self._path, np.array(self._map(image)))
 
+    def _map(self, image: int) -> Array:
+        image_in_range(self._path, image, self.probe.images)
+        head = self._head
+        offset = head.offset + image * head.image_bytes
+        return np.memmap(self._path, dtype=head.dtype, mode="r", offset=offset, shape=(head.height, head.width))
 
-def _acquisition(path: Path, header: _Header, image: int) -> Acquisition:
-    sizes = [c / n if n > 0 else 0.0 for c, n in zip(header.cell_angstrom, header.sampling, strict=True)]
-    size_nm = pixel_size_nm((sizes[1], "A"), (sizes[0], "A"))
-    if size_nm == 0.1:  # exactly 1 angstrom in both directions is what programs write that know of none
-        size_nm = None
-    if header.extended_type not in (b"FEI1", b"FEI2"):
+    def mark(self, image: int) -> str:
+        """State of one image of a stack: a checksum over some 64 of its rows, the last one among them."""
+        rows = np.array(self._map(image)[:: -max(1, self._head.height // 64)])
+        return f"{zlib.crc32(rows.data):08x}"
+
+    def acquisition(self, image: int) -> Acquisition:
+        head = self._head
+        sizes = [c / n if n > 0 else 0.0 for c, n in zip(head.cell_angstrom, head.sampling, strict=True)]
+        size_nm = pixel_size_nm((sizes[1], "A"), (sizes[0], "A"))
+        if size_nm == 0.1:  # exactly 1 angstrom in both directions is what programs write that know of none
+            size_nm = None
+        if head.extended_type in (b"FEI1", b"FEI2"):
+            return self._fei(image, size_nm)
+        if head.extended_type == b"SERI":
+            return self._seri(image, size_nm)
+        if head.extended_type.strip(b"\0 ") == b"" and head.extended_bytes == _LEGACY_BYTES * _LEGACY_RECORDS:
+            return self._legacy(image, size_nm)
         return Acquisition(pixel_size_nm=size_nm, reader="mrc")
-    record = _fei_record(path, image)
-    tilt = None if record is None else float(record["Alpha tilt"])
-    return Acquisition(
-        tilt_deg=tilt,
-        tilt_raw="" if tilt is None else f"Alpha tilt {tilt!r} deg",
-        pixel_size_nm=size_nm
-        if record is None
-        else pixel_size_nm((float(record["Pixel size Y"]), "m"), (float(record["Pixel size X"]), "m")),
-        dwell_time_s=None if record is None else float(record["Dwell time"]),
-        microscope="" if record is None else record["Microscope type"].decode("ascii", "replace").strip("\0 "),
-        reader="mrc",
-    )
+
+    def _extended(self, offset: int, count: int) -> bytes:
+        """Bytes of the extended header; fewer when it is shorter."""
+        count = min(count, self._head.extended_bytes - offset)
+        if count <= 0:
+            return b""
+        with self._path.open("rb") as file:
+            file.seek(_HEADER_BYTES + offset)
+            return file.read(count)
+
+    def _seri(self, image: int, size_nm: float | None) -> Acquisition:
+        """SerialEM: the tilt is the first 16-bit number of a section's record, in 1/100 degree, if bit 0 of the mask says so."""
+        each, mask = self._head.numbers
+        raw = self._extended(image * each, 2) if each >= 2 and mask & 1 else b""
+        if len(raw) < 2:
+            return Acquisition(pixel_size_nm=size_nm, reader="mrc")
+        hundredths = struct.unpack(f"{self._head.order}h", raw)[0]
+        return Acquisition(
+            tilt_deg=hundredths / 100, tilt_raw=f"SERI tilt {hundredths} (1/100 deg)", pixel_size_nm=size_nm, reader="mrc"
+        )
+
+    def _legacy(self, image: int, size_nm: float | None) -> Acquisition:
+        """Xplore3D and FEI Tomography: 1024 records of 32 floats; alpha, beta (degrees), ..., exposure (s) at 32, pixel size (m) at 44."""
+        raw = self._extended(image * _LEGACY_BYTES, _LEGACY_BYTES)
+        if len(raw) < _LEGACY_BYTES:
+            return Acquisition(pixel_size_nm=size_nm, reader="mrc")
+        values = struct.unpack(f"{self._head.order}32f", raw)
+        alpha, beta, exposure_s, pixel_m = values[0], values[1], values[8], values[11]
+        if not all(map(math.isfinite, (alpha, beta))) or not any(values[:12]):
+            return Acquisition(pixel_size_nm=size_nm, reader="mrc")  # an empty record says nothing
+        return Acquisition(
+            tilt_deg=alpha,
+            tilt_raw=f"a_tilt {alpha!r} deg",
+            tilt_beta_deg=beta,
+            pixel_size_nm=pixel_size_nm((pixel_m, "m"), (pixel_m, "m")) or size_nm,
+            frame_time_s=exposure_s if 0 < exposure_s < 1e6 else None,
+            reader="mrc",
+        )
+
+    def _fei(self, image: int, size_nm: float | None) -> Acquisition:
+        record = self._fei_record(image)
+        if record is None:
+            return Acquisition(pixel_size_nm=size_nm, reader="mrc")
+        tilt = float(record["Alpha tilt"])
+        names = record.dtype.names or ()
+        return Acquisition(
+            tilt_deg=tilt,
+            tilt_raw=f"Alpha tilt {tilt!r} deg",
+            tilt_beta_deg=float(record["Beta tilt"]),
+            pixel_size_nm=pixel_size_nm((float(record["Pixel size Y"]), "m"), (float(record["Pixel size X"]), "m")),
+            acquired_utc=_from_ole(float(record["Timestamp"])),
+            dwell_time_s=float(record["Dwell time"]) or None,
+            frame_time_s=float(record["Frame time"]) or None if "Frame time" in names else None,
+            detector=_text(record, "STEM Detector name") or _text(record, "Camera name"),
+            microscope=_text(record, "Microscope type"),
+            reader="mrc",
+        )
+
+    def _fei_record(self, image: int) -> Any:
+        """The FEI1/FEI2 record of one section."""
+        import mrcfile
+
+        if self._records is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with mrcfile.mmap(self._path, mode="r", permissive=True) as file:
+                    records = file.indexed_extended_header
+                    self._records = () if records is None else np.array(records)
+        return self._records[image] if image < len(self._records) else None
 
 
-def _fei_record(path: Path, image: int) -> np.void | None:
-    """The FEI1/FEI2 record of one section."""
-    import mrcfile
+def _text(record: Any, name: str) -> str:
+    names = record.dtype.names or ()
+    return record[name].decode("ascii", "replace").strip("\0 ") if name in names else ""
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with mrcfile.mmap(path, mode="r", permissive=True) as file:
-            records = file.indexed_extended_header
-            return records[image].copy() if records is not None and image < len(records) else None
+
+def _from_ole(days: float) -> str:
+    """Days since 1899-12-30, as FEI's time stamps count."""
+    if not 29_000 < days < 73_000:
+        return ""
+    return (_OLE_EPOCH + datetime.timedelta(days=days)).isoformat(timespec="milliseconds")
+
+
+open_source = Mrc

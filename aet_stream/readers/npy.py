@@ -8,10 +8,35 @@ from pathlib import Path
 import numpy as np
 
 from aet_stream.errors import SourceError, SourceNotReady
-from aet_stream.projection import Acquisition, Projection
-from aet_stream.readers import Probe, checked_probe, finished, image_in_range, need
+from aet_stream.projection import Acquisition, Array
+from aet_stream.readers import checked_probe, finished, image_in_range, need
 
 _MAX_HEADER = 65536
+
+
+class Npy:
+    """Header read by NumPy's own functions, without pickles; pixels through a memory map."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._path = path
+        self._shape, self._fortran, self._dtype, self._offset = _header(path)
+        if len(self._shape) not in (2, 3) or self._dtype.hasobject:
+            raise SourceError(f"{path.name}: an array of shape {self._shape} and type {self._dtype} is no projection")
+        images, height, width = (1, *self._shape) if len(self._shape) == 2 else self._shape
+        self.probe = checked_probe(path, "npy", images, height, width, self._dtype.str)
+        need(path, size, self._offset + math.prod(self._shape) * self._dtype.itemsize, f"an array of shape {self._shape}")
+
+    def acquisition(self, image: int) -> Acquisition:
+        return Acquisition(reader="npy")
+
+    def frames(self, image: int) -> Array:
+        image_in_range(self._path, image, self.probe.images)
+        order = "F" if self._fortran else "C"
+        try:
+            array = np.memmap(self._path, dtype=self._dtype, mode="r", offset=self._offset, shape=self._shape, order=order)  # type: ignore[call-overload]
+        except ValueError as error:  # it has become shorter since it was looked at
+            raise SourceNotReady(f"{self._path.name}: {error}") from error
+        return finished(self._path, np.array(array if len(self._shape) == 2 else array[image]))
 
 
 def _header(path: Path) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], int]:
@@ -35,22 +60,4 @@ def _header(path: Path) -> tuple[tuple[int, ...], bool, np.dtype[np.generic], in
         return shape, fortran, dtype, file.tell()
 
 
-def probe(path: Path, size: int) -> Probe:
-    shape, _, dtype, offset = _header(path)
-    if len(shape) not in (2, 3) or dtype.hasobject:
-        raise SourceError(f"{path.name}: an array of shape {shape} and type {dtype} is no projection")
-    images, height, width = (1, *shape) if len(shape) == 2 else shape
-    found = checked_probe(path, "npy", images, height, width, dtype.str)
-    need(path, size, offset + math.prod(shape) * dtype.itemsize, f"an array of shape {shape}")
-    return found
-
-
-def read(path: Path, image: int) -> Projection:
-    shape, fortran, dtype, offset = _header(path)
-    images = 1 if len(shape) == 2 else shape[0]
-    image_in_range(path, image, images)
-    try:
-        array = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape, order="F" if fortran else "C")
-    except ValueError as error:  # it has become shorter since it was looked at
-        raise SourceNotReady(f"{path.name}: {error}") from error
-    return Projection(finished(path, np.array(array if len(shape) == 2 else array[image])), Acquisition(reader="npy"))
+open_source = Npy

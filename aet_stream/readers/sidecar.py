@@ -1,79 +1,311 @@
-"""Text files beside an image that say its tilt: SerialEM `.mdoc` (one section per image) and `.rawtlt` (one angle per line)."""
+"""What stands beside an image: SerialEM `.mdoc`, `.rawtlt` (one angle per line), `.csv`, and TIA's `.emi` beside a `.ser`.
+
+A sidecar belongs to an image by its name (`x.mrc.mdoc`, `x.mdoc`), or names the image inside (a loose one, for many images of a folder).
+Doubles that end in `_override` are ignored.
+"""
 
 from __future__ import annotations
 
+import csv
+import datetime
+import io
+import math
 import re
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from aet_stream.errors import SourceNotReady
-from aet_stream.projection import Candidate
+import msgspec
 
+from aet_stream.errors import SourceError, SourceNotReady
+from aet_stream.projection import Acquisition, Candidate
+from aet_stream.readers import pixel_size_nm, stat_stamp
+
+SUFFIXES = (".mdoc", ".rawtlt", ".csv", ".emi")
+#: Of these, one file may speak of many images.
+LOOSE = (".mdoc", ".csv")
 _MAX_BYTES = 16 << 20
+_MAX_EMI_BYTES = 512 << 20
 _SECTION = re.compile(r"^\[(\w+)\s*=\s*(.*?)\]\s*$")
 _PAIR = re.compile(r"^(\w+)\s*=\s*(.*?)\s*$")
+_MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+_FILE_COLUMNS = ("file", "filename", "file_name", "name", "path")
+_IMAGE_COLUMNS = ("image", "section", "index", "zvalue", "z")
+_TILT_COLUMNS = ("tilt", "angle", "alpha", "tilt_angle", "tiltangle", "stage_a", "theta")
+
+
+class Beside(msgspec.Struct, frozen=True):
+    """What all sidecars together say about one image."""
+
+    tilts: tuple[Candidate, ...] = ()
+    known: Acquisition = Acquisition()
+    remark: str = ""
+    """Why a sidecar that is there says no tilt."""
+
+    def completing(self, said: Acquisition) -> Acquisition:
+        """The file's own words, and the sidecars' where it has none."""
+        empty = {name: getattr(self.known, name) for name in said.__struct_fields__ if getattr(said, name) in (None, "", ())}
+        return msgspec.structs.replace(said, **empty)
 
 
 def sidecar_names(path: str) -> tuple[str, ...]:
-    """Where a sidecar of this image would lie; both `x.mrc.mdoc` and `x.mdoc` are in use."""
-    stem = str(PurePosixPath(path).with_suffix(""))
-    return f"{path}.mdoc", f"{stem}.mdoc", f"{stem}.rawtlt"
+    """Where a sidecar of this image would lie; both `x.mrc.mdoc` and `x.mdoc` are in use, and Windows does not care about case."""
+    pure = PurePosixPath(path)
+    stem = str(pure.with_suffix(""))
+    names = [f"{path}.mdoc", f"{stem}.mdoc", f"{stem}.rawtlt", f"{path}.csv", f"{stem}.csv"]
+    if pure.suffix.lower() == ".ser":
+        names += [f"{re.sub(r'_[0-9]+$', '', stem)}.emi"]
+    return tuple(dict.fromkeys(other for name in names for other in (name, _upper(name))))
 
 
-def tilt_from_sidecar(path: Path, image: int, images: int) -> Candidate | None:
-    """What the sidecar says about one image, if there is one.
+def _upper(name: str) -> str:
+    stem, _, suffix = name.rpartition(".")
+    return f"{stem}.{suffix.upper()}"
+
+
+def ignored(name: str) -> bool:
+    """`_override` doubles carry the tilts of other images."""
+    return "_override" in PurePosixPath(name).name.lower()
+
+
+def beside(path: Path, image: int, images: int, loose: Iterable[Path] = ()) -> Beside:
+    """What the sidecars say about one image.
+
+    Parameters
+    ----------
+    loose : sidecars of the same folder that belong to no image by name
 
     Raises
     ------
-    SourceNotReady : the sidecar is there but not whole yet
+    SourceNotReady : a sidecar is there but not whole yet
+    SourceError : a sidecar is hostile
     """
-    for name in sidecar_names(str(path)):
-        sidecar = Path(name)
-        try:
-            if sidecar.stat().st_size > _MAX_BYTES:
-                continue
-            text = sidecar.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        if sidecar.suffix == ".mdoc":
-            return _from_mdoc(text, sidecar, path, image)
-        return _from_rawtlt(text, sidecar, image, images)
-    return None
+    own = [Path(name) for name in sidecar_names(str(path)) if not ignored(name)]
+    found = [said for sidecar, is_own in [(p, True) for p in own] + [(p, False) for p in loose if not ignored(p.name)]
+             if (said := _one(sidecar, path, image, images, is_own)) is not None]  # fmt: skip
+    if not found:
+        return Beside()
+    known = found[0].known
+    for other in found[1:]:
+        known = other.completing(known)
+    return Beside(tuple(tilt for said in found for tilt in said.tilts), known, next((said.remark for said in found if said.remark), ""))
+
+
+def _one(sidecar: Path, path: Path, image: int, images: int, is_own: bool) -> Beside | None:
+    text = _text(sidecar)
+    if text is None:
+        return None
+    match sidecar.suffix.lower():
+        case ".mdoc":
+            return _from_mdoc(text, sidecar, path, image, is_own)
+        case ".csv":
+            return _from_csv(text, sidecar, path, image, images, is_own)
+        case ".emi":
+            return _from_emi(text, sidecar, path)
+    return _from_rawtlt(text, sidecar, image, images)
+
+
+_texts: dict[Path, tuple[str, str]] = {}
+
+
+def _text(sidecar: Path) -> str | None:
+    """Content of a small text file, or None when it is not there; kept as long as the file stays as it is."""
+    try:
+        entry = sidecar.lstat()
+        stamp = stat_stamp(entry)
+        if sidecar in _texts and _texts[sidecar][0] == stamp:
+            return _texts[sidecar][1]
+        emi = sidecar.suffix.lower() == ".emi"
+        if not sidecar.is_file() or sidecar.is_symlink() or entry.st_size > (_MAX_EMI_BYTES if emi else _MAX_BYTES):
+            return None
+        content = sidecar.read_bytes()
+    except OSError:
+        return None
+    if emi:  # pixels and XML in one file: keep the XML
+        content = b"\n".join(re.findall(rb"<ObjectInfo>.{0,1000000}?</ObjectInfo>", content, re.DOTALL)[:64])
+    if len(_texts) > 256:
+        _texts.clear()
+    _texts[sidecar] = (stamp, content.decode("utf-8-sig", "replace"))
+    return _texts[sidecar][1]
+
+
+def candidate(number: str, said: str, unit: str = "deg") -> Candidate:
+    """What cannot be read as a number becomes NaN, which holds the projection."""
+    try:
+        value = float(number.strip().replace(",", "."))
+    except ValueError:
+        value = math.nan
+    return Candidate("sidecar", said, math.degrees(value) if unit == "rad" else value, unit)
+
+
+# -- mdoc -----------------------------------------------------------------------------------------------------------------------------
 
 
 def parse_mdoc(text: str) -> list[dict[str, str]]:
-    """Sections of an mdoc file in order; `_kind` is ZValue or FrameSet, `_value` what stands behind it."""
-    sections: list[dict[str, str]] = []
+    """Sections of an mdoc file in order; `_kind` is ZValue or FrameSet, `_value` what stands behind it. Keys may come in any order."""
+    sections: list[dict[str, str]] = [{"_kind": "", "_value": ""}]
     for line in text.splitlines():
         section, pair = _SECTION.match(line), _PAIR.match(line)
         if section:
             sections.append({"_kind": section[1], "_value": section[2]})
-        elif pair and sections:
+        elif pair:
             sections[-1][pair[1]] = pair[2]
     return sections
 
 
-def _from_mdoc(text: str, sidecar: Path, path: Path, image: int) -> Candidate | None:
-    if not text.endswith("\n"):
+def _from_mdoc(text: str, sidecar: Path, path: Path, image: int, is_own: bool) -> Beside | None:
+    if is_own and not text.endswith("\n"):
         raise SourceNotReady(f"{sidecar.name}: its last line is not finished")
-    for section in parse_mdoc(text):
-        of_image = section["_kind"] == "ZValue" and section["_value"] == str(image)
+    sections = parse_mdoc(text)
+    framesets = any(section["_kind"] == "FrameSet" for section in sections)
+    for section in sections[1:]:
         frames = section.get("SubFramePath", "").replace("\\", "/").rsplit("/", 1)[-1]
-        of_frames = section["_kind"] == "FrameSet" and frames == path.name
-        if (of_image or of_frames) and "TiltAngle" in section:
-            return _candidate(section["TiltAngle"], f"{sidecar.name}: TiltAngle = {section['TiltAngle']}")
+        of_frames = bool(frames) and frames.lower() == path.name.lower()
+        of_image = is_own and not framesets and section["_kind"] == "ZValue" and section["_value"] == str(image)
+        if not (of_frames or of_image):
+            continue
+        if "TiltAngle" not in section:
+            if section is sections[-1]:
+                raise SourceNotReady(f"{sidecar.name}: the section of image {image} has no TiltAngle yet")
+            return None
+        return Beside(
+            (candidate(section["TiltAngle"], f"{sidecar.name}: TiltAngle = {section['TiltAngle']}"),),
+            _mdoc_known(section, sections[0]),
+        )
     return None
 
 
-def _from_rawtlt(text: str, sidecar: Path, image: int, images: int) -> Candidate | None:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if len(lines) != images:
-        return None  # its lines cannot be told to belong to these images: it says nothing
-    return _candidate(lines[image], f"{sidecar.name}: {lines[image]}")
+def _mdoc_known(section: dict[str, str], start: dict[str, str]) -> Acquisition:
+    spacing = _number(section.get("PixelSpacing") or start.get("PixelSpacing"))
+    return Acquisition(
+        pixel_size_nm=pixel_size_nm((spacing, "A"), (spacing, "A")) if spacing else None,
+        acquired_local=_serialem_time(section.get("DateTime", "")),
+        detector=section.get("ChannelName", ""),
+        frame_time_s=_number(section.get("ExposureTime")),
+        microscope=start.get("T", "")[:60],
+    )
 
 
-def _candidate(number: str, said: str) -> Candidate:
-    """What cannot be read as a number becomes NaN, which holds the projection."""
+def _serialem_time(text: str) -> str:
+    """`31-Mar-23  16:24:15` or with four digits, in any language's English; ISO without zone."""
+    found = re.fullmatch(r"\s*(\d{1,2})-(\w{3})-(\d{2}|\d{4})\s+(\d{1,2}):(\d{2}):(\d{2}).*", text)
+    if not found or found[2].title() not in _MONTHS:
+        return ""
+    year = int(found[3]) + (2000 if len(found[3]) == 2 else 0)
     try:
-        return Candidate("sidecar", said, float(number.replace(",", ".")))
+        day = datetime.datetime(year, _MONTHS.index(found[2].title()) + 1, int(found[1]), int(found[4]), int(found[5]), int(found[6]))
     except ValueError:
-        return Candidate("sidecar", said, float("nan"))
+        return ""
+    return day.isoformat()
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text) if text else None
+    except ValueError:
+        return None
+    return value if value is not None and math.isfinite(value) else None
+
+
+# -- one angle per line, tables -----------------------------------------------------------------------------------------------------------
+
+
+def _from_rawtlt(text: str, sidecar: Path, image: int, images: int) -> Beside | None:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) != images:  # its lines cannot be told to belong to these images: it says nothing
+        return Beside(remark=f"{sidecar.name} has {len(lines)} angles for {images} image(s)")
+    return Beside((candidate(lines[image], f"{sidecar.name}: {lines[image]}"),))
+
+
+def rows_of(text: str) -> tuple[list[str], list[list[str]]]:
+    """(column names in lower case, rows) of a table separated by semicolons, tabs or commas; no names where the first line is numbers."""
+    first = text.split("\n", 1)[0]
+    mark = ";" if ";" in first else "\t" if "\t" in first else ","
+    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=mark) if any(cell.strip() for cell in row)]
+    if rows and not any(re.fullmatch(r"[+-]?\d+(?:[.,]\d+)?", cell) for cell in rows[0]):
+        return [cell.lower() for cell in rows[0]], rows[1:]
+    return [], rows
+
+
+def tilt_column(names: list[str]) -> tuple[int, str]:
+    """(index, unit) of the column of angles; (-1, "") where none says that it is."""
+    for index, name in enumerate(names):
+        plain = re.sub(r"[\s(\[]*(?:_|\b)(deg|degree|degrees|°|rad|radians)[\])]*$", "", name).strip().replace(" ", "_")
+        if plain in _TILT_COLUMNS:
+            return index, "rad" if re.search(r"(?:_|\b)rad", name) else "deg"
+    return (0, "deg") if not names else (-1, "")
+
+
+def _from_csv(text: str, sidecar: Path, path: Path, image: int, images: int, is_own: bool) -> Beside | None:
+    if not text.endswith("\n") and not is_own:
+        text = text[: text.rfind("\n") + 1]  # the line being written belongs to another image, or comes in a moment
+    names, rows = rows_of(text)
+    tilt, unit = tilt_column(names)
+    file = next((index for index, name in enumerate(names) if name in _FILE_COLUMNS), -1)
+    if tilt < 0 or (file < 0 and not is_own):
+        return None  # a table about something else
+    if file < 0:
+        if len(rows) != images or (not names and len(rows[0]) != 1):
+            return Beside(remark=f"{sidecar.name} has {len(rows)} rows for {images} image(s)")
+        chosen = [rows[image]]
+    else:
+        section = next((index for index, name in enumerate(names) if name in _IMAGE_COLUMNS), -1)
+        mine = {path.name.lower(), path.stem.lower()}
+        chosen = [row for row in rows if len(row) > file and row[file].replace("\\", "/").rsplit("/", 1)[-1].lower() in mine]
+        if section >= 0:
+            chosen = [row for row in chosen if len(row) > section and row[section] == str(image)]
+        elif images > 1:
+            return None
+    said = [candidate(row[tilt], f"{sidecar.name}: {row[tilt]} {unit}", unit) for row in chosen if len(row) > tilt]
+    return Beside(tuple(said)) if said else None
+
+
+# -- TIA --------------------------------------------------------------------------------------------------------------------------------
+
+
+def _from_emi(text: str, sidecar: Path, path: Path) -> Beside | None:
+    """XML between the pixels, written when TIA saves. Entities and document types are refused before a parser sees them."""
+    from xml.etree import ElementTree
+
+    parts = [part + "</ObjectInfo>" for part in text.split("</ObjectInfo>") if "<ObjectInfo>" in part]
+    if not parts:
+        raise SourceNotReady(f"{sidecar.name}: its description is not written yet")
+    number = re.search(r"_(\d+)$", path.stem)
+    index = int(number[1]) - 1 if number and len(parts) > 1 else 0
+    part = parts[min(max(index, 0), len(parts) - 1)].strip()
+    if "<!" in part:
+        raise SourceError(f"{sidecar.name}: its XML defines entities, which no microscope does")
+    try:
+        root = ElementTree.fromstring(part)
+    except ElementTree.ParseError as error:
+        raise SourceError(f"{sidecar.name}: damaged XML: {error}") from error
+    said = {
+        (data.findtext("Label") or "").strip(): ((data.findtext("Value") or "").strip(), (data.findtext("Unit") or "").strip())
+        for data in root.iterfind("ExperimentalDescription/Root/Data")
+    }
+    alpha, unit = said.get("Stage A", ("", ""))
+    stage = [_number(said[label][0]) for label in ("Stage X", "Stage Y", "Stage Z", "Stage A", "Stage B") if label in said]
+    read = any(value != 0 for value in stage)
+    tilts = (candidate(alpha, f"{sidecar.name}: Stage A {alpha} {unit}", "rad" if unit == "rad" else "deg"),) if alpha and read else ()
+    remark = "" if read or not alpha else f"{sidecar.name}: the stage reads 0 on every axis, so it was not read at all"
+    beta = _number(said.get("Stage B", ("", ""))[0])
+    known = Acquisition(
+        tilt_beta_deg=beta if read else None,
+        acquired_local=_tia_time(root.findtext("AcquireDate") or ""),
+        dwell_time_s=_number(root.findtext("AcquireInfo/DwellTimePath")),
+        frame_time_s=_number(root.findtext("AcquireInfo/FrameTime")),
+        detector=(root.findtext("AcquireInfo/CameraNamePath") or "").strip(),
+        microscope=said.get("Microscope", ("", ""))[0],
+    )
+    return Beside(tilts, known, remark)
+
+
+def _tia_time(text: str) -> str:
+    """`Tue Oct 18 18:18:46 2011`, local; ISO without zone."""
+    found = re.fullmatch(r"\w{3} (\w{3}) +(\d{1,2}) (\d{2}):(\d{2}):(\d{2}) (\d{4})", text.strip())
+    if not found or found[1] not in _MONTHS:
+        return ""
+    try:
+        day, hour, minute, second, year = (int(found[index]) for index in (2, 3, 4, 5, 6))
+        return datetime.datetime(year, _MONTHS.index(found[1]) + 1, day, hour, minute, second).isoformat()
+    except ValueError:
+        return ""

@@ -13,8 +13,8 @@ from typing import BinaryIO
 import numpy as np
 
 from aet_stream.errors import SourceError
-from aet_stream.projection import Acquisition, Projection
-from aet_stream.readers import MAX_IMAGES, Probe, checked_probe, finished, image_in_range, need, pixel_size_nm
+from aet_stream.projection import Acquisition, Array
+from aet_stream.readers import MAX_IMAGES, checked_probe, finished, image_in_range, need
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it would say, our errors say
 
@@ -134,30 +134,30 @@ def _pages(path: Path, size: int) -> tuple[list[Directory], str]:
     return pages, _dtype(path, first)
 
 
-def probe(path: Path, size: int) -> Probe:
-    pages, dtype = _pages(path, size)
-    return checked_probe(path, "tiff", len(pages), pages[0][_HEIGHT][0], pages[0][_WIDTH][0], dtype)
+class Tiff:
+    """Pages of one size and type; what instruments hide in their own tags is understood by tiff_tags.py."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._path = path
+        pages, dtype = _pages(path, size)
+        packed = all(page.get(_COMPRESSION, (1,))[0] != 1 for page in pages)
+        self.probe = checked_probe(path, "tiff", len(pages), pages[0][_HEIGHT][0], pages[0][_WIDTH][0], dtype, sealed=packed)
+
+    def frames(self, image: int) -> Array:
+        import tifffile
+
+        with tifffile.TiffFile(self._path) as file:
+            image_in_range(self._path, image, len(file.pages))
+            return finished(self._path, file.pages[image].asarray())
+
+    def acquisition(self, image: int) -> Acquisition:
+        import tifffile
+
+        from aet_stream.readers.tiff_tags import acquisition
+
+        with tifffile.TiffFile(self._path) as file:
+            image_in_range(self._path, image, len(file.pages))
+            return acquisition(self._path, file, file.pages[image], single=self.probe.images == 1)
 
 
-def read(path: Path, image: int) -> Projection:
-    import tifffile
-
-    with tifffile.TiffFile(path) as file:
-        image_in_range(path, image, len(file.pages))
-        page = file.pages[image]
-        pixels = page.asarray()
-        return Projection(finished(path, pixels), Acquisition(pixel_size_nm=_pixel_size_nm(file, page), reader="tiff"))
-
-
-def _pixel_size_nm(file: object, page: object) -> float | None:
-    """From ImageJ's unit or DigitalMicrograph's private tags; the plain resolution tag is about printing, not about the sample."""
-    tags = {tag.code: tag.value for tag in page.tags}  # type: ignore[attr-defined]
-    if 65009 in tags and 65003 in tags:
-        along_x, along_y = (float(tags[65009]), str(tags[65003])), (float(tags.get(65010, 0)), str(tags.get(65004, "")))
-        return pixel_size_nm(along_y, along_x)
-    unit = (getattr(file, "imagej_metadata", None) or {}).get("unit", "")
-    if unit and 282 in tags and 283 in tags:
-        sizes = [tags[code][1] / tags[code][0] if tags[code][0] else 0.0 for code in (283, 282)]
-        unit = str(unit).replace("\\u00B5", "µ")
-        return pixel_size_nm((sizes[0], unit), (sizes[1], unit))
-    return None
+open_source = Tiff

@@ -1,4 +1,4 @@
-"""The tilt angle of one image, from what the file, its sidecar and its name say. Nothing is guessed: no agreement, no angle."""
+"""The tilt angle of one image, from what the file, its sidecars and its name say. Nothing is guessed: no agreement, no angle."""
 
 from __future__ import annotations
 
@@ -6,41 +6,81 @@ import math
 import re
 from pathlib import PurePosixPath
 
+import msgspec
+
 from aet_stream.config import Angle
 from aet_stream.projection import Acquisition, Candidate
+from aet_stream.readers.plan import unplanned
 
 
-def from_name(path: str, rules: Angle) -> Candidate | None:
-    """What the file name says, by the configured expression."""
+def from_name(path: str, rules: Angle) -> tuple[Candidate, ...]:
+    """What the file name says, by the configured expression; more than one statement where it matches more than once."""
     name = PurePosixPath(path).name
-    match = re.search(rules.filename_regex, name) if rules.filename_regex else None
-    if match is None:
-        return None
+    matches = list(re.finditer(rules.filename_regex, name)) if rules.filename_regex else []
+    found = [_named(match, rules) for match in matches]
+    return tuple({candidate.tilt_deg: candidate for candidate in found}.values())
+
+
+def _named(match: re.Match[str], rules: Angle) -> Candidate:
+    """-12.5, -12,5, n12.5, n12p5: a letter may stand for the sign, a `p` between digits for the decimal point."""
+    groups = match.groupdict()
+    text, sign = groups["angle"] or "", groups.get("sign") or ""
+    if not sign and text[:1] in rules.signs:
+        sign, text = text[0], text[1:]
+    text = re.sub(r"(?<=\d)[p,](?=\d)", ".", text)
     try:
-        return Candidate("filename", match.group(0), float(match["angle"].replace(",", ".")))
-    except (ValueError, AttributeError):
-        return Candidate("filename", match.group(0), math.nan)
+        value = float(f"{rules.signs.get(sign, sign)}{text}")
+    except ValueError:
+        value = math.nan
+    return Candidate("filename", match.group(0), math.degrees(value) if rules.filename_unit == "rad" else value, rules.filename_unit)
 
 
-def resolve(acquisition: Acquisition, sidecar: Candidate | None, path: str, images: int, rules: Angle) -> tuple[tuple[Candidate, ...], str]:
+def from_metadata(acquisition: Acquisition, rules: Angle) -> tuple[Candidate, ...]:
+    """What the file itself says about the axis that is tilted."""
+    beta = rules.axis == "beta"
+    tilt = acquisition.tilt_beta_deg if beta else acquisition.tilt_deg
+    if tilt is None:
+        return ()
+    raw, unit = f"beta {tilt:g} deg" if beta else acquisition.tilt_raw, "deg" if beta else acquisition.tilt_unit
+    if rules.metadata_unit != "file" and not beta:
+        number = math.radians(tilt) if unit == "rad" else tilt
+        tilt, unit = math.degrees(number) if rules.metadata_unit == "rad" else number, rules.metadata_unit
+    return (Candidate("metadata", raw, tilt, unit),)
+
+
+def resolve(
+    acquisition: Acquisition,
+    sidecars: tuple[Candidate, ...],
+    path: str,
+    images: int,
+    rules: Angle,
+    *,
+    remark: str = "",
+    plan: tuple[float, ...] = (),
+) -> tuple[tuple[Candidate, ...], str]:
     """Every statement about the tilt in order of precedence, and why it must wait for a person (or an empty string).
 
     Parameters
     ----------
     images : how many images the file holds; the name of a stack says nothing about any single one
+    remark : why a source that is there says nothing
     """
-    found = [] if acquisition.tilt_deg is None else [Candidate("metadata", acquisition.tilt_raw, acquisition.tilt_deg)]
-    found += [] if sidecar is None else [sidecar]
-    name = from_name(path, rules) if images == 1 else None
-    found += [] if name is None else [name]
-    stated = tuple(Candidate(c.source, c.raw, c.tilt_deg * rules.scale + 0.0) for c in found)
-    return stated, _objection(stated, rules)
+    said = {
+        "metadata": from_metadata(acquisition, rules),
+        "sidecar": sidecars,
+        "filename": from_name(path, rules) if images == 1 else (),
+    }
+    found = [candidate for source in rules.order for candidate in said[source]]
+    stated = tuple(msgspec.structs.replace(c, tilt_deg=c.tilt_deg * rules.scale + 0.0) for c in found)
+    return stated, _objection(stated, rules, remark) or unplanned(stated[0].tilt_deg, plan, rules.plan_tolerance_deg)
 
 
-def _objection(stated: tuple[Candidate, ...], rules: Angle) -> str:
+def _objection(stated: tuple[Candidate, ...], rules: Angle, remark: str) -> str:
     if not stated:
-        return "no tilt angle in metadata, sidecar or file name"
+        return "no tilt angle in metadata, sidecar or file name" + (f" ({remark})" if remark else "")
     for c in stated:
+        if c.unit == "?":
+            return f"the {c.source} says {c.raw!r}, but not whether in degrees or radians: set angle.metadata_unit to deg or rad"
         if not math.isfinite(c.tilt_deg):
             return f"the {c.source} says {c.raw!r}, which is no number"
         if not rules.min_deg <= c.tilt_deg <= rules.max_deg:

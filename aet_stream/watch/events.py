@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 from collections import deque
 from pathlib import Path
 
@@ -17,17 +18,43 @@ from watchdog.observers.api import BaseObserver
 
 logger = logging.getLogger(__name__)
 
+_NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "glusterfs", "beegfs", "gpfs", "davfs"})
+_MAX_HINTS = 100_000
+
+
+def network_file_system(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
+    """Name of the network file system that a folder lies on; empty for a local one. Networks tell nobody of other machines' writes."""
+    best, kind = "", ""
+    try:
+        lines = mounts.read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    here = f"{folder.resolve()}/"
+    for line in lines:
+        fields, _, rest = line.partition(" - ")
+        point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), fields.split(" ")[4])
+        if here.startswith(f"{point.rstrip('/')}/") and len(point) >= len(best):
+            best, kind = point, rest.split(" ")[0]
+    return kind if kind in _NETWORK or kind.startswith("fuse.") else ""
+
 
 class Hints(FileSystemEventHandler):
     """What the operating system tells of a folder, gathered by watchdog's thread and taken by ours."""
 
     def __init__(self) -> None:
-        self._hints: deque[tuple[str, bool]] = deque(maxlen=100_000)
+        self._hints: deque[tuple[str, bool]] = deque(maxlen=_MAX_HINTS)
         self.wake_fd, self._wake_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._observer: BaseObserver | None = None
+        self._overflow = _Overflow(self)
+        self.lost = False
+        """Events were lost: only a scan can tell what has happened. Set by watchdog's thread, cleared by ours."""
 
     def start(self, root: Path) -> bool:
         """Begin to listen; False where the system has no events for this folder."""
+        network = network_file_system(root)
+        if network:
+            logger.info("%s lies on %s, which sends no events: the periodic scan finds files", root, network)
+            return False
         observer = Observer()
         try:
             observer.schedule(self, str(root), recursive=True)
@@ -35,6 +62,8 @@ class Hints(FileSystemEventHandler):
         except OSError as error:
             logger.warning("no file system events for %s (%s): the periodic scan alone finds files", root, error)
             return False
+        # watchdog tells of an overflow only in its log
+        logging.getLogger("watchdog.observers.inotify_c").addHandler(self._overflow)
         self._observer = observer
         return True
 
@@ -44,8 +73,13 @@ class Hints(FileSystemEventHandler):
             return  # our own reading makes these
         moved = event.event_type == "moved"
         path = event.dest_path if moved else event.src_path
+        if len(self._hints) == _MAX_HINTS:
+            self.lost = True
         self._hints.append((os.fsdecode(path), moved or isinstance(event, FileClosedEvent)))
-        with contextlib.suppress(BlockingIOError):  # the pipe is full: the loop has been stirred already
+        self.stir()
+
+    def stir(self) -> None:
+        with contextlib.suppress(OSError):  # the pipe is full or closed: the loop has been stirred already, or is ending
             os.write(self._wake_end, b"x")
 
     def take(self) -> list[tuple[str, bool]]:
@@ -57,8 +91,22 @@ class Hints(FileSystemEventHandler):
         return [self._hints.popleft() for _ in range(len(self._hints))]
 
     def close(self) -> None:
+        logging.getLogger("watchdog.observers.inotify_c").removeHandler(self._overflow)
         if self._observer is not None:
             self._observer.stop()
             self._observer.join(timeout=2)
         os.close(self.wake_fd)
         os.close(self._wake_end)
+
+
+class _Overflow(logging.Handler):
+    """Hears watchdog say that the kernel's queue overflowed."""
+
+    def __init__(self, hints: Hints) -> None:
+        super().__init__(logging.WARNING)
+        self._hints = hints
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "overflow" in record.getMessage():
+            self._hints.lost = True
+            self._hints.stir()

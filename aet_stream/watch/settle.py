@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-SIDECAR_SUFFIXES = (".mdoc", ".rawtlt")
+from aet_stream.readers import stat_stamp
+from aet_stream.readers.sidecar import LOOSE, sidecar_names
+from aet_stream.readers.sidecar import SUFFIXES as SIDECAR_SUFFIXES
 
 
 @dataclass(slots=True)
@@ -29,44 +32,67 @@ class Candidate:
     """Not to be looked into before this."""
     complaint: str = ""
     """What the format missed at the last look."""
+    deaths: int = 0
+    """Reading processes that died over it."""
 
 
 class Settling:
     """All files under the watched folder, and those that are still moving. The stamp of a file covers its sidecars."""
 
-    def __init__(
-        self,
-        root: Path,
-        *,
-        exclude: tuple[str, ...],
-        settle_s: float,
-        suffixes: frozenset[str],
-        sidecars_of: Callable[[str], tuple[str, ...]],
-    ) -> None:
+    def __init__(self, root: Path, *, exclude: tuple[str, ...], settle_s: float, suffixes: frozenset[str], sentinel: str = "") -> None:
         self.root = root
-        self._exclude = exclude
+        self._exclude = re.compile("|".join(fnmatch.translate(pattern.lower()) for pattern in exclude) or r"(?!)")
         self._settle_s = settle_s
-        self._suffixes = suffixes
-        self._sidecars_of = sidecars_of
+        self.suffixes = suffixes
+        self._sentinel = sentinel.lower()
         self._stats: dict[str, os.stat_result] = {}
+        self._loose: dict[str, tuple[str, ...]] = {}
+        """Folder -> sidecars in it that belong to no image by name."""
+        self._with_sidecars: set[str] = set()
         self.seen: dict[str, str] = {}
         """Path -> stamp of files that have been passed on in that state."""
         self.candidates: dict[str, Candidate] = {}
+        self.sentinels: dict[str, str] = {}
+        """Files that say that a series has ended, and their stamps."""
         self.ignored: set[str] = set()
         """Files that are neither images nor sidecars."""
+        self.found = 0
 
     def excluded(self, name: str) -> bool:
-        return any(fnmatch.fnmatch(name, pattern) for pattern in self._exclude)
+        return self._exclude.match(name.lower()) is not None
 
-    def scan(self, now: float) -> None:
-        """Look at every file. Those that have vanished are forgotten."""
+    def scan(self, now: float) -> list[str]:
+        """Look at every file; returns those that have vanished, and counts in `found` those that are new or changed."""
+        self.found = 0
         self._stats = dict(_files(self.root, self.excluded))
+        self._sort_sidecars()
         for path in self._stats:
             self._note(path, now, closed=False)
-        for gone in (self.seen.keys() | self.candidates.keys()) - self._stats.keys():
-            self.seen.pop(gone, None)
-            self.candidates.pop(gone, None)
+        gone = (self.seen.keys() | self.candidates.keys()) - self._stats.keys()
+        for path in gone:
+            self.seen.pop(path, None)
+            self.candidates.pop(path, None)
         self.ignored &= self._stats.keys()
+        self.sentinels = {path: stamp for path, stamp in self.sentinels.items() if path in self._stats}
+        return sorted(gone)
+
+    def _sort_sidecars(self) -> None:
+        """Which sidecars belong to an image by their name, and which speak of images by theirs."""
+        sidecars = [path for path in self._stats if PurePosixPath(path).suffix.lower() in SIDECAR_SUFFIXES]
+        self._with_sidecars = {path.rpartition("/")[0] for path in sidecars}
+        own: set[str] = set()
+        if sidecars:
+            images = [path for path in self._stats if self._is_image(path) and path.rpartition("/")[0] in self._with_sidecars]
+            own = {name for path in images for name in sidecar_names(path)}
+        loose: dict[str, list[str]] = {}
+        for path in sidecars:
+            if path not in own and PurePosixPath(path).suffix.lower() in LOOSE:
+                loose.setdefault(path.rpartition("/")[0], []).append(path)
+        self._loose = {folder: tuple(sorted(paths)) for folder, paths in loose.items()}
+
+    def loose(self, path: str) -> tuple[str, ...]:
+        """Sidecars of the same folder that may name this image inside."""
+        return self._loose.get(path.rpartition("/")[0], ())
 
     def hint(self, absolute: str, now: float, *, closed: bool) -> bool:
         """An event named this path; True when only a scan can tell what it means: a folder, or a sidecar."""
@@ -86,20 +112,27 @@ class Settling:
         return True
 
     def _is_image(self, path: str) -> bool:
-        return PurePosixPath(path).suffix.lower() in self._suffixes
+        return os.path.splitext(path)[1].lower() in self.suffixes  # noqa: PTH122 - a Path for each of 10,000 files takes too long
 
     def _note(self, path: str, now: float, *, closed: bool) -> None:
         """A file was seen in some state."""
+        entry = self._stats[path]
         if not self._is_image(path):
-            if not any(PurePosixPath(path).suffix.lower() == suffix for suffix in SIDECAR_SUFFIXES):
+            name = PurePosixPath(path)
+            if self._sentinel and fnmatch.fnmatchcase(name.name.lower(), self._sentinel):
+                self.sentinels[path] = stat_stamp(entry)
+            elif name.suffix.lower() not in SIDECAR_SUFFIXES:
                 self.ignored.add(path)
             return
-        together = [self._stats[path], *(self._stats[name] for name in self._sidecars_of(path) if name in self._stats)]
-        stamp = "+".join(f"{entry.st_size}.{entry.st_mtime_ns}.{entry.st_ino}" for entry in together)
+        together = [entry]
+        if path.rpartition("/")[0] in self._with_sidecars:
+            together += [self._stats[name] for name in (*sidecar_names(path), *self.loose(path)) if name in self._stats]
+        stamp = "+".join(map(stat_stamp, together))
         candidate = self.candidates.get(path)
         if candidate is None and self.seen.get(path) == stamp:
             return
         if candidate is None or candidate.stamp != stamp:
+            self.found += 1
             self.candidates[path] = Candidate(stamp, now, max(entry.st_ctime for entry in together), closed)
         elif closed and not candidate.closed:
             candidate.closed, candidate.look_at = True, 0.0
@@ -112,9 +145,10 @@ class Settling:
             if now >= candidate.look_at and (candidate.closed or now - candidate.changed_at >= self._settle_s)
         ]
 
-    def current(self, path: str) -> str:
-        """The stamp under which the hub knows this file, or an empty string."""
-        return self.seen.get(path, "")
+    def moving_in(self, folder: str) -> bool:
+        """Is a file of this folder, or one below it, not passed on yet?"""
+        inside = f"{folder}/" if folder else ""
+        return any(path.startswith(inside) for path in self.candidates)
 
     def pass_on(self, path: str) -> None:
         """The hub has been told of this state of the file."""

@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from aet_stream.config import Config
-from aet_stream.errors import ReaderDied, SourceError, SourceGone, SourceNotReady
-from aet_stream.messages import Acquired, FileOffer, NotAcquired, Offer, Want
-from aet_stream.projection import Projection
-from aet_stream.readers import SUFFIXES, Probe
-from aet_stream.readers.sidecar import sidecar_names, tilt_from_sidecar
+from aet_stream.errors import ReaderDied, SourceError, SourceGone, SourceNotReady, SourceStillZero
+from aet_stream.messages import Acquired, FileOffer, NotAcquired, Offer, SeriesEnd, Want
+from aet_stream.projection import Acquisition, Candidate, Projection
+from aet_stream.readers.child import Member, Reading
+from aet_stream.readers.looking import Look, Unit
+from aet_stream.readers.plan import load_plan
 from aet_stream.transport import HubLink
+from aet_stream.watch import settle
 from aet_stream.watch.angle import resolve
 from aet_stream.watch.events import Hints
-from aet_stream.watch.settle import Candidate, Settling
+from aet_stream.watch.settle import Settling
+from aet_stream.watch.visits import Frame, Visit, Visits, stamp_of
 
 logger = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 0.25
 OFFERS_AT_ONCE = 32
 LOOK_BUDGET_S = 0.3
+DEATHS = 3
+"""Reading processes that a file may kill before it is put aside."""
+SCAN_SHARE = 0.01
+"""While events tell of everything and nothing happens, scans take at most this share of a core."""
+QUIET_S = 10.0
+MISSED_S = 60.0
+LONGEST_SCAN_S = 60.0
 
 
 class Reader(Protocol):
     """Reads files somewhere that may die without harm (readers.child.ReaderChild)."""
 
-    def probe(self, path: Path) -> Probe: ...
-    def read(self, path: Path, image: int) -> tuple[Projection, str]: ...
+    def suffixes(self) -> frozenset[str]: ...
+    def look(self, path: Path, loose: tuple[str, ...] = (), *, lenient: bool = False) -> Look: ...
+    def read_visit(self, members: Sequence[Member], *, lenient: bool = False) -> tuple[Projection, Reading]: ...
     def close(self) -> None: ...
 
 
@@ -48,37 +63,28 @@ class Watch:
             self.root,
             exclude=config.watch.exclude,
             settle_s=config.watch.settle_s,
-            suffixes=SUFFIXES,
-            sidecars_of=sidecar_names,
+            suffixes=frozenset(),
+            sentinel=config.series.sentinel,
         )
+        self._visits = Visits(config.frames)
+        self._plan: tuple[float, ...] = ()
         self._asked: deque[Want] = deque()
-        self._images: dict[str, int] = {}
+        self._ends_told: dict[str, str] = {}
         self._link: HubLink | None = None
         self._hub_id = ""
         self._scan_at = 0.0
+        self._scan_cost_s = 0.0
+        self._hinted_at = self._missed_at = time.monotonic()
         self._listening = False
         self._there = False
         self._scans = 0
 
     def start(self) -> None:
+        self._plan = load_plan(self._config.angle.plan)
+        self._settling.suffixes = self._reader.suffixes()
         self._link = HubLink(self._config.output_root, role="watch", name=self.name, wake_fd=self._hints.wake_fd)
         self._look_for_root()
         self._scan(time.monotonic())
-
-    def _look_for_root(self) -> None:
-        there = self.root.is_dir()
-        if there and self._config.watch.events and not self._listening:
-            self._listening = self._hints.start(self.root)
-        if not there and (self._there or not self._scans):
-            logger.warning("watch.root %s is not there: waiting for it", self.root)
-        self._there = there
-
-    def _scan(self, now: float) -> None:
-        self._look_for_root()
-        if self._there:
-            self._settling.scan(now)
-        self._scans += 1
-        self._scan_at = now + self._config.watch.scan_s
 
     @property
     def link(self) -> HubLink:
@@ -86,92 +92,233 @@ class Watch:
             raise SourceNotReady("watch has not been started")
         return self._link
 
+    # -- seeing -----------------------------------------------------------------------------------------------------------------
+
+    def _look_for_root(self) -> None:
+        there = self.root.is_dir()
+        if there and not self._there and self._config.watch.events and not self._listening:
+            self._listening = self._hints.start(self.root)
+        if not there and (self._there or not self._scans):
+            logger.warning("watch.root %s is not there: waiting for it", self.root)
+        self._there = there
+
+    def _scan(self, now: float, *, told: bool = False) -> None:
+        """Look at every file. `told`: an event asked for it, so what it finds was not missed."""
+        self._look_for_root()
+        began = time.monotonic()
+        if self._there:
+            for path in self._settling.scan(now):
+                self._visits.forget(path)
+            if self._settling.found and not told:
+                self._missed_at = now
+        self._scan_cost_s = time.monotonic() - began
+        self._scans += 1
+        self._scan_at = now + self._scan_pause_s(now)
+
+    def _scan_pause_s(self, now: float) -> float:
+        """Scans are the truth, events only hints; but while events tell of everything and all is quiet, fewer scans are needed."""
+        asked = self._config.watch.scan_s
+        quiet = now - self._hinted_at > QUIET_S and now - self._missed_at > MISSED_S
+        if self._listening and quiet:
+            return max(asked, min(LONGEST_SCAN_S, self._scan_cost_s / SCAN_SHARE))
+        return max(asked, self._scan_cost_s * 4)
+
     def step(self) -> None:
         now = time.monotonic()
-        wait_s = 0.0 if self._asked else min(0.25, max(0.0, self._scan_at - now), self._settling.next_look_s(now))
-        for message, _ in self.link.receive(wait_s):
+        soon = min(0.25, max(0.0, self._scan_at - now), self._settling.next_look_s(now))
+        for message, _ in self.link.receive(0.0 if self._asked else soon):
             if isinstance(message, Want):
                 self._asked.append(message)
         if self.link.hub_id != self._hub_id:
-            self._hub_id = self.link.hub_id  # a new hub knows no offers: show it everything
-            self._settling.seen.clear()
-            self._asked.clear()
-            self._scan_at = 0.0
+            self._greet(self.link.hub_id)
         now = time.monotonic()
-        rescan = [self._settling.hint(path, now, closed=closed) for path, closed in self._hints.take()]
+        hints = self._hints.take()
+        if hints:
+            self._hinted_at = now
+        rescan = [self._settling.hint(path, now, closed=closed) for path, closed in hints]
+        if self._hints.lost:
+            self._hints.lost = False
+            logger.warning("file system events were lost: scanning everything")
+            self._missed_at, rescan = now, [True]
         if any(rescan) or now >= self._scan_at:
-            self._scan(now)
+            self._scan(now, told=any(rescan))
         if self._hub_id:
+            self._look(now)
             self._offer(now)
+            self._tell_ends()
             if self._asked:
                 self._answer(self._asked.popleft())
+
+    def _greet(self, hub_id: str) -> None:
+        """A new hub knows of nothing: show it everything, and look again at what could not be read."""
+        self._hub_id = hub_id
+        self._visits.tell_again()
+        for path in [path for path in self._settling.seen if not self._visits.knows(path)]:
+            self._settling.again(path)
+        self._asked.clear()
+        self._ends_told.clear()
+        self._scan_at = 0.0
+
+    # -- looking ----------------------------------------------------------------------------------------------------------------
+
+    def _look(self, now: float) -> None:
+        """Look into files that have settled, for a bounded time."""
+        for path, candidate in self._settling.settled(now):
+            lenient = now - candidate.changed_at >= self._config.watch.zero_grace_s
+            try:
+                look = self._reader.look(self.root / path, self._loose(path), lenient=lenient)
+            except SourceGone:
+                self._scan_at = 0.0  # the scan forgets it
+                candidate.look_at = now + LOOK_AGAIN_S
+                continue
+            except (SourceNotReady, SourceError, ReaderDied) as error:
+                self._not_yet(path, candidate, error, now)
+                continue
+            self._visits.note(path, [self._frame(path, look, unit, candidate, now, lenient=lenient) for unit in look.units])
+            self._settle(path, candidate, look, now)
+            if time.monotonic() - now > LOOK_BUDGET_S:
+                break
+
+    def _loose(self, path: str) -> tuple[str, ...]:
+        return tuple(str(self.root / name) for name in self._settling.loose(path))
+
+    def _frame(self, path: str, look: Look, unit: Unit, candidate: settle.Candidate, now: float, *, lenient: bool) -> Frame:
+        _, hold, tilt_deg = self._resolve(path, unit, look.probe.images)
+        return Frame(
+            path=path,
+            unit=unit,
+            images=look.probe.images,
+            nbytes=look.probe.nbytes_per_image,
+            closed_at=candidate.final_at,
+            taken_at=taken_at(unit.acquisition) or candidate.final_at,
+            tilt_deg=None if hold else tilt_deg,
+            lenient=lenient,
+            seen_at=now,
+        )
+
+    def _resolve(self, path: str, unit: Unit, images: int) -> tuple[tuple[Candidate, ...], str, float]:
+        rules, plan = self._config.angle, self._plan
+        stated, hold = resolve(unit.acquisition, unit.tilts, path, images, rules, remark=unit.remark, plan=plan)
+        return stated, hold, stated[0].tilt_deg if stated else float("nan")
+
+    def _settle(self, path: str, candidate: settle.Candidate, look: Look, now: float) -> None:
+        """What could be taken is taken; images that are announced and zero, or cut off, are waited for."""
+        rules, still_s = self._config.watch, now - candidate.changed_at
+        zeros = look.waiting and "zero" in look.waiting
+        grace_s = rules.zero_grace_s if zeros else rules.incomplete_s if look.probe.partial else 0.0
+        if still_s < grace_s:
+            candidate.complaint, candidate.look_at, candidate.closed = look.waiting, candidate.changed_at + grace_s, False
+            return
+        if look.probe.partial:
+            reason = f"{look.probe.partial} bytes of image {look.probe.images} are there, and no more have come for {still_s:.0f} s"
+            cut = NotAcquired(path=path, stamp=candidate.stamp, image=look.probe.images, why="bad", reason=reason)
+            if not self.link.send(cut):
+                return
+        self._settling.pass_on(path)
+
+    def _not_yet(self, path: str, candidate: settle.Candidate, error: Exception, now: float) -> None:
+        """Not complete, or not readable: look again later; for long enough the same, and it is quarantined."""
+        complaint = str(error)
+        if complaint != candidate.complaint:
+            logger.info("%s: waiting: %s", path, complaint)
+        candidate.complaint = complaint
+        candidate.deaths += isinstance(error, ReaderDied)
+        rules, still_s = self._config.watch, now - candidate.changed_at
+        limit_s = max(rules.zero_grace_s, rules.incomplete_s) if isinstance(error, SourceStillZero) else rules.incomplete_s
+        candidate.look_at = now + min(max(LOOK_AGAIN_S, still_s / 2), limit_s / 4 + LOOK_AGAIN_S)
+        if isinstance(error, SourceStillZero):
+            candidate.look_at = min(candidate.look_at, max(candidate.changed_at + rules.zero_grace_s, now + LOOK_AGAIN_S))
+        deadly = candidate.deaths >= DEATHS
+        if deadly or still_s >= limit_s:
+            why = f"{candidate.deaths} reading processes died over it" if deadly else f"unchanged for {still_s:.0f} s"
+            bad = NotAcquired(path=path, stamp=candidate.stamp, image=0, why="bad", reason=f"{complaint} ({why})")
+            if self.link.send(bad):
+                self._settling.pass_on(path)
 
     # -- offering ---------------------------------------------------------------------------------------------------------------
 
     def _offer(self, now: float) -> None:
-        """Show complete files to the hub, a bounded number a turn."""
-        offers = []
-        for path, candidate in self._settling.settled(now):
-            try:
-                probe = self._reader.probe(self.root / path)
-            except SourceGone:
-                continue  # the next scan forgets it
-            except (SourceNotReady, SourceError, ReaderDied) as error:
-                self._not_yet(path, candidate, str(error), now)
-                continue
-            offers.append(FileOffer(path, candidate.stamp, probe.images, probe.nbytes_per_image, candidate.final_at))
-            self._images[path] = probe.images
-            if len(offers) >= OFFERS_AT_ONCE or time.monotonic() - now > LOOK_BUDGET_S:
+        """Show complete visits to the hub, a bounded number of files a turn."""
+        by_path: dict[str, list[Visit]] = {}
+        for visit in self._visits.due(now):
+            if visit.key[0] not in by_path and len(by_path) >= OFFERS_AT_ONCE:
                 break
+            by_path.setdefault(visit.key[0], []).append(visit)
+        offers = []
+        for path, visits in by_path.items():
+            units = tuple((visit.key[1], visit.stamp) for visit in visits)
+            nbytes = max(sum(frame.nbytes for frame in visit.frames) for visit in visits)
+            offers.append(FileOffer(path, units, nbytes, max(frame.closed_at for visit in visits for frame in visit.frames)))
         if offers and self.link.send(Offer(files=tuple(offers))):
-            for offer in offers:
-                self._settling.pass_on(offer.path)
+            for visit in [visit for visits in by_path.values() for visit in visits]:
+                self._visits.told(visit)
 
-    def _not_yet(self, path: str, candidate: Candidate, complaint: str, now: float) -> None:
-        """Not complete, or not readable: look again later; for long enough the same, and it is quarantined."""
-        if complaint != candidate.complaint:
-            logger.info("%s: waiting: %s", path, complaint)
-        candidate.complaint = complaint
-        still_s = now - candidate.changed_at
-        candidate.look_at = now + min(max(LOOK_AGAIN_S, still_s / 2), self._config.watch.incomplete_s / 4 + LOOK_AGAIN_S)
-        if still_s >= self._config.watch.incomplete_s:
-            reason = f"{complaint} (unchanged for {still_s:.0f} s)"
-            if self.link.send(NotAcquired(path=path, stamp=candidate.stamp, image=0, why="bad", reason=reason)):
-                self._settling.pass_on(path)
+    def _tell_ends(self) -> None:
+        """A sentinel ends the series of its folder, once every file there has been offered."""
+        for path, stamp in self._settling.sentinels.items():
+            folder = path.rpartition("/")[0].partition("/")[0]
+            if self._ends_told.get(path) != stamp and not self._settling.moving_in(folder) and not self._visits.waiting:
+                if self.link.send(SeriesEnd(path=path)):
+                    self._ends_told[path] = stamp
 
     # -- answering --------------------------------------------------------------------------------------------------------------
 
     def _answer(self, want: Want) -> None:
-        """Read one image for the hub, or say why not."""
-        if self._settling.current(want.path) != want.stamp:
+        """Read one visit for the hub, or say why not."""
+        visit = self._visits.find(want.path, want.image)
+        if visit is None or visit.stamp != want.stamp:
             self._refuse(want, "later" if (self.root / want.path).exists() else "gone", "the file changed since it was offered")
+            if visit is None:
+                self._settling.again(want.path)
             self._scan_at = 0.0
             return
+        members = [Member(str(self.root / frame.path), frame.unit.image, self._loose(frame.path)) for frame in visit.frames]
         try:
-            projection, sha256 = self._reader.read(self.root / want.path, want.image)
-            images = self._images.get(want.path, 1)
-            sidecar = tilt_from_sidecar(self.root / want.path, want.image, images)
+            projection, reading = self._reader.read_visit(members, lenient=any(frame.lenient for frame in visit.frames))
         except SourceGone as error:
             self._refuse(want, "gone", str(error))
         except SourceNotReady as error:
-            self._settling.again(want.path)
+            self._again(visit)
             self._refuse(want, "later", str(error))
         except SourceError as error:
             self._refuse(want, "bad", str(error))
         except ReaderDied as error:
             self._refuse(want, "died", str(error))
         else:
-            candidates, hold = resolve(projection.acquisition, sidecar, want.path, images, self._config.angle)
-            answer = Acquired(
-                path=want.path,
-                stamp=want.stamp,
-                image=want.image,
-                sha256=sha256,
-                acquisition=projection.acquisition,
-                candidates=candidates,
-                hold=hold,
-            )
-            self.link.send(answer, projection.pixels)
+            if stamp_of([unit.stamp for unit in reading.units]) != want.stamp:
+                self._again(visit)
+                self._refuse(want, "later", "the file changed since it was offered")
+                return
+            self._send(want, visit, projection, reading)
+
+    def _again(self, visit: Visit) -> None:
+        """Look anew at every file of a visit."""
+        for frame in visit.frames:
+            self._settling.again(frame.path)
+        self._scan_at = 0.0
+
+    def _send(self, want: Want, visit: Visit, projection: Projection, reading: Reading) -> None:
+        answers = [self._resolve(frame.path, unit, frame.images) for frame, unit in zip(visit.frames, reading.units, strict=True)]
+        stated, hold, tilt_deg = answers[0]
+        apart = max((abs(other - tilt_deg) for _, _, other in answers[1:]), default=0.0)
+        hold = next((objection for _, objection, _ in answers if objection), hold)
+        if not hold and apart > self._config.frames.tolerance_deg:
+            hold = f"its frames differ by {apart:g} deg in tilt (frames.tolerance_deg)"
+        answer = Acquired(
+            path=want.path,
+            stamp=want.stamp,
+            image=want.image,
+            sha256=reading.sha256,
+            acquisition=projection.acquisition,
+            candidates=stated,
+            members=tuple(frame.key for frame in visit.frames) if len(visit.frames) > 1 else (),
+            drift=projection.drift,
+            extras=reading.extras,
+            extras_dtype=reading.extras_dtype,
+            hold=hold,
+        )
+        planes = projection.pixels if projection.extras is None else np.concatenate([projection.pixels[None], projection.extras])
+        self.link.send(answer, planes)
 
     def _refuse(self, want: Want, why: str, reason: str) -> None:
         logger.debug("%s image %d: %s: %s", want.path, want.image, why, reason)
@@ -184,13 +331,16 @@ class Watch:
         self.link.beat(
             {
                 "hub_id": self._hub_id,
-                "busy": bool(self._settling.candidates or self._asked or not self._scans),
+                "busy": bool(self._settling.candidates or self._visits.waiting or self._asked or not self._scans),
                 "asked": [[want.path, want.image] for want in self._asked],
                 "root": str(self.root),
                 "root_there": self._there,
                 "events": self._listening,
+                "scan_s": round(self._scan_cost_s, 4),
+                "scan_every_s": round(self._scan_pause_s(time.monotonic()), 2),
                 "files": len(self._settling.seen),
                 "moving": len(self._settling.candidates),
+                "visits_waiting": self._visits.waiting,
                 "waiting_for": moving,
                 "ignored": sorted(self._settling.ignored)[:20],
             }
@@ -203,19 +353,11 @@ class Watch:
             self._link.close()
 
 
-def describe(path: Path, reader: Reader, config: Config) -> tuple[bool, str]:
-    """What would be done with a file, in words; False when it could not be stored as it is."""
+def taken_at(acquisition: Acquisition) -> float:
+    """When an image was taken: unix seconds; 0 where the file does not say. Local times count as UTC: only differences matter."""
+    text = acquisition.acquired_utc or acquisition.acquired_local
     try:
-        probe = reader.probe(path)
-        lines = [f"{path}: {probe.reader}, {probe.images} image(s) of {probe.shape[0]} x {probe.shape[1]} px {probe.dtype}"]
-        held = False
-        for image in range(probe.images):
-            projection, _ = reader.read(path, image)
-            sidecar = tilt_from_sidecar(path, image, probe.images)
-            candidates, hold = resolve(projection.acquisition, sidecar, path.name, probe.images, config.angle)
-            said = f"held: {hold}" if hold else f"tilt {candidates[0].tilt_deg:+.3f} deg from {candidates[0].source}"
-            held |= bool(hold)
-            lines.append(f"  [{image}] {said}")
-    except (SourceError, SourceNotReady, SourceGone, ReaderDied) as error:
-        return False, f"{path}: {error}"
-    return not held, "\n".join(lines)
+        moment = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return 0.0
+    return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()

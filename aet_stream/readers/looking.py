@@ -1,0 +1,124 @@
+"""One look at a file, in the reading child: complete or not, what it holds, what it and its sidecars say of each image, no pixels sent."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from aet_stream.errors import SourceNotReady, SourceStillZero
+from aet_stream.projection import Acquisition, Array, Candidate
+from aet_stream.readers import Probe, Source, open_source, regular_size, stat_stamp
+from aet_stream.readers.sidecar import Beside, beside
+
+ZERO_TAIL_PX = 16
+"""A frame that ends in this many zeros may be one whose last bytes have not come."""
+
+
+class Unit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One image of a file, and all that is said about it."""
+
+    image: int
+    stamp: str
+    """State of this image: changes when its pixels or what is said about its tilt may have."""
+    acquisition: Acquisition
+    tilts: tuple[Candidate, ...] = ()
+    """What sidecars say."""
+    remark: str = ""
+
+
+class Look(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file as it is now."""
+
+    probe: Probe
+    units: tuple[Unit, ...]
+    waiting: str = ""
+    """What has still to come, when some images can be taken already."""
+
+
+class Sources:
+    """The last file that was understood, kept while it stays as it is: its images are asked for one after another."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self._kept: tuple[Path, str, Source] | None = None
+
+    def open(self, path: Path) -> tuple[Source, str]:
+        """The file, and the stamp of its state.
+
+        Raises
+        ------
+        SourceGone, SourceNotReady, SourceError
+        """
+        regular_size(path, self.max_bytes)
+        stamp = stat_stamp(path.stat())
+        if self._kept is None or self._kept[:2] != (path, stamp):
+            self._kept = None
+            source = open_source(path, self.max_bytes)
+            self.unchanged(path, stamp)
+            self._kept = (path, stamp, source)
+        return self._kept[2], stamp
+
+    @staticmethod
+    def unchanged(path: Path, stamp: str) -> None:
+        if stat_stamp(path.stat()) != stamp:
+            raise SourceNotReady(f"{path.name}: changed while it was read")
+
+
+def look(sources: Sources, path: Path, loose: tuple[Path, ...], *, lenient: bool) -> Look:
+    """What there is to take. `lenient`: zeros at the end have stood long enough to be believed."""
+    source, stamp = sources.open(path)
+    probe, waiting = source.probe, ""
+    if not probe.sealed and not lenient:
+        ready = _written(source, path)
+        if ready < probe.images:
+            waiting = f"images {ready} to {probe.images - 1} are all zero so far"
+            probe = msgspec.structs.replace(probe, images=ready, announced=max(probe.announced, probe.images))
+    if not waiting and probe.announced > probe.images:
+        waiting = f"{probe.announced} images announced, {probe.images} are there"
+    units = tuple(unit(source, path, stamp, image, loose) for image in range(probe.images))
+    sources.unchanged(path, stamp)
+    return Look(probe, units, waiting)
+
+
+def unit(source: Source, path: Path, stamp: str, image: int, loose: tuple[Path, ...]) -> Unit:
+    said = beside(path, image, source.probe.images, loose)
+    known = said.completing(source.acquisition(image))
+    return Unit(image, _stamp(source, image, stamp, said), known, said.tilts, said.remark)
+
+
+def _stamp(source: Source, image: int, file_stamp: str, said: Beside) -> str:
+    """An image of a container has a state of its own, so that the next tilt does not make us read all the others again."""
+    mark = f"{file_stamp.rsplit('.', 1)[-1]}#{source.mark(image)}" if source.probe.container else file_stamp  # type: ignore[attr-defined]
+    return f"{mark}+{zlib.crc32(msgspec.json.encode(said.tilts)):08x}" if said.tilts else mark
+
+
+def _written(source: Source, path: Path) -> int:
+    """How many images hold something up to their end.
+
+    Raises
+    ------
+    SourceStillZero : the first one, or any of a file that is written at once, does not
+    """
+    images = source.probe.images
+    ready = images
+    while ready and zero_tail(source.frames(ready - 1)) and source.probe.container:
+        ready -= 1
+    if ready and source.probe.container:
+        return ready
+    frames = source.frames(images - 1)
+    if tail := zero_tail(frames):
+        raise SourceStillZero(f"{path.name}: its last {tail} pixels are zero: not written yet? taken, flagged, after watch.zero_grace_s")
+    return images
+
+
+def zero_tail(frames: Array) -> int:
+    """How many zeros the last frame ends in, if too many for a detector; else 0."""
+    flat = frames[-1].reshape(-1)
+    least = min(ZERO_TAIL_PX, flat.size)
+    if flat[-least:].any():
+        return 0
+    written = np.flatnonzero(flat)
+    return int(flat.size - (written[-1] + 1 if written.size else 0))
