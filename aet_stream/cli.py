@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     status = add("status", _status, "what is in flight, stored, held, quarantined")
     status.add_argument("--json", action="store_true", help="for machines")
     check = add("check", _check, "validate the settings, and say what would be done with these files")
-    check.add_argument("files", nargs="*", type=Path, metavar="FILE")
+    check.add_argument("files", nargs="*", type=Path, metavar="FILE", help="files, or folders of files")
     verify = add("verify", _verify, "checksums, completeness, provenance of a series; non-zero on any doubt", config=False)
     verify.add_argument("series", type=Path, metavar="SERIES.h5")
     close = add("close", _close, "close a series: one contiguous verified file")
@@ -110,7 +110,9 @@ def _add_microscope_commands(add: Callable[..., argparse.ArgumentParser]) -> Non
     replay.add_argument("--shuffle", action="store_true", help="let the projections arrive out of order")
     for command in (simulate, replay):
         command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the watched folder")
-        command.add_argument("--format", default="tiff", help="tiff, npy, mrc, dm3, dm4, mat; several with commas (default: tiff)")
+        command.add_argument(
+            "--format", default="tiff", help="tiff, npy, mrc, dm3, dm4, mat, ser, velox, emd; several with commas (default: tiff)"
+        )
         command.add_argument("--cadence", type=float, default=1.0, metavar="S", help="seconds between projections (default: 1)")
         command.add_argument("--pieces", type=int, default=1, metavar="N", help="write each file in this many slow pieces (default: 1)")
         command.add_argument("--seed", type=int, default=0)
@@ -177,9 +179,7 @@ def _make_role(kind: str, name: str, config: Config) -> Role:
         from aet_stream.readers.child import ReaderChild
         from aet_stream.watch.watch import Watch
 
-        limits = config.watch
-        reader = ReaderChild(timeout_s=limits.reader_timeout_s, memory_mib=limits.reader_memory_mib, max_file_mib=limits.max_file_mib)
-        return Watch(config, reader)
+        return Watch(config, ReaderChild.of(config))
     if kind == "worker":
         from aet_stream.worker import Worker
 
@@ -332,9 +332,13 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    """Validate the settings; for each FILE say its format, how many images it has, and which tilt would be used or why it would be held."""
+    """Validate the settings; for each FILE (or every file below a folder) say its format, whether it is complete, its series, every
+    statement about its tilt, pixel size, time and frames, and what would be done with it and why.
+
+    Ends with 0 only if every file could be stored as it is.
+    """
     from aet_stream.readers.child import ReaderChild
-    from aet_stream.watch.watch import describe
+    from aet_stream.watch.describe import describe_all
 
     config = _settings(arguments)
     for key in ("watch", "output"):
@@ -345,17 +349,11 @@ def _check(arguments: argparse.Namespace) -> int:
         if not config.watch_root.is_dir():
             print(f"watch.root {config.watch_root} is not there (yet): `run` would wait for it")
         print(f"settings are valid; input {config.watch_root}, output {config.output_root}")
-    limits = config.watch
-    reader = ReaderChild(timeout_s=limits.reader_timeout_s, memory_mib=limits.reader_memory_mib, max_file_mib=limits.max_file_mib)
-    good = True
+    reader = ReaderChild.of(config)
     try:
-        for path in arguments.files:
-            fine, text = describe(path, reader, config)
-            good &= fine
-            print(text)
+        return EXIT_OK if describe_all(arguments.files, reader, config, say=print) else EXIT_FAILED
     finally:
         reader.close()
-    return EXIT_OK if good else EXIT_FAILED
 
 
 # -- microscope, network, volume ----------------------------------------------------------------------------------------------------------

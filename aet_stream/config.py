@@ -38,7 +38,7 @@ class Watch(Section, frozen=True):
     incomplete_s: Seconds = 60.0
     """A file whose own header asks for more bytes than it has is quarantined after this long without a change."""
     zero_grace_s: Seconds = 300.0
-    """A file that is whole by its header but ends in zeros is stored, flagged, after this long without a change. Longer than a tilt takes."""
+    """A file that is whole by its header but ends in zeros is stored, flagged, after this long unchanged. Longer than a tilt takes."""
     exclude: tuple[str, ...] = (".*", "*~", "*.tmp", "*.part", "*.partial", "*downloading*", "*_override.*")
     """File names (shell patterns, without regard to case) that are never looked at."""
     reader_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0

@@ -6,6 +6,7 @@ them as one series: Data Exchange for dxchange and tomopy, NXtomo by hard links,
 
 from __future__ import annotations
 
+import json
 import zlib
 from typing import Any
 
@@ -31,6 +32,8 @@ ABOUT = "/aet/series"
 NXTOMO = "/entry1/tomo_entry"
 
 NAN = float("nan")
+SAME_TILT_DEG = 0.1
+"""Visits within this are visits to one tilt."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +62,26 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     detector: str = ""
     microscope: str = ""
     reader: str = ""
+    tilt_beta_deg: float = NAN
+    acquired_local: str = ""
+    """ISO 8601 without zone, where only the instrument's local time is known."""
+    frame_time_s: float = NAN
+    scan_rotation_deg: float = NAN
+    """Of the first frame."""
+    frames: int = 1
+    """Frames of this visit that were read."""
+    frames_averaged: int = 1
+    """Of these, the ones that /aet/raw is the mean of."""
+    frame_shifts_px: str = ""
+    """JSON: (y, x) by which each averaged frame lay off the first."""
+    drift_doubt_px: float = NAN
+    """Largest difference between the shifts that two independent halves of the pixels ask for."""
+    members: str = ""
+    """JSON: (path, image) of each image, when several went into this projection."""
+    orientation: str = ""
+    """How the pixels were turned when they were read: `t` transposed, `y` and `x` flipped along that axis."""
+    flag: str = ""
+    """What is not as it should be with these pixels."""
     closed_at: float = NAN
     """Unix seconds when the source file took its final form."""
     settle_s: float = NAN
@@ -91,11 +114,18 @@ def file_name(number: int) -> str:
     return f"{number:06d}.h5"
 
 
-def projection_image(record: Record, raw: Array, clean: Array) -> bytes:
-    """The bytes of a projection file. Made in memory, so that a full disk shows as a plain error with its number."""
+def projection_image(record: Record, raw: Array, clean: Array, extras: dict[str, Array] | None = None) -> bytes:
+    """The bytes of a projection file. Made in memory, so that a full disk shows as a plain error with its number.
+
+    Parameters
+    ----------
+    extras : what is kept beside a mean: `variance` (height, width) float32, or `frames` (n, height, width) as acquired
+    """
     with h5py.File("projection", "w", driver="core", backing_store=False, libver=LIBVER, block_size=1 << 16) as file:
         file.create_dataset("raw", data=raw)
         file.create_dataset("clean", data=clean)
+        for name, pixels in (extras or {}).items():
+            file.create_dataset(name, data=pixels)
         file.attrs["layout_version"] = LAYOUT_VERSION
         for name in record.__struct_fields__:
             file.attrs[name] = getattr(record, name)
@@ -114,6 +144,8 @@ def read_record(file: h5py.File) -> Record:
     try:
         values: dict[str, Any] = {}
         for name in Record.__struct_fields__:
+            if name not in file.attrs:
+                continue  # written before this field was known: its default holds
             value = file.attrs[name]
             values[name] = value.item() if isinstance(value, np.generic) else value
         return msgspec.convert(values, Record)
@@ -139,7 +171,31 @@ def read_projection(path: str) -> tuple[Record, Array, Array]:
     return record, raw, clean
 
 
+def members(record: Record) -> list[tuple[str, int]]:
+    """(path, image) of every image that went into a projection, the one that names it first."""
+    return [(path, image) for path, image in json.loads(record.members)] if record.members else [(record.path, record.image)]
+
+
 def superseded(records: list[Record]) -> list[bool]:
-    """Which records were followed by new pixels of the same source image."""
-    newest = {(record.path, record.image): record.number for record in records}
+    """Which records were followed by new pixels of the same source image, or by a mean that their image went into."""
+    newest = {key: record.number for record in records for key in members(record)}
     return [newest[record.path, record.image] != record.number for record in records]
+
+
+def repeats(records: list[Record]) -> list[int]:
+    """How many earlier visits there were to the tilt of each projection; a second image at 0 degrees is deliberate, and has 1."""
+    old, seen, counts = superseded(records), dict[float, int](), [0] * len(records)
+    for row in acquisition_order(records):
+        if not old[row]:
+            tilt = round(records[row].tilt_deg / SAME_TILT_DEG)
+            near = next((key for key in (tilt, tilt - 1, tilt + 1) if key in seen), tilt)
+            counts[row] = seen[near] = seen.get(near, -1) + 1
+    return counts
+
+
+def acquisition_order(records: list[Record]) -> list[int]:
+    """Rows in the order in which the images were taken: by the instrument's clock where every record has it, else as the files came."""
+    for clock in ("acquired_utc", "acquired_local"):
+        if all(getattr(record, clock) for record in records):
+            return sorted(range(len(records)), key=lambda row: (getattr(records[row], clock), records[row].number))
+    return sorted(range(len(records)), key=lambda row: (records[row].closed_at, records[row].path, records[row].image))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -79,7 +79,7 @@ class Projection:
     pixels: Array
     """(height, width), counts, row 0 first in the file; native detector dtype (see RAW_DTYPES), float32 for a mean."""
     acquisition: Acquisition
-    drift: Drift = Drift()
+    drift: Drift = field(default_factory=Drift)
     extras: Array | None = None
     """(n, height, width) kept beside the mean: the variance over the frames, or the frames themselves."""
 

@@ -28,8 +28,7 @@ from aet_stream.watch.angle import from_name, resolve
 )
 def test_the_default_expression_finds_signed_numbers_before_deg_and_nothing_else(name: str, tilt: float | None) -> None:
     """Dates, counters and unsigned numbers without a unit are no tilts; nor is the name of a folder."""
-    found = from_name(name, Angle())
-    assert (None if found is None else found.tilt_deg) == tilt
+    assert [found.tilt_deg for found in from_name(name, Angle())] == ([] if tilt is None else [tilt])
 
 
 def known(tilt_deg: float | None) -> Acquisition:
@@ -39,7 +38,7 @@ def known(tilt_deg: float | None) -> Acquisition:
 def test_the_file_is_believed_before_sidecar_and_name_and_all_are_kept() -> None:
     """Order of precedence: metadata, sidecar, file name."""
     beside = Candidate("sidecar", "TiltAngle = 10.1", 10.1)
-    found, hold = resolve(known(10.0), beside, "x_+10.2deg.tif", 1, Angle())
+    found, hold = resolve(known(10.0), (beside,), "x_+10.2deg.tif", 1, Angle())
     assert [candidate.source for candidate in found] == ["metadata", "sidecar", "filename"]
     assert hold == ""
 
@@ -57,21 +56,21 @@ def test_the_file_is_believed_before_sidecar_and_name_and_all_are_kept() -> None
 )
 def test_missing_impossible_or_contradicting_tilts_hold(metadata: float | None, sidecar: float | None, name: str, words: str) -> None:
     """Each with a sentence that says why."""
-    beside = None if sidecar is None else Candidate("sidecar", "TiltAngle = ?", sidecar)
+    beside = () if sidecar is None else (Candidate("sidecar", "TiltAngle = ?", sidecar),)
     _, hold = resolve(known(metadata), beside, name, 1, Angle())
     assert words in hold
 
 
 def test_the_name_of_a_stack_says_nothing_about_one_image() -> None:
     """A number in the name of a 91-image stack is not the tilt of each."""
-    found, hold = resolve(known(None), None, "x_+10deg.dm3", 91, Angle())
+    found, hold = resolve(known(None), (), "x_+10deg.dm3", 91, Angle())
     assert found == ()
     assert hold
 
 
 def test_a_stage_that_counts_the_other_way_is_turned() -> None:
     """angle.scale = -1; zero stays plain zero."""
-    found, _ = resolve(known(10.0), None, "x.tif", 1, Angle(scale=-1.0))
+    found, _ = resolve(known(10.0), (), "x.tif", 1, Angle(scale=-1.0))
     assert found[0].tilt_deg == -10.0
-    zero, _ = resolve(known(0.0), None, "x.tif", 1, Angle(scale=-1.0))
+    zero, _ = resolve(known(0.0), (), "x.tif", 1, Angle(scale=-1.0))
     assert math.copysign(1, zero[0].tilt_deg) == 1

@@ -10,7 +10,7 @@ import logging
 import math
 import sqlite3
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from aet_stream.errors import OutputFull, StoreError
@@ -18,24 +18,14 @@ from aet_stream.hub import coverage
 from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.master import About
 from aet_stream.hub.outbox import Outbox
-from aet_stream.hub.store import SeriesStore
+from aet_stream.hub.store import SeriesStore, Stored
 from aet_stream.layout import SERIES_FILE, Record
-from aet_stream.projection import Array
+from aet_stream.naming import RESERVED
 
 logger = logging.getLogger(__name__)
 
 #: A stored projection on its way to readers: visit in the ledger, record, seconds in each stage and `done_at`.
 Unit = tuple[int, Record, dict[str, float]]
-
-#: Folders under output.root that are no series.
-RESERVED = ("quarantine", "run")
-
-
-def series_of(path: str, root_name: str) -> str:
-    """The series that a source file belongs to: the folder directly under the watched one, or that one itself."""
-    top, _, rest = path.partition("/")
-    name = top if rest else root_name
-    return f"{name}_" if name in RESERVED or (rest and name == root_name) else name
 
 
 def open_ledger(root: Path) -> tuple[Ledger, bool]:
@@ -132,7 +122,7 @@ class Archive:
 
     # -- commit -----------------------------------------------------------------------------------------------------------------
 
-    def commit(self, name: str, batch: list[tuple[Record, Array, Array]]) -> int:
+    def commit(self, name: str, batch: Sequence[Stored]) -> int:
         """Store projections durably, as many as the disk takes; whatever was being done to the series starts again later."""
         self._abandon(name)
         return self.store(name).commit(batch)

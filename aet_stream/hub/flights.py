@@ -34,6 +34,8 @@ class Flight:
     tilt_deg: float = float("nan")
     tilt_source: str = ""
     raw: Array | None = None
+    extras: dict[str, Array] = field(default_factory=dict)
+    """What is kept beside a mean of frames."""
     acquired_at: float = 0.0
     job_id: str = ""
     worker: bytes = b""

@@ -38,6 +38,7 @@ from aet_stream.messages import (
     Pulse,
     Ready,
     Reply,
+    SeriesEnd,
     ToHub,
     Working,
 )
@@ -92,7 +93,7 @@ class Hub:
         )
         self.archive.recover()
         self.outcomes = Outcomes(config.queue, self.ledger, self.outbox, self.flights, self.root / "quarantine", self._tell)
-        self.intake = Intake(config.watch_root.name, self.ledger, self.archive, self.flights, self.outcomes, self._send)
+        self.intake = Intake(config.watch_root.name, config.series, self.ledger, self.archive, self.flights, self.outcomes, self._send)
         self.workers = Workers(self.hub_id, self.flights, self.outcomes, self._send)
         self.storing = Storing(config, self.ledger, self.archive, self.flights, self.intake, self._tell)
         self.events = Events(config, self.ledger, self.outbox, send=self._send, tell=self._tell)
@@ -185,6 +186,8 @@ class Hub:
                 self.intake.hear_acquired(message, pixels)
             case NotAcquired():
                 self.intake.hear_not_acquired(message)
+            case SeriesEnd():
+                self.storing.hear_end(message.path)
             case Ready():
                 self.workers.hear_ready(peer, message)
             case Working():

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from aet_stream.hub.archive import Archive, series_of
+from aet_stream.config import Series
+from aet_stream.hub.archive import Archive
 from aet_stream.hub.flights import Flight, Flights, Pending
 from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.outcomes import Outcomes
 from aet_stream.messages import Acquired, AnyMessage, NotAcquired, Offer, Want
+from aet_stream.naming import series_of
 from aet_stream.projection import Array
 
 FORGOTTEN_S = 3.0
@@ -22,8 +24,11 @@ Send = Callable[[bytes, AnyMessage], bool]
 class Intake:
     """Knows which units there are; asks for as many as the credit allows."""
 
-    def __init__(self, root_name: str, ledger: Ledger, archive: Archive, flights: Flights, outcomes: Outcomes, send: Send) -> None:
+    def __init__(
+        self, root_name: str, rules: Series, ledger: Ledger, archive: Archive, flights: Flights, outcomes: Outcomes, send: Send
+    ) -> None:
         self._root_name = root_name
+        self._rules = rules
         self._ledger = ledger
         self._archive = archive
         self._flights = flights
@@ -41,10 +46,10 @@ class Intake:
     def hear_offer(self, offer: Offer) -> None:
         now = time.time()
         for file in offer.files:
-            ended = self._ledger.ended(file.path, file.stamp)
-            for image in range(file.images):
-                if image not in ended:
-                    self._flights.offer(Pending(file.path, image, file.stamp, file.nbytes, file.closed_at, now))
+            ended = self._ledger.ended(file.path)
+            for image, stamp in file.units:
+                if (image, stamp) not in ended:
+                    self._flights.offer(Pending(file.path, image, stamp, file.nbytes, file.closed_at, now))
 
     def grant(self) -> None:
         """Ask for units; the ledger knows of it first, so that whatever dies over them is noticed."""
@@ -59,7 +64,7 @@ class Intake:
                 return
 
     def _launch(self, pending: Pending) -> Flight:
-        series = series_of(pending.path, self._root_name)
+        series = series_of(pending.path, self._root_name, self._rules)
         flight = Flight(
             unit_id=self._ledger.want(series, pending.path, pending.image, pending.stamp),
             series=series,
@@ -81,7 +86,8 @@ class Intake:
             return  # an answer to a question that has been taken back
         row = self._ledger.unit(flight.unit_id)
         person = None if row is None else row["person_tilt_deg"]
-        flight.acquired, flight.raw, flight.acquired_at = acquired, raw, time.time()
+        flight.acquired, flight.acquired_at = acquired, time.time()
+        flight.raw, flight.extras = _parted(raw, acquired)
         if person is not None:
             flight.tilt_deg, flight.tilt_source = float(person), "person"
         elif acquired.candidates and not acquired.hold:
@@ -90,12 +96,14 @@ class Intake:
             self._outcomes.end(flight, "held", acquired.hold or "no source names a tilt angle")
             return
         if not self.settled(flight):
-            flight.state, flight.nbytes = "waiting", raw.nbytes + raw.size * 4
+            flight.state, flight.nbytes = "waiting", raw.nbytes + flight.raw.size * 4
 
     def settled(self, flight: Flight) -> bool:
         """End the flight if its pixels have a row already, or cannot have one."""
         if flight.acquired is None or flight.raw is None:
             return False
+        if self._other_detector(flight):
+            return True
         for path, image, number, tilt_deg in self._archive.same_pixels(flight.series, flight.acquired.sha256):
             same_tilt = abs(tilt_deg - flight.tilt_deg) <= SAME_TILT_DEG
             if (path, image) == flight.key and same_tilt:
@@ -112,6 +120,19 @@ class Intake:
         if misfit:
             self._outcomes.end(flight, "held", misfit)
         return bool(misfit)
+
+    def _other_detector(self, flight: Flight) -> bool:
+        """Of several detectors one is used; the others are recorded, or held when nobody has said which one."""
+        said = flight.acquired.acquisition.detector if flight.acquired else ""
+        stored = self._archive.store(flight.series).records
+        used = self._rules.detector or (stored[0].detector if stored else "")
+        if not said or not used or said.lower() == used.lower():
+            return False
+        if self._rules.detector:
+            self._outcomes.end(flight, "other", f"detector {said}; series.detector is {used}")
+        else:
+            self._outcomes.end(flight, "held", f"detector {said}, but the series has {used}: set series.detector to the one to use")
+        return True
 
     def hear_not_acquired(self, message: NotAcquired) -> None:
         flight = self._flights.find(message.path, message.image, message.stamp)
@@ -131,7 +152,7 @@ class Intake:
 
     def _unasked(self, message: NotAcquired) -> Flight | None:
         """A file so broken that watch could not even offer it."""
-        if self._ledger.ended(message.path, message.stamp):
+        if (message.image, message.stamp) in self._ledger.ended(message.path):
             return None
         now = time.time()
         self._flights.offer(Pending(message.path, message.image, message.stamp, 0, now, now))
@@ -140,3 +161,13 @@ class Intake:
             return None
         with self._ledger.transaction():
             return self._launch(pending)
+
+
+def _parted(planes: Array, acquired: Acquired) -> tuple[Array, dict[str, Array]]:
+    """The image, and what travelled behind it: the variance over its frames, or the frames in their own type."""
+    if planes.ndim == 2:
+        return planes, {}
+    image = planes[0].astype("<f4")  # a mean is single precision, whatever its frames needed on the way
+    if acquired.extras == "frames":
+        return image, {"frames": planes[1:].astype(acquired.extras_dtype)}
+    return image, {"variance": planes[1].astype("<f4")}

@@ -2,10 +2,10 @@
 
 A visit is one unit at one state of its source file: (path, image, stamp). Its life:
 
-    wanted -> stored | duplicate | same | quarantined | held | dropped          held, quarantined -> ready -> wanted ...
+    wanted -> stored | duplicate | same | other | quarantined | held | dropped          held, quarantined -> ready -> wanted ...
 
-`same`: the file was touched, its pixels were not. `dropped`: the file changed before it was read, a new visit follows. `replaced`: a later
-state of the file was stored.
+`same`: the file was touched, its pixels were not. `other`: an image of a detector that is not used. `dropped`: the file changed before it
+was read, a new visit follows. `replaced`: a later state of the file was stored.
 
 The row `wanted` is written before the reading begins, so that whatever dies over it is noticed afterwards.
 """
@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from aet_stream import layout
 from aet_stream.errors import AetError, OutputFull
 from aet_stream.hub.outbox import OUTBOX_SCHEMA, Outbox
 from aet_stream.layout import Record
@@ -27,7 +28,7 @@ from aet_stream.layout import Record
 SCHEMA_VERSION = 1
 STAGES = ("settle", "read", "queue", "network", "commit", "total")
 #: States that end a visit until the file changes or a person speaks.
-ENDED = ("stored", "duplicate", "same", "quarantined", "held", "replaced")
+ENDED = ("stored", "duplicate", "same", "other", "quarantined", "held", "replaced")
 
 _SCHEMA = """
 CREATE TABLE series (
@@ -106,11 +107,11 @@ class Ledger:
 
     # -- units ------------------------------------------------------------------------------------------------------------------
 
-    def ended(self, path: str, stamp: str) -> set[int]:
-        """Images of this file that need nothing more in its present state."""
+    def ended(self, path: str) -> set[tuple[int, str]]:
+        """(image, stamp) of this file's images that need nothing more in that state."""
         marks = ",".join("?" * len(ENDED))
-        rows = self._db.execute(f"SELECT image FROM unit WHERE path = ? AND stamp = ? AND state IN ({marks})", (path, stamp, *ENDED))
-        return {row["image"] for row in rows}
+        rows = self._db.execute(f"SELECT image, stamp FROM unit WHERE path = ? AND state IN ({marks})", (path, *ENDED))
+        return {(row["image"], row["stamp"]) for row in rows}
 
     def want(self, series: str, path: str, image: int, stamp: str) -> int:
         """Note, before it happens, that a unit is going to be read; returns the visit's id."""
@@ -152,6 +153,11 @@ class Ledger:
             ),
         )
         self.settle_older(unit_id)
+        for path, image in layout.members(record)[1:]:
+            self._db.execute(
+                "UPDATE unit SET state = 'replaced' WHERE path = ? AND image = ? AND state IN ('held', 'quarantined', 'ready', 'wanted')",
+                (path, image),
+            )
         self._db.execute("UPDATE series SET last_at = ? WHERE name = ?", (time.time(), record.series))
 
     def settle_older(self, unit_id: int) -> None:
@@ -242,13 +248,14 @@ class Ledger:
 
     def totals(self) -> dict[str, int]:
         """How many units ended how."""
-        counts = dict.fromkeys(("stored", "duplicate", "held", "quarantined"), 0)
+        counts = dict.fromkeys(("stored", "duplicate", "other", "held", "quarantined"), 0)
         counts.update({row["state"]: row["n"] for row in self._db.execute("SELECT state, count(*) AS n FROM unit GROUP BY state")})
         return {
             "stored": counts["stored"],
             "held": counts["held"],
             "quarantined": counts["quarantined"],
             "duplicates": counts["duplicate"],
+            "others": counts["other"],
         }
 
     def latency(self, last: int = 1000) -> dict[str, dict[str, float]]:
@@ -278,4 +285,4 @@ def outcome(ledger: Ledger) -> dict[str, Any]:
 
 
 def candidates_json(candidates: tuple[Any, ...]) -> str:
-    return json.dumps([{"source": c.source, "raw": c.raw, "tilt_deg": c.tilt_deg} for c in candidates])
+    return json.dumps([{"source": c.source, "raw": c.raw, "tilt_deg": c.tilt_deg, "unit": c.unit} for c in candidates])

@@ -127,6 +127,10 @@ def _write_per_projection(file: h5py.File, records: list[Record]) -> None:
     group = file.create_group(layout.PER_PROJECTION)
     for name in Record.__struct_fields__:
         group.create_dataset(name, data=column([getattr(record, name) for record in records]))
+    group.create_dataset("repeat", data=np.array(layout.repeats(records), np.int32))
+    taken = np.empty(len(records), np.int32)
+    taken[layout.acquisition_order(records)] = np.arange(len(records), dtype=np.int32)
+    group.create_dataset("acquisition_order", data=taken)
     group.create_dataset("superseded", data=np.array(layout.superseded(records), np.uint8))
     order = np.argsort([record.tilt_deg for record in records], kind="stable")
     rank = np.empty(len(records), np.int32)

@@ -36,7 +36,7 @@ class Outcomes:
         self._tell = tell
 
     def end(self, flight: Flight, state: str, reason: str) -> None:
-        """The unit is `held`, `quarantined`, a `duplicate`, the `same`, or `dropped` because its file has changed."""
+        """The unit is `held`, `quarantined`, a `duplicate`, the `same`, an `other` detector's, or `dropped`: its file has changed."""
         if state == "quarantined":
             row = self._ledger.unit(flight.unit_id)
             attempts = 0 if row is None else row["attempts"]
@@ -49,11 +49,11 @@ class Outcomes:
             if state in ("held", "quarantined"):
                 data = {"id": flight.unit_id, "path": flight.path, "image": flight.image, "reason": reason}
                 self._outbox.announce(state, flight.series, f"{flight.path}|{flight.image}|{flight.stamp}|{reason}", data)
-            if state in ("same", "duplicate"):
+            if state in ("same", "duplicate", "other"):
                 self._ledger.settle_older(flight.unit_id)
         self._flights.land(flight)
         if state not in ("same", "dropped"):
-            level = logging.INFO if state == "duplicate" else logging.WARNING
+            level = logging.INFO if state in ("duplicate", "other") else logging.WARNING
             logger.log(level, "%s: %s image %d: %s", state, flight.path, flight.image, reason)
             self._tell(f"projection.{state}", {"id": flight.unit_id, "series": flight.series, "path": flight.path, "reason": reason})
 

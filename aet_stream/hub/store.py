@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import h5py
@@ -23,6 +23,8 @@ from aet_stream.layout import PROJECTIONS, SERIES_FILE, Record, crc32
 from aet_stream.projection import Array
 
 logger = logging.getLogger(__name__)
+
+Stored = tuple[Record, Array, Array] | tuple[Record, Array, Array, dict[str, Array]]
 
 _SEGMENT = re.compile(r"segment_(\d{6})_(\d{6})\.h5")
 
@@ -55,18 +57,18 @@ class SeriesStore:
 
     # -- commit -----------------------------------------------------------------------------------------------------------------
 
-    def commit(self, batch: list[tuple[Record, Array, Array]]) -> int:
-        """Store (record, raw, clean) durably, as many as the disk takes; returns how many.
+    def commit(self, batch: Sequence[Stored]) -> int:
+        """Store (record, raw, clean) durably, as many as the disk takes; returns how many. A fourth part is kept beside the pixels.
 
         The first missing one did not fit: keep it and try again later.
         """
         (self.folder / PROJECTIONS).mkdir(parents=True, exist_ok=True)
         drafts: list[Path] = []
         try:
-            for record, raw, clean in batch:
+            for record, raw, clean, *extras in batch:
                 path = self.folder / PROJECTIONS / layout.file_name(record.number)
                 with durable.disk_errors(path):
-                    durable.write_synced(durable.temporary(path), layout.projection_image(record, raw, clean))
+                    durable.write_synced(durable.temporary(path), layout.projection_image(record, raw, clean, *extras))
                 drafts.append(path)
         except OutputFull as error:
             logger.warning("cannot store: %s", error)
@@ -74,7 +76,7 @@ class SeriesStore:
             durable.temporary(path).replace(path)
         if drafts:
             durable.sync_folder(self.folder / PROJECTIONS)  # from here on they are stored, whatever happens
-            self.records += [record for record, _, _ in batch[: len(drafts)]]
+            self.records += [stored[0] for stored in batch[: len(drafts)]]
             self._frame = np.broadcast_to(batch[0][1].dtype.type(0), batch[0][1].shape)
         return len(drafts)
 

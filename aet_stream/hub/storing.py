@@ -13,12 +13,13 @@ from aet_stream import __version__, layout
 from aet_stream.config import Config
 from aet_stream.errors import OutputFull, StoreError
 from aet_stream.hub import quarantine
-from aet_stream.hub.archive import Archive, series_of
+from aet_stream.hub.archive import Archive
 from aet_stream.hub.flights import Flight, Flights
 from aet_stream.hub.intake import Intake
 from aet_stream.hub.ledger import Ledger, candidates_json
 from aet_stream.hub.outcomes import Tell
 from aet_stream.layout import Record
+from aet_stream.naming import series_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,8 @@ class Storing:
         self._looked_at = 0.0
         self.close_asked: set[str] = set()
         """Series that a person wants closed."""
+        turn = config.orientation
+        self._turn = "t" * turn.transpose + "y" * turn.flip_y + "x" * turn.flip_x
         self._config_sha256 = hashlib.sha256(msgspec.json.encode(config)).hexdigest()
 
     # -- commit and publish -------------------------------------------------------------------------------------------------------
@@ -53,7 +56,7 @@ class Storing:
         """
         for name in dict.fromkeys(flight.series for flight in done):
             batch = self._batch(name, done)
-            stored = self._archive.commit(name, [(record, *flight.pixels()) for flight, record in batch]) if batch else 0
+            stored = self._archive.commit(name, [(record, *flight.pixels(), flight.extras) for flight, record in batch]) if batch else 0
             for flight, record in batch[:stored]:
                 done.remove(flight)
                 self._flights.land(flight)
@@ -66,12 +69,13 @@ class Storing:
         """What of one series is to be stored now. A copy that flew beside its original waits a turn, and is a duplicate then."""
         batch: list[tuple[Flight, Record]] = []
         seen: set[tuple[str, float]] = set()
+        first_only = not self._archive.store(name).records  # it decides what fits: size, type, detector
         for flight in [flight for flight in done if flight.series == name]:
             if self._intake.settled(flight):
                 done.remove(flight)
                 continue
             twin = (flight.acquired.sha256 if flight.acquired else "", round(flight.tilt_deg, 2))
-            if twin not in seen:
+            if twin not in seen and not (first_only and batch):
                 seen.add(twin)
                 batch.append((flight, self._record(flight, self._archive.store(name).next_number + len(batch))))
         return batch
@@ -102,6 +106,17 @@ class Storing:
             detector=known.detector,
             microscope=known.microscope,
             reader=known.reader,
+            tilt_beta_deg=_number(known.tilt_beta_deg),
+            acquired_local=known.acquired_local,
+            frame_time_s=_number(known.frame_time_s),
+            scan_rotation_deg=_number(known.scan_rotation_deg[0] if known.scan_rotation_deg else None),
+            frames=acquired.drift.frames,
+            frames_averaged=acquired.drift.averaged,
+            frame_shifts_px=msgspec.json.encode(acquired.drift.shifts_px).decode() if acquired.drift.shifts_px else "",
+            drift_doubt_px=acquired.drift.doubt_px,
+            members=msgspec.json.encode(acquired.members).decode() if acquired.members else "",
+            orientation=self._turn,
+            flag=acquired.drift.flag,
             closed_at=flight.closed_at,
             attempts=0 if row is None else row["attempts"],
             software=__version__,
@@ -146,11 +161,18 @@ class Storing:
             logger.info("series=%s closed: one verified file, %s", name, path)
             self._tell("series.closed", {"series": name, "path": str(path)})
 
+    def hear_end(self, path: str) -> None:
+        """A sentinel file ends the series of its folder, as a person would."""
+        name = series_of(path, self._config.watch_root.name)
+        if all(series["name"] != name or series["state"] == "open" for series in self._ledger.series()):
+            logger.info("series=%s: %s says that it has ended", name, path)
+            self.close_asked.add(name)
+
     def _due(self) -> list[str]:
         """Open series that are full, silent for long enough, or asked for; never one that something is still coming for."""
         root_name = self._config.watch_root.name
         coming = {flight.series for flight in self._flights} | set(self._archive.unpublished)
-        coming |= {series_of(path, root_name) for path, _ in self._flights.backlog}
+        coming |= {series_of(path, root_name, self._config.series) for path, _ in self._flights.backlog}
         rules, due = self._config.series, []
         for series in self._ledger.series():
             name, stored = series["name"], series["stored"]

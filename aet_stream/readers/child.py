@@ -271,7 +271,7 @@ class _Desk:
             frames = source.frames(member.image)
             units.append(unit(source, path, stamp, member.image, tuple(map(Path, member.loose))))
             Sources.unchanged(path, stamp)
-            zeros = 0 if source.probe.sealed else zero_tail(frames)
+            zeros = 0 if source.probe.sealed else zero_tail(source, frames)
             if zeros and not request.lenient:
                 raise SourceStillZero(f"{path.name}: its last {zeros} pixels are zero: not written yet?")
             flag = f"the last {zeros} pixels are zero" if zeros else flag

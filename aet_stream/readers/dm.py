@@ -237,7 +237,7 @@ def _acquisition(image: _Image, index: int) -> Acquisition:
         tilt_raw=said,
         tilt_beta_deg=_float(image.find("Microscope Info", "Stage Position", "Stage Beta")),
         pixel_size_nm=pixel_size_nm((scale_y, unit_y), (scale_x, unit_x)),
-        acquired_utc=utc_of(image.find("DataBar", "Acquisition Time (OS)")),
+        acquired_utc=utc_of(image.find("DataBar", "Acquisition Time (OS)")) if image.images == 1 else "",  # a stack's is its last image's
         dwell_time_s=dwell_us * 1e-6 if isinstance(dwell_us, float) else None,
         detector=str(image.find("DataBar", "Signal Name") or image.find("DataBar", "Device Name") or "").strip("\0"),
         microscope=str(image.find("Microscope Info", "Microscope") or "").strip("\0"),
@@ -263,10 +263,10 @@ def _float(value: Any) -> float | None:
 
 def utc_of(filetime: Any) -> str:
     """Windows FILETIME (100 ns since 1601, UTC) as ISO 8601."""
-    if not isinstance(filetime, int) or not 0 < filetime < 1 << 62:
+    if not isinstance(filetime, (int, float)) or not 0 < filetime < 1 << 62:
         return ""
     try:
-        return (_FILETIME_EPOCH + datetime.timedelta(microseconds=filetime // 10)).isoformat()
+        return (_FILETIME_EPOCH + datetime.timedelta(microseconds=int(filetime) // 10)).isoformat(timespec="milliseconds")
     except OverflowError:
         return ""
 

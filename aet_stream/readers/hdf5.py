@@ -134,9 +134,8 @@ def numbers(path: Path, dataset: Any, *, complete_chunks: bool = True) -> Any:
 
 def attribute(item: Any, name: str) -> Any:
     """An attribute as plain Python (text decoded, one-element arrays unpacked), or None."""
-    value = item.attrs.get(name) if item is not None else None
-    if hasattr(value, "tolist"):
-        value = value.tolist()
+    value: Any = item.attrs.get(name) if item is not None else None
+    value = value.tolist() if hasattr(value, "tolist") else value
     while isinstance(value, list) and len(value) == 1:
         value = value[0]
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value

@@ -104,19 +104,19 @@ def _written(source: Source, path: Path) -> int:
     """
     images = source.probe.images
     ready = images
-    while ready and zero_tail(source.frames(ready - 1)) and source.probe.container:
+    while ready and zero_tail(source, source.frames(ready - 1)) and source.probe.container:
         ready -= 1
     if ready and source.probe.container:
         return ready
     frames = source.frames(images - 1)
-    if tail := zero_tail(frames):
+    if tail := zero_tail(source, frames):
         raise SourceStillZero(f"{path.name}: its last {tail} pixels are zero: not written yet? taken, flagged, after watch.zero_grace_s")
     return images
 
 
-def zero_tail(frames: Array) -> int:
-    """How many zeros the last frame ends in, if too many for a detector; else 0."""
-    flat = frames[-1].reshape(-1)
+def zero_tail(source: Source, frames: Array) -> int:
+    """How many zeros the last frame ends in, in the order of the file, if too many for a detector; else 0."""
+    flat = (frames[-1, ::-1] if source.probe.bottom_up else frames[-1]).reshape(-1)
     least = min(ZERO_TAIL_PX, flat.size)
     if flat[-least:].any():
         return 0

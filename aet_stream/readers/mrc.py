@@ -131,9 +131,7 @@ class Mrc:
         if len(raw) < 2:
             return Acquisition(pixel_size_nm=size_nm, reader="mrc")
         hundredths = struct.unpack(f"{self._head.order}h", raw)[0]
-        return Acquisition(
-            tilt_deg=hundredths / 100, tilt_raw=f"SERI tilt {hundredths} (1/100 deg)", pixel_size_nm=size_nm, reader="mrc"
-        )
+        return Acquisition(tilt_deg=hundredths / 100, tilt_raw=f"SERI tilt {hundredths} (1/100 deg)", pixel_size_nm=size_nm, reader="mrc")
 
     def _legacy(self, image: int, size_nm: float | None) -> Acquisition:
         """Xplore3D and FEI Tomography: 1024 records of 32 floats; alpha, beta (degrees), ..., exposure (s) at 32, pixel size (m) at 44."""

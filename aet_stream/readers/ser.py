@@ -1,13 +1,15 @@
 """FEI TIA `.ser`: images or frames of one detector. The tilt stands only in the `.emi` beside it (sidecar.py).
 
 Written from the public description of the format: a header with offsets of the elements, each with calibration (metres) and pixels, and a
-tag with its time (unix seconds). Version 0x220 has 64-bit offsets. A stopped series announces more elements than are valid.
+tag with its time (unix seconds). Rows are stored from the bottom up, as TIA counts them. Version 0x220 has 64-bit offsets. A stopped
+series announces more elements than are valid.
 """
 
 from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -18,7 +20,18 @@ from aet_stream.readers import MAX_IMAGES, checked_probe, finished, image_in_ran
 _TYPES = {1: "<u1", 2: "<u2", 3: "<u4", 4: "<i1", 5: "<i2", 6: "<i4", 7: "<f4", 8: "<f8"}
 _ELEMENT = struct.Struct("<ddiddihii")
 """Offset, delta, element of x; the same of y; data type; width; height: 50 bytes."""
-_MAX_HEADER = 1 << 20
+
+
+class _Head(NamedTuple):
+    step_y_m: float
+    step_x_m: float
+    dtype: np.dtype[np.generic]
+    height: int
+    width: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.height * self.width * self.dtype.itemsize
 
 
 class Ser:
@@ -48,46 +61,46 @@ class Ser:
             self._data, self._tags = offsets[:valid], offsets[total : total + valid]
             self._heads = [self._element(file, offset, size) for offset in self._data]
             self._times = [self._time(file, offset, size, tag_kind) for offset in self._tags]
-        _, _, _, _, _, _, kind, width, height = self._heads[0]
-        largest = max(self._heads, key=lambda h: h[7] * h[8])
-        self.probe = checked_probe(path, "ser", valid, largest[8], largest[7], _TYPES[kind], announced=total)
+        largest = max(self._heads, key=lambda head: head.width * head.height)
+        self.probe = checked_probe(path, "ser", valid, largest.height, largest.width, largest.dtype.str, announced=total, bottom_up=True)
 
-    def _element(self, file: object, offset: int, size: int) -> tuple[float, ...]:
+    def _element(self, file: BinaryIO, offset: int, size: int) -> _Head:
         name = self._path.name
         if offset < 26:
             raise SourceError(f"{name}: an element at {offset}")
         need(self._path, size, offset + _ELEMENT.size, "an element")
-        file.seek(offset)  # type: ignore[attr-defined]
-        head = _ELEMENT.unpack(file.read(_ELEMENT.size))  # type: ignore[attr-defined]
-        kind, width, height = head[6:]
+        file.seek(offset)
+        _, step_x, _, _, step_y, _, kind, width, height = _ELEMENT.unpack(file.read(_ELEMENT.size))
         if kind not in _TYPES:
             raise SourceError(f"{name}: pixels of type {kind} are no projection")
         checked_probe(self._path, "ser", 1, height, width, _TYPES[kind])
-        need(self._path, size, offset + _ELEMENT.size + width * height * np.dtype(_TYPES[kind]).itemsize, "the pixels of an element")
+        head = _Head(step_y, step_x, np.dtype(_TYPES[kind]), height, width)
+        need(self._path, size, offset + _ELEMENT.size + head.nbytes, "the pixels of an element")
         return head
 
-    def _time(self, file: object, offset: int, size: int, tag_kind: int) -> str:
+    def _time(self, file: BinaryIO, offset: int, size: int, tag_kind: int) -> str:
         """A tag is its kind, the time, and for some kinds a position."""
         need(self._path, size, offset + (24 if tag_kind == 0x4142 else 8), "the tag of an element")
         if offset < 26:
             return ""
-        file.seek(offset + 4)  # type: ignore[attr-defined]
-        return utc(struct.unpack("<i", file.read(4))[0])  # type: ignore[attr-defined]
+        file.seek(offset + 4)
+        return utc(struct.unpack("<i", file.read(4))[0])
 
     def frames(self, image: int) -> Array:
         image_in_range(self._path, image, self.probe.images)
-        kind, width, height = (int(value) for value in self._heads[image][6:])
-        dtype = np.dtype(_TYPES[kind])
+        head = self._heads[image]
         with self._path.open("rb") as file:
             file.seek(self._data[image] + _ELEMENT.size)
-            content = file.read(width * height * dtype.itemsize)
-        need(self._path, len(content), width * height * dtype.itemsize, "the pixels")
-        return finished(self._path, np.frombuffer(content, dtype).reshape(height, width))
+            content = file.read(head.nbytes)
+        need(self._path, len(content), head.nbytes, "the pixels")
+        return finished(self._path, np.frombuffer(content, head.dtype).reshape(head.height, head.width)[::-1])
 
     def acquisition(self, image: int) -> Acquisition:
         image_in_range(self._path, image, self.probe.images)
         head = self._heads[image]
-        return Acquisition(pixel_size_nm=pixel_size_nm((head[4], "m"), (head[1], "m")), acquired_utc=self._times[image], reader="ser")
+        return Acquisition(
+            pixel_size_nm=pixel_size_nm((head.step_y_m, "m"), (head.step_x_m, "m")), acquired_utc=self._times[image], reader="ser"
+        )
 
 
 open_source = Ser

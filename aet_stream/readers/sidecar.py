@@ -27,7 +27,7 @@ _MAX_BYTES = 16 << 20
 _MAX_EMI_BYTES = 512 << 20
 _SECTION = re.compile(r"^\[(\w+)\s*=\s*(.*?)\]\s*$")
 _PAIR = re.compile(r"^(\w+)\s*=\s*(.*?)\s*$")
-_MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+_MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 _FILE_COLUMNS = ("file", "filename", "file_name", "name", "path")
 _IMAGE_COLUMNS = ("image", "section", "index", "zvalue", "z")
 _TILT_COLUMNS = ("tilt", "angle", "alpha", "tilt_angle", "tiltangle", "stage_a", "theta")

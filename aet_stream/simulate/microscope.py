@@ -12,7 +12,7 @@ import numpy as np
 
 from aet_stream.projection import Array
 from aet_stream.simulate.backgrounds import SimulatedSeries
-from aet_stream.simulate.writers import KNOWS_TILT, SUFFIX, WRITERS, mdoc
+from aet_stream.simulate.writers import KNOWS_TILT, SUFFIX, WRITERS, emi, mdoc
 
 logger = logging.getLogger(__name__)
 
@@ -55,10 +55,12 @@ def shots(images: Array, tilts_deg: Array, pixel_size_nm: float, formats: list[s
 
 
 def _shot(index: int, image: Array, tilt_deg: float, pixel_size_nm: float, kind: str) -> Shot:
-    """MRC files get an mdoc; formats that know no tilt get it into their name."""
+    """MRC files get an mdoc, SER files an emi; formats that know no tilt get it into their name."""
     if kind == "mrc":
         name = f"image_{index:03d}.mrc"
         return Shot(name, WRITERS[kind](image, tilt_deg, pixel_size_nm), (f"{name}.mdoc", mdoc(name, [tilt_deg], pixel_size_nm)))
+    if kind == "ser":
+        return Shot(f"image_{index:03d}_1.ser", WRITERS[kind](image, tilt_deg, pixel_size_nm), (f"image_{index:03d}.emi", emi(tilt_deg)))
     name = f"image_{index:03d}" if kind in KNOWS_TILT else f"probe_{index:03d}_{tilt_deg:+.2f}deg"
     return Shot(name + SUFFIX[kind], WRITERS[kind](image, tilt_deg, pixel_size_nm))
 

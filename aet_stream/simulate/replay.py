@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from aet_stream.errors import SourceError
 from aet_stream.projection import Array, Projection
-from aet_stream.readers import format_of, regular_size
-from aet_stream.readers.sidecar import tilt_from_sidecar
+from aet_stream.readers import Source, open_source
+from aet_stream.readers.frames import combine
+from aet_stream.readers.sidecar import SUFFIXES, beside
 
 _MAX_BYTES = 8 << 30
 
@@ -25,7 +27,7 @@ def load(source: Path, angles: Path | None) -> tuple[list[Array], Array, float]:
     ------
     SourceError : no images, or no tilt for one of them
     """
-    files = sorted(path for path in source.iterdir() if path.suffix.lower() not in (".mdoc", ".rawtlt")) if source.is_dir() else [source]
+    files = sorted(path for path in source.iterdir() if path.suffix.lower() not in SUFFIXES) if source.is_dir() else [source]
     found = [projection for path in files for projection in _images(path)]
     if not found:
         raise SourceError(f"{source}: no images to replay")
@@ -37,24 +39,23 @@ def load(source: Path, angles: Path | None) -> tuple[list[Array], Array, float]:
 
 
 def _images(path: Path) -> list[Projection]:
-    reader = format_of(path)
-    count = reader.probe(path, regular_size(path, _MAX_BYTES)).images
-    return [_with_sidecar(path, reader.read(path, image), image, count) for image in range(count)]
+    source = open_source(path, _MAX_BYTES)
+    return [_image(path, source, image) for image in range(source.probe.images)]
+
+
+def _image(path: Path, source: Source, image: int) -> Projection:
+    """One visit, its tilt from the file or else from a sidecar."""
+    known, said = source.acquisition(image), beside(path, image, source.probe.images)
+    if known.tilt_deg is None and said.tilts:
+        known = msgspec.structs.replace(known, tilt_deg=said.tilts[0].tilt_deg, tilt_raw=said.tilts[0].raw)
+    mean, _, drift = combine(source.frames(image), known.scan_rotation_deg, keep="none", max_shift=0.25)
+    return Projection(mean, known, drift)
 
 
 def _narrow(pixels: Array) -> Array:
     """Doubles that are singles in disguise become singles, which every format can hold."""
     single = pixels.astype("<f4") if pixels.dtype == np.float64 else pixels
     return single if np.array_equal(single, pixels) else pixels
-
-
-def _with_sidecar(path: Path, projection: Projection, image: int, images: int) -> Projection:
-    import msgspec
-
-    said = tilt_from_sidecar(path, image, images)
-    if projection.acquisition.tilt_deg is not None or said is None:
-        return projection
-    return Projection(projection.pixels, msgspec.structs.replace(projection.acquisition, tilt_deg=said.tilt_deg, tilt_raw=said.raw))
 
 
 def _known_tilt(source: Path, index: int, projection: Projection) -> float:

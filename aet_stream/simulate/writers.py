@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import math
 import struct
 from collections.abc import Callable
 
@@ -10,6 +12,7 @@ import numpy as np
 
 from aet_stream.projection import Array
 
+_SER_TYPES = {"|u1": 1, "<u2": 2, "<u4": 3, "|i1": 4, "<i2": 5, "<i4": 6, "<f4": 7, "<f8": 8}
 _DM_PIXELS = {"<i2": 1, "<f4": 2, "|u1": 6, "<i4": 7, "|i1": 9, "<u2": 10, "<u4": 11, "<f8": 12}
 _DM_CODES = {"<i2": 2, "<f4": 6, "|u1": 10, "<i4": 3, "|i1": 9, "<u2": 4, "<u4": 5, "<f8": 7}
 _MRC_MODES = {"|i1": 0, "<i2": 1, "<f4": 2, "<u2": 6}
@@ -77,6 +80,90 @@ def dm4(pixels: Array, tilt_deg: float, pixel_size_nm: float) -> bytes:
     return _dm(pixels, tilt_deg, pixel_size_nm, wide=True)
 
 
+def ser(pixels: Array, tilt_deg: float, pixel_size_nm: float, *, valid: int = 0, total: int = 0, unix_s: int = 1_500_000_000) -> bytes:
+    """TIA's series file; (y, x) or (elements, y, x). The tilt belongs into an emi. `total` elements are announced, `valid` of them hold."""
+    stack = pixels if pixels.ndim == 3 else pixels[None]
+    count, height, width = stack.shape
+    total, valid = total or count, valid or count
+    description = struct.pack("<iddi", total, 0.0, 1.0, 0) + struct.pack("<i", 6) + b"Number" + struct.pack("<i", 0)
+    table_at = 34 + len(description)
+    head = struct.pack("<hhhiiiiqi", 0x4949, 0x0197, 0x220, 0x4122, 0x4152, total, valid, table_at, 1)
+    first = table_at + total * 16
+    each = 50 + stack[0].nbytes
+    offsets = [first + index * each if index < count else 0 for index in range(total)]
+    tags = [first + count * each + index * 8 if index < count else 0 for index in range(total)]
+    step = pixel_size_nm * 1e-9
+    element = struct.pack("<ddiddihii", 0.0, step, 0, 0.0, step, 0, _SER_TYPES[stack.dtype.str], width, height)
+    body = b"".join(element + np.ascontiguousarray(image[::-1]).tobytes() for image in stack)
+    times = b"".join(struct.pack("<ii", 0x4152, unix_s + index) for index in range(count))
+    return head + description + struct.pack(f"<{2 * total}q", *offsets, *tags) + body + times
+
+
+def emi(tilt_deg: float, *, unit: str = "deg", stage: tuple[float, float, float] = (1.5, -2.25, 0.125)) -> bytes:
+    """TIA's description of a `.ser`, XML among bytes of its own."""
+    position = dict(zip(("Stage X", "Stage Y", "Stage Z"), stage, strict=True))
+    rows = [("Microscope", "Simulated", "")] + [(label, f"{value:.3f}", "um") for label, value in position.items()]
+    rows += [("Stage A", f"{tilt_deg:.2f}", unit), ("Stage B", "0.00", unit)]
+    data = "".join(f"<Data><Label>{label}</Label><Value>{value}</Value><Unit>{u}</Unit></Data>" for label, value, u in rows)
+    xml = (
+        f"<ObjectInfo><ExperimentalDescription><Root>{data}</Root></ExperimentalDescription>"
+        "<AcquireDate>Tue Oct 18 18:18:46 2011</AcquireDate><AcquireInfo><DwellTimePath>0.000012</DwellTimePath>"
+        "<FrameTime>12.5</FrameTime></AcquireInfo></ObjectInfo>"
+    )
+    return b"JK\0\2" + bytes(60) + xml.encode() + bytes(20)
+
+
+def velox(pixels: Array, tilt_deg: float, pixel_size_nm: float, *, detectors: tuple[str, ...] = ("HAADF",), step_deg: float = 0.0) -> bytes:
+    """Velox: HDF5, one group per detector; (y, x) or (frames, y, x), each frame `step_deg` further than the one before."""
+    import h5py
+
+    stack = pixels if pixels.ndim == 3 else pixels[None]
+    with h5py.File("velox", "w", driver="core", backing_store=False) as file:
+        for number, detector in enumerate(detectors):
+            group = file.create_group(f"Data/Image/{number:032x}")
+            group.create_dataset("Data", data=np.moveaxis(stack + stack.dtype.type(number), 0, 2), chunks=(*stack.shape[1:], 1))
+            metadata = np.zeros((60000, len(stack)), np.uint8)
+            for frame in range(len(stack)):
+                text = np.frombuffer(_velox_json(tilt_deg + frame * step_deg, pixel_size_nm, detector), np.uint8)
+                metadata[: len(text), frame] = text
+            group.create_dataset("Metadata", data=metadata, chunks=(60000, 1))
+        file.flush()
+        image: bytes = file.id.get_file_image()
+    return image
+
+
+def _velox_json(tilt_deg: float, pixel_size_nm: float, detector: str) -> bytes:
+    size = str(pixel_size_nm * 1e-9)
+    return json.dumps({
+        "Stage": {"AlphaTilt": str(math.radians(tilt_deg)), "BetaTilt": "0.01"},
+        "BinaryResult": {"Detector": detector, "PixelSize": {"width": size, "height": size}, "PixelUnitX": "m", "PixelUnitY": "m"},
+        "Scan": {"DwellTime": "1.2e-05", "FrameTime": "12.5", "ScanRotation": "0.5"},
+        "Acquisition": {"AcquisitionStartDatetime": {"DateTime": "1596041374"}},
+        "Instrument": {"InstrumentModel": "Simulated"},
+    }).encode()  # fmt: skip
+
+
+def emd(pixels: Array, tilt_deg: float, pixel_size_nm: float) -> bytes:
+    """NCEM's single image: Berkeley EMD with the stage's position."""
+    import h5py
+
+    with h5py.File("emd", "w", driver="core", backing_store=False) as file:
+        file.attrs["version_major"], file.attrs["version_minor"] = 0, 2
+        group = file.create_group("data/single")
+        group.attrs["emd_group_type"] = 1
+        group.create_dataset("data", data=pixels, chunks=pixels.shape)
+        for axis, name in ((1, "Y"), (2, "X")):
+            dim = group.create_dataset(f"dim{axis}", data=np.arange(pixels.shape[axis - 1]) * pixel_size_nm)
+            dim.attrs["name"], dim.attrs["units"] = np.bytes_(name), np.bytes_("n_m")
+        group.create_dataset("acquisition times", data=1570217141.0)
+        stage = file.create_group("stage")
+        stage.attrs["position"], stage.attrs["type"] = [1.0, 2.0, 3.0, float(tilt_deg), 4.0], "NCEM TEAM Stage"
+        file.create_group("microscope").attrs.update({"name": "TEAM 0.5", "dwell time": 1.2e-5})
+        file.flush()
+        image: bytes = file.id.get_file_image()
+    return image
+
+
 WRITERS: dict[str, Callable[[Array, float, float], bytes]] = {
     "tiff": tiff,
     "npy": npy,
@@ -84,10 +171,16 @@ WRITERS: dict[str, Callable[[Array, float, float], bytes]] = {
     "dm3": dm3,
     "dm4": dm4,
     "mat": mat,
+    "ser": ser,
+    "velox": velox,
+    "emd": emd,
 }
-SUFFIX = {"tiff": ".tif", "npy": ".npy", "mrc": ".mrc", "dm3": ".dm3", "dm4": ".dm4", "mat": ".mat"}
+SUFFIX = {
+    "tiff": ".tif", "npy": ".npy", "mrc": ".mrc", "dm3": ".dm3", "dm4": ".dm4", "mat": ".mat",
+    "ser": ".ser", "velox": ".emd", "emd": ".emd",
+}  # fmt: skip
 #: Formats that carry the tilt themselves; for the others the file name or a sidecar does.
-KNOWS_TILT = frozenset({"dm3", "dm4", "mat"})
+KNOWS_TILT = frozenset({"dm3", "dm4", "mat", "velox", "emd"})
 
 
 def _dm(pixels: Array, tilt_deg: float, pixel_size_nm: float, *, wide: bool) -> bytes:

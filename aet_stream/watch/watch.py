@@ -257,9 +257,9 @@ class Watch:
         """A sentinel ends the series of its folder, once every file there has been offered."""
         for path, stamp in self._settling.sentinels.items():
             folder = path.rpartition("/")[0].partition("/")[0]
-            if self._ends_told.get(path) != stamp and not self._settling.moving_in(folder) and not self._visits.waiting:
-                if self.link.send(SeriesEnd(path=path)):
-                    self._ends_told[path] = stamp
+            news = self._ends_told.get(path) != stamp and not self._settling.moving_in(folder) and not self._visits.waiting
+            if news and self.link.send(SeriesEnd(path=path)):
+                self._ends_told[path] = stamp
 
     # -- answering --------------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,31 @@
+"""Which series a source file belongs to, by its path alone."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+
+from aet_stream.config import Series
+
+#: Folders under output.root that are no series.
+RESERVED = ("quarantine", "run")
+
+
+def series_of(path: str, root_name: str, rules: Series | None = None) -> str:
+    """The series of a file: by default the folder directly under the watched one (whatever lies deeper in it), or that one itself.
+
+    Parameters
+    ----------
+    path : relative to the watched folder, with forward slashes
+    root_name : name of the watched folder
+    """
+    top, _, rest = path.partition("/")
+    name = top if rest else root_name
+    if rules is not None and rules.by == "file":
+        name = str(PurePosixPath(path).with_suffix("")).replace("/", "_")
+    elif rules is not None and rules.by == "pattern":
+        found = re.search(rules.pattern, PurePosixPath(path).name)
+        name = re.sub(r"[^\w.+-]+", "_", found["series"]).lstrip(".") if found and found["series"] else name
+    elif rest and name == root_name:
+        return f"{name}_"
+    return f"{name}_" if name in RESERVED or not name else name

@@ -1,0 +1,126 @@
+"""What would be done with files, in words: `aet-stream check FILE...`, the first thing to run at a new site."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from aet_stream.config import Config
+from aet_stream.errors import AetError, ReaderDied, SourceError, SourceGone, SourceNotReady
+from aet_stream.naming import series_of
+from aet_stream.projection import Acquisition, Candidate
+from aet_stream.readers.looking import Look, Unit
+from aet_stream.readers.plan import load_plan
+from aet_stream.watch.angle import resolve
+from aet_stream.watch.settle import Settling
+from aet_stream.watch.watch import Reader
+
+SHOWN_IMAGES = 3
+"""Of a long stack, the first and last images are shown in full."""
+
+
+def describe_all(paths: Iterable[Path], reader: Reader, config: Config, *, say: Callable[[str], None]) -> bool:
+    """Describe files, and every file below folders; True when all could be stored as they are.
+
+    Raises
+    ------
+    AetError : a path is not there
+    """
+    plan = load_plan(config.angle.plan)
+    verdicts: Counter[str] = Counter()
+    for folder, files in _by_folder(paths):
+        folder_files = Settling(folder, exclude=config.watch.exclude, settle_s=0.0, suffixes=reader.suffixes())
+        folder_files.scan(0.0)
+        for name in files or sorted(folder_files.candidates):
+            loose = tuple(str(folder / other) for other in folder_files.loose(name))
+            verdict, text = describe(folder / name, reader, config, loose=loose, plan=plan, excluded=folder_files.excluded(Path(name).name))
+            verdicts[verdict] += 1
+            say(text)
+    if sum(verdicts.values()) > 1:
+        say("in all: " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))
+    return not (verdicts.keys() - {"would be stored"})
+
+
+def _by_folder(paths: Iterable[Path]) -> list[tuple[Path, list[str]]]:
+    """(folder, names of files in it); no names for a folder that is meant as a whole."""
+    found: dict[Path, list[str]] = {}
+    whole: list[tuple[Path, list[str]]] = []
+    for path in paths:
+        if path.is_dir():
+            whole.append((path, []))
+        elif os.path.lexists(path):
+            found.setdefault(path.parent, []).append(path.name)
+        else:
+            raise AetError(f"{path}: no such file or folder")
+    return [*found.items(), *whole]
+
+
+def describe(
+    path: Path, reader: Reader, config: Config, *, loose: tuple[str, ...] = (), plan: tuple[float, ...] = (), excluded: bool = False
+) -> tuple[str, str]:
+    """(verdict, lines) for one file."""
+    series = series_of(_relative(path, config), config.watch_root.name if config.watch.root else "", config.series)
+    if excluded:
+        return "never looked at", f"{path}\n  never looked at: its name matches watch.exclude"
+    try:
+        look = reader.look(path, loose)
+    except SourceNotReady as error:
+        return "would be waited for", f"{path}\n  not complete: {error}\n  would be waited for"
+    except SourceGone as error:
+        return "gone", f"{path}\n  {error}"
+    except (SourceError, ReaderDied) as error:
+        return "would be quarantined", f"{path}\n  would be quarantined: {error}"
+    probe = look.probe
+    lines = [f"{path}", f"  {probe.reader}, {_images(look)}; series {series}"]
+    if look.waiting:
+        lines.append(f"  still growing, or stopped early: {look.waiting}")
+    verdicts = Counter[str]()
+    for unit in look.units:
+        verdict, text = _unit(path, look, unit, config, plan)
+        verdicts[verdict] += 1
+        if unit.image < SHOWN_IMAGES or unit.image >= len(look.units) - SHOWN_IMAGES:
+            lines += text
+        elif unit.image == SHOWN_IMAGES:
+            lines.append("  ...")
+    if len(look.units) > 1:
+        lines.append("  " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))
+    worst = next(name for name in ("would be held", "of another detector", "would be stored") if verdicts[name])
+    return worst, "\n".join(lines)
+
+
+def _relative(path: Path, config: Config) -> str:
+    """As the daemon would see it; a file elsewhere counts as lying in a series folder of its own folder's name."""
+    absolute = path.absolute()
+    if config.watch.root and absolute.is_relative_to(config.watch_root):
+        return absolute.relative_to(config.watch_root).as_posix()
+    return f"{absolute.parent.name}/{absolute.name}"
+
+
+def _images(look: Look) -> str:
+    probe = look.probe
+    frames = f", up to {probe.frames} frames each" if probe.frames > 1 else ""
+    return f"complete: {probe.images} image(s) of {probe.shape[0]} x {probe.shape[1]} px {probe.dtype}{frames}"
+
+
+def _unit(path: Path, look: Look, unit: Unit, config: Config, plan: tuple[float, ...]) -> tuple[str, list[str]]:
+    stated, hold = resolve(unit.acquisition, unit.tilts, path.name, look.probe.images, config.angle, remark=unit.remark, plan=plan)
+    wanted, found = config.series.detector, unit.acquisition.detector
+    lines = [f"  [{unit.image}] {_known(unit.acquisition)}", *(f"      {_stated(c)}" for c in stated)]
+    if wanted and found and wanted.lower() != found.lower():
+        return "of another detector", [*lines, f"      would be recorded, not stored: series.detector is {wanted}"]
+    if hold:
+        return "would be held", [*lines, f"      would be held: {hold}"]
+    return "would be stored", [*lines, f"      would be stored at {stated[0].tilt_deg:+.3f} deg from {stated[0].source}"]
+
+
+def _stated(candidate: Candidate) -> str:
+    return f"{candidate.source:<8} {candidate.tilt_deg:+9.3f} deg  ({candidate.raw})"
+
+
+def _known(said: Acquisition) -> str:
+    size = "pixel size unknown" if said.pixel_size_nm is None else f"pixel {said.pixel_size_nm:.5g} nm"
+    when = said.acquired_utc or (f"{said.acquired_local} local time" if said.acquired_local else "time unknown")
+    dwell = f", dwell {said.dwell_time_s * 1e6:g} us" if said.dwell_time_s else ""
+    return ", ".join(filter(None, (size, when, said.detector))) + dwell
