@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -74,3 +75,81 @@ def test_a_stage_that_counts_the_other_way_is_turned() -> None:
     assert found[0].tilt_deg == -10.0
     zero, _ = resolve(known(0.0), (), "x.tif", 1, Angle(scale=-1.0))
     assert math.copysign(1, zero[0].tilt_deg) == 1
+
+
+SERIALEM = r"\[(?P<angle>[+-]?\d+\.\d+)\]"
+LETTERS = r"_(?P<angle>[npm]\d+(?:[p.,]\d+)?)_"
+
+
+@pytest.mark.parametrize(
+    ("regex", "name", "tilt"),
+    [
+        (LETTERS, "X_n12.3_Y.tif", -12.3),
+        (LETTERS, "X_n12p5_Y.tif", -12.5),
+        (LETTERS, "X_p45p5_Y.tif", 45.5),
+        (LETTERS, "X_m7,25_Y.tif", -7.25),
+        (r"alpha=(?P<angle>[+-]?\d+(?:,\d+)?)", "HAADF alpha=-7,2.dm4", -7.2),
+        (SERIALEM, "Pos_1_001[-60.00]_Mar.mrc", -60.0),
+        (SERIALEM, "grid2.5_series.1[-3.50].mrc", -3.5),
+        (r"(?P<sign>[+-])(?P<angle>\d+)deg", "step-3_-66deg.tif", -66.0),
+        (r"name_\d+_(?P<angle>-?\d+)_", "name_03_-60_00_123456.mrc", -60.0),
+    ],
+)
+def test_every_way_of_writing_a_tilt_in_a_name(regex: str, name: str, tilt: float) -> None:
+    """Signs as letters, decimal commas, `p` for the point, two dots in a name, negative steps: as configured, never otherwise."""
+    stated, hold = resolve(known(None), (), name, 1, Angle(filename_regex=regex))
+    assert (stated[0].tilt_deg, hold) == (tilt, "")
+    assert stated[0].raw in name
+
+
+def test_a_name_that_says_two_things_is_held() -> None:
+    """tilt_10deg_rot_90deg: whoever takes the first has guessed."""
+    _, hold = resolve(known(None), (), "tilt_10deg_rot_90deg.tif", 1, Angle())
+    assert "disagree" in hold
+
+
+@pytest.mark.parametrize(
+    ("rules", "acquisition", "tilt", "words"),
+    [
+        (Angle(filename_regex=r"a(?P<angle>\d\.\d)", filename_unit="rad"), Acquisition(), math.degrees(0.5), ""),
+        (Angle(), Acquisition(tilt_deg=math.degrees(-0.2), tilt_raw="-0.2 rad", tilt_unit="rad"), math.degrees(-0.2), ""),
+        (Angle(), Acquisition(tilt_deg=0.5, tilt_raw="0.5 ?", tilt_unit="?"), None, "set angle.metadata_unit"),
+        (Angle(metadata_unit="rad"), Acquisition(tilt_deg=0.5, tilt_raw="0.5 ?", tilt_unit="?"), math.degrees(0.5), ""),
+        (Angle(metadata_unit="deg"), Acquisition(tilt_deg=math.degrees(30.0), tilt_raw="30 rad", tilt_unit="rad"), 30.0, ""),
+        (Angle(axis="beta"), Acquisition(tilt_deg=1.0, tilt_beta_deg=20.0), 20.0, ""),
+        (Angle(axis="beta", order=("metadata",)), Acquisition(tilt_deg=1.0), None, "no tilt angle"),
+        (Angle(order=("filename",), filename_regex=r"a(?P<angle>\d\.\d)"), Acquisition(tilt_deg=0.0, tilt_raw="0"), 0.5, ""),
+    ],
+)
+def test_units_axis_and_order_are_a_matter_of_settings(rules: Angle, acquisition: Acquisition, tilt: float | None, words: str) -> None:
+    """Radians, the second stage axis, a source that is not believed: said once in the configuration."""
+    stated, hold = resolve(acquisition, (), "x_a0.5.tif", 1, rules)
+    if words:
+        assert words in hold
+    else:
+        assert (stated[0].tilt_deg, hold) == (pytest.approx(tilt), "")
+
+
+def test_why_a_sidecar_says_nothing_stands_in_the_reason() -> None:
+    """`x.emi` is there, but its stage was never read: the person who releases the projection wants to know."""
+    _, hold = resolve(known(None), (), "x.ser", 1, Angle(), remark="x.emi: the stage reads 0 on every axis, so it was not read at all")
+    assert "not read at all" in hold
+
+
+def test_what_is_not_planned_is_held(tmp_path: Path) -> None:
+    """A plan in CSV, with decimal commas and after the sign was turned."""
+    from aet_stream.errors import ConfigError
+    from aet_stream.readers.plan import load_plan, missing
+
+    path = tmp_path / "plan.csv"
+    path.write_text("number;tilt (deg)\n1;-30,0\n2;0,0\n3;30,0\n")
+    plan = load_plan(str(path))
+    assert plan == (-30.0, 0.0, 30.0)
+    rules = Angle(scale=-1.0, filename_regex="")
+    assert resolve(known(29.8), (), "x", 1, rules, plan=plan)[1] == ""
+    assert "not in the tilt plan (nearest: 30 deg" in resolve(known(-25.0), (), "x", 1, rules, plan=plan)[1]
+    assert missing([-29.9], plan, 0.5) == [0.0, 30.0]
+    path.write_text("tilt\n-30\nlater\n")
+    with pytest.raises(ConfigError, match="later"):
+        load_plan(str(path))
+    assert load_plan("") == ()

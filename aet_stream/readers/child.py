@@ -286,7 +286,8 @@ class _Desk:
         rules = self._rules
         keep = rules.keep if frames.nbytes * 2 <= MAX_EXTRA_BYTES or rules.keep != "frames" else "moments"
         rotations = tuple(angle for u in units for angle in u.acquisition.scan_rotation_deg)
-        mean, extras, drift = combine(turned(frames, rules.turn), rotations, keep=keep, max_shift=rules.max_shift)
+        frames = turned(frames, rules.turn)
+        mean, extras, drift = combine(frames, rotations, keep=keep, max_shift=rules.max_shift)
         drift = msgspec.structs.replace(drift, flag="; ".join(filter(None, (drift.flag, flag))))
         kind: Literal["", "variance", "frames"] = "" if extras is None else "frames" if keep == "frames" else "variance"
         planes = mean[None]

@@ -121,6 +121,11 @@ class Visits:
         visit.told = True
         self._untold.pop(visit.key, None)
 
+    def retract(self, visit: Visit) -> None:
+        """What the hub was told does not hold any more; the next look says anew what there is."""
+        self._visits.pop(visit.key, None)
+        self._untold.pop(visit.key, None)
+
     @property
     def waiting(self) -> int:
         """Visits that the hub does not know of yet."""

@@ -292,7 +292,8 @@ class Watch:
             self._send(want, visit, projection, reading)
 
     def _again(self, visit: Visit) -> None:
-        """Look anew at every file of a visit."""
+        """Look anew at every file of a visit, and offer what is there then."""
+        self._visits.retract(visit)
         for frame in visit.frames:
             self._settling.again(frame.path)
         self._scan_at = 0.0

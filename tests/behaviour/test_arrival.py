@@ -1,0 +1,268 @@
+"""However a file arrives, it is taken whole, once, with the pixels that were meant."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from aet_stream.simulate.writers import emi, mdoc, mrc, npy, ser, tiff, velox
+from tests.harness import known_image
+from tests.watching import Bench
+
+
+class Mode:
+    """Somebody who brings a file in some way; `pause` is his slowness."""
+
+    def __init__(self, folder: Path, aside: Path, pause_s: float) -> None:
+        self.folder, self.aside, self.pause_s = folder, aside, pause_s
+
+    def wait(self) -> None:
+        if self.pause_s:
+            threading.Event().wait(self.pause_s)
+
+    def whole(self, index: int) -> bytes:
+        return tiff(known_image(index), 0.0, 0.1)
+
+    def written(self, index: int) -> None:
+        (self.folder / "x_+1.00deg.tif").write_bytes(self.whole(index))
+
+    def renamed_into_place(self, index: int) -> None:
+        draft = self.folder / "x_+1.00deg.tif.part"
+        draft.write_bytes(self.whole(index))
+        self.wait()
+        draft.rename(self.folder / "x_+1.00deg.tif")
+
+    def as_rsync_does(self, index: int) -> None:
+        draft = self.folder / ".x_+1.00deg.tif.Ab3xQ9"
+        draft.write_bytes(self.whole(index)[:5000])
+        self.wait()
+        draft.write_bytes(self.whole(index))
+        os.utime(draft, (1e9, 1e9))
+        draft.rename(self.folder / "x_+1.00deg.tif")
+
+    def slowly_in_one_go(self, index: int) -> None:
+        whole = self.whole(index)
+        with (self.folder / "x_+1.00deg.tif").open("wb") as file:
+            for start in range(0, len(whole), 3000):
+                file.write(whole[start : start + 3000])
+                file.flush()
+                self.wait()
+
+    def appended_and_reopened(self, index: int) -> None:
+        whole = self.whole(index)
+        for start in range(0, len(whole), 4000):
+            with (self.folder / "x_+1.00deg.tif").open("ab") as file:
+                file.write(whole[start : start + 4000])
+            self.wait()
+
+    def copied_with_old_times(self, index: int) -> None:
+        source = self.aside / f"old{self.folder.name}.tif"
+        source.write_bytes(self.whole(index))
+        os.utime(source, (1e9, 1e9))
+        shutil.copy2(source, self.folder / "x_+1.00deg.tif")
+
+    def moved_in(self, index: int) -> None:
+        source = self.aside / f"moved{self.folder.name}.tif"
+        source.write_bytes(self.whole(index))
+        self.wait()
+        source.rename(self.folder / "x_+1.00deg.tif")
+
+    def hard_linked(self, index: int) -> None:
+        source = self.aside / f"linked{self.folder.name}.tif"
+        source.write_bytes(self.whole(index))
+        os.utime(source, (1e9, 1e9))
+        (self.folder / "x_+1.00deg.tif").hardlink_to(source)
+
+    def folder_moved_in(self, index: int) -> None:
+        source = self.aside / f"folder{self.folder.name}"
+        (source / "deep").mkdir(parents=True)
+        (source / "deep" / "x_+1.00deg.tif").write_bytes(self.whole(index))
+        self.wait()
+        source.rename(self.folder / "in")
+
+    def new_folders_at_once(self, index: int) -> None:
+        deep = self.folder / "a" / "b" / "c"
+        deep.mkdir(parents=True)
+        (deep / "x_+1.00deg.tif").write_bytes(self.whole(index))
+
+    def preallocated(self, index: int) -> None:
+        whole = npy(known_image(index), 0.0, 0.1)
+        with (self.folder / "x_+1.00deg.npy").open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, len(whole))
+            for start in range(0, len(whole), 3000):
+                file.write(whole[start : start + 3000])
+                file.flush()
+                self.wait()
+
+    def through_a_memory_map(self, index: int) -> None:
+        image = known_image(index)
+        mapped = np.lib.format.open_memmap(self.folder / "x_+1.00deg.npy", mode="w+", dtype=image.dtype, shape=image.shape)
+        for row in range(0, 64, 16):
+            mapped[row : row + 16] = image[row : row + 16]
+            self.wait()
+
+    def hdf5_piece_by_piece(self, index: int) -> None:
+        path = self.folder / "x.emd"
+        source = self.aside / f"{self.folder.name}.emd"
+        source.write_bytes(velox(known_image(index), 1.0, 0.1))
+        with h5py.File(source, "r") as old, h5py.File(path, "w") as new:
+            data = old["Data/Image/" + "0" * 32]
+            group = new.create_group("Data/Image/" + "0" * 32)
+            group.create_dataset("Metadata", data=data["Metadata"][()])
+            made = group.create_dataset("Data", (64, 64, 1), "<u2", chunks=(16, 64, 1))
+            for row in range(0, 64, 16):
+                made[row : row + 16] = data["Data"][row : row + 16]
+                new.flush()
+                self.wait()
+
+    def sidecar_later(self, index: int) -> None:
+        (self.folder / "x.mrc").write_bytes(mrc(known_image(index), 0.0, 0.1))
+        self.wait()
+        (self.folder / "x.mrc.mdoc").write_bytes(mdoc("x.mrc", [1.0], 0.1))
+
+    def description_later(self, index: int) -> None:
+        (self.folder / "x_1.ser").write_bytes(ser(known_image(index), 0.0, 0.1))
+        self.wait()
+        with (self.folder / "x.emi").open("wb") as file:
+            file.write(emi(1.0)[:300])
+            file.flush()
+            self.wait()
+            file.write(emi(1.0)[300:])
+
+    def in_capitals(self, index: int) -> None:
+        (self.folder / "X_+1.00DEG.MRC").write_bytes(mrc(known_image(index), 0.0, 0.1))
+        self.wait()
+        (self.folder / "X_+1.00DEG.MDOC").write_bytes(mdoc("X", [1.0], 0.1))
+
+    def as_windows_over_smb(self, index: int) -> None:
+        """Full size first, then stalls, times that stand still or go back, the name in its own case."""
+        whole = self.whole(index)
+        path = self.folder / "X_+1.00deg.TIF"
+        with path.open("wb") as file:
+            file.truncate(len(whole))
+            for start in range(0, len(whole), 3000):
+                file.write(whole[start : start + 3000])
+                file.flush()
+                os.utime(path, (1.6e9, 1.6e9))
+                self.wait()
+
+    def retaken(self, index: int) -> None:
+        self.written(index + 500)
+        self.wait()
+        self.written(index)
+
+    def gone_and_back(self, index: int) -> None:
+        for _ in range(5):
+            self.written(index)
+            (self.folder / "x_+1.00deg.tif").unlink()
+        self.wait()
+        self.written(index)
+
+    def with_doubles(self, index: int) -> None:
+        (self.folder / "x.mrc.mdoc").write_bytes(mdoc("x.mrc", [1.0], 0.1))
+        (self.folder / "x_override.mrc.mdoc").write_bytes(mdoc("x.mrc", [55.0], 0.1))
+        (self.folder / "x_override.mrc").write_bytes(mrc(known_image(index + 700), 0.0, 0.1))
+        (self.folder / "~x.tmp").write_bytes(b"x")
+        (self.folder / "x.mrc").write_bytes(mrc(known_image(index), 0.0, 0.1))
+
+
+MODES = [name for name in vars(Mode) if not name.startswith("_") and name not in ("wait", "whole")]
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.35], ids=["fast", "slow"])
+@pytest.mark.parametrize("events", [True, False], ids=["events", "polling"])
+def test_every_way_to_arrive(tmp_path: Path, events: bool, pause_s: float) -> None:
+    """21 ways at once: each file's meant pixels are taken exactly once, at its tilt, and nothing else is but a retake's first state."""
+    aside = tmp_path / "aside"
+    aside.mkdir()
+    assert len(MODES) >= 15
+    with Bench(tmp_path, f"watch.events={str(events).lower()}") as bench:
+        for name in MODES:
+            (bench.root / name).mkdir()
+        failures: list[Exception] = []
+
+        def bring(way: Callable[[int], None], index: int) -> None:
+            try:
+                way(index)
+            except Exception as error:  # noqa: BLE001 - shown below, whatever it is
+                failures.append(error)
+
+        workers = [
+            threading.Thread(target=bring, args=(getattr(Mode(bench.root / name, aside, pause_s), name), index))
+            for index, name in enumerate(MODES)
+        ]
+        for worker in workers:
+            worker.start()
+        bench.until(lambda: not any(worker.is_alive() for worker in workers))
+        assert not failures
+        wanted = {name: known_image(index) for index, name in enumerate(MODES)}
+
+        def arrived() -> set[str]:
+            return {path.split("/")[0] for (path, _), found in bench.taken.items() if found[-1][0].hold == ""}
+
+        bench.until(lambda: arrived() == set(MODES))
+        bench.rest()
+        for (path, _image), found in bench.taken.items():
+            name = path.split("/")[0]
+            message, pixels = found[-1]
+            assert np.array_equal(pixels, wanted[name]), path
+            assert (message.candidates[0].tilt_deg, message.hold) == (1.0, ""), path
+            early = [p for _, p in found if not np.array_equal(p, wanted[name])]
+            assert not early or name == "retaken", f"{path}: {len(early)} early states taken"
+        assert len(bench.taken) == len(MODES), sorted(bench.taken)
+        assert not [refusal for refusal in bench.refused if refusal.why == "bad"]
+
+
+def test_a_file_replaced_while_it_is_queued_is_read_in_its_new_state(tmp_path: Path) -> None:
+    """Offered in one state, replaced, then wanted: refused, offered anew, and the new pixels come under the new stamp."""
+    with Bench(tmp_path, want=False) as bench:
+        path = bench.root / "s" / "x_+1.00deg.tif"
+        path.parent.mkdir()
+        path.write_bytes(tiff(known_image(1), 0.0, 0.1))
+        bench.until(lambda: bench.offered)
+        first = dict(bench.offered)
+        draft = path.with_name("x.part")
+        draft.write_bytes(tiff(known_image(2), 0.0, 0.1))
+        draft.replace(path)
+        bench.until(lambda: bench.offered != first)
+        bench.want = True
+        draft.write_bytes(tiff(known_image(3), 0.0, 0.1))
+        draft.replace(path)
+        bench.until(lambda: bench.taken)
+        bench.rest()
+        ((message, pixels),) = bench.taken["s/x_+1.00deg.tif", 0]
+        assert np.array_equal(pixels, known_image(3))
+        assert message.stamp == bench.offered["s/x_+1.00deg.tif", 0]
+
+
+def test_a_new_file_is_noticed_at_once(tmp_path: Path) -> None:
+    """Closed by its writer and whole: no settling wait. Counted in turns of the loop, not in seconds."""
+    with Bench(tmp_path, "watch.settle_s=30", "watch.scan_s=30") as bench:
+        bench.until(lambda: bench.status.get("hub_id"))
+        time.sleep(0)  # let the observer's thread in
+        (bench.root / "x_+1.00deg.tif").write_bytes(tiff(known_image(1), 0.0, 0.1))
+        scans = bench.watch._scans
+        bench.until(lambda: bench.taken, limit_s=20)
+        assert bench.watch._scans == scans
+
+
+def test_a_file_that_kills_its_reader_three_times_is_put_aside_and_others_go_on(tmp_path: Path) -> None:
+    """Death by memory at each look: one record, and the next file is read by a new child."""
+    with Bench(tmp_path, "watch.reader_memory_mib=700", "watch.incomplete_s=600") as bench:
+        with (bench.root / "huge_+1.00deg.npy").open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (8000, 8000)})
+            file.truncate(128 + 8000 * 8000 * 8)
+        (bench.root / "good_+2.00deg.npy").write_bytes(npy(known_image(1), 0.0, 0.1))
+        bench.until(lambda: bench.taken and bench.refused)
+        assert ("good_+2.00deg.npy", 0) in bench.taken
+        (refusal,) = bench.refused
+        assert refusal.why == "bad"
+        assert "3 reading processes died" in refusal.reason
