@@ -82,7 +82,12 @@ class Bench:
 
     def _at_rest(self) -> bool:
         scans = self.watch._scans
-        if self.watch._settling.candidates or self.watch._visits.waiting or self.watch._asked or len(self.offered) > len(self.taken) + self._bad():
+        if (
+            self.watch._settling.candidates
+            or self.watch._visits.waiting
+            or self.watch._asked
+            or len(self.offered) > len(self.taken) + self._bad()
+        ):
             self._quiet_from = scans
             return False
         return scans >= self._quiet_from + 3

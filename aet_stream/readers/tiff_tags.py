@@ -82,9 +82,9 @@ def _tvips(tvips: dict[str, Any]) -> Acquisition:
     size = float(tvips.get("PixelSizeX") or 0)
     date, time = int(tvips.get("Date") or 0), int(tvips.get("Time") or 0)
     local = ""
-    if 1980 <= date & 0xFFFF <= 2100:  # day, month, year packed from high to low; seconds of the day
+    if date:  # year, month, day packed from high to low (132122901 is 2016-09-21); seconds of the day
         try:
-            day = datetime.datetime(date & 0xFFFF, date >> 16 & 0xFF, date >> 24 & 0xFF)
+            day = datetime.datetime(date >> 16, date >> 8 & 0xFF, date & 0xFF)
             local = (day + datetime.timedelta(seconds=time % 86400)).isoformat()
         except ValueError:
             local = ""
@@ -94,7 +94,7 @@ def _tvips(tvips: dict[str, Any]) -> Acquisition:
         pixel_size_nm=pixel_size_nm((size, "nm"), (size, "nm")),
         acquired_local=local,
         detector=str(tvips.get("CameraType", "") or "")[:64],
-        microscope=str(tvips.get("TemModel", "") or "")[:64],
+        microscope=str(tvips.get("TemType", "") or "")[:64],
         reader="tiff",
     )
 

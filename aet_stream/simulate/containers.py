@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from aet_stream.projection import Array
-from aet_stream.simulate.writers import mrc
+from aet_stream.simulate.writers import dm_tags, mrc
 
 
 class StemTomo:
@@ -136,3 +136,48 @@ def _extended(images: Array, pixel_size_nm: float, kind: bytes, extended: bytes,
     plain[104:108] = kind
     struct.pack_into("<2h", plain, 128, *numbers)
     return bytes(plain[:1024]) + extended + bytes(plain[1024:])
+
+
+# -- TIFF as instruments write it -------------------------------------------------------------------------------------------------------
+
+
+def tiff_dm(pixels: Array, tilt_deg: float, pixel_size_nm: float) -> bytes:
+    """Exported by DigitalMicrograph: calibration in private tags, and its tag tree in another."""
+    tree: list[Any] = [("Microscope Info", [("Stage Position", [("Stage Alpha", float(tilt_deg)), ("Stage Beta", 0.5)])]),
+            ("DataBar", [("Device Name", "DigiScan"), ("Acquisition Time (OS)", 131151435970008240.0)])]  # fmt: skip
+    content = dm_tags(tree)
+    extra = [(65003, "s", 0, "nm"), (65004, "s", 0, "nm"), (65009, "d", 1, pixel_size_nm), (65010, "d", 1, pixel_size_nm),
+             (65027, "B", len(content), content)]  # fmt: skip
+    return _tiff(pixels, extra)
+
+
+def tiff_tvips(pixels: Array, tilt_deg: float, pixel_size_nm: float) -> bytes:
+    """EMMENU of TVIPS: one binary record in a private tag."""
+    import tifffile
+
+    first, second = np.zeros(1, tifffile.TIFF.TVIPS_HEADER_V1), np.zeros(1, tifffile.TIFF.TVIPS_HEADER_V2)
+    first["Version"], first["SpecimenTiltAngle"], second["Magic"] = 2, -70, 0xAAAAAAAA
+    second["PixelSizeX"] = second["PixelSizeY"] = pixel_size_nm
+    second["Date"], second["Time"] = 132122901, 3661
+    second["TemStagePosition"][0, 3:] = tilt_deg, 0.5
+    content = first.tobytes() + second.tobytes()
+    return _tiff(pixels, [(37706, "B", len(content), content)])
+
+
+def tiff_jeol(pixels: Array, tilt_deg: float, pixel_size_nm: float) -> bytes:
+    """SightX of JEOL: a report in XML."""
+    xml = (
+        '<?xml version="1.0"?><TemReporter><DateTime>2023-04-05T06:07:08+09:00</DateTime><GonioStage><StagePosition>'
+        f"<TX>{tilt_deg}</TX></StagePosition></GonioStage></TemReporter>"
+    )
+    return _tiff(pixels, [], xml)
+
+
+def _tiff(pixels: Array, extra: list[tuple[int, str, int, Any]], description: str | None = None) -> bytes:
+    import io
+
+    import tifffile
+
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, pixels, extratags=[(*tag, True) for tag in extra], description=description, metadata=None)
+    return buffer.getvalue()

@@ -195,7 +195,16 @@ def _dm(pixels: Array, tilt_deg: float, pixel_size_nm: float, *, wide: bool) -> 
         ]),
         ("ImageTags", [("Microscope Info", [("Stage Position", [("Stage Alpha", float(tilt_deg))])])]),
     ]  # fmt: skip
-    tree = _dm_group([("ImageList", [("", image)])], wide)
+    return _dm_file([("ImageList", [("", image)])], wide)
+
+
+def dm_tags(tags: list[Tag]) -> bytes:
+    """A tag tree alone, as DigitalMicrograph puts it into a TIFF."""
+    return _dm_file(tags, wide=True)
+
+
+def _dm_file(tags: list[Tag], wide: bool) -> bytes:
+    tree = _dm_group(tags, wide)
     number = ">Q" if wide else ">I"
     return struct.pack(">I", 4 if wide else 3) + struct.pack(number, len(tree)) + struct.pack(">I", 1) + tree + bytes(8)
 

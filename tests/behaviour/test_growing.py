@@ -36,8 +36,12 @@ def test_an_instrument_appends_60_tilts_of_3_frames_while_we_read(tmp_path: Path
         (bench.root / "team").mkdir()
         path = bench.root / "team" / "tomo.emd"
         writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(path), "60", "3"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
-        )  # fmt: skip
+            [sys.executable, "-c", WRITER, str(path), "60", "3"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
+        )
         bench.until(lambda: writer.poll() is not None, limit_s=90)
         said, complaints = writer.communicate()
         assert (writer.returncode, said) == (0, "appended 60\n"), complaints

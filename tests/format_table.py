@@ -1,0 +1,173 @@
+"""What is read from which format: `python -m tests.format_table` writes docs/formats.md, a test compares it.
+
+The first table is made from files written by our own small writers, the second from third-party samples where they are present.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from aet_stream.config import Angle
+from aet_stream.errors import AetError
+from aet_stream.readers.child import ReaderChild
+from aet_stream.readers.looking import Look
+from aet_stream.simulate import containers, writers
+from aet_stream.watch.angle import resolve
+from tests.harness import known_image
+
+PAGE = Path(__file__).parent.parent / "docs" / "formats.md"
+TILTS = [-60.0, -3.25, 70.5]
+HEAD = """# Formats
+
+What stands in each file, as `aet-stream check` says it. Made by `python -m tests.format_table`; a test compares this page with what the
+readers find. A dash: the file does not say it. Tilts in degrees, whatever the file counts in.
+
+Every file is opened for reading only, never locked, never kept open; HDF5 files are copied before they are parsed, because a plain HDF5
+reader would make the instrument's next write fail. A name must tell the truth: the content decides what a file is.
+
+## From files that the tests write themselves
+
+"""
+COLUMNS = "| format | image | tilt | pixel size | time | frames, container |\n| --- | --- | --- | --- | --- | --- |\n"
+SECOND = """
+## From third-party samples
+
+Pixels of the DM4, SER, EMD and FEI2 samples were compared with those that RosettaSciIO reads: same values, same orientation, except that
+it transposes the NCEM image, which ncempy shows as we do.
+
+"""
+NOTES = """
+## What to know
+
+- **Orientation**: row 0 is the first row, as the program that wrote the file shows it. SER rows are stored from the bottom up and are
+  turned; MRC rows are taken as stored, though some programs count them from the bottom: say `orientation.flip_y = true` if yours does.
+- **SerialEM's SERI records and the 128-byte records of Xplore3D** are read by their published description only; no sample was at hand.
+- **TIA** (`.ser`) knows its tilt only from the `.emi` beside it. A stage that reads 0 on all five axes was not read, and says nothing.
+- **STEMTomo on a compustage**: the scripting interface counts radians, the program writes "degrees". Such tilts are held until
+  `angle.metadata_unit` says which.
+- **TVIPS**: the tilt is taken from `TemStagePosition`, not from `SpecimenTiltAngle`, whose scale nobody knows.
+- **Sidecars**: `.mdoc` (by name, or one for a folder that names its images), `.rawtlt` (as many lines as images), `.csv` (by name, or one
+  for a folder with a column `file`; a column named tilt, angle or alpha, `(rad)` where it is radians; decimal commas with `;`), `.emi`.
+- **Other formats**: `readers.enabled = ["rsciio"]` opens the door to RosettaSciIO, if it is installed (GPL-3.0, never needed otherwise).
+  A package of your own adds a reader by an entry point in the group `aet_stream.readers`: an object with `SUFFIXES` and `open_source`.
+"""
+
+
+def fixtures(folder: Path) -> list[tuple[str, Path]]:
+    """(what it is, path) of one file of every kind that we can write."""
+    one, three = known_image(1, 48)[:, :40], np.stack([known_image(index, 48)[:, :40] for index in range(3)])
+    square = np.stack([known_image(index, 48) for index in range(6)]).reshape(3, 2, 48, 48)
+    made: list[tuple[str, Path]] = []
+
+    def add(what: str, name: str, content: bytes) -> Path:
+        path = folder / name
+        path.write_bytes(content)
+        made.append((what, path))
+        return path
+
+    add("Gatan DM3", "a.dm3", writers.dm3(one, -34.5, 0.05))
+    add("Gatan DM4", "a.dm4", writers.dm4(one, -34.5, 0.05))
+    add("FEI TIA `.ser` with `.emi`", "tia_1.ser", writers.ser(one, 0.0, 0.05))
+    (folder / "tia.emi").write_bytes(writers.emi(-34.5))
+    add("TIA, series stopped early", "stop_1.ser", writers.ser(three, 0.0, 0.05, total=10))
+    add("Velox", "velox.emd", writers.velox(one, -34.5, 0.05))
+    add("Velox, two detectors", "two.emd", writers.velox(one, -34.5, 0.05, detectors=("HAADF", "BF")))
+    add("Velox, frames of one tilt", "movie.emd", writers.velox(three, -34.5, 0.05))
+    add("Velox, one tilt per frame", "series.emd", writers.velox(three, -34.5, 0.05, step_deg=2.0))
+    add("NCEM single image", "ncem.emd", writers.emd(one, -34.5, 0.05))
+    for name, rotations in (("STEMTomo", ()), ("STEMTomo, scan rotations", (0.0, 90.0))):
+        path = folder / f"tomo{len(rotations)}.emd"
+        growing = containers.StemTomo(path, repeats=2, size_px=48, rotations_deg=rotations)
+        for frames, tilt in zip(square, TILTS, strict=True):
+            growing.append(frames, tilt)
+        made.append((name, path))
+    add("MRC with `.mdoc`", "serialem.mrc", writers.mrc(three, 0.0, 0.05))
+    (folder / "serialem.mrc.mdoc").write_bytes(writers.mdoc("serialem.mrc", TILTS, 0.05))
+    add("MRC with `.rawtlt`", "raw.st", writers.mrc(three, 0.0, 0.05))
+    (folder / "raw.rawtlt").write_text("".join(f"{tilt}\n" for tilt in TILTS))
+    kinds: list[tuple[str, Callable[..., bytes]]] = [
+        ("FEI2", containers.mrc_fei), ("Xplore3D", containers.mrc_legacy), ("SERI", containers.mrc_seri),
+    ]  # fmt: skip
+    for kind, writer in kinds:
+        add(f"MRC, {kind} header", f"{kind}.mrc", writer(three, TILTS, 0.05))
+    add("MRC, FEI1 header", "FEI1.mrc", containers.mrc_fei(three, TILTS, 0.05, kind="FEI1"))
+    add("TIFF, ImageJ", "imagej_-34.50deg.tif", writers.tiff(one, 0.0, 0.05))
+    add("TIFF of DigitalMicrograph", "dm.tif", containers.tiff_dm(one, -34.5, 0.05))
+    add("TIFF of TVIPS", "tvips.tif", containers.tiff_tvips(one, -34.5, 0.05))
+    add("TIFF of JEOL SightX", "jeol.tif", containers.tiff_jeol(one, -34.5, 0.05))
+    add("TIFF with `.csv`", "table.tif", writers.tiff(one, 0.0, 0.05))
+    (folder / "all.csv").write_text("file;tilt (deg)\ntable.tif;-34,5\n")
+    add("NumPy", "numpy_-34.50deg.npy", writers.npy(one, 0.0, 0.05))
+    add("MATLAB 5", "matlab.mat", writers.mat(one, -34.5, 0.05))
+    return made
+
+
+def row(what: str, path: Path, reader: ReaderChild) -> str:
+    """One line of the table."""
+    loose = tuple(str(other) for other in path.parent.glob("all.csv"))
+    try:
+        look = reader.look(path, loose)
+        reader.read(path, 0)
+    except AetError as error:
+        return f"| {what} | refused: {error} | | | | |\n"
+    return f"| {what} | {_image(look)} | {_tilt(look, path)} | {_size(look)} | {_time(look)} | {_frames(look)} |\n"
+
+
+def _image(look: Look) -> str:
+    probe = look.probe
+    count = f"{probe.images} x " if probe.images > 1 else ""
+    return f"{count}{probe.shape[0]} x {probe.shape[1]} {np.dtype(probe.dtype).name}"
+
+
+def _tilt(look: Look, path: Path) -> str:
+    said = []
+    for unit in (look.units[0], look.units[-1])[: len(look.units)]:
+        stated, _ = resolve(unit.acquisition, unit.tilts, path.name, look.probe.images, Angle(), remark=unit.remark)
+        said.append(f"{stated[0].tilt_deg:.3f}".rstrip("0").rstrip(".") + f" ({stated[0].source})" if stated else "-")
+    return " .. ".join(dict.fromkeys(said))
+
+
+def _size(look: Look) -> str:
+    size = look.units[0].acquisition.pixel_size_nm
+    return "-" if size is None else f"{size:.5g} nm"
+
+
+def _time(look: Look) -> str:
+    said = look.units[0].acquisition
+    return said.acquired_utc[:19].replace("T", " ") or (
+        f"{said.acquired_local[:19].replace('T', ' ')} local" if said.acquired_local else "-"
+    )
+
+
+def _frames(look: Look) -> str:
+    probe = look.probe
+    words = [f"{probe.frames} frames" if probe.frames > 1 else "", "may grow" if probe.container else "", look.waiting]
+    return ", ".join(filter(None, words)) or "-"
+
+
+def first_table(folder: Path, reader: ReaderChild) -> str:
+    return COLUMNS + "".join(row(what, path, reader) for what, path in fixtures(folder))
+
+
+def second_table(data: Path, reader: ReaderChild) -> str:
+    files = sorted(p for p in (data / "formats").rglob("*") if p.is_file() and p.suffix not in (".emi", ".mdoc", ".etspy"))
+    files += [data / "real-series" / "HAADF.dm3", *sorted((data / "simulated-np").glob("np*.mat"))]
+    return COLUMNS + "".join(row(f"{path.parent.name}/{path.name}", path, reader) for path in files)
+
+
+def main() -> None:
+    reader = ReaderChild(timeout_s=30, memory_mib=4096, max_file_mib=64)
+    with tempfile.TemporaryDirectory() as folder:
+        first = first_table(Path(folder), reader)
+    data = os.environ["AET_STREAM_TEST_DATA"]
+    PAGE.write_text(HEAD + first + SECOND + second_table(Path(data), reader) + NOTES)
+    reader.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,417 @@
+"""What instruments write beside and around the pixels: metadata, sidecars, tables; and what is refused."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from aet_stream.config import Angle, load
+from aet_stream.errors import ConfigError, SourceError, SourceNotReady, SourceStillZero
+from aet_stream.readers import open_source
+from aet_stream.readers.child import Member, ReaderChild, Rules
+from aet_stream.readers.sidecar import beside
+from aet_stream.simulate import containers, writers
+from aet_stream.watch.angle import resolve
+from tests import format_table
+from tests.harness import known_image
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[ReaderChild]:
+    reader = ReaderChild(timeout_s=20, memory_mib=4096, max_file_mib=64)
+    yield reader
+    reader.close()
+
+
+def test_the_page_of_formats_says_what_the_readers_find(tmp_path: Path, child: ReaderChild) -> None:
+    """docs/formats.md, first table: one file of every kind, written by our own writers. Renew it by `python -m tests.format_table`."""
+    assert format_table.first_table(tmp_path, child) in format_table.PAGE.read_text()
+
+
+def test_the_page_of_formats_says_what_third_party_samples_hold(test_data: Path, child: ReaderChild) -> None:
+    """docs/formats.md, second table: every sample is read right, or refused with the right reason."""
+    assert format_table.second_table(test_data, child) in format_table.PAGE.read_text()
+
+
+def test_every_writer_gives_back_its_pixels(tmp_path: Path) -> None:
+    """Of every kind of file in the table, image by image, the same numbers in the same places."""
+    one, three = known_image(1, 48)[:, :40], [known_image(index, 48)[:, :40] for index in range(3)]
+    for what, path in format_table.fixtures(tmp_path):
+        source = open_source(path)
+        if "STEMTomo" in what:
+            found = np.concatenate([source.frames(image) for image in range(3)])
+            assert np.array_equal(found, [known_image(index, 48) for index in range(6)]), what
+        elif "two detectors" in what:
+            assert [source.acquisition(image).detector for image in range(2)] == ["HAADF", "BF"]
+            assert np.array_equal(source.frames(1)[0], one + 1)
+        elif source.probe.images == 3 or source.probe.frames == 3:
+            assert np.array_equal(np.concatenate([source.frames(image) for image in range(source.probe.images)]), three), what
+        else:
+            assert np.array_equal(source.frames(0)[0], one), what
+
+
+# -- sidecars ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_41_tilts_out_of_order_each_find_their_section(test_data: Path, tmp_path: Path) -> None:
+    """A real mdoc of a dose-symmetric series: section i belongs to image i, whatever its tilt, and to its own frame file by name."""
+    text = (test_data / "formats" / "mdoc" / "tilt_series.mdoc").read_text()
+    (tmp_path / "TS_01.mrc.mdoc").write_text(text)
+    loose = tmp_path / "frames.mdoc"
+    loose.write_text(text)
+    tilts = [beside(tmp_path / "TS_01.mrc", image, 41).tilts[0].tilt_deg for image in range(41)]
+    assert len(set(tilts)) == 41
+    assert tilts[:3] == [0.000999877, 3.00113, pytest.approx(tilts[2])]
+    assert tilts != sorted(tilts)
+    assert (round(min(tilts)), round(max(tilts))) == (-60, 60)
+    frames = [line.split("\\")[-1] for line in text.splitlines() if line.startswith("SubFramePath")]
+    for image, name in enumerate(frames):
+        said = beside(tmp_path / name, 0, 1, [loose])
+        assert said.tilts[0].tilt_deg == tilts[image], name
+        assert said.known.pixel_size_nm == pytest.approx(0.54)
+
+
+def test_real_sections_of_two_frames(test_data: Path, tmp_path: Path) -> None:
+    """NIST's Titan: two sections per tilt, time, detector and pixel size from the text; the second file was taken after the first."""
+    for name in ("test_000.mrc.mdoc", "test_001.mrc.mdoc", "test_002.mrc.mdoc"):
+        (tmp_path / name).write_bytes((test_data / "formats" / "mdoc" / name).read_bytes())
+    known = [beside(tmp_path / f"test_00{number}.mrc", image, 2) for number in range(3) for image in range(2)]
+    assert [round(said.tilts[0].tilt_deg) for said in known] == [0, 0, 5, 5, -5, -5]
+    assert known[0].known.detector == "HAADF"
+    assert known[0].known.pixel_size_nm == pytest.approx(0.788)
+    assert known[0].known.acquired_local == "2023-03-31T16:24:15"
+    assert known[0].known.acquired_local < known[4].known.acquired_local < known[2].known.acquired_local
+
+
+def test_an_mdoc_of_frame_sets_names_its_file(test_data: Path, tmp_path: Path) -> None:
+    """A FrameSet belongs to the file it names and to no other; its inner sections are no images."""
+    loose = tmp_path / "all.mdoc"
+    loose.write_bytes((test_data / "formats" / "mdoc" / "frame_set_multiple.mdoc").read_bytes())
+    assert beside(tmp_path / "s_mmm_01013_33.0_Oct08_07.46.46.tif", 0, 1, [loose]).tilts[0].tilt_deg == 32.986
+    assert beside(tmp_path / "other.tif", 0, 1, [loose]).tilts == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "path", "image", "images", "tilt"),
+    [
+        ("a.csv", "tilt\n-30\n0\n", "a.st", 1, 2, 0.0),
+        ("a.csv", "-30.5\n1.5\n", "a.st", 0, 2, -30.5),
+        ("a.csv", "section;alpha (rad)\n0;0,5\n1;1\n", "a.st", 0, 2, np.degrees(0.5)),
+        ("a.tif.csv", "time,angle_deg\n12,-7.5\n", "a.tif", 0, 1, -7.5),
+        ("all.csv", "File Name;x\na.tif;3\n", "a.tif", 0, 1, None),
+        ("all.csv", "filename\ttilt angle\nb.tif\t3\nA.TIF\t-4\n", "a.tif", 0, 1, -4.0),
+        ("all.csv", "name,image,tilt\na,0,1\na,1,2\n", "a.st", 1, 2, 2.0),
+        ("all.csv", "name,tilt\na.st,1\n", "a.st", 1, 2, None),
+        ("all.csv", "name,tilt\na.tif,1\nb.tif,-", "b.tif", 0, 1, None),
+        ("a.csv", "tilt\n1\n2\n3\n", "a.st", 0, 2, None),
+        ("a.csv", "energy,counts\n1,2\n3,4\n", "a.st", 0, 2, None),
+        ("a_override.csv", "tilt\n5\n", "a_override.tif", 0, 1, None),
+        ("a.rawtlt", " -3,5\n4\n", "a.st", 0, 2, -3.5),
+        ("A.RAWTLT", "1\n2\n", "A.st", 1, 2, 2.0),
+    ],
+)
+def test_tables_beside_images(tmp_path: Path, name: str, text: str, path: str, image: int, images: int, tilt: float | None) -> None:
+    """Columns by name, decimal commas, radians, one table for a folder, a line still being written; never a guess."""
+    (tmp_path / name).write_text(text)
+    loose = [tmp_path / name] if name == "all.csv" else []
+    assert [said.tilt_deg for said in beside(tmp_path / path, image, images, loose).tilts] == (
+        [] if tilt is None else [pytest.approx(tilt)]
+    )
+
+
+def test_sidecars_that_disagree_are_all_heard(tmp_path: Path) -> None:
+    """mdoc and rawtlt beside one stack: both statements stand in the record, and the projection is held."""
+    (tmp_path / "a.mrc.mdoc").write_bytes(writers.mdoc("a.mrc", [10.0, 20.0], 0.1))
+    (tmp_path / "a.rawtlt").write_text("10\n25\n")
+    from aet_stream.projection import Acquisition
+
+    said = beside(tmp_path / "a.mrc", 1, 2)
+    assert [candidate.tilt_deg for candidate in said.tilts] == [20.0, 25.0]
+    assert "disagree" in resolve(Acquisition(), said.tilts, "a.mrc", 2, Angle())[1]
+
+
+@pytest.mark.parametrize(("unit", "tilt"), [("deg", -12.35), ("rad", np.degrees(-12.35))])
+def test_an_emi_gives_stage_time_and_dwell(tmp_path: Path, unit: str, tilt: float) -> None:
+    """In the unit it names."""
+    (tmp_path / "x.emi").write_bytes(writers.emi(-12.35, unit=unit))
+    said = beside(tmp_path / "x_1.ser", 0, 1)
+    assert said.tilts[0].tilt_deg == pytest.approx(tilt)
+    assert said.tilts[0].unit == unit
+    assert (said.known.acquired_local, said.known.dwell_time_s) == ("2011-10-18T18:18:46", 1.2e-5)
+
+
+def test_a_stage_that_was_not_read_says_nothing(tmp_path: Path) -> None:
+    """0 on all five axes is no tilt of 0 degrees; 0 on one axis is."""
+    (tmp_path / "x.emi").write_bytes(writers.emi(0.0, stage=(0, 0, 0)))
+    assert beside(tmp_path / "x_1.ser", 0, 1).tilts == ()
+    assert "not read" in beside(tmp_path / "x_1.ser", 0, 1).remark
+    (tmp_path / "x.emi").write_bytes(writers.emi(0.0))
+    assert beside(tmp_path / "x_1.ser", 0, 1).tilts[0].tilt_deg == 0.0
+
+
+def test_xml_with_entities_is_refused(tmp_path: Path) -> None:
+    """A billion laughs in an emi or a SightX report: refused before a parser sees it."""
+    bomb = writers.emi(1.0).replace(b"<ObjectInfo>", b"<ObjectInfo><!DOCTYPE a [<!ENTITY x 'y'>]>")
+    (tmp_path / "x.emi").write_bytes(bomb)
+    with pytest.raises(SourceError, match="entities"):
+        beside(tmp_path / "x_1.ser", 0, 1)
+    path = tmp_path / "j.tif"
+    path.write_bytes(containers.tiff_jeol(known_image(0, 16), 1.0, 0.1).replace(b"<DateTime>2023-04-05", b"<!ENTITY x 'y'><DateT"))
+    with pytest.raises(SourceError, match="entities"):
+        open_source(path).acquisition(0)
+
+
+# -- HDF5 -------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_instrument_can_always_append(tmp_path: Path, child: ReaderChild) -> None:
+    """Between look and read, while a Source is kept: our copy never makes the writer's open fail."""
+    growing = containers.StemTomo(tmp_path / "t.emd", repeats=1, size_px=16)
+    for index in range(3):
+        growing.append(known_image(index, 16)[None], float(index))
+        assert child.look(tmp_path / "t.emd").probe.images == index + 1
+        source = open_source(tmp_path / "t.emd")
+        growing_again = h5py.File(tmp_path / "t.emd", "a")
+        growing_again.close()
+        assert source.probe.images == index + 1
+
+
+def test_a_file_that_its_writer_has_open_is_waited_for(tmp_path: Path, child: ReaderChild) -> None:
+    """The consistency flag of HDF5's latest format, and bytes that the superblock announces."""
+    path = tmp_path / "open.emd"
+    with h5py.File(path, "w", libver="latest") as file:
+        file["data/x"] = np.zeros(4)
+        file.flush()
+        with pytest.raises(SourceNotReady):
+            child.look(path)
+
+
+def hostile_hdf5(kind: str, path: Path) -> None:
+    whole = writers.velox(known_image(0, 32), 1.0, 0.1)
+    path.write_bytes(whole)
+    with h5py.File(path, "r+") as file:
+        name = "Data/Image/" + "0" * 32
+        if kind == "external link":
+            del file[name]
+            file[name] = h5py.ExternalLink("/etc/passwd", "x")
+        elif kind == "soft link":
+            file[f"{name[:-1]}1"] = h5py.SoftLink("/Data")
+        elif kind == "external storage":
+            del file[f"{name}/Data"]
+            file.create_dataset(f"{name}/Data", (32, 32, 1), "u1", external=[("/etc/passwd", 0, 1024)])
+        elif kind == "virtual":
+            del file[f"{name}/Data"]
+            layout = h5py.VirtualLayout((32, 32, 1), "u2")
+            layout[:, :, :] = h5py.VirtualSource("other.h5", "x", (32, 32, 1))
+            file.create_virtual_dataset(f"{name}/Data", layout)
+        elif kind == "objects":
+            del file[f"{name}/Data"]
+            file.create_dataset(f"{name}/Data", data=np.array([[["a"]]], dtype=h5py.string_dtype()))
+        elif kind == "huge":
+            del file[f"{name}/Data"]
+            file.create_dataset(f"{name}/Data", (200_000, 200_000, 1), "u2", chunks=(1000, 1000, 1))
+        elif kind == "json":
+            file[f"{name}/Metadata"][:] = ord("{")
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("external link", "is a link"), ("soft link", "is a link"), ("external storage", "another file"), ("virtual", "another file"),
+        ("objects", "no plain numbers"), ("huge", "pieces"), ("json", "damaged metadata"),
+    ],
+)  # fmt: skip
+def test_hdf5_that_leads_elsewhere_is_refused(tmp_path: Path, child: ReaderChild, kind: str, words: str) -> None:
+    """Links, external and virtual data, objects, impossible sizes, broken JSON: one clear error each."""
+    path = tmp_path / "x.emd"
+    hostile_hdf5(kind, path)
+    with pytest.raises((SourceError, SourceNotReady), match=words):
+        child.look(path)
+
+
+def test_a_compustage_does_not_say_its_unit(tmp_path: Path) -> None:
+    """STEMTomo writes what the stage says and calls it degrees; the compustage says radians. Held until a person has said which."""
+    growing = containers.StemTomo(tmp_path / "t.emd", repeats=1, size_px=16, stage="compustage")
+    growing.append(known_image(0, 16)[None], 0.5)
+    acquisition = open_source(tmp_path / "t.emd").acquisition(0)
+    assert "metadata_unit" in resolve(acquisition, (), "t.emd", 1, Angle())[1]
+    stated, hold = resolve(acquisition, (), "t.emd", 1, Angle(metadata_unit="rad"))
+    assert (stated[0].tilt_deg, hold) == (pytest.approx(np.degrees(0.5)), "")
+
+
+# -- zeros ------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["npy", "mrc", "tiff", "ser", "velox", "emd", "mat"])
+def test_a_tail_of_zeros_is_waited_for_and_then_flagged(tmp_path: Path, child: ReaderChild, kind: str) -> None:
+    """Whole by its header, not written to the end: not ready; once it has stood for the grace, taken with a flag."""
+    image = known_image(1, 48)
+    image[-1, -20:] = 0
+    if kind == "ser":
+        image = image[::-1].copy()
+        image[0, -20:] = 0
+    path = tmp_path / f"x{writers.SUFFIX[kind]}"
+    path.write_bytes(writers.WRITERS[kind](image, 1.0, 0.1))
+    with pytest.raises(SourceStillZero, match="zero_grace_s"):
+        child.look(path)
+    with pytest.raises(SourceStillZero):
+        child.read_visit([Member(str(path), 0)])
+    assert child.look(path, lenient=True).probe.images == 1
+    projection, _ = child.read_visit([Member(str(path), 0)], lenient=True)
+    assert projection.drift.flag == "the last 20 pixels are zero"
+    assert np.array_equal(projection.pixels, image)
+
+
+def test_zeros_that_something_stands_behind_are_believed(tmp_path: Path, child: ReaderChild) -> None:
+    """DigitalMicrograph's tags stand behind the pixels, and a packed TIFF unpacks to its end: nothing to wait for."""
+    import tifffile
+
+    blank = np.zeros((32, 32), "<u2")
+    (tmp_path / "a.dm4").write_bytes(writers.dm4(blank, 1.0, 0.1))
+    tifffile.imwrite(tmp_path / "a.tif", blank, compression="zlib")
+    for name in ("a.dm4", "a.tif"):
+        assert child.look(tmp_path / name).probe.sealed
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("turn", "expected"),
+    [
+        ("", lambda a: a),
+        ("y", lambda a: a[::-1]),
+        ("x", lambda a: a[:, ::-1]),
+        ("t", lambda a: a.T),
+        ("tyx", lambda a: a.T[::-1, ::-1]),
+    ],
+)
+def test_pixels_are_turned_as_the_site_says(tmp_path: Path, turn: str, expected: object) -> None:
+    """orientation.transpose, flip_y, flip_x, in this order."""
+    image = known_image(1, 32)[:, :24]
+    (tmp_path / "a.npy").write_bytes(writers.npy(image, 0.0, 0.1))
+    words = {"t": "transpose", "y": "flip_y", "x": "flip_x"}
+    reader = ReaderChild.of(load(None, [f"orientation.{words[letter]}=true" for letter in turn]))
+    try:
+        found, _ = reader.read(tmp_path / "a.npy", 0)
+    finally:
+        reader.close()
+    assert np.array_equal(found.pixels, expected(image))  # type: ignore[operator]
+
+
+def test_a_reader_of_another_package_is_used_when_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An entry point, enabled by name; it runs in the reading child, and its suffix is known to the watch. Unknown names are refused."""
+    (tmp_path / "letters.py").write_text(
+        "import numpy as np\nfrom aet_stream.projection import Acquisition\nfrom aet_stream.readers import checked_probe, finished\n"
+        "SUFFIXES = ('.letters',)\n"
+        "class open_source:\n"
+        "    def __init__(self, path, size):\n        self.path = path\n"
+        "        self.probe = checked_probe(path, 'letters', 1, 2, 4, '|u1')\n"
+        "    def frames(self, image):\n"
+        "        return finished(self.path, np.frombuffer(self.path.read_bytes()[:8], 'u1').reshape(2, 4))\n"
+        "    def acquisition(self, image):\n        return Acquisition(tilt_deg=3.0, tilt_raw='3', reader='letters')\n"
+    )
+    info = tmp_path / "letters-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: letters\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[aet_stream.readers]\nletters = letters\n")
+    (tmp_path / "x.letters").write_bytes(b"abcdefgh")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    for enabled, known in ((("letters",), True), ((), False)):
+        reader = ReaderChild(timeout_s=20, memory_mib=4096, max_file_mib=1, rules=Rules(max_bytes=0, plugins=enabled))
+        try:
+            assert (".letters" in reader.suffixes()) == known
+            if known:
+                assert reader.read(tmp_path / "x.letters", 0)[0].pixels.tobytes() == b"abcdefgh"
+            else:
+                with pytest.raises(SourceError, match="no reader"):
+                    reader.look(tmp_path / "x.letters")
+        finally:
+            reader.close()
+    reader = ReaderChild(timeout_s=20, memory_mib=4096, max_file_mib=1, rules=Rules(max_bytes=0, plugins=("nobody",)))
+    try:
+        with pytest.raises(ConfigError, match="nobody"):
+            reader.suffixes()
+    finally:
+        reader.close()
+
+
+def test_the_door_to_rosettasciio_is_shut_unless_asked_for(tmp_path: Path) -> None:
+    """Enabled by name; where it is not installed, the file is refused with that reason."""
+    (tmp_path / "x.mib").write_bytes(bytes(100))
+    reader = ReaderChild(timeout_s=60, memory_mib=4096, max_file_mib=1, rules=Rules(max_bytes=0, plugins=("rsciio",)))
+    try:
+        assert ".mib" in reader.suffixes()
+        with pytest.raises(SourceError):
+            reader.look(tmp_path / "x.mib")
+    finally:
+        reader.close()
+
+
+def test_a_name_that_lies_is_told_what_the_content_is(tmp_path: Path, child: ReaderChild) -> None:
+    """A DM4 called .tif is refused, with a word about what it looks like."""
+    (tmp_path / "x.tif").write_bytes(writers.dm4(known_image(0, 16), 0.0, 0.1))
+    with pytest.raises(SourceError, match="looks like DM4"):
+        child.look(tmp_path / "x.tif")
+
+
+# -- check ------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_check_says_what_would_be_done_with_each_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Format, series, every statement about the tilt, pixel size, time, verdict and reason; the exit code says whether all is well."""
+    from aet_stream.cli import main
+
+    folder = tmp_path / "np7"
+    folder.mkdir()
+    (folder / "a.dm4").write_bytes(writers.dm4(known_image(0), -34.5, 0.05))
+    (folder / "b_+10.00deg.mrc").write_bytes(writers.mrc(known_image(1), 0.0, 0.05))
+    (folder / "b_+10.00deg.mrc.mdoc").write_bytes(writers.mdoc("b", [25.0], 0.05))
+    (folder / "c_+1.00deg.tif").write_bytes(writers.tiff(known_image(2), 0.0, 0.05)[:3000])
+    (folder / "d.npy").write_bytes(b"nonsense")
+    (folder / "e.emd").write_bytes(writers.velox(known_image(3), 5.0, 0.05, detectors=("HAADF", "BF")))
+    assert main(["check", str(folder), "--set", "series.detector=HAADF"]) == 1
+    said = capsys.readouterr().out
+    for words in (
+        "dm, complete: 1 image(s) of 64 x 64 px <u2; series np7", "metadata   -34.500 deg  (Stage Alpha -34.5 deg)", "pixel 0.05 nm",
+        "would be stored at -34.500 deg from metadata", "sidecar    +25.000 deg  (b_+10.00deg.mrc.mdoc: TiltAngle = 25.0)",
+        "filename   +10.000 deg", "would be held: sources disagree", "not complete: c_+1.00deg.tif", "would be waited for",
+        "would be quarantined: d.npy: not a .npy file", "2020-07-29T16:49:34+00:00, HAADF, dwell 12 us",
+        "would be recorded, not stored: series.detector is HAADF", "in all:",
+    ):  # fmt: skip
+        assert words in said, f"{words!r} not in\n{said}"
+    assert main(["check", str(folder / "a.dm4")]) == 0
+
+
+def test_check_reads_each_header_once(tmp_path: Path) -> None:
+    """500 files: one look each, one reading process; `make bench` says how long."""
+    from aet_stream.readers.looking import Look
+    from aet_stream.watch.describe import describe_all
+
+    for index in range(500):
+        (tmp_path / f"x_{index:03d}_+1.00deg.npy").write_bytes(writers.npy(known_image(0, 16), 0.0, 0.1))
+
+    class Counting(ReaderChild):
+        looks = 0
+
+        def look(self, path: Path, loose: tuple[str, ...] = (), *, lenient: bool = False) -> Look:
+            self.looks += 1
+            return super().look(path, loose, lenient=lenient)
+
+    config = load(None, [])
+    reader = Counting(timeout_s=20, memory_mib=4096, max_file_mib=1)
+    lines: list[str] = []
+    try:
+        reader.look(tmp_path / "x_000_+1.00deg.npy")
+        pid = reader.pid
+        assert describe_all([tmp_path], reader, config, say=lines.append)
+        assert (reader.looks, reader.pid) == (501, pid)
+    finally:
+        reader.close()
+    assert lines[-1] == "in all: 500 would be stored"
+    assert len(list(tmp_path.iterdir())) == 500
