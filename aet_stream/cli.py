@@ -240,6 +240,11 @@ def _status_text(status: dict[str, Any]) -> str:
     for series in status["series"][:10]:
         tilt = "" if series["last_tilt_deg"] is None else f", last tilt {series['last_tilt_deg']:+.2f} deg"
         lines.append(f"series {series['name']}: {series['state']}, {series['stored']} stored{tilt}")
+    for name, tilts in status.get("planned_missing_deg", {}).items():
+        if tilts:
+            lines.append(f"  {name} lacks {len(tilts)} planned tilts: {', '.join(f'{tilt:g}' for tilt in tilts[:12])}")
+    for path, complaint in status.get("roles", {}).get("watch", {}).get("status", {}).get("waiting_for", {}).items():
+        lines.append(f"WAITING      {path}: {complaint or 'for its writer'}")
     total = status["latency"]["stages"].get("total")
     if total:
         stages = ", ".join(f"{name} {figures['p50_s']:.3f}" for name, figures in status["latency"]["stages"].items() if name != "total")

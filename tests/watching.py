@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,6 +19,7 @@ from aet_stream.messages import Acquired, Beat, NotAcquired, Offer, Pulse, Serie
 from aet_stream.readers.child import ReaderChild
 from aet_stream.transport import HubSocket
 from aet_stream.watch.watch import Watch
+from tests.harness import ENVIRONMENT
 
 QUICK = (
     "watch.scan_s=0.2", "watch.settle_s=0.3", "watch.incomplete_s=30", "watch.zero_grace_s=60", "watch.reader_timeout_s=30",
@@ -114,3 +118,54 @@ class Bench:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class WatchProcess:
+    """`aet-stream watch` as a process of its own, and a hub that only listens to what it offers."""
+
+    def __init__(self, folder: Path, *settings: str) -> None:
+        self.root, self.out, self.log = folder / "in", folder / "out", folder / "watch.log"
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.offers: Counter[tuple[str, int, str]] = Counter()
+        """How often each (path, image, state) was offered."""
+        self.paths: set[str] = set()
+        self.status: dict[str, Any] = {}
+        self._hub = HubSocket(self.out)
+        words = [*QUICK, f"watch.root={self.root}", f"output.root={self.out}", *settings]
+        command = [sys.executable, "-m", "aet_stream", "watch", *(word for setting in words for word in ("--set", setting))]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, stderr=log, stdout=log, env=ENVIRONMENT)
+
+    def listen(self) -> None:
+        for heard in self._hub.receive(0.02):
+            assert isinstance(heard, tuple), heard
+            peer, message, _ = heard
+            if isinstance(message, Beat):
+                self.status = message.status
+                self._hub.send(peer, Pulse(hub_id="listening"))
+            elif isinstance(message, Offer):
+                self.paths.update(file.path for file in message.files)
+                self.offers.update((file.path, image, stamp) for file in message.files for image, stamp in file.units)
+
+    def until(self, condition: Callable[[], Any], *, limit_s: float = 120.0) -> float:
+        """Listen until `condition` is true; seconds that took."""
+        began = time.monotonic()
+        while not condition():
+            assert time.monotonic() - began < limit_s, f"in vain: {len(self.paths)} files offered, status {self.status}"
+            assert self.process.poll() is None, self.log.read_text()[-2000:]
+            self.listen()
+        return time.monotonic() - began
+
+    def cpu_s(self) -> float:
+        """Processor time of the watch so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def __enter__(self) -> WatchProcess:
+        self.until(lambda: self.status.get("hub_id"))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._hub.close()

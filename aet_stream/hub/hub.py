@@ -43,6 +43,7 @@ from aet_stream.messages import (
     Working,
 )
 from aet_stream.projection import Array
+from aet_stream.readers.plan import load_plan, missing
 from aet_stream.transport import HubSocket, run_folder
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,7 @@ class Hub:
             expected=config.series.expected,
             config=msgspec.json.encode(config).decode(),
         )
+        self.plan = load_plan(config.angle.plan)
         self.archive.recover()
         self.outcomes = Outcomes(config.queue, self.ledger, self.outbox, self.flights, self.root / "quarantine", self._tell)
         self.intake = Intake(config.watch_root.name, config.series, self.ledger, self.archive, self.flights, self.outcomes, self._send)
@@ -236,6 +238,14 @@ class Hub:
             self._busy_at = now
         return now - self._busy_at
 
+    def _planned_missing(self) -> dict[str, list[float]]:
+        """Tilts of the plan that an open series lacks."""
+        if not self.plan:
+            return {}
+        tolerance_deg = self.config.angle.plan_tolerance_deg
+        open_now = [series["name"] for series in self.ledger.series() if series["state"] == "open"][:50]
+        return {name: missing(self.ledger.tilts_deg(name), self.plan, tolerance_deg) for name in open_now}
+
     def status(self) -> dict[str, Any]:
         """Everything, whole; nobody has to remember what was said before."""
         now = time.monotonic()
@@ -252,6 +262,7 @@ class Hub:
             "output_root": str(self.root),
             "roles": roles,
             **outcome(self.ledger),
+            "planned_missing_deg": self._planned_missing(),
             "queue": self.flights.counts(),
             "idle_for_s": round(self.idle_for_s(), 2),
             "paused": self.paused,

@@ -21,6 +21,7 @@ from aet_stream.readers import MAX_IMAGES, Source, checked_probe, finished, imag
 from aet_stream.readers.hdf5 import attribute, member, numbers, opened
 
 _SAME_TILT_DEG = 0.01
+_MAX_GROUPS = 2000
 
 
 def open_source(path: Path, size: int) -> Source:
@@ -261,18 +262,23 @@ class Berkeley:
         )
 
 
-def _emd_groups(path: Path, group: Any, name: str = "", depth: int = 0) -> list[str]:
+def _emd_groups(path: Path, group: Any, name: str = "", depth: int = 0, left: list[int] | None = None) -> list[str]:
+    """Names of the groups that hold data; bounded, because a damaged file may contain itself."""
     import h5py
 
+    left = [_MAX_GROUPS] if left is None else left
     found = []
     for key in group if depth < 6 else ():
+        left[0] -= 1
+        if left[0] < 0:
+            raise SourceError(f"{path.name}: more than {_MAX_GROUPS} groups and datasets")
         if not isinstance(group.get(key, getlink=True), h5py.HardLink):
             raise SourceError(f"{path.name}: {name}/{key} is a link; only data inside the file are read")
         item = group[key]
         if isinstance(item, h5py.Group):
             where = f"{name}/{key}".strip("/")
             found += [where] if attribute(item, "emd_group_type") == 1 else []
-            found += _emd_groups(path, item, where, depth + 1)
+            found += _emd_groups(path, item, where, depth + 1, left)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from aet_stream.projection import Acquisition, Array, Candidate
 from aet_stream.readers import Probe, Source, open_source, regular_size, stat_stamp
 from aet_stream.readers.sidecar import Beside, beside
 
-ZERO_TAIL_PX = 16
-"""A frame that ends in this many zeros may be one whose last bytes have not come."""
+UNLIKELY = 1e-3
+"""A frame that ends in more zeros than chance gives with this probability may be one whose last bytes have not come."""
 
 
 class Unit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -115,10 +116,17 @@ def _written(source: Source, path: Path) -> int:
 
 
 def zero_tail(source: Source, frames: Array) -> int:
-    """How many zeros the last frame ends in, in the order of the file, if too many for a detector; else 0."""
-    flat = (frames[-1, ::-1] if source.probe.bottom_up else frames[-1]).reshape(-1)
-    least = min(ZERO_TAIL_PX, flat.size)
-    if flat[-least:].any():
-        return 0
-    written = np.flatnonzero(flat)
-    return int(flat.size - (written[-1] + 1 if written.size else 0))
+    """How many zeros a frame ends in, in the order of the file, if chance would not do that given its other zeros; else 0."""
+    for frame in frames:
+        flat = (frame[::-1] if source.probe.bottom_up else frame).reshape(-1)
+        if flat[-1]:
+            continue
+        written = np.flatnonzero(flat)
+        if not written.size:
+            return int(flat.size)
+        before = int(written[-1]) + 1
+        share = (before - written.size + 1) / (before + 1)
+        tail = int(flat.size) - before
+        if tail * math.log(share) < math.log(UNLIKELY):
+            return tail
+    return 0

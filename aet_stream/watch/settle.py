@@ -49,6 +49,8 @@ class Settling:
         self._loose: dict[str, tuple[str, ...]] = {}
         """Folder -> sidecars in it that belong to no image by name."""
         self._with_sidecars: set[str] = set()
+        self._since: dict[str, tuple[str, float, float]] = {}
+        """Path -> (stamp, since when it has been so, not to be looked into before)."""
         self.seen: dict[str, str] = {}
         """Path -> stamp of files that have been passed on in that state."""
         self.candidates: dict[str, Candidate] = {}
@@ -70,8 +72,8 @@ class Settling:
             self._note(path, now, closed=False)
         gone = (self.seen.keys() | self.candidates.keys()) - self._stats.keys()
         for path in gone:
-            self.seen.pop(path, None)
-            self.candidates.pop(path, None)
+            for known in (self.seen, self.candidates, self._since):
+                known.pop(path, None)
         self.ignored &= self._stats.keys()
         self.sentinels = {path: stamp for path, stamp in self.sentinels.items() if path in self._stats}
         return sorted(gone)
@@ -133,7 +135,10 @@ class Settling:
             return
         if candidate is None or candidate.stamp != stamp:
             self.found += 1
-            self.candidates[path] = Candidate(stamp, now, max(entry.st_ctime for entry in together), closed)
+            before = self._since.get(path, ("", 0.0, 0.0))
+            since, look_at = before[1:] if before[0] == stamp else (now, 0.0)
+            self._since[path] = (stamp, since, look_at)
+            self.candidates[path] = Candidate(stamp, since, max(entry.st_ctime for entry in together), closed, look_at)
         elif closed and not candidate.closed:
             candidate.closed, candidate.look_at = True, 0.0
 
@@ -154,9 +159,12 @@ class Settling:
         """The hub has been told of this state of the file."""
         self.seen[path] = self.candidates.pop(path).stamp
 
-    def again(self, path: str) -> None:
-        """Forget that a file was passed on: the next scan takes it up anew."""
+    def again(self, path: str, *, after_s: float = 0.0) -> None:
+        """Forget that a file was passed on: the next scan takes it up anew, `after_s` it last changed."""
         self.seen.pop(path, None)
+        if path in self._since:
+            stamp, since, _ = self._since[path]
+            self._since[path] = (stamp, since, since + after_s)
 
     def next_look_s(self, now: float) -> float:
         """Seconds until a candidate may be due."""

@@ -278,7 +278,7 @@ class Watch:
         except SourceGone as error:
             self._refuse(want, "gone", str(error))
         except SourceNotReady as error:
-            self._again(visit)
+            self._again(visit, after_s=self._config.watch.zero_grace_s if isinstance(error, SourceStillZero) else 0.0)
             self._refuse(want, "later", str(error))
         except SourceError as error:
             self._refuse(want, "bad", str(error))
@@ -291,11 +291,11 @@ class Watch:
                 return
             self._send(want, visit, projection, reading)
 
-    def _again(self, visit: Visit) -> None:
+    def _again(self, visit: Visit, *, after_s: float = 0.0) -> None:
         """Look anew at every file of a visit, and offer what is there then."""
         self._visits.retract(visit)
         for frame in visit.frames:
-            self._settling.again(frame.path)
+            self._settling.again(frame.path, after_s=after_s)
         self._scan_at = 0.0
 
     def _send(self, want: Want, visit: Visit, projection: Projection, reading: Reading) -> None:

@@ -1,0 +1,152 @@
+"""Many files at once, lost events, and a quiet folder: nothing missed, nothing doubled, and little to do when nothing happens."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aet_stream.simulate.writers import npy
+from aet_stream.watch.events import network_file_system
+from tests.harness import known_image, running
+from tests.watching import Bench, WatchProcess
+
+
+def burst(root: Path, files: int, per_folder: int) -> set[str]:
+    """As fast as this machine can, into new nested folders; each with pixels of its own."""
+    content = bytearray(npy(known_image(0, 16), 0.0, 0.1))
+    names = set()
+    for index in range(files):
+        folder = root / f"s{index // per_folder:04d}" / "a" / "b"
+        if index % per_folder == 0:
+            folder.mkdir(parents=True)
+        content[-4:] = (index + 1).to_bytes(4, "little")[:2] + b"\x07\x07"
+        content[-8:-4] = (index + 1).to_bytes(4, "big")
+        path = folder / f"x_{index:05d}_{index % 140 - 70:+d}deg.npy"
+        path.write_bytes(content)
+        names.add(path.relative_to(root).as_posix())
+    return names
+
+
+def offered_once(watch: WatchProcess, names: set[str]) -> None:
+    assert watch.paths == names
+    assert len(watch.offers) == len(names)
+    assert set(watch.offers.values()) == {1}
+
+
+def test_400_files_into_new_folders_are_each_offered_once(tmp_path: Path) -> None:
+    """Folders newer than the watches on them: what no event told of, the scan finds."""
+    with WatchProcess(tmp_path) as watch:
+        names = burst(watch.root, 400, 20)
+        watch.until(lambda: len(watch.paths) >= 400 and watch.status.get("moving") == 0)
+        offered_once(watch, names)
+
+
+def test_lost_events_are_made_up_for_by_a_scan(tmp_path: Path) -> None:
+    """The process is stopped while the kernel's queue overflows; afterwards every file is found, once."""
+    with WatchProcess(tmp_path, "watch.scan_s=600") as watch:
+        limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+        watch.process.send_signal(signal.SIGSTOP)
+        one = watch.root / "noise.txt"
+        for _ in range(limit // 4 + 1):  # made, opened, closed, removed
+            one.touch()
+            one.unlink()
+        names = burst(watch.root, 300, 300)
+        watch.process.send_signal(signal.SIGCONT)
+        watch.until(lambda: len(watch.paths) >= 300 and watch.status.get("moving") == 0)
+        offered_once(watch, names)
+        assert "events were lost" in watch.log.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("files", "per_folder"), [(2000, 20), (2000, 1), (20_000, 100)])
+def test_a_burst_of_thousands(tmp_path: Path, files: int, per_folder: int) -> None:
+    """0 missed, 0 doubled; prints how long until all were offered."""
+    with WatchProcess(tmp_path) as watch:
+        began = time.monotonic()
+        names = burst(watch.root, files, per_folder)
+        written_s = time.monotonic() - began
+        watch.until(lambda: len(watch.paths) >= files and watch.status.get("moving") == 0, limit_s=600)
+        offered_once(watch, names)
+        took_s = time.monotonic() - began
+        print(f"\n{files} files in {files // per_folder} new folders: written in {written_s:.1f} s, all offered after {took_s:.1f} s")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_an_overflow_of_10000_files(tmp_path: Path) -> None:
+    """The watch stands still while 10,000 files are written: 0 missed, 0 doubled."""
+    with WatchProcess(tmp_path, "watch.scan_s=600") as watch:
+        watch.process.send_signal(signal.SIGSTOP)
+        names = burst(watch.root, 10_000, 10_000)
+        watch.process.send_signal(signal.SIGCONT)
+        took_s = watch.until(lambda: len(watch.paths) >= 10_000 and watch.status.get("moving") == 0, limit_s=600)
+        offered_once(watch, names)
+        lost = "events were lost" in watch.log.read_text()
+        print(f"\noverflow {'happened' if lost else 'did not happen'}: all offered after {took_s:.1f} s")
+        assert lost
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_2000_files_at_full_speed_end_in_their_series(tmp_path: Path) -> None:
+    """Through the whole daemon: every file one row, none twice."""
+    with running(tmp_path) as daemon:
+        began = time.monotonic()
+        names = burst(daemon.root, 2000, 100)
+        status = daemon.wait_for_totals(stored=2000, limit_s=1500)
+        assert (status["totals"]["duplicates"], status["totals"]["held"], status["totals"]["quarantined"]) == (0, 0, 0)
+        print(f"\n{len(names)} files stored after {time.monotonic() - began:.0f} s")
+
+
+def test_scans_are_rare_while_events_tell_everything(tmp_path: Path) -> None:
+    """Quiet and listening: a scan that costs 0.2 s comes every 20 s. Polling, busy, or after a loss: as often as configured."""
+    with Bench(tmp_path, "watch.scan_s=2") as bench:
+        watch, now = bench.watch, time.monotonic()
+        watch._scan_cost_s, watch._hinted_at, watch._missed_at = 0.2, now - 100, now - 100
+        assert watch._scan_pause_s(now) == pytest.approx(20.0)
+        watch._scan_cost_s = 5.0
+        assert watch._scan_pause_s(now) == 60.0
+        watch._scan_cost_s, watch._hinted_at = 0.2, now
+        assert watch._scan_pause_s(now) == 2.0
+        watch._hinted_at, watch._missed_at = now - 100, now
+        assert watch._scan_pause_s(now) == 2.0
+        watch._missed_at, watch._listening = now - 100, False
+        assert watch._scan_pause_s(now) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("mounts", "kind"),
+    [
+        ("1 0 8:1 / / rw - ext4 /dev/sda1 rw\n2 1 0:4 / /data rw,x - nfs4 server:/x rw\n", "nfs4"),
+        ("1 0 8:1 / / rw - ext4 /dev/sda1 rw\n2 1 0:4 / /data/micro\\040scope rw - cifs //pc/x rw\n", ""),
+        ("1 0 8:1 / / rw - ext4 /dev/sda1 rw\n2 1 0:4 / /data rw shared:1 - fuse.sshfs pc:/x rw\n", "fuse.sshfs"),
+        ("1 0 8:1 / / rw - nfs4 x rw\n2 1 0:4 / /data rw - xfs /dev/sdb rw\n", ""),
+    ],
+)
+def test_network_shares_are_polled(tmp_path: Path, mounts: str, kind: str) -> None:
+    """The longest mount point above the folder decides; names with blanks are understood."""
+    table = tmp_path / "mountinfo"
+    table.write_text(mounts)
+    assert network_file_system(Path("/data/session"), table) == kind
+    assert network_file_system(Path("/data/micro scope/x"), table) == ("cifs" if "cifs" in mounts else kind)
+
+
+def test_a_blip_of_the_folder_doubles_nothing(tmp_path: Path) -> None:
+    """The share goes away and comes back: every file is there again, in the same state, and nothing is taken twice."""
+    with Bench(tmp_path) as bench:
+        for index in range(5):
+            (bench.root / f"x_{index:+d}deg.npy").write_bytes(npy(known_image(index, 16), 0.0, 0.1))
+        bench.until(lambda: len(bench.taken) == 5)
+        states = dict(bench.offered)
+        bench.root.rename(tmp_path / "away")
+        bench.until(lambda: bench.status.get("root_there") is False)
+        (tmp_path / "away").rename(bench.root)
+        bench.until(lambda: bench.status.get("root_there") is True)
+        bench.rest()
+        assert bench.offered == states
+        assert np.array_equal(bench.pixels("x_+3deg.npy"), known_image(3, 16))
