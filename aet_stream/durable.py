@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from aet_stream import failpoints
 from aet_stream.errors import OutputFull
-
-#: The disk, not the data, is at fault: the same bytes may be written later.
-_DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE})
 
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a failing disk into OutputFull, which means: keep the data and try again later."""
+    """Whatever the disk complains about while we write becomes OutputFull, which means: keep the data, try again later."""
     try:
         yield
     except OSError as error:
-        if error.errno in _DISK_ERRNOS:
-            raise OutputFull(f"{path}: {os.strerror(error.errno or 0)}") from error
-        raise
+        raise OutputFull(f"{path}: {os.strerror(error.errno) if error.errno else error}") from error
 
 
 def temporary(path: Path) -> Path:
@@ -34,13 +29,29 @@ def is_temporary(name: str) -> bool:
     return name.startswith(".") and name.endswith(".tmp")
 
 
-def write_synced(path: Path, content: bytes | memoryview) -> None:
+def make_folder(folder: Path) -> None:
+    """A folder that is still there after a power cut: every new level is synced into the one above it."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
+
+
+def _reach(point: str, step: str, path: Path) -> None:
+    if point:
+        failpoints.reach(f"{point}.{step}", path)
+
+
+def write_synced(path: Path, content: bytes | memoryview, point: str = "") -> None:
     """Write a new file and bring it to the disk; nothing is left of it on failure."""
+    _reach(point, "draft", path)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
         view = memoryview(content)
         while view:
             view = view[os.write(descriptor, view) :]
+        _reach(point, "written", path)
         os.fsync(descriptor)
     except OSError:
         path.unlink(missing_ok=True)
@@ -63,13 +74,25 @@ def sync_folder(folder: Path) -> None:
     sync_file(folder)
 
 
-def replace(path: Path, content: bytes | memoryview) -> None:
-    """Put `content` at `path` so that nobody ever sees half of it."""
+def put_in_place(draft: Path, path: Path, point: str = "") -> None:
+    """Give a synced draft its final name, durably."""
+    _reach(point, "synced", draft)
+    draft.replace(path)
+    _reach(point, "renamed", path)
+    sync_folder(path.parent)
+    _reach(point, "durable", path)
+
+
+def replace(path: Path, content: bytes | memoryview, point: str = "") -> None:
+    """Put `content` at `path` so that nobody ever sees half of it. `point` names it to tests (failpoints)."""
+    draft = temporary(path)
     with disk_errors(path):
-        draft = temporary(path)
-        write_synced(draft, content)
-        draft.replace(path)
-        sync_folder(path.parent)
+        try:
+            write_synced(draft, content, point)
+            put_in_place(draft, path, point)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
 
 
 @contextmanager

@@ -54,6 +54,10 @@ class StoreError(AetError):
     """A series on disk is damaged or does not match what is asked of it."""
 
 
+class NewerLayout(AetError):
+    """A later version of this program wrote the file."""
+
+
 class OutputFull(AetError):
     """The output cannot be written now (disk full, read-only or failing); intake waits until it can."""
 

@@ -6,6 +6,7 @@ them as one series: Data Exchange for dxchange and tomopy, NXtomo by hard links,
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zlib
 from typing import Any
@@ -14,10 +15,11 @@ import h5py
 import msgspec
 import numpy as np
 
-from aet_stream.errors import StoreError
+from aet_stream.errors import NewerLayout, StoreError
 from aet_stream.projection import Array
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
+"""1: only the frames had checksums. 2: `content_sha256` in series.h5, `record_sha256` in a projection file, `crc32` beside extras."""
 #: Readable by every HDF5 library since 1.10, which virtual datasets need anyway.
 LIBVER = ("v110", "v110")
 
@@ -125,13 +127,20 @@ def projection_image(record: Record, raw: Array, clean: Array, extras: dict[str,
         file.create_dataset("raw", data=raw)
         file.create_dataset("clean", data=clean)
         for name, pixels in (extras or {}).items():
-            file.create_dataset(name, data=pixels)
+            file.create_dataset(name, data=pixels).attrs["crc32"] = crc32(pixels)
         file.attrs["layout_version"] = LAYOUT_VERSION
         for name in record.__struct_fields__:
             file.attrs[name] = getattr(record, name)
+        file.attrs["record_sha256"] = _said_sha256({name: getattr(record, name) for name in record.__struct_fields__})
         file.flush()
         image: bytes = file.id.get_file_image()
     return image
+
+
+def _said_sha256(values: dict[str, Any]) -> str:
+    """Checksum of a record's fields, those that were known when it was written."""
+    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
+    return hashlib.sha256("".join(f"{name}={plain[name]!r};" for name in sorted(plain)).encode()).hexdigest()
 
 
 def read_record(file: h5py.File) -> Record:
@@ -140,17 +149,104 @@ def read_record(file: h5py.File) -> Record:
     Raises
     ------
     StoreError : an attribute is missing or of another type
+    NewerLayout : a later version of this program wrote it
     """
     try:
+        refuse_newer(file)
         values: dict[str, Any] = {}
         for name in Record.__struct_fields__:
             if name not in file.attrs:
                 continue  # written before this field was known: its default holds
             value = file.attrs[name]
             values[name] = value.item() if isinstance(value, np.generic) else value
+        said = file.attrs.get("record_sha256")
+        if said != _said_sha256(values) and (said is not None or file.attrs["layout_version"] > 1):
+            raise StoreError(f"{file.filename}: the record is not what was written (record_sha256)")
         return msgspec.convert(values, Record)
-    except (KeyError, OSError, msgspec.ValidationError) as error:
+    except (KeyError, OSError, RuntimeError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise StoreError(f"{file.filename}: no readable record: {error}") from error
+
+
+def refuse_newer(file: h5py.File) -> None:
+    """Never touch what we may not understand.
+
+    Raises
+    ------
+    NewerLayout : a later version of this program wrote the file
+    """
+    version = int(file.attrs.get("layout_version", 1))
+    if version > LAYOUT_VERSION:
+        raise NewerLayout(f"{file.filename} has layout {version}, this version knows {LAYOUT_VERSION}: use the aet_stream that wrote it")
+
+
+def row_of(file: h5py.File, row: int) -> tuple[Record, Array, Array]:
+    """Record, raw and clean pixels of one row of a closed series, checked against their checksums.
+
+    Raises
+    ------
+    StoreError : they cannot be read, or are not what was written
+    """
+    try:
+        values: dict[str, Any] = {}
+        for field in msgspec.structs.fields(Record):
+            if f"{PER_PROJECTION}/{field.name}" in file:
+                value = file[f"{PER_PROJECTION}/{field.name}"][row]
+                values[field.name] = value.decode() if isinstance(value, bytes) else value.item()
+                if field.type is bool:
+                    values[field.name] = bool(value)
+        record, raw, clean = msgspec.convert(values, Record), file[RAW][row], file[CLEAN][row]
+    except (OSError, KeyError, RuntimeError, ValueError, msgspec.ValidationError) as error:
+        raise StoreError(f"{file.filename}: row {row} cannot be read: {error}") from error
+    check_pixels(f"{file.filename} row {row}", record, raw, clean)
+    return record, raw, clean
+
+
+def check_pixels(where: str, record: Record, raw: Array, clean: Array) -> None:
+    """
+    Raises
+    ------
+    StoreError : the pixels are not what was written
+    """
+    for name, pixels, expected in (("raw", raw, record.raw_crc32), ("clean", clean, record.clean_crc32)):
+        if crc32(pixels) != expected:
+            raise StoreError(f"{where}: the checksum of the {name} pixels is {crc32(pixels):08x}, written was {expected:08x}")
+
+
+class Contents:
+    """Checksum over all that a master says beside the frames, which have their own; the names of things have one from HDF5 itself."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def add(self, value: Any) -> Any:
+        """Take note of a value on its way into the file; hands it back."""
+        array = np.asarray(value.encode() if isinstance(value, str) else value)
+        content = bytes(value, "utf-8") if isinstance(value, str) else value if isinstance(value, bytes) else array.tobytes()
+        kind = "text" if isinstance(value, str | bytes) else f"{array.dtype.str}{array.shape}"
+        self._parts.append(hashlib.sha256(kind.encode() + content).digest())
+        return value
+
+    def add_attributes(self, item: Any) -> None:
+        """Text attributes lie in a heap without a checksum."""
+        for key, value in item.attrs.items():
+            if key != "content_sha256":
+                self.add(f"{key}={value!r}")
+
+    def sha256(self) -> str:
+        return hashlib.sha256(b"".join(sorted(self._parts))).hexdigest()
+
+    @classmethod
+    def of(cls, file: h5py.File) -> str:
+        """The same, from a file."""
+        contents = cls()
+
+        def add(name: str, item: Any) -> None:
+            contents.add_attributes(item)
+            if isinstance(item, h5py.Dataset) and item.ndim < 3:
+                contents.add(item[()])
+
+        file.visititems(add)
+        return contents.sha256()
 
 
 def read_projection(path: str) -> tuple[Record, Array, Array]:
@@ -163,11 +259,12 @@ def read_projection(path: str) -> tuple[Record, Array, Array]:
     try:
         with h5py.File(path, "r", locking=False) as file:
             record, raw, clean = read_record(file), file["raw"][()], file["clean"][()]
+            for name in file.keys() - {"raw", "clean"}:
+                if "crc32" in file[name].attrs and crc32(file[name][()]) != file[name].attrs["crc32"]:
+                    raise StoreError(f"{path}: {name} is not what was written (checksum)")
     except (OSError, KeyError, RuntimeError) as error:
         raise StoreError(f"{path}: not a readable projection file: {error}") from error
-    for name, pixels, expected in (("raw", raw, record.raw_crc32), ("clean", clean, record.clean_crc32)):
-        if crc32(pixels) != expected:
-            raise StoreError(f"{path}: the checksum of the {name} pixels is {crc32(pixels):08x}, written was {expected:08x}")
+    check_pixels(path, record, raw, clean)
     return record, raw, clean
 
 

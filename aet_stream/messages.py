@@ -118,6 +118,8 @@ class Ready(Message, frozen=True, tag="ready"):
 
     name: str
     model_sha256: str
+    wire: int = 0
+    """WIRE_VERSION of the worker; another one gets no work."""
 
 
 class Job(Message, frozen=True, tag="job"):

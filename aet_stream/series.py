@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from aet_stream import layout
-from aet_stream.errors import StoreError
+from aet_stream.errors import AetError, StoreError
 from aet_stream.projection import Array, sha256_of
 
 
@@ -30,10 +30,17 @@ class Series:
             self._file = h5py.File(path, "r", locking=False)
         except OSError as error:
             raise StoreError(f"{path}: cannot be opened as a tilt series: {error}") from error
-        if layout.PER_PROJECTION not in self._file or layout.CLEAN not in self._file:
+        try:
+            layout.refuse_newer(self._file)
+            if layout.PER_PROJECTION not in self._file or layout.CLEAN not in self._file:
+                raise StoreError(f"{path}: has no {layout.PER_PROJECTION}; not a series written by aet-stream")
+            self.tilts_deg: Array = self._file[layout.THETA][()]
+        except (OSError, KeyError, RuntimeError, ValueError) as error:
             self._file.close()
-            raise StoreError(f"{path}: has no {layout.PER_PROJECTION}; not a series written by aet-stream")
-        self.tilts_deg: Array = self._file[layout.THETA][()]
+            raise StoreError(f"{path}: damaged: {error}") from error
+        except AetError:
+            self._file.close()
+            raise
         """(n,) float64 degrees, in order of arrival."""
 
     def __len__(self) -> int:
@@ -81,7 +88,27 @@ class Series:
 
     def doubts(self) -> Iterator[str]:
         """Everything that is wrong with this series, one line each; nothing when it is sound."""
+        try:
+            yield from self._doubts_about_all()
+            rows = len(self)
+            for row in range(rows):
+                yield from self._doubts_of(row)
+        except (OSError, KeyError, RuntimeError, ValueError) as error:  # UnicodeDecodeError is a ValueError
+            yield f"{self.path} cannot be read: {error}"
+
+    def _doubts_about_all(self) -> Iterator[str]:
+        """What concerns no single row."""
         records = self.column("number")
+        written = self._file[layout.ABOUT].attrs.get("content_sha256")
+        if written is not None and written != layout.Contents.of(self._file):
+            yield "tilts, records or names are not what was written (content_sha256)"
+        if written is None and self._file.attrs.get("layout_version", 1) > 1:
+            yield "the checksum of its contents is missing (content_sha256)"
+        if self.about["stored"] != len(self):
+            yield f"{layout.ABOUT} says {self.about['stored']} projections, {layout.THETA} {len(self)}"
+        if not np.array_equal(self.tilts_deg, self.column("tilt_deg")):
+            yield f"{layout.THETA} and {layout.PER_PROJECTION}/tilt_deg differ"
+        yield from self._doubts_about_files(records)
         shapes = {name: self._file[name].shape for name in (layout.RAW, layout.CLEAN)}
         for name, shape in shapes.items():
             if shape[0] != len(self):
@@ -93,8 +120,21 @@ class Series:
         sources = list(zip(self.column("path"), self.column("image"), self.column("sha256"), strict=True))
         if len(set(sources)) != len(sources):
             yield "one source image is stored twice"
-        for row in range(len(self)):
-            yield from self._doubts_of(row)
+
+    def _doubts_about_files(self, numbers: Array) -> Iterator[str]:
+        """Projection files that an open series does not show, and segments that are not what they should be."""
+        folder = self.path.parent / layout.PROJECTIONS
+        if self.closed or not folder.is_dir():
+            return
+        shown_at = self.path.stat().st_mtime
+        for path in sorted(folder.glob("[0-9]*.h5")):
+            if int(path.stem) not in numbers and path.stat().st_mtime < shown_at:
+                yield f"{path} is not shown in {self.path.name}"
+            elif int(path.stem) in numbers:
+                try:
+                    layout.read_projection(str(path))
+                except StoreError as error:
+                    yield str(error)
 
     def _averaged(self, row: int) -> bool:
         """Is this row the mean of several frames? Their checksum is then that of all of them."""
@@ -107,7 +147,7 @@ class Series:
         except StoreError as error:
             yield str(error)
             return
-        if not np.isfinite(clean).all():
+        if clean.shape != raw.shape or not np.isfinite(clean).all():
             yield f"row {row}: clean has values that are not finite"
         if not self._averaged(row) and self.column("sha256")[row] != sha256_of(raw):
             yield f"row {row}: raw is not what was read from {self.column('path')[row]}"

@@ -17,13 +17,14 @@ import time
 from types import FrameType
 from typing import Protocol
 
-from aet_stream.errors import AetError, AlreadyRunning, ConfigError
+from aet_stream.errors import AetError, AlreadyRunning, ConfigError, OutputFull
 
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2  # wrong configuration or command line: starting again cannot help
 EXIT_STRICT = 3  # it ran, but something was quarantined, held or failed, and --strict was asked for
 EXIT_ALREADY_RUNNING = 4
+EXIT_DISK = 5  # the output cannot be written now: starting again later helps
 
 BEAT_S = 1.0
 ORPHAN_GRACE_S = 1.5
@@ -95,6 +96,8 @@ def exit_code(error: AetError) -> int:
     """The exit code that a failure ends with."""
     if isinstance(error, ConfigError):
         return EXIT_USAGE
+    if isinstance(error, OutputFull):
+        return EXIT_DISK
     return EXIT_ALREADY_RUNNING if isinstance(error, AlreadyRunning) else EXIT_FAILED
 
 

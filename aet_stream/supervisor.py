@@ -21,7 +21,7 @@ import msgspec
 
 from aet_stream.config import Config, require_folders
 from aet_stream.errors import AetError, AlreadyRunning, NotRunning
-from aet_stream.service import EXIT_ALREADY_RUNNING, EXIT_FAILED, EXIT_OK, EXIT_STRICT, EXIT_USAGE, Stop, notify
+from aet_stream.service import EXIT_ALREADY_RUNNING, EXIT_DISK, EXIT_FAILED, EXIT_OK, EXIT_STRICT, EXIT_USAGE, Stop, notify
 from aet_stream.transport import HubLink, ask, run_folder
 
 logger = logging.getLogger(__name__)
@@ -194,7 +194,7 @@ class Supervisor:
         if child.process is not None and child.process.stdin is not None:
             child.process.stdin.close()
         child.process = None
-        child.failed_starts += not child.ready
+        child.failed_starts += not child.ready and code != EXIT_DISK  # a full disk is waited for
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         if child.vital and code in (EXIT_USAGE, EXIT_ALREADY_RUNNING):
             self._give_up(code, f"{child.name} {how}: starting it again cannot help")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 
+from aet_stream import failpoints
 from aet_stream.config import Config
 from aet_stream.denoise.denoiser import Denoiser
-from aet_stream.messages import Done, Failed, Job, Ready, Working
+from aet_stream.messages import WIRE_VERSION, Done, Failed, Job, Ready, Working
 from aet_stream.projection import Array
 from aet_stream.transport import HubLink
 
@@ -56,11 +57,12 @@ class Worker:
     def _ask(self) -> None:
         if self._link is not None and self._denoiser is not None:
             self._asked_at = time.monotonic()
-            self._link.send(Ready(name=self.name, model_sha256=self._denoiser.sha256))
+            self._link.send(Ready(name=self.name, model_sha256=self._denoiser.sha256, wire=WIRE_VERSION))
 
     def _do(self, job: Job, pixels: Array) -> None:
         if self._link is None or self._denoiser is None:
             return
+        failpoints.reach("worker.received")
         link, began = self._link, time.monotonic()
         try:
             result = self._denoiser.subtract(pixels, beat=lambda: self._working(job))
@@ -70,7 +72,9 @@ class Worker:
             link.send(Failed(job_id=job.job_id, reason=f"{type(error).__name__}: {error}"))
             return
         self._done += 1
+        failpoints.reach("worker.send")
         link.send(Done(job_id=job.job_id, quality=result.quality, network_s=time.monotonic() - began), result.clean)
+        failpoints.reach("worker.sent")
 
     def _working(self, job: Job) -> None:
         if self._link is not None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from aet_stream.denoise.denoiser import cpu_has_bfloat16
-from aet_stream.messages import Acquired, Done, FileOffer, Job, Offer, Ready, Want
+from aet_stream.messages import WIRE_VERSION, Acquired, Done, FileOffer, Job, Offer, Ready, Want
 from aet_stream.projection import Acquisition, Candidate, Quality, sha256_of
 from aet_stream.simulate.writers import tiff
 from aet_stream.transport import HubLink
@@ -85,7 +85,7 @@ def hub_ceiling(folder: Path, size_px: int, rows: int) -> None:
         offers = tuple(FileOffer(f"s/{i:05d}.tif", "1", 1, nbytes, now) for i in range(rows))
         began = time.monotonic()
         watch.send(Offer(files=offers))
-        worker.send(Ready(name="worker", model_sha256="0"))
+        worker.send(Ready(name="worker", model_sha256="0", wire=WIRE_VERSION))
         done = beaten = 0
         while done < rows:
             for message, _ in watch.receive(0.001):
@@ -108,7 +108,7 @@ def hub_ceiling(folder: Path, size_px: int, rows: int) -> None:
             for message, _ in worker.receive(0.001):
                 if isinstance(message, Job):
                     worker.send(Done(job_id=message.job_id, quality=Quality("none", "0"), network_s=0.0), clean)
-                    worker.send(Ready(name="worker", model_sha256="0"))
+                    worker.send(Ready(name="worker", model_sha256="0", wire=WIRE_VERSION))
                     done += 1
             if time.monotonic() - beaten > 0.5:
                 beaten = time.monotonic()

@@ -119,7 +119,7 @@ def test_an_abandoned_close_leaves_no_trace(tmp_path: Path) -> None:
             next(work)
         work.close()
         assert not list((tmp_path / "s").glob(".*"))
-        assert not store.master_is_closed()
+        assert not store.shown()[1]
 
 
 def test_a_long_series_spans_few_files(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_long_series_spans_few_files(tmp_path: Path) -> None:
         assert sum("segment" in name for name in sources) == 3
         assert len(sources) == 6
     again = SeriesStore(tmp_path / "s", fold_rows=2)
-    again.load({record.number for record in store.records}, tmp_path / "aside")
+    again.load(store.identities(), tmp_path / "aside")
     again.write_master(ABOUT)
     with Series(tmp_path / "s" / "series.h5") as series:
         assert list(series.doubts()) == []
@@ -166,14 +166,14 @@ def test_everything_is_rebuilt_from_the_projection_files(tmp_path: Path, loss: s
             master.unlink()
         case "stale master":
             old = SeriesStore(tmp_path / "s", fold_rows=256)
-            old.load(set(), tmp_path / "aside")
+            old.load({}, tmp_path / "aside")
             old.records.pop()
             old.write_master(ABOUT)
         case "damaged master":
             master.write_bytes(master.read_bytes()[:3000])
     second, ledger = archive(tmp_path)
     second.recover()
-    assert ledger.stored_numbers("s") == {0, 1, 2}
+    assert set(ledger.stored("s")) == {0, 1, 2}
     assert ledger.ended("s/1.tif") == {(0, "1")}
     with Series(master) as series:
         assert len(series) == 3
@@ -190,7 +190,7 @@ def test_a_damaged_projection_is_set_aside_and_its_source_read_again(tmp_path: P
     ledger.close()
     second, ledger = archive(tmp_path)
     second.recover()
-    assert ledger.stored_numbers("s") == {0, 2}
+    assert set(ledger.stored("s")) == {0, 2}
     assert len(list((tmp_path / "quarantine").iterdir())) == 1
     with Series(tmp_path / "s" / "series.h5") as series:
         assert len(series) == 2

@@ -13,12 +13,13 @@ import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
+from aet_stream import failpoints
 from aet_stream.errors import OutputFull, StoreError
-from aet_stream.hub import coverage
+from aet_stream.hub import coverage, quarantine
 from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.master import About
 from aet_stream.hub.outbox import Outbox
-from aet_stream.hub.store import SeriesStore, Stored
+from aet_stream.hub.store import Identity, SeriesStore, Stored
 from aet_stream.layout import SERIES_FILE, Record
 from aet_stream.naming import RESERVED
 
@@ -34,6 +35,8 @@ def open_ledger(root: Path) -> tuple[Ledger, bool]:
     fresh = not path.exists()
     try:
         return Ledger(path), fresh
+    except sqlite3.OperationalError as error:
+        raise OutputFull(f"{path}: {error}: make room, or end what holds it") from error  # full, locked, read-only: nothing is damaged
     except sqlite3.DatabaseError as error:
         aside = path.with_name(f"ledger.sqlite.damaged-{time.time_ns()}")
         path.replace(aside)
@@ -61,6 +64,8 @@ class Archive:
         """Series -> what is being done to it piece by piece: ("close" or "fold", the work)."""
         self.called_off: list[tuple[str, str]] = []
         """(sink, event) that somebody is working on in vain."""
+        self.lost = False
+        """A stored projection was damaged or is gone: its source is to be read again."""
         self.unpublished: dict[str, list[Unit]] = {}
         """Stored, but not yet shown in `series.h5` nor known to the ledger."""
 
@@ -68,34 +73,34 @@ class Archive:
 
     def recover(self) -> None:
         """Make ledger and `series.h5` agree with the projection files, which are the truth."""
+        failpoints.reach("recover.drafts", self.root)
         for folder in sorted(self.root.iterdir()):
-            if folder.name not in RESERVED and (folder / "projections").is_dir():
+            if folder.name not in RESERVED and ((folder / "projections").is_dir() or (folder / SERIES_FILE).exists()):
                 self._recover_series(folder.name)
+        for row in self._ledger.series():
+            if row["state"] == "open" and row["stored"] and not (self.root / row["name"]).is_dir():
+                self.store(row["name"])  # somebody has taken the folder of an open series away
+        self._recover_quarantine()
 
     def _recover_series(self, name: str) -> None:
         store = SeriesStore(self.root / name, fold_rows=self._fold_rows)
         store.remove_drafts()
-        on_disk, known = set(store.numbers_on_disk()), self._ledger.stored_numbers(name)
-        shown = store.master_numbers()
-        closed = store.master_is_closed()
-        if on_disk == known == set(shown) and closed == (self._state(name) == "closed"):
+        shown, closed = store.shown()
+        if closed and self._state(name) == "closed" and shown == self._ledger.stored(name) and set(store.numbers_on_disk()) <= set(shown):
             return  # all agree: nothing to load until somebody asks
+        self._stores.pop(name, None)
         store = self.store(name)
-        numbers = {record.number for record in store.records}
-        with self._ledger.transaction():
-            for number in known - numbers:
-                logger.error("%s: projection %d is gone; its source will be read again", name, number)
-                self._ledger.lose(name, number)
-            self._ledger.open_series(name, at=min((record.closed_at for record in store.records), default=None))
-            for record in store.records:
-                if record.number not in known:
-                    logger.info("%s: projection %d was stored before the ledger knew; taken up", name, record.number)
-                    self._ledger.adopt(record)
-                    self._announce_stored(record)
-        if closed and set(shown) == numbers:
+        if closed and store.identities() == shown:
             self._announce_closed(name)
         else:
+            store.drop_master()
             store.write_master(self._about(name, None))
+
+    def _recover_quarantine(self) -> None:
+        """Drafts of a killed hub, and records of units that have been dealt with since."""
+        for file, path, image in quarantine.left_over(self.root / "quarantine"):
+            if not path or self._ledger.dealt_with(path, image):
+                file.unlink(missing_ok=True)
 
     def _state(self, name: str) -> str:
         return next((series["state"] for series in self._ledger.series() if series["name"] == name), "")
@@ -104,9 +109,55 @@ class Archive:
         """The store of one series, loaded from disk at first use."""
         if name not in self._stores:
             store = SeriesStore(self.root / name, fold_rows=self._fold_rows)
-            store.load(self._ledger.stored_numbers(name), self.root / "quarantine")
+            known = self._ledger.stored(name)
+            complaints = store.load(known, self.root / "quarantine")
+            self._reconcile(name, store, known, complaints)
             self._stores[name] = store
         return self._stores[name]
+
+    def _reconcile(self, name: str, store: SeriesStore, known: dict[int, Identity], complaints: list[str]) -> None:
+        """The files are the truth: what the ledger says of a series becomes what they say."""
+        for complaint in complaints:
+            logger.error("%s", complaint)
+        found = store.identities()
+        gone = [number for number, identity in known.items() if found.get(number) != identity]
+        new = [record for record in store.records if known.get(record.number) != found[record.number]]
+        if not gone and not new and (store.records or self._state(name) != "closed"):
+            return
+        failpoints.reach("recover.begin", store.folder)
+        with self._ledger.transaction():
+            for number in gone:
+                logger.error("%s: projection %d is gone; its source will be read again", name, number)
+                self._ledger.lose(name, number)
+                self.lost = True
+            self._ledger.open_series(name, at=min((record.closed_at for record in store.records), default=None))
+            for record in new:
+                logger.info("%s: projection %d was stored before the ledger knew; taken up", name, record.number)
+                self._ledger.adopt(name, record)
+                self._announce_stored(record)
+            failpoints.reach("recover.commit", store.folder)
+        failpoints.reach("recover.committed", store.folder)
+
+    def _mend(self, name: str, error: StoreError) -> None:
+        """Something in a series folder is not as it was written: read all of it, set aside what is damaged, show the rest.
+
+        Raises
+        ------
+        OutputFull : nothing is wrong with the files, so it must be the disk; try again later
+        """
+        logger.error("%s: every projection of the series is checked", error)
+        self._abandon(name)
+        store, known = self.store(name), self._ledger.stored(name)
+        before = store.identities()
+        complaints = store.check(self.root / "quarantine")
+        self._reconcile(name, store, known, complaints)
+        units = self.unpublished.get(name, [])
+        self.unpublished[name] = [unit for unit in units if unit[1].number in store.identities()]
+        self.lost = self.lost or len(units) != len(self.unpublished[name])
+        if store.identities() == before and not complaints:
+            raise OutputFull(str(error)) from error
+        store.drop_master()
+        store.write_master(self._about(name, None))
 
     def _about(self, name: str, closed_at: float | None) -> About:
         series = next((series for series in self._ledger.series() if series["name"] == name), None) or {}
@@ -127,12 +178,6 @@ class Archive:
         self._abandon(name)
         return self.store(name).commit(batch)
 
-    def same_pixels(self, name: str, sha256: str) -> list[tuple[str, int, int, float]]:
-        """(path, image, number, tilt) of the projections of a series that have exactly these pixels."""
-        known = [(row["path"], row["image"], row["number"], row["tilt_deg"]) for row in self._ledger.same_pixels(name, sha256)]
-        fresh = [(r.path, r.image, r.number, r.tilt_deg) for _, r, _ in self.unpublished.get(name, []) if r.sha256 == sha256]
-        return known + fresh
-
     def publish(self, name: str, units: list[Unit]) -> None:
         """Show stored projections in `series.h5`, then enter them into the ledger as (visit, record, stage times).
 
@@ -140,16 +185,23 @@ class Archive:
         ------
         OutputFull : the disk does not take it; try again later
         """
-        self.store(name).write_master(self._about(name, None))
+        try:
+            self.store(name).write_master(self._about(name, None))
+        except StoreError as error:
+            self._mend(name, error)
+            units = self.unpublished[name]
         readable_at = time.time()
+        failpoints.reach("publish.begin", self.root / name)
         with self._ledger.transaction():
             self._ledger.open_series(name)
             for unit_id, record, stages in units:
-                stages["commit"] = readable_at - stages.pop("done_at")
+                stages["commit"] = readable_at - stages["done_at"]
                 stages["total"] = readable_at - record.closed_at
                 self._ledger.store(unit_id, record, stages)
                 self._announce_stored(record)
             self._announce_coverage(name)
+            failpoints.reach("publish.commit", self.root / name)
+        failpoints.reach("publish.committed", self.root / name)
 
     def _announce_stored(self, record: Record) -> None:
         shown = ("number", "tilt_deg", "tilt_source", "path", "image", "sha256", "trust", "blank", "pixel_size_nm")
@@ -191,9 +243,13 @@ class Archive:
                 continue
             except StopIteration:
                 del self._works[name]
-            except (OutputFull, StoreError):
+            except OutputFull:
                 del self._works[name]
                 raise
+            except StoreError as error:
+                del self._works[name]
+                self._mend(name, error)
+                continue
             if kind == "fold":
                 self._stores[name].write_master(self._about(name, None))
             else:
@@ -212,6 +268,8 @@ class Archive:
             self._ledger.close_series(name)
             self._outbox.announce("series.closed", name, digest.hexdigest(), data)
             off = self._outbox.supersede("preview", name)
+            failpoints.reach("close.commit", self.root / name)
+        failpoints.reach("close.committed", self.root / name)
         self.called_off += [("preview", event_id) for event_id in off]
 
     def _abandon(self, name: str) -> None:

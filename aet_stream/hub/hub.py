@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-from aet_stream import __version__
+from aet_stream import __version__, durable
 from aet_stream.config import Config
 from aet_stream.errors import AetError, AlreadyRunning, OutputFull, StoreError, WireError
 from aet_stream.hub.archive import Archive, open_ledger
@@ -78,7 +78,8 @@ class Hub:
     def start(self) -> None:
         """Take the output for ourselves, make the disk consistent, then open for business."""
         config = self.config
-        self.root.mkdir(parents=True, exist_ok=True)
+        with durable.disk_errors(self.root):
+            durable.make_folder(self.root)
         self._take_lock()
         self.ledger, fresh = open_ledger(self.root)
         if fresh:
@@ -101,9 +102,14 @@ class Hub:
         self.events = Events(config, self.ledger, self.outbox, send=self._send, tell=self._tell)
         with self.ledger.transaction():
             self.outbox.start()
+        self._take_up()
+        self._socket = HubSocket(self.root)
+
+    def _take_up(self) -> None:
+        """Units that no offer will name: left by the hub before us, or stored once and damaged since."""
+        self.archive.lost = False
         for row in self.ledger.ready():
             self.outcomes.take_up(row["path"], row["image"], row["stamp"], row["attempts"])
-        self._socket = HubSocket(self.root)
 
     def _take_lock(self) -> None:
         self._lock = (run_folder(self.root) / "writer.lock").open("w")
@@ -147,7 +153,7 @@ class Hub:
             work()
         except (OutputFull, StoreError) as error:
             if not self.paused:
-                logger.error("%s: intake waits until there is room; nothing is lost", error)
+                logger.error("%s: intake waits until the disk takes it; nothing is lost", error)
             self.paused, self._paused_until = str(error), time.monotonic() + PAUSE_S
 
     def _expire(self) -> None:
@@ -159,6 +165,8 @@ class Hub:
         self.storing.publish()
         self.intake.grant()
         self.storing.close_series()
+        if self.archive.lost:
+            self._take_up()
         while self.archive.called_off:
             self.events.call_off(*self.archive.called_off.pop())
         self.paused = ""

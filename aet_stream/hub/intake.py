@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from aet_stream import failpoints
 from aet_stream.config import Series
 from aet_stream.hub.archive import Archive
 from aet_stream.hub.flights import Flight, Flights, Pending
-from aet_stream.hub.ledger import Ledger
+from aet_stream.hub.ledger import SOURCE_GONE, Ledger
 from aet_stream.hub.outcomes import Outcomes
 from aet_stream.messages import Acquired, AnyMessage, NotAcquired, Offer, Want
 from aet_stream.naming import series_of
@@ -40,7 +41,7 @@ class Intake:
         """Watch lives, and `asked` is all that it still means to answer. Nobody died over what it does not know of."""
         self._watch = peer
         for flight in self._flights:
-            if flight.state == "wanted" and flight.key not in asked and time.time() - flight.asked_at > FORGOTTEN_S:
+            if flight.state == "wanted" and flight.key not in asked and time.monotonic() - flight.asked_at > FORGOTTEN_S:
                 self._outcomes.again(flight)
 
     def hear_offer(self, offer: Offer) -> None:
@@ -53,15 +54,26 @@ class Intake:
 
     def grant(self) -> None:
         """Ask for units; the ledger knows of it first, so that whatever dies over them is noticed."""
-        chosen = self._flights.grantable(time.monotonic()) if self._watch else []
+        chosen = [pending for pending in self._flights.grantable(time.monotonic()) if self._open(pending)] if self._watch else []
         if not chosen:
             return
+        failpoints.reach("want.begin")
         with self._ledger.transaction():
             flights = [self._launch(pending) for pending in chosen]
+            failpoints.reach("want.commit")
+        failpoints.reach("want.send")
         for flight in flights:
             if not self._send(self._watch, Want(path=flight.path, stamp=flight.stamp, image=flight.image)):
                 self._watch = b""  # gone; its successor will say so
                 return
+
+    def _open(self, pending: Pending) -> bool:
+        """False, and off the list, if the unit has been stored since it was offered: the files know it before the ledger does."""
+        series = series_of(pending.path, self._root_name, self._rules)
+        if self._archive.store(series).holds(pending.path, pending.image, pending.stamp):
+            del self._flights.backlog[pending.path, pending.image]
+            return False
+        return True
 
     def _launch(self, pending: Pending) -> Flight:
         series = series_of(pending.path, self._root_name, self._rules)
@@ -74,7 +86,7 @@ class Intake:
             nbytes=pending.nbytes,
             closed_at=pending.closed_at,
             offered_at=pending.offered_at,
-            asked_at=time.time(),
+            asked_at=time.monotonic(),
             alone=pending.alone,
         )
         self._flights.launch(flight)
@@ -84,6 +96,7 @@ class Intake:
         flight = self._flights.find(acquired.path, acquired.image, acquired.stamp)
         if flight is None:
             return  # an answer to a question that has been taken back
+        failpoints.reach("acquired.heard")
         row = self._ledger.unit(flight.unit_id)
         person = None if row is None else row["person_tilt_deg"]
         flight.acquired, flight.acquired_at = acquired, time.time()
@@ -104,15 +117,17 @@ class Intake:
             return False
         if self._other_detector(flight):
             return True
-        for path, image, number, tilt_deg in self._archive.same_pixels(flight.series, flight.acquired.sha256):
-            same_tilt = abs(tilt_deg - flight.tilt_deg) <= SAME_TILT_DEG
-            if (path, image) == flight.key and same_tilt:
-                self._outcomes.end(flight, "same", f"projection {number}: the file was touched, its pixels were not")
-            elif (path, image) == flight.key and flight.tilt_source != "person":
-                said = f"stored as projection {number} at {tilt_deg:g} deg, but its sources now say {flight.tilt_deg:g} deg"
+        for record in self._archive.store(flight.series).same_pixels(flight.acquired.sha256):
+            same_image, same_tilt = (record.path, record.image) == flight.key, abs(record.tilt_deg - flight.tilt_deg) <= SAME_TILT_DEG
+            if same_image and same_tilt:
+                self._outcomes.end(flight, "same", f"projection {record.number}: the file was touched, its pixels were not")
+            elif same_image and flight.tilt_source != "person":
+                said = f"stored as projection {record.number} at {record.tilt_deg:g} deg, but its sources now say {flight.tilt_deg:g} deg"
                 self._outcomes.end(flight, "held", said)
             elif same_tilt:
-                self._outcomes.end(flight, "duplicate", f"same pixels and tilt as {path} image {image} (projection {number})")
+                self._outcomes.end(
+                    flight, "duplicate", f"same pixels and tilt as {record.path} image {record.image} (projection {record.number})"
+                )
             else:
                 continue
             return True
@@ -148,7 +163,7 @@ class Intake:
             case "bad":
                 self._outcomes.end(flight, "quarantined", message.reason)
             case "gone":
-                self._outcomes.end(flight, "quarantined", f"source_gone: {message.reason}")
+                self._outcomes.end(flight, "quarantined", f"{SOURCE_GONE}: {message.reason}")
 
     def _unasked(self, message: NotAcquired) -> Flight | None:
         """A file so broken that watch could not even offer it."""

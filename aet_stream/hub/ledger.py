@@ -13,6 +13,7 @@ The row `wanted` is written before the reading begins, so that whatever dies ove
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -29,6 +30,9 @@ SCHEMA_VERSION = 1
 STAGES = ("settle", "read", "queue", "network", "commit", "total")
 #: States that end a visit until the file changes or a person speaks.
 ENDED = ("stored", "duplicate", "same", "other", "quarantined", "held", "replaced")
+
+#: How the reason of a unit begins whose file had vanished: it is no end, if the file comes back.
+SOURCE_GONE = "source_gone"
 
 _SCHEMA = """
 CREATE TABLE series (
@@ -56,7 +60,7 @@ class Ledger:
         if read_only:
             self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=2)
         else:
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=5)
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=2)
         self._db.row_factory = sqlite3.Row
         self.db = self._db
         """For the outbox, which lives in the same file and the same transactions."""
@@ -94,9 +98,10 @@ class Ledger:
             self._db.execute("COMMIT")
         except sqlite3.OperationalError as error:
             self._roll_back()
-            if "full" in str(error) or "disk I/O" in str(error) or "readonly" in str(error) or "unable to open" in str(error):
-                raise OutputFull(f"{self.path}: {error}") from error
-            raise
+            raise OutputFull(f"{self.path}: {error}") from error  # full, failing, read-only, locked by somebody: not damaged
+        except OSError as error:
+            self._roll_back()
+            raise OutputFull(f"{self.path}: {os.strerror(error.errno or 0)}") from error
         except BaseException:
             self._roll_back()
             raise
@@ -110,7 +115,9 @@ class Ledger:
     def ended(self, path: str) -> set[tuple[int, str]]:
         """(image, stamp) of this file's images that need nothing more in that state."""
         marks = ",".join("?" * len(ENDED))
-        rows = self._db.execute(f"SELECT image, stamp FROM unit WHERE path = ? AND state IN ({marks})", (path, *ENDED))
+        rows = self._db.execute(
+            f"SELECT image, stamp FROM unit WHERE path = ? AND state IN ({marks}) AND reason NOT LIKE '{SOURCE_GONE}%'", (path, *ENDED)
+        )
         return {(row["image"], row["stamp"]) for row in rows}
 
     def want(self, series: str, path: str, image: int, stamp: str) -> int:
@@ -161,29 +168,37 @@ class Ledger:
         self._db.execute("UPDATE series SET last_at = ? WHERE name = ?", (time.time(), record.series))
 
     def settle_older(self, unit_id: int) -> None:
+        """Whatever else was open about this image is settled by this visit."""
         self._db.execute(
             "UPDATE unit SET state = 'replaced' WHERE state IN ('held', 'quarantined', 'ready', 'wanted') AND id != ?1"
             " AND (path, image) = (SELECT path, image FROM unit WHERE id = ?1)",
             (unit_id,),
         )
 
-    def adopt(self, record: Record) -> None:
+    def adopt(self, series: str, record: Record) -> None:
         """A projection file that the ledger does not know: it is stored, whatever the ledger thought."""
-        unit_id = self.want(record.series, record.path, record.image, record.stamp)
+        unit_id = self.want(series, record.path, record.image, record.stamp)
+        self._db.execute("UPDATE unit SET series = ? WHERE id = ?", (series, unit_id))
         self.store(unit_id, record, {stage: getattr(record, f"{stage}_s") for stage in STAGES[:4]})
 
-    def same_pixels(self, series: str, sha256: str) -> list[sqlite3.Row]:
-        """Stored projections of a series with exactly these pixels."""
-        return self._db.execute(
-            "SELECT * FROM unit WHERE series = ? AND sha256 = ? AND state = 'stored' ORDER BY number", (series, sha256)
-        ).fetchall()
-
-    def stored_numbers(self, series: str) -> set[int]:
-        return {row["number"] for row in self._db.execute("SELECT number FROM unit WHERE series = ? AND state = 'stored'", (series,))}
+    def stored(self, series: str) -> dict[int, tuple[str, int, str]]:
+        """Number -> (path, image, SHA-256 of the pixels) of every stored projection."""
+        rows = self._db.execute("SELECT number, path, image, sha256 FROM unit WHERE series = ? AND state = 'stored'", (series,))
+        return {row["number"]: (row["path"], row["image"], row["sha256"]) for row in rows}
 
     def lose(self, series: str, number: int) -> None:
-        """A stored projection's file is gone: its source has to be read again."""
+        """A stored projection's file is gone: its source has to be read again, and so have its copies: one may be all there is."""
+        self._db.execute(
+            "UPDATE unit SET state = 'ready' WHERE series = ?1 AND state IN ('duplicate', 'same')"
+            " AND sha256 = (SELECT sha256 FROM unit WHERE series = ?1 AND number = ?2)",
+            (series, number),
+        )
         self._db.execute("UPDATE unit SET state = 'ready', number = NULL WHERE series = ? AND number = ?", (series, number))
+
+    def dealt_with(self, path: str, image: int) -> bool:
+        """Is this image known, and not in quarantine?"""
+        states = {row["state"] for row in self._db.execute("SELECT state FROM unit WHERE path = ? AND image = ?", (path, image))}
+        return bool(states & {"stored", "duplicate", "same", "other", "held"}) and "quarantined" not in states
 
     def unit(self, unit_id: int) -> sqlite3.Row | None:
         row: sqlite3.Row | None = self._db.execute("SELECT * FROM unit WHERE id = ?", (unit_id,)).fetchone()

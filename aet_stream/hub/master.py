@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from aet_stream import __version__, durable, layout
+from aet_stream import __version__, durable, failpoints, layout
 from aet_stream.errors import StoreError
 from aet_stream.layout import Record, crc32
 from aet_stream.projection import Array
@@ -33,13 +33,12 @@ NXCLASSES = {
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the pixels of one row are: a projection file (2-D datasets), or one frame of a folded segment (3-D datasets)."""
+    """Where the pixels of some rows are: a projection file (one row, 2-D datasets), or a folded segment (3-D datasets)."""
 
     file: str
     """Relative to the series folder."""
-    frame: int | None = None
-    """Index in the segment; None for a projection file."""
-    frames: int = 1
+    rows: int = 1
+    folded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +59,27 @@ def write_virtual(folder: Path, records: list[Record], sources: list[Source], ra
 
     Raises
     ------
-    StoreError : a source is missing
+    StoreError : a source is missing or too short
     OutputFull : the disk does not take it
     """
-    missing = [source.file for source in sources if not (folder / source.file).is_file()]
-    if missing:
-        raise StoreError(f"{folder}: {missing[0]} is missing ({len(missing)} of {len(sources)} sources); series.h5 is left as it was")
+    least_bytes = raw.nbytes + raw.size * 4
+    for source in sources:
+        path = folder / source.file
+        if not path.is_file() or path.stat().st_size < source.rows * least_bytes:
+            raise StoreError(f"{path} is missing or too short; series.h5 is left as it was")
     with h5py.File("master", "w", driver="core", backing_store=False, libver=layout.LIBVER, block_size=1 << 14) as file:
         for name, key, dtype, fill in ((layout.RAW, "raw", raw.dtype, 0), (layout.CLEAN, "clean", np.dtype("<f4"), np.nan)):
             virtual = h5py.VirtualLayout((len(records), *raw.shape), dtype)
-            for row, source in enumerate(sources):
-                if source.frame is None:
-                    virtual[row] = h5py.VirtualSource(source.file, key, raw.shape, dtype)
-                else:
-                    virtual[row] = h5py.VirtualSource(source.file, key, (source.frames, *raw.shape), dtype)[source.frame]
+            row = 0
+            for source in sources:
+                shape = (source.rows, *raw.shape) if source.folded else raw.shape
+                virtual[slice(row, row + source.rows) if source.folded else row] = h5py.VirtualSource(source.file, key, shape, dtype)
+                row += source.rows
             file.create_virtual_dataset(name, virtual, fillvalue=fill)
         _write_rest(file, records, raw.shape, about)
         file.flush()
         content = file.id.get_file_image()
-    durable.replace(folder / layout.SERIES_FILE, content)
+    durable.replace(folder / layout.SERIES_FILE, content, "master")
 
 
 def write_contiguous(
@@ -97,20 +98,24 @@ def write_contiguous(
         clean = file.create_dataset(layout.CLEAN, shape, "<f4")
         for row in range(len(records)):
             raw[row], clean[row] = read(row)
+            failpoints.reach("close.frame", path)
             yield
         _write_rest(file, records, first.shape, about)
+    failpoints.reach("close.written", path)
     durable.sync_file(path)
     with h5py.File(path, "r") as file:
         for row, record in enumerate(records):
             if crc32(file[layout.RAW][row]) != record.raw_crc32 or crc32(file[layout.CLEAN][row]) != record.clean_crc32:
                 raise StoreError(f"{path}: row {row} does not read back as it was written; the series stays open")
             yield
+    failpoints.reach("close.checked", path)
 
 
 def _write_rest(file: h5py.File, records: list[Record], shape: tuple[int, ...], about: About) -> None:
     """All but the frames themselves."""
     file.attrs["layout_version"] = layout.LAYOUT_VERSION
-    theta = file.create_dataset(layout.THETA, data=np.array([record.tilt_deg for record in records]))
+    contents = layout.Contents()
+    theta = file.create_dataset(layout.THETA, data=contents.add(np.array([record.tilt_deg for record in records])))
     theta.attrs["units"] = "deg"
     # Never written, so they take no room: readers get the fill value.
     file.create_dataset("/exchange/data_white", (1, *shape), "<f4", fillvalue=1)
@@ -118,24 +123,28 @@ def _write_rest(file: h5py.File, records: list[Record], shape: tuple[int, ...], 
     file[layout.CLEAN].attrs["description"] = (
         "background-free: raw - background, nothing clipped or masked; (tilt, y, x), tilt axis along y"
     )
-    _write_per_projection(file, records)
+    _write_per_projection(file, records, contents)
     _write_about(file, records, about)
-    _write_nxtomo(file, records, about)
+    _write_nxtomo(file, records, about, contents)
+    detector = f"{layout.NXTOMO}/instrument/detector"
+    for name in (*NXCLASSES, layout.THETA, layout.CLEAN, layout.ABOUT, f"{detector}/x_pixel_size", f"{detector}/y_pixel_size"):
+        contents.add_attributes(file[name])
+    file[layout.ABOUT].attrs["content_sha256"] = contents.sha256()
 
 
-def _write_per_projection(file: h5py.File, records: list[Record]) -> None:
-    group = file.create_group(layout.PER_PROJECTION)
-    for name in Record.__struct_fields__:
-        group.create_dataset(name, data=column([getattr(record, name) for record in records]))
-    group.create_dataset("repeat", data=np.array(layout.repeats(records), np.int32))
-    taken = np.empty(len(records), np.int32)
+def _write_per_projection(file: h5py.File, records: list[Record], contents: layout.Contents) -> None:
+    taken, rank = np.empty(len(records), np.int32), np.empty(len(records), np.int32)
     taken[layout.acquisition_order(records)] = np.arange(len(records), dtype=np.int32)
-    group.create_dataset("acquisition_order", data=taken)
-    group.create_dataset("superseded", data=np.array(layout.superseded(records), np.uint8))
-    order = np.argsort([record.tilt_deg for record in records], kind="stable")
-    rank = np.empty(len(records), np.int32)
-    rank[order] = np.arange(len(records), dtype=np.int32)
-    group.create_dataset("angle_order", data=rank)
+    rank[np.argsort([record.tilt_deg for record in records], kind="stable")] = np.arange(len(records), dtype=np.int32)
+    columns = {name: column([getattr(record, name) for record in records]) for name in Record.__struct_fields__} | {
+        "repeat": np.array(layout.repeats(records), np.int32),
+        "acquisition_order": taken,
+        "superseded": np.array(layout.superseded(records), np.uint8),
+        "angle_order": rank,
+    }
+    group = file.create_group(layout.PER_PROJECTION)
+    for name, values in columns.items():
+        group.create_dataset(name, data=contents.add(values))
 
 
 def column(values: list[Any]) -> Array:
@@ -163,23 +172,27 @@ def _write_about(file: h5py.File, records: list[Record], about: About) -> None:
     )
 
 
-def _write_nxtomo(file: h5py.File, records: list[Record], about: About) -> None:
+def _write_nxtomo(file: h5py.File, records: list[Record], about: About, contents: layout.Contents) -> None:
     for path, name in NXCLASSES.items():
         file.require_group(path).attrs["NX_class"] = name
     entry, detector = file[layout.NXTOMO], file[f"{layout.NXTOMO}/instrument/detector"]
-    entry["definition"] = "NXtomo"
-    entry["title"] = about.name
-    entry["start_time"] = _utc(about.opened_at)
-    entry["instrument/source/name"] = "STEM"
-    entry["instrument/source/probe"] = "electron"
-    entry["sample/name"] = about.name
-    detector["data"] = file[layout.CLEAN]
-    for key in ("image_key", "image_key_control"):
-        detector[key] = np.zeros(len(records), np.int32)
     pixel_size_m = next((record.pixel_size_nm for record in records if np.isfinite(record.pixel_size_nm)), np.nan) * 1e-9
+    for key, value in {
+        "definition": "NXtomo",
+        "title": about.name,
+        "start_time": _utc(about.opened_at),
+        "instrument/source/name": "STEM",
+        "instrument/source/probe": "electron",
+        "sample/name": about.name,
+        "instrument/detector/image_key": np.zeros(len(records), np.int32),
+        "instrument/detector/image_key_control": np.zeros(len(records), np.int32),
+        "instrument/detector/x_pixel_size": pixel_size_m,
+        "instrument/detector/y_pixel_size": pixel_size_m,
+    }.items():
+        entry[key] = contents.add(value)
     for key in ("x_pixel_size", "y_pixel_size"):
-        detector[key] = pixel_size_m
         detector[key].attrs["units"] = "m"
+    detector["data"] = file[layout.CLEAN]
     entry["sample/rotation_angle"] = file[layout.THETA]
     file[layout.THETA].attrs["units"] = "degree"
     for key, target in (("data", layout.CLEAN), ("rotation_angle", layout.THETA), ("image_key", f"{detector.name}/image_key")):

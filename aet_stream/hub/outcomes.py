@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from aet_stream import failpoints
 from aet_stream.config import Queue
 from aet_stream.errors import AetError
 from aet_stream.hub import quarantine
@@ -49,8 +50,12 @@ class Outcomes:
             if state in ("held", "quarantined"):
                 data = {"id": flight.unit_id, "path": flight.path, "image": flight.image, "reason": reason}
                 self._outbox.announce(state, flight.series, f"{flight.path}|{flight.image}|{flight.stamp}|{reason}", data)
-            if state in ("same", "duplicate", "other"):
+            if state != "dropped":
                 self._ledger.settle_older(flight.unit_id)
+            failpoints.reach("end.commit")
+        failpoints.reach("end.committed")
+        if state not in ("quarantined", "dropped"):
+            quarantine.remove(self.folder, flight.path, flight.image)  # an earlier state of the file was there
         self._flights.land(flight)
         if state not in ("same", "dropped"):
             level = logging.INFO if state in ("duplicate", "other") else logging.WARNING

@@ -6,15 +6,16 @@ import datetime
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from aet_stream import durable
+from aet_stream import durable, failpoints
 
 
 def record_path(folder: Path, path: str, image: int) -> Path:
     """Where the record of one unit lies: readable, and unique whatever signs the path has."""
-    readable = re.sub(r"[^\w.+-]+", "_", path)[-80:]
+    readable = re.sub(r"[^\w.+-]+", "_", path, flags=re.ASCII)[-80:]
     return folder / f"{readable}-{image:04d}-{hashlib.sha256(path.encode()).hexdigest()[:8]}.json"
 
 
@@ -27,7 +28,7 @@ def write(folder: Path, *, unit_id: int, series: str, path: str, image: int, rea
     """
     target = record_path(folder, path, image)
     with durable.disk_errors(target):
-        folder.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(folder)
     content: dict[str, Any] = {
         "id": unit_id,
         "series": series,
@@ -38,9 +39,23 @@ def write(folder: Path, *, unit_id: int, series: str, path: str, image: int, rea
         "quarantined_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "remedy": f"mend or replace the file and it is read again by itself; or: aet-stream requeue {unit_id}",
     }
-    durable.replace(target, json.dumps(content, indent=2).encode())
+    durable.replace(target, json.dumps(content, indent=2).encode(), "quarantine")
 
 
 def remove(folder: Path, path: str, image: int) -> None:
     """The unit has been dealt with."""
+    failpoints.reach("quarantine.remove", folder)
     record_path(folder, path, image).unlink(missing_ok=True)
+
+
+def left_over(folder: Path) -> Iterator[tuple[Path, str, int]]:
+    """(file, path, image) of every record, and drafts of a killed hub with an empty path."""
+    for file in folder.glob("*") if folder.is_dir() else ():
+        if durable.is_temporary(file.name):
+            yield file, "", 0
+        elif file.suffix == ".json":
+            try:
+                content = json.loads(file.read_bytes())
+                yield file, str(content["path"]), int(content["image"])
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # not ours

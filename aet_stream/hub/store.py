@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
 import h5py
 import msgspec
 import numpy as np
 
-from aet_stream import durable, layout
+from aet_stream import durable, failpoints, layout
 from aet_stream.errors import OutputFull, StoreError
 from aet_stream.hub.master import About, Source, write_contiguous, write_virtual
 from aet_stream.layout import PROJECTIONS, SERIES_FILE, Record, crc32
@@ -25,6 +25,9 @@ from aet_stream.projection import Array
 logger = logging.getLogger(__name__)
 
 Stored = tuple[Record, Array, Array] | tuple[Record, Array, Array, dict[str, Array]]
+
+#: Whose projection it is: (path, image, SHA-256 of the raw pixels).
+Identity = tuple[str, int, str]
 
 _SEGMENT = re.compile(r"segment_(\d{6})_(\d{6})\.h5")
 
@@ -36,6 +39,9 @@ class SeriesStore:
         self.folder = folder
         self.name = folder.name
         self.records: list[Record] = []
+        self._visits: set[tuple[str, int, str]] = set()
+        self._by_pixels: dict[str, list[Record]] = {}
+        self._next_number = 0
         self._fold_rows = fold_rows
         self._segments: list[tuple[int, int]] = []
         """(first, end) positions in `records` that a segment file holds."""
@@ -44,7 +50,22 @@ class SeriesStore:
 
     @property
     def next_number(self) -> int:
-        return self.records[-1].number + 1 if self.records else 0
+        """Never one that a file has had before: an old master that somebody holds open must not show other pixels."""
+        return self._next_number
+
+    def holds(self, path: str, image: int, stamp: str) -> bool:
+        """Is this state of a source image stored?"""
+        return (path, image, stamp) in self._visits
+
+    def same_pixels(self, sha256: str) -> list[Record]:
+        """What is stored with exactly these pixels."""
+        return self._by_pixels.get(sha256, [])
+
+    def _take(self, record: Record) -> None:
+        self.records.append(record)
+        self._visits.add((record.path, record.image, record.stamp))
+        self._by_pixels.setdefault(record.sha256, []).append(record)
+        self._next_number = max(self._next_number, record.number + 1)
 
     def misfit(self, raw: Array) -> str:
         """Why `raw` cannot be a row of this series, or an empty string."""
@@ -62,35 +83,49 @@ class SeriesStore:
 
         The first missing one did not fit: keep it and try again later.
         """
-        (self.folder / PROJECTIONS).mkdir(parents=True, exist_ok=True)
+        folder = self.folder / PROJECTIONS
         drafts: list[Path] = []
+        taken: list[Record] = []
         try:
+            with durable.disk_errors(folder):
+                durable.make_folder(folder)
             for record, raw, clean, *extras in batch:
-                path = self.folder / PROJECTIONS / layout.file_name(record.number)
+                path = folder / layout.file_name(record.number)
                 with durable.disk_errors(path):
-                    durable.write_synced(durable.temporary(path), layout.projection_image(record, raw, clean, *extras))
+                    durable.write_synced(durable.temporary(path), layout.projection_image(record, raw, clean, *extras), "projection")
                 drafts.append(path)
         except OutputFull as error:
             logger.warning("cannot store: %s", error)
-        for path in drafts:
-            durable.temporary(path).replace(path)
-        if drafts:
-            durable.sync_folder(self.folder / PROJECTIONS)  # from here on they are stored, whatever happens
-            self.records += [stored[0] for stored in batch[: len(drafts)]]
-            self._frame = np.broadcast_to(batch[0][1].dtype.type(0), batch[0][1].shape)
-        return len(drafts)
+        if not drafts:
+            return 0
+        with durable.disk_errors(folder):
+            for (record, *_), path in zip(batch, drafts, strict=False):
+                failpoints.reach("projection.synced", durable.temporary(path))
+                durable.temporary(path).replace(path)
+                failpoints.reach("projection.renamed", path)
+                taken.append(record)
+            durable.sync_folder(folder)  # from here on they are stored, whatever happens
+        failpoints.reach("projection.durable", folder)
+        for record in taken:
+            self._take(record)
+        self._frame = np.broadcast_to(batch[0][1].dtype.type(0), batch[0][1].shape)
+        return len(taken)
 
     def write_master(self, about: About) -> None:
-        """Show all stored projections in `series.h5`."""
+        """Show all stored projections in `series.h5`.
+
+        Raises
+        ------
+        StoreError : a source is missing or not as it was written; `series.h5` is left as it was
+        """
         if self._frame is not None:
             write_virtual(self.folder, self.records, self._sources(), self._frame, about)
 
     def _sources(self) -> list[Source]:
-        sources = [Source(f"{PROJECTIONS}/{layout.file_name(record.number)}") for record in self.records]
-        for first, end in self._segments:
-            name = f"{PROJECTIONS}/segment_{first:06d}_{end:06d}.h5"
-            sources[first:end] = [Source(name, frame, end - first) for frame in range(end - first)]
-        return sources
+        """Segments first, then single files."""
+        sources = [Source(f"{PROJECTIONS}/{_segment_name(first, end)}", end - first, folded=True) for first, end in self._segments]
+        single = self.records[self._segments[-1][1] if self._segments else 0 :]
+        return sources + [Source(f"{PROJECTIONS}/{layout.file_name(record.number)}") for record in single]
 
     # -- closing ----------------------------------------------------------------------------------------------------------------
 
@@ -109,9 +144,9 @@ class SeriesStore:
         draft = durable.temporary(self.folder / SERIES_FILE)
         try:
             with durable.disk_errors(draft):
+                failpoints.reach("close.begin", draft)
                 yield from write_contiguous(draft, list(self.records), self.read, self._frame, about)
-                draft.replace(self.folder / SERIES_FILE)
-                durable.sync_folder(self.folder)
+                durable.put_in_place(draft, self.folder / SERIES_FILE, "close")
         finally:
             draft.unlink(missing_ok=True)
 
@@ -119,13 +154,13 @@ class SeriesStore:
         """Fold the oldest single files into a segment, so that `series.h5` never spans too many files; yields often."""
         first = self._segments[-1][1] if self._segments else 0
         end = first + self._fold_rows
-        path = self.folder / PROJECTIONS / f"segment_{first:06d}_{end:06d}.h5"
+        path = self.folder / PROJECTIONS / _segment_name(first, end)
         draft = durable.temporary(path)
         try:
             with durable.disk_errors(path):
+                failpoints.reach("fold.begin", draft)
                 yield from self._write_segment(draft, first, end)
-                draft.replace(path)
-                durable.sync_folder(path.parent)
+                durable.put_in_place(draft, path, "fold")
             self._segments.append((first, end))
         finally:
             draft.unlink(missing_ok=True)
@@ -135,21 +170,23 @@ class SeriesStore:
         return len(self.records) - folded >= 2 * self._fold_rows
 
     def _write_segment(self, draft: Path, first: int, end: int) -> Generator[None]:
-        numbers = [record.number for record in self.records[first:end]]
         raw, clean = self.read(first)
         with h5py.File(draft, "w", libver=layout.LIBVER) as file:
-            file.attrs["numbers"] = numbers
+            file.attrs["numbers"], file.attrs["clean_crc32"] = _identity(self.records[first:end])
             raws = file.create_dataset("raw", (end - first, *raw.shape), raw.dtype)
             cleans = file.create_dataset("clean", (end - first, *clean.shape), clean.dtype)
             for frame in range(end - first):
                 raws[frame], cleans[frame] = self.read(first + frame)
+                failpoints.reach("fold.frame", draft)
                 yield
+        failpoints.reach("fold.written", draft)
         durable.sync_file(draft)
         with h5py.File(draft, "r") as file:
             for frame, record in enumerate(self.records[first:end]):
                 if crc32(file["raw"][frame]) != record.raw_crc32 or crc32(file["clean"][frame]) != record.clean_crc32:
                     raise StoreError(f"{draft}: frame {frame} does not read back as it was written")
                 yield
+        failpoints.reach("fold.checked", draft)
 
     # -- recovery ---------------------------------------------------------------------------------------------------------------
 
@@ -163,19 +200,68 @@ class SeriesStore:
         for path in (*self.folder.glob(f".{SERIES_FILE}.*.tmp"), *(self.folder / PROJECTIONS).glob(".*.tmp")):
             path.unlink(missing_ok=True)
 
-    def load(self, known: set[int], aside: Path) -> None:
-        """Take up what is on disk. Files that the ledger does not know are read whole; damaged ones are moved to `aside`."""
-        self.records, self._segments = [], []
-        for number in self.numbers_on_disk():
+    def load(self, known: Mapping[int, object], aside: Path) -> list[str]:
+        """Take up what is on disk; returns what was wrong with it. Files that the ledger does not know are read whole.
+
+        A damaged file is moved to `aside`. If a closed `series.h5` has its projection, or that of a file that somebody deleted, the file
+        is written anew from there, so that the series can go on.
+        """
+        self.records, self._segments, self._frame = [], [], None
+        self._visits, self._by_pixels = set(), {}
+        complaints: list[str] = []
+        self._next_number = max(known, default=-1) + 1
+        for number in self._complete_from_closed(complaints):
             path = self.folder / PROJECTIONS / layout.file_name(number)
+            self._next_number = max(self._next_number, number + 1)
             try:
-                self.records.append(self._load_one(path, whole=number not in known))
+                self._take(self._load_one(path, whole=number not in known))
             except StoreError as error:
-                aside.mkdir(parents=True, exist_ok=True)
-                target = aside / f"{self.name}-{path.name}-{time.time_ns()}"
-                path.replace(target)
-                logger.error("%s; moved to %s, its source will be read again", error, target)
+                complaints.append(f"{error}; {self._move(path, aside)}")
+                if self._restore({number}, complaints):
+                    self._take(self._load_one(path, whole=True))
         self._load_segments()
+        return complaints
+
+    def _complete_from_closed(self, complaints: list[str]) -> list[int]:
+        """Numbers on disk, after files that only a closed `series.h5` still has were written anew."""
+        on_disk = self.numbers_on_disk()
+        gone = set(self.shown()[0]) - set(on_disk)
+        if gone:
+            self._restore(gone, complaints)
+            return self.numbers_on_disk()
+        return on_disk
+
+    def _restore(self, numbers: set[int], complaints: list[str]) -> int:
+        """Write projection files anew from the closed `series.h5`; returns how many."""
+        if not self.shown()[1]:
+            return 0
+        written = 0
+        durable.make_folder(self.folder / PROJECTIONS)
+        with h5py.File(self.folder / SERIES_FILE, "r", locking=False) as file:
+            for row, number in enumerate(file[f"{layout.PER_PROJECTION}/number"][()]):
+                if number not in numbers:
+                    continue
+                try:
+                    record, raw, clean = layout.row_of(file, row)
+                except StoreError as error:
+                    complaints.append(str(error))
+                    continue
+                path = self.folder / PROJECTIONS / layout.file_name(record.number)
+                durable.replace(path, layout.projection_image(record, raw, clean))
+                logger.warning("%s: written anew from the closed series.h5", path)
+                written += 1
+        return written
+
+    def _move(self, path: Path, aside: Path) -> str:
+        with durable.disk_errors(aside):
+            durable.make_folder(aside)
+            target = aside / f"{self.name}-{path.name}-{time.time_ns()}"
+            path.replace(target)
+        return f"moved to {target}"
+
+    def check(self, aside: Path) -> list[str]:
+        """Read every projection file whole, as `load` does with unknown ones; returns what was wrong."""
+        return self.load({}, aside)
 
     def _load_one(self, path: Path, *, whole: bool) -> Record:
         if whole:
@@ -185,10 +271,16 @@ class SeriesStore:
             try:
                 with h5py.File(path, "r", locking=False) as file:
                     record, shape, dtype = layout.read_record(file), file["raw"].shape, file["raw"].dtype
+                    if file["clean"].shape != shape:
+                        raise StoreError(f"{path}: raw is {shape}, clean {file['clean'].shape}")
             except (OSError, KeyError, RuntimeError) as error:
                 raise StoreError(f"{path}: not a readable projection file: {error}") from error
         if record.number != int(path.stem):
             raise StoreError(f"{path}: holds projection {record.number}")
+        if self._frame is not None and (shape, dtype) != (self._frame.shape, self._frame.dtype):
+            raise StoreError(f"{path}: {shape} px of {dtype} do not belong to a series of {self._frame.shape} px of {self._frame.dtype}")
+        if self.holds(record.path, record.image, record.stamp):
+            raise StoreError(f"{path}: {record.path} image {record.image} is stored already")
         self._frame = np.broadcast_to(dtype.type(0), shape)
         return record
 
@@ -197,30 +289,43 @@ class SeriesStore:
         for path in sorted((self.folder / PROJECTIONS).glob("segment_*.h5")):
             match = _SEGMENT.fullmatch(path.name)
             first, end = (int(match[1]), int(match[2])) if match else (-1, -1)
-            expected = [record.number for record in self.records[first:end]]
+            expected = _identity(self.records[first:end])
             try:
                 with h5py.File(path, "r") as file:
-                    fits = end <= len(self.records) and list(file.attrs["numbers"]) == expected
-            except (OSError, KeyError):
+                    found = (list(file.attrs["numbers"]), list(file.attrs["clean_crc32"]))
+                    fits = end <= len(self.records) and found == expected and len(file["raw"]) == len(file["clean"]) == end - first
+            except (OSError, KeyError, RuntimeError):
                 fits = False
             if fits and first == (self._segments[-1][1] if self._segments else 0):
                 self._segments.append((first, end))
 
-    def master_numbers(self) -> list[int]:
-        """Which projections the present `series.h5` shows; empty when it is missing or damaged."""
+    def shown(self) -> tuple[dict[int, Identity], bool]:
+        """What the present `series.h5` shows, and whether it is the one file of a closed series; nothing when it is missing or damaged."""
         try:
             with h5py.File(self.folder / SERIES_FILE, "r", locking=False) as file:
-                return [int(number) for number in file[f"{layout.PER_PROJECTION}/number"][()]]
-        except (OSError, KeyError, RuntimeError):
-            return []
+                columns = [file[f"{layout.PER_PROJECTION}/{name}"][()] for name in ("number", "path", "image", "sha256")]
+                rows = {int(n): (path.decode(), int(image), sha256.decode()) for n, path, image, sha256 in zip(*columns, strict=True)}
+                return rows, bool(file[layout.ABOUT].attrs["closed_utc"])
+        except (OSError, KeyError, RuntimeError, ValueError):
+            return {}, False
 
-    def master_is_closed(self) -> bool:
-        """True when `series.h5` is the one contiguous file of a closed series."""
-        try:
-            with h5py.File(self.folder / SERIES_FILE, "r", locking=False) as file:
-                return bool(file[layout.ABOUT].attrs["closed_utc"])
-        except (OSError, KeyError, RuntimeError):
-            return False
+    def identities(self) -> dict[int, Identity]:
+        """Number -> whose projection it is."""
+        return {record.number: (record.path, record.image, record.sha256) for record in self.records}
+
+    def drop_master(self) -> None:
+        """There is nothing that `series.h5` could show: a master without its sources would be read as NaN."""
+        if not self.records:
+            (self.folder / SERIES_FILE).unlink(missing_ok=True)
+
+
+def _segment_name(first: int, end: int) -> str:
+    return f"segment_{first:06d}_{end:06d}.h5"
+
+
+def _identity(records: list[Record]) -> tuple[list[int], list[int]]:
+    """What a segment says of itself: numbers and checksums."""
+    return [record.number for record in records], [record.clean_crc32 for record in records]
 
 
 def _same(a: Record, b: Record) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from aet_stream import __version__, layout
+from aet_stream import __version__, failpoints, layout
 from aet_stream.config import Config
 from aet_stream.errors import OutputFull, StoreError
 from aet_stream.hub import quarantine
@@ -39,6 +39,8 @@ class Storing:
         self._tell = tell
         self._published_at = 0.0
         self._looked_at = 0.0
+        self._active_at: dict[str, float] = {}
+        """Series -> monotonic time of its last projection: a clock that is set must not close a series."""
         self.close_asked: set[str] = set()
         """Series that a person wants closed."""
         turn = config.orientation
@@ -68,13 +70,13 @@ class Storing:
     def _batch(self, name: str, done: list[Flight]) -> list[tuple[Flight, Record]]:
         """What of one series is to be stored now. A copy that flew beside its original waits a turn, and is a duplicate then."""
         batch: list[tuple[Flight, Record]] = []
-        seen: set[tuple[str, float]] = set()
+        seen: set[str] = set()
         first_only = not self._archive.store(name).records  # it decides what fits: size, type, detector
         for flight in [flight for flight in done if flight.series == name]:
             if self._intake.settled(flight):
                 done.remove(flight)
                 continue
-            twin = (flight.acquired.sha256 if flight.acquired else "", round(flight.tilt_deg, 2))
+            twin = flight.acquired.sha256 if flight.acquired else ""
             if twin not in seen and not (first_only and batch):
                 seen.add(twin)
                 batch.append((flight, self._record(flight, self._archive.store(name).next_number + len(batch))))
@@ -132,11 +134,13 @@ class Storing:
         for name in list(unpublished):
             units = unpublished[name]
             self._archive.publish(name, units)
-            del unpublished[name]
+            units = unpublished.pop(name)
+            self._active_at[name] = time.monotonic()
             for _, record, stages in units:
                 quarantine.remove(self._archive.root / "quarantine", record.path, record.image)  # if an earlier state of the file was there
                 self._tell_stored(record, stages)
         self._published_at = time.monotonic()
+        failpoints.reach("publish.told")
 
     def _tell_stored(self, record: Record, stages: dict[str, float]) -> None:
         """One line per projection, with the time spent in each stage."""
@@ -179,10 +183,15 @@ class Storing:
             if series["state"] != "open" or not stored or name in coming:
                 continue
             full = rules.expected and stored >= rules.expected
-            silent = rules.idle_close_s and time.time() - series["last_at"] > rules.idle_close_s
+            silent = rules.idle_close_s and self._silent_s(name, series["last_at"]) > rules.idle_close_s
             if name in self.close_asked or full or silent:
                 due.append(name)
         return due
+
+    def _silent_s(self, name: str, last_at: float) -> float:
+        """Seconds since the last projection; the wall clock counts only for the time before this start."""
+        now = time.monotonic()
+        return now - self._active_at.setdefault(name, now - max(0.0, time.time() - last_at))
 
 
 def _stages(flight: Flight) -> dict[str, float]:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from aet_stream import failpoints
 from aet_stream.hub.flights import Flight, Flights
 from aet_stream.hub.outcomes import Outcomes
-from aet_stream.messages import AnyMessage, Done, Failed, Job, Ready, Working
+from aet_stream.messages import WIRE_VERSION, AnyMessage, Done, Failed, Job, Ready, Working
 from aet_stream.projection import Array
 
 logger = logging.getLogger(__name__)
@@ -29,16 +30,27 @@ class Workers:
         self._send = send
         self._idle: dict[bytes, str] = {}
         self._peers: dict[str, bytes] = {}
+        self._models: dict[str, str] = {}
+        self._refused: set[bytes] = set()
         self.done: list[Flight] = []
         """Subtracted and not yet stored."""
 
     def hear_ready(self, peer: bytes, ready: Ready) -> None:
+        if ready.wire != WIRE_VERSION:
+            if peer not in self._refused:
+                self._refused.add(peer)
+                logger.error("%s speaks version %d of the queue, this hub %d: it gets no work", ready.name, ready.wire, WIRE_VERSION)
+            return
+        if self._models.get(ready.name) != ready.model_sha256:
+            if {*self._models.values()} - {ready.model_sha256}:
+                logger.warning("%s has another model (%s) than was used so far", ready.name, ready.model_sha256[:12])
+            self._models[ready.name] = ready.model_sha256
         before = self._peers.get(ready.name, peer)
         if before != peer:
             self._lose(before, f"{ready.name} died over it")
         self._peers[ready.name] = peer
         for flight in self._flights.held_by(peer):
-            if time.time() - flight.leased_at < CROSSING_S:
+            if time.monotonic() - flight.deadline + self._flights.lease_s < CROSSING_S:
                 return
             logger.warning("%s does not know of %s any more: handed out again", ready.name, flight.path)
             self._flights.unlease(flight)
@@ -56,6 +68,10 @@ class Workers:
         if clean.shape != flight.raw.shape or clean.dtype != np.dtype("<f4"):
             self._outcomes.charge(flight, f"the worker answered with {clean.shape} of {clean.dtype} for {flight.raw.shape}")
             return
+        if not np.isfinite(clean).all():
+            self._outcomes.charge(flight, "the worker answered with pixels that are not finite")
+            return
+        failpoints.reach("done.heard")
         flight.state, flight.done, flight.clean, flight.done_at = "done", done, clean, time.time()
         self.done.append(flight)
 
@@ -82,6 +98,8 @@ class Workers:
             peer = next(iter(self._idle))
             del self._idle[peer]
             self._flights.lease(flight, peer, self._hub_id, now=time.monotonic(), unix_now=time.time())
+            failpoints.reach("lease.send")
             job = Job(job_id=flight.job_id, series=flight.series, path=flight.path, image=flight.image)
             if not self._send(peer, job, flight.raw):
                 self._flights.unlease(flight)  # the worker has left; nobody died over the unit
+            failpoints.reach("lease.sent")

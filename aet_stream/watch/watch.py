@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from aet_stream import failpoints
 from aet_stream.config import Config
 from aet_stream.errors import ReaderDied, SourceError, SourceGone, SourceNotReady, SourceStillZero
 from aet_stream.messages import Acquired, FileOffer, NotAcquired, Offer, SeriesEnd, Want
@@ -319,6 +320,7 @@ class Watch:
             hold=hold,
         )
         planes = projection.pixels if projection.extras is None else np.concatenate([projection.pixels[None], projection.extras])
+        failpoints.reach("watch.send")
         self.link.send(answer, planes)
 
     def _refuse(self, want: Want, why: str, reason: str) -> None:

@@ -1,0 +1,106 @@
+"""Named places in the commit path where a test can make the process die, or the disk fail.
+
+Off unless the environment variable AET_STREAM_FAILPOINT is set when the process starts; then `reach` is an empty function. The
+variable says `NAME@N=FAULT`: at the N-th time that NAME is reached (default: the first), FAULT happens. Faults: `kill` (SIGKILL to this
+very process), `torn` (half of the file's bytes are lost, then SIGKILL), `error` (an exception that nobody expects), `hang` (SIGSTOP), or
+the name of an errno, for example ENOSPC, which is raised once and, with a `+` behind it, every time from then on.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import signal
+from collections import Counter
+from pathlib import Path
+
+VARIABLE = "AET_STREAM_FAILPOINT"
+
+#: Every file that takes the place of another goes through these, under its own name: master, quarantine, close, segment.
+_FILE = ("draft", "written", "synced", "renamed", "durable")
+
+#: All there are; a test drives every one of them, so a name that nobody reaches any more is noticed.
+NAMES = (
+    "want.begin", "want.commit", "want.send",
+    "watch.send",
+    "acquired.heard",
+    "lease.send", "lease.sent",
+    "worker.received", "worker.send", "worker.sent",
+    "done.heard",
+    "projection.draft", "projection.written", "projection.synced", "projection.renamed", "projection.durable",
+    *(f"master.{step}" for step in _FILE),
+    "publish.begin", "publish.commit", "publish.committed", "publish.told",
+    "close.begin", "close.frame", *(f"close.{step}" for step in _FILE[1:]), "close.checked", "close.commit", "close.committed",
+    "fold.begin", "fold.frame", *(f"fold.{step}" for step in _FILE[1:]), "fold.checked",
+    *(f"quarantine.{step}" for step in _FILE), "quarantine.remove",
+    "end.commit", "end.committed",
+    "recover.drafts", "recover.begin", "recover.commit", "recover.committed",
+)  # fmt: skip
+
+
+class FailpointError(Exception):
+    """What the fault `error` raises: no error of ours, so that nobody has prepared for it."""
+
+
+def _off(name: str, path: Path | None = None) -> None:
+    """Nothing is armed."""
+
+
+#: Say that a place is reached; `path` is the file at stake.
+reach = _off
+
+_armed: tuple[str, int, str] = ("", 0, "")
+reached: Counter[str] = Counter()
+"""How often each place was reached since `arm`."""
+
+
+def arm(spec: str) -> None:
+    """Arm one place; an empty string only counts.
+
+    Raises
+    ------
+    ValueError : no such place, or no such fault
+    """
+    global reach, _armed
+    match = re.fullmatch(r"([\w.]+)(?:@(\d+))?=(\w+\+?)|", spec)
+    if match is None or (spec and (match[1] not in NAMES or not _known(match[3]))):
+        raise ValueError(f"{VARIABLE}={spec!r}: say NAME@N=FAULT; names: {', '.join(NAMES)}")
+    _armed = (match[1] or "", int(match[2] or 1), match[3] or "")
+    reached.clear()
+    reach = _on
+
+
+def disarm() -> None:
+    """As in production."""
+    global reach
+    reach = _off
+
+
+def _known(fault: str) -> bool:
+    return fault in ("kill", "torn", "error", "hang") or hasattr(errno, fault.rstrip("+"))
+
+
+def _on(name: str, path: Path | None = None) -> None:
+    if name not in NAMES:
+        raise ValueError(f"{name!r} is no failpoint: enter it into failpoints.NAMES")
+    reached[name] += 1
+    wanted, ordinal, fault = _armed
+    if name != wanted or reached[name] < ordinal or (reached[name] > ordinal and not fault.endswith("+")):
+        return
+    match fault:
+        case "kill" | "torn":
+            if fault == "torn" and path is not None:
+                os.truncate(path, path.stat().st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "hang":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "error":
+            raise FailpointError(f"failpoint {name}")
+        case _:
+            number = getattr(errno, fault.rstrip("+"))
+            raise OSError(number, os.strerror(number), str(path or name))
+
+
+if os.environ.get(VARIABLE):
+    arm(os.environ[VARIABLE])

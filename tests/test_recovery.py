@@ -1,0 +1,352 @@
+"""After any loss on disk the files are the truth: what is there is taken up, what is gone is read again."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from aet_stream import durable, layout
+from aet_stream.errors import NewerLayout, OutputFull, StoreError
+from aet_stream.hub import quarantine
+from aet_stream.hub.archive import Archive, open_ledger
+from aet_stream.hub.ledger import Ledger
+from aet_stream.hub.outbox import Outbox
+from aet_stream.hub.store import SeriesStore
+from aet_stream.projection import sha256_of
+from aet_stream.series import Series
+from tests.harness import known_image
+from tests.test_store import ABOUT, CLOSED, made
+
+
+def opened(root: Path, fold_rows: int = 256) -> tuple[Archive, Ledger]:
+    ledger, _ = open_ledger(root)
+    return Archive(root, ledger, Outbox(ledger.db, {}), fold_rows=fold_rows, expected=0, config="{}"), ledger
+
+
+def stored(root: Path, count: int = 3, *, closed: bool = False) -> None:
+    """A series of `count` projections as a hub leaves it."""
+    root.mkdir(exist_ok=True)
+    archive, ledger = opened(root)
+    archive.commit("s", [made(index) for index in range(count)])
+    archive.recover()
+    if closed:
+        archive.begin_close("s")
+        while archive.working_on():
+            archive.work(1.0)
+    ledger.close()
+
+
+def states(ledger: Ledger) -> dict[str, str]:
+    return {row["path"]: row["state"] for row in ledger.db.execute("SELECT path, state FROM unit")}
+
+
+def recovered(root: Path) -> tuple[Archive, Ledger]:
+    archive, ledger = opened(root)
+    archive.recover()
+    return archive, ledger
+
+
+def sound(root: Path, rows: int) -> None:
+    with Series(root / "s" / "series.h5") as series:
+        assert list(series.doubts()) == []
+        assert len(series) == rows
+        for row, path in enumerate(series.column("path")):
+            assert np.array_equal(series.raw(row), known_image(int(Path(path).stem), 32))
+
+
+def test_a_closed_series_lives_without_its_projection_files(tmp_path: Path) -> None:
+    """Somebody deletes them to make room: a start changes nothing, and a late projection is added to all the others."""
+    stored(tmp_path, closed=True)
+    for path in (tmp_path / "s" / "projections").iterdir():
+        path.unlink()
+    before = (tmp_path / "s" / "series.h5").read_bytes()
+    archive, ledger = recovered(tmp_path)
+    assert (tmp_path / "s" / "series.h5").read_bytes() == before
+    assert set(ledger.stored("s")) == {0, 1, 2}
+    archive.commit("s", [made(3)])
+    archive.recover()
+    sound(tmp_path, 4)
+    ledger.close()
+
+
+def test_a_damaged_projection_file_of_a_closed_series_is_written_anew_from_it(tmp_path: Path) -> None:
+    """Its source may be long gone; the closed file has it."""
+    stored(tmp_path, closed=True)
+    path = tmp_path / "s" / "projections" / "000001.h5"
+    path.write_bytes(path.read_bytes()[:700])
+    archive, ledger = recovered(tmp_path)
+    archive.commit("s", [made(3)])
+    archive.recover()
+    sound(tmp_path, 4)
+    assert not archive.lost
+    ledger.close()
+
+
+def test_a_flipped_bit_is_found_at_closing_and_its_source_read_again(tmp_path: Path) -> None:
+    """It costs one projection a second reading; the others and the hub go on."""
+    stored(tmp_path)
+    archive, ledger = recovered(tmp_path)
+    path = tmp_path / "s" / "projections" / "000001.h5"
+    content = bytearray(path.read_bytes())
+    content[content.find(known_image(1, 32).tobytes()) + 100] ^= 1
+    path.write_bytes(content)
+    archive.begin_close("s")
+    while archive.working_on():
+        archive.work(1.0)
+    assert archive.lost
+    assert states(ledger) == {"s/0.tif": "stored", "s/1.tif": "ready", "s/2.tif": "stored"}
+    assert len(list((tmp_path / "quarantine").glob("s-000001*"))) == 1
+    sound(tmp_path, 2)
+    archive.commit("s", [made(1, archive.store("s").next_number)])
+    archive.recover()
+    sound(tmp_path, 3)
+    ledger.close()
+
+
+def test_a_file_that_vanishes_while_the_hub_runs_stops_nothing(tmp_path: Path) -> None:
+    """Deleted by a person in mid-series: read again, and what was stored since is published."""
+    stored(tmp_path)
+    archive, ledger = recovered(tmp_path)
+    (tmp_path / "s" / "projections" / "000000.h5").unlink()
+    unit = made(3)
+    archive.commit("s", [unit])
+    with ledger.transaction():
+        unit_id = ledger.want("s", "s/3.tif", 0, "1")
+    archive.unpublished["s"] = [(unit_id, unit[0], {"done_at": 0.0})]
+    archive.publish("s", archive.unpublished["s"])
+    assert archive.lost
+    assert states(ledger) == {"s/0.tif": "ready", "s/1.tif": "stored", "s/2.tif": "stored", "s/3.tif": "stored"}
+    sound(tmp_path, 3)
+    ledger.close()
+
+
+def test_a_number_is_never_used_twice(tmp_path: Path) -> None:
+    """The last projection is lost; its number stays its own, for a reader may hold an old master open."""
+    stored(tmp_path)
+    (tmp_path / "s" / "projections" / "000002.h5").write_bytes(b"")
+    archive, ledger = recovered(tmp_path)
+    assert archive.store("s").next_number == 3
+    ledger.close()
+
+
+def test_a_ledger_that_names_another_unit_under_a_number_is_corrected(tmp_path: Path) -> None:
+    """An old copy of the ledger comes back: the file says whose projection it is."""
+    stored(tmp_path)
+    archive, ledger = opened(tmp_path)
+    with ledger.transaction():
+        ledger.db.execute("UPDATE unit SET path = 's/9.tif', sha256 = 'x' WHERE number = 1")
+    archive.recover()
+    assert states(ledger) == {"s/0.tif": "stored", "s/1.tif": "stored", "s/2.tif": "stored", "s/9.tif": "ready"}
+    assert archive.lost
+    ledger.close()
+
+
+def test_copies_are_read_again_when_their_original_is_lost(tmp_path: Path) -> None:
+    """A duplicate, or the touched file itself, may be all that is left of the pixels."""
+    stored(tmp_path)
+    archive, ledger = opened(tmp_path)
+    sha256 = sha256_of(known_image(1, 32))
+    with ledger.transaction():
+        for path, state in (("s/copy.tif", "duplicate"), ("s/1.tif", "same")):
+            ledger.end(ledger.want("s", path, 0, "2"), state, sha256=sha256)
+    (tmp_path / "s" / "projections" / "000001.h5").unlink()
+    archive.recover()
+    waiting = {(row["path"], row["stamp"]) for row in ledger.ready()}
+    assert waiting == {("s/1.tif", "1"), ("s/1.tif", "2"), ("s/copy.tif", "2")}
+    ledger.close()
+
+
+def test_a_master_without_any_projection_file_is_taken_away(tmp_path: Path) -> None:
+    """Plain readers would see NaN in every row."""
+    stored(tmp_path)
+    for path in (tmp_path / "s" / "projections").iterdir():
+        path.unlink()
+    _, ledger = recovered(tmp_path)
+    assert not (tmp_path / "s" / "series.h5").exists()
+    assert set(states(ledger).values()) == {"ready"}
+    ledger.close()
+
+
+def test_an_open_series_whose_folder_was_taken_away_is_read_again(tmp_path: Path) -> None:
+    """A closed one may be moved to where its owner likes."""
+    stored(tmp_path / "open")
+    stored(tmp_path / "closed", closed=True)
+    for name, state in (("open", "ready"), ("closed", "stored")):
+        (tmp_path / name / "s").rename(tmp_path / name / "moved away")
+        (tmp_path / name / "moved away" / "projections").rename(tmp_path / f"{name} projections")
+        (tmp_path / name / "moved away" / "series.h5").unlink()
+        _, ledger = recovered(tmp_path / name)
+        assert set(states(ledger).values()) == {state}
+        ledger.close()
+
+
+def test_a_foreign_file_with_our_name_is_set_aside(tmp_path: Path) -> None:
+    """Another shape, another number, the same unit again: none of them becomes a row."""
+    stored(tmp_path)
+    folder = tmp_path / "s" / "projections"
+    raw = known_image(7, 16)
+    record = made(7)[0]
+    (folder / "000007.h5").write_bytes(layout.projection_image(_with(record, raw), raw, raw.astype("<f4")))
+    (folder / "000008.h5").write_bytes((folder / "000001.h5").read_bytes())
+    (folder / "000009.h5").write_bytes(layout.projection_image(made(1, 9)[0], *made(1, 9)[1:]))
+    _, ledger = recovered(tmp_path)
+    assert set(ledger.stored("s")) == {0, 1, 2}
+    assert len(list((tmp_path / "quarantine").iterdir())) == 3
+    sound(tmp_path, 3)
+    ledger.close()
+
+
+def _with(record: layout.Record, raw: np.ndarray) -> layout.Record:
+    import msgspec
+
+    clean = raw.astype("<f4")
+    return msgspec.structs.replace(record, sha256=sha256_of(raw), raw_crc32=layout.crc32(raw), clean_crc32=layout.crc32(clean))
+
+
+def test_files_of_the_layout_before_are_taken_up(tmp_path: Path) -> None:
+    """Fewer fields, no checksum of the contents: their defaults hold, and the next master is of today."""
+    stored(tmp_path)
+    for path in (tmp_path / "s" / "projections").iterdir():
+        with h5py.File(path, "r+") as file:
+            file.attrs["layout_version"] = 1
+            del file.attrs["trust"], file.attrs["config_sha256"], file.attrs["record_sha256"]
+    (tmp_path / "ledger.sqlite").unlink()
+    with h5py.File(tmp_path / "s" / "series.h5", "r+") as file:
+        file.attrs["layout_version"] = 1
+        del file["/aet/series"].attrs["content_sha256"], file["/aet/projection/trust"]
+    with Series(tmp_path / "s" / "series.h5") as series:
+        assert list(series.doubts()) == []
+    _, ledger = recovered(tmp_path)
+    assert set(ledger.stored("s")) == {0, 1, 2}
+    with h5py.File(tmp_path / "s" / "series.h5") as file:
+        assert "content_sha256" in file["/aet/series"].attrs
+    sound(tmp_path, 3)
+    ledger.close()
+
+
+def test_files_of_a_later_layout_are_refused_and_left_alone(tmp_path: Path) -> None:
+    """An old program must not set aside what a new one wrote."""
+    stored(tmp_path)
+    path = tmp_path / "s" / "projections" / "000001.h5"
+    with h5py.File(path, "r+") as file:
+        file.attrs["layout_version"] = layout.LAYOUT_VERSION + 1
+    archive, ledger = opened(tmp_path)
+    with pytest.raises(NewerLayout, match="use the aet_stream that wrote it"):
+        archive.recover()
+    assert path.exists()
+    ledger.close()
+
+
+def test_a_segment_of_other_content_is_not_used(tmp_path: Path) -> None:
+    """Same numbers, other checksums: plain readers would see other pixels."""
+    store = SeriesStore(tmp_path / "s", fold_rows=2)
+    store.commit([made(index) for index in range(4)])
+    list(store.fold())
+    segment = next((tmp_path / "s" / "projections").glob("segment*"))
+    with h5py.File(segment, "r+") as file:
+        file.attrs["clean_crc32"] = [1, 2]
+    again = SeriesStore(tmp_path / "s", fold_rows=2)
+    again.load({}, tmp_path / "aside")
+    again.write_master(ABOUT)
+    with h5py.File(tmp_path / "s" / "series.h5") as file:
+        assert not any("segment" in source.file_name for source in file["/exchange/data"].virtual_sources())
+
+
+def test_a_locked_ledger_is_waited_for_and_not_set_aside(tmp_path: Path) -> None:
+    """Somebody looks into it with another program: that is no damage."""
+    stored(tmp_path)
+    other = sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None)
+    other.execute("PRAGMA locking_mode = EXCLUSIVE")
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(OutputFull, match="locked"):
+        open_ledger(tmp_path)
+    other.execute("ROLLBACK")
+    other.close()
+    assert not list(tmp_path.glob("*damaged*"))
+    ledger, fresh = open_ledger(tmp_path)
+    assert not fresh
+    assert set(ledger.stored("s")) == {0, 1, 2}
+    ledger.close()
+
+
+def test_quarantine_is_swept_at_start(tmp_path: Path) -> None:
+    """Drafts of a killed hub go, and records of units that were stored after all; the others stay."""
+    stored(tmp_path)
+    folder = tmp_path / "quarantine"
+    for path in ("s/1.tif", "s/bad.tif"):
+        quarantine.write(folder, unit_id=1, series="s", path=path, image=0, reason="cut", attempts=0)
+    (folder / ".x.json.1.tmp").write_bytes(b"{")
+    _, ledger = recovered(tmp_path)
+    assert [path.name.split("-")[0] for path in folder.iterdir()] == ["s_bad.tif"]
+    ledger.close()
+
+
+def test_a_record_of_any_file_name_can_be_written(tmp_path: Path) -> None:
+    """A file name takes 255 bytes, and a sign up to four."""
+    quarantine.write(tmp_path, unit_id=1, series="s", path="s/" + "電" * 80 + ".tif", image=0, reason="cut", attempts=0)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_source_that_comes_back_is_read(tmp_path: Path) -> None:
+    """Gone when it was asked for, and there again in the same state: quarantine was no end."""
+    ledger, _ = open_ledger(tmp_path)
+    with ledger.transaction():
+        ledger.end(ledger.want("s", "s/0.tif", 0, "1"), "quarantined", reason="source_gone: 0.tif is gone")
+        ledger.end(ledger.want("s", "s/1.tif", 0, "1"), "quarantined", reason="cut")
+    assert ledger.ended("s/0.tif") == set()
+    assert ledger.ended("s/1.tif") == {(0, "1")}
+    ledger.close()
+
+
+def test_new_folders_are_synced_into_the_ones_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut must not take the folder away in which a synced file lies."""
+    synced: list[Path] = []
+    monkeypatch.setattr(durable, "sync_folder", synced.append)
+    durable.make_folder(tmp_path / "a" / "b")
+    assert synced == [tmp_path, tmp_path / "a"]
+
+
+@pytest.mark.parametrize("step", [331, pytest.param(5, marks=[pytest.mark.slow, pytest.mark.timeout(3000)])])
+def test_verify_notices_whatever_byte_is_flipped(tmp_path: Path, step: int) -> None:
+    """One bit of every `step`-th byte of a closed file, in turn: noticed, or nothing that anybody reads has changed."""
+    store = SeriesStore(tmp_path / "s", fold_rows=256)
+    raw = known_image(1, 8)
+    store.commit([(_with(made(1, 0)[0], raw), raw, raw.astype("<f4"))])
+    list(store.close(CLOSED))
+    path = tmp_path / "s" / "series.h5"
+    content, truth = path.read_bytes(), everything(path)
+    noticed, silent = 0, []
+    for position in range(0, len(content), step):
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << (position % 8)
+        path.write_bytes(flipped)
+        try:
+            with Series(path) as series:
+                doubts = list(series.doubts())
+        except StoreError:
+            doubts = ["refused"]
+        noticed += bool(doubts)
+        if not doubts and everything(path) != truth:
+            silent.append(position)
+    assert silent == []
+    assert noticed > 10
+
+
+def everything(path: Path) -> dict[str, object]:
+    """All that a plain reader can find in a file."""
+    found: dict[str, object] = {}
+
+    def add(name: str, item: h5py.HLObject) -> None:
+        found[name] = {key: str(value) for key, value in item.attrs.items()}
+        if isinstance(item, h5py.Dataset):
+            value = item[()]
+            found[name + " value"] = value if isinstance(value, bytes) else (value.tobytes(), value.shape, value.dtype.str)
+
+    with h5py.File(path, "r", locking=False) as file:
+        add("/", file["/"])
+        file.visititems(add)
+    return found
