@@ -129,14 +129,21 @@ def _add_science_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     train = add("train", _train, "make a network from simulated particles", config=False)
     train.add_argument("--preset", default="default", help="default, dncnn-2019, or a TOML file of your own")
     train.add_argument("--out", type=Path, required=True, metavar="DIR")
-    train.add_argument("--minutes", type=float, default=0.0, metavar="M", help="stop after this long (0: what the preset says)")
-    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--steps", type=int, default=0, metavar="N", help="how many (0: what the preset says)")
+    train.add_argument("--seed", type=int, default=None, help="another seed than the preset's")
     train.add_argument("--threads", type=int, default=0, help="0: all cores")
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR")
+    train.add_argument("--from", dest="model", metavar="MODEL", help="fine-tune this network, a name or a path, on your own microscope")
+    train.add_argument("--series", type=Path, nargs="+", default=[], metavar="FILE", help="with --from: stored series whose vacuum teaches")
     evaluate = add("evaluate", _evaluate, "judge networks beside the classical estimates", config=False)
     evaluate.add_argument("models", nargs="*", default=[], metavar="MODEL", help="names or paths (default: all that are shipped)")
-    evaluate.add_argument("--frames", type=int, default=24, metavar="N", help="frames per set (default: 24)")
-    evaluate.add_argument("--seed", type=int, default=1000)
+    evaluate.add_argument("--frames", type=int, default=48, metavar="N", help="frames per set (default: 48)")
+    evaluate.add_argument("--set", dest="sets", action="append", default=[], metavar="NAME", help="only this set; may be repeated")
+    evaluate.add_argument(
+        "--trust-frames", type=int, default=400, metavar="N", help="hard frames to judge trust by (default: 400; 0: none)"
+    )
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="all figures as JSON as well")
+    evaluate.add_argument("--figure", type=Path, metavar="FILE", help="worst, median and best hard frame of the first network as a picture")
 
 
 def _settings(arguments: argparse.Namespace) -> Config:
@@ -369,7 +376,7 @@ def _simulate(arguments: argparse.Namespace) -> int:
     import numpy as np
 
     from aet_stream.simulate import microscope
-    from aet_stream.simulate.backgrounds import simulate_series
+    from aet_stream.simulate.series import simulate_series
 
     tilts_deg = np.linspace(-arguments.range, arguments.range, arguments.tilts)
     try:
@@ -428,13 +435,19 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    """Make a network from simulated particles. A run that was stopped goes on with --resume."""
-    from aet_stream.training import train
+    """Make a network from simulated particles (a run that was stopped goes on with --resume), or fine-tune one on series of your own."""
+    from aet_stream.training import finetune, train
 
+    if bool(arguments.model) != bool(arguments.series):
+        raise AetError("--from and --series go together: --from MODEL --series FILE...")
+    if arguments.model:
+        words = {"steps": arguments.steps} if arguments.steps else {}
+        print(finetune.finetune(arguments.model, arguments.series, arguments.out, seed=arguments.seed or 0, **words))
+        return EXIT_OK
     path = train.run(
         arguments.preset,
         arguments.out,
-        minutes=arguments.minutes,
+        steps=arguments.steps,
         seed=arguments.seed,
         threads=arguments.threads,
         resume=arguments.resume,
@@ -444,10 +457,20 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    """Judge networks beside doing nothing and the classical estimates, on particles that no training has seen."""
-    from aet_stream.training import evaluate
+    """One table: networks and classical estimates on simulated frames that no training has seen, and on real ones where there are any."""
+    import msgspec
 
-    print(evaluate.table(evaluate.evaluate(arguments.models, frames=arguments.frames, seed=arguments.seed)))
+    from aet_stream.training import evaluate, sets
+
+    unknown = [name for name in arguments.sets if name not in sets.SETS]
+    if unknown:
+        raise AetError(f"no set {unknown[0]!r}: choose {', '.join(sets.SETS)}")
+    report = evaluate.evaluate(arguments.models, frames=arguments.frames, only=arguments.sets, trust_frames=arguments.trust_frames)
+    print(evaluate.table(report))
+    if arguments.json:
+        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+    if arguments.figure:
+        evaluate.draw((arguments.models or ["default"])[0], arguments.figure, frames=arguments.frames)
     return EXIT_OK
 
 

@@ -96,7 +96,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     vacuum_noise: float = NAN
     vacuum_residual: float = NAN
     vacuum_fraction: float = NAN
+    edge_contact: float = NAN
     laplace_rms: float = NAN
+    gp_rms: float = NAN
+    expected_error: float = NAN
+    total_intensity: float = NAN
+    mass_x_px: float = NAN
+    mass_y_px: float = NAN
     trust: float = NAN
     blank: bool = False
     device: str = ""

@@ -96,14 +96,29 @@ class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Mean of clean over the vacuum; 0 is perfect."""
     vacuum_fraction: float = float("nan")
     """Share of the frame that is vacuum, 0..1."""
+    edge_contact: float = float("nan")
+    """Share of the frame's rim that the particle touches, 0..1."""
     laplace_rms: float = float("nan")
     """Root mean square difference between this background and the classical Laplace estimate."""
+    gp_rms: float = float("nan")
+    """The same for the Gaussian process on the vacuum."""
+    expected_error: float = float("nan")
+    """Calibrated root mean square error of the background."""
+    total_intensity: float = float("nan")
+    """Sum of clean over the particle."""
+    mass_x_px: float = float("nan")
+    """Centre of mass of the particle: columns from the middle of the frame."""
+    mass_y_px: float = float("nan")
     trust: float = float("nan")
-    """0 (do not use) .. 1; NaN where nothing can be said, as for a blank frame."""
+    """0 (do not use) .. 1; a half where an error of 3 % of the particle's range is expected; NaN where nothing can be said."""
     blank: bool = False
     """True when every pixel has the same value: there is nothing to see, and nothing was subtracted."""
     device: str = ""
     precision: str = ""
+
+    def with_offset(self, offset: float) -> Quality:
+        """The same for a frame from which `offset` had been taken before."""
+        return msgspec.structs.replace(self, background_mean=self.background_mean + offset)
 
 
 @dataclass(frozen=True, slots=True)

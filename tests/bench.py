@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aet_stream.denoise.denoiser import cpu_has_bfloat16
+from aet_stream.denoise.networks import cpu_has_bfloat16
 from aet_stream.messages import WIRE_VERSION, Acquired, Done, FileOffer, Job, Offer, Ready, Want
 from aet_stream.projection import Acquisition, Candidate, Quality, sha256_of
 from aet_stream.simulate.writers import tiff
@@ -128,30 +128,28 @@ def inference(folder: Path) -> None:
     """Our path against the same weights in a plain eager float32 DnCNN, interleaved."""
     import torch
 
-    from aet_stream.denoise.denoiser import Network
+    from aet_stream.denoise.denoiser import Denoiser
     from aet_stream.denoise.dncnn import DnCNN
-    from aet_stream.denoise.weights_file import Card, find_weights, save_weights
+    from aet_stream.denoise.weights_file import Card, save_weights
 
     torch.manual_seed(0)
     plain = DnCNN()
     with torch.no_grad():
         plain.train()(torch.rand(4, 1, 64, 64))  # batch norms in use; what the weights mean does not matter for time
-    path = save_weights(folder / "dncnn.safetensors", plain.eval(), Card(name="DnCNN-17x64", bfloat16=True))
-    ours, coarse = Network(path), Network(find_weights(MODEL))
-    from aet_stream.denoise.classical import find_vacuum
+    path = save_weights(folder / "dncnn.safetensors", plain.eval(), Card(name="DnCNN-17x64", architecture="DnCNN", bfloat16=True))
+    ours, coarse = Denoiser(model=str(path)), Denoiser(model=MODEL)
 
     hardware = f"{torch.get_num_threads()} threads, bfloat16 in the CPU: {cpu_has_bfloat16()}"
-    print(f"DnCNN-17x64 at full resolution in {ours.precision} against plain eager float32; {hardware}")
+    print(f"DnCNN-17x64 at full resolution by our path against plain eager float32; {hardware}")
     for size_px, repeats in ((256, 9), (1024, 5)):
         image = frame(0, size_px).astype(np.float32)
-        vacuum = find_vacuum(image)
         tensor = torch.from_numpy(image / 1000)[None, None]
         times: dict[str, list[float]] = {"eager": [], "ours": [], MODEL: []}
         for _ in range(repeats + 1):
             for name, work in (
                 ("eager", lambda tensor=tensor: plain(tensor)),
-                ("ours", lambda image=image, vacuum=vacuum: ours.background(image, vacuum, lambda: None)),
-                (MODEL, lambda image=image, vacuum=vacuum: coarse.background(image, vacuum, lambda: None)),
+                ("ours", lambda image=image: ours.estimate(image)),
+                (MODEL, lambda image=image: coarse.estimate(image)),
             ):
                 began = time.perf_counter()
                 with torch.inference_mode():

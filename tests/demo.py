@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from aet_stream.denoise import classical
+from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.reconstruct.figure import add_scale_bar, central_slices
 from aet_stream.training.evaluate import psnr_db, ssim
 
@@ -125,9 +125,10 @@ def judge(series: Path, volume: Path, truth: Path) -> dict[str, Any]:
         real, below, solid = true["clean"][()], true["background"][()], true["volume"][()]
         grown = made["/reconstruction/volume"][()]
     peak = float(real.max())
+    laplace = Denoiser(model="laplace")
     backgrounds = {
         "nothing done": np.zeros_like(below),
-        "Laplace": np.stack([classical.laplace(frame) for frame in raw]),
+        "Laplace": np.stack([laplace.estimate(frame)[0].background for frame in raw]),
         "network": raw - clean,
     }
     figures = {

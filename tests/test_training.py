@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,111 +13,151 @@ import pytest
 import torch
 
 from aet_stream.denoise.denoiser import Denoiser
-from aet_stream.denoise.weights_file import load_card, load_tensors
-from aet_stream.errors import ConfigError
-from aet_stream.training import evaluate
-from aet_stream.training.dataset import Mixer
-from aet_stream.training.train import Preset, Training, draw_batch, learning_rate, load_preset, run
+from aet_stream.denoise.weights_file import SHIPPED, load_card, load_tensors
+from aet_stream.errors import ConfigError, ModelError
+from aet_stream.training import evaluate, finetune, sets
+from aet_stream.training.batches import CoarseBatches
+from aet_stream.training.dataset import LEARNT, Mixer, Recipe
+from aet_stream.training.losses import coarse_loss
+from aet_stream.training.preset import Preset, learning_rate, load_preset
+from aet_stream.training.train import Training, run
+from tests.harness import ENVIRONMENT, Daemon
 
 TINY = """
 name = "tiny"
-grid_blocks = {blocks}
-in_channels = {channels}
-backgrounds = ["film", "gaussian"]
-noise = true
+network = "{network}"
+seed = 3
 particles = 2
-views = 2
-background_count = 4
+views = {views}
+held_out = {held_out}
+atoms = 1000
+backgrounds = ["film", "gaussian"]
+amplify = 4.0
+noise = 0.5
+plain = true
 batch = 4
-steps = 6
+steps = {steps}
 learning_rate = 1e-3
-schedule = "cosine"
-loss = "rms"
+warm_up = 2
+decay = 0.5
+weight_decay = 0.0
+average = 0.9
 bfloat16 = false
+judging_frames = {judging}
+calibration_frames = 4
 patch_px = 40
 patches_per_frame = 4
 """
 
 
-@pytest.mark.parametrize(("blocks", "channels"), [(16, 6), (0, 1)])
-def test_a_trained_network_can_be_used_at_once(tmp_path: Path, blocks: int, channels: int) -> None:
-    """Weights, card, log and checkpoint; both kinds of network."""
-    preset = tmp_path / "tiny.toml"
-    preset.write_text(TINY.format(blocks=blocks, channels=channels))
-    path = run(str(preset), tmp_path / "out", seed=3, threads=1)
+def preset_file(tmp_path: Path, network: str = "coarse", steps: int = 6, views: int = 2, held_out: int = 0) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY.format(network=network, steps=steps, views=views, held_out=held_out, judging=6 if network == "coarse" else 1))
+    return path
+
+
+@pytest.mark.parametrize(("network", "held_out"), [("coarse", 0), ("dncnn", 1)])
+def test_a_trained_network_can_be_used_at_once(tmp_path: Path, network: str, held_out: int) -> None:
+    """Weights, calibrated card, log, picture and checkpoint; both kinds of network."""
+    path = run(str(preset_file(tmp_path, network, views=3, held_out=held_out)), tmp_path / "out", threads=1)
     card = load_card(path)
     assert card.trained["steps"] == 6
     assert card.data_seed == 3
-    assert card.figures["validation_mean_db"] > 0
+    assert card.figures["published_mean_db"] > 0
+    assert ("own_mean_db" in card.figures) == bool(held_out)
+    assert "intercept" in card.trust
     with (tmp_path / "out" / "log.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["6"]
-    clean = Denoiser(model=str(path), device="cpu").subtract(np.random.default_rng(0).poisson(100, (64, 64))).clean
-    assert np.isfinite(clean).all()
-
-
-def tiny(tmp_path: Path) -> tuple[Preset, Mixer]:
-    preset = tmp_path / "tiny.toml"
-    preset.write_text(TINY.format(blocks=16, channels=6))
-    found = load_preset(str(preset))
-    return found, Mixer(seed=1, particles=2, views=2, backgrounds=found.backgrounds, background_count=4, noise=True)
+    assert (tmp_path / "out" / "loss.png").stat().st_size > 1000
+    found = Denoiser(model=str(path), device="cpu").subtract(np.random.default_rng(0).poisson(100, (64, 64)))
+    assert np.isfinite(found.clean).all()
+    assert found.quality.expected_error > 0
 
 
 def test_a_resumed_run_goes_on_exactly_where_it_was(tmp_path: Path) -> None:
     """Four steps, or two, a checkpoint, and two: the same weights to the bit."""
-    preset, mixer = tiny(tmp_path)
-    torch.set_num_threads(1)
-    straight = Training(preset, 0, torch.device("cpu"))
-    for _ in range(4):
-        straight.one_step(mixer, 0.5)
-    first = Training(preset, 0, torch.device("cpu"))
-    for _ in range(2):
-        first.one_step(mixer, 0.5)
+    preset = load_preset(str(preset_file(tmp_path)))
+    batches = CoarseBatches(Mixer(preset.recipe, seed=1, particles=2, views=2), seed=1, batch=4)
+    straight = Training(preset, torch.device("cpu"))
+    for step in range(4):
+        straight.one_step(batches[step])
+    first = Training(preset, torch.device("cpu"))
+    for step in range(2):
+        first.one_step(batches[step])
     first.save(tmp_path / "checkpoint.pt")
-    second = Training(preset, 99, torch.device("cpu"))
+    second = Training(preset, torch.device("cpu"))
     second.load(tmp_path / "checkpoint.pt")
-    for _ in range(2):
-        second.one_step(mixer, 0.5)
+    for step in range(second.step, 4):
+        second.one_step(batches[step])
     for a, b in zip(straight.average.state_dict().values(), second.average.state_dict().values(), strict=True):
         assert torch.equal(a, b)
-    assert second.step == 4
+    other = Training(Preset(**{**{f: getattr(preset, f) for f in preset.__struct_fields__}, "seed": 4}), torch.device("cpu"))
+    with pytest.raises(ConfigError, match="seed 3"):
+        other.load(tmp_path / "checkpoint.pt")
+
+
+def test_several_processes_train_one_network(tmp_path: Path) -> None:
+    """torchrun with two processes on the CPU: one network comes out, its log has every step once."""
+    preset, out = preset_file(tmp_path, steps=3), tmp_path / "out"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["-m", "torch.distributed.run", "--nnodes", "1", "--master-addr", "127.0.0.1", "--master-port", str(port)]
+    words += ["--nproc-per-node", "2", "-m", "aet_stream"]
+    words += ["train", "--preset", str(preset), "--out", str(out), "--threads", "1"]
+    done = subprocess.run([sys.executable, *words], env=ENVIRONMENT, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert load_card(out / "tiny.safetensors").trained["steps"] == 3
 
 
 def test_learning_makes_the_error_smaller(tmp_path: Path) -> None:
-    """On one fixed batch, thirty steps help."""
-    preset, mixer = tiny(tmp_path)
-    training = Training(preset, 0, torch.device("cpu"))
-    batch = draw_batch(mixer, np.random.default_rng(0), preset, 4)
-    from aet_stream.training.train import mean_square_errors
+    """On one fixed batch, forty steps help."""
+    preset = load_preset(str(preset_file(tmp_path, steps=1000)))
+    training = Training(preset, torch.device("cpu"))
+    batch = CoarseBatches(Mixer(preset.recipe, seed=1, particles=2, views=2), seed=1, batch=4)[0]
+    with torch.no_grad():
+        before = float(coarse_loss(training.model.train(), batch))
+    for _ in range(40):
+        training.one_step(batch)
+    with torch.no_grad():
+        assert float(coarse_loss(training.model.train(), batch)) < before - 1
 
-    def loss() -> torch.Tensor:
-        return mean_square_errors(training.model.train(), batch, training.device, coarse=True).sqrt().mean()
 
-    before = float(loss().detach())
-    for _ in range(30):
-        training.optimizer.zero_grad()
-        loss().backward()
-        training.optimizer.step()
-    assert float(loss().detach()) < 0.8 * before
+def test_a_gradient_that_is_not_finite_is_left_out(tmp_path: Path) -> None:
+    """One poisoned batch costs one step, not the network."""
+    preset = load_preset(str(preset_file(tmp_path)))
+    training = Training(preset, torch.device("cpu"))
+    batch = CoarseBatches(Mixer(preset.recipe, seed=1, particles=2, views=2), seed=1, batch=2)[0]
+    before = [part.clone() for part in training.model.state_dict().values()]
+    assert np.isnan(training.one_step(batch._replace(statistics=batch.statistics * float("nan"))))
+    assert all(torch.equal(a, b) for a, b in zip(before, training.model.state_dict().values(), strict=True))
+    assert np.isfinite(training.one_step(batch))
 
 
 def test_the_same_seed_gives_the_same_frames_and_another_seed_other_particles() -> None:
-    """Sets are fixed by their seeds; training and validation never share a particle."""
-    settings = {"particles": 2, "views": 1, "backgrounds": ["gaussian"], "background_count": 2, "noise": True}
-    one, same, other = (Mixer(seed=seed, **settings) for seed in (1, 1, 2))  # type: ignore[arg-type]
+    """Sets are fixed by their seeds; training and judging never share a particle, nor a family of backgrounds."""
+    recipe = Recipe(backgrounds=("gaussian",), plain=True, sizes_px=(256,))
+    one, same, other = (Mixer(recipe, seed=seed, particles=2, views=1) for seed in (1, 1, 2))
     frames = [mixer.sample(np.random.default_rng(0)) for mixer in (one, same, other)]
     assert np.array_equal(frames[0].raw, frames[1].raw)
     assert not np.array_equal(frames[0].clean, frames[2].clean)
+    default = load_preset("default")
+    assert default.seed + 1_000_003 < sets.SEED
+    assert "unseen" not in default.backgrounds
+    assert "icosahedron" not in LEARNT
+    assert sets.SETS["unseen"].recipe.kinds == ("icosahedron",)
 
 
 def test_the_learning_rate_is_a_plain_function() -> None:
-    """Warm-up, then a cosine to nearly nothing; or constant."""
+    """Warm-up, plateau, and a line to nothing; or constant, as published."""
     preset = load_preset("default")
-    assert learning_rate(0, 0.0, preset) < 0.05 * preset.learning_rate
-    assert learning_rate(1000, 0.0, preset) == pytest.approx(preset.learning_rate)
-    assert learning_rate(1000, 1.0, preset) == pytest.approx(0.01 * preset.learning_rate)
+    assert learning_rate(0, preset) < 0.05 * preset.learning_rate
+    assert learning_rate(preset.steps // 2, preset) == pytest.approx(preset.learning_rate)
+    assert learning_rate(preset.steps - 1, preset) < 0.01 * preset.learning_rate
     published = load_preset("dncnn-2019")
-    assert learning_rate(10**6, 0.9, published) == 1e-3
-    assert (published.patch_px, published.loss, published.in_channels, published.grid_blocks) == (40, "mse", 1, 0)
+    assert learning_rate(300_000, published) == 1e-3
+    assert (published.patch_px, published.noise, published.views, published.held_out) == (40, 0.0, 180, 18)
+    assert published.steps * published.batch == pytest.approx(51 * 215_460, rel=1e-4)
 
 
 def test_a_wrong_preset_is_named() -> None:
@@ -123,20 +166,72 @@ def test_a_wrong_preset_is_named() -> None:
         load_preset("nonsense")
 
 
-def test_evaluation_ranks_what_it_should() -> None:
-    """Doing nothing is worse than Laplace on films; one row per estimator and set; no NaN."""
-    scores = evaluate.evaluate([], frames=6, seed=77)
-    found = {(score.set_name, score.estimator): score for score in scores}
-    assert found["film", "laplace"].mean_db > found["film", "nothing"].mean_db + 8
-    assert found["film", "default"].mean_db > found["film", "nothing"].mean_db + 8
-    assert all(np.isfinite([score.mean_db, score.worst_db, score.mean_ssim]).all() for score in scores)
-    assert "laplace" in evaluate.table(scores)
+def test_evaluation_ranks_what_it_should(tmp_path: Path) -> None:
+    """Doing nothing is worse than Laplace on films, Laplace worse than the network; one row per estimator and set; no NaN; a picture."""
+    report = evaluate.evaluate(["default"], frames=6, only=["hard", "clean"], trust_frames=20)
+    found = {(score.set_name, score.estimator): score for score in report.scores}
+    assert found["hard", "laplace"].mean_db > found["hard", "nothing"].mean_db + 8
+    assert found["hard", "default"].mean_db > found["hard", "laplace"].mean_db
+    assert found["clean", "nothing"].error_percent < 1e-3
+    assert all(np.isfinite([score.mean_db, score.worst_db, score.mean_ssim, score.fine_outside]).all() for score in report.scores)
+    assert report.trusted[0].frames == 20
+    assert "gaussian-process" in evaluate.table(report)
+    evaluate.draw("default", tmp_path / "frames.png", frames=4)
+    assert (tmp_path / "frames.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", sorted(sets.SETS))
+def test_every_set_is_what_it_says(name: str) -> None:
+    """raw is what unit, offset, clean and background make of it; but for noise."""
+    for frame in sets.frames(name, 4):
+        expected = (frame.clean + frame.background) * frame.unit + frame.offset
+        assert frame.raw.shape == expected.shape
+        assert abs(np.median(frame.raw - expected)) < 0.1 * frame.unit
+
+
+def stored_series(folder: Path) -> Path:
+    """A series of films with a speckle that the shipped network has not seen, through the real daemon."""
+    daemon = Daemon(folder, denoise__model="laplace")
+    words = ["simulate", "--out", str(daemon.root), "--name", "own", "--tilts", "8", "--size", "128", "--cadence", "0", "--seed", "5"]
+    assert daemon.ask(*words).returncode == 0
+    assert daemon.run("--until-idle", "2") == 0
+    return daemon.out / "own" / "series.h5"
+
+
+def test_a_network_can_be_tuned_on_stored_series_and_is_promoted_only_if_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Better on held-out vacuum and no worse elsewhere: written, and usable. Worse: refused with the figures."""
+    series = stored_series(tmp_path)
+    preset = load_preset("default")
+    quick = {**{f: getattr(preset, f) for f in preset.__struct_fields__}, "judging_frames": 6, "calibration_frames": 4}
+    monkeypatch.setattr(finetune, "BATCH", 2)
+    monkeypatch.setattr(finetune, "_preset", lambda card: Preset(**quick))
+    monkeypatch.setattr(finetune, "_refuse_if_worse", lambda before, after: None)
+    path = finetune.finetune("default", [series], tmp_path / "tuned", steps=4)
+    card = load_card(path)
+    assert card.name == "default-tuned"
+    assert card.trained["from"] == load_card(SHIPPED / "default.safetensors").sha256
+    assert np.isfinite(Denoiser(model=str(path), device="cpu").subtract(np.arange(4096.0).reshape(64, 64)).clean).all()
+    monkeypatch.undo()
+    monkeypatch.setattr(finetune, "_preset", lambda card: Preset(**quick))
+    monkeypatch.setattr(finetune, "LEARNING_RATE", 1.0)  # a training that can only do harm
+    monkeypatch.setattr(finetune, "BATCH", 2)
+    with pytest.raises(ModelError, match=r"not promoted.*real_vacuum_db"):
+        finetune.finetune("default", [series], tmp_path / "spoilt", steps=4)
+    assert not (tmp_path / "spoilt").exists()
+
+
+def test_tuning_says_what_it_cannot_do(tmp_path: Path) -> None:
+    """Another kind of network, or words that do not go together: one line."""
+    path = run(str(preset_file(tmp_path, "dncnn", steps=1)), tmp_path / "out", threads=1)
+    with pytest.raises(ModelError, match="DnCNN"):
+        finetune.finetune(str(path), [], tmp_path / "x")
+    done = Daemon(tmp_path / "d").ask("train", "--from", "default", "--out", str(tmp_path / "x"))
+    assert done.returncode == 1
+    assert "--series" in done.stderr
 
 
 def test_weights_are_tensors_and_nothing_else(tmp_path: Path) -> None:
     """A pickle in disguise is refused before anything in it can run."""
-    from aet_stream.errors import ModelError
-
     torch.save({"x": 1}, tmp_path / "evil.safetensors")
     with pytest.raises(ModelError, match="safetensors"):
         load_tensors(tmp_path / "evil.safetensors")

@@ -1,27 +1,31 @@
-"""Classical backgrounds, without a network: one constant, and Laplace's equation under an automatic mask.
+"""Classical backgrounds, without a network: a constant, a cubic surface, Laplace's equation, a Gaussian process on the vacuum.
 
-Both work on a coarse grid of block means (grid.py), which is why they are fast enough to be computed for every frame.
+All work on a coarse grid of block means (grid.py) under an automatic mask, which is why they are fast enough for every frame.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import binary_dilation, label, median_filter
+from scipy.linalg import cho_factor, cho_solve
+from scipy.ndimage import binary_dilation, label, median_filter, uniform_filter
 from scipy.sparse import csr_array, eye_array, kron
 from scipy.sparse.linalg import spsolve
 
-from aet_stream.denoise import grid
+from aet_stream.denoise import grid, modes
 from aet_stream.projection import Array
 
-NAMES = ("constant", "laplace")
 BLOCKS = 32
-"""Along the longer edge of a frame; the networks on coarse grids use the same ones."""
+"""Along the longer edge of a frame."""
 _GROW_BLOCKS = 1
 _MIN_VACUUM = 0.05
 _TEXTURED = 1.5
 """Blocks whose texture differs by less than this factor are all alike: there is nothing to split."""
+_LENGTHS = (1.5, 2.5, 4.0, 6.0, 10.0, 16.0)
+"""Correlation lengths that the Gaussian process may choose from, in blocks."""
+_FINEST = 2 * modes.FINEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,29 +68,31 @@ def find_vacuum(frame: Array) -> Vacuum:
     return Vacuum(statistics, binary_dilation(mask, iterations=_GROW_BLOCKS), block)
 
 
-def constant(frame: Array, vacuum: Vacuum | None = None) -> Array:
-    """(height, width) float32: the median of the vacuum, or of the frame's border where no vacuum is seen."""
-    vacuum = vacuum or find_vacuum(frame)
-    border = np.concatenate([frame[0], frame[-1], frame[:, 0], frame[:, -1]])
-    values = vacuum.means[~vacuum.mask] if vacuum.fraction >= _MIN_VACUUM else border
-    return np.full(frame.shape, np.median(values), np.float32)
+def constant(vacuum: Vacuum) -> Array:
+    """(rows, columns) float32 at block centres: the median of the vacuum, or of the frame's rim where no vacuum is seen."""
+    means, seen = vacuum.means, ~vacuum.mask
+    rim = np.concatenate([means[0], means[-1], means[:, 0], means[:, -1]])
+    level = np.median(means[seen] if vacuum.fraction >= _MIN_VACUUM else rim)
+    return np.full(means.shape, level, np.float32)
 
 
-def laplace(frame: Array, vacuum: Vacuum | None = None) -> Array:
-    """(height, width) float32: vacuum as it is, and under the particle the solution of Laplace's equation with the vacuum as its rim."""
-    vacuum = vacuum or find_vacuum(frame)
-    return grid.draw(laplace_blocks(frame, vacuum), vacuum.block_px, (frame.shape[0], frame.shape[1]))
-
-
-def laplace_blocks(frame: Array, vacuum: Vacuum) -> Array:
-    """(rows, columns) float32: the same at block centres; where next to no vacuum is seen, the constant."""
+def polynomial(vacuum: Vacuum) -> Array:
+    """(rows, columns) float32: the cubic surface nearest to the vacuum."""
     if vacuum.fraction < _MIN_VACUUM:
-        return np.full(vacuum.mask.shape, constant(frame, vacuum)[0, 0], np.float32)
-    return _inpainted(vacuum.means, vacuum.mask)
+        return constant(vacuum)
+    rows, columns = vacuum.means.shape
+    y, x = np.meshgrid(np.linspace(-1, 1, rows), np.linspace(-1, 1, columns), indexing="ij")
+    terms = np.stack([x**i * y**j for i in range(4) for j in range(4 - i)], axis=-1)
+    seen = ~vacuum.mask
+    surface: Array = terms @ np.linalg.lstsq(terms[seen], vacuum.means[seen].astype(np.float64), rcond=None)[0]
+    return surface.astype(np.float32)
 
 
-def _inpainted(means: Array, mask: Array) -> Array:
-    """Five-point Laplacian with free edges over the masked blocks, solved directly."""
+def laplace(vacuum: Vacuum) -> Array:
+    """(rows, columns) float32: vacuum as it is, and under the particle the solution of Laplace's equation with the vacuum as its rim."""
+    if vacuum.fraction < _MIN_VACUUM:
+        return constant(vacuum)
+    means, mask = vacuum.means, vacuum.mask
     if not mask.any():
         return means
     rows, columns = mask.shape
@@ -95,6 +101,54 @@ def _inpainted(means: Array, mask: Array) -> Array:
     right = -(laplacian[inside][:, ~inside] @ filled[~inside])
     filled[inside] = spsolve(laplacian[inside][:, inside].tocsc(), right)
     return filled.reshape(rows, columns).astype(np.float32)
+
+
+def gaussian_process(vacuum: Vacuum) -> Array:
+    """(rows, columns) float32: the mean of a Gaussian process given the vacuum, its length chosen by the evidence (see modes.py).
+
+    Rasmussen & Williams, Gaussian Processes for Machine Learning (2006), eq. 2.30; the noise is taken from how neighbouring blocks differ.
+    """
+    if vacuum.fraction < _MIN_VACUUM:
+        return constant(vacuum)
+    means, seen = vacuum.means.astype(np.float64), ~vacuum.mask
+    level = means[seen].mean()
+    values = np.where(seen, means - level, 0.0)
+    amplitude = max(float(np.mean(values[seen] ** 2)), 1e-30)
+    share = uniform_filter(seen.astype(float), 3)
+    rough = (values - uniform_filter(values, 3) / np.maximum(share, 1e-9))[seen & (share > 0.99)]
+    noise = max(float(np.mean(rough**2)) if rough.size else 0.0, 1e-6 * amplitude)
+    basis = modes.basis(*means.shape, finest=_FINEST, margin=modes.MARGIN // 2)
+    normal = (basis.row_products.T @ (seen.astype(float) / noise) @ basis.column_products).ravel()[basis.pairs]
+    matrix = normal.reshape(2 * (len(basis.chosen),))
+    right = (basis.rows.T @ (values / noise) @ basis.columns).ravel()[basis.chosen]
+    best, found = -np.inf, np.zeros(len(basis.chosen))
+    for length in _LENGTHS:
+        spectrum = np.exp(-2 * (np.pi * length * basis.frequency) ** 2)
+        scale = np.sqrt(amplitude * spectrum / spectrum.sum())
+        factor = cho_factor(matrix * scale[:, None] * scale + np.eye(len(scale)), lower=True, check_finite=False)
+        solved = cho_solve(factor, right * scale, check_finite=False)
+        evidence = float(right * scale @ solved) / 2 - float(np.log(np.diag(factor[0])).sum())
+        if evidence > best:
+            best, found = evidence, solved * scale
+    full = np.zeros(basis.rows.shape[1] * basis.columns.shape[1])
+    full[basis.chosen] = found
+    surface: Array = basis.rows @ full.reshape(basis.rows.shape[1], -1) @ basis.columns.T + level
+    return surface.astype(np.float32)
+
+
+ESTIMATES: dict[str, Callable[[Vacuum], Array]] = {
+    "constant": constant,
+    "polynomial": polynomial,
+    "laplace": laplace,
+    "gaussian-process": gaussian_process,
+}
+"""By the names that `denoise.model` knows."""
+NAMES = tuple(ESTIMATES)
+
+
+def draw(coarse: Array, vacuum: Vacuum, shape: tuple[int, int]) -> Array:
+    """(height, width) float32: a background at full resolution."""
+    return grid.draw(coarse, vacuum.block_px, shape)
 
 
 def _second_difference(n: int) -> csr_array:

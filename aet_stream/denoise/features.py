@@ -1,28 +1,51 @@
-"""What a network sees of a frame; the same in training and in use."""
+"""What a network on the coarse grid sees of a frame: statistics of its blocks, scaled so that units and offsets do not matter."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from aet_stream.denoise.classical import Vacuum, laplace_blocks
+from aet_stream.denoise import grid
 from aet_stream.projection import Array
 
-#: Channels of a network on the coarse grid, every one per block.
-CHANNELS = ("mean", "minimum", "maximum", "standard deviation", "Laplace estimate", "particle mask")
-LAPLACE_CHANNEL = CHANNELS.index("Laplace estimate")
-"""The network corrects this one: without vacuum to go by it knows better, with vacuum it has little to add."""
+BLOCKS = 64
+"""At most so many along the longer edge of a frame of any size: blocks of 4 px for a frame of 256 px."""
+_LEAST = 0.05
+"""A particle of a few blocks lies above the percentiles: the range is at least this share of its height."""
+_ROUNDING = 1e-5
+"""What is left of a frame that is all the same is no signal."""
+_SMALLEST_PX = 2
+"""A background has no finer detail, however small the frame."""
+CHANNELS = ("mean", "minimum", "maximum", "standard deviation", "difference of neighbours")
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """A frame in blocks."""
+
+    statistics: Array
+    """(5, rows, columns) float32, see CHANNELS; normalised by `low` and `span`"""
+    block_px: int
+    low: float
+    span: float
+    """normalised = (counts - low) / span"""
+
+
+def describe(frame: Array) -> Blocks:
+    """Statistics of the blocks of a (height, width) float32 frame, normalised by the 0.5 and 99.5 percentiles of the block means."""
+    block = max(_SMALLEST_PX, -(-max(frame.shape) // BLOCKS))
+    found = grid.statistics(frame, block)
+    steps = np.abs(np.diff(frame, axis=1, append=frame[:, -2:-1])) if frame.shape[1] > 1 else np.zeros_like(frame)
+    differences = np.sqrt(grid.in_blocks(np.square(steps), block).mean((1, 3)) / 2)
+    low, high = (float(value) for value in np.percentile(found[0], (0.5, 99.5)))
+    span = max(high - low, (float(found[0].max()) - low) * _LEAST, float(np.abs(found[0]).max()) * _ROUNDING, 1e-12)
+    levels = (found[:3] - np.float32(low)) / np.float32(span)
+    return Blocks(np.stack([*levels, found[3] / np.float32(span), differences / np.float32(span)]).astype(np.float32), block, low, span)
 
 
 def normalisation(frame: Array) -> tuple[float, float]:
-    """(offset, range) by the 0.5 and 99.5 percentiles; a network sees (frame - offset) / range, so units and offsets do not matter."""
+    """(offset, range) by the 0.5 and 99.5 percentiles of pixels, for networks at full resolution: they see (frame - offset) / range."""
     step = max(1, min(frame.shape) // 128)
     low, high = np.percentile(frame[::step, ::step], (0.5, 99.5))
-    return float(low), max(float(high - low), 1e-6)
-
-
-def coarse_inputs(frame: Array, vacuum: Vacuum, low: float, span: float) -> Array:
-    """(channels, rows, columns) float32, normalised: see CHANNELS."""
-    mean, minimum, maximum, deviation = vacuum.statistics
-    levels = np.stack([mean, minimum, maximum, laplace_blocks(frame, vacuum)])
-    levels = (levels - np.float32(low)) / np.float32(span)
-    return np.stack([*levels[:3], deviation / np.float32(span), levels[3], vacuum.mask.astype(np.float32)])
+    return float(low), max(float(high - low), 1e-9)

@@ -1,20 +1,124 @@
 """Figures that go with every subtraction, and how far they may be believed.
 
-`trust` compares two estimates: where network and Laplace agree about the background, and vacuum is seen, both are probably right.
-It is a ranking (0..1), not an error bar: it is not calibrated against true errors.
+`expected_error` is calibrated: the root mean square error of the background, predicted from what can be seen without the truth (what the
+network expects, how far classical estimates disagree, how much vacuum there is, ...) by a linear rule fitted on simulated frames whose
+truth is known. Its coefficients stand in the card of each network. `trust` is the same on a scale from 0 to 1: a half where the error is
+expected to be 3 % of the particle's range.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from aet_stream.denoise import grid
+import numpy as np
+from scipy.ndimage import binary_dilation
+
+from aet_stream.denoise import classical, grid
 from aet_stream.denoise.classical import Vacuum
+from aet_stream.denoise.estimate import Estimate
+from aet_stream.denoise.features import Blocks
 from aet_stream.projection import Array, Quality
 
-_ENOUGH_VACUUM = 0.25
-_BAD_DISAGREEMENT = 0.10
-"""Difference of the two backgrounds, as a share of the frame's range, at which trust has fallen to 1/e."""
+HALF_TRUSTED = 0.03
+"""Expected error, as a share of the particle's range, at which trust is a half."""
+LOW = 0.5
+"""Trust below this is flagged."""
+WITHOUT_CARD: Mapping[str, float] = {"intercept": -0.9, "gp": 0.35, "laplace": 0.35}
+"""For estimators without a card of their own: half of how far Laplace and the Gaussian process are away, on a logarithmic scale."""
+_LEAST = 1e-4
+"""Shares of the range below this are all alike."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is seen of one subtraction without knowing the truth."""
+
+    range: float
+    """Range of the clean frame's block means, 0.5 to 99.5 percent, counts"""
+    background_mean: float
+    background_std: float
+    vacuum_noise: float
+    """Standard deviation of the clean vacuum within blocks, counts"""
+    vacuum_residual: float
+    """Mean of the clean vacuum, counts"""
+    vacuum_fraction: float
+    edge_contact: float
+    """Share of the frame's rim that the particle touches, 0..1"""
+    laplace_rms: float
+    """Root mean square difference to the classical estimate, counts"""
+    gp_rms: float
+    network_error: float
+    """What the network itself expects, counts; NaN: it does not say"""
+    total: float
+    """Sum of the clean frame over the particle, counts"""
+    mass_x_px: float
+    """Centre of mass of the particle, columns from the middle of the frame"""
+    mass_y_px: float
+
+    def features(self) -> dict[str, float]:
+        """What the rule is linear in: logarithms of shares of the range, and shares of the frame."""
+        shares = {
+            "network": self.network_error,
+            "laplace": self.laplace_rms,
+            "gp": self.gp_rms,
+            "background": self.background_std,
+            "noise": self.vacuum_noise,
+            "residual": abs(self.vacuum_residual),
+        }
+        found = {name: float(np.log10(max(value / max(self.range, 1e-12), _LEAST))) for name, value in shares.items() if value == value}
+        return found | {"vacuum": self.vacuum_fraction, "edge": self.edge_contact}
+
+
+def gather(frame: Array, estimate: Estimate, vacuum: Vacuum, blocks: Blocks) -> Evidence:
+    """Evidence of one subtraction; `frame` (height, width) float32 as acquired, counts."""
+    shape = (frame.shape[0], frame.shape[1])
+    clean = frame - estimate.background
+    block = blocks.block_px
+    means = grid.in_blocks(clean, block).mean((1, 3))
+    support = _classical_support(vacuum, shape, block) if estimate.support is None else estimate.support
+    seen: Array = np.logical_not(binary_dilation(support))
+    rim = np.concatenate([support[0], support[-1], support[1:-1, 0], support[1:-1, -1]])
+    low, high = np.percentile(means, (0.5, 99.5))
+    deviation = blocks.statistics[3] * blocks.span
+    below = grid.at_centres(estimate.background, vacuum.block_px)
+    known = {name: classical.ESTIMATES[name](vacuum) for name in ("laplace", "gaussian-process")}
+    weights = np.where(seen, 0.0, means)
+    total = float(weights.sum())
+    y, x = ((np.arange(n) + 0.5) * block - size / 2 for n, size in zip(means.shape, shape, strict=True))
+    centred = total > 0.02 * float(np.abs(means).sum())
+    return Evidence(
+        range=float(high - low),
+        background_mean=float(estimate.background.mean()),
+        background_std=float(estimate.background.std()),
+        vacuum_noise=float(np.sqrt(np.mean(deviation[seen] ** 2))) if seen.any() else float("nan"),
+        vacuum_residual=float(means[seen].mean()) if seen.any() else float("nan"),
+        vacuum_fraction=float(seen.mean()),
+        edge_contact=float(rim.mean()),
+        laplace_rms=float(np.sqrt(np.mean((below - known["laplace"]) ** 2))),
+        gp_rms=float(np.sqrt(np.mean((below - known["gaussian-process"]) ** 2))),
+        network_error=estimate.expected_error,
+        total=total * block * block,
+        mass_x_px=float(weights.sum(0) @ x / total) if centred else float("nan"),
+        mass_y_px=float(weights.sum(1) @ y / total) if centred else float("nan"),
+    )
+
+
+def _classical_support(vacuum: Vacuum, shape: tuple[int, int], block: int) -> Array:
+    """(rows, columns) bool: the mask of the classical estimates on the network's grid."""
+    pixels = np.kron(vacuum.mask, np.ones((vacuum.block_px,) * 2, bool))[: shape[0], : shape[1]]
+    support: Array = grid.in_blocks(pixels, block).max((1, 3))
+    return support
+
+
+def expected_share(features: Mapping[str, float], rule: Mapping[str, float]) -> float:
+    """Expected error as a share of the particle's range, by a linear rule for its logarithm."""
+    return float(10 ** min(rule["intercept"] + sum(rule.get(name, 0.0) * value for name, value in features.items()), 1.0))
+
+
+def trust_of(share: float) -> float:
+    """1 for no error, a half for HALF_TRUSTED, towards 0 beyond."""
+    return float(1 / (1 + (share / HALF_TRUSTED) ** 2))
 
 
 def blank_quality(model: str, sha256: str) -> Quality:
@@ -22,26 +126,24 @@ def blank_quality(model: str, sha256: str) -> Quality:
     return Quality(model=model, model_sha256=sha256, blank=True)
 
 
-def judge(
-    clean: Array, background: Array, laplace: Array, vacuum: Vacuum, *, model: str, sha256: str, device: str, precision: str
-) -> Quality:
-    """Figures of one subtraction; all arrays (height, width) float32 in counts."""
-    block = vacuum.block_px
-    means, _, _, noise = grid.statistics(clean, block)
-    seen = ~vacuum.mask
-    low, high = np.percentile(means, (1, 99))
-    disagreement = float(np.sqrt(np.mean((grid.at_centres(background - laplace, block)) ** 2)))
-    visible = min(1.0, vacuum.fraction / _ENOUGH_VACUUM)
-    relative = disagreement / max(float(high - low), 1e-9)
+def judge(evidence: Evidence, rule: Mapping[str, float], *, model: str, sha256: str, device: str, precision: str) -> Quality:
+    """The figures that are stored with a projection."""
+    share = expected_share(evidence.features(), rule)
     return Quality(
         model=model,
         model_sha256=sha256,
-        background_mean=float(background.mean()),
-        vacuum_noise=float(np.sqrt(np.mean(noise[seen] ** 2))) if seen.any() else float("nan"),
-        vacuum_residual=float(means[seen].mean()) if seen.any() else float("nan"),
-        vacuum_fraction=vacuum.fraction,
-        laplace_rms=disagreement,
-        trust=float(visible * np.exp(-relative / _BAD_DISAGREEMENT)),
+        background_mean=evidence.background_mean,
+        vacuum_noise=evidence.vacuum_noise,
+        vacuum_residual=evidence.vacuum_residual,
+        vacuum_fraction=evidence.vacuum_fraction,
+        edge_contact=evidence.edge_contact,
+        laplace_rms=evidence.laplace_rms,
+        gp_rms=evidence.gp_rms,
+        expected_error=share * evidence.range,
+        total_intensity=evidence.total,
+        mass_x_px=evidence.mass_x_px,
+        mass_y_px=evidence.mass_y_px,
+        trust=trust_of(share),
         device=device,
         precision=precision,
     )

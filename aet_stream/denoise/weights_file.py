@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from aet_stream import durable
+from aet_stream.denoise.classical import NAMES
 from aet_stream.errors import ModelError
 
 if TYPE_CHECKING:
@@ -22,12 +23,9 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     name: str
     architecture: str = "DnCNN"
-    depth: int = 17
-    width: int = 64
-    in_channels: int = 1
-    """1: the frame itself; 6: what features.py makes of its blocks."""
-    grid_blocks: int = 0
-    """Blocks along the longer edge of the frame that the network works on; 0: full resolution."""
+    """DnCNN: full resolution; Coarse: blocks, see coarse.py."""
+    shape: dict[str, Any] = {}
+    """What the class of that name is made with, where it is not its default."""
     bfloat16: bool = False
     """Is bfloat16 exact enough?"""
     sha256: str = ""
@@ -36,6 +34,8 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     data_seed: int = 0
     trained: dict[str, Any] = {}
     figures: dict[str, Any] = {}
+    trust: dict[str, float] = {}
+    """The rule for the expected error, see trust.py; empty: not calibrated."""
 
 
 def find_weights(model: str) -> Path:
@@ -47,8 +47,9 @@ def find_weights(model: str) -> Path:
     """
     path = Path(model).expanduser() if model.endswith(".safetensors") else SHIPPED / f"{model}.safetensors"
     if not path.is_file():
+        classical = ", ".join(NAMES)
         names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors")))
-        raise ModelError(f"denoise.model {model!r}: no such network; choose {names}, laplace, constant, or a path to a .safetensors file")
+        raise ModelError(f"denoise.model {model!r}: no such network; choose {names}, {classical}, or a path to a .safetensors file")
     return path
 
 
@@ -89,10 +90,14 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def save_weights(path: Path, model: nn.Module, card: Card) -> Path:
-    """Write the weights, then the card with their hash."""
+    """Write the weights, then the card with their hash.
+
+    Networks on blocks are stored in float16: half the size, and their answers differ by less than -100 dB.
+    """
     from safetensors.torch import save
 
-    content = save({name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()})
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+    content = save({name: tensor.half() for name, tensor in tensors.items()} if card.architecture == "Coarse" else tensors)
     durable.replace(path, content)
     card = msgspec.structs.replace(card, sha256=hashlib.sha256(content).hexdigest())
     durable.replace(path.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(card), indent=2))

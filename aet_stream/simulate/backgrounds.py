@@ -1,58 +1,130 @@
-"""What lies under and around the particle, and the noise of counting. All in units of the brightest particle pixel of a series."""
+"""What lies under and around the particle. All in units of the brightest particle pixel of a series.
+
+A background is a sum of parts, each drawn at random; `film` is the mixture to train on and to be judged by, `unseen` a family that is never
+trained on: other parts, made in other ways.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
+from aet_stream.denoise import grid
 from aet_stream.projection import Array
-from aet_stream.simulate.formation import fitting_pixel_size_nm, project_series, volume
-from aet_stream.simulate.particle import Particle, make_particle
 
-KINDS = ("gaussian", "film")
 _PUBLISHED_FRAME_PX = 256
+_COARSE = 64
+"""Smooth parts are made on so many blocks and drawn by splines: they have no finer detail."""
 
 
 def gaussian(rng: np.random.Generator, size_px: int) -> Array:
     """The published recipe to the letter: gaussian_filter(randn, sigma in 10..29), for 256 px frames; sigma grows with the frame."""
     sigma = int(rng.integers(10, 30)) * size_px / _PUBLISHED_FRAME_PX
     noise = rng.standard_normal((size_px, size_px)).astype(np.float32)
-    smooth: Array = gaussian_filter(noise, sigma)
-    return smooth * (size_px / _PUBLISHED_FRAME_PX)  # a wider filter averages more away: keep the published strength
+    smooth = _smoother(size_px, sigma) @ noise @ _smoother(size_px, sigma).T
+    published: Array = smooth * np.float32(size_px / _PUBLISHED_FRAME_PX)  # a wider filter averages more away: keep the published strength
+    return published
+
+
+@lru_cache(maxsize=64)
+def _smoother(size_px: int, sigma: float) -> Array:
+    """(size_px, size_px) float32: scipy's gaussian_filter1d as a matrix, which is much faster for wide filters."""
+    matrix: Array = gaussian_filter1d(np.eye(size_px), sigma, axis=0).astype(np.float32)
+    return matrix
 
 
 def film(rng: np.random.Generator, size_px: int) -> Array:
-    """A support film: uneven thickness, often its edge, a wedge, a contamination halo, a pedestal; peak 8-100 % of the particle."""
-    y, x = np.mgrid[:size_px, :size_px].astype(np.float32) / size_px - 0.5
+    """A support film: uneven thickness, speckle, wedge, its edge, contamination, a pedestal; peak 8-100 % of the particle."""
+    b = np.zeros((size_px, size_px), np.float32)
+    for part, chance in ((thickness, 1.0), (edge, 0.35), (wedge, 0.5), (halo, 0.5), (speckle, 0.3)):
+        if rng.random() < chance:
+            b += part(rng, size_px)
+    b -= b.min()
+    scaled: Array = b / max(float(b.max()), 1e-6) * np.float32(np.exp(rng.uniform(np.log(0.08), 0)))
+    return scaled + pedestal(rng)
+
+
+def thickness(rng: np.random.Generator, size_px: int) -> Array:
+    """One to three layers of clouds, features of 1/30 to 1/2 of the frame."""
     b = np.zeros((size_px, size_px), np.float32)
     for _ in range(rng.integers(1, 4)):
-        b += 0.15 * rng.uniform(0.2, 1) * _clouds(rng, size_px, float(np.exp(rng.uniform(np.log(0.03), np.log(0.35)))))
+        scale = float(np.exp(rng.uniform(np.log(0.03), np.log(0.5))))
+        b += np.float32(0.15 * rng.uniform(0.2, 1)) * _clouds(rng, size_px, scale)
+    return b
+
+
+def speckle(rng: np.random.Generator, size_px: int) -> Array:
+    """Amorphous carbon: the power of its texture falls with a power of frequency, down to details of 1/25 of the frame."""
+    power = rng.uniform(1.0, 2.5)
+    f = np.hypot(*np.meshgrid(np.fft.fftfreq(2 * _COARSE), np.fft.rfftfreq(2 * _COARSE), indexing="ij"))
+    shape = np.exp(-((f * _COARSE / 25) ** 4)) / np.maximum(f, 1 / _COARSE) ** power
+    noise = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((2 * _COARSE,) * 2)) * shape)[:_COARSE, :_COARSE]
+    texture = _drawn((noise / noise.std()).astype(np.float32), size_px)
+    return texture * np.float32(0.1 * rng.uniform(0.2, 1))
+
+
+def edge(rng: np.random.Generator, size_px: int) -> Array:
+    """Where the film ends: a step over 1/30 to 1/4 of the frame along a bent line."""
+    y, x = _axes(size_px)
+    turn, width = rng.uniform(0, 2 * np.pi), np.exp(rng.uniform(np.log(1 / 120), np.log(1 / 15)))
+    distance = x * np.cos(turn) + y * np.sin(turn) - rng.uniform(-0.45, 0.45)
+    distance = distance + np.float32(rng.uniform(0, 0.04)) * _clouds(rng, size_px, float(rng.uniform(0.08, 0.3)))
+    step: Array = np.float32(rng.uniform(0.2, 1)) / (1 + np.exp(-np.clip(distance / np.float32(width), -30, 30)))
+    return step
+
+
+def wedge(rng: np.random.Generator, size_px: int) -> Array:
+    """A film that gets thicker to one side."""
+    y, x = _axes(size_px)
+    turn = rng.uniform(0, 2 * np.pi)
+    return np.float32(rng.uniform(0, 0.8)) * (x * np.float32(np.cos(turn)) + y * np.float32(np.sin(turn)))
+
+
+def halo(rng: np.random.Generator, size_px: int) -> Array:
+    """Contamination grown by the beam around what was looked at."""
+    y, x = _axes(size_px)
+    cx, cy = rng.uniform(-0.3, 0.3, 2).astype(np.float32)
+    long = np.exp(rng.uniform(np.log(0.12), np.log(0.45)))
+    short = long * np.float32(rng.uniform(0.5, 1))
+    turn = rng.uniform(0, np.pi)
+    c, s = np.float32(np.cos(turn)), np.float32(np.sin(turn))
+    u, v = ((x - cx) * c + (y - cy) * s) / long, ((y - cy) * c - (x - cx) * s) / short
+    grown: Array = np.float32(rng.uniform(0.2, 0.8)) * np.exp(-((u * u + v * v) ** np.float32(rng.uniform(0.8, 2))) / 2)
+    return grown
+
+
+def pedestal(rng: np.random.Generator) -> np.float32:
+    """The detector's offset; in half of the frames there is none."""
+    return np.float32(rng.uniform(0, 0.5) * (rng.random() < 0.5))
+
+
+def unseen(rng: np.random.Generator, size_px: int) -> Array:
+    """The family kept out of all training: a cubic surface, the ring a parked beam leaves, a round hole in the film, ripples."""
+    y, x = _axes(size_px)
+    b = np.zeros((size_px, size_px), np.float32)
+    powers = [(i, j) for i in range(4) for j in range(4 - i) if i + j]
+    for i, j in powers:
+        b += np.float32(rng.normal(0, 0.5 ** (i + j) * 2)) * (2 * x) ** i * (2 * y) ** j * np.float32(0.3)
+    radius = np.hypot(x - np.float32(rng.uniform(-0.3, 0.3)), y - np.float32(rng.uniform(-0.3, 0.3)))
     if rng.random() < 0.5:
-        turn = rng.uniform(0, 2 * np.pi)
-        distance = x * np.cos(turn) + y * np.sin(turn) - rng.uniform(-0.4, 0.4) + rng.uniform(0, 0.03) * _clouds(rng, size_px, 0.1)
-        b += rng.uniform(0.3, 1) / (1 + np.exp(-np.clip(distance * rng.uniform(15, 120), -30, 30)))
-    if rng.random() < 0.6:
-        turn = rng.uniform(0, 2 * np.pi)
-        b += rng.uniform(0, 0.8) * (x * np.cos(turn) + y * np.sin(turn))
-    if rng.random() < 0.5:
-        cx, cy = rng.uniform(-0.25, 0.25, 2)
-        b += rng.uniform(0.2, 0.8) * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * rng.uniform(0.1, 0.4) ** 2))
+        ring, width = rng.uniform(0.15, 0.45), rng.uniform(0.03, 0.1)
+        b += np.float32(rng.uniform(0.1, 0.5)) / (1 + ((radius - np.float32(ring)) / np.float32(width)) ** 2)
+    if rng.random() < 0.3:
+        hole, width = rng.uniform(0.3, 0.7), rng.uniform(0.01, 0.04)
+        b += np.float32(rng.uniform(0.2, 0.6)) * np.tanh((radius - np.float32(hole)) / np.float32(width))
+    if rng.random() < 0.4:
+        turn, waves = rng.uniform(0, np.pi), rng.uniform(1.5, 7)
+        phase = 2 * np.pi * waves * (x * np.cos(turn) + y * np.sin(turn)) + rng.uniform(0, 2 * np.pi)
+        b += np.float32(rng.uniform(0.03, 0.15)) * np.sin(phase).astype(np.float32)
     b -= b.min()
-    pedestal = rng.uniform(0, 0.5) * (rng.random() < 0.5)
-    scaled: Array = b / max(float(b.max()), 1e-6) * rng.uniform(0.08, 1.0) + np.float32(pedestal)
-    return scaled
+    scaled: Array = b / max(float(b.max()), 1e-6) * np.float32(np.exp(rng.uniform(np.log(0.08), 0)))
+    return scaled + pedestal(rng)
 
 
-def _clouds(rng: np.random.Generator, size_px: int, scale: float) -> Array:
-    """Smooth noise of standard deviation 1, with features of `scale` frame widths."""
-    coarse = int(np.clip(round(8 / scale), 16, size_px))
-    noise = gaussian_filter(rng.standard_normal((coarse, coarse)).astype(np.float32), scale * coarse, mode="wrap")
-    b = np.kron(noise, np.ones((-(-size_px // coarse),) * 2, np.float32))[:size_px, :size_px]
-    b = gaussian_filter(b, size_px / coarse)
-    clouds: Array = b / max(float(b.std()), 1e-6)
-    return clouds
+KINDS: dict[str, Callable[[np.random.Generator, int], Array]] = {"gaussian": gaussian, "film": film, "unseen": unseen}
 
 
 def background(rng: np.random.Generator, kind: str, size_px: int) -> Array:
@@ -64,61 +136,23 @@ def background(rng: np.random.Generator, kind: str, size_px: int) -> Array:
     """
     if kind not in KINDS:
         raise ValueError(f"background {kind!r}: choose one of {', '.join(KINDS)}")
-    return gaussian(rng, size_px) if kind == "gaussian" else film(rng, size_px)
+    return KINDS[kind](rng, size_px)
 
 
-@dataclass(frozen=True, slots=True)
-class SimulatedSeries:
-    """A tilt series with its truth; raw = counted(clean + background)."""
-
-    raw: Array
-    """(tilts, y, x) uint16 counts"""
-    clean: Array
-    """(tilts, y, x) float32 counts without noise"""
-    background: Array
-    """(tilts, y, x) float32 counts"""
-    tilts_deg: Array
-    pixel_size_nm: float
-    volume: Array
-    """(slice y, row, column) float32 counts per voxel; its line integrals are `clean`"""
+def _clouds(rng: np.random.Generator, size_px: int, scale: float) -> Array:
+    """Smooth noise of standard deviation 1, with features of `scale` frame widths."""
+    wide = 2 * _COARSE
+    noise = gaussian_filter(rng.standard_normal((wide, wide)).astype(np.float32), scale * _COARSE, mode="wrap", truncate=3)
+    return _drawn(noise[:_COARSE, :_COARSE] / max(float(noise.std()), 1e-6), size_px)
 
 
-def simulate_series(
-    *,
-    seed: int,
-    tilts_deg: Array,
-    size_px: int = 256,
-    particle: str = "random",
-    atoms: int = 0,
-    kind: str = "film",
-    dose: float = 2000.0,
-    read_noise: float = 3.0,
-    pedestal: float = 100.0,
-) -> SimulatedSeries:
-    """One particle over its tilts, each frame on a background that changes slowly from tilt to tilt.
+def _drawn(coarse: Array, size_px: int) -> Array:
+    """(size_px, size_px) float32 by splines."""
+    block = -(-size_px // _COARSE)
+    return grid.draw(coarse, block, (size_px, size_px))
 
-    Parameters
-    ----------
-    dose : counts in the brightest pixel of the particle
-    read_noise : standard deviation of the detector's own noise, counts
-    pedestal : the detector's offset, counts; part of the background
-    """
-    rng = np.random.default_rng(seed)
-    subject: Particle = make_particle(rng, kind=particle, atoms=atoms)
-    pixel_size_nm = fitting_pixel_size_nm(subject, size_px, rng.uniform(0.5, 0.7))
-    clean = project_series(subject, tilts_deg, size_px=size_px, pixel_size_nm=pixel_size_nm)
-    scale = np.float32(dose / clean.max())
-    ends = [background(rng, kind, size_px) for _ in range(2)]
-    mix = np.linspace(0, 1, len(tilts_deg), dtype=np.float32)
-    below = np.stack([(1 - m) * ends[0] + m * ends[1] for m in mix]) * np.float32(dose) + np.float32(pedestal)
-    clean *= scale
-    expected = np.maximum(clean + below, 0)
-    counted = rng.poisson(expected) + rng.normal(0, read_noise, expected.shape)
-    return SimulatedSeries(
-        raw=np.clip(np.rint(counted), 0, 65535).astype("<u2"),
-        clean=clean,
-        background=below,
-        tilts_deg=np.asarray(tilts_deg, dtype=np.float64),
-        pixel_size_nm=pixel_size_nm,
-        volume=volume(subject, size_px=size_px, pixel_size_nm=pixel_size_nm) * scale,
-    )
+
+def _axes(size_px: int) -> tuple[Array, Array]:
+    """Columns and rows of -0.5..0.5, float32."""
+    at = np.arange(size_px, dtype=np.float32) / np.float32(size_px) - np.float32(0.5)
+    return at[:, None], at[None, :]

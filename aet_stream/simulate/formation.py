@@ -6,6 +6,8 @@ seen at column (N - 1)/2 + x cos(tilt) + z sin(tilt) and row (N - 1)/2 + y (in p
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
@@ -16,14 +18,37 @@ Z_POWER = 1.7
 ATOM_SIGMA_NM = 0.06
 
 
-def project(particle: Particle, tilt_deg: float, *, size_px: int, pixel_size_nm: float, sigma_nm: float = ATOM_SIGMA_NM) -> Array:
-    """(size_px, size_px) float32: one projection; an atom's intensity sums to (Z / 79)**1.7."""
+@dataclass(frozen=True, slots=True)
+class Beam:
+    """How an atom looks through the instrument."""
+
+    sigma_nm: float = ATOM_SIGMA_NM
+    """Width of an atom: its own and the source's."""
+    z_power: float = Z_POWER
+    """Intensity of an atom is (Z / 79) ** z_power; 1.4 to 1.8 by detector angle."""
+    tail: float = 0.0
+    """Share of an atom's intensity in the wide tails of the probe."""
+    tail_sigma_nm: float = 0.2
+    saturation: float = 0.0
+    """Columns saturate: intensity s becomes s / (1 + saturation * s); 0: strictly linear."""
+
+
+LINEAR = Beam()
+
+
+def project(particle: Particle, tilt_deg: float, *, size_px: int, pixel_size_nm: float, beam: Beam = LINEAR) -> Array:
+    """(size_px, size_px) float32: one projection; an atom's intensity sums to (Z / 79)**z_power."""
     x, y, z = particle.positions_nm.T / pixel_size_nm
     tilt = np.radians(tilt_deg)
     middle = (size_px - 1) / 2
     places = np.stack([y + middle, x * np.cos(tilt) + z * np.sin(tilt) + middle])
-    image = splat(places, (particle.atomic_number / 79.0) ** Z_POWER, (size_px, size_px))
-    blurred: Array = gaussian_filter(image, max(sigma_nm / pixel_size_nm, 0.5), mode="constant")
+    image = splat(places, (particle.atomic_number / 79.0) ** beam.z_power, (size_px, size_px))
+    if beam.saturation:
+        image /= 1 + np.float32(beam.saturation) * image
+    blurred: Array = gaussian_filter(image, max(beam.sigma_nm / pixel_size_nm, 0.5), mode="constant")
+    if beam.tail:
+        wide = gaussian_filter(image, max(beam.tail_sigma_nm / pixel_size_nm, 0.5), mode="constant")
+        blurred = np.float32(1 - beam.tail) * blurred + np.float32(beam.tail) * wide
     return blurred
 
 
@@ -44,15 +69,16 @@ def volume(particle: Particle, *, size_px: int, pixel_size_nm: float, sigma_nm: 
 
 def splat(places: Array, weights: Array, shape: tuple[int, ...]) -> Array:
     """Share every point (axes, points) linearly among its neighbouring pixels; what falls outside is lost."""
-    grid = np.zeros(shape, np.float32)
+    total = np.zeros(int(np.prod(shape)))
     corner = np.floor(places).astype(np.int64)
     part = places - corner
     for offset in np.ndindex(*(2,) * len(shape)):
         at = corner + np.array(offset)[:, None]
         share = weights * np.prod(np.where(np.array(offset)[:, None] == 1, part, 1 - part), axis=0)
         inside = np.all((at >= 0) & (at < np.array(shape)[:, None]), axis=0)
-        np.add.at(grid, tuple(at[:, inside]), share[inside].astype(np.float32))
-    return grid
+        flat = np.ravel_multi_index(tuple(at[:, inside]), shape)
+        total += np.bincount(flat, share[inside], minlength=total.size)
+    return total.reshape(shape).astype(np.float32)
 
 
 def fitting_pixel_size_nm(particle: Particle, size_px: int, fill: float) -> float:

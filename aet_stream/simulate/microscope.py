@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from aet_stream.projection import Array
-from aet_stream.simulate.backgrounds import SimulatedSeries
+from aet_stream.simulate.series import SimulatedSeries
 from aet_stream.simulate.writers import KNOWS_TILT, SUFFIX, WRITERS, emi, mdoc
 
 logger = logging.getLogger(__name__)

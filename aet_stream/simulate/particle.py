@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
 from aet_stream.projection import Array
 
-KINDS = ("fcc", "hcp", "decahedron", "amorphous")
+KINDS = ("fcc", "hcp", "decahedron", "icosahedron", "amorphous")
 #: Pairs of metals that such particles are made of.
 ALLOYS = ((78, 28), (79, 46), (79, 47), (78, 26), (46, 46), (79, 79), (78, 78))
+#: Cubic lattice constants in nm; anything else is given 0.39.
+_LATTICES_NM = {13: 0.405, 26: 0.365, 27: 0.354, 28: 0.352, 29: 0.361, 45: 0.380, 46: 0.389, 47: 0.409, 77: 0.384, 78: 0.392, 79: 0.408}
 _LATTICE_NM = 0.39
 _FCC = np.array([(0, 0, 0), (0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5)])
 _HCP = np.array([(0, 0, 0), (0.5, 0.5, 0), (0.5, 5 / 6, 0.5), (0, 1 / 3, 0.5)])
@@ -28,29 +32,36 @@ class Particle:
     kind: str
 
 
-def make_particle(rng: np.random.Generator, *, kind: str = "random", atoms: int = 0) -> Particle:
-    """A random particle.
+def make_particle(
+    rng: np.random.Generator, *, kind: str = "random", atoms: int = 0, elements: Sequence[int] = (), kinds: Sequence[str] = KINDS
+) -> Particle:
+    """A random particle: facets, vacancies, a random alloy or a core in a shell.
 
     Parameters
     ----------
-    kind : one of KINDS, or "random"
-    atoms : about how many; 0 draws 1,000 to 20,000
+    kind : one of KINDS, or "random": one of `kinds`
+    atoms : about how many; 0 draws 1,000 to 50,000
+    elements : one or two atomic numbers; none draws from ALLOYS
 
     Raises
     ------
-    ValueError : no such kind
+    ValueError : no such kind or element
     """
     if kind == "random":
-        kind = str(rng.choice(KINDS, p=(0.5, 0.15, 0.2, 0.15)))
+        weights = np.array([0.5 if name == "fcc" else 0.15 for name in kinds])
+        kind = str(rng.choice(list(kinds), p=weights / weights.sum()))
     if kind not in KINDS:
         raise ValueError(f"particle {kind!r}: choose random or one of {', '.join(KINDS)}")
-    count = atoms or int(np.exp(rng.uniform(np.log(1_000), np.log(20_000))))
+    if len(elements) > 2 or not all(1 <= z <= 118 for z in elements):
+        raise ValueError(f"elements {list(elements)}: give one or two atomic numbers")
+    pair = (elements[0], elements[-1]) if elements else ALLOYS[rng.integers(len(ALLOYS))]
+    count = atoms or int(np.exp(rng.uniform(np.log(1_000), np.log(50_000))))
     radius = (3 * count / (16 * np.pi)) ** (1 / 3) * 1.15  # in lattice constants, for four atoms a cell; facets take the rest
     positions = _facetted(rng, _lattice(rng, kind, radius), radius)
-    numbers = _elements(rng, positions, radius)
+    numbers = _elements(rng, positions, radius, pair)
     keep = rng.random(len(positions)) > rng.uniform(0, 0.02)  # vacancies
-    rotation = np.eye(3) if rng.random() < 0.25 else random_rotation(rng)  # zone axes deserve their share
-    return Particle((positions[keep] @ rotation.T * _LATTICE_NM).astype(np.float32), numbers[keep], kind)
+    lattice_nm = float(np.mean([_LATTICES_NM.get(int(z), _LATTICE_NM) for z in pair]))
+    return Particle((positions[keep] @ _orientation(rng).T * lattice_nm).astype(np.float32), numbers[keep], kind)
 
 
 def _lattice(rng: np.random.Generator, kind: str, radius: float) -> Array:
@@ -58,6 +69,8 @@ def _lattice(rng: np.random.Generator, kind: str, radius: float) -> Array:
     if kind == "hcp":
         hexagonal: Array = _cells(_HCP, radius / _HCP_CELL.min()) * _HCP_CELL
         return hexagonal
+    if kind == "icosahedron":
+        return _icosahedron(radius)
     fcc = _cells(_FCC, radius * 1.3)
     if kind == "amorphous":
         return fcc + rng.normal(0, 0.16, fcc.shape)
@@ -76,9 +89,26 @@ def _twinned(fcc: Array, radius: float) -> Array:
     """A decahedron: five wedges of one lattice around a common <110> axis."""
     axis_first = fcc @ _frame((1, 1, 0), (0, 0, 1)).T
     angle = np.degrees(np.arctan2(axis_first[:, 2], axis_first[:, 1]))
-    wedge = axis_first[(np.abs(angle) <= 36) & (np.linalg.norm(axis_first, axis=1) <= 1.3 * radius)]
+    off_axis = np.hypot(axis_first[:, 1], axis_first[:, 2]) > 0.01
+    near = np.linalg.norm(axis_first, axis=1) <= 1.3 * radius
+    wedge = axis_first[near & off_axis & (angle > -35) & (angle <= 36)]  # a twin plane, at 35.3, belongs to one wedge only
     turns = [(np.cos(2 * np.pi * twin / 5), np.sin(2 * np.pi * twin / 5)) for twin in range(5)]
-    return np.concatenate([wedge @ np.array([(1, 0, 0), (0, c, -s), (0, s, c)]).T for c, s in turns])
+    wedges = [wedge @ np.array([(1, 0, 0), (0, c, -s), (0, s, c)]).T for c, s in turns]
+    return np.concatenate([axis_first[near & ~off_axis], *wedges])
+
+
+def _icosahedron(radius: float) -> Array:
+    """Closed shells of twenty faces each (Mackay, Acta Cryst. 15 (1962) 916), the neighbour distance that of the cubic lattice."""
+    golden = (1 + np.sqrt(5)) / 2
+    corners = np.array([v for a in (-1, 1) for b in (-golden, golden) for v in ((0, a, b), (a, b, 0), (b, 0, a))])
+    corners *= np.sqrt(0.5) / 2  # the edge, 2 in these units, is one neighbour distance
+    near = np.linalg.norm(corners[:, None] - corners[None], axis=-1) < 0.8
+    faces = [corners[list(face)] for face in combinations(range(12), 3) if all(near[i, j] for i, j in combinations(face, 2))]
+    shells = int(1.3 * radius / np.linalg.norm(corners[0])) + 1
+    steps = [(n - i - j, i, j) for n in range(shells + 1) for i in range(n + 1) for j in range(n + 1 - i)]
+    atoms = np.concatenate([np.array(steps) @ face for face in faces])
+    unique: Array = atoms[np.unique(np.round(atoms, 6), axis=0, return_index=True)[1]]
+    return unique
 
 
 def _frame(first: tuple[int, int, int], second: tuple[int, int, int]) -> Array:
@@ -100,14 +130,27 @@ def _facetted(rng: np.random.Generator, positions: Array, radius: float) -> Arra
     return kept
 
 
-def _elements(rng: np.random.Generator, positions: Array, radius: float) -> Array:
+def _elements(rng: np.random.Generator, positions: Array, radius: float, pair: tuple[int, int]) -> Array:
     """A core and shell, or a random alloy."""
-    one, other = ALLOYS[rng.integers(len(ALLOYS))]
+    one, other = pair
     if rng.random() < 0.4:
         centre = rng.normal(size=3) * radius * 0.2
         core = np.linalg.norm(positions - centre, axis=1) < radius * rng.uniform(0.4, 0.85)
         return np.where(core, one, other)
     return np.where(rng.random(len(positions)) < rng.uniform(0.2, 0.9), one, other)
+
+
+def _orientation(rng: np.random.Generator) -> Array:
+    """(3, 3) rotation matrix: one in four looks down <100>, <110> or <111>, as acquisitions like to; the others anywhere."""
+    if rng.random() >= 0.25:
+        return random_rotation(rng)
+    along = ((0, 0, 1), (1, 1, 0), (1, 1, 1))[rng.integers(3)]
+    across = {(0, 0, 1): (1, 0, 0), (1, 1, 0): (0, 0, 1), (1, 1, 1): (1, -1, 0)}[along]
+    zone = np.roll(_frame(along, across), -1, axis=0)  # the zone axis becomes z
+    turn = rng.uniform(0, 2 * np.pi)
+    c, s = np.cos(turn), np.sin(turn)
+    found: Array = np.array([(c, -s, 0), (s, c, 0), (0, 0, 1)]) @ zone
+    return found
 
 
 def random_rotation(rng: np.random.Generator) -> Array:

@@ -1,0 +1,220 @@
+"""The default network: two small U-Nets on a grid of blocks, each followed by one solve that joins what it knows with what is seen.
+
+Per block, a U-Net says what the background is (residual learning: clean = raw - background), how sure it is of that, how far the observed
+mean may be taken for background, where it may change abruptly, and how large its error will be; per frame, how smooth the background is.
+The solve (modes.py) then takes vacuum as observations and the network's word where there is none. The second U-Net sees the frame without
+the background that the first one found, so that faint edges of the particle stand out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from aet_stream.denoise import modes
+from aet_stream.denoise.features import CHANNELS
+
+MULTIPLE = 16
+"""Rows and columns of the grid are padded to a multiple of this."""
+_KNOTS = (0.0, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)
+"""Where the logarithm of the spectrum is given, in units of modes.FINEST; linear between."""
+_SEEN = len(CHANNELS) + 9
+_SAID = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What one stage makes of its frames; (n, rows, columns) each, normalised units."""
+
+    background: Tensor
+    own: Tensor
+    """The U-Net's own word, before the solve."""
+    support: Tensor
+    """Logit: particle in this block?"""
+    log_error: Tensor
+    """Logarithm of the expected error's variance."""
+
+
+class Coarse(nn.Module):
+    """(n, 5, rows, columns) statistics of blocks, (n, rows, columns) 1 where a block is in the frame -> background of every block."""
+
+    def __init__(self, *, widths: tuple[tuple[int, ...], ...] = ((32, 48, 64, 64), (48, 72, 96, 96))) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(Stage(width) for width in widths)
+
+    def forward(self, statistics: Tensor, valid: Tensor) -> list[Said]:
+        """What every stage says; the last one counts."""
+        low = torch.quantile(statistics[:, 0].flatten(1), 0.1, dim=1)[:, None, None].expand_as(valid)
+        said: list[Said] = []
+        before, support = low, torch.zeros_like(valid)
+        for stage in self.stages:
+            said.append(stage(statistics, valid, low, before, support))
+            before, support = said[-1].background.detach(), torch.sigmoid(said[-1].support.detach())
+        return said
+
+
+class Stage(nn.Module):
+    """One U-Net and its solve."""
+
+    def __init__(self, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.unet = UNet(4 * _SEEN, 4 * _SAID, widths)
+        self.smoothness = nn.Sequential(nn.Linear(2 * (widths[0] + widths[-1]), 64), nn.SiLU(), nn.Linear(64, len(_KNOTS)))
+        last = cast(nn.Linear, self.smoothness[-1])
+        with torch.no_grad():
+            last.weight.mul_(0.1)
+            last.bias.copy_(torch.tensor([2.0 - 12 * knot for knot in _KNOTS]))
+
+    def forward(self, statistics: Tensor, valid: Tensor, low: Tensor, before: Tensor, support: Tensor) -> Said:
+        seen = functional.pixel_unshuffle(_seen(statistics, valid, low, before, support), 2)
+        with torch.autocast(seen.device.type, torch.bfloat16, enabled=self.training):
+            said, pooled = self.unet(seen.contiguous(memory_format=torch.channels_last))
+        said, pooled = functional.pixel_shuffle(said.float(), 2), pooled.float()
+        log_spectrum = self.smoothness(pooled).clamp(-24, 8)
+        own = before + said[:, 0]
+        log_seen, log_own = (said[:, 1] + 4).clamp(-8, 15), (said[:, 2] + 3).clamp(-8, 15)
+        weight = (log_seen.exp() + log_own.exp()) * valid
+        share = torch.sigmoid(log_seen - log_own)
+        value = share * statistics[:, 0] + (1 - share) * own
+        smooth = solve(value, weight, log_spectrum)
+        abrupt = torch.sigmoid(said[:, 3] - 4) * (value - smooth) * valid
+        background = smooth + functional.conv2d(functional.pad(abrupt[:, None], (1, 1, 1, 1), "replicate"), _blur(abrupt))[:, 0]
+        return Said(background, own, said[:, 4], said[:, 5] - 6)
+
+
+def _seen(statistics: Tensor, valid: Tensor, low: Tensor, before: Tensor, support: Tensor) -> Tensor:
+    """(n, _SEEN, rows, columns): levels above the background so far, coarse and magnified, and what is known of it."""
+    mean, minimum, maximum = (statistics[:, i] - before for i in range(3))
+    deviation, difference = statistics[:, 3], statistics[:, 4]
+    magnified = [torch.asinh(10 * mean) / 3, torch.asinh(10 * minimum) / 3, torch.asinh(100 * mean) / 6, torch.asinh(100 * minimum) / 6]
+    magnified += [torch.asinh(100 * deviation) / 6, torch.asinh(100 * difference) / 6]
+    levels = [mean, minimum, maximum, deviation, difference]
+    return torch.stack([*(level.clamp(-5, 5) for level in levels), *magnified, before - low, support, valid], dim=1)
+
+
+def _blur(like: Tensor) -> Tensor:
+    """(1, 1, 3, 3) binomial filter: nothing finer than two blocks."""
+    line = torch.tensor([0.25, 0.5, 0.25], dtype=like.dtype, device=like.device)
+    return (line[:, None] * line)[None, None]
+
+
+class UNet(nn.Module):
+    """Residual blocks on four scales; no norms, whose batch statistics would cost accuracy here."""
+
+    def __init__(self, inputs: int, outputs: int, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inputs, widths[0], 3, padding=1)
+        pairs = list(pairwise(widths))
+        self.down = nn.ModuleList(nn.Sequential(Residual(a), Residual(a)) for a in widths)
+        self.pool = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)
+        self.widen = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in pairs)
+        self.up = nn.ModuleList(nn.Sequential(Residual(a), Residual(a)) for a, _ in pairs)
+        self.last = nn.Conv2d(widths[0], outputs, 3, padding=1)
+        with torch.no_grad():
+            self.last.weight.mul_(0.1)
+            cast(Tensor, self.last.bias).zero_()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """((n, outputs, y, x), (n, features) of the whole frame)"""
+        x = self.first(x)
+        passed: list[Tensor] = []
+        for scale, down in enumerate(self.down):
+            x = down(x)
+            if scale < len(self.pool):
+                passed.append(x)
+                x = self.pool[scale](x)
+        deep = x
+        for scale in reversed(range(len(self.up))):
+            x = self.up[scale](passed[scale] + self.widen[scale](x))
+        pooled = [f(part, (2, 3)) for part in (deep, x) for f in (torch.mean, torch.amax)]
+        return self.last(x), torch.cat(pooled, dim=1)
+
+
+class Residual(nn.Module):
+    """x + a small step."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
+        with torch.no_grad():
+            self.two.weight.mul_(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + cast(Tensor, self.two(functional.silu(self.one(functional.silu(x)))))
+
+
+def solve(value: Tensor, weight: Tensor, log_spectrum: Tensor) -> Tensor:
+    """The smooth surface through observations, see modes.py.
+
+    Parameters
+    ----------
+    value, weight : (n, rows, columns) what was observed and its precision (1 / variance)
+    log_spectrum : (n, knots) logarithm of the spectrum at _KNOTS
+
+    Returns
+    -------
+    (n, rows, columns)
+    """
+    grid = modes.basis(value.shape[-2], value.shape[-1])
+    knots = torch.tensor(_KNOTS, dtype=torch.float64, device=value.device) * modes.FINEST
+    at = torch.as_tensor(grid.frequency, device=value.device)
+    right = torch.searchsorted(knots, at).clamp(1, len(_KNOTS) - 1)
+    part = (at - knots[right - 1]) / (knots[right] - knots[right - 1])
+    known = log_spectrum.double()
+    log_modes = (1 - part) * known[:, right - 1] + part * known[:, right]
+    surface: Tensor = _Solve.apply(value.double(), weight.double(), log_modes, grid)  # type: ignore[no-untyped-call]
+    return surface.to(value.dtype)
+
+
+class _Solve(torch.autograd.Function):
+    """Coefficients scaled by sqrt(S), so that the matrix is 1 + something positive; the gradient costs one more solve with its factor."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, weight: Tensor, log_modes: Tensor, grid: modes.Basis) -> Tensor:
+        to_modes, to_grid = _transforms(grid, value)
+        scale = (log_modes / 2).exp()  # (n, modes)
+        matrix = _normal_matrix(weight, grid) * scale[:, :, None] * scale[:, None, :]
+        matrix.diagonal(dim1=1, dim2=2).add_(1)
+        factor, _ = torch.linalg.cholesky_ex(matrix)  # what is not finite stays so, and is seen by the caller
+        found = torch.cholesky_solve((to_modes(weight * value) * scale)[..., None], factor)[..., 0]
+        surface: Tensor = to_grid(found * scale)
+        ctx.grid = grid
+        ctx.save_for_backward(value, weight, scale, factor, found, surface)
+        return surface
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        value, weight, scale, factor, found, surface = ctx.saved_tensors
+        to_modes, to_grid = _transforms(ctx.grid, value)
+        adjoint = torch.cholesky_solve((to_modes(gradients[0]) * scale)[..., None], factor)[..., 0]
+        back = to_grid(adjoint * scale)
+        return weight * back, back * (value - surface), adjoint * found, None
+
+
+def _transforms(grid: modes.Basis, like: Tensor) -> Any:
+    """(grid -> modes, modes -> grid)."""
+    rows, columns = (torch.as_tensor(part, device=like.device) for part in (grid.rows, grid.columns))
+    chosen = torch.as_tensor(grid.chosen, device=like.device)
+
+    def to_modes(surface: Tensor) -> Tensor:
+        return (rows.T @ surface @ columns).flatten(1)[:, chosen]
+
+    def to_grid(coefficients: Tensor) -> Tensor:
+        full = coefficients.new_zeros(len(coefficients), rows.shape[1] * columns.shape[1])
+        full[:, chosen] = coefficients
+        return rows @ full.view(-1, rows.shape[1], columns.shape[1]) @ columns.T
+
+    return to_modes, to_grid
+
+
+def _normal_matrix(weight: Tensor, grid: modes.Basis) -> Tensor:
+    """(n, modes, modes): Phi^T W Phi, one axis after the other."""
+    y, x = (torch.as_tensor(part, device=weight.device) for part in (grid.row_products, grid.column_products))
+    products = (y.T @ (weight @ x)).flatten(1)
+    modes_count = len(grid.chosen)
+    return products[:, torch.as_tensor(grid.pairs, device=weight.device)].view(-1, modes_count, modes_count)

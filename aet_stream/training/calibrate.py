@@ -1,0 +1,68 @@
+"""The rule for the expected error (denoise/trust.py), fitted on simulated frames whose truth is known."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from aet_stream import durable
+from aet_stream.denoise import trust
+from aet_stream.denoise.denoiser import Denoiser
+from aet_stream.denoise.weights_file import load_card
+from aet_stream.projection import Array
+from aet_stream.training.dataset import Frame, Mixer, Recipe
+
+logger = logging.getLogger(__name__)
+
+_SEED = 3_000_000
+_RIDGE = 1e-2
+_RECIPES = (
+    Recipe(backgrounds=("film", "gaussian"), amplify=12, noise=0.65),
+    Recipe(backgrounds=("film",), noise=0.5, plain=True, sizes_px=(256,)),
+)
+
+
+def calibrate(weights: Path, *, frames: int) -> dict[str, float]:
+    """Fit the rule of a network and write it into its card."""
+    logger.info("calibrating its expected error on %d frames", frames)
+    rule = fit(Denoiser(model=str(weights)), frames)
+    card = msgspec.structs.replace(load_card(weights), trust=rule)
+    durable.replace(weights.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(card), indent=2))
+    return rule
+
+
+def fit(denoiser: Denoiser, frames: int) -> dict[str, float]:
+    """Coefficients of the linear rule: logarithm of the error's share of the range, from the features of the evidence."""
+    rows: list[dict[str, float]] = []
+    errors: list[float] = []
+    for number, recipe in enumerate(_RECIPES):
+        count = frames // len(_RECIPES)
+        mixer = Mixer(recipe, seed=_SEED + number, particles=max(2, count // 6), views=3)
+        for index in range(count):
+            frame = mixer.sample(np.random.default_rng([_SEED + number, index]))
+            if np.ptp(frame.raw) == 0:
+                continue
+            evidence, error = judged(denoiser, frame)
+            rows.append(evidence.features())
+            errors.append(float(np.log10(max(error / max(evidence.range, 1e-12), 1e-5))))
+    names = [name for name in sorted(rows[0]) if all(name in row for row in rows)]
+    matrix = np.array([[row[name] for name in names] for row in rows])
+    mean, scale = matrix.mean(0), np.maximum(matrix.std(0), 1e-6)
+    weights = _ridge((matrix - mean) / scale, np.array(errors)) / scale
+    intercept = float(np.mean(errors) - weights @ mean)
+    return {"intercept": round(intercept, 5), **{name: round(float(w), 5) for name, w in zip(names, weights, strict=True)}}
+
+
+def judged(denoiser: Denoiser, frame: Frame) -> tuple[trust.Evidence, float]:
+    """Evidence of one subtraction, and its true root mean square error."""
+    estimate, vacuum, blocks = denoiser.estimate(frame.raw)
+    return trust.gather(frame.raw, estimate, vacuum, blocks), float(np.sqrt(np.mean((estimate.background - frame.background) ** 2)))
+
+
+def _ridge(matrix: Array, values: Array) -> Array:
+    centred = values - values.mean()
+    weights: Array = np.linalg.solve(matrix.T @ matrix + _RIDGE * len(values) * np.eye(matrix.shape[1]), matrix.T @ centred)
+    return weights

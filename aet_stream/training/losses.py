@@ -1,0 +1,49 @@
+"""What a network is told about its answer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from aet_stream.denoise.coarse import Coarse, Said
+from aet_stream.training.batches import CoarseBatch, PatchBatch
+
+_FLOOR = 3e-7
+"""Mean square error, in units of the signal, below which nothing more is to be gained: 65 dB."""
+_FIRST_STAGE = 0.4
+
+
+def coarse_loss(model: Coarse, batch: CoarseBatch) -> Tensor:
+    """Scalar: decibels first, the worst frames by their root mean square beside them, and what else a stage says."""
+    total = torch.zeros((), device=batch.span.device)
+    stages = model(batch.statistics, batch.valid)
+    for said, share in zip(stages, [_FIRST_STAGE] * (len(stages) - 1) + [1.0], strict=True):
+        total = total + share * _stage_loss(said, batch)
+    return total
+
+
+def _stage_loss(said: Said, batch: CoarseBatch) -> Tensor:
+    inside = batch.particle * batch.known
+    everywhere = mean_square_error(said.background, batch, batch.known)
+    under = mean_square_error(said.background, batch, inside)
+    loss = 0.5 * (everywhere + _FLOOR).log() + 3 * (everywhere + _FLOOR).sqrt()
+    loss = loss + 0.25 * (under + _FLOOR).log() + (under + _FLOOR).sqrt()
+    loss = loss + 0.5 * (mean_square_error(said.own, batch, inside) + 1e-5).sqrt()
+    support = functional.binary_cross_entropy_with_logits(said.support, batch.particle, batch.known, reduction="none").mean((1, 2))
+    squares = (said.background - batch.background).detach().square()
+    surprise = (functional.smooth_l1_loss(said.log_error, (squares + 1e-7).log(), reduction="none") * batch.known).mean((1, 2))
+    return (loss + 0.2 * support + 0.02 * surprise).mean()
+
+
+def mean_square_error(found: Tensor, batch: CoarseBatch, where: Tensor) -> Tensor:
+    """(n,) in units of the signal, over the blocks named by `where`; 0 where there are none."""
+    squares = (found - batch.background).square() * where
+    return squares.sum((1, 2)) / where.sum((1, 2)).clamp(min=1) * batch.span.square()
+
+
+def patch_loss(model: nn.Module, batch: PatchBatch) -> Tensor:
+    """Mean square error, as published."""
+    with torch.autocast(batch.raw.device.type, torch.bfloat16):
+        predicted: Tensor = model(batch.raw.contiguous(memory_format=torch.channels_last)).float()
+    return functional.mse_loss(predicted, batch.background)
