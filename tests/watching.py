@@ -72,7 +72,7 @@ class Bench:
             elif isinstance(message, SeriesEnd):
                 self.ends.append(message.path)
 
-    def until(self, condition: Callable[[], Any], *, limit_s: float = 40.0) -> None:
+    def until(self, condition: Callable[[], Any], *, limit_s: float = 90.0) -> None:
         """Turn until `condition` is true."""
         end = time.monotonic() + limit_s
         while not condition():

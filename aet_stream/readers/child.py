@@ -26,6 +26,8 @@ from aet_stream.readers import SUFFIXES, Probe, finished, load_plugins
 from aet_stream.readers.frames import combine, sha256_of_frames
 from aet_stream.readers.looking import Look, Sources, Unit, look, unit, zero_tail
 
+AHEAD = 16
+"""Questions sent before the first is answered; together they fit into the pipe."""
 MAX_EXTRA_BYTES = 256 << 20
 """Frames that together are larger are not kept beside their mean; their variance is."""
 
@@ -137,6 +139,32 @@ class ReaderChild:
             raise ReaderDied(f"{path.name}: the reading process answered nonsense")
         return answer.look
 
+    def look_at(self, files: Sequence[tuple[Path, tuple[str, ...], bool]]) -> list[Look | AetError]:
+        """The same for several files (path, loose, lenient) at once; what went wrong with one stands in its place.
+
+        The questions are sent ahead of the answers, so that neither process waits for the other. Answers come in order: if the child
+        dies, it died over the first file that has none.
+        """
+        answers: list[Look | AetError] = []
+        asked = 0
+        while len(answers) < len(files):
+            path = files[len(answers)][0]
+            try:
+                pipe = self._started()
+                for path_, loose, lenient in files[asked : len(answers) + AHEAD]:
+                    pipe.send_bytes(_encode(_Request("look", (Member(str(path_), -1, loose),), lenient)))
+                    asked += 1
+                look = self._hear(pipe, path.name)[0].look
+                answers.append(look or ReaderDied(f"{path.name}: the reading process answered nonsense"))
+            except (EOFError, OSError):
+                self._kill()
+                answers.append(ReaderDied(f"{path.name}: the reading process died over it"))
+            except AetError as error:
+                answers.append(error)
+            if self._pipe is None:
+                asked = len(answers)  # the questions it had not answered went with it
+        return answers
+
     def probe(self, path: Path) -> Probe:
         """What a complete file holds.
 
@@ -175,14 +203,18 @@ class ReaderChild:
         pipe = self._started()
         try:
             pipe.send_bytes(_encode(request))
-            if not pipe.poll(self._timeout_s):
-                self._kill()
-                raise ReaderDied(f"{name}: reading took longer than {self._timeout_s:g} s (watch.reader_timeout_s)")
-            answer = _answers.decode(pipe.recv_bytes())
-            content = pipe.recv_bytes() if answer.kind == "image" else None
+            return self._hear(pipe, name)
         except (EOFError, OSError) as error:
             self._kill()
             raise ReaderDied(f"{name}: the reading process died over it") from error
+
+    def _hear(self, pipe: Connection, name: str) -> tuple[_Answer, bytes | None]:
+        """The next answer of the child."""
+        if not pipe.poll(self._timeout_s):
+            self._kill()
+            raise ReaderDied(f"{name}: reading took longer than {self._timeout_s:g} s (watch.reader_timeout_s)")
+        answer = _answers.decode(pipe.recv_bytes())
+        content = pipe.recv_bytes() if answer.kind == "image" else None
         if answer.kind in _ERRORS:
             if answer.kind == "ReaderDied":
                 self._kill()  # out of memory: whatever it still holds goes with it

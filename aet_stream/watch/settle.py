@@ -42,6 +42,7 @@ class Settling:
     def __init__(self, root: Path, *, exclude: tuple[str, ...], settle_s: float, suffixes: frozenset[str], sentinel: str = "") -> None:
         self.root = root
         self._exclude = re.compile("|".join(fnmatch.translate(pattern.lower()) for pattern in exclude) or r"(?!)")
+        self._prefix = f"{root}/"
         self._settle_s = settle_s
         self.suffixes = suffixes
         self._sentinel = sentinel.lower()
@@ -80,7 +81,7 @@ class Settling:
 
     def _sort_sidecars(self) -> None:
         """Which sidecars belong to an image by their name, and which speak of images by theirs."""
-        sidecars = [path for path in self._stats if PurePosixPath(path).suffix.lower() in SIDECAR_SUFFIXES]
+        sidecars = [path for path in self._stats if path.lower().endswith(SIDECAR_SUFFIXES)]
         self._with_sidecars = {path.rpartition("/")[0] for path in sidecars}
         own: set[str] = set()
         if sidecars:
@@ -99,10 +100,12 @@ class Settling:
     def hint(self, absolute: str, now: float, *, closed: bool) -> bool:
         """An event named this path; True when only a scan can tell what it means: a folder, or a sidecar."""
         try:
-            path = Path(absolute).relative_to(self.root).as_posix()
             entry = os.lstat(absolute)
         except (ValueError, OSError):
             return False
+        if not absolute.startswith(self._prefix):
+            return absolute == self._prefix[:-1]
+        path = absolute[len(self._prefix) :]
         if stat.S_ISDIR(entry.st_mode):
             return True
         if not stat.S_ISREG(entry.st_mode) or any(self.excluded(part) for part in path.split("/")):

@@ -14,7 +14,7 @@ import numpy as np
 
 from aet_stream import failpoints
 from aet_stream.config import Config
-from aet_stream.errors import ReaderDied, SourceError, SourceGone, SourceNotReady, SourceStillZero
+from aet_stream.errors import AetError, ReaderDied, SourceError, SourceGone, SourceNotReady, SourceStillZero
 from aet_stream.messages import Acquired, FileOffer, NotAcquired, Offer, SeriesEnd, Want
 from aet_stream.projection import Acquisition, Candidate, Projection
 from aet_stream.readers.child import Member, Reading
@@ -30,8 +30,10 @@ from aet_stream.watch.visits import Frame, Visit, Visits, stamp_of
 logger = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 0.25
-OFFERS_AT_ONCE = 32
+OFFERED_AT_ONCE = 1000
+"""Units in one message."""
 LOOK_BUDGET_S = 0.3
+LOOKS_AT_ONCE = 32
 DEATHS = 3
 """Reading processes that a file may kill before it is put aside."""
 SCAN_SHARE = 0.01
@@ -46,6 +48,7 @@ class Reader(Protocol):
 
     def suffixes(self) -> frozenset[str]: ...
     def look(self, path: Path, loose: tuple[str, ...] = (), *, lenient: bool = False) -> Look: ...
+    def look_at(self, files: Sequence[tuple[Path, tuple[str, ...], bool]]) -> list[Look | AetError]: ...
     def read_visit(self, members: Sequence[Member], *, lenient: bool = False) -> tuple[Projection, Reading]: ...
     def close(self) -> None: ...
 
@@ -164,21 +167,24 @@ class Watch:
 
     def _look(self, now: float) -> None:
         """Look into files that have settled, for a bounded time."""
-        for path, candidate in self._settling.settled(now):
-            lenient = now - candidate.changed_at >= self._config.watch.zero_grace_s
-            try:
-                look = self._reader.look(self.root / path, self._loose(path), lenient=lenient)
-            except SourceGone:
-                self._scan_at = 0.0  # the scan forgets it
-                candidate.look_at = now + LOOK_AGAIN_S
-                continue
-            except (SourceNotReady, SourceError, ReaderDied) as error:
-                self._not_yet(path, candidate, error, now)
-                continue
-            self._visits.note(path, [self._frame(path, look, unit, candidate, now, lenient=lenient) for unit in look.units])
-            self._settle(path, candidate, look, now)
+        settled, grace_s = self._settling.settled(now), self._config.watch.zero_grace_s
+        for start in range(0, len(settled), LOOKS_AT_ONCE):
+            some = [(path, candidate, now - candidate.changed_at >= grace_s) for path, candidate in settled[start : start + LOOKS_AT_ONCE]]
+            looks = self._reader.look_at([(self.root / path, self._loose(path), lenient) for path, _, lenient in some])
+            for (path, candidate, lenient), look in zip(some, looks, strict=True):
+                self._looked(path, candidate, look, now, lenient=lenient)
             if time.monotonic() - now > LOOK_BUDGET_S:
                 break
+
+    def _looked(self, path: str, candidate: settle.Candidate, look: Look | AetError, now: float, *, lenient: bool) -> None:
+        if isinstance(look, SourceGone):
+            self._scan_at = 0.0  # the scan forgets it
+            candidate.look_at = now + LOOK_AGAIN_S
+        elif isinstance(look, AetError):
+            self._not_yet(path, candidate, look, now)
+        else:
+            self._visits.note(path, [self._frame(path, look, unit, candidate, now, lenient=lenient) for unit in look.units])
+            self._settle(path, candidate, look, now)
 
     def _loose(self, path: str) -> tuple[str, ...]:
         return tuple(str(self.root / name) for name in self._settling.loose(path))
@@ -239,11 +245,9 @@ class Watch:
     # -- offering ---------------------------------------------------------------------------------------------------------------
 
     def _offer(self, now: float) -> None:
-        """Show complete visits to the hub, a bounded number of files a turn."""
+        """Show complete visits to the hub, a bounded number a turn."""
         by_path: dict[str, list[Visit]] = {}
-        for visit in self._visits.due(now):
-            if visit.key[0] not in by_path and len(by_path) >= OFFERS_AT_ONCE:
-                break
+        for visit in self._visits.due(now)[:OFFERED_AT_ONCE]:
             by_path.setdefault(visit.key[0], []).append(visit)
         offers = []
         for path, visits in by_path.items():

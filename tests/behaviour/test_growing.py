@@ -100,6 +100,7 @@ def test_a_stack_cut_off_in_a_section_gives_its_whole_ones_and_one_record(tmp_pa
         assert "bytes of image 3" in refusal.reason
 
 
+@pytest.mark.timeout(240)
 def test_a_container_goes_through_the_daemon(tmp_path: Path) -> None:
     """From an appending instrument into series.h5: one row per tilt, the registered mean, its frames beside it."""
     import h5py
@@ -112,7 +113,7 @@ def test_a_container_goes_through_the_daemon(tmp_path: Path) -> None:
     stored = [np.stack([rng.poisson(np.roll(clean, (shift, -shift), (0, 1))) for shift in (0, 2, 3)]).astype("<u2") for _ in range(4)]
     for index, frames in enumerate(stored):
         made.append(frames, 10.0 * index)
-    assert daemon.run("--until-idle", "2", "--strict") == 0, daemon.log.read_text()[-3000:]
+    assert daemon.run("--until-idle", "2", "--strict", limit_s=200) == 0, daemon.log.read_text()[-3000:]
     series = daemon.out / "team" / "series.h5"
     rows = plain_rows(series)
     assert sorted(tilt for tilt, _, _ in rows.values()) == [0.0, 10.0, 20.0, 30.0]
