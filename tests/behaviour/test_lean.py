@@ -29,7 +29,8 @@ def test_the_hubs_memory_does_not_grow_with_what_waits(tmp_path: Path) -> None:
         subprocess.run(["kill", "-STOP", str(worker)], check=True)
         content = bytearray(first.read_bytes())
         for index in range(1, 501):
-            content[-4:] = (index + (1 << 16)).to_bytes(4, "little")  # other pixels, so no duplicate; not zero, so no file still being written
+            # other pixels, so no duplicate; not zero, so no file still being written
+            content[-4:] = (index + (1 << 16)).to_bytes(4, "little")
             (first.parent / f"image_{index:03d}_{index / 10:+.2f}deg.tif").write_bytes(content)
 
         def waiting() -> bool:
