@@ -16,6 +16,7 @@ import h5py
 import numpy as np
 
 from aet_stream import __version__, durable, failpoints, layout
+from aet_stream.consistency import intensity_ratio, mass_residual_px
 from aet_stream.errors import StoreError
 from aet_stream.layout import Record, crc32
 from aet_stream.projection import Array
@@ -141,10 +142,16 @@ def _write_per_projection(file: h5py.File, records: list[Record], contents: layo
         "acquisition_order": taken,
         "superseded": np.array(layout.superseded(records), np.uint8),
         "angle_order": rank,
+        "intensity_ratio": intensity_ratio(_values(records, "total_intensity")),
+        "mass_residual_px": mass_residual_px(*(_values(records, name) for name in ("tilt_deg", "mass_x_px", "mass_y_px"))),
     }
     group = file.create_group(layout.PER_PROJECTION)
     for name, values in columns.items():
         group.create_dataset(name, data=contents.add(values))
+
+
+def _values(records: list[Record], name: str) -> Array:
+    return np.array([getattr(record, name) for record in records])
 
 
 def column(values: list[Any]) -> Array:
