@@ -123,9 +123,19 @@ def _add_science_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     reconstruct = add("reconstruct", _reconstruct, "a volume from a series", config=False)
     reconstruct.add_argument("series", type=Path, metavar="SERIES.h5")
     reconstruct.add_argument("--method", default="auto", help="auto, nesterov-sirt or tomopy:ALGORITHM (default: auto)")
-    reconstruct.add_argument("--iterations", type=int, default=50)
-    reconstruct.add_argument("--out", type=Path, metavar="FILE", help="default: reconstruction.h5 beside the series")
+    reconstruct.add_argument("--iterations", type=int, default=0, help="default: until noise would make it worse (tomopy: 50)")
+    reconstruct.add_argument("--residual", type=float, default=0.0, metavar="R", help="stop where the relative residual is R")
+    reconstruct.add_argument(
+        "--align", default=None, metavar="STEPS", help="with commas; '' for none (default: all, as config.toml has them)"
+    )
+    reconstruct.add_argument("--no-quality", action="store_true", help="no half volumes: half the work")
+    reconstruct.add_argument("--threads", type=int, default=0, help="0: all cores")
+    reconstruct.add_argument("--memory", type=int, default=0, metavar="MIB", help="bound for the built-in solver (0: 4/5 of the machine's)")
+    reconstruct.add_argument("--out", type=Path, metavar="FILE", help="default: reconstruction.h5 beside the series; .mrc or .tif as well")
     reconstruct.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
+    export = add("export", _export, "a series or a volume for other programs", config=False)
+    export.add_argument("source", type=Path, metavar="FILE.h5", help="series.h5 or reconstruction.h5")
+    export.add_argument("target", type=Path, metavar="TARGET", help="a name ending in .mrc, .tif or .mat")
     train = add("train", _train, "make a network from simulated particles", config=False)
     train.add_argument("--preset", default="default", help="default, dncnn-2019, or a TOML file of your own")
     train.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -425,12 +435,33 @@ def _expose(files: Any, arguments: argparse.Namespace, name: str) -> int:
 
 def _reconstruct(arguments: argparse.Namespace) -> int:
     """Make a volume from a series; it lies beside it as reconstruction.h5, with a picture of its central slices."""
-    from aet_stream.reconstruct.run import reconstruct
-
     if arguments.supervised:
         tie_to_parent(Stop())
-    path = reconstruct(arguments.series, method=arguments.method, iterations=arguments.iterations, out=arguments.out)
-    print(path)
+    from aet_stream.reconstruct.align import STEPS
+    from aet_stream.reconstruct.run import Options, reconstruct
+
+    align = STEPS if arguments.align is None else tuple(filter(None, arguments.align.split(",")))
+    if unknown := [step for step in align if step not in STEPS]:
+        raise AetError(f"--align {unknown[0]}: the steps are {', '.join(STEPS)}")
+    options = Options(
+        method=arguments.method,
+        iterations=arguments.iterations,
+        residual=arguments.residual,
+        align=align,
+        quality=not arguments.no_quality,
+        threads=arguments.threads,
+        memory_mib=arguments.memory,
+    )
+    print(reconstruct(arguments.series, options, out=arguments.out))
+    return EXIT_OK
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    """Write a series or a volume for other programs: MRC with .rawtlt, TIFF, or MATLAB files as GENFIRE and RESIRE read them."""
+    from aet_stream.reconstruct.export import export
+
+    for path in export(arguments.source, arguments.target):
+        print(path)
     return EXIT_OK
 
 

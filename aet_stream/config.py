@@ -170,13 +170,25 @@ class Denoise(Section, frozen=True):
     """CPU threads per worker. 0: all cores."""
 
 
+AlignStep = Literal["common-line", "center-of-mass", "axis-angle", "projection-matching"]
+
+
 class Reconstruct(Section, frozen=True):
     """The volume that the trigger makes when a series closes."""
 
     on_close: bool = True
     method: str = "auto"
     """`auto`, `nesterov-sirt` or `tomopy:ALGORITHM`."""
-    iterations: AtLeastOne = 50
+    iterations: Count = 0
+    """0: the built-in solver stops by its rule, tomopy's algorithms after 50."""
+    align: tuple[AlignStep, ...] = ("common-line", "center-of-mass", "axis-angle", "projection-matching")
+    """Steps of the alignment before it; none that does harm is kept. Empty: the projections are taken as they lie."""
+    quality: bool = True
+    """Judge the volume by its halves (twice the work) and by each projection's residual."""
+    threads: Count = 0
+    """0: all cores."""
+    memory_mib: Count = 0
+    """Bound on the memory of the built-in solver. 0: four fifths of the machine's."""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 7200.0
     """A reconstruction that takes longer is stopped and counts as a failed try."""
     attempts: AtLeastOne = 3

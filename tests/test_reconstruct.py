@@ -13,13 +13,17 @@ from aet_stream.errors import ReconstructionError
 from aet_stream.layout import CLEAN, PER_PROJECTION, THETA, crc32
 from aet_stream.projection import Array
 from aet_stream.reconstruct import solver
-from aet_stream.reconstruct.run import VOLUME, reconstruct
+from aet_stream.reconstruct.projector import reproject
+from aet_stream.reconstruct.run import VOLUME, Options, reconstruct
+from aet_stream.reconstruct.stopping import choose_iterations, noise_variance
 
 SIGMA_PX = 2.0
 TILTS_DEG = np.linspace(-70, 70, 29)
 #: (X, Y, slice, height) of the blobs, in pixels from the middle; well apart.
 BLOBS = ((9.3, -4.7, 7.0, 1.0), (-8.2, 6.1, 9.0, 2.0), (2.4, 11.6, 8.0, 1.5))
 HEIGHT = 17
+#: A crowd of them.
+MANY = tuple((x + 0.3 * y, y - 0.2 * x, 8.0 + (x + y) % 3 - 1, 1.0) for x in range(-12, 13, 6) for y in range(-12, 13, 6))
 
 
 def views_of(
@@ -44,6 +48,11 @@ def place_of(volume: Array, x: float, y: float, at_slice: float) -> tuple[float,
     near = (s - at_slice) ** 2 + (middle - row - y) ** 2 + (column - middle - x) ** 2 < (3 * SIGMA_PX) ** 2
     weight = volume[near] / volume[near].sum()
     return (float((weight * (column[near] - middle)).sum()), float((weight * (middle - row[near])).sum()), float((weight * s[near]).sum()))
+
+
+def quick(iterations: int) -> Options:
+    """A volume and nothing else."""
+    return Options(iterations=iterations, align=(), quality=False)
 
 
 def write_series(path: Path, views: Array, tilts_deg: Array, **columns: Array) -> Path:
@@ -134,7 +143,68 @@ def test_slices_do_not_depend_on_slabs() -> None:
 def test_too_little_memory_is_said_beforehand() -> None:
     """A volume that does not fit is refused with what it needs and what to do, before anything is computed."""
     with pytest.raises(ReconstructionError, match=r"needs \d+ MiB of memory, 1 may be used: bin"):
-        solver.solve(views_of(BLOBS, TILTS_DEG), TILTS_DEG, memory_mib=1)
+        solver.solve(views_of(BLOBS, TILTS_DEG, width=160), TILTS_DEG, memory_mib=1)
+
+
+def test_little_memory_costs_time_not_correctness() -> None:
+    """Where the projector does not fit it is made in pieces, with the same result; both keep within their limit of memory."""
+    views = views_of(BLOBS, TILTS_DEG, width=96)
+    whole = solver.solve(views, TILTS_DEG, iterations=5, threads=1, memory_mib=64)
+    pieces = solver.solve(views, TILTS_DEG, iterations=5, threads=1, memory_mib=8)
+    np.testing.assert_allclose(pieces.volume, whole.volume, atol=1e-4)
+    np.testing.assert_allclose(pieces.residuals, whole.residuals, rtol=1e-4)
+
+
+def test_an_earlier_volume_gives_a_head_start() -> None:
+    """Five iterations from an earlier volume explain the projections better than five from nothing."""
+    views = views_of(BLOBS, TILTS_DEG)
+    earlier = solver.solve(views[::2], TILTS_DEG[::2], iterations=15).volume
+    warm, cold = (solver.solve(views, TILTS_DEG, iterations=5, start=start).residuals[-1] for start in (earlier, None))
+    assert warm < 0.5 * cold
+
+
+def test_reprojection_is_what_was_projected() -> None:
+    """A converged volume looks, from every side, like its projections."""
+    views = views_of(BLOBS, TILTS_DEG)
+    again = reproject(solver.solve(views, TILTS_DEG, iterations=60).volume, TILTS_DEG)
+    assert np.linalg.norm(again - views) < 0.01 * np.linalg.norm(views)
+
+
+# -- when to stop -----------------------------------------------------------------------------------------------------------------------
+
+
+def noisy(sigma: float) -> Array:
+    views = views_of(MANY, TILTS_DEG)
+    return (views + np.random.default_rng(4).normal(0, sigma, views.shape)).astype(np.float32)
+
+
+def test_noise_is_seen_in_the_projections() -> None:
+    """To three per cent, with a particle in view."""
+    assert np.sqrt(noise_variance(noisy(0.5)).mean()) == pytest.approx(0.5, rel=0.03)
+    assert np.sqrt(noise_variance(noisy(0.0)).mean()) < 0.05
+
+
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 3.0])
+def test_the_rule_stops_close_to_the_best(sigma: float) -> None:
+    """On noisy projections the number of iterations chosen without the truth gives an error at most a tenth above the least one."""
+    views = noisy(sigma)
+    truth = np.zeros((HEIGHT, 48, 48))
+    s, row, column = np.indices(truth.shape)
+    for x, y, at, peak in MANY:
+        truth += peak * np.exp(-((s - at) ** 2 + (23.5 - row - y) ** 2 + (column - 23.5 - x) ** 2) / (2 * SIGMA_PX**2))
+    errors = {n: float(np.linalg.norm(solver.solve(views, TILTS_DEG, iterations=n).volume - truth)) for n in range(4, 50, 3)}
+    chosen = choose_iterations(views, TILTS_DEG)
+    mine = float(np.linalg.norm(solver.solve(views, TILTS_DEG, iterations=chosen).volume - truth))
+    assert mine < 1.1 * min(errors.values()), (chosen, errors)
+
+
+def test_without_noise_nothing_is_stopped_early() -> None:
+    """More iterations stay better, so the most that is allowed is taken; unless a residual is asked for."""
+    views = views_of(MANY, TILTS_DEG)
+    assert choose_iterations(views, TILTS_DEG, most=60) == 60
+    enough = choose_iterations(views, TILTS_DEG, residual=0.05)
+    residuals = solver.solve(views, TILTS_DEG, iterations=60).residuals
+    assert residuals[enough] == pytest.approx(0.05, rel=0.3)
 
 
 def test_progress_counts_to_the_end() -> None:
@@ -179,7 +249,7 @@ def test_volume_lies_beside_the_series(series: Path) -> None:
     with h5py.File(path) as file:
         group, volume = file["reconstruction"], file[VOLUME][()]
         assert group.attrs["method"] == "nesterov-sirt"
-        assert group.attrs["iterations"] == 50
+        assert group.attrs["iterations_done"] > 20
         assert group.attrs["voxel_size_nm"] == pytest.approx(0.04)
         assert len(group.attrs["series_digest"]) == 64
         assert group.attrs["software"].startswith("aet_stream ")
@@ -194,9 +264,9 @@ def test_volume_lies_beside_the_series(series: Path) -> None:
 
 def test_the_same_input_is_not_computed_twice(series: Path) -> None:
     """Asked again, the file stays untouched; other pixels, another tilt or other iterations make a new one."""
-    path = reconstruct(series, iterations=2)
+    path = reconstruct(series, quick(2))
     first = path.stat()
-    assert reconstruct(series, iterations=2).stat().st_ino == first.st_ino
+    assert reconstruct(series, quick(2)).stat().st_ino == first.st_ino
     assert path.stat().st_mtime_ns == first.st_mtime_ns
     digests = set()
     for views, tilts_deg, iterations in (
@@ -205,7 +275,7 @@ def test_the_same_input_is_not_computed_twice(series: Path) -> None:
         (views_of(BLOBS[:2], TILTS_DEG), TILTS_DEG, 3),
     ):
         before = path.stat().st_mtime_ns
-        reconstruct(write_series(series, views, tilts_deg), iterations=iterations)
+        reconstruct(write_series(series, views, tilts_deg), quick(iterations))
         assert path.stat().st_mtime_ns > before
         with h5py.File(path) as file:
             assert file["reconstruction"].attrs["iterations"] == iterations
@@ -215,10 +285,10 @@ def test_the_same_input_is_not_computed_twice(series: Path) -> None:
 
 def test_a_lost_picture_is_drawn_again(series: Path) -> None:
     """The picture comes back without a new volume."""
-    path = reconstruct(series, iterations=2)
+    path = reconstruct(series, quick(2))
     before = path.stat().st_mtime_ns
     path.with_suffix(".png").unlink()
-    reconstruct(series, iterations=2)
+    reconstruct(series, quick(2))
     assert path.with_suffix(".png").stat().st_size > 1000
     assert path.stat().st_mtime_ns == before
 
@@ -226,7 +296,7 @@ def test_a_lost_picture_is_drawn_again(series: Path) -> None:
 def test_a_damaged_result_is_replaced(series: Path) -> None:
     """Half a file from elsewhere under that name is no result."""
     series.with_name("reconstruction.h5").write_bytes(b"\x89HDF\r\n\x1a\n and then nothing")
-    with h5py.File(reconstruct(series, iterations=2)) as file:
+    with h5py.File(reconstruct(series, quick(2))) as file:
         assert file[VOLUME].shape == (HEIGHT, 48, 48)
 
 
@@ -236,12 +306,10 @@ def test_blank_and_superseded_rows_are_left_out_and_repeats_kept(tmp_path: Path)
     extra = np.concatenate([np.full((1, HEIGHT, 48), 1e6, np.float32), views, np.full((1, HEIGHT, 48), -1e6, np.float32)])
     marks = np.zeros((2, 31), np.uint8)
     marks[0, 0] = marks[1, -1] = 1
-    plain = reconstruct(write_series(tmp_path / "plain" / "series.h5", views, tilts_deg), iterations=5)
+    plain = reconstruct(write_series(tmp_path / "plain" / "series.h5", views, tilts_deg), quick(5))
     tilts_deg = np.concatenate([[0.0], tilts_deg, [tilts_deg[3]]])
-    marked = reconstruct(write_series(tmp_path / "more" / "series.h5", extra, tilts_deg, blank=marks[0], superseded=marks[1]), iterations=5)
-    repeated = reconstruct(
-        write_series(tmp_path / "twice" / "series.h5", views[[*range(29), 14]], TILTS_DEG[[*range(29), 14]]), iterations=5
-    )
+    marked = reconstruct(write_series(tmp_path / "more" / "series.h5", extra, tilts_deg, blank=marks[0], superseded=marks[1]), quick(5))
+    repeated = reconstruct(write_series(tmp_path / "twice" / "series.h5", views[[*range(29), 14]], TILTS_DEG[[*range(29), 14]]), quick(5))
     with h5py.File(plain) as one, h5py.File(marked) as other, h5py.File(repeated) as third:
         np.testing.assert_array_equal(one[VOLUME], other[VOLUME])
         np.testing.assert_array_equal(other["reconstruction/rows"], np.arange(1, 30))
@@ -252,7 +320,7 @@ def test_wide_and_tall_series_work(tmp_path: Path) -> None:
     """Frames need not be square: height gives the slices, width their edges."""
     for width, height in ((31, 12), (20, 41)):
         views = views_of(((3.0, 2.0, 5.0, 1.0),), TILTS_DEG, width=width, height=height)
-        with h5py.File(reconstruct(write_series(tmp_path / f"{width}" / "series.h5", views, TILTS_DEG), iterations=3)) as file:
+        with h5py.File(reconstruct(write_series(tmp_path / f"{width}" / "series.h5", views, TILTS_DEG), quick(3))) as file:
             assert file[VOLUME].shape == (height, width, width)
 
 
@@ -260,7 +328,7 @@ def test_different_pixel_sizes_give_no_voxel_size(tmp_path: Path, caplog: pytest
     """When the projections disagree about their scale none is guessed, and the log says so."""
     sizes_nm = np.where(np.arange(29) < 10, 0.04, 0.05)
     path = reconstruct(
-        write_series(tmp_path / "mixed" / "series.h5", views_of(BLOBS, TILTS_DEG), TILTS_DEG, pixel_size_nm=sizes_nm), iterations=2
+        write_series(tmp_path / "mixed" / "series.h5", views_of(BLOBS, TILTS_DEG), TILTS_DEG, pixel_size_nm=sizes_nm), quick(2)
     )
     with h5py.File(path) as file:
         assert np.isnan(file["reconstruction"].attrs["voxel_size_nm"])
@@ -288,13 +356,13 @@ def test_a_missing_tilt_is_named(tmp_path: Path) -> None:
 
 def test_a_disk_that_fails_leaves_the_old_volume(series: Path) -> None:
     """When the disk takes only part of the file, that is said, the volume before it stays whole, and no temporary file is left."""
-    path = reconstruct(series, iterations=2)
+    path = reconstruct(series, quick(2))
     before = path.read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
     try:
         with pytest.raises(ReconstructionError, match=r"reconstruction\.h5: cannot be written"):
-            reconstruct(series, iterations=3)
+            reconstruct(series, quick(3))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == before
@@ -309,14 +377,14 @@ def test_a_disk_that_fails_leaves_the_old_volume(series: Path) -> None:
         ("tomopy:", None, "choose auto"),
         ("auto", "nowhere/volume.h5", "nowhere is no folder"),
         ("auto", "series.h5", "name a file other than the series"),
-        ("auto", "volume.png", r"ending in \.h5"),
+        ("auto", "volume.png", r"ending in \.h5, \.mrc or \.tif"),
     ],
 )
 def test_mistakes_are_told_before_any_work(series: Path, method: str, out: str | None, words: str) -> None:
     """A wrong method or output name costs no time and says what would be right."""
     before = series.read_bytes()
     with pytest.raises(ReconstructionError, match=words):
-        reconstruct(series, method=method, out=out and series.parent / out)
+        reconstruct(series, Options(method=method), out=out and series.parent / out)
     assert series.read_bytes() == before
 
 
@@ -333,6 +401,6 @@ def test_what_is_no_series_is_told(tmp_path: Path) -> None:
 def test_progress_is_logged_with_the_time_left(series: Path, caplog: pytest.LogCaptureFixture) -> None:
     """At least the end is told, in a line that people understand."""
     with caplog.at_level("INFO", logger="aet_stream"):
-        reconstruct(series, iterations=2)
+        reconstruct(series, quick(2))
     assert "29 projections of 17 x 48 px, nesterov-sirt" in caplog.text
     assert "100 %, about 0 s left" in caplog.text

@@ -1,8 +1,9 @@
-"""A picture of a volume: its three central slices."""
+"""A picture of a volume: its three central slices, and how far to trust them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,25 +21,53 @@ def central_slices(volume: Array) -> list[tuple[str, Array]]:
     ]
 
 
-def draw_orthoslices(volume: Array, voxel_size_nm: float, path: Path, *, title: str) -> None:
-    """Write the three central slices as PNG, with a scale bar where the voxel size is known."""
+def draw_summary(group: Any, path: Path, *, title: str) -> None:
+    """Write a PNG of an open `/reconstruction`: slices with a scale bar where the voxel size is known, correlation, residuals by tilt."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    slices = central_slices(volume)
+    voxel_size_nm, quality = float(group.attrs["voxel_size_nm"]), group["quality"]
+    slices = central_slices(group["volume"])
     high = float(np.percentile(np.concatenate([image.ravel() for _, image in slices]), 99.8)) or 1.0
-    figure, axes = plt.subplots(1, 3, figsize=(12, 4.4), layout="constrained")
-    for axis, (name, image) in zip(axes, slices, strict=True):
+    figure, axes = plt.subplots(1, 5, figsize=(19, 4.2), layout="constrained")
+    for axis, (name, image) in zip(axes[:3], slices, strict=True):
         axis.imshow(image, cmap="gray", vmin=0, vmax=high)
         axis.set_title(name, fontsize=10)
         axis.set_axis_off()
         add_scale_bar(axis, image.shape[1], image.shape[0], voxel_size_nm)
+    _draw_correlation(axes[3], quality)
+    _draw_residuals(axes[4], group)
     figure.suptitle(title, fontsize=11)
     with durable.replacing(path) as draft:
         figure.savefig(draft, format="png", dpi=110)
     plt.close(figure)
+
+
+def _draw_correlation(axis: Any, quality: Any) -> None:
+    axis.set_title("Fourier shell correlation of half series", fontsize=10)
+    axis.set_xlabel("spatial frequency (1 / voxel)", fontsize=9)
+    axis.set_ylim(-0.1, 1.05)
+    axis.axhline(0.5, color="0.7", lw=0.8)
+    if quality["fsc"].size:
+        axis.plot(quality["fsc_per_px"][()], quality["fsc"][()], color="C0")
+    resolution_px, resolution_nm = (float(quality.attrs[f"resolution_{unit}"]) for unit in ("px", "nm"))
+    words = "never below 0.5" if not np.isfinite(resolution_px) else f"0.5 at {resolution_px:.2g} voxels"
+    words += f" = {resolution_nm:.2g} nm" if np.isfinite(resolution_nm) else ""
+    axis.text(0.03, 0.04, f"{words}\nmissing wedge {quality.attrs['missing_wedge_deg']:.0f}°", transform=axis.transAxes, fontsize=8)
+
+
+def _draw_residuals(axis: Any, group: Any) -> None:
+    tilts_deg, residual = group["tilts_deg"][()], group["quality/residual_per_tilt"][()]
+    suspect = np.isin(group["rows"][()], group["quality/suspect_rows"][()])
+    axis.set_title("residual of each projection", fontsize=10)
+    axis.set_xlabel("tilt (°)", fontsize=9)
+    axis.plot(tilts_deg, residual, ".", color="C0")
+    axis.plot(tilts_deg[suspect], residual[suspect], "o", color="C3", mfc="none")
+    for row, tilt, value in zip(group["rows"][suspect], tilts_deg[suspect], residual[suspect], strict=True):
+        axis.annotate(f"row {row}", (tilt, value), fontsize=8, color="C3")
+    axis.set_ylim(bottom=0)
 
 
 def add_scale_bar(axis: object, width_px: int, height_px: int, pixel_size_nm: float, colour: str = "white") -> None:

@@ -1,8 +1,9 @@
-"""From `series.h5` to `reconstruction.h5`: read, choose a method, solve, write so that nobody sees half of it."""
+"""From `series.h5` to `reconstruction.h5`: read, align, solve, judge, write so that nobody sees half of it."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import time
 from dataclasses import dataclass
@@ -15,13 +16,21 @@ from aet_stream import __version__, durable
 from aet_stream.errors import ReconstructionError
 from aet_stream.layout import CLEAN, PER_PROJECTION, THETA, crc32
 from aet_stream.projection import Array
-from aet_stream.reconstruct import solver, tomopy_backend
-from aet_stream.reconstruct.figure import draw_orthoslices
+from aet_stream.reconstruct import align as alignment
+from aet_stream.reconstruct import quality, solver, tomopy_backend
+from aet_stream.reconstruct.align import Alignment
+from aet_stream.reconstruct.export import VOLUME, write_volume
+from aet_stream.reconstruct.figure import draw_summary
+from aet_stream.reconstruct.quality import Quality
+from aet_stream.reconstruct.stopping import choose_iterations
 
 logger = logging.getLogger(__name__)
 
 BUILT_IN = "nesterov-sirt"
-VOLUME = "/reconstruction/volume"
+HDF5 = (".h5", ".hdf5")
+OTHERS = (".mrc", ".tif", ".tiff")
+TOMOPY_ITERATIONS = 50
+"""Of tomopy's iterative algorithms, where none are asked for."""
 _SAY_EVERY_S = 5.0
 _AXES = "(slice y, row, column); tilt axis along y; row = (N-1)/2 - Y, column = (N-1)/2 + X; seen at (N-1)/2 + X cos(tilt) + Y sin(tilt)"
 
@@ -41,42 +50,104 @@ class Input:
     """Names exactly these pixels at these tilts."""
 
 
-def reconstruct(
-    series: Path, *, method: str = "auto", iterations: int = 50, out: Path | None = None, progress: solver.Progress | None = None
-) -> Path:
-    """Reconstruct a series; returns the path of the volume. Done already with the same input, it returns at once.
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to reconstruct; part of what makes a volume the same volume."""
+
+    method: str = "auto"
+    """auto (the built-in solver), nesterov-sirt, tomopy:ALGORITHM or astra:ALGORITHM"""
+    iterations: int = 0
+    """0: chosen by the stopping rule (stopping.py); for tomopy and astra 50."""
+    residual: float = 0.0
+    """Not 0: stop the built-in solver where the residual has fallen to this."""
+    align: tuple[str, ...] = alignment.STEPS
+    """Steps of the alignment; empty: none."""
+    quality: bool = True
+    """Judge the volume: half volumes (twice the work), residual of each projection."""
+    threads: int = 0
+    memory_mib: int = 0
+
+
+def reconstruct(series: Path, options: Options | None = None, *, out: Path | None = None, progress: solver.Progress | None = None) -> Path:
+    """Reconstruct a series; returns the path of the volume. Done already with the same input and options, it returns at once.
 
     Parameters
     ----------
-    method : auto (the built-in solver), nesterov-sirt or tomopy:ALGORITHM
-    out : default: reconstruction.h5 beside the series; a picture of its central slices lies beside it as .png
+    out : default: reconstruction.h5 beside the series. With another suffix (.mrc, .tif) that file is written too. A picture lies beside.
     progress : called with (steps done, steps in all); by default a log line every few seconds. tomopy tells nothing.
 
     Raises
     ------
     ReconstructionError : unreadable series, unknown method, too few projections, or the volume cannot be written
     """
-    method = BUILT_IN if method == "auto" else method
-    target = out or series.with_name("reconstruction.h5")
+    options = options or Options()
+    method = BUILT_IN if options.method == "auto" else options.method
+    wanted = out or series.with_name("reconstruction.h5")
     _check_method(method)
-    _check_target(target, series)
+    _check_target(wanted, series)
+    target = wanted if wanted.suffix in HDF5 else wanted.with_suffix(".h5")
     given = read_input(series)
-    identity: dict[str, str | int] = {"series_digest": given.digest, "method": method, "iterations": iterations}
+    solver.check(given.projections, given.tilts_deg, max(1, options.iterations))
+    identity: dict[str, str | int | float] = {
+        "series_digest": given.digest,
+        "method": method,
+        "iterations": options.iterations,
+        "residual": options.residual,
+        "align": ",".join(options.align),
+        "quality": int(options.quality),
+    }
     if _is_done(target, identity):
         logger.info("%s holds this volume already", target)
     else:
         began = time.monotonic()
         logger.info("%s: %d projections of %d x %d px, %s", series, *given.projections.shape, method)
-        volume, residuals = _solve(given, method, iterations, progress or _Log())
+        result = _make(given, method, options, progress or _Log())
         facts = {**identity, "seconds": round(time.monotonic() - began, 2), "series": series.name}
         target.with_suffix(".png").unlink(missing_ok=True)  # a picture never shows another volume than the one beside it
         try:
             with durable.replacing(target) as draft, h5py.File(draft, "w") as file:
-                _write(file, given, volume, residuals, facts)
+                _write(file, given, result, facts)
         except (OSError, RuntimeError) as error:  # HDF5 reports a full disk as either
             raise ReconstructionError(f"{target}: cannot be written: {error}") from error
     _ensure_picture(target, f"{series.absolute().parent.name}, {method}")
-    return target
+    if wanted != target:
+        with h5py.File(target, "r", locking=False) as file:
+            write_volume(file[VOLUME][()], float(file["reconstruction"].attrs["voxel_size_nm"]), wanted)
+    return wanted
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    volume: Array
+    residuals: Array
+    iterations: int
+    alignment: Alignment
+    quality: Quality
+
+
+def _make(given: Input, method: str, options: Options, progress: solver.Progress) -> _Result:
+    """Align, choose when to stop, solve, judge."""
+    found = Alignment(np.zeros((len(given.projections), 2)))
+    if options.align:
+        found = alignment.align(given.projections, given.tilts_deg, options.align)
+    projections = alignment.apply(given.projections, found)
+    iterations = options.iterations or TOMOPY_ITERATIONS
+    if method == BUILT_IN and not options.iterations:
+        iterations = choose_iterations(projections, given.tilts_deg, residual=options.residual)
+        logger.info("%d iterations, by the stopping rule", iterations)
+    volume, residuals = _solve(projections, given.tilts_deg, method, iterations, options, progress)
+    halves = None
+    if options.quality and len(projections) >= 6:
+        parts = [
+            _solve(projections[part], given.tilts_deg[part], method, iterations, options, progress)[0]
+            for part in quality.split(given.tilts_deg)
+        ]
+        halves = (parts[0], parts[1])
+    judged = quality.judge(volume, projections, given.tilts_deg, halves)
+    for row in judged.suspects:
+        tilt, residual = given.tilts_deg[row], judged.residual_per_tilt[row]
+        logger.warning("row %d at %+.2f deg fits worse than the others (residual %.3f): look at it", given.rows[row], tilt, residual)
+    return _Result(volume, residuals, iterations, found, judged)
 
 
 def read_input(series: Path) -> Input:
@@ -136,15 +207,19 @@ def _check_target(target: Path, series: Path) -> None:
     """Find out now, not after minutes of work."""
     if not target.parent.is_dir():
         raise ReconstructionError(f"{target.parent} is no folder: make it first, or choose another --out")
-    if target.resolve() == series.resolve() or target.suffix not in (".h5", ".hdf5") or target.is_dir():
-        raise ReconstructionError(f"{target} cannot take the volume: name a file other than the series, ending in .h5")
+    if target.resolve() == series.resolve() or target.suffix not in HDF5 + OTHERS or target.is_dir():
+        raise ReconstructionError(f"{target} cannot take the volume: name a file other than the series, ending in .h5, .mrc or .tif")
 
 
-def _solve(given: Input, method: str, iterations: int, progress: solver.Progress) -> tuple[Array, Array]:
+def _solve(
+    projections: Array, tilts_deg: Array, method: str, iterations: int, options: Options, progress: solver.Progress
+) -> tuple[Array, Array]:
     if method != BUILT_IN:
         algorithm = method.partition(":")[2]
-        return tomopy_backend.solve(given.projections, given.tilts_deg, algorithm=algorithm, iterations=iterations), np.zeros(0)
-    solution = solver.solve(given.projections, given.tilts_deg, iterations=iterations, progress=progress)
+        return tomopy_backend.solve(projections, tilts_deg, algorithm=algorithm, iterations=iterations), np.zeros(0)
+    solution = solver.solve(
+        projections, tilts_deg, iterations=iterations, progress=progress, threads=options.threads, memory_mib=options.memory_mib
+    )
     return solution.volume, solution.residuals
 
 
@@ -161,7 +236,7 @@ class _Log:
             logger.info("%d %%, about %.0f s left", 100 * done // total, (now - self._began) * (total - done) / done)
 
 
-def _is_done(target: Path, identity: dict[str, str | int]) -> bool:
+def _is_done(target: Path, identity: dict[str, str | int | float]) -> bool:
     try:
         with h5py.File(target, "r", locking=False) as file:
             return all(file["reconstruction"].attrs[key] == value for key, value in identity.items())
@@ -169,21 +244,39 @@ def _is_done(target: Path, identity: dict[str, str | int]) -> bool:
         return False  # none, or not one of ours: it is replaced
 
 
-def _write(file: h5py.File, given: Input, volume: Array, residuals: Array, facts: dict[str, str | int | float]) -> None:
+def _write(file: h5py.File, given: Input, result: _Result, facts: dict[str, str | int | float]) -> None:
     group = file.create_group("reconstruction")
-    dataset = group.create_dataset("volume", data=volume)
+    dataset = group.create_dataset("volume", data=result.volume)
     dataset.attrs["axes"] = _AXES
     dataset.attrs["units"] = (
         "arbitrary: gridrec's amplitude depends on the tilts" if facts["method"] == "tomopy:gridrec" else "counts per voxel"
     )
     group["tilts_deg"] = given.tilts_deg
     group["rows"] = given.rows
-    group["residuals"] = residuals
-    group.attrs.update(facts, voxel_size_nm=given.pixel_size_nm, software=f"aet_stream {__version__}")
+    group["residuals"] = result.residuals
+    group["shifts_px"] = result.alignment.shifts_px
+    group["shifts_px"].attrs["meaning"] = "[y, x] that each projection was moved by, after it was turned by axis_deg"
+    size_nm, software = given.pixel_size_nm, f"aet_stream {__version__}"
+    group.attrs.update(facts, iterations_done=result.iterations, voxel_size_nm=size_nm, software=software)
+    group.attrs.update(axis_deg=result.alignment.axis_deg, alignment=json.dumps(result.alignment.residuals))
+    _write_quality(group.create_group("quality"), given, result.quality)
+
+
+def _write_quality(group: h5py.Group, given: Input, found: Quality) -> None:
+    group["residual_per_tilt"] = found.residual_per_tilt
+    group["suspect_rows"] = given.rows[found.suspects]
+    group["fsc_per_px"], group["fsc"] = found.fsc_per_px, found.fsc
+    group.attrs["resolution_px"] = found.resolution_px
+    group.attrs["resolution_nm"] = found.resolution_px * given.pixel_size_nm
+    group.attrs["missing_wedge_deg"] = found.missing_wedge_deg
+    group.attrs["note"] = (
+        f"No projection in {found.missing_wedge_deg:.0f} of 180 degrees: along the beam the volume is blurred by what was not seen, and the"
+        " Fourier shell correlation, whose halves miss the same wedge, says nothing about it."
+    )
 
 
 def _ensure_picture(target: Path, title: str) -> None:
     picture = target.with_suffix(".png")
     if not picture.exists():
         with h5py.File(target, "r", locking=False) as file:
-            draw_orthoslices(file[VOLUME], float(file["reconstruction"].attrs["voxel_size_nm"]), picture, title=title)
+            draw_summary(file["reconstruction"], picture, title=title)

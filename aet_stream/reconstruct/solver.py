@@ -1,25 +1,22 @@
-"""The built-in solver `nesterov-sirt`: SIRT with positivity, accelerated by Nesterov momentum, on a sparse projector.
+"""The built-in solver `nesterov-sirt`: SIRT with positivity inside a cylinder, accelerated by Nesterov momentum, on a sparse projector.
 
-Geometry: the tilt axis runs along image rows (y); every image row is one slice of its own. A voxel at X (right) and Y (up) of a slice is
-seen at detector column c + X cos(tilt) + Y sin(tilt), where c is the axis. Slices are arrays [row, column] with row = (N - 1)/2 - Y and
-column = (N - 1)/2 + X, as tomopy's iterative algorithms and ASTRA have them.
-
-SIRT: Gilbert, J. Theor. Biol. 36 (1972) 105. Momentum: Beck and Teboulle, SIAM J. Imaging Sci. 2 (2009) 183.
+SIRT: Gilbert, J. Theor. Biol. 36 (1972) 105. Momentum: Beck and Teboulle, SIAM J. Imaging Sci. 2 (2009) 183. With noise it gets better and
+then worse again: when to stop is the regularisation (stopping.py). Geometry: projector.py.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from aet_stream.errors import ReconstructionError
 from aet_stream.projection import Array
+from aet_stream.reconstruct.projector import Pieces, circle
 
 Progress = Callable[[int, int], None]
 _SLAB = 32
@@ -37,52 +34,13 @@ class Solution:
     """(iterations,) root mean square difference to the projections before each iteration, relative to their own"""
 
 
-@dataclass(frozen=True, slots=True)
-class Projector:
-    """A slice's projections as a sparse matrix; only voxels in the inscribed circle exist."""
-
-    forward: csr_array
-    """(tilts * width, voxels) float32"""
-    backward: csr_array
-    """Its transpose, stored row by row: several times faster than multiplying by forward.T"""
-    inside: Array
-    """(width, width) bool: the circle"""
-
-
-def make_projector(tilts_deg: Array, width: int, axis_px: float | None = None) -> Projector:
-    """Voxel-driven linear interpolation: each voxel is shared between the two detector columns it falls between.
-
-    Parameters
-    ----------
-    axis_px : detector column of the tilt axis, may lie between columns; None: (width - 1) / 2
-    """
-    middle = (width - 1) / 2
-    axis = middle if axis_px is None else axis_px
-    inside = _circle(width)
-    row, column = np.nonzero(inside)
-    x, y = column - middle, middle - row
-    # Every voxel has two entries per tilt, so the transpose can be filled in place, already sorted.
-    rays = np.empty((x.size, len(tilts_deg), 2), np.int32)
-    weights = np.empty(rays.shape, np.float32)
-    for index, tilt in enumerate(np.radians(tilts_deg)):
-        place = axis + x * np.cos(tilt) + y * np.sin(tilt)
-        left = np.floor(place).astype(np.int32)
-        share = place - left
-        for side, weight in enumerate((1 - share, share)):
-            at = left + side
-            weights[:, index, side] = np.where((at >= 0) & (at < width), weight, 0)  # what leaves the detector is not seen
-            rays[:, index, side] = index * width + np.clip(at, 0, width - 1)
-    starts = np.arange(x.size + 1, dtype=np.int64) * (2 * len(tilts_deg))
-    backward = csr_array((weights.ravel(), rays.ravel(), starts), shape=(x.size, len(tilts_deg) * width))
-    return Projector(csr_array(backward.T), backward, inside)
-
-
 def solve(
     projections: Array,
     tilts_deg: Array,
     *,
     iterations: int = 50,
     axis_px: float | None = None,
+    start: Array | None = None,
     threads: int = 0,
     memory_mib: int = 0,
     progress: Progress | None = None,
@@ -94,30 +52,35 @@ def solve(
     projections : (tilts, height, width) float32, background-free, in any order of tilts
     tilts_deg : (tilts,)
     axis_px : detector column of the tilt axis, may lie between columns; None: (width - 1) / 2
+    start : (slice y, row, column) float32, an earlier volume to go on from; None: nothing
     threads : 0 takes all cores
-    memory_mib : bound on what is allocated, the volume included; 0: four fifths of the machine's memory
+    memory_mib : bound on what is allocated, the volume included; 0: four fifths of the machine's memory. Where the projector does not
+        fit, it is made anew in every iteration, which takes about twice as long.
     progress : called from any thread with (steps done, steps in all)
 
     Raises
     ------
     ReconstructionError : too few projections, shapes that do not fit, values that are not finite, too little memory
     """
-    _check(projections, tilts_deg, iterations, axis_px)
-    tilts, height, width = projections.shape
+    check(projections, tilts_deg, iterations, axis_px)
+    _, height, width = projections.shape
     workers = threads or len(os.sched_getaffinity(0))
-    depth = _slab(projections.shape, workers, memory_mib)
+    depth, tilts_at_once = _plan(projections.shape, workers, memory_mib)
     slabs = range(0, height, depth)
-    projector = make_projector(tilts_deg, width, axis_px)
-    weigh_rays, weigh_voxels = (_inverse(matrix.sum(axis=1)) for matrix in (projector.forward, projector.backward))
+    pieces = Pieces(np.asarray(tilts_deg), width, axis_px, tilts_at_once=tilts_at_once)
     volume = np.zeros((height, width, width), np.float32)
     count = _Count(len(slabs) * iterations, progress)
 
     def one_slab(first: int) -> Array:
-        views = projections[:, first : first + depth].transpose(0, 2, 1).reshape(tilts * width, -1)
-        measured = np.ascontiguousarray(views, dtype=np.float32)
-        voxels, errors = _nesterov_sirt(projector, measured, weigh_rays, weigh_voxels, iterations, count)
-        volume[first : first + depth, projector.inside] = voxels.T
-        return errors
+        slices = slice(first, first + depth)
+        begin = None if start is None else start[slices, pieces.inside].T
+        errors = []
+        for now, squared in steps(pieces, as_rays(projections[:, slices]), iterations, start=begin):
+            voxels = now
+            errors.append(squared)
+            count.add_one()
+        volume[slices, pieces.inside] = voxels.T
+        return np.array(errors)
 
     with ThreadPoolExecutor(workers) as pool:  # sparse products release the interpreter's lock
         squares = np.sum(list(pool.map(one_slab, slabs)), axis=0)
@@ -125,26 +88,32 @@ def solve(
     return Solution(volume, np.sqrt(squares / max(own, 1e-30)))
 
 
-def _nesterov_sirt(
-    projector: Projector, measured: Array, weigh_rays: Array, weigh_voxels: Array, iterations: int, count: _Count
-) -> tuple[Array, Array]:
-    """(voxels, slices) and the squared residual before each step, for one slab (tilts * width, slices)."""
-    now = np.zeros((projector.backward.shape[0], measured.shape[1]), np.float32)
+def as_rays(views: Array) -> Array:
+    """(tilts, slices, width) -> (tilts * width, slices) float32, in a row"""
+    return np.ascontiguousarray(views.transpose(0, 2, 1).reshape(-1, views.shape[1]), dtype=np.float32)
+
+
+def steps(pieces: Pieces, measured: Array, iterations: int, *, start: Array | None = None) -> Iterator[tuple[Array, float]]:
+    """(voxels, slices) after each iteration, and the squared residual before it, for one slab of (tilts * width, slices)."""
+    weigh_rays, weigh_voxels = _inverse(pieces.ray_sums), _inverse(pieces.voxel_sums)
+    now = np.zeros((len(weigh_voxels), measured.shape[1]), np.float32) if start is None else np.ascontiguousarray(start, np.float32)
     ahead, momentum = now, 1.0
-    errors = np.zeros(iterations)
-    for step in range(iterations):
-        missing = measured - projector.forward @ ahead
-        errors[step] = float(np.sum(np.square(missing, dtype=np.float64)))
-        missing *= weigh_rays
-        after: Array = projector.backward @ missing
+    for _ in range(iterations):
+        after, squared = None, 0.0
+        for rays, piece in pieces:
+            missing = measured[rays] - piece.forward @ ahead
+            squared += float(np.sum(np.square(missing, dtype=np.float64)))
+            missing *= weigh_rays[rays]
+            back: Array = piece.backward @ missing
+            after = back if after is None else np.add(after, back, out=after)
+        assert after is not None
         after *= weigh_voxels
         after += ahead
         np.maximum(after, 0, out=after)
         following = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
         ahead = after + np.float32((momentum - 1) / following) * (after - now)
         now, momentum = after, following
-        count.add_one()
-    return now, errors
+        yield now, squared
 
 
 class _Count:
@@ -161,36 +130,42 @@ class _Count:
                 self._told(self._done, self._total)
 
 
-def _circle(width: int) -> Array:
-    from_middle = np.arange(width) - (width - 1) / 2
-    inside: Array = np.add.outer(from_middle**2, from_middle**2) <= (width / 2) ** 2
-    return inside
-
-
-def _slab(shape: tuple[int, int, int], workers: int, memory_mib: int) -> int:
-    """How many slices a thread may work on at once."""
+def _plan(shape: tuple[int, int, int], workers: int, memory_mib: int) -> tuple[int, int]:
+    """How many slices a thread may work on at once, and for how many tilts the projector is made at once."""
     tilts, height, width = shape
-    voxels = int(_circle(width).sum())
+    voxels = int(circle(width).sum())
     limit = memory_mib * _MIB or int(0.8 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    fixed = 4 * height * width**2 + 2 * 8 * 2 * tilts * voxels  # volume; two matrices of 8 bytes an entry, two entries a voxel and tilt
-    per_slice = 4 * (5 * voxels + 3 * tilts * width)
-    fitting = (limit - fixed) // (workers * per_slice)
-    if fitting < 1:
-        needed_mib, limit_mib = (fixed + workers * per_slice) // _MIB + 1, limit // _MIB
-        raise ReconstructionError(
-            f"a volume of {height} x {width} x {width} from {tilts} tilts needs {needed_mib} MiB of memory, {limit_mib} may be used:"
-            " bin the projections, or reconstruct on a larger machine"
-        )
-    return int(min(_SLAB, -(-height // workers), fitting))
+    volume = 4 * height * width**2
+    per_tilt = 2 * 8 * 2 * voxels  # two matrices of 8 bytes an entry, two entries a voxel and tilt
+    per_slice = 4 * (6 * voxels + 3 * tilts * width)
+    making = 6 * 8 * voxels  # on top, while one is made
+    whole = (limit - volume - tilts * per_tilt - making) // (workers * per_slice)
+    if whole >= 1:
+        return int(min(_SLAB, -(-height // workers), whole)), tilts
+    for tilts_at_once in range(max(1, tilts // 2), 0, -1):
+        depth = (limit - volume - workers * (tilts_at_once * per_tilt + making)) // (workers * per_slice)
+        if depth >= min(_SLAB, height) or (tilts_at_once == 1 and depth >= 1):
+            return int(min(_SLAB, -(-height // workers), depth)), tilts_at_once
+    needed_mib, limit_mib = (volume + workers * (per_tilt + making + per_slice)) // _MIB + 1, limit // _MIB
+    raise ReconstructionError(
+        f"a volume of {height} x {width} x {width} from {tilts} tilts needs {needed_mib} MiB of memory, {limit_mib} may be used:"
+        " bin the projections, or reconstruct on a larger machine"
+    )
 
 
 def _inverse(sums: Array) -> Array:
     """(n, 1) float32: 1 / sum, and 0 where nothing is seen."""
-    sums = np.asarray(sums, dtype=np.float32).reshape(-1, 1)
+    sums = sums.reshape(-1, 1)
     return np.divide(1, sums, out=np.zeros_like(sums), where=sums > 1e-6)
 
 
-def _check(projections: Array, tilts_deg: Array, iterations: int, axis_px: float | None) -> None:
+def check(projections: Array, tilts_deg: Array, iterations: int, axis_px: float | None = None) -> None:
+    """Refuse what cannot give a volume.
+
+    Raises
+    ------
+    ReconstructionError : names the row or the number that is wrong
+    """
     if projections.ndim != 3 or np.shape(tilts_deg) != (len(projections),):
         raise ReconstructionError(f"{projections.shape} projections for {np.shape(tilts_deg)} tilts: (tilts, y, x) and (tilts,) are needed")
     if len(projections) < 3:

@@ -126,7 +126,9 @@ def configured(config: Config) -> dict[str, Begin]:
     def reconstruct(event: Event) -> Work:
         settings = config.reconstruct
         argv = [sys.executable, "-m", "aet_stream", "reconstruct", str(root / event.series / SERIES_FILE), "--supervised"]
-        argv += ["--method", settings.method, "--iterations", str(settings.iterations)]
+        argv += ["--method", settings.method, "--iterations", str(settings.iterations), "--align", ",".join(settings.align)]
+        argv += ["--threads", str(settings.threads), "--memory", str(settings.memory_mib)]
+        argv += [] if settings.quality else ["--no-quality"]
         return ChildWork(argv, timeout_s=settings.timeout_s, again_s=again_s)
 
     def command(event: Event) -> Work:

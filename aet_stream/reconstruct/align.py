@@ -1,0 +1,275 @@
+"""Where each projection lies: shifts and the direction of the tilt axis, found from the projections themselves.
+
+Four steps, each of which can be left out, and none kept that makes the projections explain each other less well (by the residual of a quick
+reconstruction):
+
+    common-line            shifts along the axis: what is summed across it does not depend on the tilt
+    center-of-mass         shifts across it: an isolated particle's centre of mass is put on the axis
+    axis-angle             the direction of the tilt axis: the one along which all projections have the same profile
+    projection-matching    both, against re-projections of the volume so far (Dengler, Ultramicroscopy 30 (1989) 337)
+
+Shifts are what a projection has to be moved by, in pixels, [y, x]; the axis angle is how far the axis is turned from the image's y, in
+degrees, positive when it turns from +y towards -x. Nothing of this is ever written into the series.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from scipy.ndimage import affine_transform, gaussian_filter
+
+from aet_stream.projection import Array
+from aet_stream.reconstruct import solver
+from aet_stream.reconstruct.projector import reproject
+
+logger = logging.getLogger(__name__)
+
+STEPS = ("common-line", "center-of-mass", "axis-angle", "projection-matching")
+LARGEST_ANGLE_DEG = 5.0
+LARGEST_SHIFT_SHARE = 0.25
+"""Of a frame's edge: beyond it a shift is a mistake."""
+QUICK_PX, QUICK_ITERATIONS = 128, 15
+"""Size and effort of the reconstructions that only judge."""
+MATCHING = ((128, 128, 5, 2), (128, 128, 20, 6), (256, 64, 20, 4))
+"""Stages of projection matching: largest width and height in px, iterations, most rounds."""
+SMOOTH_PX = 1.0
+GAIN = 0.002
+"""A step has to lower the residual by this share of it."""
+SETTLED_PX = 0.03
+_BAND = (0.015, 0.25)
+"""Spatial frequencies (1 / px) that speak for a position: below is left-over background, above is noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """What brings the projections into register."""
+
+    shifts_px: Array
+    """(tilts, 2) float64, [y, x]"""
+    axis_deg: float = 0.0
+    residuals: dict[str, float] = field(default_factory=dict)
+    """Relative residual of a quick reconstruction at the start and after each step that was kept."""
+
+    @property
+    def is_nothing(self) -> bool:
+        return self.axis_deg == 0 and not self.shifts_px.any()
+
+
+def align(projections: Array, tilts_deg: Array, steps: tuple[str, ...] = STEPS) -> Alignment:
+    """Find the alignment of (tilts, y, x) float32 projections.
+
+    Steps that do not help are dropped, so projections that are in register already stay as they are.
+    """
+    chosen = Alignment(np.zeros((len(projections), 2)))
+    # Judged on smoothed images: moving one by a fraction of a pixel smooths its noise, which must not pass for a better fit.
+    smooth = np.stack([gaussian_filter(view, SMOOTH_PX) for view in projections])
+    best = _residual(smooth, tilts_deg, chosen)
+    chosen.residuals["start"] = best
+    for step in [step for step in STEPS if step in steps]:
+        if step == "projection-matching":
+            found = _match(projections, tilts_deg, chosen)
+        else:
+            found = {"axis-angle": _axis_angle, "common-line": _common_line, "center-of-mass": _centre_of_mass}[step](projections, chosen)
+        now = _residual(smooth, tilts_deg, found)
+        # Matching goes on where noise hides its gain from the residual: it is kept unless it does harm.
+        kept = now < best * (1 - GAIN if step != "projection-matching" else 1 + GAIN)
+        logger.info("alignment, %s: residual %.4f -> %.4f%s", step, best, now, "" if kept else ", left out")
+        if kept:
+            best, chosen = min(now, best), replace(found, residuals={**chosen.residuals, step: now})
+    return chosen
+
+
+def apply(projections: Array, alignment: Alignment) -> Array:
+    """(tilts, y, x) float32 in register, by cubic splines; the very same array where there is nothing to do."""
+    if alignment.is_nothing:
+        return projections
+    turn = np.radians(alignment.axis_deg)
+    matrix = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    middle = (np.array(projections.shape[1:]) - 1) / 2
+    moved = np.empty_like(projections)
+    for view, shift_px, out in zip(projections, alignment.shifts_px, moved, strict=True):
+        affine_transform(view, matrix, middle - matrix @ (middle + shift_px), output=out, order=3, mode="nearest")
+    return moved
+
+
+# -- the steps --------------------------------------------------------------------------------------------------------------------------
+
+
+def _axis_angle(projections: Array, so_far: Alignment) -> Alignment:
+    """Search the direction whose profiles agree best, each profile moved freely along it."""
+    spectra = np.fft.rfft(_tapered(projections), axis=1)  # (tilts, frequencies, x)
+    height, width = projections.shape[1:]
+    frequency = np.fft.rfftfreq(height)
+    band = _in_band(frequency)
+    across = np.arange(width) - (width - 1) / 2
+
+    def agreement(angle_deg: float) -> float:
+        turned = np.exp(2j * np.pi * frequency[band, None] * across * np.tan(np.radians(angle_deg)))
+        profiles = np.einsum("nkx,kx->nk", spectra[:, band], turned)
+        shifts = _align_profiles(profiles, frequency[band], LARGEST_SHIFT_SHARE * height)
+        moved = profiles * np.exp(-2j * np.pi * frequency[band] * shifts[:, None])
+        return float(np.sum(np.abs(moved.mean(axis=0)) ** 2) / np.mean(np.sum(np.abs(moved) ** 2, axis=1)))
+
+    angle, reach = 0.0, LARGEST_ANGLE_DEG
+    for points in (21, 11, 11):
+        tried = angle + np.linspace(-reach, reach, points)
+        values = np.array([agreement(value) for value in tried])
+        at = int(np.clip(values.argmax(), 1, points - 2))
+        angle, reach = float(tried[at] + _peak(values[at - 1 : at + 2]) * (tried[1] - tried[0])), 2 * reach / (points - 1)
+    return _anew(projections, so_far, angle)
+
+
+def _anew(projections: Array, so_far: Alignment, axis_deg: float) -> Alignment:
+    """The shifts found so far belong to another axis: find them again for this one, by the steps that found them."""
+    found = Alignment(np.zeros_like(so_far.shifts_px), axis_deg)
+    if "common-line" in so_far.residuals:
+        found = _common_line(projections, found)
+    return _centre_of_mass(projections, found) if "center-of-mass" in so_far.residuals else found
+
+
+def _common_line(projections: Array, so_far: Alignment) -> Alignment:
+    """Move the sums across the axis onto their mean."""
+    views = _tapered(apply(projections, so_far))
+    profiles = np.fft.rfft(views.sum(axis=2), axis=1)
+    frequency = np.fft.rfftfreq(views.shape[1])
+    band = _in_band(frequency)
+    moves = _align_profiles(profiles[:, band], frequency[band], LARGEST_SHIFT_SHARE * views.shape[1])
+    shifts = so_far.shifts_px.copy()
+    shifts[:, 0] += moves - np.median(moves)
+    return replace(so_far, shifts_px=shifts)
+
+
+def _centre_of_mass(projections: Array, so_far: Alignment) -> Alignment:
+    """Of what stands out clearly; the rest of the frame may carry left-over background."""
+    width = projections.shape[2]
+    shifts = so_far.shifts_px.copy()
+    for row, view in enumerate(apply(projections, so_far)):
+        smooth = gaussian_filter(view, max(2.0, width / 64))
+        weight = np.maximum(smooth - 0.2 * np.percentile(smooth, 99.5), 0)
+        total = float(weight.sum())
+        if total > 0:
+            shifts[row, 1] += (width - 1) / 2 - float((weight.sum(axis=0) @ np.arange(width)) / total)
+    return replace(so_far, shifts_px=shifts)
+
+
+def _match(projections: Array, tilts_deg: Array, so_far: Alignment) -> Alignment:
+    """Reconstruct, re-project, move each projection onto its re-projection; coarse first, until nothing moves any more."""
+    shifts = so_far.shifts_px.copy()
+    for width_px, height_px, iterations, rounds in MATCHING:
+        factor = _bin_factor(projections, width_px)
+        if width_px > QUICK_PX and factor == _bin_factor(projections, QUICK_PX):
+            break  # small frames: nothing finer is left
+        axis_px = binned_axis_px(projections.shape[2], factor)
+        for _ in range(rounds):
+            views = _brightest_rows(binned(apply(projections, replace(so_far, shifts_px=shifts)), factor), height_px)
+            volume = solver.solve(views, tilts_deg, iterations=iterations, axis_px=axis_px).volume
+            again = reproject(volume, tilts_deg, axis_px)
+            moves = factor * np.stack([_shift_between(view, other) for view, other in zip(views, again, strict=True)])
+            moves = _without_drift(np.clip(moves, -4 * factor, 4 * factor), tilts_deg)
+            shifts += moves
+            if np.abs(moves).max() < SETTLED_PX * factor:
+                break
+    return replace(so_far, shifts_px=shifts)
+
+
+def _brightest_rows(views: Array, height: int) -> Array:
+    """The part of the frames, of at most so many rows, that has most to see."""
+    if views.shape[1] <= height:
+        return views
+    signal = np.convolve(np.abs(views.sum(axis=(0, 2))), np.ones(height), mode="valid")
+    first = int(signal.argmax())
+    return views[:, first : first + height]
+
+
+def _without_drift(moves: Array, tilts_deg: Array) -> Array:
+    """A common move along the axis, or one that follows a sine of the tilt, moves the whole volume: it says nothing about alignment."""
+    tilts = np.radians(tilts_deg)
+    basis = np.stack([np.cos(tilts), np.sin(tilts)], axis=1)
+    drift, *_ = np.linalg.lstsq(basis, moves[:, 1], rcond=None)
+    free: Array = np.stack([moves[:, 0] - moves[:, 0].mean(), moves[:, 1] - basis @ drift], axis=1)
+    return free
+
+
+# -- measuring --------------------------------------------------------------------------------------------------------------------------
+
+
+def _residual(projections: Array, tilts_deg: Array, alignment: Alignment) -> float:
+    factor = _bin_factor(projections, QUICK_PX)
+    views, axis_px = binned(apply(projections, alignment), factor), binned_axis_px(projections.shape[2], factor)
+    return float(solver.solve(views, tilts_deg, iterations=QUICK_ITERATIONS, axis_px=axis_px).residuals[-1])
+
+
+def _align_profiles(profiles: Array, frequency: Array, largest_px: float) -> Array:
+    """(n,) px by which each of (n, frequencies) spectra has to be moved to lie on their common mean."""
+    grid = np.arange(-largest_px, largest_px + 0.25, 0.25)
+    waves = np.exp(-2j * np.pi * frequency[:, None] * grid)
+    shifts = np.zeros(len(profiles))
+    mean = profiles[len(profiles) // 2]
+    for _ in range(4):
+        match = ((profiles * mean.conj()) @ waves).real  # (n, grid)
+        at = np.clip(match.argmax(axis=1), 1, len(grid) - 2)
+        fine = np.array([_peak(row[place - 1 : place + 2]) for row, place in zip(match, at, strict=True)])
+        shifts = grid[at] + 0.25 * fine
+        mean = (profiles * np.exp(-2j * np.pi * frequency * shifts[:, None])).mean(axis=0)
+    return shifts
+
+
+def _shift_between(view: Array, reference: Array, upsampling: int = 50) -> Array:
+    """[y, x] px by which `view` has to be moved to match best: peak of the cross-correlation, refined by a small inverse DFT.
+
+    Guizar-Sicairos, Thurman and Fienup, Optics Letters 33 (2008) 156.
+    """
+    fy, fx = np.fft.fftfreq(view.shape[0]), np.fft.fftfreq(view.shape[1])
+    radius = np.hypot(fy[:, None], fx)
+    cross = np.fft.fft2(reference) * np.fft.fft2(view).conj() * ((radius > _BAND[0]) & (radius < _BAND[1]))
+    match = np.fft.ifft2(cross).real
+    coarse = np.array(np.unravel_index(match.argmax(), match.shape), dtype=np.float64)
+    coarse = np.where(coarse > np.array(view.shape) / 2, coarse - view.shape, coarse)
+    near = np.arange(-upsampling, upsampling + 1) / upsampling
+    down = np.exp(2j * np.pi * (coarse[0] + near)[:, None] * fy)
+    along = np.exp(2j * np.pi * fx[:, None] * (coarse[1] + near))
+    fine = np.unravel_index((down @ cross @ along).real.argmax(), (len(near), len(near)))
+    return coarse + near[list(fine)]
+
+
+def binned(projections: Array, factor: int) -> Array:
+    """(tilts, y / factor, x / factor) float32 means; what is left over is cut off around them."""
+    if factor == 1:
+        return projections
+    tilts, height, width = projections.shape
+    height, width = height // factor * factor, width // factor * factor
+    top, left = (projections.shape[1] - height) // 2, (projections.shape[2] - width) // 2
+    cut = projections[:, top : top + height, left : left + width]
+    means: Array = cut.reshape(tilts, height // factor, factor, width // factor, factor).mean(axis=(2, 4), dtype=np.float32)
+    return means
+
+
+def binned_axis_px(width: int, factor: int) -> float:
+    """Where the middle column lies after binning; off the middle where what was cut is not the same on both sides."""
+    left = (width - width // factor * factor) // 2
+    return ((width - 1) / 2 - left + 0.5) / factor - 0.5
+
+
+def _bin_factor(projections: Array, size_px: int) -> int:
+    return int(max(1, -(-projections.shape[2] // size_px)))
+
+
+def _tapered(projections: Array) -> Array:
+    """Faded out towards the frame's edge, which must not be taken for a feature."""
+    height, width = projections.shape[1:]
+    ramps = [np.clip((length / 2 - np.abs(np.arange(length) - (length - 1) / 2)) / (0.1 * length), 0, 1) for length in (height, width)]
+    return projections * np.float32(ramps[0][:, None] * ramps[1])
+
+
+def _in_band(frequency: Array) -> Array:
+    inside: Array = (frequency > _BAND[0]) & (frequency < _BAND[1])
+    return inside
+
+
+def _peak(three: Array) -> float:
+    """Where a parabola through three neighbours has its peak, from the middle one, in steps."""
+    low, mid, high = (float(value) for value in three)
+    bend = low - 2 * mid + high
+    return float(np.clip(0.5 * (low - high) / bend, -1, 1)) if bend < 0 else 0.0

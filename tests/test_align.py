@@ -1,0 +1,202 @@
+"""Alignment, judged on a particle whose displacements are known, with noise and left-over background; quality figures; export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import mrcfile
+import numpy as np
+import pytest
+import tifffile
+from scipy.io import loadmat
+
+from aet_stream.errors import ReconstructionError
+from aet_stream.projection import Array
+from aet_stream.reconstruct import align, quality, solver
+from aet_stream.reconstruct.export import export
+from aet_stream.reconstruct.run import VOLUME, Options, reconstruct
+from tests.bench_reconstruct import fcc_sphere, gaussians
+from tests.test_reconstruct import BLOBS, TILTS_DEG, quick, views_of, write_series
+
+SIZE_PX, SIGMA_PX = 96, 1.6
+TILTS = np.linspace(-70, 70, 41)
+
+
+def particle() -> Array:
+    """An uneven crystal: a sphere would hide a turned axis."""
+    atoms = fcc_sphere(256)
+    bite = (atoms[:, 0] > 20) & (atoms[:, 1] > 15) & (atoms[:, 2] > 10)
+    atoms = atoms[(np.linalg.norm(atoms * [1, 1.25, 1.1], axis=1) < 85) & ~bite]
+    return (atoms - atoms.mean(axis=0)) * SIZE_PX / 256
+
+
+def displaced(shifts_px: Array, axis_deg: float, noise: float = 0.05) -> Array:
+    """Projections of it, moved and turned, with noise and a slope."""
+    rng, turn, middle = np.random.default_rng(3), np.radians(axis_deg), (SIZE_PX - 1) / 2
+    x, y, z = particle().T
+    ramp_y, ramp_x = np.mgrid[:SIZE_PX, :SIZE_PX] / SIZE_PX - 0.5
+    views = []
+    for tilt, (dy, dx) in zip(np.radians(TILTS), shifts_px, strict=True):
+        across = x * np.cos(tilt) + z * np.sin(tilt)
+        places = np.stack([across * np.sin(turn) + y * np.cos(turn) - dy, across * np.cos(turn) - y * np.sin(turn) - dx], 1)
+        view = gaussians(places + middle, (SIZE_PX, SIZE_PX), SIGMA_PX)
+        top = np.percentile(view, 99)
+        view += np.float32(0.02 * top) * (rng.normal() * ramp_x + rng.normal() * ramp_y).astype(np.float32)
+        views.append(view + rng.normal(0, noise * top, view.shape).astype(np.float32))
+    return np.stack(views)
+
+
+def errors_px(found: Array, true: Array) -> tuple[float, float]:
+    """Root mean square along and across the axis, without what only moves the whole volume."""
+    off, tilts = found - true, np.radians(TILTS)
+    basis = np.stack([np.cos(tilts), np.sin(tilts)], 1)
+    across = off[:, 1] - basis @ np.linalg.lstsq(basis, off[:, 1], rcond=None)[0]
+    return float(off[:, 0].std()), float(np.sqrt(np.mean(across**2)))
+
+
+def test_jitter_is_found_with_a_turned_axis() -> None:
+    """Shifts of up to 3 px come back to 0.1 px along the axis and 0.25 px across it, half a degree of axis notwithstanding."""
+    true = np.random.default_rng(1).uniform(-3, 3, (len(TILTS), 2))
+    found = align.align(displaced(true, 0.5), TILTS)
+    along, across = errors_px(found.shifts_px, true)
+    assert along < 0.1
+    assert across < 0.25
+    residuals = list(found.residuals.values())
+    assert residuals[-1] < 0.5 * residuals[0]
+
+
+@pytest.mark.parametrize("axis_deg", [-3.0, 2.0])
+def test_a_turned_axis_is_found(axis_deg: float) -> None:
+    """To a fifth of a degree, jitter notwithstanding, and the right way round."""
+    jitter = np.random.default_rng(2).uniform(-3, 3, (len(TILTS), 2))
+    found = align.align(displaced(jitter, axis_deg, noise=0.005), TILTS, ("common-line", "center-of-mass", "axis-angle"))
+    assert found.axis_deg == pytest.approx(axis_deg, abs=0.2)
+
+
+def test_what_is_in_register_stays_there() -> None:
+    """Nothing to gain: hardly anything moves."""
+    found = align.align(displaced(np.zeros((len(TILTS), 2)), 0.0), TILTS)
+    assert max(errors_px(found.shifts_px, np.zeros((len(TILTS), 2)))) < 0.15
+    assert abs(found.axis_deg) < 0.3
+
+
+def test_steps_can_be_left_out() -> None:
+    """Only the common line: nothing moves across the axis, nothing turns. No step: the very same array."""
+    true = np.random.default_rng(1).uniform(-3, 3, (len(TILTS), 2))
+    views = displaced(true, 0.0)
+    found = align.align(views, TILTS, ("common-line",))
+    assert not found.shifts_px[:, 1].any()
+    assert found.axis_deg == 0
+    assert errors_px(found.shifts_px, true)[0] < 0.2
+    assert align.apply(views, align.align(views, TILTS, ())) is views
+
+
+def test_shifts_are_stored_beside_the_volume_and_never_in_the_series(tmp_path: Path) -> None:
+    """The series stays as it is, byte by byte; applying what is stored gives the projections the volume was made from."""
+    shifts = np.random.default_rng(5).uniform(-2, 2, (29, 2))
+    views = align.apply(views_of(BLOBS, TILTS_DEG), align.Alignment(-shifts))
+    series = write_series(tmp_path / "s" / "series.h5", views, TILTS_DEG)
+    before = series.read_bytes()
+    with h5py.File(reconstruct(series, Options(iterations=10))) as file:
+        group = file["reconstruction"]
+        stored = align.Alignment(group["shifts_px"][()], float(group.attrs["axis_deg"]))
+        volume = file[VOLUME][()]
+        assert "common-line" in group.attrs["alignment"]
+    assert series.read_bytes() == before
+    again = solver.solve(align.apply(views, stored), TILTS_DEG, iterations=10).volume
+    np.testing.assert_allclose(volume, again, atol=1e-4)
+
+
+# -- quality ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_bad_projection_is_pointed_at(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One at a wrong tilt fits worse than the others: file and log name its row."""
+    views = views_of(BLOBS, TILTS_DEG)
+    views[11] = views_of(BLOBS, np.array([63.0]))[0]
+    with h5py.File(reconstruct(write_series(tmp_path / "s" / "series.h5", views, TILTS_DEG), Options(iterations=20, align=()))) as file:
+        assert file["reconstruction/quality/suspect_rows"][0] == 11
+        assert file["reconstruction/quality/residual_per_tilt"].shape == (29,)
+    assert "row 11 at -15.00 deg fits worse" in caplog.text
+
+
+def test_correlation_knows_signal_from_noise() -> None:
+    """Equal volumes correlate fully, independent noise not at all, a blurred signal in noise up to where it is strong."""
+    rng = np.random.default_rng(6)
+    one, other = rng.normal(size=(2, 24, 32, 32)).astype(np.float32)
+    assert quality.shell_correlation(one, one)[1] == pytest.approx(1.0, abs=1e-5)
+    assert np.abs(quality.shell_correlation(one, other)[1][3:]).max() < 0.3
+    s, y, x = np.indices(one.shape) - 11.5
+    blob = 40 * np.exp(-(s * s + y * y + x * x) / 18)
+    frequency, correlation = quality.shell_correlation(one + blob, other + blob)
+    assert correlation[frequency < 0.06].min() > 0.8
+    assert np.abs(correlation[frequency > 0.3]).max() < 0.4
+
+
+def test_the_figures_stand_in_the_file(tmp_path: Path) -> None:
+    """Resolution, missing wedge with a note, correlation curve; left out where they were not asked for."""
+    series = write_series(tmp_path / "s" / "series.h5", views_of(BLOBS, TILTS_DEG), TILTS_DEG)
+    with h5py.File(reconstruct(series, Options(iterations=10, align=()))) as file:
+        group = file["reconstruction/quality"]
+        assert group.attrs["missing_wedge_deg"] == pytest.approx(40)
+        assert "40 of 180 degrees" in group.attrs["note"]
+        assert group["fsc"].shape == group["fsc_per_px"].shape == (9,)
+        assert group["fsc"][1] > 0.9
+    with h5py.File(reconstruct(series, quick(10))) as file:
+        assert file["reconstruction/quality/fsc"].shape == (0,)
+
+
+# -- other programs ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a series in no order of tilts, and its volume."""
+    order = np.random.default_rng(7).permutation(29)
+    series = write_series(tmp_path_factory.mktemp("x") / "s" / "series.h5", views_of(BLOBS, TILTS_DEG)[order], TILTS_DEG[order])
+    reconstruct(series, quick(10))
+    return series.parent
+
+
+def test_a_volume_becomes_mrc_and_tiff(files: Path) -> None:
+    """Sections across the beam, with their scale; `--out` with such a name writes it at once."""
+    with h5py.File(files / "reconstruction.h5") as file:
+        volume = file[VOLUME][()]
+    export(files / "reconstruction.h5", files / "v.mrc")
+    with mrcfile.open(files / "v.mrc") as mrc:
+        np.testing.assert_array_equal(mrc.data, volume.transpose(1, 0, 2))
+        assert mrc.voxel_size.x == pytest.approx(0.4)
+        assert mrc.is_volume()
+    assert mrcfile.validate(files / "v.mrc")
+    assert reconstruct(files / "series.h5", quick(10), out=files / "w.tif") == files / "w.tif"
+    np.testing.assert_array_equal(tifffile.imread(files / "w.tif"), volume.transpose(1, 0, 2))
+    with tifffile.TiffFile(files / "w.tif") as tif:
+        assert tif.imagej_metadata["spacing"] == pytest.approx(0.04)
+    assert (files / "w.h5").exists()
+
+
+def test_a_series_becomes_a_stack_in_the_order_of_tilts(files: Path) -> None:
+    """MRC with .rawtlt beside it."""
+    assert export(files / "series.h5", files / "s.mrc") == [files / "s.mrc", files / "s.rawtlt"]
+    with mrcfile.open(files / "s.mrc") as mrc:
+        np.testing.assert_array_equal(mrc.data, views_of(BLOBS, TILTS_DEG))
+        assert mrc.is_image_stack()
+    np.testing.assert_allclose(np.loadtxt(files / "s.rawtlt"), TILTS_DEG, atol=1e-4)
+
+
+def test_a_series_becomes_what_genfire_loads(files: Path) -> None:
+    """`projections` (y, x, tilt) and `angles`, three Euler angles each, the tilt in the middle."""
+    export(files / "series.h5", files / "g.mat")
+    np.testing.assert_array_equal(loadmat(files / "g.mat")["projections"], views_of(BLOBS, TILTS_DEG).transpose(1, 2, 0))
+    angles = loadmat(files / "g_angles.mat")["angles"]
+    np.testing.assert_allclose(angles, np.stack([0 * TILTS_DEG, TILTS_DEG, 0 * TILTS_DEG], 1))
+
+
+@pytest.mark.parametrize(("source", "target", "words"), [
+    ("series.h5", "x.png", "unknown form"), ("nothing.h5", "x.mrc", "cannot be read"), ("series.h5", "no/x.mrc", "is no folder"),
+])  # fmt: skip
+def test_exports_that_cannot_be_are_refused(files: Path, source: str, target: str, words: str) -> None:
+    """By name."""
+    with pytest.raises(ReconstructionError, match=words):
+        export(files / source, files / target)
