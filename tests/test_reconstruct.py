@@ -257,7 +257,7 @@ def test_volume_lies_beside_the_series(series: Path) -> None:
         assert file[VOLUME].attrs["units"] == "counts per voxel"
         np.testing.assert_array_equal(group["tilts_deg"], TILTS_DEG)
         np.testing.assert_array_equal(group["rows"], np.arange(29))
-        assert group["residuals"][-1] < 0.01
+        assert group["residuals"][-1] < 0.02
     for x, y, at_slice, _ in BLOBS:
         assert place_of(volume, x, y, at_slice) == pytest.approx((x, y, at_slice), abs=0.1)
 

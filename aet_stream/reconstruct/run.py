@@ -55,9 +55,9 @@ class Options:
     """How to reconstruct; part of what makes a volume the same volume."""
 
     method: str = "auto"
-    """auto (the built-in solver), nesterov-sirt, tomopy:ALGORITHM or astra:ALGORITHM"""
+    """auto (the built-in solver), nesterov-sirt or tomopy:ALGORITHM"""
     iterations: int = 0
-    """0: chosen by the stopping rule (stopping.py); for tomopy and astra 50."""
+    """0: chosen by the stopping rule (stopping.py); for tomopy 50."""
     residual: float = 0.0
     """Not 0: stop the built-in solver where the residual has fallen to this."""
     align: tuple[str, ...] = alignment.STEPS
