@@ -104,6 +104,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     mass_x_px: float = NAN
     mass_y_px: float = NAN
     trust: float = NAN
+    fallback: str = ""
     blank: bool = False
     device: str = ""
     precision: str = ""

@@ -111,14 +111,12 @@ class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mass_y_px: float = float("nan")
     trust: float = float("nan")
     """0 (do not use) .. 1; a half where an error of 3 % of the particle's range is expected; NaN where nothing can be said."""
+    fallback: str = ""
+    """The classical estimator that stood in because the network's answer was no number; empty: none had to."""
     blank: bool = False
     """True when every pixel has the same value: there is nothing to see, and nothing was subtracted."""
     device: str = ""
     precision: str = ""
-
-    def with_offset(self, offset: float) -> Quality:
-        """The same for a frame from which `offset` had been taken before."""
-        return msgspec.structs.replace(self, background_mean=self.background_mean + offset)
 
 
 @dataclass(frozen=True, slots=True)

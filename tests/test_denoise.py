@@ -139,6 +139,16 @@ def test_an_offset_belongs_to_the_background(default: Denoiser) -> None:
     assert found.quality.background_mean == pytest.approx(float((raw - found.clean).mean()), rel=1e-4)
 
 
+def test_an_answer_that_is_no_number_never_reaches_the_series(default: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Gaussian process stands in, and the record says so."""
+    monkeypatch.setattr(default._estimator, "_infer", lambda statistics, valid: (statistics[0] * np.nan, statistics[0], {}))
+    found = default.subtract(frame())
+    assert found.quality.fallback == "gaussian-process"
+    assert np.abs(found.clean - Denoiser(model="gaussian-process").subtract(frame()).clean).max() == 0
+    monkeypatch.undo()
+    assert default.subtract(frame()).quality.fallback == ""
+
+
 def test_expected_errors_rank_true_ones(default: Denoiser) -> None:
     """On hard frames of unseen particles, the calibrated error goes with the true one, and is of its size."""
     from aet_stream.training.calibrate import judged

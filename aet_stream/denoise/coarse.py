@@ -161,14 +161,20 @@ def solve(value: Tensor, weight: Tensor, log_spectrum: Tensor) -> Tensor:
     (n, rows, columns)
     """
     grid = modes.basis(value.shape[-2], value.shape[-1])
-    knots = torch.tensor(_KNOTS, dtype=torch.float64, device=value.device) * modes.FINEST
-    at = torch.as_tensor(grid.frequency, device=value.device)
+    log_modes = _log_modes(log_spectrum, grid)
+    surface: Tensor = _Solve.apply(value.double(), weight.double(), log_modes, grid)  # type: ignore[no-untyped-call]
+    return surface.to(value.dtype)
+
+
+def _log_modes(log_spectrum: Tensor, grid: modes.Basis) -> Tensor:
+    """(n, modes): the spectrum at every mode, linear between the knots."""
+    knots = torch.tensor(_KNOTS, dtype=torch.float64, device=log_spectrum.device) * modes.FINEST
+    at = torch.as_tensor(grid.frequency, device=log_spectrum.device)
     right = torch.searchsorted(knots, at).clamp(1, len(_KNOTS) - 1)
     part = (at - knots[right - 1]) / (knots[right] - knots[right - 1])
     known = log_spectrum.double()
-    log_modes = (1 - part) * known[:, right - 1] + part * known[:, right]
-    surface: Tensor = _Solve.apply(value.double(), weight.double(), log_modes, grid)  # type: ignore[no-untyped-call]
-    return surface.to(value.dtype)
+    found: Tensor = (1 - part) * known[:, right - 1] + part * known[:, right]
+    return found
 
 
 class _Solve(torch.autograd.Function):

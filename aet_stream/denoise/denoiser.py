@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from aet_stream.denoise import classical, features, trust
@@ -15,6 +17,9 @@ from aet_stream.denoise.features import Blocks
 from aet_stream.denoise.weights_file import find_weights
 from aet_stream.projection import Array, Subtracted
 
+logger = logging.getLogger(__name__)
+
+FALLBACK = "gaussian-process"
 _WARM_UP_PX = 256
 
 
@@ -57,6 +62,10 @@ class Denoiser:
         # A large offset would eat the digits of float32: it goes first, and belongs to the background.
         frame = (pixels.astype(np.float64) - level).astype(np.float32)
         estimate, vacuum, blocks = self.estimate(frame, beat)
+        fallback = ""
+        if not np.isfinite(estimate.background).all():
+            logger.error("%s: its background is not finite; the %s stands in", self.name, FALLBACK)
+            fallback, estimate = FALLBACK, Classical(FALLBACK).background(frame, blocks, vacuum, beat)
         quality = trust.judge(
             trust.gather(frame, estimate, vacuum, blocks),
             self.rule,
@@ -65,8 +74,8 @@ class Denoiser:
             device=self._estimator.device,
             precision=self._estimator.precision,
         )
-        quality = quality.with_offset(level)
-        return Subtracted(frame - estimate.background, quality)
+        background_mean = quality.background_mean + level
+        return Subtracted(frame - estimate.background, msgspec.structs.replace(quality, background_mean=background_mean, fallback=fallback))
 
     def estimate(self, frame: Array, beat: Beat = _no_beat) -> tuple[Estimate, Vacuum, Blocks]:
         """The background of a (height, width) float32 frame that is not all the same, and what it was found with."""

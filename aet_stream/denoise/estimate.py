@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from aet_stream.denoise.classical import Vacuum
@@ -22,8 +22,8 @@ class Estimate:
     """(height, width) float32, counts"""
     support: Array | None = None
     """(rows, columns) bool: where the particle is, on the grid of features.Blocks; None: it does not say"""
-    expected_error: float = float("nan")
-    """Root mean square error that it expects, counts; NaN: it does not say"""
+    doubts: Mapping[str, float] = field(default_factory=dict)
+    """What the estimator itself is unsure of, by name, counts"""
 
 
 class Estimator(Protocol):

@@ -77,18 +77,29 @@ class OnBlocks:
             self._device = torch.device("cpu")
             self._model = self._model.to(self._device)
             said = self._infer(statistics, valid)
-        background, support, variance = (part[:rows, :columns] for part in said)
+        background, support = (part[:rows, :columns] for part in said[:2])
         drawn = grid.draw(background * np.float32(blocks.span) + np.float32(blocks.low), blocks.block_px, (frame.shape[0], frame.shape[1]))
-        return Estimate(drawn, support=support > 0, expected_error=float(np.sqrt(variance.mean())) * blocks.span)
+        return Estimate(drawn, support=support > 0, doubts={name: value * blocks.span for name, value in said[2].items()})
 
-    def _infer(self, statistics: Array, valid: Array) -> tuple[Array, Array, Array]:
-        """(rows, columns) each: background, logit of the support, expected variance of the error; normalised."""
+    def _infer(self, statistics: Array, valid: Array) -> tuple[Array, Array, dict[str, float]]:
+        """((rows, columns) background, (rows, columns) logit of the support, doubts); normalised.
+
+        Doubts are root mean squares over the frame: the error that the network expects (`network`), how far its two stages are apart
+        (`stages`; the best of all), and how far its own word and the solve are under the particle (`own`).
+        """
         import torch
 
         with torch.inference_mode():
             inputs = [torch.from_numpy(part)[None].to(self._device) for part in (statistics, valid)]
-            said = self._model(*inputs)[-1]
-            return tuple(part[0].cpu().numpy() for part in (said.background, said.support, said.log_error.exp()))
+            first, last = self._model(*inputs)
+            inside = torch.sigmoid(last.support) * inputs[1]
+            squares = {
+                "network": last.log_error.exp() * inputs[1],
+                "stages": (last.background - first.background).square() * inputs[1],
+                "own": (last.own - last.background).square() * inside,
+            }
+            doubts = {name: float(part.mean().sqrt()) for name, part in squares.items()}
+            return last.background[0].cpu().numpy(), last.support[0].cpu().numpy(), doubts
 
 
 class InTiles:

@@ -48,8 +48,8 @@ class Evidence:
     laplace_rms: float
     """Root mean square difference to the classical estimate, counts"""
     gp_rms: float
-    network_error: float
-    """What the network itself expects, counts; NaN: it does not say"""
+    doubts: Mapping[str, float]
+    """What the estimator itself is unsure of, counts"""
     total: float
     """Sum of the clean frame over the particle, counts"""
     mass_x_px: float
@@ -59,7 +59,7 @@ class Evidence:
     def features(self) -> dict[str, float]:
         """What the rule is linear in: logarithms of shares of the range, and shares of the frame."""
         shares = {
-            "network": self.network_error,
+            **self.doubts,
             "laplace": self.laplace_rms,
             "gp": self.gp_rms,
             "background": self.background_std,
@@ -97,7 +97,7 @@ def gather(frame: Array, estimate: Estimate, vacuum: Vacuum, blocks: Blocks) -> 
         edge_contact=float(rim.mean()),
         laplace_rms=float(np.sqrt(np.mean((below - known["laplace"]) ** 2))),
         gp_rms=float(np.sqrt(np.mean((below - known["gaussian-process"]) ** 2))),
-        network_error=estimate.expected_error,
+        doubts=estimate.doubts,
         total=total * block * block,
         mass_x_px=float(weights.sum(0) @ x / total) if centred else float("nan"),
         mass_y_px=float(weights.sum(1) @ y / total) if centred else float("nan"),

@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 VALIDATE_EVERY = 250
 SAY_EVERY_S = 20.0
+SAVE_EVERY_S = 300.0
 _UNSEEN = 1_000_003
 """Added to the seed of a run for the particles and frames that judge it."""
 
@@ -229,6 +230,7 @@ def _full_errors(model: nn.Module, samples: Any, device: torch.device) -> Tensor
 def loop(training: Training, batches: Iterator[Any], judge: Judge, out: Path | None) -> None:
     """Step by step to the end; `out` None: another rank keeps the books."""
     started, before, said_at, first = time.monotonic(), training.minutes, 0.0, training.step
+    saved_at = started
     losses: list[float] = []
     for batch in batches:
         losses.append(training.one_step(batch))
@@ -247,6 +249,8 @@ def loop(training: Training, batches: Iterator[Any], judge: Judge, out: Path | N
             losses.clear()
             _log_row(out / "log.csv", row)
             _plot(out / "log.csv", out / "loss.png")
+        if training.step % VALIDATE_EVERY == 0 or done or time.monotonic() - saved_at > SAVE_EVERY_S:
+            saved_at = time.monotonic()
             training.save(out / "checkpoint.pt")
 
 
