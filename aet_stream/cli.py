@@ -74,6 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="for machines")
     check = add("check", _check, "validate the settings, and say what would be done with these files")
     check.add_argument("files", nargs="*", type=Path, metavar="FILE", help="files, or folders of files")
+    check.add_argument("--series", type=Path, metavar="SERIES.h5", help="with --known: are sign, axis and hand of this series right?")
+    check.add_argument("--known", type=Path, metavar="VOLUME.h5", help="the true volume of its specimen: /volume, /reconstruction/volume")
     verify = add("verify", _verify, "checksums, completeness, provenance of a series; non-zero on any doubt", config=False)
     verify.add_argument("series", type=Path, metavar="SERIES.h5")
     close = add("close", _close, "close a series: one contiguous verified file")
@@ -371,11 +373,34 @@ def _check(arguments: argparse.Namespace) -> int:
         if not config.watch_root.is_dir():
             print(f"watch.root {config.watch_root} is not there (yet): `run` would wait for it")
         print(f"settings are valid; input {config.watch_root}, output {config.output_root}")
+    if arguments.series or arguments.known:
+        return _check_orientation(arguments.series, arguments.known)
     reader = ReaderChild.of(config)
     try:
         return EXIT_OK if describe_all(arguments.files, reader, config, say=print) else EXIT_FAILED
     finally:
         reader.close()
+
+
+def _check_orientation(path: Path | None, known: Path | None) -> int:
+    import h5py
+
+    from aet_stream.reconstruct.orientation import verdict, ways
+    from aet_stream.series import Series
+
+    if path is None or known is None:
+        raise AetError("--series and --known belong together: a series, and the volume of its specimen")
+    try:
+        with h5py.File(known, "r") as file:
+            volume = next(file[name][()] for name in ("volume", "reconstruction/volume") if name in file)
+    except (OSError, StopIteration) as error:
+        raise AetError(f"{known}: no readable /volume or /reconstruction/volume") from error
+    with Series(path) as series:
+        import numpy as np
+
+        right, said = verdict(ways(np.stack([series.clean(row) for row in range(len(series))]), series.tilts_deg, volume))
+    print(f"{path}: {said}")
+    return EXIT_OK if right else EXIT_FAILED
 
 
 # -- microscope, network, volume ----------------------------------------------------------------------------------------------------------
