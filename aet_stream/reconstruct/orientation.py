@@ -13,7 +13,7 @@ import numpy as np
 
 from aet_stream.errors import ReconstructionError
 from aet_stream.projection import Array
-from aet_stream.reconstruct.solver import make_projector
+from aet_stream.reconstruct.projector import make_projector
 
 MAX_TILTS = 9
 CLEAR = 0.002
