@@ -102,6 +102,10 @@ def _add_microscope_commands(add: Callable[..., argparse.ArgumentParser]) -> Non
     simulate.add_argument("--tilts", type=int, default=60, metavar="N")
     simulate.add_argument("--range", type=float, default=70.0, metavar="DEG", help="largest tilt (default: 70)")
     simulate.add_argument("--size", type=int, default=256, metavar="PX")
+    simulate.add_argument("--atoms", type=int, default=0, metavar="N", help="about how many (0: 1,000 to 50,000)")
+    simulate.add_argument(
+        "--multislice", action="store_true", help="images by multislice theory (abTEM): minutes each, kept for the next time"
+    )
     simulate.add_argument("--dose", type=float, default=2000.0, metavar="COUNTS", help="counts in the brightest pixel (default: 2000)")
     simulate.add_argument("--name", default="particle", help="name of the series: a folder under DIR")
     replay = add("replay", _replay, "an old acquisition again at true cadence", config=False)
@@ -420,8 +424,10 @@ def _simulate(arguments: argparse.Namespace) -> int:
             tilts_deg=np.round(tilts_deg, 2),
             size_px=arguments.size,
             particle=arguments.particle,
+            atoms=arguments.atoms,
             kind=arguments.background,
             dose=arguments.dose,
+            multislice=microscope.truth_path(arguments.out, arguments.name).with_suffix(".multislice") if arguments.multislice else None,
         )
         files = microscope.shots(series.raw, series.tilts_deg, series.pixel_size_nm, arguments.format.split(","), arguments.fault)
         truth = microscope.truth_path(arguments.out, arguments.name)

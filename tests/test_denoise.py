@@ -74,17 +74,17 @@ def test_any_frame_comes_back_in_its_shape_and_reversibly(model: str, shape: tup
         assert found.clean.min() < 0
 
 
-@pytest.mark.parametrize(("set_name", "least_db"), [("published", 44.0), ("hard", 35.0), ("unseen", 34.0)])
-def test_the_default_network_is_far_better_than_the_classical_estimates(default: Denoiser, set_name: str, least_db: float) -> None:
-    """On particles, films and noise that no training has seen."""
-    frames = sets.frames(set_name, 12)
+@pytest.mark.parametrize(("set_name", "least_db"), [("published", 42.0), ("hard", 34.0), ("unseen", 33.0)])
+def test_the_default_network_is_better_than_the_classical_estimates(default: Denoiser, set_name: str, least_db: float) -> None:
+    """On particles, films and noise that no training has seen: its errors are at most four fifths of the best of theirs."""
+    frames = sets.frames(set_name, 20)
     found = {name: Denoiser(model=name) for name in ("laplace", "gaussian-process")} | {"default": default}
-    decibel = {
-        name: np.mean([psnr_db(frame.background, denoiser.estimate(frame.raw)[0].background) for frame in frames])
+    rms = {
+        name: [np.sqrt(np.mean((frame.background - denoiser.estimate(frame.raw)[0].background) ** 2)) for frame in frames]
         for name, denoiser in found.items()
     }
-    assert decibel["default"] > least_db
-    assert decibel["default"] > max(decibel["laplace"], decibel["gaussian-process"]) + 1
+    assert np.mean(-20 * np.log10(rms["default"])) > least_db
+    assert np.mean(rms["default"]) < 0.8 * min(np.mean(rms["laplace"]), np.mean(rms["gaussian-process"]))
 
 
 def test_what_is_clean_already_stays(default: Denoiser) -> None:

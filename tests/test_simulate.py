@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+from aet_stream.errors import AetError
 from aet_stream.readers.child import ReaderChild
-from aet_stream.simulate import microscope, noise, replay
+from aet_stream.simulate import microscope, multislice, noise, replay
 from aet_stream.simulate.backgrounds import KINDS as BACKGROUNDS
 from aet_stream.simulate.backgrounds import background, gaussian
 from aet_stream.simulate.formation import project, volume
@@ -82,6 +84,30 @@ def test_noise_is_of_the_strength_asked_for() -> None:
     moved = noise.scan_lines(rng, ramp, 1.0) - ramp
     assert np.abs(np.diff(moved[:, 20:-20], axis=1)).max() < 1e-3
     assert moved[:, 100].std() == pytest.approx(1.0, rel=0.3)
+
+
+@pytest.mark.filterwarnings("default")  # abTEM's own dependencies warn
+def test_multislice_images_look_like_linear_ones_and_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Same geometry, pixel for pixel; a projection that is there is not computed again."""
+    pytest.importorskip("abtem", reason="abTEM is not installed: pip install 'aet-stream[multislice]'")
+    monkeypatch.setattr(multislice, "SAMPLING_NM", 0.012)
+    particle = make_particle(np.random.default_rng(2), kind="fcc", atoms=120, elements=(78,))
+    tilts = np.array([20.0])
+    image = multislice.project_series(particle, tilts, size_px=32, pixel_size_nm=0.07, folder=tmp_path)[0]
+    linear = project(particle, 20.0, size_px=32, pixel_size_nm=0.07)
+    agreement = np.corrcoef(image.ravel(), linear.ravel())[0, 1]
+    assert agreement > 0.8
+    for moved in (np.roll(image, 1, 0), np.roll(image, 1, 1), image.T, image[::-1]):
+        assert np.corrcoef(moved.ravel(), linear.ravel())[0, 1] < agreement - 0.1
+    monkeypatch.setattr(multislice, "project", None)
+    assert np.array_equal(multislice.project_series(particle, tilts, size_px=32, pixel_size_nm=0.07, folder=tmp_path)[0], image)
+
+
+def test_without_abtem_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line, no traceback."""
+    monkeypatch.setitem(sys.modules, "abtem", None)
+    with pytest.raises(AetError, match="multislice"):
+        multislice.project(make_particle(np.random.default_rng(0), atoms=1000), 0.0, size_px=16, pixel_size_nm=0.2)
 
 
 @pytest.mark.parametrize("kind", BACKGROUNDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -39,6 +40,7 @@ def simulate_series(
     dose: float = 2000.0,
     read_noise: float = 3.0,
     pedestal: float = 100.0,
+    multislice: Path | None = None,
 ) -> SimulatedSeries:
     """One particle over its tilts, each frame on a background that changes slowly from tilt to tilt.
 
@@ -47,11 +49,17 @@ def simulate_series(
     dose : counts in the brightest pixel of the particle
     read_noise : standard deviation of the detector's own noise, counts
     pedestal : the detector's offset, counts; part of the background
+    multislice : images by multislice theory instead of the linear model, kept in this folder; the volume is then only proportional
     """
     rng = np.random.default_rng(seed)
     subject: Particle = make_particle(rng, kind=particle, atoms=atoms)
     pixel_size_nm = fitting_pixel_size_nm(subject, size_px, rng.uniform(0.5, 0.7))
-    clean = project_series(subject, tilts_deg, size_px=size_px, pixel_size_nm=pixel_size_nm)
+    if multislice is None:
+        clean = project_series(subject, tilts_deg, size_px=size_px, pixel_size_nm=pixel_size_nm)
+    else:
+        from aet_stream.simulate import multislice as theory
+
+        clean = theory.project_series(subject, tilts_deg, size_px=size_px, pixel_size_nm=pixel_size_nm, folder=multislice)
     scale = np.float32(dose / clean.max())
     ends = [background(rng, kind, size_px) for _ in range(2)]
     mix = np.linspace(0, 1, len(tilts_deg), dtype=np.float32)
