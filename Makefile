@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 THREADS := $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help setup demo test test-long check format bench clean
+.PHONY: help setup demo test test-long check format bench clean durability
 
 help:
 	@echo "make demo    a simulated microscope, the daemon, a volume, a picture: demo/summary.png"
@@ -42,3 +42,6 @@ bench: setup
 
 clean:
 	rm -rf demo bench build *.egg-info
+
+durability: setup
+	$(BIN)/python -m tests.durability matrix kill power mutants campaign soak fsync report

@@ -2,8 +2,9 @@
 
 Off unless the environment variable AET_STREAM_FAILPOINT is set when the process starts; then `reach` is an empty function. The
 variable says `NAME@N=FAULT`: at the N-th time that NAME is reached (default: the first), FAULT happens. Faults: `kill` (SIGKILL to this
-very process), `torn` (half of the file's bytes are lost, then SIGKILL), `error` (an exception that nobody expects), `hang` (SIGSTOP), or
-the name of an errno, for example ENOSPC, which is raised once and, with a `+` behind it, every time from then on.
+very process), `torn` (half of the file's bytes are lost, then SIGKILL), `spoil` (one bit of the file is flipped, and nobody says so),
+`error` (an exception that nobody expects), `hang` (SIGSTOP), or the name of an errno, for example ENOSPC, which is raised once and, with a
+`+` behind it, every time from then on.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def disarm() -> None:
 
 
 def _known(fault: str) -> bool:
-    return fault in ("kill", "torn", "error", "hang") or hasattr(errno, fault.rstrip("+"))
+    return fault in ("kill", "torn", "spoil", "error", "hang") or hasattr(errno, fault.rstrip("+"))
 
 
 def _on(name: str, path: Path | None = None) -> None:
@@ -93,6 +94,13 @@ def _on(name: str, path: Path | None = None) -> None:
             if fault == "torn" and path is not None:
                 os.truncate(path, path.stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
+        case "spoil":
+            if path is not None:
+                with path.open("r+b") as file:
+                    file.seek(path.stat().st_size // 2)
+                    byte = file.read(1)
+                    file.seek(-1, os.SEEK_CUR)
+                    file.write(bytes([byte[0] ^ 1]))
         case "hang":
             os.kill(os.getpid(), signal.SIGSTOP)
         case "error":

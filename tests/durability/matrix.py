@@ -1,0 +1,86 @@
+"""Every failpoint, every fault, several times each: after the next start nothing is lost, doubled, changed or left over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from aet_stream import failpoints
+from tests.durability import rig
+from tests.durability.oracle import judge
+
+FAULTS = ("kill", "torn", "error", "ENOSPC", "EIO", "EACCES")
+#: Points that only the real watch passes: driven by a test with real processes.
+ELSEWHERE = ("watch.send",)
+#: Points where a file is at stake whose bytes may be torn.
+WITH_FILE = tuple(name for name in failpoints.NAMES if name.endswith((".written", ".frame")))
+#: Files that were synced and renamed cannot be torn by a kill, and a rename is no place for it either.
+RECOVERY = tuple(name for name in failpoints.NAMES if name.startswith("recover."))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the matrix."""
+
+    name: str
+    ordinal: int
+    fault: str
+    twice: bool = False
+    """The same fault again during recovery."""
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.ordinal}={self.fault}{' twice' if self.twice else ''}"
+
+
+def cells() -> list[Cell]:
+    """The whole matrix."""
+    names = [name for name in failpoints.NAMES if name not in ELSEWHERE]
+    faults = [(name, fault) for name in names for fault in FAULTS if fault != "torn" or name in WITH_FILE]
+    once = [Cell(name, ordinal, fault) for name, fault in faults for ordinal in (1, 2, 5)]
+    twice = [Cell(name, 1, "kill", twice=True) for name in names if name not in RECOVERY]
+    return once + twice
+
+
+def quick_cells() -> list[Cell]:
+    """Each place killed once: what `make test` has time for."""
+    chosen = [cell for cell in cells() if cell.ordinal == 1 and not cell.twice and cell.fault == "kill"]
+    return (
+        chosen
+        + [Cell(name, 1, "torn") for name in WITH_FILE]
+        + [Cell(f"{group}.written", 1, "ENOSPC") for group in ("projection", "master")]
+    )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    reached: bool
+    """The fault did happen (or the place was passed with an error that the hub outlived)."""
+    words: list[str]
+    """What is wrong afterwards; empty when all is well."""
+
+
+def run(cell: Cell, folder: Path) -> Outcome:
+    """One case in a folder of its own."""
+    folder.mkdir(parents=True)
+    exposures = rig.expose(folder / "in")
+    if cell.name in RECOVERY:  # there must be something to recover
+        rig.attempt(rig.Case(folder, close=False))
+        (folder / "out" / "ledger.sqlite").unlink()
+        for extra in (folder / "out").glob("ledger.sqlite-*"):
+            extra.unlink()
+    codes = [rig.attempt(rig.Case(folder, f"{cell.name}@{cell.ordinal}={cell.fault}"))]
+    if cell.twice:
+        codes.append(rig.attempt(rig.Case(folder, f"{cell.name}@1={cell.fault}")))
+    codes.append(rig.attempt(rig.Case(folder)))
+    verdict = judge(folder / "in", folder / "out", exposures, background=rig.BACKGROUND)
+    words = list(verdict.words)
+    if codes[-1] != 0:
+        words.append(f"the last run ended with {codes[-1]}, not 0")
+    expected = {"kill": -9, "torn": -9}.get(cell.fault)
+    log = (folder / "log.txt").read_text()
+    reached = (
+        codes[0] == expected
+        if expected
+        else any(word in log for word in ("failpoint", "rrno", "waits until", "does not read back", "cannot store"))
+    )
+    return Outcome(reached, words)

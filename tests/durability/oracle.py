@@ -1,0 +1,130 @@
+"""The judge. It knows which images were exposed, pixel by pixel, and looks only at source files, plain HDF5 and quarantine records.
+
+It imports nothing of the product, never looks into the ledger, and tells apart what can go wrong with a unit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import h5py
+import numpy as np
+
+WRONGS = ("lost", "doubled", "changed", "wrong tilt", "not clean", "wrongly quarantined", "not quarantined", "source changed",
+          "foreign", "left over", "unreadable")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """One image that the microscope wrote, and what must become of it."""
+
+    path: str
+    """Relative to the watched folder; its first part is the series."""
+    tilt_deg: float
+    pixels: np.ndarray | None
+    """(height, width); None for a file that no program could read."""
+    file_sha256: str
+    fate: Literal["stored", "quarantined", "either"] = "stored"
+    """`stored`: once, under this name or that of a copy (same pixels, same tilt, same series). `either`: stored, or known as damaged."""
+
+
+@dataclass
+class Verdict:
+    """How many units ended how, and a line for each that should not have."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    words: list[str] = field(default_factory=list)
+
+    def wrong(self, kind: str, words: str) -> None:
+        self.counts[kind] += 1
+        self.words.append(f"{kind}: {words}")
+
+    @property
+    def good(self) -> bool:
+        return not any(self.counts[kind] for kind in WRONGS)
+
+
+@dataclass(frozen=True)
+class Row:
+    series: str
+    path: str
+    tilt_deg: float
+    raw: np.ndarray
+    clean: np.ndarray
+
+
+def rows_of(series: Path) -> list[Row]:
+    """Every row of a series by plain HDF5, frame by frame."""
+    with h5py.File(series, "r") as file:
+        clean, raw, theta, paths = file["/exchange/data"], file["/aet/raw"], file["/exchange/theta"][()], file["/aet/projection/path"][()]
+        if not len(clean) == len(raw) == len(theta) == len(paths):
+            raise OSError("the datasets have different lengths")
+        return [Row(series.parent.name, paths[i].decode(), float(theta[i]), raw[i], clean[i]) for i in range(len(theta))]
+
+
+def judge(watched: Path, output: Path, exposures: list[Exposure], *, background: float | None = None) -> Verdict:
+    """Look at everything. `background`: what clean must differ from raw by, where it is known; None: by a constant."""
+    verdict = Verdict()
+    rows: list[Row] = []
+    for series in sorted(output.glob("*/series.h5")):
+        try:
+            rows += rows_of(series)
+        except (OSError, KeyError, RuntimeError) as error:
+            verdict.wrong("unreadable", f"{series}: {error}")
+    quarantined = Counter(json.loads(path.read_bytes())["path"] for path in (output / "quarantine").glob("*.json"))
+    _judge_rows(verdict, rows, exposures, background)
+    _judge_fates(verdict, rows, exposures, quarantined)
+    for exposure in exposures:
+        if hashlib.sha256((watched / exposure.path).read_bytes()).hexdigest() != exposure.file_sha256:
+            verdict.wrong("source changed", exposure.path)
+    for path in output.rglob(".*.tmp"):
+        verdict.wrong("left over", str(path))
+    return verdict
+
+
+def _judge_rows(verdict: Verdict, rows: list[Row], exposures: list[Exposure], background: float | None) -> None:
+    known = {exposure.path: exposure for exposure in exposures}
+    for row in rows:
+        exposure = known.get(row.path)
+        if exposure is None or exposure.path.split("/")[0] != row.series:
+            verdict.wrong("foreign", f"{row.series} has a row of {row.path}")
+        elif exposure.pixels is None or not np.array_equal(row.raw, exposure.pixels):
+            verdict.wrong("changed", f"{row.path}: raw is not what was exposed")
+        elif abs(row.tilt_deg - exposure.tilt_deg) > 1e-6:
+            verdict.wrong("wrong tilt", f"{row.path}: {row.tilt_deg}, exposed at {exposure.tilt_deg}")
+        else:
+            removed = row.raw - row.clean
+            if (
+                not np.isfinite(removed).all()
+                or np.ptp(removed) > 1e-2
+                or (background is not None and abs(removed.mean() - background) > 1e-2)
+            ):
+                verdict.wrong("not clean", f"{row.path}: raw - clean is not the background")
+
+
+def _judge_fates(verdict: Verdict, rows: list[Row], exposures: list[Exposure], quarantined: Counter[str]) -> None:
+    found = Counter(row.path for row in rows)
+    copies: dict[tuple[str, float, bytes], list[Exposure]] = {}
+    for exposure in exposures:
+        if exposure.fate == "quarantined":
+            verdict.counts["quarantined"] += 1
+            if not quarantined[exposure.path]:
+                verdict.wrong("not quarantined", exposure.path)
+        elif exposure.pixels is not None:
+            key = exposure.path.split("/")[0], exposure.tilt_deg, exposure.pixels.tobytes()
+            copies.setdefault(key, []).append(exposure)
+            if quarantined[exposure.path] and exposure.fate == "stored":
+                verdict.wrong("wrongly quarantined", exposure.path)
+    for same in copies.values():
+        times = sum(found[exposure.path] for exposure in same)
+        verdict.counts["stored"] += times >= 1
+        verdict.counts["duplicate"] += len(same) - 1
+        if times == 0:
+            verdict.wrong("lost", " = ".join(exposure.path for exposure in same))
+        elif times > 1:
+            verdict.wrong("doubled", " = ".join(exposure.path for exposure in same) + f": {times} rows")

@@ -1,0 +1,197 @@
+"""The real hub, queue and worker in one small process that can be killed at a named place, some hundred times a minute.
+
+Watch is played by a script, so that each case exposes the same units; the real one has its turn in the campaigns. Cases run in processes
+forked from a server that has everything imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from aet_stream import config as configuration
+from aet_stream import failpoints, worker
+from aet_stream.hub import hub as hub_module
+from aet_stream.hub import intake, storing, workers
+from aet_stream.messages import Acquired, FileOffer, NotAcquired, Offer, Want
+from aet_stream.projection import Acquisition, Candidate, Quality, Subtracted, sha256_of
+from aet_stream.service import Stop
+from aet_stream.transport import HubLink
+from tests.durability.oracle import Exposure
+
+BACKGROUND = 7.0
+GOOD, COPY_OF, BROKEN = 6, 2, "s/broken.npy"
+LIMIT_S = 60.0
+
+
+def expose(root: Path) -> list[Exposure]:
+    """Six images, a copy of one of them, and a file that nobody can read."""
+    from tests.harness import known_image
+
+    (root / "s").mkdir(parents=True)
+    exposures = []
+    for index in [*range(GOOD), GOOD]:
+        pixels = known_image(COPY_OF if index == GOOD else index, 32)
+        tilt_deg = 3.0 * (COPY_OF if index == GOOD else index)
+        buffer = io.BytesIO()
+        np.save(buffer, pixels)
+        path = f"s/image_{index:03d}_{tilt_deg:+.2f}deg.npy"
+        (root / path).write_bytes(buffer.getvalue())
+        exposures.append(Exposure(path, tilt_deg, pixels, hashlib.sha256(buffer.getvalue()).hexdigest()))
+    (root / BROKEN).write_bytes(b"no image")
+    return [*exposures, Exposure(BROKEN, 0.0, None, hashlib.sha256(b"no image").hexdigest(), fate="quarantined")]
+
+
+class MinusSeven:
+    """A denoiser whose answer anybody can check."""
+
+    name, sha256 = "minus seven", "7" * 64
+
+    def warm_up(self) -> None: ...
+
+    def subtract(self, pixels: np.ndarray, beat: object) -> Subtracted:
+        beat()  # type: ignore[operator]
+        return Subtracted(pixels.astype("<f4") - np.float32(BACKGROUND), Quality(self.name, self.sha256))
+
+
+class ScriptedWatch:
+    """Offers every file of a folder, answers what is wanted."""
+
+    def __init__(self, output: Path, root: Path) -> None:
+        self._root = root
+        self._link = HubLink(output, role="watch", name="watch")
+        self._asked: list[Want] = []
+        self._hub_id = ""
+        self._beaten_at = self._offered_at = 0.0
+
+    def step(self) -> None:
+        now = time.monotonic()
+        if now - self._beaten_at > 0.1:
+            self._beaten_at = now
+            self._link.beat({"asked": [[want.path, want.image] for want in self._asked]})
+        for message, _ in self._link.receive(0.0):
+            if isinstance(message, Want):
+                self._answer(message)
+        if self._link.hub_id != self._hub_id or now - self._offered_at > 0.5:
+            self._hub_id, self._offered_at = self._link.hub_id, now
+            for path in sorted(self._root.rglob("*.npy")):
+                name, stamp = path.relative_to(self._root).as_posix(), str(path.stat().st_mtime_ns)
+                if name == BROKEN:
+                    self._link.send(NotAcquired(path=name, stamp=stamp, image=0, why="bad", reason="not a NumPy file"))
+                else:
+                    self._link.send(Offer(files=(FileOffer(name, ((0, stamp),), path.stat().st_size, path.stat().st_ctime),)))
+
+    def _answer(self, want: Want) -> None:
+        path = self._root / want.path
+        if not path.exists():
+            self._link.send(NotAcquired(path=want.path, stamp=want.stamp, image=0, why="gone", reason=f"{want.path} is gone"))
+            return
+        if want.path == BROKEN:
+            self._link.send(NotAcquired(path=want.path, stamp=want.stamp, image=0, why="bad", reason="not a NumPy file"))
+            return
+        pixels = np.load(path)
+        tilt_deg = float(path.stem.rsplit("_", 1)[1].removesuffix("deg"))
+        said = (Candidate("filename", path.stem, tilt_deg),)
+        answer = Acquired(path=want.path, stamp=want.stamp, image=0, sha256=sha256_of(pixels), acquisition=Acquisition(), candidates=said)
+        self._link.send(answer, pixels)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run of the rig."""
+
+    folder: Path
+    """With `in`, made by `expose`; `out` and `log.txt` come beside it."""
+    spec: str = ""
+    """Failpoint to arm."""
+    close: bool = True
+    """Close the series at the end; False stops when everything is stored."""
+
+
+def run(case: Case) -> None:
+    """In a process of its own: until all is done, or the failpoint has its way. Exit code 0 means done."""
+    with (case.folder / "log.txt").open("a") as log:
+        os.dup2(log.fileno(), 2)
+        os.dup2(log.fileno(), 1)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, force=True)
+    hub_module.PAUSE_S, storing.LOOK_FOR_CLOSING_S, intake.FORGOTTEN_S, workers.CROSSING_S = 0.05, 0.02, 0.4, 0.4
+    worker.ASK_AGAIN_S = 0.05
+    settings = [f"watch.root={case.folder / 'in'}", f"output.root={case.folder / 'out'}", "output.fold_rows=2", "output.group_s=0.0",
+                "queue.credit=2", "reconstruct.on_close=false", "queue.attempts=50"]  # fmt: skip
+    loaded = configuration.load(None, settings)
+    if case.spec:
+        failpoints.arm(case.spec)
+    hub = hub_module.Hub(loaded)
+    hub.start()
+    role, stop = worker.Worker(loaded, name="worker-0", denoiser=MinusSeven()), Stop()  # type: ignore[arg-type]
+    role.start()
+
+    def turn() -> None:
+        while not stop.asked:
+            role.step()
+
+    thread = threading.Thread(target=_or_die, args=(turn,), daemon=True)
+    thread.start()
+    watch = ScriptedWatch(case.folder / "out", case.folder / "in")
+    until = time.monotonic() + LIMIT_S
+    while time.monotonic() < until:
+        watch.step()
+        hub.step()
+        if _finished(hub, case.close):
+            break
+    else:
+        os._exit(9)
+    stop.asked = True
+    thread.join(5)
+    hub.close()
+    os._exit(0)
+
+
+def _or_die(work: object) -> None:
+    """A worker that meets an exception nobody expects ends its process, as in production."""
+    try:
+        work()  # type: ignore[operator]
+    except BaseException:
+        logging.exception("worker")
+        os._exit(1)
+
+
+def _finished(hub: hub_module.Hub, close: bool) -> bool:
+    totals = hub.ledger.totals()
+    here = len(hub.flights) or hub.flights.backlog or hub.archive.unpublished or hub.archive.working_on() or hub.paused
+    if totals["stored"] + totals["duplicates"] != GOOD + 1 or totals["quarantined"] != 1 or here:
+        return False
+    if not close:
+        return True
+    if all(row["state"] == "closed" for row in hub.ledger.series()):
+        return True
+    hub.storing.close_asked.add("s")
+    return False
+
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["tests.durability.rig"])
+
+
+def attempt(case: Case) -> int:
+    """Exit code of one run; negative for the signal that ended it."""
+    process = _context.Process(target=run, args=(case,))
+    process.start()
+    process.join(LIMIT_S + 30)
+    code = process.exitcode
+    if code is None:
+        process.kill()
+        process.join()
+        return 99
+    process.close()
+    return code

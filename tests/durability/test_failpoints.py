@@ -1,0 +1,124 @@
+"""Killed, or refused by the disk, at every named place of the commit path: the next start makes good whatever happened."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aet_stream import failpoints
+from tests.durability import matrix, rig
+from tests.durability.oracle import judge
+from tests.harness import ENVIRONMENT, Daemon, put
+
+
+def check(cell: matrix.Cell, folder: Path) -> matrix.Outcome:
+    outcome = matrix.run(cell, folder / "case")
+    assert outcome.words == [], f"{cell}\n{(folder / 'case' / 'log.txt').read_text()[-3000:]}"
+    shutil.rmtree(folder / "case")
+    return outcome
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("group", sorted({name.split(".")[0] for name in failpoints.NAMES if name not in matrix.ELSEWHERE}))
+def test_killed_at_every_place_nothing_is_lost_or_doubled(tmp_path: Path, group: str) -> None:
+    """SIGKILL at each place of a group, a torn file where one is being written, a full disk; and each place is really reached."""
+    for cell in matrix.quick_cells():
+        if cell.name.split(".")[0] == group:
+            assert check(cell, tmp_path).reached or cell.fault == "ENOSPC", f"{cell} was never reached"
+
+
+@pytest.mark.parametrize("name", ["close.written", "fold.written"])
+def test_a_spoiled_file_is_not_put_in_place(tmp_path: Path, name: str) -> None:
+    """The disk keeps other bytes than it was given: the file is read back before it replaces anything, and written again."""
+    assert check(matrix.Cell(name, 1, "spoil"), tmp_path).reached
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("cell", matrix.cells(), ids=str)
+def test_every_fault_at_every_place(tmp_path: Path, cell: matrix.Cell) -> None:
+    """The whole matrix: kill, torn, an exception, ENOSPC, EIO, EACCES; first, second and fifth time; twice in a row."""
+    check(cell, tmp_path)
+
+
+def test_the_oracle_sees_every_kind_of_wrong(tmp_path: Path) -> None:
+    """It would be easy to find nothing: each wrong is made once, and named."""
+    import h5py
+
+    exposures = rig.expose(tmp_path / "in")
+    assert rig.attempt(rig.Case(tmp_path)) == 0
+    assert judge(tmp_path / "in", tmp_path / "out", exposures, background=rig.BACKGROUND).words == []
+    sound = tmp_path / "sound"
+    shutil.copytree(tmp_path / "out", sound)
+
+    def wrongs(spoil: object, background: float = rig.BACKGROUND) -> set[str]:
+        shutil.rmtree(tmp_path / "out")
+        shutil.copytree(sound, tmp_path / "out")
+        spoil(tmp_path / "out")  # type: ignore[operator]
+        found = judge(tmp_path / "in", tmp_path / "out", exposures, background=background)
+        return {word.split(":")[0] for word in found.words}
+
+    def edit(work: object) -> object:
+        def spoil(out: Path) -> None:
+            with h5py.File(out / "s" / "series.h5", "r+") as file:
+                work(file)  # type: ignore[operator]
+
+        return spoil
+
+    def put_twice(file: h5py.File) -> None:
+        file["/aet/projection/path"][1] = file["/aet/projection/path"][0]
+        for name in ("/aet/raw", "/exchange/data", "/exchange/theta"):
+            file[name][1] = file[name][0]
+
+    def flip(file: h5py.File) -> None:
+        file["/aet/raw"][2, 3, 3] += 1
+
+    def tilt(file: h5py.File) -> None:
+        file["/exchange/theta"][1] = 0.0
+
+    def dirty(file: h5py.File) -> None:
+        file["/exchange/data"][1, 4, 4] = float("nan")
+
+    assert wrongs(edit(put_twice)) == {"doubled", "lost"}
+    assert wrongs(edit(flip)) == {"changed"}
+    assert wrongs(edit(tilt)) == {"wrong tilt"}
+    assert wrongs(edit(dirty)) == {"not clean"}
+    assert wrongs(lambda out: (out / "s" / "series.h5").unlink()) == {"lost"}
+    assert wrongs(lambda out: (out / "s" / "series.h5").write_bytes(b"x")) == {"unreadable", "lost"}
+    assert wrongs(lambda out: next((out / "quarantine").glob("*.json")).unlink()) == {"not quarantined"}
+    good = exposures[0].path
+    assert wrongs(lambda out: (out / "quarantine" / "x.json").write_text(f'{{"path": "{good}"}}')) == {"wrongly quarantined"}
+    assert wrongs(lambda out: (out / "s" / ".series.h5.1.tmp").write_bytes(b"")) == {"left over"}
+    (tmp_path / "in" / good).write_bytes(b"")
+    assert wrongs(lambda out: None) == {"source changed"}
+
+
+def test_a_failpoint_that_does_not_exist_is_refused() -> None:
+    """A campaign with a mistyped name would find nothing and prove nothing."""
+    run = subprocess.run(
+        [sys.executable, "-c", "import aet_stream.failpoints"],
+        env={**os.environ, failpoints.VARIABLE: "no.such=kill"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode != 0
+    assert "no.such" in run.stderr
+
+
+def test_off_means_off() -> None:
+    """Without the variable a place is an empty function."""
+    assert failpoints.reach is failpoints._off
+
+
+@pytest.mark.timeout(180)
+def test_a_watch_that_dies_before_every_second_answer_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real one, in its own process, again and again."""
+    monkeypatch.setitem(ENVIRONMENT, failpoints.VARIABLE, "watch.send@2=kill")
+    daemon = Daemon(tmp_path)
+    for index in range(4):
+        put(daemon.root / "np", index, float(index))
+    assert daemon.run("--until-idle", "1", "--strict", limit_s=150) == 0
+    assert "was killed by signal 9" in daemon.log.read_text()

@@ -1,0 +1,216 @@
+"""Ill-mannered workers, units and clocks: slow, dead, late, twice, wrong, of another version; and what kills whoever takes it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aet_stream import durable
+from aet_stream.config import Queue, Series
+from aet_stream.errors import OutputFull
+from aet_stream.hub.archive import Archive, open_ledger
+from aet_stream.hub.flights import Flights
+from aet_stream.hub.intake import Intake
+from aet_stream.hub.outbox import Outbox
+from aet_stream.hub.outcomes import Outcomes
+from aet_stream.hub.workers import Workers
+from aet_stream.messages import WIRE_VERSION, Acquired, Done, Failed, FileOffer, Job, Offer, Ready, Want, Working
+from aet_stream.projection import Acquisition, Candidate, Quality, sha256_of
+from tests.harness import known_image
+from tests.test_store import made
+
+PIXELS = known_image(0, 32)
+CLEAN = PIXELS.astype("<f4")
+READY = Ready(name="w", model_sha256="0", wire=WIRE_VERSION)
+
+
+class Desk:
+    """The hub without its socket: what it sends is kept in a list."""
+
+    def __init__(self, root: Path, *, lease_s: float = 30.0) -> None:
+        rules = Queue(lease_s=lease_s, attempts=3, alone_pause_s=0.0)
+        self.sent: list[tuple[bytes, Any]] = []
+        self.ledger, _ = open_ledger(root)
+        outbox = Outbox(self.ledger.db, {})
+        self.archive = Archive(root, self.ledger, outbox, fold_rows=256, expected=0, config="{}")
+        self.flights = Flights(rules.credit, rules.credit_mib << 20, rules.lease_s)
+        self.outcomes = Outcomes(rules, self.ledger, outbox, self.flights, root / "quarantine", lambda topic, what: None)
+        self.intake = Intake("root", Series(), self.ledger, self.archive, self.flights, self.outcomes, self._send)
+        self.workers = Workers("hub", self.flights, self.outcomes, self._send)
+        self.intake.hear_watch(b"watch", set())
+
+    def _send(self, peer: bytes, message: Any, pixels: Any = None) -> bool:
+        self.sent.append((peer, message))
+        return True
+
+    def offer(self, *names: str) -> None:
+        self.intake.hear_offer(Offer(files=tuple(FileOffer(f"s/{name}.tif", ((0, "1"),), 2048, 1e9) for name in names)))
+
+    def acquire(self) -> None:
+        """Watch answers whatever is wanted."""
+        self.intake.grant()
+        for _, want in [item for item in self.sent if isinstance(item[1], Want)]:
+            said = (Candidate("filename", "", 5.0),)
+            self.intake.hear_acquired(
+                Acquired(path=want.path, stamp=want.stamp, image=0, sha256=sha256_of(PIXELS), acquisition=Acquisition(), candidates=said),
+                PIXELS,
+            )
+        self.sent = [item for item in self.sent if not isinstance(item[1], Want)]
+
+    def job(self, peer: bytes = b"w1", ready: Ready = READY) -> Job | None:
+        """The work that a worker gets when it asks."""
+        self.acquire()
+        self.workers.hear_ready(peer, ready)
+        self.workers.assign()
+        jobs = [message for to, message in self.sent if isinstance(message, Job) and to == peer]
+        self.sent.clear()
+        return jobs[-1] if jobs else None
+
+    def state(self, name: str = "a") -> str:
+        row = self.ledger.db.execute("SELECT state FROM unit WHERE path = ?", (f"s/{name}.tif",)).fetchone()
+        return str(row["state"])
+
+
+def done(job: Job) -> Done:
+    return Done(job_id=job.job_id, quality=Quality("none", "0"), network_s=0.0)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    desk = Desk(tmp_path)
+    yield desk
+    desk.ledger.close()
+
+
+def test_a_silent_worker_loses_its_lease_and_its_late_result_is_dropped(desk: Desk) -> None:
+    """Another worker gets the projection; only that one's result counts, and only once."""
+    desk.offer("a")
+    first = desk.job()
+    assert first is not None
+    next(iter(desk.flights)).deadline = time.monotonic() - 1
+    desk.workers.expire()
+    second = desk.job(b"w2", Ready(name="w2", model_sha256="0", wire=WIRE_VERSION))
+    assert second is not None
+    assert second.job_id != first.job_id
+    desk.workers.hear_done(done(first), CLEAN)
+    assert desk.workers.done == []
+    desk.workers.hear_done(done(second), CLEAN)
+    desk.workers.hear_done(done(second), CLEAN)
+    assert len(desk.workers.done) == 1
+
+
+def test_signs_of_life_keep_a_lease(desk: Desk) -> None:
+    """A slow worker is not a dead one."""
+    desk.offer("a")
+    job = desk.job()
+    assert job is not None
+    flight = next(iter(desk.flights))
+    flight.deadline = time.monotonic() - 1
+    desk.workers.hear_working(Working(job_id=job.job_id))
+    desk.workers.expire()
+    assert flight.state == "working"
+
+
+def test_results_for_nobody_do_nothing(desk: Desk) -> None:
+    """A job that never was, or of the hub before."""
+    desk.offer("a")
+    job = desk.job()
+    assert job is not None
+    for stranger in ("", "hub.99", "otherhub.0"):
+        desk.workers.hear_done(Done(job_id=stranger, quality=Quality("none", "0"), network_s=0.0), CLEAN)
+        desk.workers.hear_failed(Failed(job_id=stranger, reason="x"))
+    assert desk.workers.done == []
+    assert next(iter(desk.flights)).state == "working"
+
+
+@pytest.mark.parametrize("clean", [CLEAN[:5], CLEAN.astype("<f8"), np.full_like(CLEAN, np.nan)], ids=["shape", "dtype", "NaN"])
+def test_a_wrong_result_is_charged_and_not_stored(desk: Desk, clean: np.ndarray) -> None:
+    """Another shape or type, or numbers that are none: tried again, and after that put aside with the reason."""
+    desk.offer("a")
+    for _ in range(4):
+        job = desk.job()
+        assert job is not None
+        desk.workers.hear_done(done(job), clean)
+        assert desk.workers.done == []
+    assert desk.state() == "quarantined"
+    assert "the worker answered" in next((desk.outcomes.folder).glob("*.json")).read_text()
+
+
+def test_a_projection_that_kills_every_worker_ends_in_quarantine(desk: Desk) -> None:
+    """Three deaths, one more try alone, then aside; what stands beside it goes on."""
+    desk.offer("bomb")
+    for number in range(4):
+        job = desk.job(f"w{number}".encode())
+        assert job is not None
+        assert job.path == "s/bomb.tif"
+        desk.workers.hear_ready(f"w{number + 1}".encode(), READY)  # its successor under the same name
+    assert desk.state("bomb") == "quarantined"
+    desk.offer("good")
+    good = desk.job(b"w9")
+    assert good is not None
+    assert good.path == "s/good.tif"
+
+
+def test_a_worker_of_another_version_gets_no_work(desk: Desk) -> None:
+    """It might understand something else by the same words."""
+    desk.offer("a")
+    assert desk.job(b"old", Ready(name="old", model_sha256="0")) is None
+    assert desk.job(b"new", Ready(name="new", model_sha256="0", wire=WIRE_VERSION)) is not None
+
+
+def test_a_worker_with_another_model_is_named(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    """It works, each projection says by which model; and the log says so once."""
+    for _ in range(3):
+        desk.workers.hear_ready(b"1", Ready(name="w1", model_sha256="a" * 64, wire=WIRE_VERSION))
+        desk.workers.hear_ready(b"2", Ready(name="w2", model_sha256="b" * 64, wire=WIRE_VERSION))
+    assert [record.getMessage() for record in caplog.records if "another model" in record.getMessage()] == [
+        "w2 has another model (bbbbbbbbbbbb) than was used so far"
+    ]
+
+
+def test_a_clock_that_is_set_moves_no_lease(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An hour back or forth: nothing expires, nothing is asked for twice."""
+    desk.offer("a", "b")
+    desk.intake.grant()
+    real = time.time
+    for step_s in (3600.0, -3600.0):
+        monkeypatch.setattr(time, "time", lambda step_s=step_s: real() + step_s)
+        desk.intake.hear_watch(b"watch", set())
+        assert [flight.state for flight in desk.flights] == ["wanted", "wanted"]
+    job = desk.job()
+    assert job is not None
+    monkeypatch.setattr(time, "time", lambda: real() + 3600)
+    desk.workers.expire()
+    desk.workers.hear_ready(b"w1", READY)
+    assert desk.flights.find_job(job.job_id) is not None
+
+
+def test_a_unit_that_is_stored_already_is_not_asked_for(desk: Desk) -> None:
+    """Offered again by a new watch between its commit and the ledger's knowing: the files know it."""
+    record, raw, clean = made(1)
+    desk.archive.commit("s", [(record, raw, clean)])
+    desk.offer("1")
+    assert desk.flights.backlog
+    desk.intake.grant()
+    assert desk.sent == []
+    assert not desk.flights.backlog
+
+
+def test_ten_thousand_waiting_files_take_little_memory(desk: Desk) -> None:
+    """They wait where they are: only as many as the credit allows are asked for."""
+    desk.offer(*(f"{index:05d}" for index in range(10_000)))
+    desk.intake.grant()
+    assert len(desk.flights) == 8
+    assert len(desk.flights.backlog) == 9992
+
+
+def test_a_failing_disk_is_waited_for(tmp_path: Path) -> None:
+    """Whatever it says: the data stay in hand."""
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputFull):
+        durable.replace(tmp_path / "file" / "below", b"x")
