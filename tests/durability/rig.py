@@ -31,7 +31,7 @@ from tests.durability.oracle import Exposure
 
 BACKGROUND = 7.0
 GOOD, COPY_OF, BROKEN = 6, 2, "s/broken.npy"
-LIMIT_S = 60.0
+LIMIT_S = 240.0
 
 
 def expose(root: Path) -> list[Exposure]:

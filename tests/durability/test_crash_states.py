@@ -15,7 +15,7 @@ def failures(states: list[crashstates.State], folder: Path) -> list[str]:
     return [f"{state.words}: {outcome}" for state, outcome in outcomes if outcome != "recovered"]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["kill", "power"])
 def test_some_states_of_each_kind_are_recovered(tmp_path: Path, kind: str) -> None:
     """A sample, another one for every life; `make test-long` has them all."""
