@@ -139,6 +139,11 @@ def _add_science_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
     reconstruct.add_argument("--memory", type=int, default=0, metavar="MIB", help="bound for the built-in solver (0: 4/5 of the machine's)")
     reconstruct.add_argument("--out", type=Path, metavar="FILE", help="default: reconstruction.h5 beside the series; .mrc or .tif as well")
     reconstruct.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
+    preview = add("preview", _preview, "a small volume of a series that is still growing", config=False)
+    preview.add_argument("series", type=Path, metavar="SERIES.h5")
+    preview.add_argument("--size", type=int, default=128, metavar="PX", help="bin to at most this width (default: 128)")
+    preview.add_argument("--iterations", type=int, default=10)
+    preview.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     export = add("export", _export, "a series or a volume for other programs", config=False)
     export.add_argument("source", type=Path, metavar="FILE.h5", help="series.h5 or reconstruction.h5")
     export.add_argument("target", type=Path, metavar="TARGET", help="a name ending in .mrc, .tif or .mat")
@@ -484,6 +489,16 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
         memory_mib=arguments.memory,
     )
     print(reconstruct(arguments.series, options, out=arguments.out))
+    return EXIT_OK
+
+
+def _preview(arguments: argparse.Namespace) -> int:
+    """Make preview.h5 beside a series: binned, one thread, going on from the preview before."""
+    if arguments.supervised:
+        tie_to_parent(Stop())
+    from aet_stream.reconstruct.preview import preview
+
+    print(preview(arguments.series, size_px=arguments.size, iterations=arguments.iterations))
     return EXIT_OK
 
 

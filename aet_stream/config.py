@@ -195,6 +195,18 @@ class Reconstruct(Section, frozen=True):
     """Tries before it is put aside as failed."""
 
 
+class Preview(Section, frozen=True):
+    """A small volume of a series that is still growing, for the monitor: made at low priority whenever coverage has grown."""
+
+    enabled: bool = True
+    every_deg: Annotated[float, msgspec.Meta(ge=1, le=180)] = 15.0
+    """A new one each time this much more of the 180 degrees of directions is covered (each tilt covers a degree to both sides)."""
+    size_px: Annotated[int, msgspec.Meta(ge=16, le=1024)] = 128
+    """Projections are binned to at most this width."""
+    iterations: AtLeastOne = 10
+    timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
+
+
 EventName = Literal["projection.stored", "coverage.milestone", "series.closed", "reconstruction.done", "held", "quarantined"]
 
 
@@ -274,6 +286,7 @@ class Config(Section, frozen=True):
     output: Output = Output()
     denoise: Denoise = Denoise()
     reconstruct: Reconstruct = Reconstruct()
+    preview: Preview = Preview()
     trigger: Trigger = Trigger()
     command: Command = Command()
     webhook: Webhook = Webhook()
@@ -294,6 +307,7 @@ class Config(Section, frozen=True):
         """Who acts upon events -> which events it is given."""
         wanted: dict[str, tuple[str, ...]] = {
             "reconstruct": ("series.closed",) if self.reconstruct.on_close else (),
+            "preview": ("coverage.milestone",) if self.preview.enabled else (),
             "command": self.command.events if self.command.argv else (),
             "webhook": self.webhook.events if self.webhook.url else (),
             "zeromq": self.zeromq.events if self.zeromq.endpoint else (),

@@ -28,6 +28,7 @@ FAST = {
     "denoise.model": "laplace",
     "monitor.enabled": False,
     "reconstruct.on_close": False,
+    "preview.enabled": False,
     "queue.lease_s": 5,
     "queue.alone_pause_s": 0.2,
 }

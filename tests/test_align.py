@@ -15,6 +15,7 @@ from aet_stream.errors import ReconstructionError
 from aet_stream.projection import Array
 from aet_stream.reconstruct import align, quality, solver
 from aet_stream.reconstruct.export import export
+from aet_stream.reconstruct.preview import preview
 from aet_stream.reconstruct.run import VOLUME, Options, reconstruct
 from tests.bench_reconstruct import fcc_sphere, gaussians
 from tests.test_reconstruct import BLOBS, TILTS_DEG, quick, views_of, write_series
@@ -200,3 +201,25 @@ def test_exports_that_cannot_be_are_refused(files: Path, source: str, target: st
     """By name."""
     with pytest.raises(ReconstructionError, match=words):
         export(files / source, files / target)
+
+
+# -- the growing volume -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_preview_goes_on_from_the_one_before(tmp_path: Path) -> None:
+    """Orthoslices through the middle, binned, with their scale; a second one is warm; a damaged one before does not matter."""
+    views = views_of(BLOBS, TILTS_DEG)
+    path = preview(write_series(tmp_path / "s" / "series.h5", views[::2], TILTS_DEG[::2]), size_px=24)
+    with h5py.File(path) as file:
+        assert {plane: file[f"orthoslices/{plane}"].shape for plane in ("xy", "xz", "yz")} == {"xy": (8, 24), "xz": (24, 24), "yz": (8, 24)}
+        assert file["orthoslices/xy"].dtype == np.float32
+        assert (file.attrs["tilts"], file.attrs["voxel_size_nm"], file.attrs["warm"]) == (15, pytest.approx(0.08), False)
+        assert file.attrs["done_at"].endswith("+00:00")
+    series = write_series(tmp_path / "s" / "series.h5", views, TILTS_DEG)
+    with h5py.File(preview(series, size_px=24)) as file:
+        assert (file.attrs["tilts"], file.attrs["warm"]) == (29, True)
+        assert file["orthoslices/xz"][()].max() > 0.3
+    path.write_bytes(path.read_bytes()[:500])
+    with h5py.File(preview(series, size_px=24)) as file:
+        assert not file.attrs["warm"]
+    assert sorted(file.name for file in series.parent.iterdir()) == ["preview.h5", "series.h5"]

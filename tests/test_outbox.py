@@ -38,6 +38,7 @@ class Pair:
             "output": {"root": str(folder / "out")},
             "trigger": {"longest_pause_s": 0.2, "again_s": 0.2, "attempts": 3},
             "reconstruct": {"on_close": False},
+            "preview": {"enabled": False},
             **settings,
         }
         self.config = msgspec.convert(tree, Config)
@@ -339,6 +340,22 @@ def test_a_sink_that_is_no_longer_configured_keeps_nobody_waiting(pairs: Callabl
     second = pairs()
     assert second.deliveries() == [("command", "superseded")] * 2
     assert second.settled()
+
+
+def test_previews_are_coalesced_and_called_off(pairs: Callable[..., Pair]) -> None:
+    """Of many milestones only the last is leased; when the series closes, what is left is called off."""
+    pair = pairs(preview={"enabled": True})
+    outbox, first = pair.hub.outbox, pair.announce(3, event="coverage.milestone")
+    with pair.hub.ledger.transaction():
+        leased = outbox.lease("preview")
+    assert leased is not None
+    assert leased["event_id"] == first[-1]
+    assert [state for _, state in pair.deliveries()] == ["leased", "superseded", "superseded"]
+    pair.announce(1, event="coverage.milestone", first=3)
+    with pair.hub.ledger.transaction():
+        assert outbox.lease("preview") is None  # one at a time
+        assert outbox.supersede("preview", "s") == [first[-1]]
+    assert pair.settled()
 
 
 def test_waiting_deliveries_survive_the_hub(pairs: Callable[..., Pair], tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ class Hub:
             self.outbox,
             fold_rows=config.output.fold_rows,
             expected=config.series.expected,
+            milestone_deg=config.preview.every_deg,
             config=msgspec.json.encode(config).decode(),
         )
         self.plan = load_plan(config.angle.plan)

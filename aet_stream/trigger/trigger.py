@@ -131,6 +131,14 @@ def configured(config: Config) -> dict[str, Begin]:
         argv += [] if settings.quality else ["--no-quality"]
         return ChildWork(argv, timeout_s=settings.timeout_s, again_s=again_s)
 
+    def preview(event: Event) -> Work:
+        settings = config.preview
+        argv = [sys.executable, "-m", "aet_stream", "preview", str(root / event.series / SERIES_FILE), "--supervised"]
+        argv += ["--size", str(settings.size_px), "--iterations", str(settings.iterations)]
+        # One thread, also of the libraries that numpy brings: whatever else there is to do goes first.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        return ChildWork(argv, timeout_s=settings.timeout_s, again_s=again_s, environment=environment, niceness=19)
+
     def command(event: Event) -> Work:
         environment = {
             **os.environ,
@@ -160,5 +168,5 @@ def configured(config: Config) -> dict[str, Begin]:
 
         return CallWork(call, timeout_s=timeout_s)
 
-    known: dict[str, Begin] = {"reconstruct": reconstruct, "command": command, "webhook": post, "zeromq": hand}
+    known: dict[str, Begin] = {"reconstruct": reconstruct, "preview": preview, "command": command, "webhook": post, "zeromq": hand}
     return {sink: known[sink] for sink in config.sinks}

@@ -43,7 +43,14 @@ class ChildWork:
     """A process of its own at low priority: it may crash, hang and eat memory without harm to anybody else."""
 
     def __init__(
-        self, argv: list[str], *, timeout_s: float, again_s: float, stdin: bytes | None = None, environment: dict[str, str] | None = None
+        self,
+        argv: list[str],
+        *,
+        timeout_s: float,
+        again_s: float,
+        stdin: bytes | None = None,
+        environment: dict[str, str] | None = None,
+        niceness: int = 10,
     ) -> None:
         """Start it. Without `stdin` its standard input stays open as long as this process lives: our own children end with it."""
         self._timeout_s, self._again_s, self._began_at = timeout_s, again_s, time.monotonic()
@@ -54,7 +61,7 @@ class ChildWork:
         except OSError as error:
             self._failed = f"{argv[0]} cannot be started: {error.strerror}"
             return
-        lower_priority(self._child.pid)
+        lower_priority(self._child.pid, niceness)
         if stdin is not None and self._child.stdin is not None:
             with contextlib.suppress(BrokenPipeError):  # it need not read
                 self._child.stdin.write(stdin)
@@ -123,7 +130,7 @@ class CallWork:
         """Nothing to do: what it says from now on is not heard."""
 
 
-def lower_priority(pid: int, niceness: int = 10) -> None:
+def lower_priority(pid: int, niceness: int) -> None:
     """Let intake go first. Where that is not allowed, it is done without."""
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, pid, niceness)

@@ -108,3 +108,12 @@ def test_a_dead_letter_is_shown_and_resent_from_the_command_line(tmp_path: Path)
         sent = daemon.ask("resend", line.split()[0], *daemon.set)
         assert (sent.returncode, sent.stdout) == (0, "1 will be sent again\n")
         wait_for(lambda: len(web.effects) == 1)
+
+
+def test_a_growing_series_has_a_preview(tmp_path: Path) -> None:
+    """Made while the series is open, by the trigger's child, beside the series."""
+    with running(tmp_path, preview__enabled=True, preview__every_deg=4) as daemon:
+        for index in range(4):
+            put(daemon.root / "s", index, 20.0 * index)
+        wait_for(lambda: (daemon.out / "s" / "preview.h5").exists(), limit_s=90, what="the preview")
+        assert daemon.status()["series"][0]["state"] == "open"

@@ -1,0 +1,62 @@
+"""A small volume of a series that is still growing: binned, one thread, started from the one before."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from aet_stream import durable
+from aet_stream.errors import ReconstructionError
+from aet_stream.projection import Array
+from aet_stream.reconstruct import align, solver
+from aet_stream.reconstruct.run import read_input
+
+logger = logging.getLogger(__name__)
+
+PREVIEW_FILE = "preview.h5"
+ALIGN = ("common-line", "center-of-mass")
+"""What can be had without many reconstructions."""
+
+
+def preview(series: Path, *, size_px: int = 128, iterations: int = 10) -> Path:
+    """Write `preview.h5` beside the series, whole or not at all; returns its path.
+
+    It holds `/orthoslices/xy` (y, x), `/orthoslices/xz` (z, x), `/orthoslices/yz` (y, z), float32, through the middle, and `/volume`
+    (slice y, row z, column x), from which the next one starts; as attributes `tilts` (how many), `done_at` (ISO), `voxel_size_nm`.
+
+    Raises
+    ------
+    ReconstructionError : unreadable series, too few projections, or it cannot be written
+    """
+    given = read_input(series)
+    target = series.with_name(PREVIEW_FILE)
+    factor = max(1, -(-given.projections.shape[2] // size_px))
+    views = align.binned(given.projections, factor)
+    axis_px = align.binned_axis_px(given.projections.shape[2], factor)
+    views = align.apply(views, align.align(views, given.tilts_deg, ALIGN))
+    begin = _earlier(target, (views.shape[1], views.shape[2], views.shape[2]))
+    volume = solver.solve(views, given.tilts_deg, iterations=iterations, axis_px=axis_px, start=begin, threads=1).volume
+    y, row, column = (edge // 2 for edge in volume.shape)
+    try:
+        with durable.replacing(target) as draft, h5py.File(draft, "w") as file:
+            file["orthoslices/xy"], file["orthoslices/xz"], file["orthoslices/yz"] = volume[:, row], volume[y], volume[:, :, column]
+            file["volume"] = volume
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            file.attrs.update(tilts=len(views), done_at=now, voxel_size_nm=given.pixel_size_nm * factor, warm=begin is not None)
+    except (OSError, RuntimeError) as error:
+        raise ReconstructionError(f"{target}: cannot be written: {error}") from error
+    return target
+
+
+def _earlier(path: Path, shape: tuple[int, ...]) -> Array | None:
+    """The volume of the preview before, if it has the same shape and is sound."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            volume: Array = file["volume"][()]
+    except (OSError, KeyError, RuntimeError):
+        return None
+    return volume if volume.shape == shape and bool(np.isfinite(volume).all()) else None
