@@ -164,7 +164,7 @@ def inference(folder: Path) -> None:
 
 
 def main(parts: list[str]) -> None:
-    parts = parts or ["latency", "hub", "inference", "reconstruct"]
+    parts = parts or ["latency", "hub", "inference", "reconstruct", "atoms"]
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -182,7 +182,10 @@ def main(parts: list[str]) -> None:
             inference(folder)
     if "reconstruct" in parts:
         print("\nreconstruction", flush=True)
-        subprocess.run([sys.executable, str(Path(__file__).with_name("bench_reconstruct.py"))], check=True)
+        subprocess.run([sys.executable, "-m", "tests.bench_reconstruct"], check=True)
+    if "atoms" in parts and os.environ.get("AET_STREAM_TEST_DATA"):
+        print("\natoms of somebody else's series", flush=True)
+        subprocess.run([sys.executable, "-m", "tests.bench_atoms"], check=True)
 
 
 if __name__ == "__main__":
