@@ -7,7 +7,7 @@ import sys
 import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +68,15 @@ def bombs(folder: Path) -> Iterator[Path]:
     yield from sorted(folder.glob("bomb.*"))
 
 
-def run(count: int, folder: Path, *, seed: int = 0, memory_mib: int = 1024, timeout_s: float = 10.0) -> Counter[str]:
+def run(
+    count: int,
+    folder: Path,
+    *,
+    seed: int = 0,
+    memory_mib: int = 1024,
+    timeout_s: float = 10.0,
+    told: Callable[[Counter[str]], None] | None = None,
+) -> Counter[str]:
     """Counts of what became of `count` damaged files. `WRONG` must stay 0: pixels other than the instrument's, taken without a flag."""
     made = [(what, path) for what, path in fixtures(folder)]
     truth = {path: _images(path) for _, path in made}
@@ -85,6 +93,8 @@ def run(count: int, folder: Path, *, seed: int = 0, memory_mib: int = 1024, time
             counts["files"] += 1
             counts[_outcome(reader, path, kind, truth[path])] += 1
             path.write_bytes(contents[path])
+            if told and index % 500 == 499:
+                told(counts)
         for path in bombs(folder):
             counts["files"] += 1
             counts[_outcome(reader, path, "bomb", {})] += 1
@@ -119,10 +129,14 @@ def _outcome(reader: ReaderChild, path: Path, kind: str, truth: dict[int, np.nda
     return result
 
 
+def show(counts: Counter[str]) -> None:
+    print("\n".join(f"{number:7d}  {what}" for what, number in sorted(counts.items())), end="\n\n", flush=True)
+
+
 def main() -> None:
+    seed = int(sys.argv[2]) if len(sys.argv) > 2 else 0
     with tempfile.TemporaryDirectory() as name:
-        for what, number in sorted(run(int(sys.argv[1]), Path(name)).items()):
-            print(f"{number:7d}  {what}")
+        show(run(int(sys.argv[1]), Path(name), seed=seed, told=show))
 
 
 if __name__ == "__main__":

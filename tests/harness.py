@@ -25,6 +25,7 @@ FAST = {
     "watch.scan_s": 0.5,
     "watch.settle_s": 0.3,
     "watch.incomplete_s": 1.5,
+    "watch.zero_grace_s": 3.0,
     "denoise.model": "laplace",
     "monitor.enabled": False,
     "reconstruct.on_close": False,

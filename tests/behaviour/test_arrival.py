@@ -266,3 +266,15 @@ def test_a_file_that_kills_its_reader_three_times_is_put_aside_and_others_go_on(
         (refusal,) = bench.refused
         assert refusal.why == "bad"
         assert "3 reading processes died" in refusal.reason
+
+
+def test_a_blank_file_is_taken_after_the_grace_and_flagged(tmp_path: Path) -> None:
+    """All zeros, whole by its header: waited for, named while it waits, then taken with a flag; its neighbour does not wait."""
+    with Bench(tmp_path, "watch.zero_grace_s=3") as bench:
+        (bench.root / "blank_+1.00deg.npy").write_bytes(npy(np.zeros((32, 32), "<u2"), 0.0, 0.1))
+        (bench.root / "good_+2.00deg.npy").write_bytes(npy(known_image(1), 0.0, 0.1))
+        bench.until(lambda: ("good_+2.00deg.npy", 0) in bench.taken)
+        assert "zero_grace_s" in bench.watch._settling.candidates["blank_+1.00deg.npy"].complaint
+        bench.until(lambda: ("blank_+1.00deg.npy", 0) in bench.taken)
+        assert bench.taken["blank_+1.00deg.npy", 0][0][0].drift.flag == "the last 1024 pixels are zero"
+        assert not bench.refused
