@@ -181,6 +181,22 @@ def test_the_instrument_can_always_append(tmp_path: Path, child: ReaderChild) ->
         assert source.probe.images == index + 1
 
 
+def test_a_tilt_counts_when_all_its_frames_are_there(tmp_path: Path, child: ReaderChild) -> None:
+    """The file announces a third tilt (`nextset`, its angle, a longer dataset) before all its pixels are written: two are taken."""
+    growing = containers.StemTomo(tmp_path / "t.emd", repeats=3, size_px=16)
+    for index in range(2):
+        growing.append(np.stack([known_image(index, 16)] * 3), float(index))
+    with h5py.File(tmp_path / "t.emd", "a") as file:
+        raw = file["data/raw"]
+        raw.attrs["nextset"] = 3
+        raw["tiltangles"].resize((3,))
+        raw["data"].resize(3, 0)
+        raw["data"][2, 0] = known_image(5, 16)
+    look = child.look(tmp_path / "t.emd")
+    assert (look.probe.images, look.probe.announced) == (2, 3)
+    assert "3 images announced, 2 are there" in look.waiting
+
+
 def test_a_file_that_its_writer_has_open_is_waited_for(tmp_path: Path, child: ReaderChild) -> None:
     """The consistency flag of HDF5's latest format, and bytes that the superblock announces."""
     path = tmp_path / "open.emd"
