@@ -72,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
         role.add_argument("--name", default="worker-0" if name == "worker" else name, help="name among roles of the same kind")
     status = add("status", _status, "what is in flight, stored, held, quarantined")
     status.add_argument("--json", action="store_true", help="for machines")
+    top = add("top", _top, "status that keeps itself up to date, for a terminal")
+    top.add_argument("--once", action="store_true", help="show it once and end")
+    report = add("report", _report, "one page about a series: what was done, figures, pictures, what was held")
+    report.add_argument("series", type=Path, metavar="SERIES.h5")
+    report.add_argument("--out", type=Path, metavar="FILE", help="default: report.html beside the series")
     check = add("check", _check, "validate the settings, and say what would be done with these files")
     check.add_argument("files", nargs="*", type=Path, metavar="FILE", help="files, or folders of files")
     check.add_argument("--series", type=Path, metavar="SERIES.h5", help="with --known: are sign, axis and hand of this series right?")
@@ -241,6 +246,52 @@ def _status(arguments: argparse.Namespace) -> int:
     except NotRunning:
         status = {"daemon": "not running", **_from_ledger(root)}
     print(json.dumps(status, indent=2) if arguments.json else _status_text(status))
+    return EXIT_OK
+
+
+def _top(arguments: argparse.Namespace) -> int:
+    """Show the state of the acquisition and keep it up to date until Ctrl-C."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from aet_stream.monitor.terminal import glance
+    from aet_stream.transport import ask
+
+    root, expected = _output_root(arguments), _settings(arguments).series.expected
+
+    def now() -> Any:
+        try:
+            return glance(ask(root, "status", timeout_s=2.0), expected=expected)
+        except NotRunning:
+            return glance({})
+
+    if arguments.once:
+        Console().print(now())
+        return EXIT_OK
+    with Live(now(), screen=True, auto_refresh=False) as live:
+        while True:
+            time.sleep(1.0)
+            live.update(now(), refresh=True)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    """Write a report of a series as one HTML file that any browser can show, print or keep."""
+    from aet_stream import durable
+    from aet_stream.monitor.report import of_series
+    from aet_stream.monitor.shelf import Shelf
+
+    path = arguments.series.absolute()
+    if path.name != "series.h5":
+        raise AetError(f"{arguments.series}: name the series.h5 of a series")
+    root = path.parent.parent
+    try:
+        status = _from_ledger(root)
+    except AetError:
+        status = {}  # a series that was copied elsewhere has no ledger
+    page = of_series(Shelf(root), path.parent.name, _settings(arguments).advice, status)
+    target = arguments.out or path.with_name("report.html")
+    durable.replace(target, page.encode())
+    print(target)
     return EXIT_OK
 
 

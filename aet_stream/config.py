@@ -255,13 +255,52 @@ class Zeromq(Section, frozen=True):
 
 
 class Monitor(Section, frozen=True):
-    """Status for people and machines over HTTP."""
+    """The page and status for people and machines over HTTP. It reads only."""
 
     enabled: bool = True
-    host: Literal["127.0.0.1", "::1", "localhost"] = "127.0.0.1"
-    """Loopback only."""
+    host: str = "127.0.0.1"
+    """Address to listen at. Any but loopback needs a token, which is made at the first start."""
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8571
     """0 takes any free port."""
+    names: tuple[str, ...] = ()
+    """Further host names under which people reach it; requests for any other name are refused."""
+    token: Literal["auto", "always"] = "auto"
+    """`auto`: asked for unless `host` is loopback. `always`: on loopback too, for computers with several users."""
+    token_file: str = ""
+    """Readable by its owner only. Empty: `run/monitor.token` under the output folder."""
+    tls_cert: str = ""
+    """Certificate (PEM) for HTTPS. Empty: plain HTTP."""
+    tls_key: str = ""
+    """Its private key (PEM)."""
+
+
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class Advice(Section, frozen=True):
+    """When the monitor advises to look again or to retake a tilt. Advice only: nothing is held, changed or left out."""
+
+    enabled: bool = True
+    clipped_above: Share = 0.001
+    """Share of the raw pixels at the detector's highest value."""
+    trust_below: Share = 0.3
+    """`trust` of the subtraction."""
+    drift_above: Share = 0.05
+    """Distance of the centre of mass from its law over tilt, as a share of the frame's width."""
+    row_jump_above: Annotated[float, msgspec.Meta(ge=1)] = 3.0
+    """Step between two neighbouring rows over what is usual around them: the beam jumped."""
+    noise_above: Annotated[float, msgspec.Meta(ge=1)] = 2.0
+    """Noise of the vacuum over the series' median."""
+    intensity_change_above: Share = 0.35
+    """Change of the total intensity against the series' median: particle lost, or another one in view."""
+    edge_above: Share = 0.1
+    """Share of the frame's border that the particle covers."""
+    damage_likeness_below: Annotated[float, msgspec.Meta(ge=-1, le=1)] = 0.9
+    """Correlation with the first image at the same tilt, best displacement."""
+    damage_intensity_above: Share = 0.1
+    """Change of the total intensity since the first image at the same tilt."""
+    same_tilt_deg: Seconds = 0.3
+    """Tilts that differ by less are repeats."""
 
 
 class Supervise(Section, frozen=True):
@@ -292,6 +331,7 @@ class Config(Section, frozen=True):
     webhook: Webhook = Webhook()
     zeromq: Zeromq = Zeromq()
     monitor: Monitor = Monitor()
+    advice: Advice = Advice()
     supervise: Supervise = Supervise()
 
     @property
@@ -391,6 +431,12 @@ def _checked(config: Config, name: str) -> Config:
         raise ConfigError(f"{name}: webhook.url {config.webhook.url!r}: write http(s)://host[:port]/path, without a name or password in it")
     if config.angle.min_deg >= config.angle.max_deg:
         raise ConfigError(f"{name}: angle.min_deg must be below angle.max_deg")
+    if config.monitor.host in ("", "0.0.0.0", "::") and not config.monitor.names:
+        raise ConfigError(
+            f"{name}: monitor.host {config.monitor.host!r} is every address: say in monitor.names under which names it is reached"
+        )
+    if bool(config.monitor.tls_cert) != bool(config.monitor.tls_key):
+        raise ConfigError(f"{name}: monitor.tls_cert and monitor.tls_key belong together: set both or none")
     return config
 
 

@@ -67,6 +67,21 @@ class Series:
         values: Array = self._file[f"{layout.PER_PROJECTION}/{name}"][()]
         return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
 
+    def last_columns(self, rows: int) -> dict[str, Array]:
+        """Every column of the last `rows` projections by name, in order of arrival; text as str."""
+        columns: dict[str, Array] = {}
+        for name, dataset in self._file[layout.PER_PROJECTION].items():
+            if isinstance(dataset, h5py.Dataset) and dataset.shape == (len(self),):
+                values = dataset[max(0, len(self) - rows) :]
+                columns[name] = np.char.decode(values, "utf-8", "replace") if values.dtype.kind == "S" else values
+        return columns
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of every frame."""
+        height, width = self._file[layout.CLEAN].shape[1:]
+        return int(height), int(width)
+
     def raw(self, row: int) -> Array:
         """(height, width) as acquired, detector counts, checked."""
         return self._frame(layout.RAW, "raw_crc32", row)

@@ -262,6 +262,10 @@ class EventStream:
             self._subscriber.setsockopt(zmq.SUBSCRIBE, topic.encode())
         self._subscriber.connect(_endpoint(output_root, "events"))
 
+    def fileno(self) -> int:
+        """Becomes readable when something may have come; then `receive` until now, or it will not again."""
+        return int(self._subscriber.getsockopt(zmq.FD))
+
     def receive(self, timeout_s: float) -> Iterator[tuple[str, dict[str, Any]]]:
         """(topic, content) of all that is waiting, after at most `timeout_s`."""
         if not self._subscriber.poll(round(timeout_s * 1000)):

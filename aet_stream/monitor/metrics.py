@@ -1,36 +1,58 @@
-"""The hub's status as Prometheus metrics; series and file names never become labels."""
+"""What was heard last as Prometheus metrics, base units; series and file names never become labels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+_BUCKETS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 
-class StatusCollector(Collector):
+
+class Metrics:
+    """The registry behind /metrics."""
+
+    def __init__(self, status: Callable[[], dict[str, Any]], viewers: Callable[[], int]) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(_Status(status, viewers))
+        self._latency = Histogram(
+            "aet_projection_latency_seconds",
+            "From the source file's last change to a readable row, since this monitor started",
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self._stages = Histogram(
+            "aet_stage_seconds", "Time in a stage, since this monitor started", ["stage"], buckets=_BUCKETS, registry=self.registry
+        )
+
+    def stored(self, stages: dict[str, float]) -> None:
+        """A projection was stored; times in seconds by stage."""
+        for stage, seconds in stages.items():
+            if stage == "total":
+                self._latency.observe(seconds)
+            elif stage != "done_at":
+                self._stages.labels(stage).observe(seconds)
+
+
+class _Status(Collector):
     """Makes metrics of whatever status was heard last."""
 
-    def __init__(self) -> None:
-        self.status: dict[str, Any] = {}
+    def __init__(self, status: Callable[[], dict[str, Any]], viewers: Callable[[], int]) -> None:
+        self._status = status
+        self._viewers = viewers
 
     def collect(self) -> Iterator[Metric]:
-        status = self.status
-        up = GaugeMetricFamily("aet_hub_heard", "1 when the hub has been heard at all")
-        up.add_metric([], 1.0 if status else 0.0)
-        yield up
+        status = self._status()
+        yield GaugeMetricFamily("aet_hub_heard", "1 when the hub has been heard at all", value=1.0 if status else 0.0)
+        yield GaugeMetricFamily("aet_monitor_viewers", "Open pages", value=float(self._viewers()))
         if not status:
             return
         yield InfoMetricFamily("aet_build", "Version", value={"version": str(status.get("version", ""))})
-        units = CounterMetricFamily("aet_projections", "Source images by how they ended", labels=["outcome"])
-        for outcome, count in status.get("totals", {}).items():
-            units.add_metric([outcome], count)
-        yield units
-        depth = GaugeMetricFamily("aet_queue_depth", "Projections by where they are", labels=["queue"])
-        for queue, count in status.get("queue", {}).items():
-            depth.add_metric([queue], count)
-        yield depth
+        yield _labelled(CounterMetricFamily, "aet_projections", "Source images by how they ended", ["outcome"], status.get("totals", {}))
+        yield _labelled(GaugeMetricFamily, "aet_queue_depth", "Projections by where they are", ["queue"], status.get("queue", {}))
         latency = GaugeMetricFamily(
             "aet_stage_duration_seconds", "Time spent in a stage, last 1000 projections", labels=["stage", "quantile"]
         )
@@ -38,18 +60,28 @@ class StatusCollector(Collector):
             latency.add_metric([stage, "0.5"], figures.get("p50_s", float("nan")))
             latency.add_metric([stage, "0.99"], figures.get("p99_s", float("nan")))
         yield latency
-        age = GaugeMetricFamily("aet_role_age_seconds", "Time since a role was heard", labels=["role"])
-        for name, role in status.get("roles", {}).items():
-            age.add_metric([name], role.get("age_s", float("nan")))
-        yield age
+        ages = {name: role.get("age_s", float("nan")) for name, role in status.get("roles", {}).items()}
+        yield _labelled(GaugeMetricFamily, "aet_role_age_seconds", "Time since a role was heard", ["role"], ages)
+        roles = status.get("roles", {}).get("supervisor", {}).get("status", {}).get("roles", {})
+        restarts = {name: role.get("restarts", 0) for name, role in roles.items()}
+        yield _labelled(CounterMetricFamily, "aet_role_restarts", "Times a role was started again", ["role"], restarts)
         yield from _single_figures(status)
 
 
+def _labelled(kind: Any, name: str, text: str, labels: list[str], values: dict[str, float]) -> Metric:
+    family: Metric = kind(name, text, labels=labels)
+    for label, value in values.items():
+        family.add_metric([label], value)  # type: ignore[attr-defined]
+    return family
+
+
 def _single_figures(status: dict[str, Any]) -> Iterator[Metric]:
+    series = status.get("series", [])
     figures = {
         "aet_disk_free_bytes": ("Room left on the output disk", status.get("disk_free_bytes")),
         "aet_paused": ("1 while intake waits for the disk", 1 if status.get("paused") else 0),
-        "aet_series_open": ("Open series", sum(series.get("state") == "open" for series in status.get("series", []))),
+        "aet_series_open": ("Open series", sum(row.get("state") == "open" for row in series)),
+        "aet_last_projection_timestamp_seconds": ("When the last projection was stored", max((r["last_at"] for r in series), default=None)),
         "aet_trigger_pending": ("Events that nobody has acted upon yet", status.get("events", {}).get("pending")),
         "aet_trigger_failed": ("Events put aside as failed", status.get("events", {}).get("failed")),
         "aet_refused_messages": ("Messages that broke the rules of the queue", status.get("refused_messages")),

@@ -1,0 +1,158 @@
+"""What a careful colleague would say while the stage is still there: look again, retake, this particle has changed. Advice only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from aet_stream.config import Advice
+from aet_stream.monitor.looks import likeness
+from aet_stream.monitor.shelf import Row
+from aet_stream.projection import Array
+
+ENOUGH = 5
+"""Projections before a series can be asked what is usual in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """One piece of advice, with its figure and the limit it broke."""
+
+    number: int
+    tilt_deg: float
+    kind: str
+    text: str
+    figure: float
+    limit: float
+    setting: str
+    """Key of config.toml that holds the limit; empty where there is none."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """Where the centre of mass of a turning object is seen: x = offset + cosine cos(tilt) + sine sin(tilt), y = const."""
+
+    offset_px: float
+    cosine_px: float
+    sine_px: float
+    y_px: float
+
+    def x_px(self, tilt_deg: float) -> float:
+        tilt = math.radians(tilt_deg)
+        return self.offset_px + self.cosine_px * math.cos(tilt) + self.sine_px * math.sin(tilt)
+
+    def distance_px(self, row: Row) -> float:
+        return math.hypot(row["centre_x_px"] - self.x_px(row["tilt_deg"]), row["centre_y_px"] - self.y_px)
+
+
+def usable(rows: Sequence[Row]) -> list[Row]:
+    """Rows that count: seen by the monitor, not blank, not superseded."""
+    return [row for row in rows if not row.get("blank") and not row.get("superseded")]
+
+
+def law_of(rows: Sequence[Row]) -> Law | None:
+    """The law that fits best, without letting outliers pull (iteratively reweighted, L1); None for too few projections."""
+    known = [row for row in usable(rows) if row.get("centre_x_px") is not None and row.get("centre_y_px") is not None]
+    if len(known) < ENOUGH:
+        return None
+    tilts = np.radians([row["tilt_deg"] for row in known])
+    x, y = (np.array([row[f"centre_{axis}_px"] for row in known]) for axis in "xy")
+    model = np.stack([np.ones_like(tilts), np.cos(tilts), np.sin(tilts)], 1)
+    # A narrow range of tilts cannot tell offset from cosine: a little damping keeps both small instead of huge and opposite.
+    damping = 1e-3 * np.diag([0.0, 1.0, 1.0]) * len(known)
+    weight = np.ones_like(x)
+    found = np.zeros(3)
+    for _ in range(12):
+        weighted = model * weight[:, None]
+        found = np.linalg.solve(weighted.T @ model + damping, weighted.T @ x)
+        weight = 1 / np.maximum(np.abs(x - model @ found), 0.05)
+    return Law(float(found[0]), float(found[1]), float(found[2]), float(np.median(y)))
+
+
+def _median(rows: Sequence[Row], key: str) -> float:
+    values = [row[key] for row in rows if row.get(key) is not None]
+    return float(np.median(values)) if len(values) >= ENOUGH else math.nan
+
+
+class Adviser:
+    """Reads the rows of one series. `small` gives a row's small clean picture, for comparing repeats."""
+
+    def __init__(self, limits: Advice, rows: Sequence[Row], width_px: int, small: Callable[[Row], Array | None]) -> None:
+        self._limits = limits
+        self._rows = usable(rows)
+        self._blank = [row for row in rows if row.get("blank") and not row.get("superseded")]
+        self._width_px = width_px
+        self._small = small
+        self.law = law_of(rows)
+        self._noise = _median(self._rows, "vacuum_noise")
+        self._total = _median(self._rows, "total_counts")
+
+    def hints(self) -> list[Hint]:
+        """All advice, the latest projection first."""
+        if not self._limits.enabled:
+            return []
+        found = [hint for row in self._rows for hint in self._of(row)]
+        found += [
+            Hint(row["number"], row["tilt_deg"], "blank", "every pixel has the same value: retake", 0.0, 0.0, "") for row in self._blank
+        ]
+        return sorted(found, key=lambda hint: hint.number, reverse=True)
+
+    def _of(self, row: Row) -> list[Hint]:
+        limits, hints = self._limits, []
+
+        def say(kind: str, figure: float | None, limit: float, setting: str, text: str, *, below: bool = False) -> None:
+            if figure is not None and math.isfinite(figure) and (figure < limit if below else figure > limit):
+                hints.append(Hint(row["number"], row["tilt_deg"], kind, text, round(figure, 6), limit, f"advice.{setting}"))
+
+        clip, trust = row.get("clipped"), row.get("trust")
+        say("clipped", clip, limits.clipped_above, "clipped_above",
+            f"{100 * (clip or 0):.2g} % of the pixels are at the detector's limit: lower the gain and retake")  # fmt: skip
+        say("trust", trust, limits.trust_below, "trust_below",
+            f"trust {trust or 0:.2f}: background uncertain, look at the clean image", below=True)  # fmt: skip
+        drift = self._drift(row)
+        say("drift", drift, limits.drift_above, "drift_above",
+            f"the particle is {drift * self._width_px:.0f} px from where its law over tilt puts it: re-centre")  # fmt: skip
+        jump = row.get("row_jump")
+        say("jump", jump, limits.row_jump_above, "row_jump_above",
+            f"one row differs {jump or 0:.1f} times more from the next than usual: the beam jumped, retake")  # fmt: skip
+        noise = (row.get("vacuum_noise") or math.nan) / self._noise if self._noise > 0 else math.nan
+        say("noise", noise, limits.noise_above, "noise_above", f"noise is {noise:.1f} times the series' median: check dose and dwell time")
+        change = _change(row.get("total_counts"), self._total)
+        say("intensity", abs(change), limits.intensity_change_above, "intensity_change_above",
+            f"total intensity {100 * change:+.0f} % against the series: is it still this particle, whole and in view?")  # fmt: skip
+        edge = row.get("touches_edge")
+        say("edge", edge, limits.edge_above, "edge_above",
+            f"bright matter along {100 * (edge or 0):.0f} % of the border: cut off, or film in view")  # fmt: skip
+        self._damage(row, say)
+        return hints
+
+    def _drift(self, row: Row) -> float:
+        if self.law is None or row.get("centre_x_px") is None or row.get("centre_y_px") is None:
+            return math.nan
+        return self.law.distance_px(row) / self._width_px
+
+    def _damage(self, row: Row, say: Callable[..., None]) -> None:
+        """Against the first image at the same tilt, which is there to watch for beam damage."""
+        first = next(other for other in self._rows if abs(other["tilt_deg"] - row["tilt_deg"]) < self._limits.same_tilt_deg or other is row)
+        if first is row:
+            return
+        limits, at = self._limits, f"the first image at {first['tilt_deg']:+.1f}°"
+        one, other = self._small(first), self._small(row)
+        if one is not None and other is not None:
+            same = likeness(one, other)
+            say("damage", same, limits.damage_likeness_below, "damage_likeness_below",
+                f"correlates {same:.2f} with {at}: the particle has changed", below=True)  # fmt: skip
+        change = _change(row.get("total_counts"), first.get("total_counts") or math.nan)
+        say("damage", abs(change), limits.damage_intensity_above, "damage_intensity_above",
+            f"total intensity {100 * change:+.0f} % against {at}: mass lost or gained")  # fmt: skip
+
+
+def _change(value: float | None, usual: float) -> float:
+    return math.nan if value is None or not math.isfinite(usual) or usual <= 0 else value / usual - 1

@@ -1,0 +1,87 @@
+"""What the monitor itself sees in a projection: figures that the record does not hold, and a small picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from aet_stream.monitor.frames import binned, reduced
+from aet_stream.projection import Array
+
+SMALL_PX = 96
+_SEEN = 0.1
+"""Pixels above this share of the brightest belong to the particle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One projection at a glance."""
+
+    figures: dict[str, float]
+    """See `measure`."""
+    small: Array = field(repr=False)
+    """Clean, at most 96 px wide and high, float32."""
+
+
+def look(raw: Array, clean: Array) -> Look:
+    """Measure one projection. Both (height, width), counts."""
+    return Look(measure(raw, clean), reduced(clean, SMALL_PX))
+
+
+def measure(raw: Array, clean: Array) -> dict[str, float]:
+    """Figures of one projection; NaN where nothing can be said.
+
+    total_counts : sum of clean; a tilt series of a whole particle keeps it
+    centre_x_px, centre_y_px : centre of mass of the particle, pixel 0 at the left and top
+    touches_edge : share of the frame's border that the particle covers
+    clipped : share of the raw pixels that sit at the highest value
+    row_jump : largest difference of two neighbouring rows over what is usual in its neighbourhood; 1 is even
+    """
+    factor = max(1, -(-max(clean.shape) // 256))
+    small = binned(clean, factor).astype(np.float32, copy=False)
+    ceiling = float(np.percentile(small, 99.8))
+    weight = np.where(small > _SEEN * ceiling, small, 0) if ceiling > 0 else np.zeros_like(small)
+    mass = float(weight.sum(dtype=np.float64))
+    y_px, x_px = (np.arange(edge) * factor + (factor - 1) / 2 for edge in small.shape)
+    seen = weight > 0
+    border = np.concatenate([seen[0], seen[-1], seen[1:-1, 0], seen[1:-1, -1]])
+    return {
+        "total_counts": float(clean.sum(dtype=np.float64)),
+        "centre_x_px": float(weight.sum(0) @ x_px) / mass if mass > 0 else float("nan"),
+        "centre_y_px": float(weight.sum(1) @ y_px) / mass if mass > 0 else float("nan"),
+        "touches_edge": float(border.mean()),
+        "clipped": clipped(raw),
+        "row_jump": row_jump(clean),
+    }
+
+
+def clipped(raw: Array) -> float:
+    """Share of the pixels at the highest value. A detector that is not full has one or a few of these."""
+    highest = raw.max()
+    return float(np.count_nonzero(raw == highest)) / raw.size if highest > raw.min() else 0.0
+
+
+def row_jump(clean: Array) -> float:
+    """How far the worst step from row to row stands out of its neighbourhood; NaN for small frames.
+
+    A beam that jumps during the scan displaces all rows that follow: the step between the two rows is larger than those before and after.
+    """
+    if clean.shape[0] < 48:
+        return float("nan")
+    across = max(1, clean.shape[1] // 128)
+    narrow = clean[:, : clean.shape[1] // across * across].reshape(clean.shape[0], -1, across).mean(2)
+    steps = np.abs(np.diff(narrow, axis=0)).mean(1)
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(steps, 10, mode="reflect"), 21)
+    return float((steps / np.maximum(np.median(windows, axis=1), 1e-12)).max())
+
+
+def likeness(a: Array, b: Array) -> float:
+    """Largest correlation (-1..1) of two small pictures over all displacements; 1 for the same picture, moved or not."""
+    if a.shape != b.shape:
+        return float("nan")
+    one, other = (image - image.mean() for image in (a, b))
+    norm = float(np.sqrt((one**2).sum() * (other**2).sum()))
+    if norm <= 0:
+        return float("nan")
+    return float(np.fft.irfft2(np.fft.rfft2(one) * np.conj(np.fft.rfft2(other)), s=a.shape).max()) / norm

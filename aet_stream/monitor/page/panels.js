@@ -1,0 +1,101 @@
+// The quieter panels: pace, volume, held and quarantined, series, log, advice.
+
+import { paint, histogram, windowOf } from "./picture.js";
+import { $, degrees, duration, el, figure, say } from "./dom.js";
+import { image } from "./net.js";
+
+const STAGES = { settle: "settling", read: "reading", queue: "queue", network: "background", commit: "to disk", total: "in all" };
+const WAITING = { offered: "offered", waiting: "waiting", working: "in work", done: "to store" };
+
+export function showPace(state) {
+  const stages = state.latency?.stages || {}, cadence = state.cadence_s, queue = state.queue || {};
+  const most = Math.max(...Object.values(stages).map((s) => s.p99_s), 1e-3);
+  say($("pace-note"), [cadence ? `a tilt every ${duration(cadence)}` : "", state.headroom >= 1.5 ? `could run ${state.headroom.toPrecision(2) * 1}× faster` : state.headroom ? "hardly faster than the microscope" : ""].filter(Boolean).join("; "));
+  const boxes = el("div", { className: "queue" });
+  for (const [key, name] of Object.entries(WAITING)) boxes.append(el("div", {}, el("b", {}, `${queue[key] ?? 0}`), el("span", {}, name)));
+  const table = el("table", { className: "stages" }, el("thead", {}, el("tr", {}, el("th", { scope: "col" }, "stage"), el("td"), el("th", { scope: "col" }, "median"), el("th", { scope: "col" }, "99 %"))));
+  const body = el("tbody");
+  for (const [key, name] of Object.entries(STAGES)) {
+    if (!stages[key]) continue;
+    const fill = el("i");
+    fill.style.width = `${Math.min(100, (100 * stages[key].p50_s) / (cadence && key === "total" ? Math.max(cadence, stages[key].p50_s) : most))}%`;
+    body.append(el("tr", {}, el("th", { scope: "row" }, name), el("td", { className: "bar" }, el("i", {}, fill)), el("td", {}, duration(stages[key].p50_s)), el("td", {}, duration(stages[key].p99_s))));
+  }
+  table.append(body);
+  $("pace").replaceChildren(boxes, ...(body.children.length ? [table] : [el("p", { className: "none" }, "no projection yet")]));
+}
+
+const PLANES = { xy: "along the beam", xz: "across the tilt axis", yz: "from the side" };
+let volumeShown = "";
+
+/** Orthoslices of the newest preview or reconstruction; loaded again only when it is another one. */
+export async function showVolume(series) {
+  const { volume } = series, key = volume ? `${series.id} ${volume.v}` : "";
+  if (!volume) {
+    volumeShown = key;
+    say($("volume-note"), "");
+    $("volume").replaceChildren(el("p", { className: "none" }, "none yet: it is made when the series closes"));
+    return;
+  }
+  const age = volume.done_at ? `, ${duration(Math.max(0, Date.now() / 1000 - volume.done_at))} ago` : "";
+  say($("volume-note"), `${volume.kind}${volume.tilts ? ` from ${volume.tilts} tilts` : ""}${age}`);
+  if (key === volumeShown) return;
+  volumeShown = key;
+  const figures = [];
+  for (const plane of Object.keys(volume.planes)) {
+    try {
+      const slice = await image(`/api/v1/series/${series.id}/volume/${plane}`), canvas = el("canvas", { role: "img", "aria-label": `Slice ${PLANES[plane]}` });
+      paint(slice, canvas, "grey", windowOf(histogram(slice), "grey", 1, 99.9));
+      figures.push(el("figure", {}, canvas, el("figcaption", {}, PLANES[plane])));
+    } catch { volumeShown = ""; } // replaced by a newer one in the meantime
+  }
+  if (key === volumeShown || !volumeShown) $("volume").replaceChildren(...figures);
+}
+
+export function showHeld(state) {
+  const rows = state.remedies || [], key = JSON.stringify(rows);
+  if ($("held-list").dataset.key === key) return;
+  $("held-list").dataset.key = key;
+  say($("held-note"), rows.length ? "the files themselves are untouched" : "");
+  if (!rows.length) return $("held-list").replaceChildren(el("p", { className: "none" }, "nothing: every complete file is stored or a known duplicate"));
+  $("held-list").replaceChildren(...rows.map((row) => {
+    const copy = el("button", { type: "button" }, "Copy");
+    copy.onclick = () => navigator.clipboard?.writeText(row.command).then(() => (copy.textContent = "Copied"));
+    return el("div", { className: "case" , "data-state": row.state },
+      el("p", {}, el("span", { className: "tag" }, row.state), " ", el("b", {}, `${row.path}${row.image ? ` [${row.image}]` : ""}`)),
+      el("p", {}, row.reason), el("p", { className: "note" }, row.remedy),
+      row.command ? el("p", { className: "command" }, el("code", {}, row.command), copy) : null);
+  }));
+}
+
+export function showSeries(list, shownId, open) {
+  const key = JSON.stringify([list, shownId]);
+  if ($("series-list").dataset.key === key) return;
+  $("series-list").dataset.key = key;
+  const body = el("tbody", {}, ...list.map((row) => {
+    const button = el("button", { type: "button" }, row.name);
+    button.onclick = () => open(row.id);
+    const line = el("tr", {}, el("td", {}, button), el("td", {}, row.state || "on disk"), el("td", { className: "n" }, `${row.stored ?? ""}`), el("td", { className: "n" }, row.held || row.quarantined ? `${(row.held || 0) + (row.quarantined || 0)}` : ""),
+      el("td", { className: "n" }, row.last_at ? new Date(row.last_at * 1000).toLocaleString([], { dateStyle: "short", timeStyle: "short" }) : ""));
+    if (row.id === shownId) line.setAttribute("aria-current", "true");
+    return line;
+  }));
+  const head = el("thead", {}, el("tr", {}, ...["series", "state", "tilts", "held", "last"].map((name) => el("th", { scope: "col" }, name))));
+  $("series-list").replaceChildren(list.length ? el("table", { className: "list" }, head, body) : el("p", { className: "none" }, "none yet"));
+}
+
+export function showLog(lines) {
+  $("log").replaceChildren(...(lines.length ? [...lines].reverse().slice(0, 100).map((line) => el("li", {}, el("time", {}, new Date(line.t * 1000).toLocaleTimeString()), el("span", {}, line.what), el("span", {}, `${line.series}${line.text ? `: ${line.text}` : ""}`))) : [el("li", {}, "nothing but stored projections")]));
+}
+
+export function showAdvice(series, choose) {
+  const hints = series.hints || [], key = series.id + JSON.stringify(hints);
+  if ($("advice").dataset.key === key) return;
+  $("advice").dataset.key = key;
+  say($("advice-note"), hints.length ? `${new Set(hints.map((hint) => hint.number)).size} of ${series.rows.length} tilts` : "");
+  $("advice").replaceChildren(...(hints.length ? hints.slice(0, 60).map((hint) => {
+    const button = el("button", { type: "button" }, el("b", {}, `▲ ${degrees(hint.tilt_deg)} `), hint.text, el("small", {}, hint.setting ? `${figure(hint.figure)}; limit ${figure(hint.limit)} (${hint.setting})` : ""));
+    button.onclick = () => choose(hint.number);
+    return el("li", {}, button);
+  }) : [el("li", { className: series.rows.length ? "well" : "none" }, series.rows.length ? "✓ nothing to retake" : "nothing yet")]));
+}

@@ -1,0 +1,224 @@
+"""One page about one series, to read, print or keep: what was done, figures, pictures, what was held. A single file without scripts."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from aet_stream import __version__
+from aet_stream.config import Advice
+from aet_stream.errors import StoreError
+from aet_stream.monitor import frames
+from aet_stream.monitor.advice import Adviser, Hint
+from aet_stream.monitor.coverage import coverage
+from aet_stream.monitor.shelf import Row, Shelf, Table, shown
+
+LARGE_PX, CONTACT = 300, 120
+"""Edge of the large pictures; most pictures in the contact sheet."""
+STYLE = """
+:root{color-scheme:light;font:14px/1.45 system-ui,sans-serif;font-variant-numeric:tabular-nums;color:#18212b}
+body{max-width:62rem;margin:1.5rem auto;padding:0 1rem}h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:1.4rem 0 .4rem}
+p{margin:.3rem 0}table{border-collapse:collapse;width:100%}
+th,td{text-align:left;padding:.15rem .7rem .15rem 0;border-bottom:1px solid #d5dbe1;vertical-align:top;overflow-wrap:anywhere}
+td.n,th.n{text-align:right}th{font-weight:600}.dim{color:#51606e}.warn{color:#825300}
+figure{margin:0;text-align:center}img{background:#10151a;width:100%;display:block}.trio{display:grid;grid-template-columns:repeat(3,1fr);gap:.5rem}
+.sheet{display:grid;grid-template-columns:repeat(12,1fr);gap:.25rem}.sheet figcaption{font-size:.75rem}
+.plots{display:grid;grid-template-columns:repeat(3,1fr);gap:.6rem}svg{width:100%;height:auto}svg text{font-size:9px;fill:#51606e}
+.facts{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem}.facts dd{margin:0;overflow-wrap:anywhere}.facts dt{color:#51606e}
+details pre{white-space:pre-wrap;font-size:.8rem}tr,figure{break-inside:avoid}@media print{body{margin:0;max-width:none}}
+"""
+CSP = (
+    "default-src 'none'; img-src data:; frame-ancestors 'none'; "
+    f"style-src 'sha256-{base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()}'"
+)
+_FIGURES = {
+    "background_mean": "background level, counts",
+    "vacuum_noise": "noise of the vacuum, counts",
+    "vacuum_residual": "mean of the clean vacuum, counts",
+    "trust": "trust, 0 to 1",
+    "total_counts": "total intensity, counts",
+    "centre_x_px": "centre of mass, x, px",
+}
+
+
+def text(value: Any) -> str:
+    """Anything from outside, made harmless."""
+    return html.escape(shown(str(value)))
+
+
+def of_series(shelf: Shelf, name: str, limits: Advice, status: dict[str, Any], told: Callable[[int, int], None] | None = None) -> str:
+    """The whole page as HTML.
+
+    Parameters
+    ----------
+    status : the hub's, for what was held and quarantined; may be empty
+    told : called with (projections seen, of how many)
+
+    Raises
+    ------
+    StoreError : the series cannot be read
+    """
+    table = shelf.table(name)
+    rows = [_seen(shelf, name, row, place, len(table.rows), told) for place, row in enumerate(table.rows)]
+    hints = Adviser(limits, rows, table.shape[1], lambda row: _small(shelf, name, row)).hints()
+    made = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    parts = [
+        f"<h1>{text(name)}</h1><p class='dim'>{len(rows)} projections of {table.shape[1]} × {table.shape[0]} px, "
+        f"{'closed' if table.closed else 'still open'}; report by aet-stream {__version__}, {made}</p>",
+        _summary(table, rows, limits),
+        _trio(shelf, name, rows),
+        "<h2>Over tilt</h2><div class='plots'>" + "".join(_plot(rows, key, title) for key, title in _FIGURES.items()) + "</div>",
+        _sheet(shelf, name, rows),
+        _put_aside(status, name),
+        _advice(hints),
+        _rows(rows, hints),
+        _settings(table),
+    ]
+    return (
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{text(name)}: tilt series</title><style>{STYLE}</style></head>"
+        f"<body>{''.join(parts)}</body></html>"
+    )
+
+
+def _seen(shelf: Shelf, name: str, row: Row, place: int, count: int, told: Callable[[int, int], None] | None) -> Row:
+    try:
+        figures = {key: None if value != value else value for key, value in shelf.figures(name, row).items()}
+    except StoreError:
+        figures = {}  # the row's own figures are still true; verify says what is wrong with its pixels
+    if told is not None:
+        told(place + 1, count)
+    return {**figures, **row}
+
+
+def _small(shelf: Shelf, name: str, row: Row) -> Any:
+    try:
+        return shelf.small(name, row)
+    except StoreError:
+        return None
+
+
+def _summary(table: Table, rows: Sequence[Row], limits: Advice) -> str:
+    about, covered = table.about, coverage(rows, limits.same_tilt_deg)
+    models = sorted({f"{row.get('model', '')} ({str(row.get('model_sha256', ''))[:12]}) on {row.get('device', '')}" for row in rows})
+    gaps = ", ".join(f"{low:+.1f}° to {high:+.1f}°" for low, high in covered.get("gaps_deg", [])) or "none"
+    sizes = sorted({row["pixel_size_nm"] for row in rows if row.get("pixel_size_nm")})
+    facts = {
+        "opened, closed": f"{about.get('opened_utc', '')}, {about.get('closed_utc') or 'not yet'}",
+        "microscope": about.get("microscope") or "not said in the files",
+        "pixel size": ", ".join(f"{size:.6g} nm" for size in sizes) or "not said in the files",
+        "tilts": f"{covered['from_deg']:+.1f}° to {covered['to_deg']:+.1f}°, usual step {covered['step_deg']:.2f}°, "
+        f"missing wedge {covered['missing_wedge_deg']:.0f}°, {covered['repeats']} repeated; gaps: {gaps}"
+        if covered
+        else "none",
+        "tilts from": ", ".join(sorted({str(row.get("tilt_source", "")) for row in rows})),
+        "background by": "; ".join(models),
+        "duplicates, superseded": f"{about.get('duplicates', 0)}, {about.get('superseded', 0)}",
+        "written by": about.get("software", ""),
+    }
+    return "<dl class='facts'>" + "".join(f"<dt>{text(key)}</dt><dd>{text(value)}</dd>" for key, value in facts.items()) + "</dl>"
+
+
+def _picture(image: Any, percentiles: tuple[float, float] = (0.5, 99.8)) -> str:
+    return "data:image/png;base64," + base64.b64encode(frames.grey_png(image, percentiles=percentiles)).decode()
+
+
+def _trio(shelf: Shelf, name: str, rows: Sequence[Row]) -> str:
+    usable = [row for row in rows if not row.get("blank")]
+    if not usable:
+        return ""
+    row = min(usable, key=lambda row: abs(row["tilt_deg"]))
+    try:
+        images = {kind: frames.reduced(shelf.image(name, row, kind), LARGE_PX) for kind in ("raw", "clean", "background")}
+    except StoreError as error:
+        return f"<p class='warn'>{text(error)}</p>"
+    shown_ones = "".join(
+        f"<figure><img alt='{kind}' src='{_picture(image)}'><figcaption>{kind}</figcaption></figure>" for kind, image in images.items()
+    )
+    return f"<h2>At {row['tilt_deg']:+.1f}°</h2><div class='trio'>{shown_ones}</div>"
+
+
+def _plot(rows: Sequence[Row], key: str, title: str) -> str:
+    """A small scatter plot as SVG."""
+    points = [(row["tilt_deg"], row[key]) for row in rows if row.get(key) is not None]
+    if not points:
+        return ""
+    x, y = np.array(points, dtype=float).T
+    left, right, low, high = x.min(), x.max(), y.min(), y.max()
+    across, up = (right - left) or 1.0, (high - low) or abs(high) or 1.0
+    dots = "".join(
+        f"<circle cx='{34 + 220 * (a - left) / across:.1f}' cy='{78 - 66 * (b - low) / up:.1f}' r='2' fill='#0b6a72'/>"
+        for a, b in zip(x, y, strict=True)
+    )
+    return (
+        f"<figure><svg viewBox='0 0 262 96' role='img' aria-label='{text(title)}'><rect x='30' y='8' width='228' height='74' fill='none' "
+        f"stroke='#d5dbe1'/>{dots}<text x='28' y='15' text-anchor='end'>{high:.3g}</text>"
+        f"<text x='28' y='82' text-anchor='end'>{low:.3g}</text>"
+        f"<text x='34' y='93'>{left:+.0f}°</text><text x='254' y='93' text-anchor='end'>{right:+.0f}°</text></svg>"
+        f"<figcaption>{text(title)}</figcaption></figure>"
+    )
+
+
+def _sheet(shelf: Shelf, name: str, rows: Sequence[Row]) -> str:
+    chosen = sorted(rows, key=lambda row: row["tilt_deg"])
+    chosen = chosen[:: -(-len(chosen) // CONTACT)] if chosen else []
+    pictures = []
+    for row in chosen:
+        small = _small(shelf, name, row)
+        image = "" if small is None else f"<img alt='' src='{_picture(small)}'>"
+        pictures.append(f"<figure>{image}<figcaption>{row['tilt_deg']:+.1f}°</figcaption></figure>")
+    return f"<h2>Clean projections</h2><div class='sheet'>{''.join(pictures)}</div>"
+
+
+def _put_aside(status: dict[str, Any], name: str) -> str:
+    aside = [(state, row) for state in ("held", "quarantined") for row in status.get(state, []) if row.get("series") == name]
+    if not status:
+        return "<h2>Held and quarantined</h2><p class='dim'>the ledger was not at hand</p>"
+    if not aside:
+        return "<h2>Held and quarantined</h2><p>nothing</p>"
+    lines = "".join(
+        f"<tr><td>{state}</td><td>{text(row['path'])} [{row['image']}]</td><td>{text(row['reason'])}</td></tr>" for state, row in aside
+    )
+    return f"<h2>Held and quarantined</h2><table><tr><th>state</th><th>file</th><th>reason</th></tr>{lines}</table>"
+
+
+def _advice(hints: Sequence[Hint]) -> str:
+    if not hints:
+        return "<h2>Advice</h2><p>nothing to retake</p>"
+    lines = "".join(f"<tr><td class='n'>{hint.tilt_deg:+.1f}°</td><td>{text(hint.text)}</td><td>{hint.setting}</td></tr>" for hint in hints)
+    return f"<h2>Advice</h2><table><tr><th class='n'>tilt</th><th>what</th><th>limit</th></tr>{lines}</table>"
+
+
+def _rows(rows: Sequence[Row], hints: Sequence[Hint]) -> str:
+    marked = {hint.number for hint in hints}
+
+    def number(value: Any) -> str:
+        return "–" if value is None else f"{value:.4g}"
+
+    def remarks(row: Row) -> str:
+        said = {"blank": row.get("blank"), "superseded": row.get("superseded"), "advice": row["number"] in marked}
+        return " ".join(word for word, yes in said.items() if yes)
+
+    lines = "".join(
+        f"<tr><td class='n'>{row['number']}</td><td class='n'>{row['tilt_deg']:+.2f}</td><td>{text(row.get('tilt_source', ''))}</td>"
+        f"<td>{text(row['path'])} [{row['image']}]</td><td class='n'>{number(row.get('background_mean'))}</td>"
+        f"<td class='n'>{number(row.get('vacuum_noise'))}</td><td class='n'>{number(row.get('trust'))}</td>"
+        f"<td>{remarks(row)}</td></tr>"
+        for row in rows
+    )
+    heads = ("number", "tilt, °", "from", "file", "background", "noise", "trust", "")
+    return f"<h2>Every projection</h2><table><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{lines}</table>"
+
+
+def _settings(table: Table) -> str:
+    try:
+        config = json.dumps(json.loads(table.about.get("config", "{}")), indent=1)
+    except ValueError:
+        config = str(table.about.get("config", ""))
+    return f"<h2>Settings</h2><details open><summary>as they were when the series was written</summary><pre>{text(config)}</pre></details>"

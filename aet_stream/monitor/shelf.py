@@ -1,0 +1,342 @@
+"""The series on disk, read for viewers: one projection a read, from committed files, found by id and never by a path from outside.
+
+Everything here runs in one thread of the monitor and reads only. Old rows, frames and looks are forgotten: memory stays bounded
+however long the day.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import h5py
+import numpy as np
+
+from aet_stream import layout
+from aet_stream.errors import StoreError
+from aet_stream.monitor import frames
+from aet_stream.monitor.looks import Look, look
+from aet_stream.projection import Array
+from aet_stream.series import Series
+
+ROWS_SHOWN = 1000
+"""Of a longer series, the last ones."""
+FRAMES_MIB = 192
+ENCODED_MIB = 96
+LOOKS = 4096
+SMALL_ONES = 600
+KINDS = ("raw", "clean", "background")
+PLANES = ("xy", "xz", "yz")
+PREVIEW_FILE, VOLUME_FILE = "preview.h5", "reconstruction.h5"
+_LARGE_VOLUME_BYTES = 600 << 20
+_SLUG = re.compile(r"[0-9a-f]{16}")
+_UNSHOWN = frozenset({"sha256", "config_sha256", "stamp", "tilt_candidates", "series", "software"})
+_V = TypeVar("_V")
+
+Row = dict[str, Any]
+"""One projection: every figure of its record by name; None where a number is not known."""
+
+
+def series_id(name: str) -> str:
+    """How a series is named in addresses: 16 hexadecimal digits, so that no folder name ever is part of one."""
+    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def shown(name: str) -> str:
+    """A folder or file name as text, whatever bytes it has."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+class Kept(Generic[_V]):
+    """The values used last, up to a total weight."""
+
+    def __init__(self, limit: float, weight: Callable[[_V], float] = lambda _: 1.0) -> None:
+        self._limit, self._weight, self._total = limit, weight, 0.0
+        self._values: OrderedDict[Hashable, _V] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], _V]) -> _V:
+        if key in self._values:
+            self._values.move_to_end(key)
+            return self._values[key]
+        value = make()
+        self.put(key, value)
+        return value
+
+    def put(self, key: Hashable, value: _V) -> None:
+        if key in self._values:
+            self._total -= self._weight(self._values.pop(key))
+        self._values[key] = value
+        self._total += self._weight(value)
+        while self._total > self._limit and len(self._values) > 1:
+            _, dropped = self._values.popitem(last=False)
+            self._total -= self._weight(dropped)
+
+    def peek(self, key: Hashable) -> _V | None:
+        return self._values.get(key)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What `series.h5` says, its last rows."""
+
+    name: str
+    about: dict[str, Any]
+    stored: int
+    rows: list[Row]
+    shape: tuple[int, int]
+    closed: bool
+
+
+class Shelf:
+    """All series under one output folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._tables: Kept[tuple[tuple[int, ...], Table]] = Kept(4)
+        self._frames: Kept[dict[str, Array]] = Kept(FRAMES_MIB << 20, lambda pair: sum(image.nbytes for image in pair.values()))
+        self._encoded: Kept[frames.Encoded] = Kept(ENCODED_MIB << 20, lambda encoded: len(encoded.body))
+        self._figures: Kept[dict[str, float]] = Kept(LOOKS)
+        self._small: Kept[Array] = Kept(SMALL_ONES)
+
+    # -- which there are ----------------------------------------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """Folders with a series, the latest written first."""
+        found = []
+        try:
+            for folder in self.root.iterdir():
+                path = folder / layout.SERIES_FILE
+                if path.is_file():
+                    found.append((path.stat().st_mtime, folder.name))
+        except OSError:
+            return [name for _, name in sorted(found, reverse=True)]
+        return [name for _, name in sorted(found, reverse=True)]
+
+    def name_of(self, wanted: str) -> str:
+        """The series with this id.
+
+        Raises
+        ------
+        StoreError : there is none
+        """
+        if _SLUG.fullmatch(wanted):
+            for name in self.names():
+                if series_id(name) == wanted:
+                    return name
+        raise StoreError("no such series")
+
+    # -- rows -------------------------------------------------------------------------------------------------------------------
+
+    def table(self, name: str) -> Table:
+        """Rows of a series, in order of arrival; read anew only when the file is another one.
+
+        Raises
+        ------
+        StoreError : it cannot be read
+        """
+        path = self.root / name / layout.SERIES_FILE
+        key = _key(path)
+        kept = self._tables.peek(name)
+        if kept is None or kept[0] != key:
+            kept = (key, _read_table(name, path))
+            self._tables.put(name, kept)
+        return kept[1]
+
+    def known_rows(self, name: str) -> list[Row]:
+        """The rows as they were read last, without a look at the disk."""
+        kept = self._tables.peek(name)
+        return [] if kept is None else kept[1].rows
+
+    def row(self, name: str, number: int) -> Row:
+        """One row, also of those that `table` leaves out.
+
+        Raises
+        ------
+        StoreError : no such projection
+        """
+        for row in reversed(self.table(name).rows):
+            if row["number"] == number:
+                return row
+        path = self._projection_path(name, number)
+        try:
+            with h5py.File(path, "r", locking=False) as file:
+                return as_row({key: getattr(record, key) for record in (layout.read_record(file),) for key in record.__struct_fields__})
+        except OSError as error:
+            raise StoreError(f"no projection {number} in this series") from error
+
+    # -- pixels -----------------------------------------------------------------------------------------------------------------
+
+    def _projection_path(self, name: str, number: int) -> Path:
+        return self.root / name / layout.PROJECTIONS / layout.file_name(number)
+
+    def pixels(self, name: str, row: Row) -> dict[str, Array]:
+        """`raw` and `clean` of one projection, checked against their checksums.
+
+        Raises
+        ------
+        StoreError : missing or damaged
+        """
+        return self._frames.get((name, row["number"], row["clean_crc32"]), lambda: self._read_pixels(name, row))
+
+    def _read_pixels(self, name: str, row: Row) -> dict[str, Array]:
+        path = self._projection_path(name, row["number"])
+        if path.is_file():
+            _, raw, clean = layout.read_projection(str(path))
+        else:  # projection files may be removed after closing: then series.h5 holds the pixels itself
+            with Series(self.root / name / layout.SERIES_FILE) as series:
+                if not series.closed:
+                    raise StoreError(f"projection {row['number']} is not there")
+                place = int(np.flatnonzero(series.column("number") == row["number"])[0])
+                raw, clean = series.raw(place), series.clean(place)
+        return {"raw": raw, "clean": clean}
+
+    def image(self, name: str, row: Row, kind: str) -> Array:
+        """raw, clean or background = raw - clean."""
+        pair = self.pixels(name, row)
+        return pair["raw"].astype(np.float32) - pair["clean"] if kind == "background" else pair[kind]
+
+    def encoded(self, name: str, row: Row, kind: str, factor: int) -> frames.Encoded:
+        """Ready to send; many viewers ask for the same."""
+        key = (name, row["number"], row["clean_crc32"], kind, factor)
+        return self._encoded.get(key, lambda: frames.encode(frames.binned(self.image(name, row, kind), factor)))
+
+    # -- looks ------------------------------------------------------------------------------------------------------------------
+
+    def known_figures(self, name: str, row: Row) -> dict[str, float] | None:
+        """What has been seen in it already."""
+        return self._figures.peek((name, row["number"], row["clean_crc32"]))
+
+    def figures(self, name: str, row: Row) -> dict[str, float]:
+        """Measured at first use; the record's own figure of the same name has precedence in `as_row`."""
+        return self._figures.get((name, row["number"], row["clean_crc32"]), lambda: self._look(name, row).figures)
+
+    def small(self, name: str, row: Row) -> Array:
+        """A small clean picture, float32."""
+        return self._small.get((name, row["number"], row["clean_crc32"]), lambda: self._look(name, row).small)
+
+    def known_small(self, name: str, row: Row) -> Array | None:
+        """The small picture, if it has been made lately."""
+        return self._small.peek((name, row["number"], row["clean_crc32"]))
+
+    def _look(self, name: str, row: Row) -> Look:
+        seen = look(**self.pixels(name, row))
+        key = (name, row["number"], row["clean_crc32"])
+        self._figures.put(key, seen.figures)
+        self._small.put(key, seen.small)
+        return seen
+
+    # -- volume -----------------------------------------------------------------------------------------------------------------
+
+    def volume(self, name: str) -> dict[str, Any] | None:
+        """Where orthoslices can be had: the newer of preview and reconstruction, or None."""
+        found = [path for path in (self.root / name / PREVIEW_FILE, self.root / name / VOLUME_FILE) if path.is_file()]
+        for path in sorted(found, key=_key, reverse=True):
+            try:
+                with h5py.File(path, "r", locking=False) as file:
+                    return _about_volume(path, file)
+            except (OSError, KeyError, RuntimeError, ValueError):
+                continue  # half of one, or not ours
+        return None
+
+    def plane(self, name: str, plane: str) -> frames.Encoded:
+        """One orthoslice of what `volume` names.
+
+        Raises
+        ------
+        StoreError : there is none
+        """
+        about = self.volume(name)
+        if about is None or plane not in about["planes"]:
+            raise StoreError("no such slice")
+        path = self.root / name / about["file"]
+
+        def read() -> frames.Encoded:
+            try:
+                with h5py.File(path, "r", locking=False) as file:
+                    return frames.encode(_slice(file, plane).astype(np.float32))
+            except (OSError, KeyError, RuntimeError) as error:
+                raise StoreError(f"{path.name} cannot be read: {error}") from error
+
+        return self._encoded.get((name, about["v"], plane), read)
+
+
+def _key(path: Path) -> tuple[int, ...]:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise StoreError(f"{shown(path.parent.name)} has no {path.name}") from error
+    return (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+
+
+def _read_table(name: str, path: Path) -> Table:
+    with Series(path) as series:
+        try:
+            columns = series.last_columns(ROWS_SHOWN)
+            rows = [as_row(dict(zip(columns, values, strict=True))) for values in zip(*(v.tolist() for v in columns.values()), strict=True)]
+            return Table(name, series.about, len(series), rows, series.shape, series.closed)
+        except (OSError, KeyError, RuntimeError, ValueError) as error:
+            raise StoreError(f"{path}: cannot be read: {error}") from error
+
+
+def as_row(values: dict[str, Any]) -> Row:
+    """A record as it is sent: plain JSON, numbers that are not finite as None; long texts that nobody reads left out."""
+    row = {key: _plain(value) for key, value in values.items() if key not in _UNSHOWN}
+    row["path"] = shown(str(row.get("path", "")))
+    return row
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def _about_volume(path: Path, file: h5py.File) -> dict[str, Any]:
+    if path.name == PREVIEW_FILE:
+        group = file["orthoslices"]
+        attributes = {key: _plain(value.item() if isinstance(value, np.generic) else value) for key, value in group.attrs.items()}
+        attributes |= {key: _plain(value.item() if isinstance(value, np.generic) else value) for key, value in file.attrs.items()}
+        shapes = {plane: list(group[plane].shape) for plane in PLANES if plane in group}
+        kind = "preview"
+    else:
+        volume = file["reconstruction/volume"]
+        slow = volume.size * volume.dtype.itemsize > _LARGE_VOLUME_BYTES  # a cut across the last axis would read all of it
+        shapes = {plane: list(_shape(volume.shape, plane)) for plane in (PLANES[:2] if slow else PLANES)}
+        given = file["reconstruction"].attrs
+        attributes = {
+            "voxel_size_nm": _plain(float(given["voxel_size_nm"])),
+            "method": str(given["method"]),
+            "done_at": path.stat().st_mtime,
+        }
+        attributes["tilts"] = len(file["reconstruction/tilts_deg"])
+        kind = "reconstruction"
+    wanted = {key: attributes.get(key) for key in ("tilts", "done_at", "voxel_size_nm", "method")}
+    if isinstance(wanted["tilts"], np.ndarray):  # the tilts themselves rather than their number
+        wanted["tilts"] = int(wanted["tilts"].size)
+    return {"kind": kind, "file": path.name, "planes": shapes, "v": "-".join(map(str, _key(path))), **wanted}
+
+
+def _shape(shape: tuple[int, ...], plane: str) -> tuple[int, int]:
+    """Volume axes are [y, z, x]: slice along the tilt axis, depth, column (reconstruct/run.py)."""
+    y, z, x = shape
+    return {"xy": (y, x), "xz": (z, x), "yz": (y, z)}[plane]
+
+
+def _slice(file: h5py.File, plane: str) -> Array:
+    if "orthoslices" in file:
+        image: Array = file["orthoslices"][plane][()]
+        return image
+    volume = file["reconstruction/volume"]
+    y, z, x = (edge // 2 for edge in volume.shape)
+    middle: Array = {"xz": lambda: volume[y], "xy": lambda: volume[:, z], "yz": lambda: volume[:, :, x]}[plane]()
+    return middle

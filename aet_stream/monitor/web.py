@@ -1,0 +1,260 @@
+"""The addresses that the monitor answers at. Files are found by series id; nothing that a client sends becomes part of a path."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from aet_stream.config import Monitor
+from aet_stream.errors import StoreError
+from aet_stream.monitor import frames, report, security, words
+from aet_stream.monitor.live import VIEWERS, Live, Viewer
+from aet_stream.monitor.metrics import Metrics
+from aet_stream.monitor.security import Guard
+from aet_stream.monitor.shelf import KINDS, PLANES, Row, series_id, shown
+
+PAGE = Path(__file__).parent / "page"
+TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+IMMUTABLE = "private, max-age=86400, immutable"
+IMAGES_AT_ONCE = 24
+
+
+class Web:
+    """Answers from what `live` knows."""
+
+    def __init__(self, settings: Monitor, live: Live, metrics: Metrics, token: str) -> None:
+        self._settings = settings
+        self._live = live
+        self._metrics = metrics
+        self._token = token
+        self._images = asyncio.Semaphore(IMAGES_AT_ONCE)
+        # All files of the page, read once: names from outside are looked up here and never opened.
+        self._files = {path.name: path.read_bytes() for path in PAGE.iterdir() if path.suffix in TYPES}
+
+    def app(self) -> Starlette:
+        one, frame = "/api/v1/series/{series}", "/api/v1/series/{series}/frames/{number:int}"
+        routes: list[Route | WebSocketRoute] = [
+            Route("/", self._page),
+            Route("/login", self._login),
+            Route("/static/{name}", self._static),
+            Route("/livez", self._livez),
+            Route("/readyz", self._readyz),
+            Route("/metrics", self._metrics_text),
+            Route("/status.json", self._status_json),
+            Route("/api/v1/state", self._state),
+            Route("/api/v1/series", self._series_list),
+            Route(one, self._series),
+            Route(one + "/summary.csv", self._summary_csv),
+            Route(one + "/report.html", self._report),
+            Route(one + "/volume/{plane}", self._plane),
+            Route(frame + "/thumb.png", self._thumb),
+            Route(frame + "/{kind}.tiff", self._tiff),
+            Route(frame + "/{kind}", self._frame),
+            WebSocketRoute("/api/v1/events", self._events),
+        ]
+        hosts = [*security.host_names(self._settings), "::1"]
+        middleware = [
+            Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False),
+            Middleware(Guard, token=self._token, secure=bool(self._settings.tls_cert)),
+        ]
+        return Starlette(routes=routes, middleware=middleware, exception_handlers={StoreError: _not_found})
+
+    # -- the page ---------------------------------------------------------------------------------------------------------------
+
+    async def _page(self, request: Request) -> Response:
+        return self._file("index.html")
+
+    async def _login(self, request: Request) -> Response:
+        return self._file("login.html") if self._token else RedirectResponse("/", 303)
+
+    async def _static(self, request: Request) -> Response:
+        return self._file(request.path_params["name"])
+
+    def _file(self, name: str) -> Response:
+        if name not in self._files:
+            return PlainTextResponse("no such file\n", 404)
+        return Response(self._files[name], media_type=TYPES[Path(name).suffix], headers={"cache-control": "no-cache"})
+
+    # -- for machines -----------------------------------------------------------------------------------------------------------
+
+    async def _livez(self, request: Request) -> Response:
+        return PlainTextResponse("alive\n")
+
+    async def _readyz(self, request: Request) -> Response:
+        """Without a token only whether, not why."""
+        troubles = words.troubles(self._live.status, self._live.silence_s())
+        why = "; ".join(troubles) if not self._token else "not ready"
+        return PlainTextResponse(f"{why}\n" if troubles else "ready\n", 503 if troubles else 200)
+
+    async def _metrics_text(self, request: Request) -> Response:
+        return Response(generate_latest(self._metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    async def _status_json(self, request: Request) -> Response:
+        silence_s = self._live.silence_s()
+        if not self._live.heard_at:
+            return _json({"daemon": "the hub has not been heard yet"}, 503)
+        answer: dict[str, Any] = {**self._live.status, "age_s": round(silence_s, 2)}
+        if silence_s > words.STALE_S:
+            answer["daemon"] = f"the hub has not been heard for {silence_s:.0f} s"
+        return _json(answer, 503 if silence_s > words.STALE_S else 200)
+
+    async def _state(self, request: Request) -> Response:
+        return _json(self._live.state())
+
+    async def _events(self, socket: WebSocket) -> None:
+        """The whole state first, then what happens; the client has nothing to say."""
+        if len(self._live.viewers) >= VIEWERS:
+            await socket.close(1013)
+            return
+        await socket.accept()
+        viewer = Viewer()
+        self._live.viewers.add(viewer)
+        listening = asyncio.ensure_future(_until_gone(socket))
+        try:
+            await socket.send_text(_text(self._live.snapshot()))
+            while True:
+                waiting = asyncio.ensure_future(viewer.next())
+                done, _ = await asyncio.wait({waiting, listening}, return_when=asyncio.FIRST_COMPLETED)
+                if waiting not in done:
+                    waiting.cancel()
+                    return
+                await socket.send_text(_text(waiting.result()))
+        except (WebSocketDisconnect, RuntimeError):
+            return  # gone in the middle of a message
+        finally:
+            self._live.viewers.discard(viewer)
+            listening.cancel()
+
+    # -- series -----------------------------------------------------------------------------------------------------------------
+
+    async def _series_list(self, request: Request) -> Response:
+        """Every series on disk, the latest first, with what the hub says of it."""
+        said = {row["name"]: row for row in self._live.status.get("series", [])}
+        names = await self._live.read(self._live.shelf.names)
+        return _json([{**said.get(name, {}), "id": series_id(name), "name": shown(name)} for name in names])
+
+    async def _series(self, request: Request) -> Response:
+        return _json(await self._live.series(request.path_params["series"]))
+
+    async def _summary_csv(self, request: Request) -> Response:
+        found = await self._live.series(request.path_params["series"])
+        columns = list(dict.fromkeys(key for row in found["rows"] for key in row))
+        text = io.StringIO()
+        table = csv.DictWriter(text, columns)
+        table.writeheader()
+        table.writerows(found["rows"])
+        return Response(text.getvalue(), media_type="text/csv; charset=utf-8", headers=_download(f"{found['id']}.csv"))
+
+    async def _report(self, request: Request) -> Response:
+        name = await self._live.read(lambda: self._live.shelf.name_of(request.path_params["series"]))
+        page = await self._live.read(lambda: report.of_series(self._live.shelf, name, self._live.limits, self._live.status))
+        return Response(page, media_type=TYPES[".html"], headers={"content-security-policy": report.CSP})
+
+    # -- images -----------------------------------------------------------------------------------------------------------------
+
+    async def _row(self, request: Request) -> tuple[str, Row]:
+        wanted, number = request.path_params["series"], request.path_params["number"]
+        shelf = self._live.shelf
+
+        def find() -> tuple[str, Row]:
+            name = shelf.name_of(wanted)
+            return name, shelf.row(name, number)
+
+        if not 0 <= number < 10**9:
+            raise StoreError("no such projection")
+        return await self._live.read(find)
+
+    async def _frame(self, request: Request) -> Response:
+        kind, factor = request.path_params["kind"], request.query_params.get("bin", "1")
+        if kind not in KINDS or factor not in map(str, frames.BINS):
+            raise StoreError("no such image")
+        async with self._images:
+            name, row = await self._row(request)
+            encoded = await self._live.read(lambda: self._live.shelf.encoded(name, row, kind, int(factor)))
+        return _image(
+            encoded,
+            f"{row['clean_crc32']}-{kind}-{factor}",
+            fixed=request.query_params.get("v") == str(row["clean_crc32"]),
+            request=request,
+        )
+
+    async def _plane(self, request: Request) -> Response:
+        plane = request.path_params["plane"]
+        if plane not in PLANES:
+            raise StoreError("no such slice")
+        shelf = self._live.shelf
+        name = await self._live.read(lambda: shelf.name_of(request.path_params["series"]))
+        encoded = await self._live.read(lambda: shelf.plane(name, plane))
+        return _image(encoded, "", fixed=False, request=request)
+
+    async def _thumb(self, request: Request) -> Response:
+        name, row = await self._row(request)
+        png = await self._live.read(lambda: frames.grey_png(self._live.shelf.small(name, row)))
+        fixed = request.query_params.get("v") == str(row["clean_crc32"])
+        return Response(png, media_type="image/png", headers={"cache-control": IMMUTABLE if fixed else "no-cache"})
+
+    async def _tiff(self, request: Request) -> Response:
+        kind = request.path_params["kind"]
+        if kind not in KINDS:
+            raise StoreError("no such image")
+        async with self._images:
+            name, row = await self._row(request)
+            size_nm = row.get("pixel_size_nm") or float("nan")
+            about = f"{kind}, tilt {row['tilt_deg']:+.2f} deg, {row['path']}[{row['image']}], {row.get('model', '')}"
+            body = await self._live.read(
+                lambda: frames.tiff(
+                    self._live.shelf.image(name, row, kind), pixel_size_nm=size_nm, description=about.encode("ascii", "replace").decode()
+                )
+            )
+        return Response(body, media_type="image/tiff", headers=_download(f"{row['number']:06d}_{kind}.tif"))
+
+
+def _image(encoded: frames.Encoded, tag: str, *, fixed: bool, request: Request) -> Response:
+    """Pixels with what is needed to read them. An address with the right checksum (`v`) never shows anything else."""
+    headers = {
+        "x-shape": f"{encoded.shape[0]},{encoded.shape[1]}",
+        "x-dtype": encoded.dtype,
+        "x-range": f"{encoded.offset!r},{encoded.scale!r}",
+        "cache-control": IMMUTABLE if fixed else "no-cache",
+    }
+    if tag:
+        headers["etag"] = f'"{tag}"'
+        if request.headers.get("if-none-match") == headers["etag"]:
+            return Response(status_code=304, headers=headers)
+    return Response(encoded.body, media_type="application/octet-stream", headers=headers)
+
+
+async def _until_gone(socket: WebSocket) -> None:
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError, KeyError):
+        while True:
+            await socket.receive_text()
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    return PlainTextResponse(f"{shown(str(error))}\n", 404)
+
+
+def _download(name: str) -> dict[str, str]:
+    return {"content-disposition": f'attachment; filename="{name}"'}
+
+
+def _text(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _json(value: Any, code: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), code, media_type="application/json")

@@ -1,0 +1,113 @@
+"""One glance in words: the same sentences on the page, in the terminal and in /readyz."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from aet_stream.monitor.shelf import shown
+
+STALE_S = 5.0
+DISK_LOW_BYTES = 5 << 30
+_BUSY_STAGES = ("network", "commit")
+"""Stages that occupy somebody; settling, reading (which waits for credit) and queueing are waiting."""
+
+
+def troubles(status: dict[str, Any], silence_s: float) -> list[str]:
+    """Why the daemon is not fit for work; empty when it is."""
+    if silence_s > STALE_S:
+        return ["the hub is silent"]
+    roles = status.get("roles", {})
+    fresh = {role["role"] for role in roles.values() if role["age_s"] < STALE_S}
+    found = [f"no {role}" for role in ("watch", "worker") if role not in fresh]
+    if roles.get("watch", {}).get("status", {}).get("root_there") is False:
+        found.append("the watched folder is not there")
+    return found + ([f"paused: {status['paused']}"] if status.get("paused") else [])
+
+
+def concerns(status: dict[str, Any]) -> list[str]:
+    """What a person should look at, though work goes on."""
+    totals = status.get("totals", {})
+    found = [f"{totals[key]} {key}" for key in ("held", "quarantined") if totals.get(key)]
+    failed = status.get("events", {}).get("failed", 0)
+    if failed:
+        found.append(f"{failed} reconstruction{'s' if failed > 1 else ''} failed")
+    for name, role in status.get("roles", {}).get("supervisor", {}).get("status", {}).get("roles", {}).items():
+        if role.get("degraded"):
+            found.append(f"{name} {role['degraded']}")
+    free = status.get("disk_free_bytes")
+    if free is not None and free < DISK_LOW_BYTES:
+        found.append(f"{free / 1e9:.1f} GB of disk left")
+    return found
+
+
+def current(status: dict[str, Any]) -> dict[str, Any] | None:
+    """The series that something came for last."""
+    series = [row for row in status.get("series", []) if row.get("stored")]
+    return max(series, key=lambda row: row["last_at"], default=None)
+
+
+def cadence_s(rows: Sequence[dict[str, Any]]) -> float | None:
+    """Usual time from one of these projections to the next; None for too few."""
+    times = sorted(row["closed_at"] for row in rows if row.get("closed_at") is not None)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times) if later > earlier]
+    return statistics.median(gaps) if len(gaps) >= 3 else None
+
+
+def headroom(status: dict[str, Any], cadence: float | None) -> float | None:
+    """How many times faster the microscope could go: cadence over the slowest stage that occupies somebody (median)."""
+    stages = status.get("latency", {}).get("stages", {})
+    slowest = max((stages[stage]["p50_s"] for stage in _BUSY_STAGES if stage in stages), default=0.0)
+    return cadence / slowest if cadence and slowest > 0 else None
+
+
+def sentence(status: dict[str, Any], *, expected: int = 0, last: dict[str, Any] | None = None) -> str:
+    """The state of the acquisition: "tilt 23 of 60, -12.0°, stored 0.4 s after its file was closed; nothing held".
+
+    Parameters
+    ----------
+    last : the last row of the current series, where it is known
+    """
+    series = current(status)
+    if series is None:
+        return f"waiting for the first projection in {shown(status.get('watch_root', 'the watched folder'))}"
+    of = f" of {expected}" if expected else ""
+    tilt = "" if series.get("last_tilt_deg") is None else f", {series['last_tilt_deg']:+.1f}°"
+    total = None if last is None else last.get("total_s")
+    after = "" if total is None else f", stored {total:.1f} s after its file was closed"
+    text = f"tilt {series['stored']}{of}{tilt}{after}"
+    if series["state"] == "closed":
+        text = f"{shown(series['name'])} is closed with {series['stored']} tilts"
+    totals = status.get("totals", {})
+    waiting = [f"{totals[state]} {state}" for state in ("held", "quarantined") if totals.get(state)]
+    return f"{text}; {', '.join(waiting) or 'nothing held'}"
+
+
+def duration(seconds: float) -> str:
+    """As people say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def remedies(status: dict[str, Any]) -> list[dict[str, Any]]:
+    """Everything held or quarantined, with what to do and the exact command to type."""
+    root = shlex.quote(shown(status.get("output_root", "")))
+    setting = f" --set output.root={root}" if status.get("output_root") else ""
+    found = []
+    for state in ("held", "quarantined"):
+        for row in status.get(state, []):
+            if state == "held" and "px of" in row["reason"]:
+                remedy, command = "give the other images a folder of their own; then it is read there", ""
+            elif state == "held":
+                remedy, command = "say its tilt", f"aet-stream release {row['id']} --angle DEG{setting}"
+            else:
+                remedy = "mend or replace the file: it is read again by itself; or have the same file tried again"
+                command = f"aet-stream requeue {row['id']}{setting}"
+            found.append(
+                {**row, "path": shown(row["path"]), "series": shown(row["series"]), "state": state, "remedy": remedy, "command": command}
+            )
+    return found
