@@ -1,7 +1,7 @@
 """`make bench`: the figures we publish. Absolute times depend on the machine; ratios within one run do not.
 
 Close of file to readable in series.h5 by stage, throughput, memory of each role; inference against a plain eager DnCNN; the hub's own
-ceiling; the solver. `python -m tests.bench latency hub inference reconstruct` runs only the parts named.
+ceiling; the solver. `python -m tests.bench latency hub inference reconstruct atoms` runs only the parts named.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def inference(folder: Path) -> None:
 
 
 def main(parts: list[str]) -> None:
-    parts = parts or ["latency", "hub", "inference", "reconstruct", "atoms"]
+    parts = parts or ["latency", "hub", "inference", "reconstruct"]
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

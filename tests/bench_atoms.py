@@ -28,7 +28,7 @@ from aet_stream.reconstruct.run import read_input
 from aet_stream.simulate.writers import npy
 from tests.harness import Daemon
 
-PIXEL_ANGSTROM = 0.358  # from the spread of mass of projections and atoms; refined below
+PIXEL_ANGSTROM = 0.347  # fitted to the atoms; refined below
 REACH_ANGSTROM = 1.0
 
 
@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--background", type=float, default=4.0, help="mean counts (the particle has about 10)")
     given = parser.parse_args()
     data = Path(os.environ["AET_STREAM_TEST_DATA"]) / "simulated-np"
-    images = np.moveaxis(loadmat(str(data / "np2_dose8e3.mat"))["Trunc_projections_forBM3D"], 2, 0)
+    images = loadmat(str(data / "np2_dose8e3.mat"))["Trunc_projections_forBM3D"].T  # (tilt, x, y): the tilt axis of these lies along x
     tilts_deg = loadmat(str(data / "angles_deg.mat"))["Angle"][:, 1].astype(float)
     atoms = np.loadtxt(data / "np2_atoms.txt")[:, 1:4]
     extra = background(len(images), images.shape[1], given.background)
