@@ -27,7 +27,7 @@ STYLE = """
 body{max-width:62rem;margin:1.5rem auto;padding:0 1rem}h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:1.4rem 0 .4rem}
 p{margin:.3rem 0}table{border-collapse:collapse;width:100%}
 th,td{text-align:left;padding:.15rem .7rem .15rem 0;border-bottom:1px solid #d5dbe1;vertical-align:top;overflow-wrap:anywhere}
-td.n,th.n{text-align:right}th{font-weight:600}.dim{color:#51606e}.warn{color:#825300}
+td.n,th.n{text-align:right}th{font-weight:600;white-space:nowrap}.dim{color:#51606e}.warn{color:#825300}
 figure{margin:0;text-align:center}img{background:#10151a;width:100%;display:block}.trio{display:grid;grid-template-columns:repeat(3,1fr);gap:.5rem}
 .sheet{display:grid;grid-template-columns:repeat(12,1fr);gap:.25rem}.sheet figcaption{font-size:.75rem}
 .plots{display:grid;grid-template-columns:repeat(3,1fr);gap:.6rem}svg{width:100%;height:auto}svg text{font-size:9px;fill:#51606e}
@@ -157,7 +157,7 @@ def _plot(rows: Sequence[Row], key: str, title: str) -> str:
         for a, b in zip(x, y, strict=True)
     )
     return (
-        f"<figure><svg viewBox='0 0 262 96' role='img' aria-label='{text(title)}'><rect x='30' y='8' width='228' height='74' fill='none' "
+        f"<figure><svg viewBox='-24 0 286 96' role='img' aria-label='{text(title)}'><rect x='30' y='8' width='228' height='74' fill='none' "
         f"stroke='#d5dbe1'/>{dots}<text x='28' y='15' text-anchor='end'>{high:.3g}</text>"
         f"<text x='28' y='82' text-anchor='end'>{low:.3g}</text>"
         f"<text x='34' y='93'>{left:+.0f}°</text><text x='254' y='93' text-anchor='end'>{right:+.0f}°</text></svg>"
