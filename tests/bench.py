@@ -21,6 +21,7 @@ from aet_stream.messages import WIRE_VERSION, Acquired, Done, FileOffer, Job, Of
 from aet_stream.projection import Acquisition, Candidate, Quality, sha256_of
 from aet_stream.simulate.writers import tiff
 from aet_stream.transport import HubLink
+from tests.durability.soak import cost_of_safety
 from tests.harness import Daemon, running, wait_for
 
 MODEL = "default"
@@ -164,7 +165,7 @@ def inference(folder: Path) -> None:
 
 
 def main(parts: list[str]) -> None:
-    parts = parts or ["latency", "hub", "inference", "reconstruct"]
+    parts = parts or ["latency", "hub", "safety", "inference", "reconstruct", "atoms"]
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -180,6 +181,10 @@ def main(parts: list[str]) -> None:
         if "inference" in parts:
             print("\ninference")
             inference(folder)
+        if "safety" in parts:
+            print("\nwhat fsync costs, in turn within this run (median ms; 1024 px)")
+            medians = cost_of_safety(folder)["medians_ms"]
+            print("  ".join(f"{name} {value}" for name, value in medians.items()), flush=True)
     if "reconstruct" in parts:
         print("\nreconstruction", flush=True)
         subprocess.run([sys.executable, "-m", "tests.bench_reconstruct"], check=True)

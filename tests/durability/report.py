@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from tests.durability import matrix
 from tests.durability.mutants import HERE, MUTANTS
 
 HEAD = """# Nothing lost, nothing doubled: what was tried, and what it found
@@ -51,7 +52,7 @@ def _matrix(found: list[dict[str, Any]]) -> str:
     return f"""
 ## Every place, every fault
 
-{len(found)} cases: {places} named places of the commit path (`aet_stream/failpoints.py`), each with the faults below, at the first, second and
+{len(found)} cases of {len(matrix.cells())} run so far: {places} named places of the commit path (`aet_stream/failpoints.py`), each with the faults below, at the first, second and
 fifth time. In {happened} of them the place was reached often enough for the fault to happen. After the next start: **{len(wrong)} cases with anything
 lost, doubled, changed, wrongly quarantined or left over.**
 
@@ -91,7 +92,7 @@ def _states(title: str, what: str) -> Any:
         return f"""
 ## {title}
 
-{what} {len(found)} states: {outcomes["recovered"]} recovered, {refused} refused aloud, **{len(wrong)} silently wrong**.
+{what} {len(found)} states so far: {outcomes["recovered"]} recovered, {refused} refused aloud, **{len(wrong)} silently wrong**.
 {_bad(wrong)}"""
 
     return section
@@ -107,7 +108,8 @@ def _mutants(found: list[dict[str, Any]]) -> str:
     return f"""
 ## Would it notice?
 
-Safety code is broken on purpose, one line at a time (`tests/durability/mutants.py`): **{sum(caught.values())} of {len(caught)} caught**.
+Safety code is broken on purpose, one line at a time (`tests/durability/mutants.py`): of {len(MUTANTS)} mutants {len(caught)} were
+tried so far, **{sum(caught.values())} caught**.
 
 | broken | stands for | by the tests |
 | --- | --- | --- |
