@@ -34,6 +34,8 @@ def write(results: Path) -> Path:
         dates=" to ".join(dict.fromkeys((dates[0], dates[-1]))), seeds=", ".join(sorted({str(line["seed"]) for line in every}))
     )
     text += "".join(section(found[name]) for name, section in SECTIONS.items() if name in found)
+    if missing := [name for name in SECTIONS if name not in found]:
+        text += f"\nNot run for this page yet: {', '.join(missing)}. Counts above that say *so far* are parts of a run.\n"
     page = HERE / "docs" / "durability.md"
     page.write_text(text)
     return page
