@@ -154,7 +154,7 @@ def test_expected_errors_rank_true_ones(default: Denoiser) -> None:
     from aet_stream.training.calibrate import judged
 
     expected, true = [], []
-    for sample in sets.frames("hard", 60, seed=sets.SEED + 77):
+    for sample in sets.frames("hard", 40, seed=sets.SEED + 77):
         evidence, error = judged(default, sample)
         expected.append(trust.expected_share(evidence.features(), default.rule) * evidence.range)
         true.append(error)

@@ -82,7 +82,7 @@ def test_a_taken_port_degrades_the_monitor_and_nothing_else(tmp_path: Path) -> N
                 )
 
             wait_for(lambda: "exit code" in degraded(), what="a degraded monitor")
-        assert f"port {port} on 127.0.0.1 is taken" in daemon.log.read_text()
+        assert f"port {port} on 127.0.0.1 cannot be used" in daemon.log.read_text()
 
 
 def test_a_second_instance_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:

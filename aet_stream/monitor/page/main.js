@@ -41,9 +41,9 @@ function snapshot(message) {
 }
 
 function hearState(message) {
-  const before = state?.current;
   state = message.state;
-  if (following && state.current && state.current !== before && series && state.current !== series.id) openSeries(state.current);
+  // Asked again with every state until it is there: a series is announced a moment before it can be read.
+  if (following && state.current && state.current !== series?.id && state.current !== underWay) openSeries(state.current);
   if (series && state.current === series.id) {
     const said = state.series.find((row) => row.id === series.id);
     if (said && said.stored > series.stored && !document.hidden) openSeries(series.id); // a message was lost on the way
@@ -93,11 +93,12 @@ function noted(message) {
 
 // -- series ------------------------------------------------------------------------------------------------------------------
 
-let opening = 0;
+let opening = 0, underWay = null;
 
 async function openSeries(id) {
   if (!id) return;
   const mine = ++opening;
+  underWay = id;
   try {
     const found = await json(`/api/v1/series/${id}`);
     if (mine !== opening) return; // somebody has chosen another in the meantime
@@ -106,6 +107,8 @@ async function openSeries(id) {
     select((keep || newest())?.number);
   } catch (error) {
     say($("which"), `cannot be shown: ${error.message}`);
+  } finally {
+    if (mine === opening) underWay = null;
   }
 }
 
