@@ -83,7 +83,7 @@ def hub_ceiling(folder: Path, size_px: int, rows: int) -> None:
         wait_for(lambda: watch.beat({"asked": []}) and list(watch.receive(0.05)) is not None and watch.hub_id, what="the hub")
         now = time.time()
         nbytes = size_px * size_px * 2
-        offers = tuple(FileOffer(f"s/{i:05d}.tif", "1", 1, nbytes, now) for i in range(rows))
+        offers = tuple(FileOffer(f"s/{i:05d}.tif", ((0, "1"),), nbytes, now) for i in range(rows))
         began = time.monotonic()
         watch.send(Offer(files=offers))
         worker.send(Ready(name="worker", model_sha256="0", wire=WIRE_VERSION))
