@@ -1,0 +1,81 @@
+"""Is it right? Settings, files, the orientation, a stored series."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from aet_stream import config as configuration
+from aet_stream.cli.common import Add, settings
+from aet_stream.errors import AetError
+from aet_stream.service import EXIT_FAILED, EXIT_OK
+
+
+def add_commands(add: Add) -> None:
+    check = add("check", _check, "validate the settings, and say what would be done with these files")
+    check.add_argument("files", nargs="*", type=Path, metavar="FILE", help="files, or folders of files")
+    check.add_argument("--series", type=Path, metavar="SERIES.h5", help="with --known: are sign, axis and hand of this series right?")
+    check.add_argument("--known", type=Path, metavar="VOLUME.h5", help="the true volume of its specimen: /volume, /reconstruction/volume")
+    verify = add("verify", _verify, "checksums, completeness, provenance of a series; non-zero on any doubt", config=False)
+    verify.add_argument("series", type=Path, metavar="SERIES.h5")
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    """Validate the settings; for each FILE (or every file below a folder) say its format, whether it is complete, its series, every
+    statement about its tilt, pixel size, time and frames, and what would be done with it and why.
+
+    Ends with 0 only if every file could be stored as it is.
+    """
+    from aet_stream.readers.child import ReaderChild
+    from aet_stream.watch.describe import describe_all
+
+    config = settings(arguments)
+    for key in ("watch", "output"):
+        if not getattr(config, key).root:
+            print(f"{key}.root is not set")
+    if config.watch.root and config.output.root:
+        configuration.require_folders(config)
+        if not config.watch_root.is_dir():
+            print(f"watch.root {config.watch_root} is not there (yet): `run` would wait for it")
+        print(f"settings are valid; input {config.watch_root}, output {config.output_root}")
+    if arguments.series or arguments.known:
+        return _check_orientation(arguments.series, arguments.known)
+    reader = ReaderChild.of(config)
+    try:
+        return EXIT_OK if describe_all(arguments.files, reader, config, say=print) else EXIT_FAILED
+    finally:
+        reader.close()
+
+
+def _check_orientation(path: Path | None, known: Path | None) -> int:
+    import h5py
+
+    from aet_stream.reconstruct.orientation import verdict, ways
+    from aet_stream.series import Series
+
+    if path is None or known is None:
+        raise AetError("--series and --known belong together: a series, and the volume of its specimen")
+    try:
+        with h5py.File(known, "r") as file:
+            volume = next(file[name][()] for name in ("volume", "reconstruction/volume") if name in file)
+    except (OSError, StopIteration) as error:
+        raise AetError(f"{known}: no readable /volume or /reconstruction/volume") from error
+    with Series(path) as series:
+        import numpy as np
+
+        right, said = verdict(ways(np.stack([series.clean(row) for row in range(len(series))]), series.tilts_deg, volume))
+    print(f"{path}: {said}")
+    return EXIT_OK if right else EXIT_FAILED
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    """Read every frame of a series and compare it with what was written; one line per doubt."""
+    from aet_stream.series import Series
+
+    with Series(arguments.series) as series:
+        doubts = list(series.doubts())
+        state = "closed" if series.closed else "open"
+        print(f"{arguments.series}: {len(series)} projections, {state}, {len(doubts)} doubt(s)")
+    for doubt in doubts:
+        print(f"  {doubt}")
+    return EXIT_FAILED if doubts else EXIT_OK

@@ -1,0 +1,95 @@
+"""A microscope to try it with: simulated, or an old acquisition again."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from aet_stream.cli.common import Add
+from aet_stream.errors import AetError
+from aet_stream.service import EXIT_OK
+
+
+def add_commands(add: Add) -> None:
+    simulate = add("simulate", _simulate, "a microscope that writes a tilt series file by file", config=False)
+    simulate.add_argument("--particle", default="random", help="kind of particle (default: a random one)")
+    simulate.add_argument("--background", default="film", help="kind of background: film or gaussian (default: film)")
+    simulate.add_argument("--tilts", type=int, default=60, metavar="N")
+    simulate.add_argument("--range", type=float, default=70.0, metavar="DEG", help="largest tilt (default: 70)")
+    simulate.add_argument("--size", type=int, default=256, metavar="PX")
+    simulate.add_argument("--atoms", type=int, default=0, metavar="N", help="about how many (0: 1,000 to 50,000)")
+    simulate.add_argument(
+        "--multislice", action="store_true", help="images by multislice theory (abTEM): minutes each, kept for the next time"
+    )
+    simulate.add_argument("--dose", type=float, default=2000.0, metavar="COUNTS", help="counts in the brightest pixel (default: 2000)")
+    simulate.add_argument("--name", default="particle", help="name of the series: a folder under DIR")
+    replay = add("replay", _replay, "an old acquisition again at true cadence", config=False)
+    replay.add_argument("source", type=Path, metavar="DIR", help="folder of images, or one stack")
+    replay.add_argument("--angles", type=Path, metavar="FILE", help="tilts in degrees, where the source has none: .rawtlt, .npy or .mat")
+    replay.add_argument("--speed", type=float, default=1.0, metavar="X", help="this many times faster than the cadence")
+    replay.add_argument("--name", default="", help="name of the series (default: that of the source)")
+    replay.add_argument("--shuffle", action="store_true", help="let the projections arrive out of order")
+    for command in (simulate, replay):
+        command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the watched folder")
+        command.add_argument(
+            "--format", default="tiff", help="tiff, npy, mrc, dm3, dm4, mat, ser, velox, emd; several with commas (default: tiff)"
+        )
+        command.add_argument("--cadence", type=float, default=1.0, metavar="S", help="seconds between projections (default: 1)")
+        command.add_argument("--pieces", type=int, default=1, metavar="N", help="write each file in this many slow pieces (default: 1)")
+        command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--fault", action="append", default=[], metavar="KIND", help="something that goes wrong; may be repeated")
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    """Write a simulated tilt series into DIR/NAME file by file, and the truth into DIR.truth/NAME.h5 beside it."""
+    import numpy as np
+
+    from aet_stream.simulate import microscope
+    from aet_stream.simulate.series import simulate_series
+
+    tilts_deg = np.linspace(-arguments.range, arguments.range, arguments.tilts)
+    try:
+        series = simulate_series(
+            seed=arguments.seed,
+            tilts_deg=np.round(tilts_deg, 2),
+            size_px=arguments.size,
+            particle=arguments.particle,
+            atoms=arguments.atoms,
+            kind=arguments.background,
+            dose=arguments.dose,
+            multislice=microscope.truth_path(arguments.out, arguments.name).with_suffix(".multislice") if arguments.multislice else None,
+        )
+        files = microscope.shots(series.raw, series.tilts_deg, series.pixel_size_nm, arguments.format.split(","), arguments.fault)
+        truth = microscope.truth_path(arguments.out, arguments.name)
+        microscope.write_truth(truth, series)
+        count = _expose(files, arguments, arguments.name)
+    except ValueError as error:
+        raise AetError(str(error)) from error
+    print(f"{count} files in {arguments.out / arguments.name}, truth in {truth}")
+    return EXIT_OK
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    """Write an old acquisition (a folder of images, or one stack) into the watched folder again, file by file."""
+    from aet_stream.simulate import microscope, replay
+
+    images, tilts_deg, pixel_size_nm = replay.load(arguments.source, arguments.angles)
+    order = microscope.arrival(len(images), shuffle=arguments.shuffle, seed=arguments.seed)
+    try:
+        files = list(microscope.shots(images, tilts_deg, pixel_size_nm, arguments.format.split(","), arguments.fault))  # type: ignore[arg-type]
+    except ValueError as error:
+        raise AetError(str(error)) from error
+    if not arguments.fault:
+        files = [files[index] for index in order]
+    name = arguments.name or arguments.source.stem
+    count = _expose(iter(files), arguments, name)
+    print(f"{count} files in {arguments.out / name}")
+    return EXIT_OK
+
+
+def _expose(files: Any, arguments: argparse.Namespace, name: str) -> int:
+    from aet_stream.simulate import microscope
+
+    cadence_s = arguments.cadence / getattr(arguments, "speed", 1.0)
+    return microscope.write(arguments.out / name, files, cadence_s=cadence_s, pieces=arguments.pieces)

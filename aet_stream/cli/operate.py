@@ -1,0 +1,202 @@
+"""What a person asks of the daemon, with it running or down."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+from aet_stream.cli.common import Add, output_root, settings
+from aet_stream.errors import AetError, NotRunning
+from aet_stream.service import EXIT_OK
+
+
+def add_commands(add: Add) -> None:
+    status = add("status", _status, "what is in flight, stored, held, quarantined")
+    status.add_argument("--json", action="store_true", help="for machines")
+    top = add("top", _top, "status that keeps itself up to date, for a terminal")
+    top.add_argument("--once", action="store_true", help="show it once and end")
+    report = add("report", _report, "one page about a series: what was done, figures, pictures, what was held")
+    report.add_argument("series", type=Path, metavar="SERIES.h5")
+    report.add_argument("--out", type=Path, metavar="FILE", help="default: report.html beside the series")
+    close = add("close", _close, "close a series: one contiguous verified file")
+    close.add_argument("series", metavar="SERIES")
+    requeue = add("requeue", _requeue, "try held or quarantined projections again")
+    requeue.add_argument("ids", nargs="+", type=int, metavar="ID")
+    release = add("release", _release, "give held projections their tilt angle")
+    release.add_argument("ids", nargs="+", type=int, metavar="ID")
+    release.add_argument("--angle", type=float, required=True, metavar="DEG")
+    events = add("events", _events, "what happened, and who has been told")
+    events.add_argument("--failed", action="store_true", help="only what was tried too often")
+    events.add_argument("--json", action="store_true", help="for machines")
+    resend = add("resend", _resend, "send failed events again")
+    resend.add_argument("ids", nargs="*", metavar="EVENT", help="ids as `events` shows them (default: all that failed)")
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    """Show what is in flight, stored, held and quarantined. Works with the daemon down too: then from its ledger alone."""
+    from aet_stream.transport import ask
+
+    root = output_root(arguments)
+    try:
+        status = {"daemon": "running", **ask(root, "status", timeout_s=2.0)}
+    except NotRunning:
+        status = {"daemon": "not running", **_from_ledger(root)}
+    print(json.dumps(status, indent=2) if arguments.json else _status_text(status))
+    return EXIT_OK
+
+
+def _top(arguments: argparse.Namespace) -> int:
+    """Show the state of the acquisition and keep it up to date until Ctrl-C."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from aet_stream.monitor.terminal import glance
+    from aet_stream.transport import ask
+
+    root, expected = output_root(arguments), settings(arguments).series.expected
+
+    def now() -> Any:
+        try:
+            return glance(ask(root, "status", timeout_s=2.0), expected=expected)
+        except NotRunning:
+            return glance({})
+
+    if arguments.once:
+        Console().print(now())
+        return EXIT_OK
+    with Live(now(), screen=True, auto_refresh=False) as live:
+        while True:
+            time.sleep(1.0)
+            live.update(now(), refresh=True)
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    """Write a report of a series as one HTML file that any browser can show, print or keep."""
+    from aet_stream import durable
+    from aet_stream.monitor.report import of_series
+    from aet_stream.monitor.shelf import Shelf
+
+    path = arguments.series.absolute()
+    if path.name != "series.h5":
+        raise AetError(f"{arguments.series}: name the series.h5 of a series")
+    root = path.parent.parent
+    try:
+        status = _from_ledger(root)
+    except AetError:
+        status = {}  # a series that was copied elsewhere has no ledger
+    page = of_series(Shelf(root), path.parent.name, settings(arguments).advice, status)
+    target = arguments.out or path.with_name("report.html")
+    durable.replace(target, page.encode())
+    print(target)
+    return EXIT_OK
+
+
+def _from_ledger(root: Path) -> dict[str, Any]:
+    from aet_stream.hub.ledger import Ledger, outcome
+
+    path = root / "ledger.sqlite"
+    if not path.exists():
+        raise NotRunning(f"{root} has no ledger: nothing has ever run there; start with `aet-stream run`")
+    try:
+        ledger = Ledger(path, read_only=True)
+        return outcome(ledger)
+    except sqlite3.Error as error:
+        raise AetError(f"{path}: {error}; `aet-stream run` rebuilds it from the projection files") from error
+
+
+def _status_text(status: dict[str, Any]) -> str:
+    """One glance."""
+    totals = status["totals"]
+    lines = [f"daemon {status['daemon']}" + (f"  PAUSED: {status['paused']}" if status.get("paused") else "")]
+    lines.append("  ".join(f"{count} {name}" for name, count in totals.items()))
+    for name, role in sorted(status.get("roles", {}).items()):
+        stale = f"  silent for {role['age_s']:.0f} s" if role["age_s"] > 5 else ""
+        lines.append(f"  {name:<11} pid {role['pid']}{stale}")
+    for series in status["series"][:10]:
+        tilt = "" if series["last_tilt_deg"] is None else f", last tilt {series['last_tilt_deg']:+.2f} deg"
+        lines.append(f"series {series['name']}: {series['state']}, {series['stored']} stored{tilt}")
+    for name, tilts in status.get("planned_missing_deg", {}).items():
+        if tilts:
+            lines.append(f"  {name} lacks {len(tilts)} planned tilts: {', '.join(f'{tilt:g}' for tilt in tilts[:12])}")
+    for path, complaint in status.get("roles", {}).get("watch", {}).get("status", {}).get("waiting_for", {}).items():
+        lines.append(f"WAITING      {path}: {complaint or 'for its writer'}")
+    total = status["latency"]["stages"].get("total")
+    if total:
+        stages = ", ".join(f"{name} {figures['p50_s']:.3f}" for name, figures in status["latency"]["stages"].items() if name != "total")
+        lines.append(f"file closed to readable: median {total['p50_s']:.3f} s, 99 % {total['p99_s']:.3f} s (median by stage: {stages})")
+    for row in status["blank"]:
+        lines.append(
+            f"BLANK        {row['id']:>5}  {row['path']}[{row['image']}] at {row['tilt_deg']:+.2f} deg: every pixel has the same value"
+        )
+    for row in status["held"]:
+        lines.append(f"HELD         {row['id']:>5}  {row['path']}[{row['image']}]: {row['reason']}")
+    for row in status["quarantined"]:
+        lines.append(f"QUARANTINED  {row['id']:>5}  {row['path']}[{row['image']}]: {row['reason']}")
+    if status["held"]:
+        lines.append("give a held projection its angle: aet-stream release ID --angle DEG")
+    if status["quarantined"]:
+        lines.append("mend or replace a quarantined file and it is read again; or: aet-stream requeue ID")
+    for row in status["events"]["dead"]:
+        lines.append(f"FAILED       {row['event']} of {row['series']} -> {row['sink']} ({row['attempts']} tries): {row['detail']}")
+    if status["events"]["dead"]:
+        lines.append("mend the cause and send failed events again: aet-stream resend")
+    return "\n".join(lines)
+
+
+def _close(arguments: argparse.Namespace) -> int:
+    """Close a series now: one contiguous file, verified against the projection files, then its reconstruction."""
+    from aet_stream.transport import ask
+
+    root, name = output_root(arguments), arguments.series
+    ask(root, "close", {"series": name})
+    while ask(root, "close", {"series": name})["state"] != "closed":
+        time.sleep(0.1)
+    print(f"{name} is closed: {root / name / 'series.h5'}")
+    return EXIT_OK
+
+
+def _requeue(arguments: argparse.Namespace) -> int:
+    """Read held or quarantined projections again, for example after mending the file. IDs as `status` shows them."""
+    from aet_stream.transport import ask
+
+    print(ask(output_root(arguments), "requeue", {"ids": arguments.ids})["text"])
+    return EXIT_OK
+
+
+def _release(arguments: argparse.Namespace) -> int:
+    """Give held projections the tilt angle that no source could. IDs as `status` shows them."""
+    from aet_stream.transport import ask
+
+    print(ask(output_root(arguments), "release", {"ids": arguments.ids, "tilt_deg": arguments.angle})["text"])
+    return EXIT_OK
+
+
+def _events(arguments: argparse.Namespace) -> int:
+    """List the deliveries of the outbox, the latest event first: from the ledger, with or without a daemon."""
+    from aet_stream.hub.ledger import Ledger
+    from aet_stream.hub.outbox import Outbox
+
+    path = output_root(arguments) / "ledger.sqlite"
+    if not path.exists():
+        raise NotRunning(f"{path} is not there: nothing has ever run; start with `aet-stream run`")
+    ledger = Ledger(path, read_only=True)
+    rows = Outbox(ledger.db).listed("failed" if arguments.failed else None)
+    ledger.close()
+    if arguments.json:
+        print(json.dumps(rows, indent=2))
+    for row in [] if arguments.json else rows:
+        tries = f"{row['attempts']} tries" if row["attempts"] != 1 else "1 try"
+        print(f"{row['event_id']}  {row['event']:<19} {row['series']} -> {row['sink']}: {row['state']}, {tries}  {row['detail']}")
+    return EXIT_OK
+
+
+def _resend(arguments: argparse.Namespace) -> int:
+    """Send events again that were put aside after too many tries."""
+    from aet_stream.transport import ask
+
+    print(ask(output_root(arguments), "resend", {"ids": arguments.ids or None})["text"])
+    return EXIT_OK

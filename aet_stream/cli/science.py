@@ -1,0 +1,135 @@
+"""Volumes and networks."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import msgspec
+
+from aet_stream.cli.common import Add
+from aet_stream.errors import AetError
+from aet_stream.service import EXIT_OK, Stop, tie_to_parent
+
+
+def add_commands(add: Add) -> None:
+    reconstruct = add("reconstruct", _reconstruct, "a volume from a series", config=False)
+    reconstruct.add_argument("series", type=Path, metavar="SERIES.h5")
+    reconstruct.add_argument("--method", default="auto", help="auto, nesterov-sirt or tomopy:ALGORITHM (default: auto)")
+    reconstruct.add_argument("--iterations", type=int, default=0, help="default: until noise would make it worse (tomopy: 50)")
+    reconstruct.add_argument("--residual", type=float, default=0.0, metavar="R", help="stop where the relative residual is R")
+    reconstruct.add_argument(
+        "--align", default=None, metavar="STEPS", help="with commas; '' for none (default: all, as config.toml has them)"
+    )
+    reconstruct.add_argument("--no-quality", action="store_true", help="no half volumes: half the work")
+    reconstruct.add_argument("--threads", type=int, default=0, help="0: all cores")
+    reconstruct.add_argument("--memory", type=int, default=0, metavar="MIB", help="bound for the built-in solver (0: 4/5 of the machine's)")
+    reconstruct.add_argument("--out", type=Path, metavar="FILE", help="default: reconstruction.h5 beside the series; .mrc or .tif as well")
+    reconstruct.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
+    preview = add("preview", _preview, "a small volume of a series that is still growing", config=False)
+    preview.add_argument("series", type=Path, metavar="SERIES.h5")
+    preview.add_argument("--size", type=int, default=128, metavar="PX", help="bin to at most this width (default: 128)")
+    preview.add_argument("--iterations", type=int, default=10)
+    preview.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
+    export = add("export", _export, "a series or a volume for other programs", config=False)
+    export.add_argument("source", type=Path, metavar="FILE.h5", help="series.h5 or reconstruction.h5")
+    export.add_argument("target", type=Path, metavar="TARGET", help="a name ending in .mrc, .tif or .mat")
+    train = add("train", _train, "make a network from simulated particles", config=False)
+    train.add_argument("--preset", default="default", help="default, dncnn-2019, or a TOML file of your own")
+    train.add_argument("--out", type=Path, required=True, metavar="DIR")
+    train.add_argument("--steps", type=int, default=0, metavar="N", help="how many (0: what the preset says)")
+    train.add_argument("--seed", type=int, default=None, help="another seed than the preset's")
+    train.add_argument("--threads", type=int, default=0, help="0: all cores")
+    train.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR")
+    train.add_argument("--from", dest="model", metavar="MODEL", help="fine-tune this network, a name or a path, on your own microscope")
+    train.add_argument("--series", type=Path, nargs="+", default=[], metavar="FILE", help="with --from: stored series whose vacuum teaches")
+    evaluate = add("evaluate", _evaluate, "judge networks beside the classical estimates", config=False)
+    evaluate.add_argument("models", nargs="*", default=[], metavar="MODEL", help="names or paths (default: all that are shipped)")
+    evaluate.add_argument("--frames", type=int, default=48, metavar="N", help="frames per set (default: 48)")
+    evaluate.add_argument("--set", dest="sets", action="append", default=[], metavar="NAME", help="only this set; may be repeated")
+    evaluate.add_argument(
+        "--trust-frames", type=int, default=400, metavar="N", help="hard frames to judge trust by (default: 400; 0: none)"
+    )
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="all figures as JSON as well")
+    evaluate.add_argument("--figure", type=Path, metavar="FILE", help="worst, median and best hard frame of the first network as a picture")
+
+
+def _reconstruct(arguments: argparse.Namespace) -> int:
+    """Make a volume from a series; it lies beside it as reconstruction.h5, with a picture of its central slices."""
+    if arguments.supervised:
+        tie_to_parent(Stop())
+    from aet_stream.reconstruct.align import STEPS
+    from aet_stream.reconstruct.run import Options, reconstruct
+
+    align = STEPS if arguments.align is None else tuple(filter(None, arguments.align.split(",")))
+    if unknown := [step for step in align if step not in STEPS]:
+        raise AetError(f"--align {unknown[0]}: the steps are {', '.join(STEPS)}")
+    options = Options(
+        method=arguments.method,
+        iterations=arguments.iterations,
+        residual=arguments.residual,
+        align=align,
+        quality=not arguments.no_quality,
+        threads=arguments.threads,
+        memory_mib=arguments.memory,
+    )
+    print(reconstruct(arguments.series, options, out=arguments.out))
+    return EXIT_OK
+
+
+def _preview(arguments: argparse.Namespace) -> int:
+    """Make preview.h5 beside a series: binned, one thread, going on from the preview before."""
+    if arguments.supervised:
+        tie_to_parent(Stop())
+    from aet_stream.reconstruct.preview import preview
+
+    print(preview(arguments.series, size_px=arguments.size, iterations=arguments.iterations))
+    return EXIT_OK
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    """Write a series or a volume for other programs: MRC with .rawtlt, TIFF, or MATLAB files as GENFIRE and RESIRE read them."""
+    from aet_stream.reconstruct.export import export
+
+    for path in export(arguments.source, arguments.target):
+        print(path)
+    return EXIT_OK
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    """Make a network from simulated particles (a run that was stopped goes on with --resume), or fine-tune one on series of your own."""
+    from aet_stream.training import finetune, train
+
+    if bool(arguments.model) != bool(arguments.series):
+        raise AetError("--from and --series go together: --from MODEL --series FILE...")
+    if arguments.model:
+        words = {"steps": arguments.steps} if arguments.steps else {}
+        print(finetune.finetune(arguments.model, arguments.series, arguments.out, seed=arguments.seed or 0, **words))
+        return EXIT_OK
+    path = train.run(
+        arguments.preset,
+        arguments.out,
+        steps=arguments.steps,
+        seed=arguments.seed,
+        threads=arguments.threads,
+        resume=arguments.resume,
+    )
+    print(path)
+    return EXIT_OK
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    """One table: networks and classical estimates on simulated frames that no training has seen, and on real ones where there are any."""
+
+    from aet_stream.training import evaluate, sets
+
+    unknown = [name for name in arguments.sets if name not in sets.SETS]
+    if unknown:
+        raise AetError(f"no set {unknown[0]!r}: choose {', '.join(sets.SETS)}")
+    report = evaluate.evaluate(arguments.models, frames=arguments.frames, only=arguments.sets, trust_frames=arguments.trust_frames)
+    print(evaluate.table(report))
+    if arguments.json:
+        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+    if arguments.figure:
+        evaluate.draw((arguments.models or ["default"])[0], arguments.figure, frames=arguments.frames)
+    return EXIT_OK
