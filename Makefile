@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 THREADS := $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: help setup demo test test-long check format bench clean durability
+.PHONY: help setup demo test test-long check format bench gpu-bench clean durability
 
 help:
 	@echo "make demo    a simulated microscope, the daemon, a volume, a picture: demo/summary.png"
@@ -39,6 +39,9 @@ format: setup
 
 bench: setup
 	$(BIN)/python -m tests.bench
+
+gpu-bench: setup
+	$(BIN)/python -m tests.gpu_bench
 
 clean:
 	rm -rf demo bench build *.egg-info
