@@ -207,6 +207,14 @@ class Preview(Section, frozen=True):
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
 
 
+class Report(Section, frozen=True):
+    """The page about a series that is kept beside it as `report.html`."""
+
+    on_close: bool = True
+    """Made when a series closes, and again when its volume is there."""
+    timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
+
+
 EventName = Literal["projection.stored", "coverage.milestone", "series.closed", "reconstruction.done", "held", "quarantined"]
 
 
@@ -326,6 +334,7 @@ class Config(Section, frozen=True):
     denoise: Denoise = Denoise()
     reconstruct: Reconstruct = Reconstruct()
     preview: Preview = Preview()
+    report: Report = Report()
     trigger: Trigger = Trigger()
     command: Command = Command()
     webhook: Webhook = Webhook()
@@ -348,6 +357,7 @@ class Config(Section, frozen=True):
         wanted: dict[str, tuple[str, ...]] = {
             "reconstruct": ("series.closed",) if self.reconstruct.on_close else (),
             "preview": ("coverage.milestone",) if self.preview.enabled else (),
+            "report": ("series.closed", "reconstruction.done") if self.report.on_close else (),
             "command": self.command.events if self.command.argv else (),
             "webhook": self.webhook.events if self.webhook.url else (),
             "zeromq": self.zeromq.events if self.zeromq.endpoint else (),

@@ -30,6 +30,7 @@ FAST = {
     "monitor.enabled": False,
     "reconstruct.on_close": False,
     "preview.enabled": False,
+    "report.on_close": False,
     "queue.lease_s": 5,
     "queue.alone_pause_s": 0.2,
 }

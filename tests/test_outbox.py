@@ -39,6 +39,7 @@ class Pair:
             "trigger": {"longest_pause_s": 0.2, "again_s": 0.2, "attempts": 3},
             "reconstruct": {"on_close": False},
             "preview": {"enabled": False},
+            "report": {"on_close": False},
             **settings,
         }
         self.config = msgspec.convert(tree, Config)

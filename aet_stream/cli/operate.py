@@ -11,7 +11,7 @@ from typing import Any
 
 from aet_stream.cli.common import Add, output_root, settings
 from aet_stream.errors import AetError, NotRunning
-from aet_stream.service import EXIT_OK
+from aet_stream.service import EXIT_OK, Stop, tie_to_parent
 
 
 def add_commands(add: Add) -> None:
@@ -22,6 +22,7 @@ def add_commands(add: Add) -> None:
     report = add("report", _report, "one page about a series: what was done, figures, pictures, what was held")
     report.add_argument("series", type=Path, metavar="SERIES.h5")
     report.add_argument("--out", type=Path, metavar="FILE", help="default: report.html beside the series")
+    report.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     close = add("close", _close, "close a series: one contiguous verified file")
     close.add_argument("series", metavar="SERIES")
     requeue = add("requeue", _requeue, "try held or quarantined projections again")
@@ -76,6 +77,8 @@ def _top(arguments: argparse.Namespace) -> int:
 
 def _report(arguments: argparse.Namespace) -> int:
     """Write a report of a series as one HTML file that any browser can show, print or keep."""
+    if arguments.supervised:
+        tie_to_parent(Stop())
     from aet_stream import durable
     from aet_stream.monitor.report import of_series
     from aet_stream.monitor.shelf import Shelf

@@ -26,7 +26,7 @@ class Events:
     def __init__(self, config: Config, ledger: Ledger, outbox: Outbox, *, send: Callable[[bytes, AnyMessage], bool], tell: Tell) -> None:
         self._rules = config.trigger
         self._root = config.output_root
-        self._attempts = {"reconstruct": config.reconstruct.attempts, "preview": 1}
+        self._attempts = {"reconstruct": config.reconstruct.attempts, "preview": 1, "report": 3}
         self._lease_s = config.queue.lease_s
         self._ledger = ledger
         self._outbox = outbox

@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 
 from aet_stream.config import Advice
+from aet_stream.consistency import ENOUGH, Law, fit_law
 from aet_stream.monitor.looks import likeness
 from aet_stream.monitor.shelf import Row
 from aet_stream.projection import Array
-
-ENOUGH = 5
-"""Projections before a series can be asked what is usual in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,45 +33,19 @@ class Hint:
         return asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Law:
-    """Where the centre of mass of a turning object is seen: x = offset + cosine cos(tilt) + sine sin(tilt), y = const."""
-
-    offset_px: float
-    cosine_px: float
-    sine_px: float
-    y_px: float
-
-    def x_px(self, tilt_deg: float) -> float:
-        tilt = math.radians(tilt_deg)
-        return self.offset_px + self.cosine_px * math.cos(tilt) + self.sine_px * math.sin(tilt)
-
-    def distance_px(self, row: Row) -> float:
-        return math.hypot(row["centre_x_px"] - self.x_px(row["tilt_deg"]), row["centre_y_px"] - self.y_px)
-
-
 def usable(rows: Sequence[Row]) -> list[Row]:
     """Rows that count: seen by the monitor, not blank, not superseded."""
     return [row for row in rows if not row.get("blank") and not row.get("superseded")]
 
 
 def law_of(rows: Sequence[Row]) -> Law | None:
-    """The law that fits best, without letting outliers pull (iteratively reweighted, L1); None for too few projections."""
-    known = [row for row in usable(rows) if row.get("centre_x_px") is not None and row.get("centre_y_px") is not None]
-    if len(known) < ENOUGH:
-        return None
-    tilts = np.radians([row["tilt_deg"] for row in known])
-    x, y = (np.array([row[f"centre_{axis}_px"] for row in known]) for axis in "xy")
-    model = np.stack([np.ones_like(tilts), np.cos(tilts), np.sin(tilts)], 1)
-    # A narrow range of tilts cannot tell offset from cosine: a little damping keeps both small instead of huge and opposite.
-    damping = 1e-3 * np.diag([0.0, 1.0, 1.0]) * len(known)
-    weight = np.ones_like(x)
-    found = np.zeros(3)
-    for _ in range(12):
-        weighted = model * weight[:, None]
-        found = np.linalg.solve(weighted.T @ model + damping, weighted.T @ x)
-        weight = 1 / np.maximum(np.abs(x - model @ found), 0.05)
-    return Law(float(found[0]), float(found[1]), float(found[2]), float(np.median(y)))
+    """The law that the usable rows follow; None for too few."""
+    return fit_law(*(np.array([_number(row, key) for row in usable(rows)]) for key in ("tilt_deg", "centre_x_px", "centre_y_px")))
+
+
+def _number(row: Row, key: str) -> float:
+    value = row.get(key)
+    return math.nan if value is None else float(value)
 
 
 def _median(rows: Sequence[Row], key: str) -> float:
@@ -134,9 +106,9 @@ class Adviser:
         return hints
 
     def _drift(self, row: Row) -> float:
-        if self.law is None or row.get("centre_x_px") is None or row.get("centre_y_px") is None:
+        if self.law is None:
             return math.nan
-        return self.law.distance_px(row) / self._width_px
+        return self.law.distance_px(*(_number(row, key) for key in ("tilt_deg", "centre_x_px", "centre_y_px"))) / self._width_px
 
     def _damage(self, row: Row, say: Callable[..., None]) -> None:
         """Against the first image at the same tilt, which is there to watch for beam damage."""

@@ -48,13 +48,16 @@ _FIGURES = {
 }
 
 
+_PLANES = {"xy": "along the beam", "xz": "across the tilt axis", "yz": "from the side"}
+
+
 def text(value: Any) -> str:
     """Anything from outside, made harmless."""
     return html.escape(shown(str(value)))
 
 
 def of_series(shelf: Shelf, name: str, limits: Advice, status: dict[str, Any], told: Callable[[int, int], None] | None = None) -> str:
-    """The whole page as HTML.
+    """The whole page as HTML: the same as long as the series, its volume and what was put aside are the same.
 
     Parameters
     ----------
@@ -68,14 +71,15 @@ def of_series(shelf: Shelf, name: str, limits: Advice, status: dict[str, Any], t
     table = shelf.table(name)
     rows = [_seen(shelf, name, row, place, len(table.rows), told) for place, row in enumerate(table.rows)]
     hints = Adviser(limits, rows, table.shape[1], lambda row: _small(shelf, name, row)).hints()
-    made = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+    all_of_them = "" if len(rows) == table.stored else f", the last {len(rows)} of them below"
     parts = [
-        f"<h1>{text(name)}</h1><p class='dim'>{len(rows)} projections of {table.shape[1]} × {table.shape[0]} px, "
-        f"{'closed' if table.closed else 'still open'}; report by aet-stream {__version__}, {made}</p>",
+        f"<h1>{text(name)}</h1><p class='dim'>{table.stored} projections of {table.shape[1]} × {table.shape[0]} px{all_of_them}; "
+        f"{'closed' if table.closed else 'still open'}; report by aet-stream {__version__}</p>",
         _summary(table, rows, limits),
         _trio(shelf, name, rows),
         "<h2>Over tilt</h2><div class='plots'>" + "".join(_plot(rows, key, title) for key, title in _FIGURES.items()) + "</div>",
         _sheet(shelf, name, rows),
+        _volume(shelf, name),
         _put_aside(status, name),
         _advice(hints),
         _rows(rows, hints),
@@ -109,8 +113,10 @@ def _summary(table: Table, rows: Sequence[Row], limits: Advice) -> str:
     models = sorted({f"{row.get('model', '')} ({str(row.get('model_sha256', ''))[:12]}) on {row.get('device', '')}" for row in rows})
     gaps = ", ".join(f"{low:+.1f}° to {high:+.1f}°" for low, high in covered.get("gaps_deg", [])) or "none"
     sizes = sorted({row["pixel_size_nm"] for row in rows if row.get("pixel_size_nm")})
+    last = max((row["closed_at"] for row in rows if row.get("closed_at") is not None), default=None)
     facts = {
         "opened, closed": f"{about.get('opened_utc', '')}, {about.get('closed_utc') or 'not yet'}",
+        "last file": "" if last is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(last)),
         "microscope": about.get("microscope") or "not said in the files",
         "pixel size": ", ".join(f"{size:.6g} nm" for size in sizes) or "not said in the files",
         "tilts": f"{covered['from_deg']:+.1f}° to {covered['to_deg']:+.1f}°, usual step {covered['step_deg']:.2f}°, "
@@ -174,6 +180,24 @@ def _sheet(shelf: Shelf, name: str, rows: Sequence[Row]) -> str:
         image = "" if small is None else f"<img alt='' src='{_picture(small)}'>"
         pictures.append(f"<figure>{image}<figcaption>{row['tilt_deg']:+.1f}°</figcaption></figure>")
     return f"<h2>Clean projections</h2><div class='sheet'>{''.join(pictures)}</div>"
+
+
+def _volume(shelf: Shelf, name: str) -> str:
+    about = shelf.volume(name)
+    if about is None:
+        return "<h2>Volume</h2><p class='dim'>none yet</p>"
+    size_nm, resolution_nm = about["voxel_size_nm"], about["resolution_nm"]
+    words = [f"{about['kind']} from {about['tilts']} tilts", str(about["method"] or ""), f"voxels of {size_nm:.4g} nm" if size_nm else ""]
+    words.append(f"resolution by its halves {resolution_nm:.3g} nm" if resolution_nm else "")
+    try:
+        slices = {plane: frames.reduced(shelf.slice(name, about["file"], plane), LARGE_PX) for plane in about["planes"]}
+    except StoreError as error:
+        return f"<h2>Volume</h2><p class='warn'>{text(error)}</p>"
+    pictures = "".join(
+        f"<figure><img alt='slice {plane}' src='{_picture(image, (1, 99.9))}'><figcaption>{_PLANES[plane]}</figcaption></figure>"
+        for plane, image in slices.items()
+    )
+    return f"<h2>Volume</h2><p>{text(', '.join(filter(None, words)))}</p><div class='trio'>{pictures}</div>"
 
 
 def _put_aside(status: dict[str, Any], name: str) -> str:

@@ -256,16 +256,20 @@ class Shelf:
         about = self.volume(name)
         if about is None or plane not in about["planes"]:
             raise StoreError("no such slice")
-        path = self.root / name / about["file"]
+        return self._encoded.get((name, about["v"], plane), lambda: frames.encode(self.slice(name, about["file"], plane)))
 
-        def read() -> frames.Encoded:
-            try:
-                with h5py.File(path, "r", locking=False) as file:
-                    return frames.encode(_slice(file, plane).astype(np.float32))
-            except (OSError, KeyError, RuntimeError) as error:
-                raise StoreError(f"{path.name} cannot be read: {error}") from error
+    def slice(self, name: str, file_name: str, plane: str) -> Array:
+        """One orthoslice, float32.
 
-        return self._encoded.get((name, about["v"], plane), read)
+        Raises
+        ------
+        StoreError : it cannot be read
+        """
+        try:
+            with h5py.File(self.root / name / file_name, "r", locking=False) as file:
+                return _slice(file, plane).astype(np.float32)
+        except (OSError, KeyError, RuntimeError) as error:
+            raise StoreError(f"{file_name} cannot be read: {error}") from error
 
 
 def _key(path: Path) -> tuple[int, ...]:
@@ -319,8 +323,10 @@ def _about_volume(path: Path, file: h5py.File) -> dict[str, Any]:
             "done_at": path.stat().st_mtime,
         }
         attributes["tilts"] = len(file["reconstruction/tilts_deg"])
+        if "quality" in file["reconstruction"]:
+            attributes["resolution_nm"] = _plain(float(file["reconstruction/quality"].attrs["resolution_nm"]))
         kind = "reconstruction"
-    wanted = {key: attributes.get(key) for key in ("tilts", "done_at", "voxel_size_nm", "method")}
+    wanted = {key: attributes.get(key) for key in ("tilts", "done_at", "voxel_size_nm", "method", "resolution_nm")}
     if isinstance(wanted["tilts"], np.ndarray):  # the tilts themselves rather than their number
         wanted["tilts"] = int(wanted["tilts"].size)
     return {"kind": kind, "file": path.name, "planes": shapes, "v": "-".join(map(str, _key(path))), **wanted}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shlex
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,9 +33,8 @@ def concerns(status: dict[str, Any]) -> list[str]:
     """What a person should look at, though work goes on."""
     totals = status.get("totals", {})
     found = [f"{totals[key]} {key}" for key in ("held", "quarantined") if totals.get(key)]
-    failed = status.get("events", {}).get("failed", 0)
-    if failed:
-        found.append(f"{failed} reconstruction{'s' if failed > 1 else ''} failed")
+    failed = Counter(row["sink"] for row in status.get("events", {}).get("dead", []))
+    found += [f"{sink} failed{f' {times} times' if times > 1 else ''}: see aet-stream events" for sink, times in failed.items()]
     for name, role in status.get("roles", {}).get("supervisor", {}).get("status", {}).get("roles", {}).items():
         if role.get("degraded"):
             found.append(f"{name} {role['degraded']}")

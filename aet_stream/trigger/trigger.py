@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+import msgspec
+
 from aet_stream.config import Config
 from aet_stream.layout import SERIES_FILE
 from aet_stream.messages import Event, EventDone, EventOff, EventPlease
@@ -121,6 +123,8 @@ def configured(config: Config) -> dict[str, Begin]:
     ConfigError : the webhook's secret cannot be read
     """
     again_s, root = config.trigger.again_s, config.output_root
+    # One thread, also of the libraries that numpy brings: whatever else there is to do goes first.
+    modest = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     secret = webhook.secret_of(config.webhook.secret_file)
 
     def reconstruct(event: Event) -> Work:
@@ -135,9 +139,12 @@ def configured(config: Config) -> dict[str, Begin]:
         settings = config.preview
         argv = [sys.executable, "-m", "aet_stream", "preview", str(root / event.series / SERIES_FILE), "--supervised"]
         argv += ["--size", str(settings.size_px), "--iterations", str(settings.iterations)]
-        # One thread, also of the libraries that numpy brings: whatever else there is to do goes first.
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        return ChildWork(argv, timeout_s=settings.timeout_s, again_s=again_s, environment=environment, niceness=19)
+        return ChildWork(argv, timeout_s=settings.timeout_s, again_s=again_s, environment=modest, niceness=19)
+
+    def report(event: Event) -> Work:
+        argv = [sys.executable, "-m", "aet_stream", "report", str(root / event.series / SERIES_FILE), "--supervised"]
+        argv += [f"--set=advice.{key}={json.dumps(value)}" for key, value in msgspec.to_builtins(config.advice).items()]
+        return ChildWork(argv, timeout_s=config.report.timeout_s, again_s=again_s, environment=modest, niceness=19)
 
     def command(event: Event) -> Work:
         environment = {
@@ -168,5 +175,12 @@ def configured(config: Config) -> dict[str, Begin]:
 
         return CallWork(call, timeout_s=timeout_s)
 
-    known: dict[str, Begin] = {"reconstruct": reconstruct, "preview": preview, "command": command, "webhook": post, "zeromq": hand}
+    known: dict[str, Begin] = {
+        "reconstruct": reconstruct,
+        "preview": preview,
+        "report": report,
+        "command": command,
+        "webhook": post,
+        "zeromq": hand,
+    }
     return {sink: known[sink] for sink in config.sinks}

@@ -1,0 +1,93 @@
+"""The report: made when a series closes, kept beside it, true, and never in anybody's way."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import signal
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from tests.harness import Daemon, put, running, wait_for
+
+TILTS = (-60.0, -40.0, -20.0, 0.0, 20.0, 40.0, 60.0)
+
+
+def test_a_closed_series_has_its_report_beside_it(tmp_path: Path) -> None:
+    """What was done, every tilt with its figures, model hash, volume, held and quarantined; made again it is the same, byte by byte."""
+    daemon = Daemon(
+        tmp_path,
+        report__on_close=True,
+        reconstruct__on_close=True,
+        reconstruct__iterations=3,
+        reconstruct__quality=False,
+        advice__trust_below=1.0,
+    )
+    for index, tilt in enumerate(TILTS):
+        put(daemon.root / "np", index, tilt)
+    put(daemon.root / "np", 90, None)
+    (daemon.root / "np" / "<i>broken_+9.0deg.tif").write_bytes(b"II*\0 no image")
+    assert daemon.run("--until-idle", "3") == 0
+    path = daemon.out / "np" / "report.html"
+    kept = path.read_text()
+    with h5py.File(daemon.out / "np" / "series.h5") as file:
+        columns, about = {key: value[()] for key, value in file["/aet/projection"].items()}, dict(file["/aet/series"].attrs)
+        theta = file["/exchange/theta"][()]
+    assert f"{about['opened_utc']}, {about['closed_utc']}" in kept
+    assert str(columns["model_sha256"][0].decode())[:12] in kept
+    for tilt, level, name in zip(theta, columns["background_mean"], columns["path"], strict=True):
+        assert f"<td class='n'>{tilt:+.2f}</td>" in kept
+        assert f"<td class='n'>{level:.4g}</td>" in kept
+        assert name.decode() in kept
+    assert re.search(r"<td>held</td><td>np/image_090", kept)
+    assert re.search(r"<td>quarantined</td><td>np/&lt;i&gt;broken", kept)
+    assert "<i>broken" not in kept
+    assert "advice.trust_below" in kept  # with the limits of the daemon, not the built-in ones
+    assert f"reconstruction from {len(TILTS)} tilts" in kept
+    assert len(re.findall(r"<img alt='slice (?:xy|xz|yz)' src='data:image/png;base64,", kept)) == 3
+    assert not re.search(r"<script|https?://|\son\w+=", kept)
+    assert np.all([base64.b64decode(one).startswith(b"\x89PNG") for one in re.findall(r"base64,([^']+)'", kept)])
+    path.unlink()
+    settings = [word for word in daemon.set if word != "--set"]
+    assert daemon.ask("report", str(path.with_name("series.h5")), *(f"--set={word}" for word in settings)).returncode == 0
+    assert path.read_text() == kept
+    assert not list(path.parent.glob(".*.tmp"))
+
+
+def children(pid: int, word: str) -> list[int]:
+    """Child processes with this word in their command line."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rsplit(") ", 1)[1].split()[1])
+            if parent == pid and word in (path / "cmdline").read_text().split("\0"):
+                found.append(int(path.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def test_a_report_that_hangs_or_dies_holds_up_nobody(tmp_path: Path) -> None:
+    """Stopped in the middle: another series is stored all the same. Killed: made again, and nothing half-made is left."""
+    with running(tmp_path, report__on_close=True) as daemon:
+        for index in range(5):
+            put(daemon.root / "first", index, 10.0 * index)
+        daemon.wait_for_totals(stored=5)
+        trigger = daemon.role_pids()["trigger"]
+        assert daemon.ask("close", "first").returncode == 0
+        (child,) = wait_for(lambda: children(trigger, "report"), what="the report under way")
+        os.kill(child, signal.SIGSTOP)
+        for index in range(3):
+            put(daemon.root / "second", index, 5.0 * index)
+        status = daemon.wait_for_totals(stored=8)
+        path = daemon.out / "first" / "report.html"
+        assert status["events"]["pending"] == 1
+        assert not path.exists()
+        os.kill(child, signal.SIGKILL)
+        wait_for(path.exists, what="the report, made again")
+        wait_for(lambda: daemon.status().get("events", {}).get("pending") == 0, what="the acknowledgement")
+        assert path.read_text().endswith("</html>")
+        assert not list(path.parent.glob(".*.tmp"))
