@@ -34,6 +34,7 @@ def cases(part: str, seed: int, seconds: float) -> Iterator[tuple[str, Any]]:
                 yield mutant.name, lambda folder, mutant=mutant: {"caught": mutants.caught(mutant, folder)}
         case "campaign":
             yield f"seed {seed}", lambda folder: campaign.run(folder, seed=seed, seconds=seconds)
+            yield f"seed {seed}, supervised", lambda folder: campaign.run(folder, seed=seed, seconds=seconds, supervised=True)
         case "soak":
             yield f"seed {seed}", lambda folder: soak.run(folder, seconds=seconds)
         case "fsync":

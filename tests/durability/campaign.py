@@ -1,6 +1,7 @@
 """Random SIGKILL to every role, one by one and all at once, while files of every kind come in and plain readers look on.
 
-The roles are started one by one, as systemd does it, and again at once when they are dead. Everything random follows from the seed.
+The roles are started one by one, as systemd does it, and again at once when they are dead; or `aet-stream run` is, and then its supervisor
+alone, its whole group, or one of its roles is killed. Everything random follows from the seed.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import multiprocessing
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from aet_stream import cli, worker  # noqa: F401 - the server that roles are forked from has the worker's imports
@@ -24,10 +27,13 @@ from aet_stream import config as configuration
 from aet_stream.service import Stop, serve, set_up_logging
 from aet_stream.simulate.writers import mrc, npy, tiff
 from tests.durability.oracle import Exposure, judge
-from tests.harness import Daemon, known_image
+from tests.harness import ENVIRONMENT, Daemon, known_image
 
 ROLES = ("hub", "watch", "worker", "trigger")
 ALL_AT_ONCE = "all at once"
+LIFE_S = {"hub": 4.0, "watch": 8.0, "worker": 4.0, "trigger": 5.0}
+"""The longest that a role is left alone: long enough for work to be done in between, so that kills hit it."""
+GROUP_LIFE_S = 6.0
 SERIES, SIZE_PX = 3, 48
 WRITERS = {".tif": tiff, ".npy": npy, ".mrc": mrc}
 SETTINGS = {"denoise.model": "constant", "watch.incomplete_s": 3.0, "output.fold_rows": 16, "queue.lease_s": 5}
@@ -113,6 +119,7 @@ def _role(name: str, words: list[str], log: Path) -> None:
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    sys.modules["__main__"] = ModuleType("__main__")  # the reading child shall not import this campaign
     set_up_logging(name)
     role = cli._make_role(name, "worker-0" if name == "worker" else name, configuration.load(None, words))
     os._exit(serve(role, Stop()))
@@ -131,6 +138,8 @@ class Roles:
         self._processes: dict[str, Any] = {}
         self._kill_at: dict[str, float] = {}
         self.kills: Counter[str] = Counter()
+        for name in ROLES:
+            self.start(name)
 
     def start(self, name: str) -> None:
         log = self._folder / f"{name}.log"
@@ -152,7 +161,7 @@ class Roles:
                 self.start(name)
             elif name not in self._kill_at:
                 if self.ready(name):
-                    self._kill_at[name] = now + self._rng.uniform(0.003, 1.2 if name == "hub" else 2.0)
+                    self._kill_at[name] = now + self._rng.uniform(0.003, LIFE_S[name])
             elif killing and now >= self._kill_at[name]:
                 if self._rng.random() < 0.05:
                     for other in self._processes.values():
@@ -179,22 +188,61 @@ class Roles:
             self._keep(name)
 
 
-def run(folder: Path, *, seed: int, seconds: float, inputs_per_s: float = 4.0) -> dict[str, Any]:
+class Group:
+    """`aet-stream run` in a process group of its own."""
+
+    def __init__(self, folder: Path, daemon: Daemon, rng: random.Random) -> None:
+        self._log, self._daemon, self._rng = folder / "run.log", daemon, rng
+        self.kills: Counter[str] = Counter()
+        self._start()
+
+    def _start(self) -> None:
+        with self._log.open("a") as log:
+            self._began_at = log.tell()
+            self._process = subprocess.Popen(
+                self._daemon.command("run", *self._daemon.set), stdout=log, stderr=log, env=ENVIRONMENT, start_new_session=True
+            )
+        self._kill_at = 0.0
+
+    def turn(self, *, killing: bool) -> None:
+        """Like that of `Roles`; after a kill of one role it is for the supervisor to start it again."""
+        now = time.monotonic()
+        if self._process.poll() is not None:
+            self._start()
+        elif not self._kill_at:
+            if " ready" in self._log.read_text()[self._began_at :]:
+                self._kill_at = now + self._rng.uniform(0.003, GROUP_LIFE_S)
+        elif killing and now >= self._kill_at:
+            self._kill_at = now + self._rng.uniform(0.003, GROUP_LIFE_S)
+            roles = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+            victim = self._rng.choice(("supervisor", "whole group", "a role of a group" if roles else "supervisor"))
+            if victim == "a role of a group":
+                os.kill(int(self._rng.choice(roles)), signal.SIGKILL)
+            elif victim == "supervisor":
+                self._process.kill()
+            else:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self.kills[victim] += 1
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(60)
+
+
+def run(folder: Path, *, seed: int, seconds: float, inputs_per_s: float = 2.0, supervised: bool = False) -> dict[str, Any]:
     """One campaign; what it did and what it found."""
     rng = random.Random(seed)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     daemon = Daemon(folder, **{key.replace(".", "__"): value for key, value in SETTINGS.items()})
     microscope = Microscope(daemon.root, rng, first=seed * 100_000)
-    roles = Roles(folder, daemon, rng)
     daemon.out.mkdir(exist_ok=True)
     report = folder / "readers.json"
     readers = subprocess.Popen(
         [sys.executable, "-c", READERS, str(daemon.out), str(report)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
     )
     assert readers.stdin is not None
-    for name in ROLES:
-        roles.start(name)
+    roles: Roles | Group = Group(folder, daemon, rng) if supervised else Roles(folder, daemon, rng)
     began = time.monotonic()
     try:
         while (now := time.monotonic() - began) < seconds:
@@ -226,7 +274,7 @@ def run(folder: Path, *, seed: int, seconds: float, inputs_per_s: float = 4.0) -
     }
 
 
-def _drained(daemon: Daemon, roles: Roles, microscope: Microscope) -> Any:
+def _drained(daemon: Daemon, roles: Roles | Group, microscope: Microscope) -> Any:
     """Without any more kills, until all is as it should be, or nothing has changed for a minute."""
     seen, changed_at = "", time.monotonic()
     while True:
