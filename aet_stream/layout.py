@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -121,6 +122,13 @@ def crc32(pixels: Array) -> int:
 
 def file_name(number: int) -> str:
     return f"{number:06d}.h5"
+
+
+def projection_files(folder: Path) -> dict[int, Path]:
+    """Number -> projection file of the folder of a series, in order; whatever else lies there is nobody's business."""
+    numbers = [int(path.stem) for path in (folder / PROJECTIONS).glob("*.h5") if path.stem.isdecimal()]
+    paths = {number: folder / PROJECTIONS / file_name(number) for number in sorted(numbers)}
+    return {number: path for number, path in paths.items() if path.exists()}
 
 
 def projection_image(record: Record, raw: Array, clean: Array, extras: dict[str, Array] | None = None) -> bytes:

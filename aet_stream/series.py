@@ -138,14 +138,13 @@ class Series:
 
     def _doubts_about_files(self, numbers: Array) -> Iterator[str]:
         """Projection files that an open series does not show, and segments that are not what they should be."""
-        folder = self.path.parent / layout.PROJECTIONS
-        if self.closed or not folder.is_dir():
+        if self.closed:
             return
         shown_at = self.path.stat().st_mtime
-        for path in sorted(folder.glob("[0-9]*.h5")):
-            if int(path.stem) not in numbers and path.stat().st_mtime < shown_at:
+        for number, path in layout.projection_files(self.path.parent).items():
+            if number not in numbers and path.stat().st_mtime < shown_at:
                 yield f"{path} is not shown in {self.path.name}"
-            elif int(path.stem) in numbers:
+            elif number in numbers:
                 try:
                     layout.read_projection(str(path))
                 except StoreError as error:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -11,14 +15,15 @@ import pytest
 
 from aet_stream import durable, layout
 from aet_stream.errors import NewerLayout, OutputFull, StoreError
-from aet_stream.hub import quarantine
+from aet_stream.hub import quarantine, suspects
 from aet_stream.hub.archive import Archive, open_ledger
 from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.outbox import Outbox
 from aet_stream.hub.store import SeriesStore
 from aet_stream.projection import sha256_of
 from aet_stream.series import Series
-from tests.harness import known_image
+from aet_stream.transport import run_folder
+from tests.harness import known_image, wait_for
 from tests.test_store import ABOUT, CLOSED, made
 
 
@@ -207,6 +212,66 @@ def _with(record: layout.Record, raw: np.ndarray) -> layout.Record:
     return msgspec.structs.replace(record, sha256=sha256_of(raw), raw_crc32=layout.crc32(raw), clean_crc32=layout.crc32(clean))
 
 
+def test_a_file_that_its_reader_does_not_survive_is_set_aside_by_the_next_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here one whose reading never ends; without that every hub would die of it again."""
+    stored(tmp_path)
+    path = tmp_path / "s" / "projections" / "000001.h5"
+    path.unlink()
+    os.mkfifo(path)
+    words = f"from pathlib import Path; from tests.test_recovery import recovered; recovered(Path({str(tmp_path)!r}))"
+    hub = subprocess.Popen([sys.executable, "-c", words])
+    said = tmp_path / "run" / "reading"
+    wait_for(lambda: said.exists() and said.read_text() == "s/projections/000001.h5", what="the hub to read it")
+    hub.kill()
+    hub.wait()
+    monkeypatch.setattr(suspects, "PATIENCE_S", 1.0)
+    _, ledger = recovered(tmp_path)
+    sound(tmp_path, 2)
+    assert states(ledger)["s/1.tif"] == "ready"
+    assert [file.name.startswith("s-000001.h5-") for file in (tmp_path / "quarantine").iterdir()] == [True]
+    assert not said.exists()
+    ledger.close()
+
+
+def test_a_hub_that_was_killed_while_it_read_suspects_no_sound_file(tmp_path: Path) -> None:
+    """It died by chance: whatever it was reading is read by a child, and stays."""
+    stored(tmp_path, closed=True)
+    for name in ("s/projections/000001.h5", "s/series.h5", "s/gone.h5", "../elsewhere.h5"):
+        run_folder(tmp_path).joinpath("reading").write_text(name)
+        _, ledger = recovered(tmp_path)
+        sound(tmp_path, 3)
+        assert not (tmp_path / "quarantine").exists()
+        assert not (tmp_path / "run" / "reading").exists()
+        ledger.close()
+
+
+def test_names_that_are_nearly_ours_are_left_alone(tmp_path: Path) -> None:
+    """What a file manager makes of a copy in the same folder."""
+    stored(tmp_path)
+    folder = tmp_path / "s" / "projections"
+    copies = [folder / name for name in ("000001 - Copy.h5", "000001.old.h5", "1.h5", "000001(1).h5")]
+    for copy in copies:
+        shutil.copy(folder / "000001.h5", copy)
+    _, ledger = recovered(tmp_path)
+    sound(tmp_path, 3)
+    assert all(copy.exists() for copy in copies)
+    ledger.close()
+
+
+def test_a_damaged_closed_file_without_projection_files_is_kept(tmp_path: Path) -> None:
+    """It may be all that is left of the series: its sources are read again, and nobody deletes what a specialist could still read."""
+    stored(tmp_path, closed=True)
+    shutil.rmtree(tmp_path / "s" / "projections")
+    series = tmp_path / "s" / "series.h5"
+    damaged = bytes(512) + series.read_bytes()[512:]
+    series.write_bytes(damaged)
+    _, ledger = recovered(tmp_path)
+    assert not series.exists()
+    assert [file.read_bytes() for file in (tmp_path / "quarantine").glob("s-series.h5-*")] == [damaged]
+    assert set(states(ledger).values()) == {"ready"}
+    ledger.close()
+
+
 def test_files_of_the_layout_before_are_taken_up(tmp_path: Path) -> None:
     """Fewer fields, no checksum of the contents: their defaults hold, and the next master is of today."""
     stored(tmp_path)
@@ -250,7 +315,7 @@ def test_a_segment_of_other_content_is_not_used(tmp_path: Path) -> None:
     with h5py.File(segment, "r+") as file:
         file.attrs["clean_crc32"] = [1, 2]
     again = SeriesStore(tmp_path / "s", fold_rows=2)
-    again.load({}, tmp_path / "aside")
+    again.load({})
     again.write_master(ABOUT)
     with h5py.File(tmp_path / "s" / "series.h5") as file:
         assert not any("segment" in source.file_name for source in file["/exchange/data"].virtual_sources())

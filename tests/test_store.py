@@ -134,7 +134,7 @@ def test_a_long_series_spans_few_files(tmp_path: Path) -> None:
         assert sum("segment" in name for name in sources) == 3
         assert len(sources) == 6
     again = SeriesStore(tmp_path / "s", fold_rows=2)
-    again.load(store.identities(), tmp_path / "aside")
+    again.load(store.identities())
     again.write_master(ABOUT)
     with Series(tmp_path / "s" / "series.h5") as series:
         assert list(series.doubts()) == []
@@ -166,7 +166,7 @@ def test_everything_is_rebuilt_from_the_projection_files(tmp_path: Path, loss: s
             master.unlink()
         case "stale master":
             old = SeriesStore(tmp_path / "s", fold_rows=256)
-            old.load({}, tmp_path / "aside")
+            old.load({})
             old.records.pop()
             old.write_master(ABOUT)
         case "damaged master":

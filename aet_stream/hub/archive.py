@@ -15,7 +15,7 @@ from pathlib import Path
 
 from aet_stream import failpoints
 from aet_stream.errors import OutputFull, StoreError
-from aet_stream.hub import coverage, quarantine
+from aet_stream.hub import coverage, quarantine, suspects
 from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.master import About
 from aet_stream.hub.outbox import Outbox
@@ -73,6 +73,7 @@ class Archive:
 
     def recover(self) -> None:
         """Make ledger and `series.h5` agree with the projection files, which are the truth."""
+        suspects.set_aside(self.root)
         failpoints.reach("recover.drafts", self.root)
         for folder in sorted(self.root.iterdir()):
             if folder.name not in RESERVED and ((folder / "projections").is_dir() or (folder / SERIES_FILE).exists()):
@@ -110,7 +111,7 @@ class Archive:
         if name not in self._stores:
             store = SeriesStore(self.root / name, fold_rows=self._fold_rows)
             known = self._ledger.stored(name)
-            complaints = store.load(known, self.root / "quarantine")
+            complaints = store.load(known)
             self._reconcile(name, store, known, complaints)
             self._stores[name] = store
         return self._stores[name]
@@ -149,7 +150,7 @@ class Archive:
         self._abandon(name)
         store, known = self.store(name), self._ledger.stored(name)
         before = store.identities()
-        complaints = store.check(self.root / "quarantine")
+        complaints = store.check()
         self._reconcile(name, store, known, complaints)
         units = self.unpublished.get(name, [])
         self.unpublished[name] = [unit for unit in units if unit[1].number in store.identities()]

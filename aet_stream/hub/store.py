@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import numpy as np
 from aet_stream import durable, failpoints, layout
 from aet_stream.errors import OutputFull, StoreError
 from aet_stream.hub.master import About, Source, write_contiguous, write_virtual
+from aet_stream.hub.suspects import move, reading
 from aet_stream.layout import PROJECTIONS, SERIES_FILE, Record, crc32
 from aet_stream.projection import Array
 
@@ -132,7 +132,9 @@ class SeriesStore:
     def read(self, row: int) -> tuple[Array, Array]:
         """Raw and clean of one row from its projection file, checked."""
         record = self.records[row]
-        stored, raw, clean = layout.read_projection(str(self.folder / PROJECTIONS / layout.file_name(record.number)))
+        path = self.folder / PROJECTIONS / layout.file_name(record.number)
+        with reading(path):
+            stored, raw, clean = layout.read_projection(str(path))
         if stored != record and not _same(stored, record):
             raise StoreError(f"{self.folder}: projection {record.number} is not the one that was stored")
         return raw, clean
@@ -192,19 +194,18 @@ class SeriesStore:
 
     def numbers_on_disk(self) -> list[int]:
         """Which projection files there are; their content is not looked at."""
-        folder = self.folder / PROJECTIONS
-        return sorted(int(path.stem) for path in folder.glob("[0-9]*.h5")) if folder.is_dir() else []
+        return list(layout.projection_files(self.folder))
 
     def remove_drafts(self) -> None:
         """Remove what a killed hub was writing; a reconstruction's draft is not ours."""
         for path in (*self.folder.glob(f".{SERIES_FILE}.*.tmp"), *(self.folder / PROJECTIONS).glob(".*.tmp")):
             path.unlink(missing_ok=True)
 
-    def load(self, known: Mapping[int, object], aside: Path) -> list[str]:
+    def load(self, known: Mapping[int, object]) -> list[str]:
         """Take up what is on disk; returns what was wrong with it. Files that the ledger does not know are read whole.
 
-        A damaged file is moved to `aside`. If a closed `series.h5` has its projection, or that of a file that somebody deleted, the file
-        is written anew from there, so that the series can go on.
+        A damaged file is moved into quarantine. If a closed `series.h5` has its projection, or that of a file that somebody deleted, the
+        file is written anew from there, so that the series can go on.
         """
         self.records, self._segments, self._frame = [], [], None
         self._visits, self._by_pixels = set(), {}
@@ -216,7 +217,7 @@ class SeriesStore:
             try:
                 self._take(self._load_one(path, whole=number not in known))
             except StoreError as error:
-                complaints.append(f"{error}; {self._move(path, aside)}")
+                complaints.append(f"{error}; {move(path, self.folder.parent)}")
                 if self._restore({number}, complaints):
                     self._take(self._load_one(path, whole=True))
         self._load_segments()
@@ -237,7 +238,8 @@ class SeriesStore:
             return 0
         written = 0
         durable.make_folder(self.folder / PROJECTIONS)
-        with h5py.File(self.folder / SERIES_FILE, "r", locking=False) as file:
+        path = self.folder / SERIES_FILE
+        with reading(path), h5py.File(path, "r", locking=False) as file:
             for row, number in enumerate(file[f"{layout.PER_PROJECTION}/number"][()]):
                 if number not in numbers:
                     continue
@@ -246,30 +248,24 @@ class SeriesStore:
                 except StoreError as error:
                     complaints.append(str(error))
                     continue
-                path = self.folder / PROJECTIONS / layout.file_name(record.number)
-                durable.replace(path, layout.projection_image(record, raw, clean))
-                logger.warning("%s: written anew from the closed series.h5", path)
+                anew = self.folder / PROJECTIONS / layout.file_name(record.number)
+                durable.replace(anew, layout.projection_image(record, raw, clean))
+                logger.warning("%s: written anew from the closed series.h5", anew)
                 written += 1
         return written
 
-    def _move(self, path: Path, aside: Path) -> str:
-        with durable.disk_errors(aside):
-            durable.make_folder(aside)
-            target = aside / f"{self.name}-{path.name}-{time.time_ns()}"
-            path.replace(target)
-        return f"moved to {target}"
-
-    def check(self, aside: Path) -> list[str]:
+    def check(self) -> list[str]:
         """Read every projection file whole, as `load` does with unknown ones; returns what was wrong."""
-        return self.load({}, aside)
+        return self.load({})
 
     def _load_one(self, path: Path, *, whole: bool) -> Record:
         if whole:
-            record, raw, _ = layout.read_projection(str(path))
+            with reading(path):
+                record, raw, _ = layout.read_projection(str(path))
             shape, dtype = raw.shape, raw.dtype
         else:
             try:
-                with h5py.File(path, "r", locking=False) as file:
+                with reading(path), h5py.File(path, "r", locking=False) as file:
                     record, shape, dtype = layout.read_record(file), file["raw"].shape, file["raw"].dtype
                     if file["clean"].shape != shape:
                         raise StoreError(f"{path}: raw is {shape}, clean {file['clean'].shape}")
@@ -291,7 +287,7 @@ class SeriesStore:
             first, end = (int(match[1]), int(match[2])) if match else (-1, -1)
             expected = _identity(self.records[first:end])
             try:
-                with h5py.File(path, "r") as file:
+                with reading(path), h5py.File(path, "r", locking=False) as file:
                     found = (list(file.attrs["numbers"]), list(file.attrs["clean_crc32"]))
                     fits = end <= len(self.records) and found == expected and len(file["raw"]) == len(file["clean"]) == end - first
             except (OSError, KeyError, RuntimeError):
@@ -301,8 +297,9 @@ class SeriesStore:
 
     def shown(self) -> tuple[dict[int, Identity], bool]:
         """What the present `series.h5` shows, and whether it is the one file of a closed series; nothing when it is missing or damaged."""
+        path = self.folder / SERIES_FILE
         try:
-            with h5py.File(self.folder / SERIES_FILE, "r", locking=False) as file:
+            with reading(path), h5py.File(path, "r", locking=False) as file:
                 columns = [file[f"{layout.PER_PROJECTION}/{name}"][()] for name in ("number", "path", "image", "sha256")]
                 rows = {int(n): (path.decode(), int(image), sha256.decode()) for n, path, image, sha256 in zip(*columns, strict=True)}
                 return rows, bool(file[layout.ABOUT].attrs["closed_utc"])
@@ -314,9 +311,18 @@ class SeriesStore:
         return {record.number: (record.path, record.image, record.sha256) for record in self.records}
 
     def drop_master(self) -> None:
-        """There is nothing that `series.h5` could show: a master without its sources would be read as NaN."""
-        if not self.records:
-            (self.folder / SERIES_FILE).unlink(missing_ok=True)
+        """Take away a `series.h5` that would mislead: over no sources at all a master is read as NaN.
+
+        One that cannot be read may be all that is left of a closed series, or somebody's own file: it is kept in quarantine.
+        """
+        path = self.folder / SERIES_FILE
+        if not path.exists():
+            return
+        shown, closed = self.shown()
+        if not shown or (closed and not self.records):
+            logger.error("%s: not a readable series with its projections; %s", path, move(path, self.folder.parent))
+        elif not self.records:
+            path.unlink()
 
 
 def _segment_name(first: int, end: int) -> str:

@@ -275,7 +275,7 @@ def run(folder: Path, *, seed: int, seconds: float, inputs_per_s: float = 2.0, s
 
 
 def _drained(daemon: Daemon, roles: Roles | Group, microscope: Microscope) -> Any:
-    """Without any more kills, until all is as it should be, or nothing has changed for a minute."""
+    """Without any more kills, until all is as it should be, or nothing has changed for three minutes."""
     seen, changed_at = "", time.monotonic()
     while True:
         roles.turn(killing=False)
@@ -285,5 +285,5 @@ def _drained(daemon: Daemon, roles: Roles | Group, microscope: Microscope) -> An
             return verdict
         if str(verdict.counts) != seen:
             seen, changed_at = str(verdict.counts), time.monotonic()
-        if time.monotonic() - changed_at > 60:
+        if time.monotonic() - changed_at > 180:
             return verdict

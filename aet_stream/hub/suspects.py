@@ -1,0 +1,84 @@
+"""A damaged HDF5 file can crash the library, or keep it busy for ever, and the hub with it: at every start, in a circle.
+
+So the name of the file that the hub reads stands in `run/reading` meanwhile. A hub that finds one there follows one that died: by chance,
+or of that file. A child process reads it first; if the child dies too, the file is set aside and made good like any that is damaged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+
+from aet_stream import durable
+from aet_stream.transport import run_folder
+
+logger = logging.getLogger(__name__)
+
+PATIENCE_S = 60.0
+SLOWEST_DISK_BYTES_PER_S = 10e6
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Leave word of `path`, a file of a series folder, while it is read; it stays only if this process dies."""
+    root = path.parents[2] if path.parent.name == "projections" else path.parents[1]
+    said = root / "run" / "reading"
+    with contextlib.suppress(OSError):  # a full disk must not keep anybody from reading
+        said.write_text(str(path.relative_to(root)))
+    try:
+        yield
+    finally:
+        said.unlink(missing_ok=True)
+
+
+def set_aside(root: Path) -> None:
+    """At start: move the file away of which the hub before us died, if it did."""
+    said = run_folder(root) / "reading"
+    name = said.read_text() if said.exists() else ""
+    path = root / name
+    if name and ".." not in name and path.exists() and _kills(path):
+        logger.error("%s: whatever reads it dies or never ends; %s", path, move(path, root))
+    said.unlink(missing_ok=True)
+
+
+def move(path: Path, root: Path) -> str:
+    """Out of its series folder, under a name that says where it came from; returns the words for it."""
+    aside = root / "quarantine"
+    with durable.disk_errors(aside):
+        durable.make_folder(aside)
+        target = aside / f"{path.relative_to(root).parts[0]}-{path.name}-{time.time_ns()}"
+        path.replace(target)
+    return f"moved to {target}"
+
+
+def _kills(path: Path) -> bool:
+    limit_s = PATIENCE_S + path.stat().st_size / SLOWEST_DISK_BYTES_PER_S
+    try:
+        return subprocess.run([sys.executable, "-m", __name__, str(path)], timeout=limit_s, check=False).returncode < 0
+    except subprocess.TimeoutExpired:
+        return True
+
+
+def read_everything(path: Path) -> None:
+    """What the hub may ever read of a file, frame by frame; errors are the hub's to understand."""
+
+    def read(_: str, item: h5py.Group | h5py.Dataset) -> None:
+        dict(item.attrs)
+        if isinstance(item, h5py.Dataset) and not item.is_virtual:
+            for row in range(len(item)) if item.ndim == 3 else [()]:
+                item[row]
+
+    with contextlib.suppress(Exception), h5py.File(path, "r", locking=False) as file:
+        dict(file.attrs)
+        file.visititems(read)
+
+
+if __name__ == "__main__":
+    read_everything(Path(sys.argv[1]))
