@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import sqlite3
 import subprocess
@@ -270,6 +271,45 @@ def test_a_damaged_closed_file_without_projection_files_is_kept(tmp_path: Path) 
     assert [file.read_bytes() for file in (tmp_path / "quarantine").glob("s-series.h5-*")] == [damaged]
     assert set(states(ledger).values()) == {"ready"}
     ledger.close()
+
+
+def test_an_output_folder_may_be_moved(tmp_path: Path) -> None:
+    """Nothing in it knows where it lies: open and closed series go on, and no source is read again."""
+    for name, closed in (("open", False), ("closed", True)):
+        stored(tmp_path / name, closed=closed)
+        (tmp_path / name).rename(tmp_path / f"{name} elsewhere")
+        archive, ledger = recovered(tmp_path / f"{name} elsewhere")
+        sound(tmp_path / f"{name} elsewhere", 3)
+        assert archive.commit("s", [made(3)]) == 1
+        assert set(states(ledger).values()) == {"stored"}
+        ledger.close()
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "zeros", "noise"])
+def test_a_damaged_ledger_is_noticed_or_harmless(tmp_path: Path, damage: str) -> None:
+    """Cut, flipped, zeroed or overwritten anywhere: afterwards it knows what the files say."""
+    stored(tmp_path / "sound", 6)
+    content, rng = (tmp_path / "sound" / "ledger.sqlite").read_bytes(), random.Random(damage)
+    for case in range(8):
+        root = tmp_path / str(case)
+        shutil.copytree(tmp_path / "sound", root, ignore=shutil.ignore_patterns("ledger.sqlite*", "run"))
+        spoiled, at = bytearray(content), rng.randrange(len(content))
+        match damage:
+            case "cut":
+                del spoiled[at:]
+            case "flipped":
+                for _ in range(rng.randrange(1, 20)):
+                    spoiled[rng.randrange(len(spoiled))] ^= 1 << rng.randrange(8)
+            case "zeros":
+                page = slice(at // 4096 * 4096, at // 4096 * 4096 + 4096)
+                spoiled[page] = bytes(len(spoiled[page]))
+            case "noise":
+                spoiled[at : at + 600] = rng.randbytes(min(600, len(spoiled) - at))
+        (root / "ledger.sqlite").write_bytes(spoiled)
+        _, ledger = recovered(root)
+        sound(root, 6)
+        assert set(ledger.stored("s")) == set(range(6))
+        ledger.close()
 
 
 def test_files_of_the_layout_before_are_taken_up(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -139,6 +141,40 @@ def test_a_long_series_spans_few_files(tmp_path: Path) -> None:
     with Series(tmp_path / "s" / "series.h5") as series:
         assert list(series.doubts()) == []
         assert len(series) == 9
+
+
+def test_a_reader_that_never_closes_sees_what_it_opened(tmp_path: Path) -> None:
+    """It hinders no commit, no folding, no closing; whoever opens anew sees the newest."""
+    store = filled(tmp_path, 2, fold_rows=2)
+    with h5py.File(tmp_path / "s" / "series.h5") as old:
+        for index in range(2, 5):
+            store.commit([made(index)])
+            store.write_master(ABOUT)
+        list(store.fold())
+        store.write_master(ABOUT)
+        list(store.close(CLOSED))
+        assert old["/exchange/theta"][()].tolist() == [0, 3]
+        for row in range(2):
+            assert np.array_equal(old["/exchange/data"][row], made(row)[2])
+        with h5py.File(tmp_path / "s" / "series.h5") as new:
+            assert new["/exchange/theta"][()].tolist() == [0, 3, 6, 9, 12]
+
+
+def test_a_series_reads_right_with_few_file_descriptors(tmp_path: Path) -> None:
+    """Plain HDF5 shows NaN, without an error, for sources that it may not open; our reader asks for one frame at a time."""
+    filled(tmp_path, 40)
+    code = """
+import resource, sys
+import numpy as np
+from aet_stream.series import Series
+from tests.test_store import made
+with Series(sys.argv[1]) as series:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))
+    for row in range(len(series)):
+        assert np.array_equal(series.clean(row), made(row)[2]), row
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s" / "series.h5")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def archive(folder: Path) -> tuple[Archive, Ledger]:

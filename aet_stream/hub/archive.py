@@ -16,7 +16,7 @@ from pathlib import Path
 from aet_stream import failpoints
 from aet_stream.errors import OutputFull, StoreError
 from aet_stream.hub import coverage, quarantine, suspects
-from aet_stream.hub.ledger import Ledger
+from aet_stream.hub.ledger import Ledger, passing
 from aet_stream.hub.master import About
 from aet_stream.hub.outbox import Outbox
 from aet_stream.hub.store import Identity, SeriesStore, Stored
@@ -35,9 +35,9 @@ def open_ledger(root: Path) -> tuple[Ledger, bool]:
     fresh = not path.exists()
     try:
         return Ledger(path), fresh
-    except sqlite3.OperationalError as error:
-        raise OutputFull(f"{path}: {error}: make room, or end what holds it") from error  # full, locked, read-only: nothing is damaged
     except sqlite3.DatabaseError as error:
+        if passing(error):
+            raise OutputFull(f"{path}: {error}: make room, or end what holds it") from error
         aside = path.with_name(f"ledger.sqlite.damaged-{time.time_ns()}")
         path.replace(aside)
         for extra in ("-wal", "-shm"):

@@ -52,6 +52,16 @@ CREATE INDEX unit_pixels ON unit (series, sha256);
 """
 
 
+#: What the disk, or another program, may do to a sound ledger; whatever else SQLite says of one is damage.
+_PASSING = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR,
+            sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_NOMEM}  # fmt: skip
+
+
+def passing(error: sqlite3.Error) -> bool:
+    """Is nothing wrong with the ledger, and the same may work later?"""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _PASSING
+
+
 class Ledger:
     """The hub's index. One writer; readers (`aet-stream status` without a daemon) open it with `read_only`."""
 
@@ -65,7 +75,11 @@ class Ledger:
         self.db = self._db
         """For the outbox, which lives in the same file and the same transactions."""
         if not read_only:
-            self._prepare()
+            try:
+                self._prepare()
+                self._check()
+            except UnicodeDecodeError as error:  # out of the damaged file into SQLite's own message
+                raise sqlite3.DatabaseError(str(error)) from error
 
     def _prepare(self) -> None:
         self._db.execute("PRAGMA journal_mode = WAL")
@@ -78,8 +92,21 @@ class Ledger:
                 f"{self.path} has layout {version}, this version writes {SCHEMA_VERSION}: move it away, it is rebuilt from the files"
             )
         self._db.executescript(OUTBOX_SCHEMA)
-        if self._db.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-            raise sqlite3.DatabaseError("quick_check failed")
+
+    def _check(self) -> None:
+        """Read all of it: SQLite notices neither a letter that is none, nor a column of another name, before it meets them."""
+        said = self._db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        model = sqlite3.connect(":memory:")
+        model.executescript(_SCHEMA + OUTBOX_SCHEMA)
+        for (table,) in model.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
+            columns = f"PRAGMA table_info({table})"
+            if said == "ok" and [*map(tuple, self._db.execute(columns))] != model.execute(columns).fetchall():
+                said = f"table {table} is another"
+            for _ in self._db.execute(f"SELECT * FROM {table}") if said == "ok" else ():
+                pass
+        model.close()
+        if said != "ok":
+            raise sqlite3.DatabaseError(said)
 
     def close(self) -> None:
         self._db.close()
