@@ -96,15 +96,15 @@ def replace(path: Path, content: bytes | memoryview, point: str = "") -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, point: str = "") -> Iterator[Path]:
     """A temporary name to write to; takes the place of `path`, durably, when the block ends well, and is removed when not."""
     draft = temporary(path)
     with disk_errors(path):
         try:
+            _reach(point, "draft", draft)
             yield draft
             sync_file(draft)
-            draft.replace(path)
+            put_in_place(draft, path, point)
         except BaseException:
             draft.unlink(missing_ok=True)
             raise
-        sync_folder(path.parent)

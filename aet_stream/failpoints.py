@@ -1,4 +1,4 @@
-"""Named places in the commit path where a test can make the process die, or the disk fail.
+"""Named places in the commit path, and on the way of events, where a test can make the process die, or the disk fail.
 
 Off unless the environment variable AET_STREAM_FAILPOINT is set when the process starts; then `reach` is an empty function. The
 variable says `NAME@N=FAULT`: at the N-th time that NAME is reached (default: the first), FAULT happens. Faults: `kill` (SIGKILL to this
@@ -36,6 +36,8 @@ NAMES = (
     "fold.begin", "fold.frame", *(f"fold.{step}" for step in _FILE[1:]), "fold.checked",
     *(f"quarantine.{step}" for step in _FILE), "quarantine.remove",
     "end.commit", "end.committed",
+    "event.leased", "event.sent", "event.heard", "event.begun", "event.acted", "event.told", "event.done", "event.ended",
+    *(f"volume.{step}" for step in ("draft", "synced", "renamed", "durable")),
     "recover.drafts", "recover.begin", "recover.commit", "recover.committed",
 )  # fmt: skip
 

@@ -141,6 +141,11 @@ class Program:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     @property
+    def effects_in_order(self) -> list[str]:
+        """By the first try of each."""
+        return [name for name in dict.fromkeys(event["id"] for event in self.tries) if name in self.effects]
+
+    @property
     def effects(self) -> set[str]:
         return {path.suffix[1:] for path in self.folder.glob("effect.*")}
 

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 
+from aet_stream import failpoints
 from aet_stream.config import Config
 from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.outbox import Outbox
@@ -26,7 +27,7 @@ class Events:
     def __init__(self, config: Config, ledger: Ledger, outbox: Outbox, *, send: Callable[[bytes, AnyMessage], bool], tell: Tell) -> None:
         self._rules = config.trigger
         self._root = config.output_root
-        self._attempts = {"reconstruct": config.reconstruct.attempts, "preview": 1, "report": 3}
+        self._attempts = {"reconstruct": config.reconstruct.attempts, "preview": 2, "report": 3}
         self._lease_s = config.queue.lease_s
         self._ledger = ledger
         self._outbox = outbox
@@ -46,7 +47,9 @@ class Events:
             if row is not None:
                 self._leased[row["event_id"], sink] = time.monotonic()
                 what = {key: row[key] for key in ("event_id", "event", "series", "at", "sink")}
+                failpoints.reach("event.leased")
                 self._send(peer, Event(**what, data=json.loads(row["data"]), attempt=row["attempts"]))
+                failpoints.reach("event.sent")
 
     def _meet(self, peer: bytes) -> None:
         """Another trigger than before: its predecessor is dead, and what that one worked on is to be done again."""
@@ -81,6 +84,7 @@ class Events:
         if row is None or row["state"] not in ("leased", "pending"):
             self._leased.pop((done.event_id, done.sink), None)
             return
+        failpoints.reach("event.done")
         words = f"series={row['series']} {row['event']} -> {done.sink}: {done.detail}"
         if done.ok:
             with self._ledger.transaction():
@@ -102,6 +106,7 @@ class Events:
             self._failed(done.event_id, done.sink, row["attempts"], done.detail)
             logger.error("%s", words)
         self._leased.pop((done.event_id, done.sink), None)
+        failpoints.reach("event.ended")
 
     def _failed(self, event_id: str, sink: str, attempts: int, detail: str) -> None:
         """Again after a pause, or put aside for a person."""

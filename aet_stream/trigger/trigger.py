@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from aet_stream import failpoints
 from aet_stream.config import Config
 from aet_stream.layout import SERIES_FILE
 from aet_stream.messages import Event, EventDone, EventOff, EventPlease
@@ -78,16 +79,20 @@ class Trigger:
 
     def _begin(self, event: Event, begin: Begin) -> None:
         logger.info("series=%s %s -> %s, try %d", event.series, event.event, event.sink, event.attempt)
+        failpoints.reach("event.heard")
         self._working[event.sink] = (event, begin(event))
+        failpoints.reach("event.begun")
         self.beat()  # the lease is ours from now on
 
     def _end(self, event: Event, outcome: Outcome) -> None:
+        failpoints.reach("event.acted")
         self._finished += outcome.ok
         self._failed += not outcome.ok and not outcome.again_s
         self._asked_at = 0.0
         if self._link is not None:
             answer = EventDone(event_id=event.event_id, sink=event.sink, ok=outcome.ok, detail=outcome.detail, again_s=outcome.again_s)
             self._link.send(answer)
+            failpoints.reach("event.told")
 
     def _call_off(self, message: EventOff) -> None:
         event, work = self._working.get(message.sink, (None, None))

@@ -10,8 +10,8 @@ from tests.durability import rig
 from tests.durability.oracle import judge
 
 FAULTS = ("kill", "torn", "error", "ENOSPC", "EIO", "EACCES")
-#: Points that only the real watch passes: driven by a test with real processes.
-ELSEWHERE = ("watch.send",)
+#: Points that only the real watch and the way of events pass: driven by tests with real processes (test_event_kills.py for the latter).
+ELSEWHERE = ("watch.send", *(name for name in failpoints.NAMES if name.startswith(("event.", "volume."))))
 #: Points where a file is at stake whose bytes may be torn.
 WITH_FILE = tuple(name for name in failpoints.NAMES if name.endswith((".written", ".frame")))
 #: Files that were synced and renamed cannot be torn by a kill, and a rename is no place for it either.

@@ -179,13 +179,13 @@ def _finished(hub: hub_module.Hub, close: bool) -> bool:
     return False
 
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tests.durability.rig"])
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["tests.durability.rig", "tests.durability.roles"])
 
 
 def attempt(case: Case) -> int:
     """Exit code of one run; negative for the signal that ended it."""
-    process = _context.Process(target=run, args=(case,))
+    process = context.Process(target=run, args=(case,))
     process.start()
     process.join(LIMIT_S + 30)
     code = process.exitcode
