@@ -178,9 +178,9 @@ class Reconstruct(Section, frozen=True):
 
     on_close: bool = True
     method: str = "auto"
-    """`auto`, `nesterov-sirt` or `tomopy:ALGORITHM`."""
+    """`auto`, `nesterov-sirt`, `tomopy:ALGORITHM` or `astra:ALGORITHM`."""
     iterations: Count = 0
-    """0: the built-in solver stops by its rule, tomopy's algorithms after 50."""
+    """0: the built-in solver stops by its rule, others after what is usual for them."""
     align: tuple[AlignStep, ...] = ("common-line", "center-of-mass", "axis-angle", "projection-matching")
     """Steps of the alignment before it; none that does harm is kept. Empty: the projections are taken as they lie."""
     quality: bool = True
@@ -188,7 +188,7 @@ class Reconstruct(Section, frozen=True):
     threads: Count = 0
     """0: all cores."""
     memory_mib: Count = 0
-    """Bound on the memory of the built-in solver. 0: four fifths of the machine's."""
+    """Bound on the memory of the solver. 0: four fifths of the machine's."""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 7200.0
     """A reconstruction that takes longer is stopped and counts as a failed try."""
     attempts: AtLeastOne = 3

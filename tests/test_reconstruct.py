@@ -372,7 +372,7 @@ def test_a_disk_that_fails_leaves_the_old_volume(series: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "out", "words"),
     [
-        ("magic", None, "method 'magic': choose auto, nesterov-sirt or tomopy:ALGORITHM"),
+        ("magic", None, "method 'magic': choose auto, nesterov-sirt, tomopy:gridrec, tomopy:sirt"),
         ("tomopy:mlem", None, "refused: it needs data without negative values"),
         ("tomopy:", None, "choose auto"),
         ("auto", "nowhere/volume.h5", "nowhere is no folder"),

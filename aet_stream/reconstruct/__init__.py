@@ -1,1 +1,1 @@
-"""A volume from a background-free tilt series: the built-in solver, or tomopy where it imports."""
+"""A volume from a background-free tilt series: the built-in solver, tomopy where it imports, ASTRA on a GPU."""

@@ -4,7 +4,8 @@ Four steps, each of which can be left out, and none kept that makes the projecti
 reconstruction):
 
     common-line            shifts along the axis: what is summed across it does not depend on the tilt
-    center-of-mass         shifts across it: an isolated particle's centre of mass is put on the axis
+    center-of-mass         shifts across it: an isolated particle's centre of mass is put on the axis; where that does no good, all
+                           projections are moved by how far the axis lies off the middle
     axis-angle             the direction of the tilt axis: the one along which all projections have the same profile
     projection-matching    both, against re-projections of the volume so far (Dengler, Ultramicroscopy 30 (1989) 337)
 
@@ -15,6 +16,7 @@ degrees, positive when it turns from +y towards -x. Nothing of this is ever writ
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -37,6 +39,8 @@ MATCHING = ((128, 128, 5, 2), (128, 128, 20, 6), (256, 64, 20, 4))
 SMOOTH_PX = 1.0
 GAIN = 0.002
 """A step has to lower the residual by this share of it."""
+LEAST_OFFSET_PX, CERTAIN_SIGMAS = 0.05, 3.0
+"""An axis this far off the middle, by so many standard errors, is worth a shift."""
 SETTLED_PX = 0.03
 _BAND = (0.015, 0.25)
 """Spatial frequencies (1 / px) that speak for a position: below is left-over background, above is noise."""
@@ -57,6 +61,10 @@ class Alignment:
         return self.axis_deg == 0 and not self.shifts_px.any()
 
 
+Find = Callable[[Array, Array, Alignment], Alignment]
+"""(projections, tilts, alignment so far) -> a better one, perhaps."""
+
+
 def align(projections: Array, tilts_deg: Array, steps: tuple[str, ...] = STEPS) -> Alignment:
     """Find the alignment of (tilts, y, x) float32 projections.
 
@@ -68,17 +76,29 @@ def align(projections: Array, tilts_deg: Array, steps: tuple[str, ...] = STEPS) 
     best = _residual(smooth, tilts_deg, chosen)
     chosen.residuals["start"] = best
     for step in [step for step in STEPS if step in steps]:
-        if step == "projection-matching":
-            found = _match(projections, tilts_deg, chosen)
-        else:
-            found = {"axis-angle": _axis_angle, "common-line": _common_line, "center-of-mass": _centre_of_mass}[step](projections, chosen)
-        now = _residual(smooth, tilts_deg, found)
-        # Matching goes on where noise hides its gain from the residual: it is kept unless it does harm.
-        kept = now < best * (1 - GAIN if step != "projection-matching" else 1 + GAIN)
-        logger.info("alignment, %s: residual %.4f -> %.4f%s", step, best, now, "" if kept else ", left out")
-        if kept:
-            best, chosen = min(now, best), replace(found, residuals={**chosen.residuals, step: now})
+        for find, gain in _ways(step):
+            found = find(projections, tilts_deg, chosen)
+            now = _residual(smooth, tilts_deg, found)
+            kept = now < best * (1 - gain)
+            logger.info("alignment, %s: residual %.4f -> %.4f%s", step, best, now, "" if kept else ", left out")
+            if kept:
+                best, chosen = min(now, best), replace(found, residuals={**chosen.residuals, step: now})
+                break
     return chosen
+
+
+def _ways(step: str) -> tuple[tuple[Find, float], ...]:
+    """How a step may be done, and by which share each way has to lower the residual; where it fails, the next one is tried.
+
+    What noise or size hides from the residual (matching, a common offset) is kept unless it does harm.
+    """
+    ways: dict[str, tuple[tuple[Find, float], ...]] = {
+        "common-line": ((_common_line, GAIN),),
+        "center-of-mass": ((_centre_of_mass, GAIN), (_axis_offset, -GAIN)),
+        "axis-angle": ((_axis_angle, GAIN),),
+        "projection-matching": ((_match, -GAIN),),
+    }
+    return ways[step]
 
 
 def apply(projections: Array, alignment: Alignment) -> Array:
@@ -97,7 +117,7 @@ def apply(projections: Array, alignment: Alignment) -> Array:
 # -- the steps --------------------------------------------------------------------------------------------------------------------------
 
 
-def _axis_angle(projections: Array, so_far: Alignment) -> Alignment:
+def _axis_angle(projections: Array, tilts_deg: Array, so_far: Alignment) -> Alignment:
     """Search the direction whose profiles agree best, each profile moved freely along it."""
     spectra = np.fft.rfft(_tapered(projections), axis=1)  # (tilts, frequencies, x)
     height, width = projections.shape[1:]
@@ -118,18 +138,18 @@ def _axis_angle(projections: Array, so_far: Alignment) -> Alignment:
         values = np.array([agreement(value) for value in tried])
         at = int(np.clip(values.argmax(), 1, points - 2))
         angle, reach = float(tried[at] + _peak(values[at - 1 : at + 2]) * (tried[1] - tried[0])), 2 * reach / (points - 1)
-    return _anew(projections, so_far, angle)
+    return _anew(projections, tilts_deg, so_far, angle)
 
 
-def _anew(projections: Array, so_far: Alignment, axis_deg: float) -> Alignment:
+def _anew(projections: Array, tilts_deg: Array, so_far: Alignment, axis_deg: float) -> Alignment:
     """The shifts found so far belong to another axis: find them again for this one, by the steps that found them."""
     found = Alignment(np.zeros_like(so_far.shifts_px), axis_deg)
     if "common-line" in so_far.residuals:
-        found = _common_line(projections, found)
-    return _centre_of_mass(projections, found) if "center-of-mass" in so_far.residuals else found
+        found = _common_line(projections, tilts_deg, found)
+    return _centre_of_mass(projections, tilts_deg, found) if "center-of-mass" in so_far.residuals else found
 
 
-def _common_line(projections: Array, so_far: Alignment) -> Alignment:
+def _common_line(projections: Array, tilts_deg: Array, so_far: Alignment) -> Alignment:
     """Move the sums across the axis onto their mean."""
     views = _tapered(apply(projections, so_far))
     profiles = np.fft.rfft(views.sum(axis=2), axis=1)
@@ -141,17 +161,40 @@ def _common_line(projections: Array, so_far: Alignment) -> Alignment:
     return replace(so_far, shifts_px=shifts)
 
 
-def _centre_of_mass(projections: Array, so_far: Alignment) -> Alignment:
-    """Of what stands out clearly; the rest of the frame may carry left-over background."""
-    width = projections.shape[2]
+def _centre_of_mass(projections: Array, tilts_deg: Array, so_far: Alignment) -> Alignment:
+    """Each projection on the middle column."""
     shifts = so_far.shifts_px.copy()
+    shifts[:, 1] += np.nan_to_num(_off_middle(projections, so_far))
+    return replace(so_far, shifts_px=shifts)
+
+
+def _axis_offset(projections: Array, tilts_deg: Array, so_far: Alignment) -> Alignment:
+    """All by the same: over the tilts a centre of mass moves as a cosine and a sine about the axis, wherever the particle lies."""
+    off = _off_middle(projections, so_far)
+    seen = np.isfinite(off)
+    tilts = np.radians(tilts_deg[seen])
+    basis = np.stack([np.ones_like(tilts), np.cos(tilts), np.sin(tilts)], axis=1)
+    if len(basis) <= 3 or np.linalg.matrix_rank(basis) < 3:
+        return so_far
+    law, *_ = np.linalg.lstsq(basis, off[seen], rcond=None)
+    variance = np.sum((off[seen] - basis @ law) ** 2) / (len(basis) - 3)
+    error = np.sqrt(variance * np.linalg.inv(basis.T @ basis)[0, 0])
+    if abs(law[0]) < max(LEAST_OFFSET_PX, CERTAIN_SIGMAS * error):
+        return so_far
+    return replace(so_far, shifts_px=so_far.shifts_px + np.array([0.0, law[0]]))
+
+
+def _off_middle(projections: Array, so_far: Alignment) -> Array:
+    """(tilts,) px from what stands out clearly (the rest may be left-over background) to the middle column. NaN: nothing stands out."""
+    width = projections.shape[2]
+    off = np.full(len(projections), np.nan)
     for row, view in enumerate(apply(projections, so_far)):
         smooth = gaussian_filter(view, max(2.0, width / 64))
         weight = np.maximum(smooth - 0.2 * np.percentile(smooth, 99.5), 0)
         total = float(weight.sum())
         if total > 0:
-            shifts[row, 1] += (width - 1) / 2 - float((weight.sum(axis=0) @ np.arange(width)) / total)
-    return replace(so_far, shifts_px=shifts)
+            off[row] = (width - 1) / 2 - float((weight.sum(axis=0) @ np.arange(width)) / total)
+    return off
 
 
 def _match(projections: Array, tilts_deg: Array, so_far: Alignment) -> Alignment:

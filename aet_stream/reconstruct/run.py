@@ -17,7 +17,7 @@ from aet_stream.errors import ReconstructionError
 from aet_stream.layout import CLEAN, PER_PROJECTION, THETA, crc32
 from aet_stream.projection import Array
 from aet_stream.reconstruct import align as alignment
-from aet_stream.reconstruct import quality, solver, tomopy_backend
+from aet_stream.reconstruct import apart, quality, solver
 from aet_stream.reconstruct.align import Alignment
 from aet_stream.reconstruct.export import VOLUME, write_volume
 from aet_stream.reconstruct.figure import draw_summary
@@ -29,8 +29,6 @@ logger = logging.getLogger(__name__)
 BUILT_IN = "nesterov-sirt"
 HDF5 = (".h5", ".hdf5")
 OTHERS = (".mrc", ".tif", ".tiff")
-TOMOPY_ITERATIONS = 50
-"""Of tomopy's iterative algorithms, where none are asked for."""
 _SAY_EVERY_S = 5.0
 _AXES = "(slice y, row, column); tilt axis along y; row = (N-1)/2 - Y, column = (N-1)/2 + X; seen at (N-1)/2 + X cos(tilt) + Y sin(tilt)"
 
@@ -55,9 +53,9 @@ class Options:
     """How to reconstruct; part of what makes a volume the same volume."""
 
     method: str = "auto"
-    """auto (the built-in solver), nesterov-sirt or tomopy:ALGORITHM"""
+    """auto (the built-in solver), nesterov-sirt, tomopy:ALGORITHM or astra:ALGORITHM"""
     iterations: int = 0
-    """0: chosen by the stopping rule (stopping.py); for tomopy 50."""
+    """0: chosen by the stopping rule (stopping.py); for others what is usual."""
     residual: float = 0.0
     """Not 0: stop the built-in solver where the residual has fallen to this."""
     align: tuple[str, ...] = alignment.STEPS
@@ -74,7 +72,7 @@ def reconstruct(series: Path, options: Options | None = None, *, out: Path | Non
     Parameters
     ----------
     out : default: reconstruction.h5 beside the series. With another suffix (.mrc, .tif) that file is written too. A picture lies beside.
-    progress : called with (steps done, steps in all); by default a log line every few seconds. tomopy tells nothing.
+    progress : called with (steps done, steps in all); by default a log line every few seconds. Others tell nothing.
 
     Raises
     ------
@@ -83,7 +81,8 @@ def reconstruct(series: Path, options: Options | None = None, *, out: Path | Non
     options = options or Options()
     method = BUILT_IN if options.method == "auto" else options.method
     wanted = out or series.with_name("reconstruction.h5")
-    _check_method(method)
+    if method != BUILT_IN:
+        apart.check(method)
     _check_target(wanted, series)
     target = wanted if wanted.suffix in HDF5 else wanted.with_suffix(".h5")
     given = read_input(series)
@@ -105,7 +104,7 @@ def reconstruct(series: Path, options: Options | None = None, *, out: Path | Non
         facts = {**identity, "seconds": round(time.monotonic() - began, 2), "series": series.name}
         target.with_suffix(".png").unlink(missing_ok=True)  # a picture never shows another volume than the one beside it
         try:
-            with durable.replacing(target) as draft, h5py.File(draft, "w") as file:
+            with durable.replacing(target, "volume") as draft, h5py.File(draft, "w") as file:
                 _write(file, given, result, facts)
         except (OSError, RuntimeError) as error:  # HDF5 reports a full disk as either
             raise ReconstructionError(f"{target}: cannot be written: {error}") from error
@@ -131,11 +130,11 @@ def _make(given: Input, method: str, options: Options, progress: solver.Progress
     if options.align:
         found = alignment.align(given.projections, given.tilts_deg, options.align)
     projections = alignment.apply(given.projections, found)
-    iterations = options.iterations or TOMOPY_ITERATIONS
-    if method == BUILT_IN and not options.iterations:
+    iterations = options.iterations
+    if method == BUILT_IN and not iterations:
         iterations = choose_iterations(projections, given.tilts_deg, residual=options.residual)
         logger.info("%d iterations, by the stopping rule", iterations)
-    volume, residuals = _solve(projections, given.tilts_deg, method, iterations, options, progress)
+    volume, residuals, iterations = _solve(projections, given.tilts_deg, method, iterations, options, progress)
     halves = None
     if options.quality and len(projections) >= 6:
         parts = [
@@ -194,15 +193,6 @@ def _common_size_nm(series: Path, sizes_nm: Array) -> float:
     return float(np.median(known))
 
 
-def _check_method(method: str) -> None:
-    name, _, algorithm = method.partition(":")
-    if name == "tomopy" and algorithm:
-        tomopy_backend.check(algorithm)
-        tomopy_backend.load()
-    elif method != BUILT_IN:
-        raise ReconstructionError(f"method {method!r}: choose auto, {BUILT_IN} or tomopy:ALGORITHM ({', '.join(tomopy_backend.SAFE)})")
-
-
 def _check_target(target: Path, series: Path) -> None:
     """Find out now, not after minutes of work."""
     if not target.parent.is_dir():
@@ -213,14 +203,17 @@ def _check_target(target: Path, series: Path) -> None:
 
 def _solve(
     projections: Array, tilts_deg: Array, method: str, iterations: int, options: Options, progress: solver.Progress
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, int]:
+    """Volume, residuals (of others: none), iterations."""
     if method != BUILT_IN:
-        algorithm = method.partition(":")[2]
-        return tomopy_backend.solve(projections, tilts_deg, algorithm=algorithm, iterations=iterations), np.zeros(0)
+        volume, done = apart.solve(
+            projections, tilts_deg, method, iterations=iterations, threads=options.threads, memory_mib=options.memory_mib
+        )
+        return volume, np.zeros(0), done
     solution = solver.solve(
         projections, tilts_deg, iterations=iterations, progress=progress, threads=options.threads, memory_mib=options.memory_mib
     )
-    return solution.volume, solution.residuals
+    return solution.volume, solution.residuals, iterations
 
 
 class _Log:

@@ -7,6 +7,8 @@ slice by half a pixel (even widths) or one (odd ones), and wraps around unless p
 from __future__ import annotations
 
 import importlib
+import os
+import warnings
 from types import ModuleType
 
 import numpy as np
@@ -19,7 +21,7 @@ SAFE = ("gridrec", "sirt", "art", "bart", "tv")
 _WHY_NOT = {
     "mlem": "it needs data without negative values; background-free vacuum has noise around 0",
     "osem": "it divides by zero where the background is 0",
-    "ospml_hybrid": "it gives NaN for negative values",
+    **dict.fromkeys(("pml_quad", "pml_hybrid", "ospml_quad", "ospml_hybrid"), "it gives NaN where projections are negative"),
     "grad": "it diverges with its default parameters",
     "tikh": "it diverges with its default parameters",
     "fbp": "in tomopy it is back-projection without a filter",
@@ -38,20 +40,13 @@ def load() -> ModuleType:
     ReconstructionError : it does not import, and how to get it
     """
     try:
-        return importlib.import_module("tomopy")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # parts that are not built are of no use to us
+            return importlib.import_module("tomopy")
     except (ImportError, OSError) as error:
         raise ReconstructionError(
             f"tomopy does not import ({error}): install it with conda (environment.yml), or use nesterov-sirt"
         ) from error
-
-
-def available() -> str | None:
-    """Why tomopy cannot be used here, or None when it can. Takes seconds when it can."""
-    try:
-        load()
-    except ReconstructionError as error:
-        return str(error)
-    return None
 
 
 def check(algorithm: str) -> None:
@@ -66,13 +61,20 @@ def check(algorithm: str) -> None:
         raise ReconstructionError(f"tomopy:{algorithm} is refused: {why}; choose {', '.join(SAFE)}")
 
 
-def solve(projections: Array, tilts_deg: Array, *, algorithm: str, iterations: int = 50, tomopy: ModuleType | None = None) -> Array:
+def usual_iterations(algorithm: str) -> int:
+    """Where none are asked for; gridrec, which is direct, takes no notice."""
+    return 1 if algorithm == "gridrec" else 50
+
+
+def solve(
+    projections: Array, tilts_deg: Array, *, algorithm: str, iterations: int = 50, threads: int = 0, tomopy: ModuleType | None = None
+) -> Array:
     """(slice y, row, column) float32 by one of tomopy's algorithms, in the geometry of solver.py.
 
     Parameters
     ----------
     projections : (tilts, height, width) float32, finite
-    iterations : gridrec, which is direct, takes no notice
+    threads : 0: all cores
     tomopy : the module to use; None: the installed one
 
     Raises
@@ -86,16 +88,19 @@ def solve(projections: Array, tilts_deg: Array, *, algorithm: str, iterations: i
         if not np.isfinite(projection).all():
             raise ReconstructionError(f"row {row} has pixels that are not finite (NaN or infinite): tomopy would spoil whole slices")
     theta = np.radians(np.asarray(tilts_deg, dtype=np.float64))
+    cores = threads or len(os.sched_getaffinity(0))
     if algorithm == "gridrec":
-        return _gridrec(engine, data, theta)
-    volume: Array = engine.recon(data, theta, center=data.shape[2] / 2, algorithm=algorithm, num_iter=int(iterations), sinogram_order=False)
+        return _gridrec(engine, data, theta, cores)
+    volume: Array = engine.recon(
+        data, theta, center=data.shape[2] / 2, algorithm=algorithm, num_iter=int(iterations), sinogram_order=False, ncore=cores
+    )
     return volume
 
 
-def _gridrec(engine: ModuleType, data: Array, theta: Array) -> Array:
+def _gridrec(engine: ModuleType, data: Array, theta: Array, cores: int) -> Array:
     width = data.shape[2]
     padded = np.pad(data, ((0, 0), (0, 0), (_PAD_PX, _PAD_PX)), mode="edge")
-    volume = engine.recon(padded, theta, center=(padded.shape[2] - 1) / 2, algorithm="gridrec", sinogram_order=False)
+    volume = engine.recon(padded, theta, center=(padded.shape[2] - 1) / 2, algorithm="gridrec", sinogram_order=False, ncore=cores)
     near = slice(_PAD_PX - _MARGIN_PX, _PAD_PX + width + _MARGIN_PX)
     inner = slice(_MARGIN_PX, _MARGIN_PX + width)
     across = (0.5, -0.5) if width % 2 == 0 else (1.0, -1.0)

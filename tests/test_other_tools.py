@@ -1,0 +1,88 @@
+"""series.h5 in other people's programs, by the very lines that docs/reconstruction.md gives; each skips where its program is not installed.
+
+A series as the hub writes it, while it is open (a master over single files) and when it is closed (one file).
+"""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.durability import rig
+from tests.harness import known_image
+
+PAGE = Path(__file__).parents[1] / "docs" / "reconstruction.md"
+CLEAN = np.stack([known_image(index, 32) for index in range(rig.GOOD)]).astype(np.float32) - np.float32(rig.BACKGROUND)
+TILTS_DEG = 3.0 * np.arange(rig.GOOD)
+
+
+@pytest.fixture(scope="module", params=["open", "closed"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    case = rig.Case(tmp_path_factory.mktemp(request.param), close=request.param == "closed")
+    rig.expose(case.folder / "in")
+    assert rig.attempt(case) == 0
+    series = case.folder / "out" / "s"
+    with h5py.File(series / "series.h5") as file:
+        assert bool(file["/exchange/data"].is_virtual) != case.close
+    return series
+
+
+def run(program: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the page's lines for a program leave behind."""
+    if find_spec(program.split(".")[0]) is None:
+        pytest.skip(f"{program} is not installed")
+    found = re.search(rf"```python\n(import [^`]*\b{re.escape(program)}\b[^`]*)```", PAGE.read_text())
+    assert found, f"the page has no lines for {program}"
+    monkeypatch.chdir(folder)
+    names: dict[str, Any] = {}
+    exec(found[1], names)
+    return names
+
+
+def in_order(tilts_deg: Any) -> np.ndarray:
+    """Rows by tilt: units arrive in any order."""
+    np.testing.assert_allclose(np.sort(tilts_deg), TILTS_DEG, atol=1e-6)
+    return np.argsort(tilts_deg)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_dxchange(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data, neutral white and dark, tilts in radians."""
+    found = run("dxchange", folder, monkeypatch)
+    order = in_order(np.degrees(found["theta"]))
+    np.testing.assert_array_equal(found["projections"][order], CLEAN)
+    assert (found["white"] == 1).all()
+    assert not found["dark"].any()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_nxtomo(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A valid NXtomo entry with the same pixels."""
+    found = run("nxtomo", folder, monkeypatch)
+    order = in_order(found["tilts_deg"])
+    np.testing.assert_array_equal(found["projections"][order], CLEAN)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_hyperspy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stack of images to scroll through."""
+    found = run("hyperspy", folder, monkeypatch)
+    signal = found["stack"]
+    assert (signal.axes_manager.navigation_size, signal.axes_manager.signal_shape) == (6, (32, 32))
+    with h5py.File("series.h5") as file:
+        np.testing.assert_array_equal(signal.data, file["/exchange/data"][()])
+
+
+@pytest.mark.tomopy
+@pytest.mark.filterwarnings("ignore")
+def test_tomopy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A volume by its own call."""
+    found = run("tomopy", folder, monkeypatch)
+    assert found["volume"].shape == (32, 32, 32)
+    assert np.isfinite(found["volume"]).all()
