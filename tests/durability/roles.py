@@ -49,6 +49,7 @@ class Roles:
             "trigger": {"longest_pause_s": 0.1, "again_s": 0.1, "attempts": 5},
             "reconstruct": {"on_close": False},
             "preview": {"enabled": False},
+            "report": {"on_close": False},
             **settings,
         }
         self.config = msgspec.convert(self._tree, Config)
