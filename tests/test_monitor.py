@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
+import io
 import json
+import os
+import pty
+import re
+import signal
+import subprocess
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
+import tifffile
 
-from tests.harness import Daemon, put, running, wait_for
+from aet_stream.monitor import words
+from tests.harness import ENVIRONMENT, Daemon, put, running, wait_for
+
+
+def fetch(url: str, **headers: str) -> tuple[int, bytes]:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=15) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read()
 
 
 def get(url: str, **headers: str) -> tuple[int, str]:
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
+    code, body = fetch(url, **headers)
+    return code, body.decode()
 
 
 def address(daemon: Daemon) -> str:
@@ -65,3 +82,83 @@ def test_it_says_when_the_hub_is_silent_and_recovers(tmp_path: Path) -> None:
         finally:
             os.kill(hub, signal.SIGCONT)
         wait_for(lambda: get(f"{url}/readyz")[0] == 200, what="readiness again")
+
+
+def test_a_series_leaves_as_csv_and_tiff(tmp_path: Path) -> None:
+    """Figures as CSV and pixels as TIFF equal the series to the last bit; the TIFF knows its pixel size and its tilt."""
+    with running(tmp_path, monitor__enabled=True, monitor__port=0) as daemon:
+        for index in range(3):
+            put(daemon.root / "np", index, 10.0 * index - 7.25)
+        daemon.wait_for_totals(stored=3)
+        url = address(daemon)
+        (found,) = json.loads(get(f"{url}/api/v1/series")[1])
+        one = f"{url}/api/v1/series/{found['id']}"
+        with h5py.File(daemon.out / "np" / "series.h5") as file:
+            columns = {key: value[()] for key, value in file["/aet/projection"].items()}
+            images = {"raw": file["/aet/raw"][()], "clean": file["/exchange/data"][()]}
+        images["background"] = images["raw"].astype(np.float32) - images["clean"]
+        rows = list(csv.DictReader(io.StringIO(get(f"{one}/summary.csv")[1])))
+        assert [row["path"] for row in rows] == [path.decode() for path in columns["path"]]
+        for key in ("number", "tilt_deg", "background_mean", "vacuum_noise", "trust", "clean_crc32"):
+            assert [float(row[key]) for row in rows] == columns[key].tolist(), key
+        for kind, truth in images.items():
+            code, body = fetch(f"{one}/frames/{columns['number'][1]}/{kind}.tiff")
+            assert code == 200
+            with tifffile.TiffFile(io.BytesIO(body)) as file:
+                page = file.pages[0]
+                assert page.asarray().dtype == truth.dtype
+                assert np.array_equal(page.asarray(), truth[1])
+                per_cm = page.tags["XResolution"].value
+                assert 1e7 / (per_cm[0] / per_cm[1]) == pytest.approx(columns["pixel_size_nm"][1], rel=1e-4)
+                assert f"{kind}, tilt +2.75 deg" in page.description
+
+
+def test_top_is_one_glance_and_keeps_itself_up_to_date(tmp_path: Path) -> None:
+    """Counts, tilt, stages, what is held and the command that helps; no name moves the cursor; live until Ctrl-C."""
+    with running(tmp_path) as daemon:
+        top = [*daemon.command("top"), *daemon.set]
+        environment = {**ENVIRONMENT, "COLUMNS": "160", "LINES": "50", "TERM": "xterm"}
+        for index in range(3):
+            put(daemon.root / "np", index, 10.0 * index)
+        put(daemon.root / "np", 3, None).rename(daemon.root / "np" / "evil\x1b[2J\u202e.tif")
+        status = daemon.wait_for_totals(stored=3, held=1)
+        said = subprocess.run([*top, "--once"], capture_output=True, text=True, env=environment, timeout=60, check=True).stdout
+        assert "please look" in said
+        assert "tilt 3, +20.0°; 1 held" in said
+        assert re.search(r"np +open +3 +1 +\+20.00°", said)
+        median = status["latency"]["stages"]["total"]["p50_s"]
+        assert float(re.findall(r"in all +([0-9.]+) s", said)[0]) == pytest.approx(median, abs=0.001)
+        assert f"aet-stream release {status['held'][0]['id']} --angle DEG" in said
+        assert not {"\x1b", "\u202e"} & set(said)
+        assert "evil\ufffd[2J\ufffd.tif" in said
+
+        leader, follower = pty.openpty()
+        live = subprocess.Popen(top, stdin=follower, stdout=follower, stderr=follower, env=environment)
+        os.close(follower)
+        os.set_blocking(leader, False)
+        screen = bytearray()
+
+        def shows(words: str) -> bool:
+            with contextlib.suppress(OSError):  # nothing yet
+                screen.extend(os.read(leader, 65536))
+            return words.encode() in screen
+
+        try:
+            wait_for(lambda: shows("tilt 3, "), what="three tilts")
+            put(daemon.root / "np", 4, 40.0)
+            wait_for(lambda: shows("tilt 4, "), what="four tilts")
+            live.send_signal(signal.SIGINT)
+            assert live.wait(20) == 130
+        finally:
+            live.kill()
+            live.wait()
+            os.close(leader)
+    said = subprocess.run([*top, "--once"], capture_output=True, text=True, env=environment, timeout=60, check=True).stdout
+    assert "no daemon answers" in said
+
+
+def test_failed_deliveries_are_named_by_who_failed() -> None:
+    """A webhook that nobody answers is not called a failed reconstruction."""
+    dead = [{"sink": "webhook"}, {"sink": "webhook"}, {"sink": "report"}]
+    said = words.concerns({"events": {"failed": 3, "dead": dead}})
+    assert said == ["webhook failed 2 times: see aet-stream events", "report failed: see aet-stream events"]
