@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+from websockets.sync.client import connect
 
 from aet_stream.monitor import words
 from tests.harness import ENVIRONMENT, Daemon, put, running, wait_for
@@ -162,3 +163,27 @@ def test_failed_deliveries_are_named_by_who_failed() -> None:
     dead = [{"sink": "webhook"}, {"sink": "webhook"}, {"sink": "report"}]
     said = words.concerns({"events": {"failed": 3, "dead": dead}})
     assert said == ["webhook failed 2 times: see aet-stream events", "report failed: see aet-stream events"]
+
+
+def test_intake_goes_on_while_the_monitor_is_stopped(tmp_path: Path) -> None:
+    """SIGSTOP with a viewer at it: thirty projections are stored all the same, the series closed; awake again, it tells the truth."""
+    with running(tmp_path, monitor__enabled=True, monitor__port=0, supervise__stall_s=600) as daemon:
+        put(daemon.root / "np", 0, 0.0)
+        daemon.wait_for_totals(stored=1)
+        url = address(daemon)
+        with connect(url.replace("http", "ws") + "/api/v1/events", proxy=None) as viewer:
+            assert json.loads(viewer.recv(timeout=10))["type"] == "snapshot"
+            monitor = daemon.role_pids()["monitor"]
+            os.kill(monitor, signal.SIGSTOP)
+            try:
+                for index in range(1, 31):
+                    put(daemon.root / "np", index, float(index))
+                daemon.wait_for_totals(stored=31)
+                assert daemon.ask("close", "np").returncode == 0
+                assert Path(f"/proc/{monitor}/stat").read_text().rsplit(") ", 1)[1][0] == "T"
+                assert daemon.role_pids()["monitor"] == monitor
+            finally:
+                os.kill(monitor, signal.SIGCONT)
+            wait_for(lambda: json.loads(get(f"{url}/status.json")[1]).get("totals", {}).get("stored") == 31, what="the truth")
+            series = json.loads(get(f"{url}/api/v1/series")[1])[0]
+            assert (series["stored"], series["state"]) == (31, "closed")

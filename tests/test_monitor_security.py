@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
+import json
+import shutil
 import socket
+import ssl
 import stat
+import subprocess
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
+from websockets.sync.client import connect
 
 from aet_stream.config import Config, Monitor, load
 from aet_stream.errors import ConfigError
 from aet_stream.monitor import security
 from aet_stream.monitor.live import Live
 from aet_stream.monitor.metrics import Metrics
+from aet_stream.monitor.monitor import CONNECTIONS
 from aet_stream.monitor.monitor import Monitor as Role
 from aet_stream.monitor.shelf import Shelf
 from aet_stream.monitor.web import Web
+from tests.harness import running
+from tests.test_monitor import address
 
 TOKEN = "t" * 43
 
@@ -106,8 +117,8 @@ def role(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monitor.close()
 
 
-def turned(role: Role, client: socket.socket, limit_s: float = 20.0) -> bytes:
-    """What the client is sent until the server closes, while the monitor's loop turns."""
+def turned(role: Role, client: socket.socket, limit_s: float = 20.0, *, until_said: bytes = b"") -> bytes:
+    """What the client is sent until the server closes, or has said this, while the monitor's loop turns."""
     client.setblocking(False)
     said, until = b"", time.monotonic() + limit_s
     while time.monotonic() < until:
@@ -121,6 +132,8 @@ def turned(role: Role, client: socket.socket, limit_s: float = 20.0) -> bytes:
         if not piece:
             return said
         said += piece
+        if until_said and until_said in said:
+            return said
     raise AssertionError(f"still open after {limit_s} s, said {said[:200]!r}")
 
 
@@ -134,6 +147,142 @@ def test_who_never_says_what_he_wants_is_shown_the_door(role: Role) -> None:
     with socket.create_connection(address) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Large: " + b"a" * 40000)
         assert b" 400 " in turned(role, client)[:40]
+
+
+def asked(role: Role, request: bytes) -> bytes:
+    """What a client that sends exactly these bytes is answered, until the server closes."""
+    with socket.create_connection(("127.0.0.1", int(role.url.rsplit(":", 1)[1]))) as client:
+        client.sendall(request)
+        return turned(role, client)
+
+
+HOST = b"\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"/static/../web.py",
+        b"/static/..%2fweb.py",
+        b"/static/%2e%2e/%2e%2e/config.py",
+        b"//etc/passwd",
+        b"/static//etc/passwd",
+        b"/static/main.js%00.css",
+        b"/api/v1/series/../../state",
+        b"/api/v1/series/%2e%2e%2f%2e%2e%2fetc%2fpasswd",
+        b"/api/v1/series/0000000000000000/frames/0/..%2f..%2fraw",
+        b"http://evil.example/static/web.py",
+        b"/status.json/",
+    ],
+)
+def test_tricks_with_paths_find_nothing(role: Role, target: bytes) -> None:
+    """As the client wrote it, not as a library tidied it: no file but the page's own, no series but by its id."""
+    answer = asked(role, b"GET " + target + b" HTTP/1.1" + HOST)
+    assert answer.split(b" ")[1] in (b"307", b"400", b"404")
+    assert not any(word in answer for word in (b"root:", b"import ", b"frozen=True", b'"level"'))
+
+
+@pytest.mark.parametrize(
+    "host", [b"Host: evil.example", b"Host: 127.0.0.1.evil.example", b"Host: evil@127.0.0.1", b"Host: 127.0.0.1/x", b"Host:", b"X: y"]
+)
+def test_a_bad_host_is_refused_as_it_comes(role: Role, host: bytes) -> None:
+    """Another's name, one that only begins like ours, none, nothing: 400."""
+    answer = asked(role, b"GET /status.json HTTP/1.1\r\n" + host + b"\r\nConnection: close\r\n\r\n")
+    assert answer.split(b" ")[1] == b"400"
+
+
+def test_oversized_requests_are_refused(role: Role) -> None:
+    """An address, a header, a message to the socket that nobody needs: refused, not kept."""
+    assert asked(role, b"GET /" + b"a" * 40000).split(b" ")[1] == b"400"
+    lots = b"".join(b"X-%d: %s\r\n" % (n, b"a" * 100) for n in range(400))
+    assert asked(role, b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + lots).split(b" ")[1] == b"400"
+    upgrade = (
+        b"GET /api/v1/events HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
+    )
+    masked = bytes([0x82, 0x80 | 126]) + (8192).to_bytes(2, "big") + bytes(4) + bytes(8192)
+    with socket.create_connection(("127.0.0.1", int(role.url.rsplit(":", 1)[1]))) as client:
+        client.sendall(upgrade)
+        assert turned(role, client, until_said=b'"snapshot"').startswith(b"HTTP/1.1 101")
+        client.setblocking(True)
+        client.sendall(masked)
+        too_big = (1009).to_bytes(2, "big")
+        assert too_big in turned(role, client, until_said=too_big)
+
+
+def test_a_form_that_never_ends_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow loris in the body of the log-in."""
+    monkeypatch.setattr(security, "FORM_S", 0.5)
+    monitor = Role(load(None, [f"output.root={tmp_path}", "monitor.port=0", "monitor.token=always"]))
+    (tmp_path / "run").mkdir()
+    monitor.start()
+    try:
+        own = monitor.url.encode()
+        head = b"POST /login HTTP/1.1\r\nHost: %s\r\nOrigin: %s\r\nContent-Length: 1000\r\n\r\ntok" % (own[7:], own)
+        assert asked(monitor, head).split(b" ")[1] == b"408"
+    finally:
+        monitor.close()
+
+
+def test_many_who_say_nothing_keep_nobody_out_for_long(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More silent connections than there is room for: all are shown the door, and the next request is answered."""
+    address = ("127.0.0.1", int(role.url.rsplit(":", 1)[1]))
+    monkeypatch.setattr(security, "HEADER_S", 5.0)
+    crowd: list[socket.socket] = []
+    try:
+        while len(crowd) < CONNECTIONS + 20:
+            crowd.append(socket.create_connection(address))
+            if len(crowd) % 60 == 0:
+                role.step()  # the kernel keeps only so many waiting
+        assert b" 503 " in asked(role, b"GET /livez HTTP/1.1" + HOST)[:40]
+        for one in crowd:
+            assert turned(role, one) == b""
+        assert asked(role, b"GET /livez HTTP/1.1" + HOST).endswith(b"alive\n")
+    finally:
+        for one in crowd:
+            one.close()
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """Certificate and key for 127.0.0.1, signed by itself."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to make a certificate with")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=aet -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run([*command.split(), "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True)
+    return cert, key
+
+
+def test_with_a_certificate_all_is_encrypted(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+    """HTTPS and WSS with the certificate that was given, a Secure cookie; plain HTTP gets nothing; no key, no start."""
+    cert, key = certificate
+    settings = {"monitor__tls_cert": str(cert), "monitor__tls_key": str(key), "monitor__token": "always"}
+    with running(tmp_path / "daemon", monitor__enabled=True, monitor__port=0, **settings) as daemon:
+        url = address(daemon)
+        assert url.startswith("https://127.0.0.1:")
+        trust = ssl.create_default_context(cafile=str(cert))
+        token = (daemon.out / "run" / "monitor.token").read_text().strip()
+        bearer = {"Authorization": f"Bearer {token}"}
+        request = urllib.request.Request(f"{url}/api/v1/state", headers=bearer)
+        with urllib.request.urlopen(request, context=trust, timeout=10) as answer:
+            assert answer.status == 200
+        connection = http.client.HTTPSConnection(url.removeprefix("https://"), context=trust, timeout=10)
+        connection.request("POST", "/login", f"token={token}", {"Origin": url, "Content-Type": "application/x-www-form-urlencoded"})
+        assert "; secure" in (connection.getresponse().getheader("set-cookie") or "").lower()
+        connection.close()
+        where = url.replace("https", "wss") + "/api/v1/events"
+        with connect(where, ssl=trust, additional_headers=bearer, proxy=None) as events:
+            assert json.loads(events.recv(timeout=10))["type"] == "snapshot"
+        with pytest.raises((OSError, http.client.HTTPException)):
+            urllib.request.urlopen(url.replace("https", "http") + "/livez", timeout=10)
+        with pytest.raises(urllib.error.URLError, match="CERTIFICATE_VERIFY_FAILED"):
+            urllib.request.urlopen(f"{url}/livez", timeout=10)
+    with pytest.raises(ConfigError, match="belong together"):
+        load(None, [f"monitor.tls_cert={cert}"])
+    key.unlink()
+    with pytest.raises(ConfigError, match=r"tls_key .* cannot be read"):
+        security.tls_settings(Monitor(tls_cert=str(cert), tls_key=str(key)))
 
 
 def test_a_slow_viewer_loses_messages_and_hears_how_many() -> None:
