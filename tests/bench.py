@@ -1,13 +1,14 @@
 """`make bench`: the figures we publish. Absolute times depend on the machine; ratios within one run do not.
 
 Close of file to readable in series.h5 by stage, throughput, memory of each role; inference against a plain eager DnCNN; the hub's own
-ceiling; the solver. `python -m tests.bench latency hub inference reconstruct atoms` runs only the parts named.
+ceiling; the solver. `python -m tests.bench latency hub inference reconstruct atoms monitor` runs only the parts named.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -165,7 +166,7 @@ def inference(folder: Path) -> None:
 
 
 def main(parts: list[str]) -> None:
-    parts = parts or ["latency", "hub", "safety", "inference", "reconstruct", "atoms"]
+    parts = parts or ["latency", "hub", "safety", "inference", "reconstruct", "atoms", "monitor"]
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -188,6 +189,9 @@ def main(parts: list[str]) -> None:
     if "reconstruct" in parts:
         print("\nreconstruction", flush=True)
         subprocess.run([sys.executable, "-m", "tests.bench_reconstruct"], check=True)
+    if "monitor" in parts and shutil.which("chromium"):
+        print("\nthe monitor", flush=True)
+        subprocess.run([sys.executable, "-m", "tests.bench_monitor"], check=True)
     if "atoms" in parts and os.environ.get("AET_STREAM_TEST_DATA"):
         print("\natoms of somebody else's series", flush=True)
         subprocess.run([sys.executable, "-m", "tests.bench_atoms"], check=True)

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import json
+import math
 import os
+import re
+import shlex
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
+from aet_stream.consistency import fit_law
 from tests.browser import Browser, Page, chromium
-from tests.harness import Daemon, put, running, wait_for
+from tests.harness import ENVIRONMENT, Daemon, known_image, put, running, wait_for
 from tests.test_monitor import address, get
 
 pytestmark = pytest.mark.timeout(400)
 HOSTILE = "<img src=x onerror=alert(1)>_+3.00deg"
+CLIPPED_TILT_DEG = 13.0
+AXE = importlib.resources.files("axe_core_python") / "axe.min.js"
 
 
 @pytest.fixture(scope="module")
@@ -29,20 +39,38 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(autouse=True)
 def _tidy(browser: Browser) -> Iterator[None]:
+    """After every test: no page has complained, and none has asked anybody but the monitor for anything."""
     yield
+    said = [(page.run("1"), page.errors, page.requests) for page in browser.pages]
     browser.close_pages()
+    for _, errors, requests in said:
+        assert not errors
+        hosts = {request.split("/")[2] for request in requests if not request.startswith(("data:", "blob:", "about:"))}
+        assert len(hosts) == 1
+        assert hosts.pop().startswith("127.0.0.1:")
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """Five tilts of one series, one without a tilt, one with a hostile name."""
-    with running(tmp_path_factory.mktemp("daemon"), monitor__enabled=True, monitor__port=0) as found:
+    """A closed series with its volume; six tilts, a repeat, a clipped one, one without a tilt, one that is no image, one hostile name."""
+    settings = {"reconstruct__on_close": True, "reconstruct__iterations": 3, "reconstruct__quality": False}
+    with running(tmp_path_factory.mktemp("daemon"), monitor__enabled=True, monitor__port=0, **settings) as found:
+        for index in range(7):
+            put(found.root / "old", 100 + index, -60.0 + 20 * index)
+        found.wait_for_totals(limit_s=180, stored=7)
+        assert found.ask("close", "old").returncode == 0
+        wait_for((found.out / "old" / "reconstruction.h5").exists, limit_s=120, what="the volume")
         for index in range(5):
             put(found.root / "np", index, -20.0 + 10 * index)
-        found.wait_for_totals(limit_s=180, stored=5)
+        found.wait_for_totals(stored=12)
         put(found.root / "np", 90, None)
         put(found.root / "np", 6, 3.0).rename(found.root / "np" / f"{HOSTILE}.tif")
-        found.wait_for_totals(stored=6, held=1)
+        pixels = known_image(7)
+        pixels[:4, :16] = 2000
+        put(found.root / "np", 7, CLIPPED_TILT_DEG, pixels=pixels)
+        put(found.root / "np", 8, -20.0)
+        (found.root / "np" / "broken_+50.0deg.tif").write_bytes(b"II*\0 no image")
+        found.wait_for_totals(stored=15, held=1, quarantined=1)
         yield found
 
 
@@ -56,7 +84,7 @@ def opened(browser: Browser, daemon: Daemon) -> Page:
     page = browser.page()
     page.size(1280, 800)
     page.open(address(daemon))
-    page.wait("window.aet?.painted > 0 && document.querySelectorAll('.tile').length >= 6", limit_s=90, what="the page to be painted")
+    page.wait("window.aet?.painted > 0 && document.querySelectorAll('.tile').length >= 10", limit_s=90, what="the page to be painted")
     return page
 
 
@@ -68,35 +96,256 @@ def shown_value(page: Page, view: int, x: int, y: int) -> float:
     return float(page.run(f"document.querySelectorAll('#readout b')[{view}].textContent").replace("−", "-"))
 
 
-def test_the_page_shows_what_is_stored(browser: Browser, daemon: Daemon) -> None:
-    """Pixels, tilt, counts, held with its command, a hostile name as text; no error, no request to anybody else."""
+class Truth:
+    """A series as plain HDF5 says it, in order of arrival."""
+
+    def __init__(self, path: Path) -> None:
+        with h5py.File(path) as file:
+            self.raw, self.clean, self.theta = file["/aet/raw"][()], file["/exchange/data"][()], file["/exchange/theta"][()]
+            self.columns = {key: value[()] for key, value in file["/aet/projection"].items()}
+        self.background = self.raw.astype(np.float32) - self.clean
+
+    def row(self, number: int) -> int:
+        return int(np.flatnonzero(self.columns["number"] == number)[0])
+
+
+def numbers(text: str) -> list[float]:
+    """All numbers in a text, with real minus signs and powers of ten as the page writes them."""
+    return [float(one.replace("−", "-")) for one in re.findall(r"[−+-]?\d+(?:\.\d+)?(?:e[−+-]?\d+)?", text)]
+
+
+def pixels_of(page: Page, element: str) -> np.ndarray:
+    """(height, width, 4) 0 to 255: what a canvas or an image holds; `element` is JavaScript."""
+    script = """((e) => { const c = document.createElement('canvas'), t = c.getContext('2d', { willReadFrequently: true });
+        c.width = e.naturalWidth || e.width; c.height = e.naturalHeight || e.height; t.drawImage(e, 0, 0);
+        return [c.height, c.width, ...t.getImageData(0, 0, c.width, c.height).data]; })"""
+    height, width, *values = page.run(f"{script}({element})")
+    return np.array(values).reshape(height, width, 4)
+
+
+def grey_levels(page: Page, canvas: str, width: int, height: int) -> np.ndarray:
+    """(height, width) 0 to 255: what a canvas shows at the middle of each pixel of the image that it holds."""
+    shown = pixels_of(page, f"document.querySelector({canvas!r})")[:, :, 0]
+    scale = min(shown.shape[1] / width, shown.shape[0] / height)
+    x0, y0 = (shown.shape[1] - width * scale) / 2, (shown.shape[0] - height * scale) / 2
+    at_x, at_y = (x0 + (np.arange(width) + 0.5) * scale).astype(int), (y0 + (np.arange(height) + 0.5) * scale).astype(int)
+    return shown[np.ix_(at_y, at_x)]
+
+
+def assert_shows(levels: np.ndarray, truth: np.ndarray, window: list[float] | None = None) -> None:
+    """The levels are the true values between black and white, to a level; `window` is what the page says these two are.
+
+    The lower left corner, where the scale bar is, is left out.
+    """
+    free = np.ones(levels.shape, dtype=bool)
+    free[-10:, :48] = False
+    inside = free & (levels > 0) & (levels < 255)
+    assert inside.mean() > 0.2
+    per_level, black = np.polyfit(levels[inside], truth[inside], 1)
+    assert per_level > 0
+    assert np.abs(np.clip((truth - black) / per_level, 0, 255) - levels)[free].max() <= 1.5
+    if window is not None:
+        assert [black, black + 255 * per_level] == pytest.approx(window, abs=0.6 + 2 * per_level)
+
+
+def test_images_are_the_stored_pixels(browser: Browser, daemon: Daemon) -> None:
+    """All 64 x 64 pixels of raw, clean and background, and the counts under the mouse; the tilt belongs to them."""
     page = opened(browser, daemon)
-    url = address(daemon)
-    series = daemon.out / "np" / "series.h5"
-    with h5py.File(series) as file:
-        row = int(np.flatnonzero(file["/aet/projection/number"][()] == page.run("aet.number"))[0])
-        raw, clean, tilt = file["/aet/raw"][row], file["/exchange/data"][row], float(file["/exchange/theta"][row])
-    assert page.run("aet.tilt_deg") == tilt
-    for x, y in ((10, 20), (32, 32)):
-        for view, truth in enumerate((raw[y, x], clean[y, x], raw[y, x] - clean[y, x])):
-            assert shown_value(page, view, x, y) == pytest.approx(float(truth), abs=max(0.6, 0.01 * abs(float(truth))))
-    assert page.run("new Set(document.querySelector('.stage canvas').getContext('2d').getImageData(0,0,99,99).data).size") > 20
-    page.wait("document.getElementById('words').innerText.includes('1 held')", what="the held one in words")
-    assert "aet-stream release" in page.text("#held-list code")
-    page.wait("document.body.innerText.includes('<img src=x')", what="the hostile name as text")
-    assert page.run("document.querySelectorAll('img[onerror]').length") == 0
-    page.wait("document.querySelectorAll('#coverage .tilt').length === 6", what="six lines in the coverage")
-    page.wait("document.querySelectorAll('#traces .plot').length >= 6", what="the traces")
+    truth = Truth(daemon.out / "np" / "series.h5")
+    row = truth.row(page.run("aet.number"))
+    assert page.run("aet.tilt_deg") == truth.theta[row]
+    for kind in ("raw", "clean", "background"):
+        page.run(f"(s => {{ s.value = 'grey'; s.oninput(); }})(document.querySelector('#view-{kind} select'))")
+        window = numbers(page.text(f"#view-{kind} figcaption .which"))
+        assert_shows(grey_levels(page, f"#view-{kind} .stage canvas", 64, 64), getattr(truth, kind)[row], window)
+    for x, y in ((10, 20), (32, 32), (63, 0)):
+        for view, kind in enumerate(("raw", "clean", "background")):
+            value = float(getattr(truth, kind)[row][y, x])
+            assert shown_value(page, view, x, y) == pytest.approx(value, abs=max(0.6, 0.01 * abs(value)))
+
+
+def test_every_panel_says_the_truth(browser: Browser, daemon: Daemon) -> None:
+    """Words, tiles, traces, coverage, advice, pace, held, quarantined, series: each figure against the series or the hub."""
+    page = opened(browser, daemon)
+    truth = Truth(daemon.out / "np" / "series.h5")
+    status = daemon.status()
+    count = len(truth.theta)
+    assert page.text("#words").startswith(f"tilt {count}, {truth.theta[-1]:+.1f}°, stored ")
+    assert page.text("#words").count("1 held, 1 quarantined") == 1
+
     page.wait("[...document.querySelectorAll('.tile img')].every((i) => i.complete && i.naturalWidth > 0)", what="thumbnails")
-    assert not page.errors
-    assert all(
-        request.split("://", 1)[1].startswith(url.split("://", 1)[1]) for request in page.requests if not request.startswith("data:")
+    tiles = [pixels_of(page, f"document.querySelectorAll('.tile img')[{place}]")[:, :, 0].ravel() for place in range(count)]
+    likeness = np.corrcoef(np.concatenate([np.array(tiles, float), truth.clean.reshape(count, -1)]))[:count, count:]
+    assert likeness.argmax(axis=1).tolist() == list(range(count))
+    assert likeness.diagonal().min() > 0.98
+
+    page.wait("document.querySelectorAll('#advice button').length > 0", what="advice")
+    ceiling = np.percentile(truth.clean, 99.8, axis=(1, 2))[:, None, None]
+    weight = np.where(truth.clean > 0.1 * ceiling, truth.clean, 0)
+    at = np.arange(64)
+    x, y = (np.einsum(how, weight, at) / weight.sum(axis=(1, 2)) for how in ("nyx,x->n", "nyx,y->n"))
+    law = fit_law(truth.theta, x, y)
+    assert law is not None
+    drift = [law.distance_px(*one) for one in zip(truth.theta, x, y, strict=True)]
+    plots = dict(
+        line.split(" over tilt: ") for line in page.run("[...document.querySelectorAll('.plot [role=img]')].map((e) => e.ariaLabel)")
     )
+    wanted = {
+        "Background level": truth.columns["background_mean"],
+        "Vacuum noise": truth.columns["vacuum_noise"],
+        "Trust": truth.columns["trust"],
+        "Total intensity": truth.clean.sum(axis=(1, 2), dtype=float),
+        "Centre of mass, x": x,
+        "Off its law": drift,
+    }
+    for name, values in wanted.items():
+        known = np.sort(values)
+        assert numbers(plots[name])[:3] == pytest.approx([known[0], known[-1], known[count // 2]], rel=0.011, abs=0.002), name
+
+    ends = page.run(
+        "[...document.querySelectorAll('#coverage line.tilt')].map((e) => [e.x2.baseVal.value - 100, 100 - e.y2.baseVal.value])"
+    )
+    assert sorted(math.degrees(math.atan2(*end)) for end in ends) == pytest.approx(sorted(truth.theta), abs=0.01)
+    assert page.run("document.querySelectorAll('#coverage .repeat').length") == 1
+    steps = np.diff(np.unique(truth.theta))
+    wedge = 180 - np.ptp(truth.theta) - np.median(steps)
+    said = numbers(page.text("#coverage-words"))
+    assert said[:2] == [truth.theta.min(), truth.theta.max()]
+    assert said[2] == pytest.approx(np.median(steps), abs=0.06)
+    assert said[3] == pytest.approx(wedge, abs=0.6)
+
+    row = int(np.flatnonzero(truth.theta == CLIPPED_TILT_DEG)[0])
+    share = float((truth.raw[row] == truth.raw[row].max()).mean())
+    advice = next(
+        line
+        for line in page.run("[...document.querySelectorAll('#advice button')].map((b) => b.innerText)")
+        if "limit" in line and "clipped_above" in line
+    )
+    assert f"{CLIPPED_TILT_DEG:+.1f}°" in advice
+    assert numbers(advice.split("\n")[-1])[:2] == pytest.approx([share, 0.001], rel=0.02)
+
+    stages = dict(
+        page.run(
+            "[...document.querySelectorAll('#pace tbody tr')].map(({cells: c}) => [c[0].innerText, c[2].innerText + ' ' + c[3].innerText])"
+        )
+    )
+    for key, name in {"network": "background", "commit": "to disk", "total": "in all"}.items():
+        figures = status["latency"]["stages"][key]
+        assert numbers(stages[name]) == pytest.approx([figures["p50_s"], figures["p99_s"]], rel=0.06, abs=0.006)
+    assert page.run("[...document.querySelectorAll('#pace .queue b')].map((b) => +b.innerText)") == [0, 0, 0, 0]
+
+    held = page.text("#held-list")
+    assert "np/image_090.tif" in held
+    assert "np/broken_+50.0deg.tif" in held
+    assert all(row["reason"] in held for row in [*status["held"], *status["quarantined"]])
+    listed = page.run(
+        "[...document.querySelectorAll('#series-list tbody tr')].map((r) => [...r.cells].slice(0, 4).map((c) => c.innerText.trim()))"
+    )
+    assert listed == [["np", "open", f"{count}", "2"], ["old", "closed", "7", ""]]
+    assert any("broken_+50.0deg" in line for line in page.run("[...document.querySelectorAll('#log li')].map((l) => l.innerText)"))
 
 
-def test_keyboard_alone_is_enough_and_everything_has_a_name(browser: Browser, daemon: Daemon) -> None:
-    """Arrows choose projections, N goes to the newest, + zooms; every control has a name, every id exists once."""
+def test_a_hostile_file_name_is_only_text(browser: Browser, daemon: Daemon) -> None:
+    """A name that is markup is written as it is, wherever it stands: above the images, in the tile's title, in the window's."""
     page = opened(browser, daemon)
+    page.run("[...document.querySelectorAll('.tile')].find((t) => t.innerText.includes('+3.0')).click()")
+    page.wait("aet.tilt_deg === 3", what="the hostile one")
+    assert f"np/{HOSTILE}.tif" in page.text("#which")
+    assert f"np/{HOSTILE}.tif" in page.run("document.querySelector('.tile[aria-selected=true]').title")
+    assert page.run("document.querySelectorAll('img[onerror], img[src=x]').length") == 0
+
+
+def test_an_old_series_opens_in_the_same_view_with_its_volume(browser: Browser, daemon: Daemon) -> None:
+    """Chosen in the list: its own projections, its volume's three middle slices pixel by pixel, and following stops."""
+    page = opened(browser, daemon)
+    page.run("[...document.querySelectorAll('#series-list button')].find((b) => b.innerText === 'old').click()")
+    page.wait(
+        "document.querySelectorAll('#volume canvas').length === 3 && document.querySelectorAll('.tile').length === 7", what="the old series"
+    )
+    truth = Truth(daemon.out / "old" / "series.h5")
+    page.wait(f"aet.tilt_deg === {truth.theta[-1]}", what="its last tilt")
+    with h5py.File(daemon.out / "old" / "reconstruction.h5") as file:
+        volume = file["/reconstruction/volume"][()]
+    y, z, x = (edge // 2 for edge in volume.shape)
+    assert "reconstruction from 7 tilts" in page.text("#volume-note")
+    for place, slice_ in enumerate((volume[:, z], volume[y], volume[:, :, x])):
+        levels = grey_levels(page, f"#volume figure:nth-child({place + 1}) canvas", *slice_.shape[::-1])
+        assert_shows(levels, slice_)
+    assert page.run("document.getElementById('follow').getAttribute('aria-pressed')") == "false"
+    page.run("document.getElementById('follow').click()")
+    newest = Truth(daemon.out / "np" / "series.h5").theta[-1]
+    page.wait(f"aet.tilt_deg === {newest} && document.querySelectorAll('.tile').length >= 10", what="the newest again")
+
+
+def test_frames_of_4096_px_come_binned_and_sharp_when_zoomed(browser: Browser, tmp_path: Path) -> None:
+    """The whole frame is a fourth as fine; closer, the detector's own pixels are loaded and the counts are exact."""
+    rng = np.random.default_rng(1)
+    y, x = np.mgrid[:4096, :4096].astype(np.float32) / 4096 - 0.5
+    pixels = (3000 * np.exp(-(x * x + y * y) / 0.02) + 200 + 100 * x + rng.integers(0, 60, x.shape)).astype("<u2")
+    with running(tmp_path, monitor__enabled=True, monitor__port=0) as daemon:
+        put(daemon.root / "large", 0, 7.0, pixels=pixels)
+        daemon.wait_for_totals(limit_s=180, stored=1)
+        page = browser.page()
+        page.size(1440, 900)
+        page.open(address(daemon))
+        page.wait("window.aet?.painted > 0", limit_s=90, what="the large frame")
+        assert page.run("aet.bin") == 4
+        box = page.run("(b => [b.x, b.y, b.width, b.height])(document.querySelector('#view-raw canvas').getBoundingClientRect())")
+        middle = {"x": box[0] + box[2] / 2, "y": box[1] + box[3] / 2}
+
+        def under() -> tuple[list[float], float]:
+            page.command("Input.dispatchMouseEvent", type="mouseMoved", **middle)
+            words = page.text("#readout")
+            at = [int(value) for value in re.findall(r"\d+", words)[:2]]
+            return at, float(page.run("document.querySelector('#readout b').textContent").replace("−", "-"))
+
+        (x0, y0), shown = under()
+        coarse = pixels[y0 // 4 * 4 : y0 // 4 * 4 + 4, x0 // 4 * 4 : x0 // 4 * 4 + 4]
+        assert shown == pytest.approx(float(coarse.mean()), abs=1)
+        for _ in range(9):
+            page.press("+", code=187)
+        page.wait("aet.bin === 1", limit_s=60, what="the detector's own pixels")
+        (x1, y1), shown = under()
+        assert shown == pixels[y1, x1]
+        assert len(page.requests) < 60
+
+
+def test_the_command_shown_does_what_it_says(browser: Browser, daemon: Daemon) -> None:
+    """The held projection's command, typed with a tilt: it is stored, and gone from the list."""
+    page = opened(browser, daemon)
+    stored = daemon.status()["totals"]["stored"]
+    command = page.run("[...document.querySelectorAll('#held-list code')].map((c) => c.innerText).find((c) => c.includes('release'))")
+    words = shlex.split(command.replace("DEG", "44"))
+    assert words[0] == "aet-stream"
+    answer = subprocess.run([sys.executable, "-m", "aet_stream", *words[1:]], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    daemon.wait_for_totals(stored=stored + 1, held=0)
+    page.wait("aet.tilt_deg === 44 && !document.getElementById('held-list').innerText.includes('release')", what="the released one")
+
+
+FOCUSABLE = """[...document.querySelectorAll('a[href], button, select, input, summary, [tabindex]')].filter((e) => e.tabIndex >= 0
+    && !e.disabled
+    && e.checkVisibility({ visibilityProperty: true }))"""
+
+
+def test_the_keyboard_alone_is_enough(browser: Browser, daemon: Daemon) -> None:
+    """Tab reaches everything and shows where it is; arrows choose, N goes to the newest, + and arrows zoom and pan, Enter does the rest."""
+    page = opened(browser, daemon)
+    page.wait("document.querySelectorAll('#advice button').length > 0", what="advice")
+    wanted = page.run(f"{FOCUSABLE}.length")
+    unseen = set()
+    for _ in range(wanted + 3):
+        page.press("Tab", code=9)
+        bare = page.run(
+            "(e => { e.dataset.reached = 1; const { outlineStyle: style, outlineWidth: width } = getComputedStyle(e);"
+            " return e !== document.body && (style === 'none' || parseFloat(width) < 1) ? e.outerHTML.slice(0, 80) : '';"
+            " })(document.activeElement)"
+        )
+        unseen |= {bare} - {""}
+    assert not unseen
+    assert page.run(f"{FOCUSABLE}.filter((e) => !e.dataset.reached).map((e) => e.outerHTML.slice(0, 80))") == []
+    page.run("document.activeElement.blur()")
+
     newest = page.run("aet.number")
     page.press("ArrowLeft", code=37)
     page.wait(
@@ -104,33 +353,104 @@ def test_keyboard_alone_is_enough_and_everything_has_a_name(browser: Browser, da
     )
     page.press("n", code=78)
     page.wait(f"aet.number === {newest}", what="the newest")
-    nameless = """[...document.querySelectorAll('button, select, input, canvas[role], [role=option], a[href], [tabindex="0"]')]
-        .filter((e) => !(e.ariaLabel || e.getAttribute('aria-labelledby') || e.labels?.length || e.textContent.trim())).length"""
-    assert page.run(nameless) == 0
-    assert (
-        page.run(
-            "(() => { const ids = [...document.querySelectorAll('[id]')].map((e) => e.id); return ids.length - new Set(ids).size; })()"
-        )
-        == 0
-    )
-    reached = set()
-    for _ in range(12):
-        page.press("Tab", code=9)
-        reached.add(page.run("document.activeElement.id || document.activeElement.tagName"))
-    assert {"pick", "follow", "theme"} <= reached
+    page.run("document.querySelector('.tile[aria-selected=true]').focus()")
+    page.press("Home", code=36)
+    first = Truth(daemon.out / "np" / "series.h5").theta[0]
+    page.wait(f"document.activeElement === document.querySelector('.tile') && aet.tilt_deg === {first}", what="the first tile")
+    page.run("document.querySelector('#advice button').focus()")
+    page.press("Enter", code=13)
+    (tilt_deg,) = numbers(page.text("#advice b"))
+    page.wait(f"aet.tilt_deg === {tilt_deg}", what="the tilt of the advice")
+    page.run("document.querySelector('#view-clean canvas').focus()")
+    before = grey_levels(page, "#view-clean .stage canvas", 64, 64)
+    page.press("+", code=187)
+    page.press("ArrowDown", code=40)
+    assert np.any(grey_levels(page, "#view-clean .stage canvas", 64, 64) != before)
+    page.press("0", code=48)
+    assert np.all(grey_levels(page, "#view-clean .stage canvas", 64, 64) == before)
+    page.run("document.querySelector('.menu summary').focus()")
+    page.press("Enter", code=13)
+    page.press("Tab", code=9)
+    assert page.run("document.activeElement.closest('#save') !== null")
+    page.run("document.getElementById('theme').focus()")
+    theme = page.run("document.documentElement.dataset.theme")
+    page.press("Enter", code=13)
+    assert page.run("document.documentElement.dataset.theme") != theme
+    page.run("localStorage.clear()")
 
 
-def test_a_killed_monitor_comes_back_and_the_page_with_it(browser: Browser, daemon: Daemon, tmp_path: Path) -> None:
-    """SIGKILL: the page says stale, the supervisor starts another at the same port, the page goes on with the newest."""
-    with running(tmp_path, monitor__enabled=True, monitor__port=free_port()) as other:
-        put(other.root / "np", 0, 0.0)
-        other.wait_for_totals(limit_s=180, stored=1)
-        page = browser.page(address(other))
+def audit(page: Page) -> list[str]:
+    """What axe-core finds serious or critical: rule, and the first few elements."""
+    page.run(AXE.read_text(encoding="utf-8") + "\n;1")
+    script = """axe.run(document, {resultTypes: ['violations']}).then((r) => r.violations
+        .filter((v) => ['serious', 'critical'].includes(v.impact))
+        .map((v) => `${v.id} (${v.impact}): ${v.nodes.slice(0, 3).map((n) => n.html.slice(0, 120)).join(' | ')}`))"""
+    found: list[str] = page.run(script, limit_s=120)
+    return found
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_serious(browser: Browser, daemon: Daemon, theme: str) -> None:
+    """The page with everything on it, its report, in both themes: no serious finding of axe-core; every id exists once."""
+    page = opened(browser, daemon)
+    page.dark(theme == "dark")
+    page.wait(f"document.documentElement.dataset.theme === '{theme}'", what=theme)
+    page.run("document.querySelector('.menu').open = true")
+    assert audit(page) == []
+    ids = "(() => { const ids = [...document.querySelectorAll('[id]')].map((e) => e.id); return ids.length - new Set(ids).size; })()"
+    assert page.run(ids) == 0
+    page.open(f"{address(daemon)}/api/v1/series/{page.run('aet.series')}/report.html")
+    page.wait("document.title.includes('tilt series')", what="the report")
+    assert audit(page) == []
+
+
+def saved(page: Page, folder: Path, script: str) -> Path:
+    """The file that a click downloads."""
+    page.command("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+    page.run(script)
+    return Path(wait_for(lambda: [path for path in folder.glob("*") if path.suffix in (".png", ".tif", ".csv")], what="the download")[0])
+
+
+def test_a_view_is_saved_as_it_is_shown(browser: Browser, daemon: Daemon, tmp_path: Path) -> None:
+    """PNG: the very pixels of the canvas, scale bar and all."""
+    page = opened(browser, daemon)
+    path = saved(page, tmp_path, "document.querySelectorAll('#save button')[1].click()")
+    assert path.name.endswith("_clean.png")
+    assert np.array_equal(np.rint(imread(path) * 255).astype(int), pixels_of(page, "document.querySelector('#view-clean canvas')"))
+
+
+def test_who_is_gone_is_missed_in_red_and_comes_back(browser: Browser, tmp_path: Path) -> None:
+    """SIGKILL of the monitor: another takes over at the same port and the page goes on by itself. No daemon at all: stale, in red."""
+    with running(tmp_path, monitor__enabled=True, monitor__port=free_port()) as daemon:
+        put(daemon.root / "np", 0, 0.0)
+        daemon.wait_for_totals(limit_s=180, stored=1)
+        page = browser.page(address(daemon))
         page.wait("window.aet?.painted > 0", limit_s=90)
-        os.kill(other.role_pids()["monitor"], signal.SIGKILL)
-        put(other.root / "np", 1, 5.0)
-        other.wait_for_totals(stored=2)
+        assert page.run("document.getElementById('stale').hidden")
+        first = daemon.role_pids()["monitor"]
+        os.kill(first, signal.SIGKILL)
+        put(daemon.root / "np", 1, 5.0)
+        daemon.wait_for_totals(stored=2)
         page.wait("aet.number === 1", limit_s=90, what="the projection that came in the meantime")
+        assert daemon.role_pids()["monitor"] != first
+        hub = daemon.role_pids()["hub"]
+        os.kill(hub, signal.SIGSTOP)
+        page.wait("document.getElementById('stale').innerText.includes('the hub is silent')", limit_s=60, what="word of the silent hub")
+        os.kill(hub, signal.SIGCONT)
+        page.wait("document.getElementById('stale').hidden", limit_s=60, what="the hub again")
+        daemon.stop()
+        page.wait(
+            "/stale for \\d+ s: the monitor does not answer/.test(document.getElementById('stale').innerText)", limit_s=60, what="stale"
+        )
+        red, green, blue = numbers(page.run("getComputedStyle(document.getElementById('stale')).backgroundColor"))[:3]
+        assert red > 2 * max(green, blue)
+        assert page.run("document.getElementById('stale').getAttribute('role')") == "alert"
+        assert page.text("#level") == "stale"
+        page.run("1")
+        assert all("ERR_CONNECTION" in error or "WebSocket" in error for error in page.errors)
+        page.open("about:blank")  # it would complain for ever
+        page.wait("location.href === 'about:blank'")
+        page.errors.clear()
 
 
 def test_a_new_projection_is_shown_by_itself_in_eight_tabs(browser: Browser, daemon: Daemon) -> None:
@@ -148,10 +468,10 @@ def test_series_frames_and_report_over_http(daemon: Daemon) -> None:
     """Frames equal the series; tricks with paths and ids find nothing."""
     url = address(daemon)
     found = json.loads(get(f"{url}/api/v1/series")[1])
-    assert [row["name"] for row in found] == ["np"]
+    assert [row["name"] for row in found] == ["np", "old"]
     one = f"{url}/api/v1/series/{found[0]['id']}"
     series = wait_for(lambda: json.loads(get(one)[1]), what="the series")
-    assert len(series["rows"]) == daemon.status()["totals"]["stored"]
+    assert len(series["rows"]) == daemon.status()["totals"]["stored"] - 7
     code, text = get(f"{one}/report.html")
     assert code == 200
     assert "&lt;img src=x" in text

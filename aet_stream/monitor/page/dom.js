@@ -26,8 +26,8 @@ export function figure(value) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
   const size = Math.abs(value);
   if (size !== 0 && (size >= 1e6 || size < 1e-3)) return value.toExponential(2).replace("e+", "e").replace("-", "−");
-  const digits = size >= 100 ? 0 : size >= 10 ? 1 : size >= 1 ? 2 : 3;
-  return value.toFixed(digits).replace("-", "−");
+  const text = size >= 1 ? value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : 2) : String(+value.toPrecision(3));
+  return text.replace("-", "−");
 }
 
 export function duration(seconds) {

@@ -15,7 +15,7 @@ const STALE_S = 5;
 const LEVELS = { ok: "all well", attention: "please look", trouble: "not working", stale: "stale", wait: "connecting" };
 
 let state = null, series = null, selected = null, following = true, log = [], heardAt = 0, connected = false, allSeries = [];
-const stats = (window.aet = { painted: 0, number: null, series: null, tilt_deg: null, e2e_s: [], bin: 1, seq: 0 });
+const stats = (window.aet = { painted: 0, number: null, series: null, tilt_deg: null, times: [], bin: 1, seq: 0 });
 
 const choose = (number) => { follow(number === newest()?.number); select(number); };
 const trio = new Trio(() => paintSoon(1)), strip = new Strip(choose), traces = new Traces(choose);
@@ -53,6 +53,7 @@ function hearState(message) {
 
 function frame(message) {
   const { row } = message;
+  row.heard_at = Date.now() / 1000;
   if (message.series !== series?.id) {
     if (following) openSeries(message.series);
     return;
@@ -191,8 +192,9 @@ async function paintSoon(bin = null) {
   const factor = Math.min(8, bin || (trio.look.zoom > 1.5 && stats.number === row.number ? stats.bin : coarse));
   try {
     const images = await Promise.all(KINDS.map((kind) => image(`/api/v1/series/${of.id}/frames/${row.number}/${kind}?v=${row.clean_crc32}`, factor)));
+    const fetched_at = Date.now() / 1000;
     trio.show(images, { title: degrees(row.tilt_deg), pixelSizeNm: row.pixel_size_nm, keepLook: true });
-    painted(row, of, factor);
+    painted(row, of, factor, fetched_at);
   } catch (error) {
     say($("which"), `projection ${row.number} cannot be shown: ${error.message}`);
   } finally {
@@ -201,10 +203,14 @@ async function paintSoon(bin = null) {
   }
 }
 
-function painted(row, of, bin) {
-  if (stats.number !== row.number || stats.series !== of.id) {
-    stats.e2e_s.push(Date.now() / 1000 - row.closed_at);
-    if (stats.e2e_s.length > 500) stats.e2e_s.shift();
+function painted(row, of, bin, fetched_at) {
+  if (row.heard_at && (stats.number !== row.number || stats.series !== of.id)) {
+    // after the next frame: then the pixels are on the screen
+    requestAnimationFrame(() => setTimeout(() => {
+      const since = (at) => at - row.closed_at;
+      stats.times.push({ number: row.number, heard_s: since(row.heard_at), fetched_s: since(fetched_at), painted_s: since(Date.now() / 1000) });
+      if (stats.times.length > 500) stats.times.shift();
+    }));
   }
   Object.assign(stats, { painted: stats.painted + 1, number: row.number, series: of.id, tilt_deg: row.tilt_deg, bin });
   const size = `${of.shape[1]} × ${of.shape[0]} px`, trust = row.trust == null ? "" : `, trust ${row.trust.toFixed(2)}`;

@@ -11,7 +11,7 @@ const PLOTS = [
   { key: "drift_px", name: "Off its law", unit: "px", limit: "drift_above", times: "width" },
 ];
 // Not worth a plot of their own: names, checksums, positions in files.
-const NO_FIGURES = new Set(["number", "image", "raw_crc32", "clean_crc32", "tilt_deg", "closed_at", "superseded", "angle_order", "blank", "attempts", "pixel_size_nm"]);
+const NO_FIGURES = new Set(["number", "image", "raw_crc32", "clean_crc32", "tilt_deg", "closed_at", "superseded", "angle_order", "blank", "attempts", "pixel_size_nm", "heard_at"]);
 
 export function lawX(law, tilt) {
   const t = (tilt * Math.PI) / 180;
