@@ -50,7 +50,7 @@ class Page:
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.command(f"{domain}.enable")
 
-    def command(self, method: str, *, limit_s: float = 30.0, **arguments: Any) -> dict[str, Any]:
+    def command(self, method: str, *, limit_s: float = 90.0, **arguments: Any) -> dict[str, Any]:
         self._next += 1
         self._socket.send(json.dumps({"id": self._next, "method": method, "params": arguments}))
         until = time.monotonic() + limit_s
@@ -80,7 +80,7 @@ class Page:
     def open(self, url: str) -> None:
         self.command("Page.navigate", url=url)
 
-    def run(self, script: str, *, limit_s: float = 30.0) -> Any:
+    def run(self, script: str, *, limit_s: float = 90.0) -> Any:
         """The value of a JavaScript expression; promises are awaited."""
         answer = self.command("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True, limit_s=limit_s)
         if "exceptionDetails" in answer:

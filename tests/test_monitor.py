@@ -121,7 +121,7 @@ def test_top_is_one_glance_and_keeps_itself_up_to_date(tmp_path: Path) -> None:
         environment = {**ENVIRONMENT, "COLUMNS": "160", "LINES": "50", "TERM": "xterm"}
         for index in range(3):
             put(daemon.root / "np", index, 10.0 * index)
-        put(daemon.root / "np", 3, None).rename(daemon.root / "np" / "evil\x1b[2J\u202e.tif")
+        put(tmp_path, 3, None).rename(daemon.root / "np" / "evil\x1b[2J\u202e.tif")
         status = daemon.wait_for_totals(stored=3, held=1)
         said = subprocess.run([*top, "--once"], capture_output=True, text=True, env=environment, timeout=60, check=True).stdout
         assert "please look" in said

@@ -54,6 +54,7 @@ def _tidy(browser: Browser) -> Iterator[None]:
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A closed series with its volume; six tilts, a repeat, a clipped one, one without a tilt, one that is no image, one hostile name."""
     settings = {"reconstruct__on_close": True, "reconstruct__iterations": 3, "reconstruct__quality": False}
+    settings |= {"preview__enabled": True, "preview__every_deg": 5, "preview__size_px": 32, "preview__iterations": 2}
     with running(tmp_path_factory.mktemp("daemon"), monitor__enabled=True, monitor__port=0, **settings) as found:
         for index in range(7):
             put(found.root / "old", 100 + index, -60.0 + 20 * index)
@@ -64,7 +65,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
             put(found.root / "np", index, -20.0 + 10 * index)
         found.wait_for_totals(stored=12)
         put(found.root / "np", 90, None)
-        put(found.root / "np", 6, 3.0).rename(found.root / "np" / f"{HOSTILE}.tif")
+        put(found.root.parent, 6, 3.0).rename(found.root / "np" / f"{HOSTILE}.tif")
         pixels = known_image(7)
         pixels[:4, :16] = 2000
         put(found.root / "np", 7, CLIPPED_TILT_DEG, pixels=pixels)
@@ -86,6 +87,15 @@ def opened(browser: Browser, daemon: Daemon) -> Page:
     page.open(address(daemon))
     page.wait("window.aet?.painted > 0 && document.querySelectorAll('.tile').length >= 10", limit_s=90, what="the page to be painted")
     return page
+
+
+def leave(page: Page) -> None:
+    """Before its daemon ends, which it would complain about for ever."""
+    page.run("1")
+    assert not page.errors
+    page.open("about:blank")
+    page.wait("location.href === 'about:blank'")
+    page.errors.clear()
 
 
 def shown_value(page: Page, view: int, x: int, y: int) -> float:
@@ -234,6 +244,13 @@ def test_every_panel_says_the_truth(browser: Browser, daemon: Daemon) -> None:
         assert numbers(stages[name]) == pytest.approx([figures["p50_s"], figures["p99_s"]], rel=0.06, abs=0.006)
     assert page.run("[...document.querySelectorAll('#pace .queue b')].map((b) => +b.innerText)") == [0, 0, 0, 0]
 
+    page.wait("document.querySelectorAll('#volume canvas').length === 3", limit_s=120, what="the preview")
+    with h5py.File(daemon.out / "np" / "preview.h5") as file:
+        slices = {plane: file["orthoslices"][plane][()] for plane in ("xy", "xz", "yz")}
+        assert re.fullmatch(rf"preview from {file.attrs['tilts']} tilts, [\d.]+ (?:s|min) ago", page.text("#volume-note"))
+    for place, slice_ in enumerate(slices.values()):
+        assert_shows(grey_levels(page, f"#volume figure:nth-child({place + 1}) canvas", *slice_.shape[::-1]), slice_)
+
     held = page.text("#held-list")
     assert "np/image_090.tif" in held
     assert "np/broken_+50.0deg.tif" in held
@@ -249,7 +266,9 @@ def test_a_hostile_file_name_is_only_text(browser: Browser, daemon: Daemon) -> N
     """A name that is markup is written as it is, wherever it stands: above the images, in the tile's title, in the window's."""
     page = opened(browser, daemon)
     page.run("[...document.querySelectorAll('.tile')].find((t) => t.innerText.includes('+3.0')).click()")
-    page.wait("aet.tilt_deg === 3", what="the hostile one")
+    page.wait(
+        "aet.tilt_deg === 3 && document.querySelector('.tile[aria-selected=true]').innerText.includes('+3.0')", what="the hostile one"
+    )
     assert f"np/{HOSTILE}.tif" in page.text("#which")
     assert f"np/{HOSTILE}.tif" in page.run("document.querySelector('.tile[aria-selected=true]').title")
     assert page.run("document.querySelectorAll('img[onerror], img[src=x]').length") == 0
@@ -262,12 +281,13 @@ def test_an_old_series_opens_in_the_same_view_with_its_volume(browser: Browser, 
     page.wait(
         "document.querySelectorAll('#volume canvas').length === 3 && document.querySelectorAll('.tile').length === 7", what="the old series"
     )
+    page.wait("document.getElementById('volume-note').innerText.includes('reconstruction from 7 tilts')", what="its volume")
+    page.wait("document.querySelectorAll('#volume canvas').length === 3", what="its slices")
     truth = Truth(daemon.out / "old" / "series.h5")
     page.wait(f"aet.tilt_deg === {truth.theta[-1]}", what="its last tilt")
     with h5py.File(daemon.out / "old" / "reconstruction.h5") as file:
         volume = file["/reconstruction/volume"][()]
     y, z, x = (edge // 2 for edge in volume.shape)
-    assert "reconstruction from 7 tilts" in page.text("#volume-note")
     for place, slice_ in enumerate((volume[:, z], volume[y], volume[:, :, x])):
         levels = grey_levels(page, f"#volume figure:nth-child({place + 1}) canvas", *slice_.shape[::-1])
         assert_shows(levels, slice_)
@@ -308,6 +328,7 @@ def test_frames_of_4096_px_come_binned_and_sharp_when_zoomed(browser: Browser, t
         (x1, y1), shown = under()
         assert shown == pixels[y1, x1]
         assert len(page.requests) < 60
+        leave(page)
 
 
 def test_the_command_shown_does_what_it_says(browser: Browser, daemon: Daemon) -> None:
@@ -448,9 +469,8 @@ def test_who_is_gone_is_missed_in_red_and_comes_back(browser: Browser, tmp_path:
         assert page.text("#level") == "stale"
         page.run("1")
         assert all("ERR_CONNECTION" in error or "WebSocket" in error for error in page.errors)
-        page.open("about:blank")  # it would complain for ever
-        page.wait("location.href === 'about:blank'")
         page.errors.clear()
+        leave(page)
 
 
 def test_a_new_projection_is_shown_by_itself_in_eight_tabs(browser: Browser, daemon: Daemon) -> None:

@@ -321,12 +321,12 @@ def _about_volume(path: Path, file: h5py.File) -> dict[str, Any]:
         attributes = {
             "voxel_size_nm": _plain(float(given["voxel_size_nm"])),
             "method": str(given["method"]),
-            "done_at": path.stat().st_mtime,
         }
         attributes["tilts"] = len(file["reconstruction/tilts_deg"])
         if "quality" in file["reconstruction"]:
             attributes["resolution_nm"] = _plain(float(file["reconstruction/quality"].attrs["resolution_nm"]))
         kind = "reconstruction"
+    attributes["done_at"] = path.stat().st_mtime
     wanted = {key: attributes.get(key) for key in ("tilts", "done_at", "voxel_size_nm", "method", "resolution_nm")}
     if isinstance(wanted["tilts"], np.ndarray):  # the tilts themselves rather than their number
         wanted["tilts"] = int(wanted["tilts"].size)

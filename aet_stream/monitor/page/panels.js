@@ -40,6 +40,7 @@ export async function showVolume(series) {
   const age = volume.done_at ? `, ${duration(Math.max(0, Date.now() / 1000 - volume.done_at))} ago` : "";
   say($("volume-note"), `${volume.kind}${volume.tilts ? ` from ${volume.tilts} tilts` : ""}${age}`);
   if (key === volumeShown) return;
+  if (!volumeShown.startsWith(`${series.id} `)) $("volume").replaceChildren(); // no other series' slices under this one's name
   volumeShown = key;
   const figures = [];
   for (const plane of Object.keys(volume.planes)) {
@@ -80,12 +81,12 @@ export function showSeries(list, shownId, open) {
     if (row.id === shownId) line.setAttribute("aria-current", "true");
     return line;
   }));
-  const head = el("thead", {}, el("tr", {}, ...["series", "state", "tilts", "held", "last"].map((name) => el("th", { scope: "col" }, name))));
+  const head = el("thead", {}, el("tr", {}, ...["series", "state", "tilts", "held", "last"].map((name, i) => el("th", { scope: "col", className: i > 1 ? "n" : "" }, name))));
   $("series-list").replaceChildren(list.length ? el("table", { className: "list" }, head, body) : el("p", { className: "none" }, "none yet"));
 }
 
 export function showLog(lines) {
-  $("log").replaceChildren(...(lines.length ? [...lines].reverse().slice(0, 100).map((line) => el("li", {}, el("time", {}, new Date(line.t * 1000).toLocaleTimeString()), el("span", {}, line.what), el("span", {}, `${line.series}${line.text ? `: ${line.text}` : ""}`))) : [el("li", {}, "nothing but stored projections")]));
+  $("log").replaceChildren(...(lines.length ? [...lines].reverse().slice(0, 100).map((line) => el("li", {}, el("time", {}, new Date(line.t * 1000).toLocaleTimeString()), el("span", {}, line.what), el("span", {}, line.text.startsWith(`${line.series}/`) ? line.text : [line.series, line.text].filter(Boolean).join(": ")))) : [el("li", {}, "nothing but stored projections")]));
 }
 
 export function showAdvice(series, choose) {
