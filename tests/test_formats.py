@@ -283,6 +283,25 @@ def test_a_tail_of_zeros_is_waited_for_and_then_flagged(tmp_path: Path, child: R
     assert np.array_equal(projection.pixels, image)
 
 
+def test_a_vacuum_that_the_detector_clips_is_not_waited_for(tmp_path: Path, child: ReaderChild) -> None:
+    """Most of its pixels are zero, so some frames end in a dozen; a sector that was never written is still noticed."""
+    rng = np.random.default_rng(1)
+    counts = np.full((96, 96), 0.1)
+    counts[24:72, 24:72] = 200
+    tails = 0
+    for frame in range(40):
+        image = rng.poisson(counts).astype("<u2")
+        path = tmp_path / f"{frame}.npy"
+        path.write_bytes(writers.npy(image, 0.0, 0.1))
+        assert child.look(path).probe.images == 1
+        tails = max(tails, image.size - 1 - int(np.flatnonzero(image)[-1]))
+    assert tails > 20
+    image.reshape(-1)[-300:] = 0
+    path.write_bytes(writers.npy(image, 0.0, 0.1))
+    with pytest.raises(SourceStillZero):
+        child.look(path)
+
+
 def test_zeros_that_something_stands_behind_are_believed(tmp_path: Path, child: ReaderChild) -> None:
     """DigitalMicrograph's tags stand behind the pixels, and a packed TIFF unpacks to its end: nothing to wait for."""
     import tifffile

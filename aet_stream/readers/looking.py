@@ -16,6 +16,8 @@ from aet_stream.readers.sidecar import Beside, beside
 
 UNLIKELY = 1e-3
 """A frame that ends in more zeros than chance gives with this probability may be one whose last bytes have not come."""
+SECTOR_BYTES = 512
+"""Shorter tails are believed if the frame has as many zeros in a row elsewhere: a vacuum that the detector clips is not random."""
 
 
 class Unit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -127,6 +129,8 @@ def zero_tail(source: Source, frames: Array) -> int:
         before = int(written[-1]) + 1
         share = (before - written.size + 1) / (before + 1)
         tail = int(flat.size) - before
-        if tail * math.log(share) < math.log(UNLIKELY):
+        elsewhere = int(np.diff(written, prepend=-1).max()) - 1
+        usual = tail <= elsewhere and tail * flat.itemsize < SECTOR_BYTES
+        if not usual and tail * math.log(share) < math.log(UNLIKELY):
             return tail
     return 0
