@@ -166,7 +166,7 @@ def inference(folder: Path) -> None:
 
 
 def main(parts: list[str]) -> None:
-    parts = parts or ["latency", "hub", "safety", "inference", "reconstruct", "atoms", "monitor"]
+    parts = parts or ["latency", "arrival", "hub", "safety", "inference", "reconstruct", "atoms", "monitor"]
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -174,6 +174,9 @@ def main(parts: list[str]) -> None:
             print(f"\nclose of file -> readable in series.h5, model {MODEL}, CPU")
             for size_px, files in ((256, 40), (1024, 30), (2048, 15)):
                 latency(folder / f"latency{size_px}", size_px, files)
+        if "arrival" in parts:
+            print("\n10,000 files in the watched tree", flush=True)
+            subprocess.run([sys.executable, "-m", "tests.bench_arrival"], check=True)
         if "hub" in parts:
             print("\nthe hub alone, with a worker that does nothing")
             for size_px, rows in ((256, 400), (1024, 150)):
