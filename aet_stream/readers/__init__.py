@@ -167,7 +167,7 @@ def regular_size(path: Path, max_bytes: int) -> int:
     except FileNotFoundError as error:
         raise SourceGone(f"{path.name} is gone") from error
     if not stat.S_ISREG(entry.st_mode):
-        raise SourceError(f"{path.name}: not a regular file")
+        raise SourceError(f"{path.name}: a link, pipe or device, not a regular file: copy the file here, or link it hard")
     if entry.st_size > max_bytes:
         raise SourceError(f"{path.name}: {entry.st_size} bytes; watch.max_file_mib allows {max_bytes >> 20} MiB")
     if entry.st_size == 0:

@@ -108,7 +108,7 @@ class Settling:
         path = absolute[len(self._prefix) :]
         if stat.S_ISDIR(entry.st_mode):
             return True
-        if not stat.S_ISREG(entry.st_mode) or any(self.excluded(part) for part in path.split("/")):
+        if not (stat.S_ISREG(entry.st_mode) or stat.S_ISLNK(entry.st_mode)) or any(self.excluded(part) for part in path.split("/")):
             return False
         self._stats[path] = entry
         if self._is_image(path):
@@ -179,7 +179,7 @@ class Settling:
 
 
 def _files(root: Path, excluded: Callable[[str], bool]) -> Iterator[tuple[str, os.stat_result]]:
-    """Every regular file below `root`, as (relative path, stat); links are not followed."""
+    """Every file below `root`, as (relative path, stat); links are not followed, but named: the reader refuses them aloud."""
     folders = [""]
     while folders:
         folder = folders.pop()
@@ -191,7 +191,7 @@ def _files(root: Path, excluded: Callable[[str], bool]) -> Iterator[tuple[str, o
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(path)
-                    elif entry.is_file(follow_symlinks=False):
+                    elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
                         yield path, entry.stat(follow_symlinks=False)
         except OSError:
             continue  # gone, or not ours to read: the next scan looks again

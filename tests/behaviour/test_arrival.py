@@ -221,6 +221,19 @@ def test_every_way_to_arrive(tmp_path: Path, events: bool, pause_s: float) -> No
         assert not [refusal for refusal in bench.refused if refusal.why == "bad"]
 
 
+def test_a_symbolic_link_is_refused_aloud(tmp_path: Path) -> None:
+    """It may point anywhere, so it is not followed; but nobody waits in vain for its image without being told."""
+    with Bench(tmp_path, "watch.incomplete_s=0") as bench:
+        (tmp_path / "elsewhere.tif").write_bytes(tiff(known_image(1), 0.0, 0.1))
+        (bench.root / "x_+1.00deg.tif").symlink_to(tmp_path / "elsewhere.tif")
+        (bench.root / "folder").symlink_to(tmp_path)
+        bench.until(lambda: bench.refused)
+        bench.rest()
+        assert [(refusal.path, refusal.why) for refusal in bench.refused] == [("x_+1.00deg.tif", "bad")]
+        assert "copy the file here" in bench.refused[0].reason
+        assert not bench.taken
+
+
 def test_a_file_replaced_while_it_is_queued_is_read_in_its_new_state(tmp_path: Path) -> None:
     """Offered in one state, replaced, then wanted: refused, offered anew, and the new pixels come under the new stamp."""
     with Bench(tmp_path, want=False) as bench:

@@ -22,8 +22,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from aet_stream import cli, worker  # noqa: F401 - the server that roles are forked from has the worker's imports
 from aet_stream import config as configuration
+from aet_stream import worker  # noqa: F401 - the server that roles are forked from has the worker's imports
+from aet_stream.cli.daemon import _make_role
 from aet_stream.service import Stop, serve, set_up_logging
 from aet_stream.simulate.writers import mrc, npy, tiff
 from tests.durability.oracle import Exposure, judge
@@ -43,7 +44,7 @@ import sys, time, json, zlib, select, glob, h5py
 root, out = sys.argv[1], sys.argv[2]
 polls = opened = bad = 0; most = {}; words = []
 print("reading", flush=True)
-while not select.select([sys.stdin], [], [], 0.002)[0]:
+while not select.select([sys.stdin], [], [], 0.01)[0]:
     for path in glob.glob(root + "/*/series.h5") or [root + "/none"]:
         polls += 1
         try:
@@ -121,7 +122,7 @@ def _role(name: str, words: list[str], log: Path) -> None:
         os.dup2(file.fileno(), 2)
     sys.modules["__main__"] = ModuleType("__main__")  # the reading child shall not import this campaign
     set_up_logging(name)
-    role = cli._make_role(name, "worker-0" if name == "worker" else name, configuration.load(None, words))
+    role = _make_role(name, "worker-0" if name == "worker" else name, configuration.load(None, words))
     os._exit(serve(role, Stop()))
 
 
@@ -137,6 +138,7 @@ class Roles:
         self._words = daemon.set[1::2]
         self._processes: dict[str, Any] = {}
         self._kill_at: dict[str, float] = {}
+        self._in_vain: Counter[str] = Counter()
         self.kills: Counter[str] = Counter()
         for name in ROLES:
             self.start(name)
@@ -158,9 +160,13 @@ class Roles:
         now = time.monotonic()
         for name, process in list(self._processes.items()):
             if process.exitcode is not None:
+                self._in_vain[name] += name not in self._kill_at
+                if self._in_vain[name] > 20:
+                    raise RuntimeError(f"{name} never gets ready:\n{(self._folder / f'{name}.log').read_text()[-1000:]}")
                 self.start(name)
             elif name not in self._kill_at:
                 if self.ready(name):
+                    self._in_vain[name] = 0
                     self._kill_at[name] = now + self._rng.uniform(0.003, LIFE_S[name])
             elif killing and now >= self._kill_at[name]:
                 if self._rng.random() < 0.05:
@@ -229,8 +235,10 @@ class Group:
         self._process.wait(60)
 
 
-def run(folder: Path, *, seed: int, seconds: float, inputs_per_s: float = 2.0, supervised: bool = False) -> dict[str, Any]:
-    """One campaign; what it did and what it found."""
+def run(
+    folder: Path, *, seed: int, seconds: float, least_kills: int = 0, inputs_per_s: float = 2.0, supervised: bool = False
+) -> dict[str, Any]:
+    """One campaign; what it did and what it found. It goes on until `seconds` have passed and there were `least_kills`."""
     rng = random.Random(seed)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -245,8 +253,8 @@ def run(folder: Path, *, seed: int, seconds: float, inputs_per_s: float = 2.0, s
     roles: Roles | Group = Group(folder, daemon, rng) if supervised else Roles(folder, daemon, rng)
     began = time.monotonic()
     try:
-        while (now := time.monotonic() - began) < seconds:
-            if len(microscope.exposures) < now * inputs_per_s:
+        while (now := time.monotonic() - began) < seconds or roles.kills.total() < least_kills:
+            if len(microscope.exposures) < min(now, seconds) * inputs_per_s:
                 microscope.expose()
             microscope.grow()
             roles.turn(killing=True)
@@ -278,8 +286,9 @@ def _drained(daemon: Daemon, roles: Roles | Group, microscope: Microscope) -> An
     """Without any more kills, until all is as it should be, or nothing has changed for three minutes."""
     seen, changed_at = "", time.monotonic()
     while True:
-        roles.turn(killing=False)
-        time.sleep(1.0)
+        for _ in range(100):
+            roles.turn(killing=False)
+            time.sleep(0.03)
         verdict = judge(daemon.root, daemon.out, microscope.exposures)
         if verdict.good:
             return verdict
