@@ -83,6 +83,17 @@ def test_a_stack_gives_its_images_one_by_one(tmp_path: Path, child: ReaderChild,
 
 
 @pytest.mark.parametrize("kind", sorted(WRITERS))
+def test_an_incomplete_file_says_what_is_missing(tmp_path: Path, child: ReaderChild, kind: str) -> None:
+    """By its own header, before anything else is tried: a file that still grows is waited for, not called broken."""
+    whole = WRITERS[kind](known_image(2, 40), 1.0, 0.1)
+    path = tmp_path / f"cut{SUFFIX[kind]}"
+    for cut in (len(whole) * 2 // 3, len(whole) - 60):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(SourceNotReady, match=f"needs [0-9]+ bytes, {cut} are there"):
+            child.probe(path)
+
+
+@pytest.mark.parametrize("kind", sorted(WRITERS))
 def test_a_cut_file_is_never_taken_for_a_whole_one(tmp_path: Path, child: ReaderChild, kind: str) -> None:
     """Cut anywhere in header or pixels, it is not ready (or an error), and never wrong pixels."""
     whole = WRITERS[kind](known_image(2, 40), 1.0, 0.1)

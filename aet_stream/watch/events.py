@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import re
+import warnings
 from collections import deque
 from pathlib import Path
 
@@ -38,6 +39,15 @@ def network_file_system(folder: Path, mounts: Path = Path("/proc/self/mountinfo"
     return kind if kind in _NETWORK or kind.startswith("fuse.") else ""
 
 
+def _speak_briefly() -> None:
+    """watchdog 7.1 warns of each nested new folder in a text that names every folder there is: megabytes for a few thousand."""
+    warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning)
+    with contextlib.suppress(ImportError, AttributeError):
+        from watchdog.observers.inotify_c import Watch  # type: ignore[attr-defined]
+
+        Watch.__repr__ = Watch.short_str
+
+
 class Hints(FileSystemEventHandler):
     """What the operating system tells of a folder, gathered by watchdog's thread and taken by ours."""
 
@@ -55,6 +65,7 @@ class Hints(FileSystemEventHandler):
         if network:
             logger.info("%s lies on %s, which sends no events: the periodic scan finds files", root, network)
             return False
+        _speak_briefly()
         observer = Observer()
         try:
             observer.schedule(self, str(root), recursive=True)

@@ -76,8 +76,10 @@ class Watch:
         self._ends_told: dict[str, str] = {}
         self._link: HubLink | None = None
         self._hub_id = ""
-        self._scan_at = 0.0
+        self._scan_at = self._scanned_at = 0.0
         self._scan_cost_s = 0.0
+        self._told = False
+        """An event asked for the next scan, so what it finds was not missed."""
         self._hinted_at = self._missed_at = time.monotonic()
         self._listening = False
         self._there = False
@@ -106,18 +108,18 @@ class Watch:
             logger.warning("watch.root %s is not there: waiting for it", self.root)
         self._there = there
 
-    def _scan(self, now: float, *, told: bool = False) -> None:
-        """Look at every file. `told`: an event asked for it, so what it finds was not missed."""
+    def _scan(self, now: float) -> None:
+        """Look at every file."""
         self._look_for_root()
         began = time.thread_time()  # work, not waiting: on a busy machine or a slow share scans are no rarer
         if self._there:
             for path in self._settling.scan(now):
                 self._visits.forget(path)
-            if self._settling.found and not told:
+            if self._settling.found and not self._told:
                 self._missed_at = now
         self._scan_cost_s = time.thread_time() - began
         self._scans += 1
-        self._scan_at = now + self._scan_pause_s(now)
+        self._told, self._scanned_at, self._scan_at = False, now, now + self._scan_pause_s(now)
 
     def _scan_pause_s(self, now: float) -> float:
         """Scans are the truth, events only hints; but while events tell of everything and all is quiet, fewer scans are needed."""
@@ -144,8 +146,10 @@ class Watch:
             self._hints.lost = False
             logger.warning("file system events were lost: scanning everything")
             self._missed_at, rescan = now, [True]
-        if any(rescan) or now >= self._scan_at:
-            self._scan(now, told=any(rescan))
+        if any(rescan):  # a burst of new folders asks for many scans: most of the time is for looking into files
+            self._told, self._scan_at = True, min(self._scan_at, self._scanned_at + self._scan_cost_s * 4)
+        if now >= self._scan_at:
+            self._scan(now)
         if self._hub_id:
             self._look(now)
             self._offer(now)
