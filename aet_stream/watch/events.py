@@ -43,9 +43,9 @@ def _speak_briefly() -> None:
     """watchdog 7.1 warns of each nested new folder in a text that names every folder there is: megabytes for a few thousand."""
     warnings.filterwarnings("ignore", "Callback with id", RuntimeWarning)
     with contextlib.suppress(ImportError, AttributeError):
-        from watchdog.observers.inotify_c import Watch  # type: ignore[attr-defined]
+        from watchdog.observers.inotify_c import Watch
 
-        Watch.__repr__ = Watch.short_str
+        Watch.__repr__ = Watch.short_str  # type: ignore[method-assign, assignment]
 
 
 class Hints(FileSystemEventHandler):
