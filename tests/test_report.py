@@ -10,9 +10,11 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pytest
 
 from tests.harness import Daemon, put, running, wait_for
 
+pytestmark = pytest.mark.timeout(400)
 TILTS = (-60.0, -40.0, -20.0, 0.0, 20.0, 40.0, 60.0)
 
 
@@ -30,7 +32,7 @@ def test_a_closed_series_has_its_report_beside_it(tmp_path: Path) -> None:
         put(daemon.root / "np", index, tilt)
     put(daemon.root / "np", 90, None)
     (daemon.root / "np" / "<i>broken_+9.0deg.tif").write_bytes(b"II*\0 no image")
-    assert daemon.run("--until-idle", "3") == 0
+    assert daemon.run("--until-idle", "3", limit_s=300) == 0
     path = daemon.out / "np" / "report.html"
     kept = path.read_text()
     with h5py.File(daemon.out / "np" / "series.h5") as file:
