@@ -42,6 +42,8 @@ GAIN = 0.002
 LEAST_OFFSET_PX, CERTAIN_SIGMAS = 0.05, 3.0
 """An axis this far off the middle, by so many standard errors, is worth a shift."""
 SETTLED_PX = 0.03
+TRUE_SHARE = 0.3
+"""Of the variance of all moves, at least: else they are noise."""
 _BAND = (0.015, 0.25)
 """Spatial frequencies (1 / px) that speak for a position: below is left-over background, above is noise."""
 
@@ -209,12 +211,28 @@ def _match(projections: Array, tilts_deg: Array, so_far: Alignment) -> Alignment
             views = _brightest_rows(binned(apply(projections, replace(so_far, shifts_px=shifts)), factor), height_px)
             volume = solver.solve(views, tilts_deg, iterations=iterations, axis_px=axis_px).volume
             again = reproject(volume, tilts_deg, axis_px)
-            moves = factor * np.stack([_shift_between(view, other) for view, other in zip(views, again, strict=True)])
-            moves = _without_drift(np.clip(moves, -4 * factor, 4 * factor), tilts_deg)
+            rows = [slice(None), slice(0, views.shape[1] // 2), slice(views.shape[1] // 2, None)]
+            whole, *halves = (_without_drift(factor * _moves(views[:, part], again[:, part], 4.0), tilts_deg) for part in rows)
+            moves = whole * (1.0, _are_true(*halves))
             shifts += moves
             if np.abs(moves).max() < SETTLED_PX * factor:
                 break
     return replace(so_far, shifts_px=shifts)
+
+
+def _moves(views: Array, references: Array, largest_px: float) -> Array:
+    """(tilts, 2) px, [y, x], by which each view has to be moved to match its reference."""
+    return np.clip([_shift_between(view, other) for view, other in zip(views, references, strict=True)], -largest_px, largest_px)
+
+
+def _are_true(one: Array, other: Array) -> bool:
+    """Whether the moves across the axis are more than noise, by two estimates of them whose noise has nothing in common.
+
+    Moves that are all noise would misalign what is aligned. Along the axis, matching is several times as sure.
+    """
+    common = np.mean(one[:, 1] * other[:, 1])
+    varied = np.mean(one[:, 1] ** 2 + other[:, 1] ** 2) / 2
+    return bool(2 * common > TRUE_SHARE * (varied + common))  # Spearman-Brown: the share of the whole's variance that is true
 
 
 def _brightest_rows(views: Array, height: int) -> Array:
