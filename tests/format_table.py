@@ -55,6 +55,23 @@ NOTES = """
   for a folder with a column `file`; a column named tilt, angle or alpha, `(rad)` where it is radians; decimal commas with `;`), `.emi`.
 - **Other formats**: `readers.enabled = ["rsciio"]` opens the door to RosettaSciIO, if it is installed (GPL-3.0, never needed otherwise).
   A package of your own adds a reader by an entry point in the group `aet_stream.readers`: an object with `SUFFIXES` and `open_source`.
+
+## How it was tried
+
+Counts and times of 24 November 2026, on two cores that were busy with other work (load 10 to 25), so times are upper bounds.
+
+| what | found | by |
+| --- | --- | --- |
+| 2,000 files at full speed into 100 new nested folders; into 2,000 | 0 missed, 0 doubled; all offered after 13 s; after 92 s | `pytest -m slow tests/behaviour/test_bursts.py` |
+| 20,000 files in 200 new folders, written in 15 s | 0 missed, 0 doubled; all offered after 90 s | the same |
+| inotify overflow forced: 10,000 files while the watch stands still | noticed; 0 missed, 0 doubled; all offered after 18 s | the same |
+| 2,000 files through the whole daemon | 2,000 rows, 0 duplicates, 0 held, 0 quarantined; after 301 s | the same |
+| 21 ways to arrive, fast and slow, with events and by polling | the meant pixels of each once, at its tilt | `pytest tests/behaviour/test_arrival.py` |
+| a writer that appends 60 tilts of 3 frames (STEMTomo) while we read | it never failed; each tilt once and complete | `pytest tests/behaviour/test_growing.py` |
+| 10,000 files, nothing happens | 1.4 % of a core with events, 4.6 % when polling every 2 s | `python -m tests.bench_arrival` |
+| a new file beside them, from its close to its offer | median 66 ms, worst of 40: 1.4 s (beside 300 files, less load: 7 ms, 64 ms); polling: 1.5 s, 3.1 s | the same |
+| 14,012 damaged files of all kinds above, through the reading process (seeds 31, 41, 42 whole; 43, 44 to 1,500 each); 7,500 before | 0 wrong pixels from what was cut or zero-filled, 0 deaths of the daemon's side; 3 crashes, 2 times out of memory, 6 times out of time, each one child | `python -m tests.fuzz 5000 41` |
+| zeros at the end of 373 images of 18 real and published files | 3 flagged, those that are blank | `readers.looking.zero_tail` |
 """
 
 
