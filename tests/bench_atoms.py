@@ -1,6 +1,6 @@
 """From replayed files to atoms: a multislice series of an amorphous particle, with and without a background that the daemon has to remove.
 
-    AET_STREAM_TEST_DATA=... python -m tests.bench_atoms [--method nesterov-sirt] [--iterations 0] [--background 4] [--only WORD]
+    AET_STREAM_TEST_DATA=... python -m tests.bench_atoms [--method nesterov-sirt] [--iterations 30] [--background 4] [--only WORD]
 
 The series `simulated-np/np2` goes file by file, as it was recorded, through a running daemon, which makes the volume when it closes the
 series. Local maxima, refined by a parabola, are matched to the true atoms within 1 angstrom. Three times: `without` background (a constant
@@ -111,7 +111,7 @@ def judge(found: Array, places: Array, pixel_angstrom: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--method", default="nesterov-sirt")
-    parser.add_argument("--iterations", type=int, default=0)
+    parser.add_argument("--iterations", type=int, default=30, help="0: the stopping rule, which is after the voxels, not the atoms")
     parser.add_argument("--background", type=float, default=4.0, help="mean counts (the particle has about 10)")
     parser.add_argument("--only", default="", help="without, removed or known")
     parser.add_argument("--set", default="{}", help="further settings, as JSON")
