@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from aet_stream.denoise import classical, grid, modes, trust
-from aet_stream.denoise.coarse import Coarse, _Solve, solve
+from aet_stream.denoise.coarse import _KNOTS, Said, _Solve, solve, spread
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.denoise.dncnn import DnCNN
 from aet_stream.denoise.features import describe
@@ -24,10 +24,12 @@ SHAPES = [(256, 256), (64, 64), (63, 97), (200, 31), (16, 16), (5, 3), (1024, 64
 
 
 def frame(shape: tuple[int, int] = (256, 256), seed: int = 0) -> np.ndarray:
-    """A particle on a slope, uint16."""
+    """A ball with fringes on a slope, uint16. (A smooth blob would be what contamination looks like.)"""
     rng = np.random.default_rng(seed)
-    y, x = np.mgrid[: shape[0], : shape[1]] / max(shape) - 0.4
-    return (300 + 80 * x + 900 * np.exp(-(x * x + y * y) / 0.02) + rng.poisson(30, shape)).astype("<u2")
+    row, column = np.mgrid[: shape[0], : shape[1]]
+    y, x = row / max(shape) - 0.4, column / max(shape) - 0.4
+    ball = np.sqrt(np.clip(1 - (x * x + y * y) / 0.04, 0, None)) * (1 + 0.2 * np.cos(column) * np.cos(row))
+    return (300 + 80 * x + 750 * ball + rng.poisson(30, shape)).astype("<u2")
 
 
 @pytest.fixture(scope="module")
@@ -189,16 +191,33 @@ def test_the_solve_goes_through_what_it_may_believe() -> None:
     assert float((found - surface).abs().max()) < 0.01
 
 
-def test_padding_changes_nothing() -> None:
-    """Blocks that are not in the frame have no say."""
+def test_blocks_that_are_not_in_the_frame_have_no_say() -> None:
     torch.manual_seed(0)
-    network = Coarse().eval()
-    statistics, valid = torch.rand(1, 5, 64, 64), torch.ones(1, 64, 64)
-    valid[:, 48:] = 0
-    statistics[:, :, 48:] = statistics[:, :, 47:48]
-    with torch.inference_mode():
-        whole = network(statistics, valid)[-1].background
-    assert torch.isfinite(whole).all()
+    weight, spectrum = torch.rand(1, 48, 64), torch.zeros(1, 9)
+    weight[:, 40:] = 0
+    value = torch.rand(1, 48, 64)
+    other = value.clone()
+    other[:, 40:] = 1000
+    assert torch.equal(solve(value, weight, spectrum), solve(other, weight, spectrum))
+    assert not torch.equal(solve(value, weight + 1, spectrum), solve(other, weight + 1, spectrum))
+
+
+def test_the_spread_of_the_solve_is_that_of_the_gaussian_process() -> None:
+    """Against the plain formula, block by block, with a part of the grid outside the frame."""
+    grid = modes.basis(16, 32)
+    torch.manual_seed(1)
+    weight, valid = torch.rand(1, 16, 32) * 5, torch.ones(1, 16, 32)
+    weight[:, 12:], valid[:, 12:] = 0, 0
+    spectrum = torch.linspace(1, -4, 9)[None]
+    said = Said(weight, weight, weight, weight, weight, spectrum)
+    phi = (grid.rows[:, None, :, None] * grid.columns[None, :, None, :]).reshape(16 * 32, -1)[:, grid.chosen]
+    variance = np.exp(np.interp(grid.frequency, np.array(_KNOTS) * modes.FINEST, spectrum[0].numpy()))
+    left = np.linalg.inv(np.diag(1 / variance) + phi.T @ (weight[0].numpy().reshape(-1, 1) * phi))
+    there = valid[0].numpy().reshape(-1) > 0
+    prior, posterior = (float(part[0]) for part in spread(said, valid))
+    assert prior == pytest.approx(np.sqrt(((phi**2) @ variance)[there].mean()), rel=1e-6)
+    assert posterior == pytest.approx(np.sqrt(((phi @ left) * phi).sum(1)[there].mean()), rel=1e-6)
+    assert posterior < prior
 
 
 @pytest.mark.parametrize("name", ["polynomial", "gaussian-process"])

@@ -23,7 +23,7 @@ MULTIPLE = 16
 """Rows and columns of the grid are padded to a multiple of this."""
 _KNOTS = (0.0, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)
 """Where the logarithm of the spectrum is given, in units of modes.FINEST; linear between."""
-_SEEN = len(CHANNELS) + 9
+_SEEN = len(CHANNELS) + 14
 _SAID = 6
 
 
@@ -38,6 +38,10 @@ class Said:
     """Logit: particle in this block?"""
     log_error: Tensor
     """Logarithm of the expected error's variance."""
+    weight: Tensor
+    """Precision of what the solve was told."""
+    log_spectrum: Tensor
+    """(n, knots): what it assumed, see solve"""
 
 
 class Coarse(nn.Module):
@@ -84,7 +88,7 @@ class Stage(nn.Module):
         smooth = solve(value, weight, log_spectrum)
         abrupt = torch.sigmoid(said[:, 3] - 4) * (value - smooth) * valid
         background = smooth + functional.conv2d(functional.pad(abrupt[:, None], (1, 1, 1, 1), "replicate"), _blur(abrupt))[:, 0]
-        return Said(background, own, said[:, 4], said[:, 5] - 6)
+        return Said(background, own, said[:, 4], said[:, 5] - 6, weight, log_spectrum)
 
 
 def _seen(statistics: Tensor, valid: Tensor, low: Tensor, before: Tensor, support: Tensor) -> Tensor:
@@ -94,7 +98,22 @@ def _seen(statistics: Tensor, valid: Tensor, low: Tensor, before: Tensor, suppor
     magnified = [torch.asinh(10 * mean) / 3, torch.asinh(10 * minimum) / 3, torch.asinh(100 * mean) / 6, torch.asinh(100 * minimum) / 6]
     magnified += [torch.asinh(100 * deviation) / 6, torch.asinh(100 * difference) / 6]
     levels = [mean, minimum, maximum, deviation, difference]
-    return torch.stack([*(level.clamp(-5, 5) for level in levels), *magnified, before - low, support, valid], dim=1)
+    lower, upper, contrast = _neighbourhood(mean, minimum, maximum, deviation)
+    around = [lower.clamp(-5, 5), upper.clamp(-5, 5), contrast.clamp(-5, 5), torch.asinh(10 * lower) / 3, torch.asinh(10 * contrast) / 3]
+    return torch.stack([*(level.clamp(-5, 5) for level in levels), *magnified, before - low, support, valid, *around], dim=1)
+
+
+def _neighbourhood(mean: Tensor, minimum: Tensor, maximum: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Minimum, maximum and standard deviation over 3 x 3 blocks: wide enough for a period of most lattices. The deeper the valleys between
+    atomic columns against their height, the more of the mean is particle."""
+    lower = -functional.max_pool2d(-minimum, 3, 1, 1)
+    upper = functional.max_pool2d(maximum, 3, 1, 1)
+
+    def averaged(x: Tensor) -> Tensor:
+        return functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+
+    variance = averaged(mean.square() + deviation.square()) - averaged(mean).square()
+    return lower, upper, variance.clamp(min=1e-12).sqrt()
 
 
 def _blur(like: Tensor) -> Tensor:
@@ -166,6 +185,16 @@ def solve(value: Tensor, weight: Tensor, log_spectrum: Tensor) -> Tensor:
     return surface.to(value.dtype)
 
 
+def spread(said: Said, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """(n,) standard deviation of the smooth surface over the frame: as the spectrum allows it, and as the observations leave it open."""
+    grid = modes.basis(valid.shape[-2], valid.shape[-1])
+    scale = (_log_modes(said.log_spectrum, grid) / 2).exp()
+    frame = _normal_matrix(valid.double(), grid) * scale[:, :, None] * scale[:, None, :]
+    left = torch.cholesky_inverse(_factor(said.weight.double(), scale, grid))
+    blocks = valid.sum((1, 2))
+    return (frame.diagonal(dim1=1, dim2=2).sum(1) / blocks).sqrt(), ((left * frame).sum((1, 2)) / blocks).clamp(min=0).sqrt()
+
+
 def _log_modes(log_spectrum: Tensor, grid: modes.Basis) -> Tensor:
     """(n, modes): the spectrum at every mode, linear between the knots."""
     knots = torch.tensor(_KNOTS, dtype=torch.float64, device=log_spectrum.device) * modes.FINEST
@@ -184,9 +213,7 @@ class _Solve(torch.autograd.Function):
     def forward(ctx: Any, value: Tensor, weight: Tensor, log_modes: Tensor, grid: modes.Basis) -> Tensor:
         to_modes, to_grid = _transforms(grid, value)
         scale = (log_modes / 2).exp()  # (n, modes)
-        matrix = _normal_matrix(weight, grid) * scale[:, :, None] * scale[:, None, :]
-        matrix.diagonal(dim1=1, dim2=2).add_(1)
-        factor, _ = torch.linalg.cholesky_ex(matrix)  # what is not finite stays so, and is seen by the caller
+        factor = _factor(weight, scale, grid)
         found = torch.cholesky_solve((to_modes(weight * value) * scale)[..., None], factor)[..., 0]
         surface: Tensor = to_grid(found * scale)
         ctx.grid = grid
@@ -200,6 +227,14 @@ class _Solve(torch.autograd.Function):
         adjoint = torch.cholesky_solve((to_modes(gradients[0]) * scale)[..., None], factor)[..., 0]
         back = to_grid(adjoint * scale)
         return weight * back, back * (value - surface), adjoint * found, None
+
+
+def _factor(weight: Tensor, scale: Tensor, grid: modes.Basis) -> Tensor:
+    """(n, modes, modes): Cholesky factor of 1 + what is observed, for coefficients scaled by sqrt(S)."""
+    matrix = _normal_matrix(weight, grid) * scale[:, :, None] * scale[:, None, :]
+    matrix.diagonal(dim1=1, dim2=2).add_(1)
+    factor: Tensor = torch.linalg.cholesky_ex(matrix)[0]  # what is not finite stays so, and is seen by the caller
+    return factor
 
 
 def _transforms(grid: modes.Basis, like: Tensor) -> Any:

@@ -84,22 +84,34 @@ class OnBlocks:
     def _infer(self, statistics: Array, valid: Array) -> tuple[Array, Array, dict[str, float]]:
         """((rows, columns) background, (rows, columns) logit of the support, doubts); normalised.
 
-        Doubts are root mean squares over the frame: the error that the network expects (`network`), how far its two stages are apart
-        (`stages`; the best of all), and how far its own word and the solve are under the particle (`own`).
+        Doubts, over the frame: the error that the network expects (`network`, root mean square; `network_mostly`, geometric mean); how far
+        its two stages are apart (`stages`, the best of all, and `stages_most`, where they are farthest), and its own word from the solve
+        under the particle (`own`); of the solves, what the spectrum allows (`prior`), what the observations leave open (`posterior`), and
+        how little the first one was told (`blind`).
         """
         import torch
+
+        from aet_stream.denoise.coarse import spread
 
         with torch.inference_mode():
             inputs = [torch.from_numpy(part)[None].to(self._device) for part in (statistics, valid)]
             first, last = self._model(*inputs)
-            inside = torch.sigmoid(last.support) * inputs[1]
-            squares = {
-                "network": last.log_error.exp() * inputs[1],
-                "stages": (last.background - first.background).square() * inputs[1],
-                "own": (last.own - last.background).square() * inside,
+            there = inputs[1] > 0
+            apart = (last.background - first.background)[there]
+            own = (last.own - last.background)[there] * torch.sigmoid(last.support[there]).sqrt()
+            prior, posterior = spread(last, inputs[1])
+            doubts = {
+                "network": last.log_error[there].exp().mean().sqrt(),
+                "network_mostly": (last.log_error[there].mean() / 2).exp(),
+                "stages": apart.square().mean().sqrt(),
+                "stages_most": torch.quantile(apart.abs(), 0.99),
+                "own": own.square().mean().sqrt(),
+                "prior": prior[0],
+                "posterior": posterior[0],
+                "blind": (-(first.weight[there] + 1e-9).log().mean() / 2).exp(),
             }
-            doubts = {name: float(part.mean().sqrt()) for name, part in squares.items()}
-            return last.background[0].cpu().numpy(), last.support[0].cpu().numpy(), doubts
+            found = {name: float(value) for name, value in doubts.items()}
+            return last.background[0].cpu().numpy(), last.support[0].cpu().numpy(), found
 
 
 class InTiles:

@@ -27,8 +27,8 @@ def _stage_loss(said: Said, batch: CoarseBatch) -> Tensor:
     inside = batch.particle * batch.known
     everywhere = mean_square_error(said.background, batch, batch.known)
     under = mean_square_error(said.background, batch, inside)
-    loss = 0.5 * (everywhere + _FLOOR).log() + 3 * (everywhere + _FLOOR).sqrt()
-    loss = loss + 0.25 * (under + _FLOOR).log() + (under + _FLOOR).sqrt()
+    loss = 0.5 * (everywhere + _FLOOR).log() + 6 * (everywhere + _FLOOR).sqrt()
+    loss = loss + 0.25 * (under + _FLOOR).log() + 3 * (under + _FLOOR).sqrt()
     loss = loss + 0.5 * (mean_square_error(said.own, batch, inside) + 1e-5).sqrt()
     support = functional.binary_cross_entropy_with_logits(said.support, batch.particle, batch.known, reduction="none").mean((1, 2))
     squares = (said.background - batch.background).detach().square()
