@@ -1,4 +1,4 @@
-"""Which series a source file belongs to, by its path alone."""
+"""Which series a source file belongs to, by its path alone; and how names are shown."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from aet_stream.config import Series
 
 #: Folders under output.root that are no series.
 RESERVED = ("quarantine", "run")
+
+_UNSEEN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]")
 
 
 def series_of(path: str, root_name: str, rules: Series | None = None) -> str:
@@ -29,3 +31,8 @@ def series_of(path: str, root_name: str, rules: Series | None = None) -> str:
     elif rest and name == root_name:
         return f"{name}_"
     return f"{name}_" if name in RESERVED or not name else name
+
+
+def shown(name: str) -> str:
+    """A folder or file name as text, whatever bytes it has: nothing in it moves a terminal's cursor or turns the reading direction."""
+    return _UNSEEN.sub("\ufffd", name.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))

@@ -132,6 +132,10 @@ def test_top_is_one_glance_and_keeps_itself_up_to_date(tmp_path: Path) -> None:
         assert f"aet-stream release {status['held'][0]['id']} --angle DEG" in said
         assert not {"\x1b", "\u202e"} & set(said)
         assert "evil\ufffd[2J\ufffd.tif" in said
+        asked = [*daemon.command("status"), *daemon.set]
+        plain = subprocess.run(asked, capture_output=True, text=True, env=environment, timeout=60, check=True).stdout
+        assert not {"\x1b", "\u202e"} & set(plain)
+        assert "evil\ufffd[2J\ufffd.tif" in plain
 
         leader, follower = pty.openpty()
         live = subprocess.Popen(top, stdin=follower, stdout=follower, stderr=follower, env=environment)

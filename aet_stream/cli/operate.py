@@ -11,6 +11,7 @@ from typing import Any
 
 from aet_stream.cli.common import Add, output_root, settings
 from aet_stream.errors import AetError, NotRunning
+from aet_stream.naming import shown
 from aet_stream.service import EXIT_OK, Stop, tie_to_parent
 
 
@@ -147,7 +148,7 @@ def _status_text(status: dict[str, Any]) -> str:
         lines.append(f"FAILED       {row['event']} of {row['series']} -> {row['sink']} ({row['attempts']} tries): {row['detail']}")
     if status["events"]["dead"]:
         lines.append("mend the cause and send failed events again: aet-stream resend")
-    return "\n".join(lines)
+    return "\n".join(shown(line) for line in lines)
 
 
 def _close(arguments: argparse.Namespace) -> int:
@@ -193,7 +194,7 @@ def _events(arguments: argparse.Namespace) -> int:
         print(json.dumps(rows, indent=2))
     for row in [] if arguments.json else rows:
         tries = f"{row['attempts']} tries" if row["attempts"] != 1 else "1 try"
-        print(f"{row['event_id']}  {row['event']:<19} {row['series']} -> {row['sink']}: {row['state']}, {tries}  {row['detail']}")
+        print(shown(f"{row['event_id']}  {row['event']:<19} {row['series']} -> {row['sink']}: {row['state']}, {tries}  {row['detail']}"))
     return EXIT_OK
 
 

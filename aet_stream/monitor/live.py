@@ -20,7 +20,8 @@ from aet_stream.errors import StoreError
 from aet_stream.monitor import words
 from aet_stream.monitor.advice import Adviser
 from aet_stream.monitor.coverage import coverage
-from aet_stream.monitor.shelf import Row, Shelf, as_row, series_id, shown
+from aet_stream.monitor.shelf import Row, Shelf, as_row, series_id
+from aet_stream.naming import shown
 
 logger = logging.getLogger(__name__)
 

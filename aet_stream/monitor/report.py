@@ -18,7 +18,8 @@ from aet_stream.errors import StoreError
 from aet_stream.monitor import frames
 from aet_stream.monitor.advice import Adviser, Hint
 from aet_stream.monitor.coverage import coverage
-from aet_stream.monitor.shelf import Row, Shelf, Table, shown
+from aet_stream.monitor.shelf import Row, Shelf, Table
+from aet_stream.naming import shown
 
 LARGE_PX, CONTACT = 300, 120
 """Edge of the large pictures; most pictures in the contact sheet."""

@@ -21,6 +21,7 @@ from aet_stream import layout
 from aet_stream.errors import StoreError
 from aet_stream.monitor import frames
 from aet_stream.monitor.looks import Look, look
+from aet_stream.naming import shown
 from aet_stream.projection import Array
 from aet_stream.series import Series
 
@@ -36,7 +37,6 @@ PREVIEW_FILE, VOLUME_FILE = "preview.h5", "reconstruction.h5"
 _LARGE_VOLUME_BYTES = 600 << 20
 _SLUG = re.compile(r"[0-9a-f]{16}")
 _UNSHOWN = frozenset({"sha256", "config_sha256", "stamp", "tilt_candidates", "series", "software"})
-_UNSEEN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]")
 _V = TypeVar("_V")
 
 Row = dict[str, Any]
@@ -46,11 +46,6 @@ Row = dict[str, Any]
 def series_id(name: str) -> str:
     """How a series is named in addresses: 16 hexadecimal digits, so that no folder name ever is part of one."""
     return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-
-
-def shown(name: str) -> str:
-    """A folder or file name as text, whatever bytes it has: nothing in it moves a terminal's cursor or turns the reading direction."""
-    return _UNSEEN.sub("\ufffd", name.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
 
 
 class Kept(Generic[_V]):

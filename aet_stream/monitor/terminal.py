@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aet_stream.monitor import words
-from aet_stream.monitor.shelf import shown
+from aet_stream.naming import shown
 
 _SIGNS = {"ok": ("● all well", "bold green"), "attention": ("▲ please look", "bold yellow"), "trouble": ("■ not working", "bold red")}
 _STAGES = {"settle": "settling", "read": "reading", "queue": "queue", "network": "background", "commit": "to disk", "total": "in all"}

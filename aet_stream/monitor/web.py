@@ -25,7 +25,8 @@ from aet_stream.monitor import frames, report, security, words
 from aet_stream.monitor.live import VIEWERS, Live, Viewer
 from aet_stream.monitor.metrics import Metrics
 from aet_stream.monitor.security import Guard
-from aet_stream.monitor.shelf import KINDS, PLANES, Row, series_id, shown
+from aet_stream.monitor.shelf import KINDS, PLANES, Row, series_id
+from aet_stream.naming import shown
 
 PAGE = Path(__file__).parent / "page"
 TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from aet_stream.monitor.shelf import shown
+from aet_stream.naming import shown
 
 STALE_S = 5.0
 DISK_LOW_BYTES = 5 << 30
