@@ -3,8 +3,8 @@
 Off unless the environment variable AET_STREAM_FAILPOINT is set when the process starts; then `reach` is an empty function. The
 variable says `NAME@N=FAULT`: at the N-th time that NAME is reached (default: the first), FAULT happens. Faults: `kill` (SIGKILL to this
 very process), `torn` (half of the file's bytes are lost, then SIGKILL), `spoil` (one bit of the file is flipped, and nobody says so),
-`error` (an exception that nobody expects), `hang` (SIGSTOP), or the name of an errno, for example ENOSPC, which is raised once and, with a
-`+` behind it, every time from then on.
+`error` (an exception that nobody expects), `hang` (SIGSTOP), `slow` (the disk takes its time), or the name of an errno, for example ENOSPC.
+With a `+` behind it a fault happens every time from then on.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import errno
 import os
 import re
 import signal
+import time
 from collections import Counter
 from pathlib import Path
 
 VARIABLE = "AET_STREAM_FAILPOINT"
+SLOW_S = 1.5
 
 #: Every file that takes the place of another goes through these, under its own name: master, quarantine, close, segment.
 _FILE = ("draft", "written", "synced", "renamed", "durable")
@@ -81,7 +83,7 @@ def disarm() -> None:
 
 
 def _known(fault: str) -> bool:
-    return fault in ("kill", "torn", "spoil", "error", "hang") or hasattr(errno, fault.rstrip("+"))
+    return fault.rstrip("+") in ("kill", "torn", "spoil", "error", "hang", "slow") or hasattr(errno, fault.rstrip("+"))
 
 
 def _on(name: str, path: Path | None = None) -> None:
@@ -91,7 +93,9 @@ def _on(name: str, path: Path | None = None) -> None:
     wanted, ordinal, fault = _armed
     if name != wanted or reached[name] < ordinal or (reached[name] > ordinal and not fault.endswith("+")):
         return
-    match fault:
+    match fault.rstrip("+"):
+        case "slow":
+            time.sleep(SLOW_S)
         case "kill" | "torn":
             if fault == "torn" and path is not None:
                 os.truncate(path, path.stat().st_size // 2)

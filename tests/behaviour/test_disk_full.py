@@ -1,4 +1,4 @@
-"""The disk fills up: intake waits, nothing is quarantined for it, and everything goes on when there is room."""
+"""The disk fills up, or is slow: intake waits, nothing is quarantined for it, and everything goes on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import Daemon, plain_rows, put, wait_for
+from aet_stream import failpoints
+from tests.harness import ENVIRONMENT, Daemon, plain_rows, put, running, wait_for
 
 
 @pytest.fixture
@@ -53,3 +54,16 @@ def test_a_full_disk_pauses_intake_and_loses_nothing(tmp_path: Path, small_disk:
         assert "nothing is lost" in daemon.log.read_text()
     finally:
         assert daemon.stop() == 0
+
+
+def test_a_slow_disk_makes_nobody_lose_a_lease_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each projection takes the disk longer than a worker may be silent: the hub hears what was said meanwhile before it judges."""
+    monkeypatch.setitem(ENVIRONMENT, failpoints.VARIABLE, "projection.written=slow+")
+    with running(tmp_path, queue__lease_s=1.0, denoise__workers=2) as daemon:
+        for index in range(6):
+            put(daemon.root / "np", index, float(index))
+        status = daemon.wait_for_totals(stored=6, quarantined=0, held=0, limit_s=90)
+        assert status["latency"]["stages"]["commit"]["p50_s"] > failpoints.SLOW_S
+        rows = plain_rows(daemon.out / "np" / "series.h5")
+        assert sorted(tilt for tilt, _, _ in rows.values()) == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+        assert "the worker was silent" not in daemon.log.read_text()
