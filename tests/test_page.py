@@ -453,7 +453,10 @@ def test_who_is_gone_is_missed_in_red_and_comes_back(browser: Browser, tmp_path:
         put(daemon.root / "np", 1, 5.0)
         daemon.wait_for_totals(stored=2)
         page.wait("aet.number === 1", limit_s=90, what="the projection that came in the meantime")
-        assert daemon.role_pids()["monitor"] != first
+        wait_for(lambda: daemon.role_pids().get("monitor") not in (None, first), what="another monitor")
+        page.wait(
+            "!document.body.innerText.includes('the hub has not been heard yet')", limit_s=60, what="the other monitor to know the hub"
+        )
         hub = daemon.role_pids()["hub"]
         os.kill(hub, signal.SIGSTOP)
         page.wait("document.getElementById('stale').innerText.includes('the hub is silent')", limit_s=60, what="word of the silent hub")

@@ -233,6 +233,8 @@ function showSave(row, of) {
 
 // -- state and staleness -----------------------------------------------------------------------------------------------------
 
+let asideShown = "[]";
+
 function showState() {
   const silent = connected ? state?.silence_s ?? 0 : 0, away = heardAt ? (performance.now() - heardAt) / 1000 : 0;
   const stale = heardAt > 0 && (away > STALE_S || silent > STALE_S), level = stale ? "stale" : state?.level || "wait";
@@ -253,6 +255,8 @@ function showState() {
   showPace(state);
   showHeld(state);
   if (series) showLists();
+  const aside = JSON.stringify(state.remedies || []);
+  if (aside !== asideShown) { asideShown = aside; refreshSoon(); }
 }
 
 function retheme(theme) {
