@@ -7,7 +7,7 @@ THREADS := $(shell nproc 2>/dev/null || echo 2)
 
 help:
 	@echo "make demo    a simulated microscope, the daemon, a volume, a picture: demo/summary.png"
-	@echo "make test    all tests (about five minutes)"
+	@echo "make test    all tests (about a quarter of an hour)"
 	@echo "make check   format, lint, types, import layers"
 	@echo "make bench   latency, throughput, memory, inference and reconstruction figures"
 

@@ -25,7 +25,7 @@ OUTSIDE = ("webhook", "zeromq", "command")
 def each(sinks: tuple[str, ...], quickly: tuple[str, ...]) -> list[Any]:
     """Every place for every sink; those that `make test` has no time for are slow."""
     return [
-        pytest.param(sink, place, marks=[] if sink == sinks[0] or place in quickly else pytest.mark.slow)
+        pytest.param(sink, place, marks=[] if sink == OUTSIDE[0] or place in quickly else pytest.mark.slow)
         for sink in sinks
         for place in PLACES
     ]
