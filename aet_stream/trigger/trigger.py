@@ -7,30 +7,20 @@ the same id.
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import sys
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
-
-import msgspec
 
 from aet_stream import failpoints
 from aet_stream.config import Config
-from aet_stream.layout import SERIES_FILE
 from aet_stream.messages import Event, EventDone, EventOff, EventPlease
-from aet_stream.transport import HubLink, hand_over
-from aet_stream.trigger import webhook
-from aet_stream.trigger.work import CallWork, ChildWork, Outcome, Work
+from aet_stream.transport import HubLink
+from aet_stream.trigger.sinks import Begin, configured
+from aet_stream.trigger.work import Outcome, Work
 
 logger = logging.getLogger(__name__)
 
 ASK_AGAIN_S = 0.2
 TURN_S = 0.1
-
-Begin = Callable[[Event], Work]
 
 
 class Trigger:
@@ -112,80 +102,3 @@ class Trigger:
             work.stop()
         if self._link is not None:
             self._link.close()
-
-
-def told(event: Event) -> bytes:
-    """What every receiver outside is given: one JSON object."""
-    at = datetime.fromtimestamp(event.at, UTC).isoformat(timespec="milliseconds")
-    return json.dumps({"id": event.event_id, "event": event.event, "series": event.series, "at": at, "data": event.data}).encode()
-
-
-def configured(config: Config) -> dict[str, Begin]:
-    """How each configured sink begins a delivery.
-
-    Raises
-    ------
-    ConfigError : the webhook's secret cannot be read
-    """
-    again_s, root = config.trigger.again_s, config.output_root
-    # One thread, also of the libraries that numpy brings: whatever else there is to do goes first.
-    modest = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    secret = webhook.secret_of(config.webhook.secret_file)
-
-    def reconstruct(event: Event) -> Work:
-        settings = config.reconstruct
-        argv = [sys.executable, "-m", "aet_stream", "reconstruct", str(root / event.series / SERIES_FILE), "--supervised"]
-        argv += ["--method", settings.method, "--iterations", str(settings.iterations), "--align", ",".join(settings.align)]
-        argv += ["--threads", str(settings.threads), "--memory", str(settings.memory_mib)]
-        argv += [] if settings.quality else ["--no-quality"]
-        return ChildWork(argv, timeout_s=settings.timeout_s, again_s=again_s)
-
-    def preview(event: Event) -> Work:
-        settings = config.preview
-        argv = [sys.executable, "-m", "aet_stream", "preview", str(root / event.series / SERIES_FILE), "--supervised"]
-        argv += ["--size", str(settings.size_px), "--iterations", str(settings.iterations)]
-        return ChildWork(argv, timeout_s=settings.timeout_s, again_s=again_s, environment=modest, niceness=19)
-
-    def report(event: Event) -> Work:
-        argv = [sys.executable, "-m", "aet_stream", "report", str(root / event.series / SERIES_FILE), "--supervised"]
-        argv += [f"--set=advice.{key}={json.dumps(value)}" for key, value in msgspec.to_builtins(config.advice).items()]
-        return ChildWork(argv, timeout_s=config.report.timeout_s, again_s=again_s, environment=modest, niceness=19)
-
-    def command(event: Event) -> Work:
-        environment = {
-            **os.environ,
-            "AET_EVENT": event.event,
-            "AET_EVENT_ID": event.event_id,
-            "AET_SERIES": event.series,
-            "AET_SERIES_FILE": str(root / event.series / SERIES_FILE),
-            "AET_OUTPUT_ROOT": str(root),
-            "AET_ATTEMPT": str(event.attempt),
-        }
-        environment.pop("NOTIFY_SOCKET", None)
-        argv, timeout_s = list(config.command.argv), config.command.timeout_s
-        return ChildWork(argv, timeout_s=timeout_s, again_s=again_s, stdin=told(event), environment=environment)
-
-    def post(event: Event) -> Work:
-        url, timeout_s = config.webhook.url, config.webhook.timeout_s
-        return CallWork(
-            lambda: webhook.post(url, secret, event.event_id, told(event), timeout_s=timeout_s, again_s=again_s), timeout_s=timeout_s
-        )
-
-    def hand(event: Event) -> Work:
-        endpoint, timeout_s = config.zeromq.endpoint, config.zeromq.timeout_s
-
-        def call() -> Outcome:
-            hand_over(endpoint, event.event_id, told(event), timeout_s=timeout_s)
-            return Outcome(True, "acknowledged")
-
-        return CallWork(call, timeout_s=timeout_s)
-
-    known: dict[str, Begin] = {
-        "reconstruct": reconstruct,
-        "preview": preview,
-        "report": report,
-        "command": command,
-        "webhook": post,
-        "zeromq": hand,
-    }
-    return {sink: known[sink] for sink in config.sinks}

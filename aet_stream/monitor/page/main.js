@@ -41,7 +41,9 @@ function snapshot(message) {
 }
 
 function hearState(message) {
+  const aside = JSON.stringify(state?.remedies);
   state = message.state;
+  if (JSON.stringify(state.remedies) !== aside) refreshSoon(); // put aside, or released: no row tells of it
   // Asked again with every state until it is there: a series is announced a moment before it can be read.
   if (following && state.current && state.current !== series?.id && state.current !== underWay) openSeries(state.current);
   if (series && state.current === series.id) {
@@ -233,8 +235,6 @@ function showSave(row, of) {
 
 // -- state and staleness -----------------------------------------------------------------------------------------------------
 
-let asideShown = "[]";
-
 function showState() {
   const silent = connected ? state?.silence_s ?? 0 : 0, away = heardAt ? (performance.now() - heardAt) / 1000 : 0;
   const stale = heardAt > 0 && (away > STALE_S || silent > STALE_S), level = stale ? "stale" : state?.level || "wait";
@@ -255,8 +255,6 @@ function showState() {
   showPace(state);
   showHeld(state);
   if (series) showLists();
-  const aside = JSON.stringify(state.remedies || []);
-  if (aside !== asideShown) { asideShown = aside; refreshSoon(); }
 }
 
 function retheme(theme) {
