@@ -92,7 +92,7 @@ def viewers(folder: Path, pairs: int = 12, each: int = 10, cadence_s: float = 0.
     with running(folder / "viewers", denoise__model=MODEL, denoise__threads=1, monitor__enabled=True, monitor__port=0) as daemon:
         (daemon.root / "np").mkdir()
         wait_for(lambda: daemon.status()["roles"].get("worker-0"), limit_s=120, what="the worker")
-        url, monitor = address(daemon), daemon.role_pids()["monitor"]
+        url, monitor = address(daemon), daemon.pid("monitor")
         assert daemon.process is not None
         top, done = daemon.process.pid, 0
         per_projection: dict[int, list[float]] = {0: [], VIEWERS: []}

@@ -106,6 +106,11 @@ class Daemon:
         roles = self.status()["roles"].get("supervisor", {}).get("status", {}).get("roles", {})
         return {name: role["pid"] for name, role in roles.items() if role["pid"]}
 
+    def pid(self, role: str, other_than: int | None = None) -> int:
+        """Of a role, as soon as it runs and the supervisor has said so; `other_than` waits for its next life."""
+        found: int = wait_for(lambda: (pid := self.role_pids().get(role)) != other_than and pid, what=f"{role} to run")
+        return found
+
 
 @contextmanager
 def running(folder: Path, *words: str, **settings: Any) -> Iterator[Daemon]:

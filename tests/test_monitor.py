@@ -72,7 +72,7 @@ def test_it_says_when_the_hub_is_silent_and_recovers(tmp_path: Path) -> None:
     with running(tmp_path, monitor__enabled=True, monitor__port=0, supervise__stall_s=60) as daemon:
         url = address(daemon)
         wait_for(lambda: get(f"{url}/readyz")[0] == 200, what="readiness")
-        hub = daemon.role_pids()["hub"]
+        hub = daemon.pid("hub")
         os.kill(hub, signal.SIGSTOP)
         try:
             wait_for(lambda: get(f"{url}/readyz") == (503, "the hub is silent\n"), what="word of the silent hub")
@@ -178,7 +178,7 @@ def test_intake_goes_on_while_the_monitor_is_stopped(tmp_path: Path) -> None:
         url = address(daemon)
         with connect(url.replace("http", "ws") + "/api/v1/events", proxy=None) as viewer:
             assert json.loads(viewer.recv(timeout=10))["type"] == "snapshot"
-            monitor = daemon.role_pids()["monitor"]
+            monitor = daemon.pid("monitor")
             os.kill(monitor, signal.SIGSTOP)
             try:
                 for index in range(1, 31):
@@ -186,7 +186,7 @@ def test_intake_goes_on_while_the_monitor_is_stopped(tmp_path: Path) -> None:
                 daemon.wait_for_totals(stored=31)
                 assert daemon.ask("close", "np").returncode == 0
                 assert Path(f"/proc/{monitor}/stat").read_text().rsplit(") ", 1)[1][0] == "T"
-                assert daemon.role_pids()["monitor"] == monitor
+                assert daemon.pid("monitor") == monitor
             finally:
                 os.kill(monitor, signal.SIGCONT)
             wait_for(lambda: json.loads(get(f"{url}/status.json")[1]).get("totals", {}).get("stored") == 31, what="the truth")

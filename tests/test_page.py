@@ -145,12 +145,13 @@ def grey_levels(page: Page, canvas: str, width: int, height: int) -> np.ndarray:
 def assert_shows(levels: np.ndarray, truth: np.ndarray, window: list[float] | None = None) -> None:
     """The levels are the true values between black and white, to a level; `window` is what the page says these two are.
 
-    The lower left corner, where the scale bar is, is left out.
+    The lower left corner, where the scale bar is, is left out. Much of a volume's slice is exactly zero, so what is asked of the fit is a
+    scale of many levels, not a share of the pixels.
     """
     free = np.ones(levels.shape, dtype=bool)
     free[-10:, :48] = False
     inside = free & (levels > 0) & (levels < 255)
-    assert inside.mean() > 0.2
+    assert np.unique(levels[inside]).size > 30
     per_level, black = np.polyfit(levels[inside], truth[inside], 1)
     assert per_level > 0
     assert np.abs(np.clip((truth - black) / per_level, 0, 255) - levels)[free].max() <= 1.5
@@ -448,16 +449,16 @@ def test_who_is_gone_is_missed_in_red_and_comes_back(browser: Browser, tmp_path:
         page = browser.page(address(daemon))
         page.wait("window.aet?.painted > 0", limit_s=90)
         assert page.run("document.getElementById('stale').hidden")
-        first = daemon.role_pids()["monitor"]
+        first = daemon.pid("monitor")
         os.kill(first, signal.SIGKILL)
         put(daemon.root / "np", 1, 5.0)
         daemon.wait_for_totals(stored=2)
         page.wait("aet.number === 1", limit_s=90, what="the projection that came in the meantime")
-        wait_for(lambda: daemon.role_pids().get("monitor") not in (None, first), what="another monitor")
+        daemon.pid("monitor", other_than=first)
         page.wait(
             "!document.body.innerText.includes('the hub has not been heard yet')", limit_s=60, what="the other monitor to know the hub"
         )
-        hub = daemon.role_pids()["hub"]
+        hub = daemon.pid("hub")
         os.kill(hub, signal.SIGSTOP)
         page.wait("document.getElementById('stale').innerText.includes('the hub is silent')", limit_s=60, what="word of the silent hub")
         os.kill(hub, signal.SIGCONT)

@@ -78,7 +78,7 @@ def test_a_report_that_hangs_or_dies_holds_up_nobody(tmp_path: Path) -> None:
         for index in range(5):
             put(daemon.root / "first", index, 10.0 * index)
         daemon.wait_for_totals(stored=5)
-        trigger = daemon.role_pids()["trigger"]
+        trigger = daemon.pid("trigger")
         assert daemon.ask("close", "first").returncode == 0
         (child,) = wait_for(lambda: children(trigger, "report"), what="the report under way")
         os.kill(child, signal.SIGSTOP)

@@ -25,7 +25,7 @@ def test_the_hubs_memory_does_not_grow_with_what_waits(tmp_path: Path) -> None:
     with running(tmp_path, denoise__workers=1, queue__lease_s=60) as daemon:
         first = put(daemon.root / "big", 0, 0.0, size_px=1024, pixels=known_image(0, 1024))
         daemon.wait_for_totals(stored=1)
-        hub, worker = daemon.role_pids()["hub"], daemon.role_pids()["worker-0"]
+        hub, worker = daemon.pid("hub"), daemon.pid("worker-0")
         subprocess.run(["kill", "-STOP", str(worker)], check=True)
         content = bytearray(first.read_bytes())
         for index in range(1, 501):
