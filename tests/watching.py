@@ -81,11 +81,11 @@ class Bench:
 
     def rest(self) -> None:
         """Turn until the watch has nothing left to do, and three scans more have found nothing."""
-        self._quiet_from = self.watch._scans
+        self._quiet_from = self.watch._rhythm.scans
         self.until(self._at_rest)
 
     def _at_rest(self) -> bool:
-        scans = self.watch._scans
+        scans = self.watch._rhythm.scans
         if (
             self.watch._settling.candidates
             or self.watch._visits.waiting

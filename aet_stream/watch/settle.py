@@ -59,18 +59,17 @@ class Settling:
         """Files that say that a series has ended, and their stamps."""
         self.ignored: set[str] = set()
         """Files that are neither images nor sidecars."""
-        self.found = 0
+        self.untold: set[str] = set()
+        """Found new or changed by the last scan, and no event has named them since."""
 
     def excluded(self, name: str) -> bool:
         return self._exclude.match(name.lower()) is not None
 
     def scan(self, now: float) -> list[str]:
-        """Look at every file; returns those that have vanished, and counts in `found` those that are new or changed."""
-        self.found = 0
+        """Look at every file; returns those that have vanished."""
         self._stats = dict(_files(self.root, self.excluded))
         self._sort_sidecars()
-        for path in self._stats:
-            self._note(path, now, closed=False)
+        self.untold = {path for path in self._stats if self._note(path, now, closed=False)}
         gone = (self.seen.keys() | self.candidates.keys()) - self._stats.keys()
         for path in gone:
             for known in (self.seen, self.candidates, self._since):
@@ -111,6 +110,7 @@ class Settling:
         if not (stat.S_ISREG(entry.st_mode) or stat.S_ISLNK(entry.st_mode)) or any(self.excluded(part) for part in path.split("/")):
             return False
         self._stats[path] = entry
+        self.untold.discard(path)
         if self._is_image(path):
             self._note(path, now, closed=closed)
             return False
@@ -119,8 +119,8 @@ class Settling:
     def _is_image(self, path: str) -> bool:
         return os.path.splitext(path)[1].lower() in self.suffixes  # noqa: PTH122 - a Path for each of 10,000 files takes too long
 
-    def _note(self, path: str, now: float, *, closed: bool) -> None:
-        """A file was seen in some state."""
+    def _note(self, path: str, now: float, *, closed: bool) -> bool:
+        """A file was seen in some state; True for an image that is new or changed."""
         entry = self._stats[path]
         if not self._is_image(path):
             name = PurePosixPath(path)
@@ -128,22 +128,23 @@ class Settling:
                 self.sentinels[path] = stat_stamp(entry)
             elif name.suffix.lower() not in SIDECAR_SUFFIXES:
                 self.ignored.add(path)
-            return
+            return False
         together = [entry]
         if path.rpartition("/")[0] in self._with_sidecars:
             together += [self._stats[name] for name in (*sidecar_names(path), *self.loose(path)) if name in self._stats]
         stamp = "+".join(map(stat_stamp, together))
         candidate = self.candidates.get(path)
         if candidate is None and self.seen.get(path) == stamp:
-            return
+            return False
         if candidate is None or candidate.stamp != stamp:
-            self.found += 1
             before = self._since.get(path, ("", 0.0, 0.0))
             since, look_at = before[1:] if before[0] == stamp else (now, 0.0)
             self._since[path] = (stamp, since, look_at)
             self.candidates[path] = Candidate(stamp, since, max(entry.st_ctime for entry in together), closed, look_at)
-        elif closed and not candidate.closed:
+            return True
+        if closed and not candidate.closed:
             candidate.closed, candidate.look_at = True, 0.0
+        return False
 
     def settled(self, now: float) -> list[tuple[str, Candidate]]:
         """Files that have stood still for long enough."""

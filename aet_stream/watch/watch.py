@@ -24,6 +24,7 @@ from aet_stream.transport import HubLink
 from aet_stream.watch import settle
 from aet_stream.watch.angle import resolve
 from aet_stream.watch.events import Hints
+from aet_stream.watch.rhythm import Rhythm
 from aet_stream.watch.settle import Settling
 from aet_stream.watch.visits import Frame, Visit, Visits, stamp_of
 
@@ -36,11 +37,6 @@ LOOK_BUDGET_S = 0.3
 LOOKS_AT_ONCE = 32
 DEATHS = 3
 """Reading processes that a file may kill before it is put aside."""
-SCAN_SHARE = 0.01
-"""While events tell of everything and nothing happens, scans take at most this share of a core."""
-QUIET_S = 10.0
-MISSED_S = 60.0
-LONGEST_SCAN_S = 60.0
 
 
 class Reader(Protocol):
@@ -76,14 +72,8 @@ class Watch:
         self._ends_told: dict[str, str] = {}
         self._link: HubLink | None = None
         self._hub_id = ""
-        self._scan_at = self._scanned_at = 0.0
-        self._scan_cost_s = 0.0
-        self._told = False
-        """An event asked for the next scan, so what it finds was not missed."""
-        self._hinted_at = self._missed_at = time.monotonic()
-        self._listening = False
+        self._rhythm = Rhythm(config.watch.scan_s)
         self._there = False
-        self._scans = 0
 
     def start(self) -> None:
         self._plan = load_plan(self._config.angle.plan)
@@ -102,36 +92,26 @@ class Watch:
 
     def _look_for_root(self) -> None:
         there = self.root.is_dir()
-        if there and not self._there and self._config.watch.events and not self._listening:
-            self._listening = self._hints.start(self.root)
-        if not there and (self._there or not self._scans):
+        if there and not self._there and self._config.watch.events and not self._rhythm.listening:
+            self._rhythm.listening = self._hints.start(self.root)
+        if not there and (self._there or not self._rhythm.scans):
             logger.warning("watch.root %s is not there: waiting for it", self.root)
         self._there = there
 
     def _scan(self, now: float) -> None:
         """Look at every file."""
         self._look_for_root()
-        began = time.thread_time()  # work, not waiting: on a busy machine or a slow share scans are no rarer
-        if self._there:
-            for path in self._settling.scan(now):
+        if self._settling.untold:
+            self._rhythm.missed(now)
+        with self._rhythm.scan(now) as called:
+            for path in self._settling.scan(now) if self._there else ():
                 self._visits.forget(path)
-            if self._settling.found and not self._told:
-                self._missed_at = now
-        self._scan_cost_s = time.thread_time() - began
-        self._scans += 1
-        self._told, self._scanned_at, self._scan_at = False, now, now + self._scan_pause_s(now)
-
-    def _scan_pause_s(self, now: float) -> float:
-        """Scans are the truth, events only hints; but while events tell of everything and all is quiet, fewer scans are needed."""
-        asked = self._config.watch.scan_s
-        quiet = now - self._hinted_at > QUIET_S and now - self._missed_at > MISSED_S
-        if self._listening and quiet:
-            return max(asked, min(LONGEST_SCAN_S, self._scan_cost_s / SCAN_SHARE))
-        return max(asked, self._scan_cost_s * 4)
+        if called:
+            self._settling.untold.clear()
 
     def step(self) -> None:
         now = time.monotonic()
-        soon = min(0.25, max(0.0, self._scan_at - now), self._settling.next_look_s(now))
+        soon = min(0.25, max(0.0, self._rhythm.due_at - now), self._settling.next_look_s(now))
         for message, _ in self.link.receive(0.0 if self._asked else soon):
             if isinstance(message, Want):
                 self._asked.append(message)
@@ -140,15 +120,16 @@ class Watch:
         now = time.monotonic()
         hints = self._hints.take()
         if hints:
-            self._hinted_at = now
+            self._rhythm.event(now)
         rescan = [self._settling.hint(path, now, closed=closed) for path, closed in hints]
         if self._hints.lost:
             self._hints.lost = False
             logger.warning("file system events were lost: scanning everything")
-            self._missed_at, rescan = now, [True]
-        if any(rescan):  # a burst of new folders asks for many scans: most of the time is for looking into files
-            self._told, self._scan_at = True, min(self._scan_at, self._scanned_at + self._scan_cost_s * 4)
-        if now >= self._scan_at:
+            self._rhythm.event(now)
+            rescan = [True]
+        if any(rescan):
+            self._rhythm.call()
+        if now >= self._rhythm.due_at:
             self._scan(now)
         if self._hub_id:
             self._look(now)
@@ -165,7 +146,7 @@ class Watch:
             self._settling.again(path)
         self._asked.clear()
         self._ends_told.clear()
-        self._scan_at = 0.0
+        self._rhythm.now()
 
     # -- looking ----------------------------------------------------------------------------------------------------------------
 
@@ -182,7 +163,7 @@ class Watch:
 
     def _looked(self, path: str, candidate: settle.Candidate, look: Look | AetError, now: float, *, lenient: bool) -> None:
         if isinstance(look, SourceGone):
-            self._scan_at = 0.0  # the scan forgets it
+            self._rhythm.now()  # the scan forgets it
             candidate.look_at = now + LOOK_AGAIN_S
         elif isinstance(look, AetError):
             self._not_yet(path, candidate, look, now)
@@ -279,7 +260,7 @@ class Watch:
             self._refuse(want, "later" if (self.root / want.path).exists() else "gone", "the file changed since it was offered")
             if visit is None:
                 self._settling.again(want.path)
-            self._scan_at = 0.0
+            self._rhythm.now()
             return
         members = [Member(str(self.root / frame.path), frame.unit.image, self._loose(frame.path)) for frame in visit.frames]
         try:
@@ -305,7 +286,7 @@ class Watch:
         self._visits.retract(visit)
         for frame in visit.frames:
             self._settling.again(frame.path, after_s=after_s)
-        self._scan_at = 0.0
+        self._rhythm.now()
 
     def _send(self, want: Want, visit: Visit, projection: Projection, reading: Reading) -> None:
         answers = [self._resolve(frame.path, unit, frame.images) for frame, unit in zip(visit.frames, reading.units, strict=True)]
@@ -342,13 +323,13 @@ class Watch:
         self.link.beat(
             {
                 "hub_id": self._hub_id,
-                "busy": bool(self._settling.candidates or self._visits.waiting or self._asked or not self._scans),
+                "busy": bool(self._settling.candidates or self._visits.waiting or self._asked or not self._rhythm.scans),
                 "asked": [[want.path, want.image] for want in self._asked],
                 "root": str(self.root),
                 "root_there": self._there,
-                "events": self._listening,
-                "scan_s": round(self._scan_cost_s, 4),
-                "scan_every_s": round(self._scan_pause_s(time.monotonic()), 2),
+                "events": self._rhythm.listening,
+                "scan_s": round(self._rhythm.cost_s, 4),
+                "scan_every_s": round(self._rhythm.pause_s(time.monotonic()), 2),
                 "files": len(self._settling.seen),
                 "moving": len(self._settling.candidates),
                 "visits_waiting": self._visits.waiting,

@@ -262,9 +262,9 @@ def test_a_new_file_is_noticed_at_once(tmp_path: Path) -> None:
         bench.until(lambda: bench.status.get("hub_id"))
         time.sleep(0)  # let the observer's thread in
         (bench.root / "x_+1.00deg.tif").write_bytes(tiff(known_image(1), 0.0, 0.1))
-        scans = bench.watch._scans
+        scans = bench.watch._rhythm.scans
         bench.until(lambda: bench.taken, limit_s=20)
-        assert bench.watch._scans == scans
+        assert bench.watch._rhythm.scans == scans
 
 
 def test_a_file_that_kills_its_reader_three_times_is_put_aside_and_others_go_on(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from aet_stream.simulate.writers import npy
 from aet_stream.watch.events import network_file_system
-from tests.harness import known_image, running
+from aet_stream.watch.rhythm import Rhythm
+from tests.harness import known_image, put, running
 from tests.watching import Bench, WatchProcess
 
 
@@ -108,20 +109,32 @@ def test_2000_files_at_full_speed_end_in_their_series(tmp_path: Path) -> None:
         print(f"\n{len(names)} files stored after {time.monotonic() - began:.0f} s")
 
 
-def test_scans_are_rare_while_events_tell_everything(tmp_path: Path) -> None:
-    """Quiet and listening: a scan that costs 0.2 s comes every 20 s. Polling, busy, or after a loss: as often as configured."""
-    with Bench(tmp_path, "watch.scan_s=2") as bench:
-        watch, now = bench.watch, time.monotonic()
-        watch._scan_cost_s, watch._hinted_at, watch._missed_at = 0.2, now - 100, now - 100
-        assert watch._scan_pause_s(now) == pytest.approx(20.0)
-        watch._scan_cost_s = 5.0
-        assert watch._scan_pause_s(now) == 60.0
-        watch._scan_cost_s, watch._hinted_at = 0.2, now
-        assert watch._scan_pause_s(now) == 2.0
-        watch._hinted_at, watch._missed_at = now - 100, now
-        assert watch._scan_pause_s(now) == 2.0
-        watch._missed_at, watch._listening = now - 100, False
-        assert watch._scan_pause_s(now) == 2.0
+def test_scans_are_rare_while_events_tell_everything() -> None:
+    """Quiet and listening: scans of 0.2 s grow rarer, down to one in 20 s. Polling, or after a miss: as often as configured."""
+    rhythm, news = Rhythm(2.0), time.monotonic()
+    rhythm.cost_s, rhythm.listening = 0.2, True
+    rhythm.event(news)
+    assert [rhythm.pause_s(news + after_s) for after_s in (0, 2, 12, 30, 2000)] == pytest.approx([2, 2, 6, 15, 20])
+    rhythm.cost_s = 5.0
+    assert rhythm.pause_s(news + 2000) == 60
+    rhythm.missed(news + 100)
+    rhythm.cost_s = 0.2
+    assert [rhythm.pause_s(news + after_s) for after_s in (100, 159, 160)] == pytest.approx([2, 2, 20])
+    rhythm.listening = False
+    assert rhythm.pause_s(news + 2000) == 2
+
+
+def test_only_files_of_which_no_event_told_make_scans_frequent(tmp_path: Path) -> None:
+    """What a scan finds before its event is taken was not missed; with the observer deaf, it was."""
+    with Bench(tmp_path, "watch.scan_s=0.05") as bench:
+        rhythm = bench.watch._rhythm
+        put(bench.root / "s", 0, 1.0)
+        bench.until(lambda: bench.taken)
+        bench.rest()
+        assert rhythm._missed_at < 0
+        bench.watch._hints.take = lambda: []  # type: ignore[method-assign]
+        put(bench.root / "s", 1, 2.0)
+        bench.until(lambda: len(bench.taken) == 2 and rhythm._missed_at > 0)
 
 
 @pytest.mark.parametrize(
