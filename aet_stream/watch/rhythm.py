@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 QUIET_SHARE, BUSY_SHARE = 0.01, 0.2
-"""Of a core: what scans may take while events tell of everything and nothing happens, and at any other time, which is for looking into files."""
+"""Of a core: what scans may take while events tell of everything and nothing happens, and at any other time."""
 LONGEST_S = 60.0
 EASING = 0.5
 """A pause is this share of the time since the last event, so scans grow rare step by step."""
