@@ -86,20 +86,20 @@ def test_it_says_when_the_hub_is_silent_and_recovers(tmp_path: Path) -> None:
 
 
 def test_a_series_leaves_as_csv_and_tiff(tmp_path: Path) -> None:
-    """Figures as CSV and pixels as TIFF equal the series to the last bit; the TIFF knows its pixel size and its tilt."""
+    """Figures as CSV and pixels as TIFF equal the series to the last bit; a name that looks like a formula is a text; the TIFF knows its scale and tilt."""
     with running(tmp_path, monitor__enabled=True, monitor__port=0) as daemon:
         for index in range(3):
-            put(daemon.root / "np", index, 10.0 * index - 7.25)
+            put(daemon.root / "=np", index, 10.0 * index - 7.25)
         daemon.wait_for_totals(stored=3)
         url = address(daemon)
         (found,) = json.loads(get(f"{url}/api/v1/series")[1])
         one = f"{url}/api/v1/series/{found['id']}"
-        with h5py.File(daemon.out / "np" / "series.h5") as file:
+        with h5py.File(daemon.out / "=np" / "series.h5") as file:
             columns = {key: value[()] for key, value in file["/aet/projection"].items()}
             images = {"raw": file["/aet/raw"][()], "clean": file["/exchange/data"][()]}
         images["background"] = images["raw"].astype(np.float32) - images["clean"]
         rows = list(csv.DictReader(io.StringIO(get(f"{one}/summary.csv")[1])))
-        assert [row["path"] for row in rows] == [path.decode() for path in columns["path"]]
+        assert [row["path"] for row in rows] == ["'" + path.decode() for path in columns["path"]]
         for key in ("number", "tilt_deg", "background_mean", "vacuum_noise", "trust", "clean_crc32"):
             assert [float(row[key]) for row in rows] == columns[key].tolist(), key
         for kind, truth in images.items():

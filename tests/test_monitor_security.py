@@ -30,7 +30,7 @@ from aet_stream.monitor.monitor import CONNECTIONS
 from aet_stream.monitor.monitor import Monitor as Role
 from aet_stream.monitor.shelf import Shelf
 from aet_stream.monitor.web import Web
-from tests.harness import running
+from tests.harness import running, wait_for
 from tests.test_monitor import address
 
 TOKEN = "t" * 43
@@ -241,6 +241,29 @@ def test_many_who_say_nothing_keep_nobody_out_for_long(role: Role, monkeypatch: 
     finally:
         for one in crowd:
             one.close()
+
+
+def test_who_never_takes_his_answers_is_shown_the_door(role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow read: one file after the other is asked for and none taken, so the server's buffers fill; the connection is cut, others live."""
+    monkeypatch.setattr(security, "UNREAD_S", 0.5)
+    requests = b"GET /static/main.js HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 50
+
+    def cut() -> bool:
+        role.step()
+        try:
+            client.send(requests)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return False
+
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", int(role.url.rsplit(":", 1)[1])))
+        client.setblocking(False)
+        wait_for(cut, limit_s=60, what="the connection to be cut")
+    assert asked(role, b"GET /livez HTTP/1.1" + HOST).endswith(b"alive\n")
 
 
 @pytest.fixture

@@ -201,6 +201,7 @@ class ImpatientProtocol(H11Protocol):
     """Closes connections that take their time to say what they want, or never take the answer (slow loris, slow read)."""
 
     _deadline: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -213,8 +214,18 @@ class ImpatientProtocol(H11Protocol):
         elif self._deadline is None:
             self._wait_for_headers()
 
+    def pause_writing(self) -> None:
+        """What was written waits for the client to take it."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(UNREAD_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._taken()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()
+        self._taken()
         super().connection_lost(exc)
 
     def timeout_keep_alive_handler(self) -> None:
@@ -233,6 +244,11 @@ class ImpatientProtocol(H11Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _taken(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
 
 def tls_settings(settings: Monitor) -> dict[str, Any]:

@@ -157,7 +157,7 @@ class Web:
         text = io.StringIO()
         table = csv.DictWriter(text, columns)
         table.writeheader()
-        table.writerows(found["rows"])
+        table.writerows({key: _harmless(value) for key, value in row.items()} for row in found["rows"])
         return Response(text.getvalue(), media_type="text/csv; charset=utf-8", headers=_download(f"{found['id']}.csv"))
 
     async def _report(self, request: Request) -> Response:
@@ -255,6 +255,11 @@ def _download(name: str) -> dict[str, str]:
 
 def _text(value: Any) -> str:
     return msgspec.json.encode(value).decode()
+
+
+def _harmless(cell: Any) -> Any:
+    """A text that a spreadsheet would run as a formula is kept a text (OWASP, "CSV Injection"); numbers stay numbers."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 def _json(value: Any, code: int = 200) -> Response:
