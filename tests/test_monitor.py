@@ -86,7 +86,7 @@ def test_it_says_when_the_hub_is_silent_and_recovers(tmp_path: Path) -> None:
 
 
 def test_a_series_leaves_as_csv_and_tiff(tmp_path: Path) -> None:
-    """Figures as CSV and pixels as TIFF equal the series to the last bit; a name that looks like a formula is a text; the TIFF knows its scale and tilt."""
+    """Figures and pixels equal the series to the last bit; a name like a formula is a text; the TIFF knows its scale and tilt."""
     with running(tmp_path, monitor__enabled=True, monitor__port=0) as daemon:
         for index in range(3):
             put(daemon.root / "=np", index, 10.0 * index - 7.25)
