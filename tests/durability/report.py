@@ -142,7 +142,7 @@ def _fsync(found: list[dict[str, Any]]) -> str:
     return f"""
 ## What safety costs
 
-Frames of 1024 x 1024, with and without fsync in turn within one run; medians of {found[-1]["frames"]}, on a machine that did other things too.
+Frames of 1024 x 1024, with and without fsync in turn within one run; medians of {found[-1]["frames"]}, on a machine that did nothing else.
 
 | step | ms |
 | --- | --- |
