@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import resource
+from functools import partial
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from aet_stream.errors import ReconstructionError
 from aet_stream.layout import CLEAN, PER_PROJECTION, THETA, crc32
 from aet_stream.projection import Array
 from aet_stream.reconstruct import solver
-from aet_stream.reconstruct.projector import reproject
+from aet_stream.reconstruct.gpu import OnDevice
+from aet_stream.reconstruct.projector import Pieces, reproject
 from aet_stream.reconstruct.run import VOLUME, Options, reconstruct
 from aet_stream.reconstruct.stopping import choose_iterations, noise_variance
 
@@ -138,6 +142,37 @@ def test_slices_do_not_depend_on_slabs() -> None:
     whole = solver.solve(views, TILTS_DEG, iterations=5, threads=1).volume
     for options in ({"threads": 4}, {"threads": 1, "memory_mib": 2}):
         np.testing.assert_array_equal(solver.solve(views, TILTS_DEG, iterations=5, **options).volume, whole)
+
+
+@pytest.mark.parametrize("tilts_at_once", [29, 7])
+def test_the_steps_of_the_gpu_are_those_of_the_cpu(tilts_at_once: int) -> None:
+    """The same volume and residuals to rounding, from nothing and from a start, with the matrices kept and made anew; torch on the CPU."""
+    rays = solver.as_rays(views_of(BLOBS, TILTS_DEG))
+    pieces = Pieces(TILTS_DEG, 48, 23.1, tilts_at_once=tilts_at_once)
+    start = None
+    for _ in range(2):
+        path = list(solver.steps(pieces, rays, 8, start=start))
+        told = itertools.count()
+        voxels, squares = OnDevice(pieces, "cpu").finish(rays, 8, start, partial(next, told))
+        np.testing.assert_allclose(voxels, path[-1][0], atol=2e-5)
+        np.testing.assert_allclose(squares, [squared for _, squared in path], rtol=1e-4)
+        assert next(told) == 8
+        start = path[-1][0]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_makes_the_same_volume() -> None:
+    views = views_of(BLOBS, TILTS_DEG)
+    volumes = [solver.solve(views, TILTS_DEG, iterations=20, device=device).volume for device in ("cpu", "cuda")]
+    np.testing.assert_allclose(*volumes, atol=1e-4)
+
+
+@pytest.mark.parametrize("device", ["cuda:77", "vacuum"])
+def test_a_device_that_is_not_there_is_named(device: str) -> None:
+    """With what to do."""
+    with pytest.raises(ReconstructionError, match=rf"reconstruct.device = '{device}' cannot be used .*set it to 'cpu'"):
+        solver.solve(views_of(BLOBS, TILTS_DEG), TILTS_DEG, device=device)
 
 
 def test_too_little_memory_is_said_beforehand() -> None:

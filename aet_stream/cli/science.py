@@ -24,6 +24,7 @@ def add_commands(add: Add) -> None:
     reconstruct.add_argument("--no-quality", action="store_true", help="no half volumes: half the work")
     reconstruct.add_argument("--threads", type=int, default=0, help="0: all cores")
     reconstruct.add_argument("--memory", type=int, default=0, metavar="MIB", help="bound for the solver (0: 4/5 of the machine's)")
+    reconstruct.add_argument("--device", default="cpu", help="of the built-in solver: cpu, cuda, cuda:0 ... (default: cpu)")
     reconstruct.add_argument("--out", type=Path, metavar="FILE", help="default: reconstruction.h5 beside the series; .mrc or .tif as well")
     reconstruct.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     preview = add("preview", _preview, "a small volume of a series that is still growing", config=False)
@@ -72,6 +73,7 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
         quality=not arguments.no_quality,
         threads=arguments.threads,
         memory_mib=arguments.memory,
+        device=arguments.device,
     )
     print(reconstruct(arguments.series, options, out=arguments.out))
     return EXIT_OK

@@ -71,6 +71,7 @@ class Pieces:
         starts = range(0, len(tilts_deg), tilts_at_once)
         self._tilts = [tilts_deg[start : start + tilts_at_once] for start in starts]
         self._kept = make_projector(tilts_deg, width, axis_px) if len(starts) == 1 else None
+        self.whole = self._kept is not None
         self.inside = circle(width)
         self.ray_sums, self.voxel_sums = self._sums()
 

@@ -64,6 +64,8 @@ class Options:
     """Judge the volume: half volumes (twice the work), residual of each projection."""
     threads: int = 0
     memory_mib: int = 0
+    device: str = "cpu"
+    """Of the built-in solver: cpu, cuda, cuda:0, ..."""
 
 
 def reconstruct(series: Path, options: Options | None = None, *, out: Path | None = None, progress: solver.Progress | None = None) -> Path:
@@ -211,7 +213,13 @@ def _solve(
         )
         return volume, np.zeros(0), done
     solution = solver.solve(
-        projections, tilts_deg, iterations=iterations, progress=progress, threads=options.threads, memory_mib=options.memory_mib
+        projections,
+        tilts_deg,
+        iterations=iterations,
+        progress=progress,
+        threads=options.threads,
+        memory_mib=options.memory_mib,
+        device=options.device,
     )
     return solution.volume, solution.residuals, iterations
 

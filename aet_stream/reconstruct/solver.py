@@ -43,6 +43,7 @@ def solve(
     start: Array | None = None,
     threads: int = 0,
     memory_mib: int = 0,
+    device: str = "cpu",
     progress: Progress | None = None,
 ) -> Solution:
     """Reconstruct.
@@ -55,32 +56,31 @@ def solve(
     start : (slice y, row, column) float32, an earlier volume to go on from; None: nothing
     threads : 0 takes all cores
     memory_mib : bound on what is allocated, the volume included; 0: four fifths of the machine's memory. Where the projector does not
-        fit, it is made anew in every iteration, which takes about twice as long.
+        fit, it is made anew in every iteration, which takes about twice as long. With a GPU: bound on its memory, 0: four fifths of
+        what it has free.
+    device : cpu, or a torch device: cuda, cuda:0, ...
     progress : called from any thread with (steps done, steps in all)
 
     Raises
     ------
-    ReconstructionError : too few projections, shapes that do not fit, values that are not finite, too little memory
+    ReconstructionError : too few projections, shapes that do not fit, values that are not finite, too little memory, no such device
     """
     check(projections, tilts_deg, iterations, axis_px)
     _, height, width = projections.shape
-    workers = threads or len(os.sched_getaffinity(0))
-    depth, tilts_at_once = _plan(projections.shape, workers, memory_mib)
+    workers = 1 if device != "cpu" else threads or len(os.sched_getaffinity(0))
+    depth, tilts_at_once = _plan(projections.shape, workers, _limit(memory_mib, device))
     slabs = range(0, height, depth)
     pieces = Pieces(np.asarray(tilts_deg), width, axis_px, tilts_at_once=tilts_at_once)
     volume = np.zeros((height, width, width), np.float32)
     count = _Count(len(slabs) * iterations, progress)
+    finish = _on(device, pieces)
 
     def one_slab(first: int) -> Array:
         slices = slice(first, first + depth)
         begin = None if start is None else start[slices, pieces.inside].T
-        errors = []
-        for now, squared in steps(pieces, as_rays(projections[:, slices]), iterations, start=begin):
-            voxels = now
-            errors.append(squared)
-            count.add_one()
+        voxels, squares = finish(as_rays(projections[:, slices]), iterations, begin, count.add_one)
         volume[slices, pieces.inside] = voxels.T
-        return np.array(errors)
+        return squares
 
     with ThreadPoolExecutor(workers) as pool:  # sparse products release the interpreter's lock
         squares = np.sum(list(pool.map(one_slab, slabs)), axis=0)
@@ -116,6 +116,27 @@ def steps(pieces: Pieces, measured: Array, iterations: int, *, start: Array | No
         yield now, squared
 
 
+Finish = Callable[[Array, int, Array | None, Callable[[], None]], tuple[Array, Array]]
+"""(rays, iterations, start, told after each) -> (voxels, slices) in the end, and the squared residual before each iteration"""
+
+
+def _on(device: str, pieces: Pieces) -> Finish:
+    if device != "cpu":
+        from aet_stream.reconstruct.gpu import OnDevice
+
+        return OnDevice(pieces, device).finish
+
+    def finish(measured: Array, iterations: int, start: Array | None, told: Callable[[], None]) -> tuple[Array, Array]:
+        squares = []
+        for now, squared in steps(pieces, measured, iterations, start=start):
+            voxels = now
+            squares.append(squared)
+            told()
+        return voxels, np.array(squares)
+
+    return finish
+
+
 class _Count:
     """Steps done by all threads together."""
 
@@ -130,11 +151,21 @@ class _Count:
                 self._told(self._done, self._total)
 
 
-def _plan(shape: tuple[int, int, int], workers: int, memory_mib: int) -> tuple[int, int]:
+def _limit(memory_mib: int, device: str) -> int:
+    """Bytes that may be used."""
+    if memory_mib:
+        return memory_mib * _MIB
+    if device == "cpu":
+        return int(0.8 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    from aet_stream.reconstruct.gpu import free_mib
+
+    return int(0.8 * free_mib(device)) * _MIB
+
+
+def _plan(shape: tuple[int, int, int], workers: int, limit: int) -> tuple[int, int]:
     """How many slices a thread may work on at once, and for how many tilts the projector is made at once."""
     tilts, height, width = shape
     voxels = int(circle(width).sum())
-    limit = memory_mib * _MIB or int(0.8 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     volume = 4 * height * width**2
     per_tilt = 2 * 8 * 2 * voxels  # two matrices of 8 bytes an entry, two entries a voxel and tilt
     per_slice = 4 * (6 * voxels + 3 * tilts * width)

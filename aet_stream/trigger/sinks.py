@@ -46,7 +46,7 @@ def configured(config: Config) -> dict[str, Begin]:
     def reconstruct(event: Event) -> Work:
         settings = config.reconstruct
         words = ["--method", settings.method, "--iterations", str(settings.iterations), "--align", ",".join(settings.align)]
-        words += ["--threads", str(settings.threads), "--memory", str(settings.memory_mib)]
+        words += ["--threads", str(settings.threads), "--memory", str(settings.memory_mib), "--device", settings.device]
         words += [] if settings.quality else ["--no-quality"]
         return ours(event, "reconstruct", *words, timeout_s=settings.timeout_s, last=False)
 
