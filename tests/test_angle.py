@@ -23,13 +23,52 @@ from aet_stream.watch.angle import from_name, resolve
         ("20261123_HAADF_12.dm3", None),
         ("scan-2026-11-23_003.dm4", None),
         ("TS_01_000_0.0.mrc", None),
-        ("two.5.5deg.tif", None),
         ("-60deg/image.tif", None),
     ],
 )
 def test_the_default_expression_finds_signed_numbers_before_deg_and_nothing_else(name: str, tilt: float | None) -> None:
     """Dates, counters and unsigned numbers without a unit are no tilts; nor is the name of a folder."""
     assert [found.tilt_deg for found in from_name(name, Angle())] == ([] if tilt is None else [tilt])
+
+
+@pytest.mark.parametrize(
+    ("name", "tilt"),
+    [
+        ("tomo_n12p5deg.tif", -12.5),
+        ("tilt_N60deg.tif", -60.0),
+        ("tilt_-60p5deg.tif", -60.5),
+        ("Pt NP (-12,5deg).tif", -12.5),
+        ("Pt NP (\u221212.5deg).tif", -12.5),
+        ("tilt-12.5deg.tif", -12.5),
+        ("tilt12.5deg.tif", 12.5),
+        ("image_003+12.5deg.tif", 12.5),
+        ("image_003_5deg.tif", 5.0),
+        ("step-3_-66deg.tif", -66.0),
+        ("cryo_25degC_-3deg.tif", -3.0),
+        ("image_003-12.5deg.tif", math.nan),
+        ("v1.2-12deg.tif", math.nan),
+        ("two.5.5deg.tif", math.nan),
+        ("tilt_-12_5deg.tif", math.nan),
+        ("tilt - 12.5deg.tif", math.nan),
+        ("x_\u201312.5deg.tif", math.nan),
+        ("x_~60deg.tif", math.nan),
+        ("x_+-5deg.tif", math.nan),
+        ("x_--5deg.tif", math.nan),
+        ("neg12.5deg.tif", math.nan),
+        ("minus12deg.tif", math.nan),
+        ("tilt_0n60p0deg.tif", math.nan),
+        ("x_1e1deg.tif", math.nan),
+        ("rot90deg_001.tif", math.nan),
+        ("cryo_25degC_0001.tif", None),
+    ],
+)
+def test_by_default_a_name_that_may_mean_something_else_holds(name: str, tilt: float | None) -> None:
+    """No sign is lost and no digit: what is not plainly a number is said to be none."""
+    stated, hold = resolve(known(None), (), name, 1, Angle())
+    if tilt is None or math.isnan(tilt):
+        assert ("no tilt angle" if tilt is None else "which is no number") in hold
+    else:
+        assert ([candidate.tilt_deg for candidate in stated], hold) == ([tilt], "")
 
 
 def known(tilt_deg: float | None) -> Acquisition:

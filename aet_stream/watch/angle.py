@@ -8,31 +8,48 @@ from pathlib import PurePosixPath
 
 import msgspec
 
-from aet_stream.config import Angle
+from aet_stream.config import WORD_BEFORE_DEG, Angle
 from aet_stream.projection import Acquisition, Candidate
 from aet_stream.readers.plan import unplanned
 
 
+_NUMBER = re.compile(r"(?P<lead>.*?)(?P<sign>[+-]?)(?P<number>\d+(?:[p.,]\d+)?)")
+_TORN = re.compile(r"[+\u2212\u2013-](?:\s+|\d+_)$")
+"""A sign apart from its number, or a number whose decimals stand behind an underscore."""
+_PLAIN_WORDS = ("", "tilt", "alpha", "angle")
+
+
 def from_name(path: str, rules: Angle) -> tuple[Candidate, ...]:
-    """What the file name says, by the configured expression; more than one statement where it matches more than once."""
+    """What the file name says, by the configured expression; more than one statement where it matches more than once.
+
+    What is no plain number is one that is not a number, which holds the projection.
+    """
     name = PurePosixPath(path).name
-    matches = list(re.finditer(rules.filename_regex, name)) if rules.filename_regex else []
-    found = [_named(match, rules) for match in matches]
-    return tuple({candidate.tilt_deg: candidate for candidate in found}.values())
+    found = [_named(match, rules) for match in re.finditer(rules.filename_regex, name)] if rules.filename_regex else []
+    return tuple({repr(candidate.tilt_deg): candidate for candidate in found}.values())
 
 
 def _named(match: re.Match[str], rules: Angle) -> Candidate:
-    """-12.5, -12,5, n12.5, n12p5: a letter may stand for the sign, a `p` between digits for the decimal point."""
-    groups = match.groupdict()
-    text, sign = groups["angle"] or "", groups.get("sign") or ""
-    if not sign and text[:1] in rules.signs:
-        sign, text = text[0], text[1:]
-    text = re.sub(r"(?<=\d)[p,](?=\d)", ".", text)
-    try:
-        value = float(f"{rules.signs.get(sign, sign)}{text}")
-    except ValueError:
+    value = _number((match.groupdict().get("sign") or "") + (match["angle"] or ""), rules.signs)
+    unsigned = match["angle"][:1].isdigit()
+    if unsigned and rules.filename_regex == WORD_BEFORE_DEG and _TORN.search(match.string[: match.start("angle")]):
         value = math.nan
     return Candidate("filename", match.group(0), math.degrees(value) if rules.filename_unit == "rad" else value, rules.filename_unit)
+
+
+def _number(text: str, signs: dict[str, str]) -> float:
+    """-12.5, -12,5, n12.5, n12p5, tilt-12.5: a letter may stand for the sign, a `p` between digits for the decimal point.
+
+    NaN where it may be meant otherwise: the hyphen in 3-12 may be a minus or not, and so may the word in neg12.
+    """
+    found = _NUMBER.fullmatch(text.replace("\u2212", "-"))
+    if found is None:
+        return math.nan
+    lead, sign = found["lead"], found["sign"]
+    if not sign and lead.lower() in signs:
+        lead, sign = "", signs[lead.lower()]
+    clear = lead[-1].isalpha() or (lead[-1].isdigit() and sign == "+") if sign and lead else lead.lower() in _PLAIN_WORDS
+    return float(f"{sign}{re.sub('[p,]', '.', found['number'])}") if clear else math.nan
 
 
 def from_metadata(acquisition: Acquisition, rules: Angle) -> tuple[Candidate, ...]:
