@@ -36,3 +36,17 @@ def series_of(path: str, root_name: str, rules: Series | None = None) -> str:
 def shown(name: str) -> str:
     """A folder or file name as text, whatever bytes it has: nothing in it moves a terminal's cursor or turns the reading direction."""
     return _UNSEEN.sub("\ufffd", name.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+
+
+def is_text(name: str) -> bool:
+    """Whether a file name is UTF-8; one of other bytes cannot be sent, logged or written down as it is."""
+    if name.isascii():
+        return True
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+NO_TEXT = "its name, or that of a folder it lies in, is not UTF-8: rename it"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aet_stream.config import Config
 from aet_stream.errors import AetError, ReaderDied, SourceError, SourceGone, SourceNotReady
-from aet_stream.naming import series_of
+from aet_stream.naming import NO_TEXT, is_text, series_of, shown
 from aet_stream.projection import Acquisition, Candidate
 from aet_stream.readers.looking import Look, Unit
 from aet_stream.readers.plan import load_plan
@@ -37,7 +37,10 @@ def describe_all(paths: Iterable[Path], reader: Reader, config: Config, *, say: 
             loose = tuple(str(folder / other) for other in folder_files.loose(name))
             verdict, text = describe(folder / name, reader, config, loose=loose, plan=plan, excluded=folder_files.excluded(Path(name).name))
             verdicts[verdict] += 1
-            say(text)
+            say("\n".join(map(shown, text.split("\n"))))
+        for name in () if files else folder_files.nameless:
+            verdicts["would be quarantined"] += 1
+            say(f"{shown(str(folder))}/{name}\n  would be quarantined: {NO_TEXT}")
     if sum(verdicts.values()) > 1:
         say("in all: " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))
     return not (verdicts.keys() - {"would be stored"})
@@ -61,19 +64,22 @@ def describe(
     path: Path, reader: Reader, config: Config, *, loose: tuple[str, ...] = (), plan: tuple[float, ...] = (), excluded: bool = False
 ) -> tuple[str, str]:
     """(verdict, lines) for one file."""
+    name = shown(str(path))
     series = series_of(_relative(path, config), config.watch_root.name if config.watch.root else "", config.series)
     if excluded:
-        return "never looked at", f"{path}\n  never looked at: its name matches watch.exclude"
+        return "never looked at", f"{name}\n  never looked at: its name matches watch.exclude"
+    if not is_text(str(path)):
+        return "would be quarantined", f"{name}\n  would be quarantined: {NO_TEXT}"
     try:
         look = reader.look(path, loose)
     except SourceNotReady as error:
-        return "would be waited for", f"{path}\n  not complete: {error}\n  would be waited for"
+        return "would be waited for", f"{name}\n  not complete: {error}\n  would be waited for"
     except SourceGone as error:
-        return "gone", f"{path}\n  {error}"
+        return "gone", f"{name}\n  {error}"
     except (SourceError, ReaderDied) as error:
-        return "would be quarantined", f"{path}\n  would be quarantined: {error}"
+        return "would be quarantined", f"{name}\n  would be quarantined: {error}"
     probe = look.probe
-    lines = [f"{path}", f"  {probe.reader}, {_images(look)}; series {series}"]
+    lines = [name, f"  {probe.reader}, {_images(look)}; series {series}"]
     if look.waiting:
         lines.append(f"  still growing, or stopped early: {look.waiting}")
     verdicts = Counter[str]()

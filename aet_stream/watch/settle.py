@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from aet_stream.naming import is_text, shown
 from aet_stream.readers import stat_stamp
 from aet_stream.readers.sidecar import LOOSE, sidecar_names
 from aet_stream.readers.sidecar import SUFFIXES as SIDECAR_SUFFIXES
@@ -59,6 +60,8 @@ class Settling:
         """Files that say that a series has ended, and their stamps."""
         self.ignored: set[str] = set()
         """Files that are neither images nor sidecars."""
+        self.nameless: dict[str, str] = {}
+        """Images whose names are not UTF-8, as they can be shown, and their stamps."""
         self.untold: set[str] = set()
         """Found new or changed by the last scan, and no event has named them since."""
 
@@ -67,7 +70,10 @@ class Settling:
 
     def scan(self, now: float) -> list[str]:
         """Look at every file; returns those that have vanished."""
-        self._stats = dict(_files(self.root, self.excluded))
+        found = dict(_files(self.root, self.excluded))
+        nameless = {path for path in found if not is_text(path)}
+        self.nameless = {shown(path): stat_stamp(found[path]) for path in nameless if self._is_image(path)}
+        self._stats = {path: entry for path, entry in found.items() if path not in nameless} if nameless else found
         self._sort_sidecars()
         self.untold = {path for path in self._stats if self._note(path, now, closed=False)}
         gone = (self.seen.keys() | self.candidates.keys()) - self._stats.keys()
@@ -105,6 +111,8 @@ class Settling:
         if not absolute.startswith(self._prefix):
             return absolute == self._prefix[:-1]
         path = absolute[len(self._prefix) :]
+        if not is_text(path):
+            return True
         if stat.S_ISDIR(entry.st_mode):
             return True
         if not (stat.S_ISREG(entry.st_mode) or stat.S_ISLNK(entry.st_mode)) or any(self.excluded(part) for part in path.split("/")):

@@ -16,6 +16,7 @@ from aet_stream import failpoints
 from aet_stream.config import Config
 from aet_stream.errors import AetError, ReaderDied, SourceError, SourceGone, SourceNotReady, SourceStillZero
 from aet_stream.messages import Acquired, FileOffer, NotAcquired, Offer, SeriesEnd, Want
+from aet_stream.naming import NO_TEXT
 from aet_stream.projection import Acquisition, Candidate, Projection
 from aet_stream.readers.child import Member, Reading
 from aet_stream.readers.looking import Look, Unit
@@ -70,6 +71,7 @@ class Watch:
         self._plan: tuple[float, ...] = ()
         self._asked: deque[Want] = deque()
         self._ends_told: dict[str, str] = {}
+        self._nameless_told: dict[str, str] = {}
         self._link: HubLink | None = None
         self._hub_id = ""
         self._rhythm = Rhythm(config.watch.scan_s)
@@ -135,6 +137,7 @@ class Watch:
             self._look(now)
             self._offer(now)
             self._tell_ends()
+            self._tell_nameless()
             if self._asked:
                 self._answer(self._asked.popleft())
 
@@ -146,6 +149,7 @@ class Watch:
             self._settling.again(path)
         self._asked.clear()
         self._ends_told.clear()
+        self._nameless_told.clear()
         self._rhythm.now()
 
     # -- looking ----------------------------------------------------------------------------------------------------------------
@@ -250,6 +254,14 @@ class Watch:
             news = self._ends_told.get(path) != stamp and not self._settling.moving_in(folder) and not self._visits.waiting
             if news and self.link.send(SeriesEnd(path=path)):
                 self._ends_told[path] = stamp
+
+    def _tell_nameless(self) -> None:
+        """Images that no message can name as they are."""
+        for path, stamp in self._settling.nameless.items():
+            if self._nameless_told.get(path) != stamp:
+                if not self.link.send(NotAcquired(path=path, stamp=stamp, image=0, why="bad", reason=NO_TEXT)):
+                    return
+                self._nameless_told[path] = stamp
 
     # -- answering --------------------------------------------------------------------------------------------------------------
 

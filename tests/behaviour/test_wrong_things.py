@@ -125,6 +125,30 @@ def test_bad_files_are_quarantined_with_a_reason_and_good_ones_go_on(tmp_path: P
     assert all(name in text for name in bad)
 
 
+def test_names_that_are_no_text_stop_nobody(tmp_path: Path) -> None:
+    """Names in Latin-1, as old acquisition computers write them: images are quarantined with the remedy, others do not matter."""
+    with running(tmp_path) as daemon:
+        folder = os.fsencode(put(daemon.root / "s", 0, 1.0).parent)
+        (daemon.root / "t").mkdir()
+        image = put(daemon.root / "t", 1, 2.0).read_bytes()
+        os.mkdir(folder + b"/D\xe9")
+        for name, content in {
+            b"Pt\xe9.jpg": b"x",
+            b"Pt\xe9.csv": b"x",
+            b"Pt\xe9_+3.00deg.tif": image,
+            b"D\xe9/x_+4.00deg.tif": image,
+        }.items():
+            Path(os.fsdecode(folder + b"/" + name)).write_bytes(content)
+        status = daemon.wait_for_totals(stored=2, quarantined=2)
+        assert {row["path"] for row in status["quarantined"]} == {"s/Pt\ufffd_+3.00deg.tif", "s/D\ufffd/x_+4.00deg.tif"}
+        assert all("is not UTF-8: rename it" in row["reason"] for row in status["quarantined"])
+        put(daemon.root / "s", 5, 5.0)
+        daemon.wait_for_totals(stored=3, quarantined=2)
+        checked = daemon.ask("check", str(daemon.root / "s"))
+    assert checked.stdout.count("is not UTF-8: rename it") == 2
+    assert "2 would be stored, 2 would be quarantined" in checked.stdout
+
+
 def test_a_mended_file_leaves_quarantine_by_itself(tmp_path: Path) -> None:
     """The microscope finishes a file late: it is read again, and the record is gone."""
     with running(tmp_path) as daemon:
