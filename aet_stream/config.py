@@ -230,7 +230,7 @@ class Trigger(Section, frozen=True):
     """Tries of a command, webhook or ZeroMQ receiver before an event is put aside as failed (`aet-stream resend` sends it again)."""
     longest_pause_s: Seconds = 300.0
     """The pause between tries doubles from 1 s up to this."""
-    again_s: Seconds = 60.0
+    again_s: Annotated[float, msgspec.Meta(gt=0)] = 60.0
     """Pause after a receiver said "again later" (exit code 75, HTTP 503 or 429); that counts as no try."""
 
 
@@ -420,6 +420,21 @@ def _explain(error: msgspec.ValidationError) -> str:
     return f"unknown key `{'.'.join(filter(None, (section, key)))}`; known here: {known}"
 
 
+def _is_web_address(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        labels = (url.hostname or "").split(".")
+        return (
+            text.isascii()
+            and url.scheme in ("http", "https")
+            and all(0 < len(label) < 64 for label in labels)
+            and not url.username
+            and url.port != 0  # asking for the port refuses one that is no number or too large
+        )
+    except ValueError:
+        return False
+
+
 def _checked(config: Config, name: str) -> Config:
     """What no single field can say for itself."""
     for key, pattern, group in (
@@ -441,8 +456,7 @@ def _checked(config: Config, name: str) -> Config:
         raise ConfigError(f"{name}: angle.order is empty: name at least one of metadata, sidecar, filename")
     if abs(config.angle.scale) != 1:
         raise ConfigError(f"{name}: angle.scale is {config.angle.scale}; only 1 and -1 make sense")
-    url = urlsplit(config.webhook.url)
-    if config.webhook.url and (url.scheme not in ("http", "https") or not url.hostname or url.username):
+    if config.webhook.url and not _is_web_address(config.webhook.url):
         raise ConfigError(f"{name}: webhook.url {config.webhook.url!r}: write http(s)://host[:port]/path, without a name or password in it")
     if config.angle.min_deg >= config.angle.max_deg:
         raise ConfigError(f"{name}: angle.min_deg must be below angle.max_deg")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import PurePosixPath
 
@@ -9,6 +10,9 @@ from aet_stream.config import Series
 
 #: Folders under output.root that are no series.
 RESERVED = ("quarantine", "run")
+_LEDGER = "ledger.sqlite"
+_LONGEST_BYTES = 200
+"""File systems take 255; drafts and copies put something around a name."""
 
 _UNSEEN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]")
 
@@ -30,7 +34,10 @@ def series_of(path: str, root_name: str, rules: Series | None = None) -> str:
         name = re.sub(r"[^\w.+-]+", "_", found["series"]).lstrip(".") if found and found["series"] else name
     elif rest and name == root_name:
         return f"{name}_"
-    return f"{name}_" if name in RESERVED or not name else name
+    coded = name.encode("utf-8", "surrogateescape")
+    if len(coded) > _LONGEST_BYTES:
+        name = f"{coded[:_LONGEST_BYTES].decode(errors='ignore')}_{hashlib.sha256(coded).hexdigest()[:8]}"
+    return f"{name}_" if name in RESERVED or name.startswith(_LEDGER) or not name else name
 
 
 def shown(name: str) -> str:

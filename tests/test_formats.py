@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +11,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import tifffile
+from scipy.io import savemat
 
 from aet_stream.config import Angle, load
 from aet_stream.errors import ConfigError, SourceError, SourceNotReady, SourceStillZero
@@ -16,6 +20,7 @@ from aet_stream.readers import open_source
 from aet_stream.readers.child import Member, ReaderChild, Rules
 from aet_stream.readers.sidecar import beside
 from aet_stream.simulate import containers, writers
+from aet_stream.simulate.writers import mrc, velox
 from aet_stream.watch.angle import resolve
 from tests import format_table
 from tests.harness import known_image
@@ -450,3 +455,99 @@ def test_check_reads_each_header_once(tmp_path: Path) -> None:
         reader.close()
     assert lines[-1] == "in all: 500 would be stored"
     assert len(list(tmp_path.iterdir())) == 500
+
+
+# -- what a file does not know it does not say ------------------------------------------------------------------------------------------
+
+
+def said(path: Path, content: bytes) -> list[float | None]:
+    path.write_bytes(content)
+    source = open_source(path)
+    return [source.acquisition(image).tilt_deg for image in range(source.probe.images)]
+
+
+THREE = np.stack([known_image(index, 48) for index in range(3)])
+
+
+@pytest.mark.parametrize("kind", ["FEI1", "FEI2"])
+def test_an_invalid_or_empty_fei_record_says_no_tilt(tmp_path: Path, kind: str) -> None:
+    """The mask says that alpha is not known; or the record has not been written yet."""
+    from mrcfile.dtypes import get_ext_header_dtype
+
+    content = bytearray(containers.mrc_fei(THREE, [-60.0, 0.5, 70.0], 0.05, kind=kind))
+    records = np.frombuffer(content, get_ext_header_dtype(kind.encode(), "<"), 3, 1024)
+    records["Bitmask 1"] = (1 << 7, 1 << 8, 0)
+    assert said(tmp_path / "x.mrc", bytes(content)) == [-60.0, None, 70.0]
+    each = records.dtype.itemsize
+    content[1024 + 2 * each : 1024 + 3 * each] = bytes(each)
+    assert said(tmp_path / "x.mrc", bytes(content)) == [-60.0, None, None]
+
+
+def test_what_other_programs_reserve_is_no_xplore3d_header(tmp_path: Path) -> None:
+    """128 KiB without a type: symmetry text, or whole numbers, are no tilts."""
+    content = bytearray(containers.mrc_legacy(THREE, [-60.0, 0.5, 70.0], 0.05))
+    content[1024 : 1024 + 131072] = (b"X,  Y,  Z".ljust(80) * 1639)[:131072]
+    assert said(tmp_path / "x.mrc", bytes(content)) == [None] * 3
+    content[1024 : 1024 + 131072] = np.arange(1, 32769, dtype="<i4").tobytes()
+    assert said(tmp_path / "x.mrc", bytes(content)) == [None] * 3
+
+
+def test_bytes_that_imod_calls_unsigned_are(tmp_path: Path) -> None:
+    """Mode 0 with IMOD's stamp and no flag for signed bytes: 0 to 255."""
+    pixels = np.arange(48 * 40, dtype=np.uint8).reshape(48, 40)
+    content = bytearray(mrc(pixels.view(np.int8), 0.0, 0.1))
+    (tmp_path / "signed.mrc").write_bytes(content)
+    struct.pack_into("<2i", content, 152, 1146047817, 0)
+    (tmp_path / "unsigned.mrc").write_bytes(content)
+    found = {name: open_source(tmp_path / f"{name}.mrc").frames(0)[0] for name in ("signed", "unsigned")}
+    assert (found["signed"].dtype, found["unsigned"].dtype) == (np.int8, np.uint8)
+    assert np.array_equal(found["unsigned"], pixels)
+
+
+def test_a_stack_behind_one_directory_is_refused_not_cut(tmp_path: Path) -> None:
+    """ImageJ's way for more than 4 GiB, and tifffile's own: the description tells of three images."""
+    with tifffile.TiffWriter(tmp_path / "x_-12.5deg.tif", imagej=True) as file:
+        file.write(THREE, contiguous=True, truncate=True, metadata={"images": 3})
+    tifffile.imwrite(tmp_path / "y_-12.5deg.tif", THREE, photometric="minisblack", contiguous=True, truncate=True)
+    for name in ("x_-12.5deg.tif", "y_-12.5deg.tif"):
+        with pytest.raises(SourceError, match="tells of 3 images, but it has one directory"):
+            open_source(tmp_path / name)
+
+
+def test_velox_beside_a_live_transform_and_with_half_its_metadata(tmp_path: Path) -> None:
+    """A group that is no image of a detector is left out; a frame without metadata of its own is waited for."""
+    path = tmp_path / "x.emd"
+    path.write_bytes(velox(THREE, -60.0, 0.05, step_deg=3.0))
+    with h5py.File(path, "r+") as file:
+        transform = file.create_group("Data/Image/fft")
+        transform["Data"] = np.zeros((48, 48, 1), np.dtype([("re", "<f4"), ("im", "<f4")]))
+        transform["Metadata"] = np.zeros((10, 1), np.uint8)
+        name = next(key for key in file["Data/Image"] if key != "fft")
+    source = open_source(path)
+    assert [round(source.acquisition(image).tilt_deg or 0.0, 6) for image in range(source.probe.images)] == [-60.0, -57.0, -54.0]
+    with h5py.File(path, "r+") as file:
+        metadata = file[f"Data/Image/{name}/Metadata"][:, :2]
+        del file[f"Data/Image/{name}/Metadata"]
+        file[f"Data/Image/{name}/Metadata"] = metadata
+    with pytest.raises(SourceNotReady, match="frame 2 has none yet"):
+        open_source(path)
+
+
+def test_a_decimal_comma_between_commas_holds(tmp_path: Path) -> None:
+    """`x.tif,-12,5` under two column names: nobody knows which number is meant."""
+    (tmp_path / "tilts.csv").write_text("file,tilt\nx.tif,-12,5\ny.tif,3.5\n")
+    found = [beside(tmp_path / name, 0, 1, [tmp_path / "tilts.csv"]).tilts[0].tilt_deg for name in ("x.tif", "y.tif")]
+    assert math.isnan(found[0])
+    assert found[1] == 3.5
+
+
+def test_small_angles_in_a_mat_file_have_no_unit(tmp_path: Path) -> None:
+    """A whole series within 1.6 may be radians: held until angle.metadata_unit says so."""
+    savemat(tmp_path / "x.mat", {"projections": THREE.transpose(1, 2, 0), "angles": np.array([-1.047, 0.0087, 1.012])})
+    assert open_source(tmp_path / "x.mat").acquisition(0).tilt_unit == "?"
+
+
+def test_big_endian_half_floats_are_read(tmp_path: Path) -> None:
+    """Like little-endian ones."""
+    np.save(tmp_path / "x.npy", THREE[0].astype(">f2"))
+    assert np.array_equal(open_source(tmp_path / "x.npy").frames(0)[0], THREE[0].astype(np.float16))

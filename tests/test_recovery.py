@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -232,6 +234,37 @@ def test_a_file_that_its_reader_does_not_survive_is_set_aside_by_the_next_hub(tm
     assert [file.name.startswith("s-000001.h5-") for file in (tmp_path / "quarantine").iterdir()] == [True]
     assert not said.exists()
     ledger.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_signals_from_outside_prove_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    """Ctrl-C, systemd or a stray kill ends the process that tries the file: it stays where it is."""
+    stored(tmp_path, 3)
+    path = tmp_path / "s" / "projections" / "000001.h5"
+    run_folder(tmp_path).joinpath("reading").write_text("s/projections/000001.h5")
+    trials: list[int] = []
+    real = subprocess.run
+
+    def killed(command: list[str], **options: Any) -> subprocess.CompletedProcess[Any]:
+        trials.append(1)
+        if len(trials) == 1:
+            return subprocess.CompletedProcess(command, -number)
+        return real(command, **options)
+
+    monkeypatch.setattr(suspects.subprocess, "run", killed)
+    suspects.set_aside(tmp_path)
+    assert path.exists()
+    assert len(trials) == (2 if number == signal.SIGKILL else 1)
+
+
+def test_a_file_that_is_set_aside_is_never_shown_as_zeros(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever kills its reader each time goes; so does the open series.h5 that would read zeros in its place."""
+    stored(tmp_path, 3)
+    run_folder(tmp_path).joinpath("reading").write_text("s/projections/000001.h5")
+    monkeypatch.setattr(suspects.subprocess, "run", lambda command, **options: subprocess.CompletedProcess(command, -signal.SIGSEGV))
+    suspects.set_aside(tmp_path)
+    assert not (tmp_path / "s" / "projections" / "000001.h5").exists()
+    assert not (tmp_path / "s" / "series.h5").exists()
 
 
 def test_a_hub_that_was_killed_while_it_read_suspects_no_sound_file(tmp_path: Path) -> None:

@@ -256,6 +256,13 @@ class Ledger:
 
     # -- series -----------------------------------------------------------------------------------------------------------------
 
+    def series_under(self, folder: str) -> set[str]:
+        """Series of which a file lies in this folder, or below it; of the watched folder itself: of those that lie directly there."""
+        first, last = (f"{folder}/", f"{folder}0") if folder else ("", "\U0010ffff")  # "0" follows "/"
+        direct = "" if folder else " AND instr(path, '/') = 0"
+        rows = self._db.execute(f"SELECT DISTINCT series FROM unit WHERE path >= ? AND path < ?{direct}", (first, last))
+        return {row["series"] for row in rows}
+
     def series(self) -> list[dict[str, Any]]:
         """Every series with its counts, the latest active first."""
         rows = self._db.execute(

@@ -127,7 +127,7 @@ class Outbox:
 
     def resend(self, names: list[str] | None) -> int:
         """Try failed deliveries anew: of these events, or all (None). Returns how many."""
-        failed = self.listed("failed")
+        failed = self.listed("failed", -1)
         chosen = [row for row in failed if names is None or row["event_id"] in names]
         for row in chosen:
             self._db.execute(

@@ -42,6 +42,8 @@ class Storing:
         self._active_at: dict[str, float] = {}
         """Series -> monotonic time of its last projection: a clock that is set must not close a series."""
         self.close_asked: set[str] = set()
+        self._ended_folders: set[str] = set()
+        """Where a sentinel lies: a series that something late opens again ends again."""
         """Series that a person wants closed."""
         turn = config.orientation
         self._turn = "t" * turn.transpose + "y" * turn.flip_y + "x" * turn.flip_x
@@ -167,10 +169,8 @@ class Storing:
 
     def hear_end(self, path: str) -> None:
         """A sentinel file ends the series of its folder, as a person would."""
-        name = series_of(path, self._config.watch_root.name)
-        if all(series["name"] != name or series["state"] == "open" for series in self._ledger.series()):
-            logger.info("series=%s: %s says that it has ended", name, path)
-            self.close_asked.add(name)
+        logger.info("%s says that the series of its folder has ended", path)
+        self._ended_folders.add(path.rpartition("/")[0].partition("/")[0])
 
     def _due(self) -> list[str]:
         """Open series that are full, silent for long enough, or asked for; never one that something is still coming for."""
@@ -178,13 +178,14 @@ class Storing:
         coming = {flight.series for flight in self._flights} | set(self._archive.unpublished)
         coming |= {series_of(path, root_name, self._config.series) for path, _ in self._flights.backlog}
         rules, due = self._config.series, []
+        ended = {name for folder in self._ended_folders for name in self._ledger.series_under(folder)}
         for series in self._ledger.series():
             name, stored = series["name"], series["stored"]
             if series["state"] != "open" or not stored or name in coming:
                 continue
             full = rules.expected and stored >= rules.expected
             silent = rules.idle_close_s and self._silent_s(name, series["last_at"]) > rules.idle_close_s
-            if name in self.close_asked or full or silent:
+            if name in self.close_asked or name in ended or full or silent:
                 due.append(name)
         return due
 

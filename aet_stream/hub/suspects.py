@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import subprocess
 import sys
 import time
@@ -17,12 +18,15 @@ from pathlib import Path
 import h5py
 
 from aet_stream import durable
+from aet_stream.layout import ABOUT, PROJECTIONS, SERIES_FILE
 from aet_stream.transport import run_folder
 
 logger = logging.getLogger(__name__)
 
 PATIENCE_S = 60.0
 SLOWEST_DISK_BYTES_PER_S = 10e6
+KILLED_AT_MOST = 4
+FROM_OUTSIDE = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT})
 
 
 @contextlib.contextmanager
@@ -51,6 +55,8 @@ def set_aside(root: Path) -> None:
 def move(path: Path, root: Path) -> str:
     """Out of its series folder, under a name that says where it came from; returns the words for it."""
     aside = root / "quarantine"
+    if path.parent.name == PROJECTIONS:
+        _withdraw(path.parents[1] / SERIES_FILE)
     with durable.disk_errors(aside):
         durable.make_folder(aside)
         target = aside / f"{path.relative_to(root).parts[0]}-{path.name}-{time.time_ns()}"
@@ -58,12 +64,28 @@ def move(path: Path, root: Path) -> str:
     return f"moved to {target}"
 
 
-def _kills(path: Path) -> bool:
-    limit_s = PATIENCE_S + path.stat().st_size / SLOWEST_DISK_BYTES_PER_S
+def _withdraw(master: Path) -> None:
+    """The `series.h5` of an open series shows zeros for a file that is not there, and no error: better none until it is written anew."""
     try:
-        return subprocess.run([sys.executable, "-m", __name__, str(path)], timeout=limit_s, check=False).returncode < 0
-    except subprocess.TimeoutExpired:
-        return True
+        with reading(master), h5py.File(master, "r", locking=False) as file:
+            closed = bool(file[ABOUT].attrs["closed_utc"])
+    except (OSError, KeyError, RuntimeError, ValueError):
+        return  # none, or none of ours
+    if not closed:
+        master.unlink(missing_ok=True)
+
+
+def _kills(path: Path) -> bool:
+    """Does a process that reads it die of that? Signals of people and of the system prove nothing; SIGKILL only when it comes each time."""
+    limit_s = PATIENCE_S + path.stat().st_size / SLOWEST_DISK_BYTES_PER_S
+    for _ in range(KILLED_AT_MOST):
+        try:
+            code = subprocess.run([sys.executable, "-m", __name__, str(path)], timeout=limit_s, check=False).returncode
+        except subprocess.TimeoutExpired:
+            return True
+        if code != -signal.SIGKILL:
+            return code < 0 and -code not in FROM_OUTSIDE
+    return True
 
 
 def read_everything(path: Path) -> None:

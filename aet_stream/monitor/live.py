@@ -254,6 +254,9 @@ class Live:
                 except StoreError as error:
                     logger.info("not looked at: %s", error)
                     continue
+                except Exception:
+                    logger.exception("%s: projection %s cannot be looked at", shown(name), row["number"])
+                    continue
                 self.tell({"type": "look", "series": series_id(name), "number": row["number"], "figures": as_figures(figures)})
             await self._advise(name)
 
@@ -266,6 +269,9 @@ class Live:
             found = await self.read(lambda: self._describe(series_id(name))[1])
         except StoreError as error:
             logger.info("no advice: %s", error)
+            return
+        except Exception:
+            logger.exception("%s: no advice", shown(name))
             return
         self._advised_at = {name: time.monotonic()}
         keys = ("hints", "coverage", "law", "volume", "stored")

@@ -101,7 +101,10 @@ def same_origin(scope: Scope) -> bool:
     if origin is None:
         return True
     secure = scope["scheme"] in ("https", "wss")
-    parts = urlsplit(origin)
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return False
     return parts.scheme == ("https" if secure else "http") and parts.netloc.lower() == headers.get("host", "").lower()
 
 
@@ -209,7 +212,7 @@ class ImpatientProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.conn.their_state is not h11.IDLE:
+        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
             self._forget()
         elif self._deadline is None:
             self._wait_for_headers()
@@ -237,7 +240,7 @@ class ImpatientProtocol(H11Protocol):
 
     def _late(self) -> None:
         self._deadline = None
-        if self.conn.their_state is h11.IDLE and (self.cycle is None or self.cycle.response_complete):
+        if self.conn.their_state in (h11.IDLE, h11.SEND_BODY) and (self.cycle is None or self.cycle.response_complete):
             self.transport.abort()
 
     def _forget(self) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import csv
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class Web:
         self._files = {path.name: path.read_bytes() for path in PAGE.iterdir() if path.suffix in TYPES}
 
     def app(self) -> Starlette:
-        one, frame = "/api/v1/series/{series}", "/api/v1/series/{series}/frames/{number:int}"
+        one, frame = "/api/v1/series/{series}", "/api/v1/series/{series}/frames/{number}"
         routes: list[Route | WebSocketRoute] = [
             Route("/", self._page),
             Route("/login", self._login),
@@ -168,15 +169,16 @@ class Web:
     # -- images -----------------------------------------------------------------------------------------------------------------
 
     async def _row(self, request: Request) -> tuple[str, Row]:
-        wanted, number = request.path_params["series"], request.path_params["number"]
+        wanted, said = request.path_params["series"], request.path_params["number"]
         shelf = self._live.shelf
+        if not re.fullmatch(r"[0-9]{1,9}", said):
+            raise StoreError("no such projection")
+        number = int(said)
 
         def find() -> tuple[str, Row]:
             name = shelf.name_of(wanted)
             return name, shelf.row(name, number)
 
-        if not 0 <= number < 10**9:
-            raise StoreError("no such projection")
         return await self._live.read(find)
 
     async def _frame(self, request: Request) -> Response:

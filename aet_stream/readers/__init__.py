@@ -199,7 +199,7 @@ def little(path: Path, dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
     ------
     SourceError : complex, RGB, text and the like are no projections
     """
-    dtype = np.dtype("<f4") if dtype == np.float16 else dtype.newbyteorder("<")
+    dtype = np.dtype("<f4") if (dtype.kind, dtype.itemsize) == ("f", 2) else dtype.newbyteorder("<")
     if dtype.str not in RAW_DTYPES:
         raise SourceError(f"{path.name}: pixels of type {dtype} are no projection")
     return dtype

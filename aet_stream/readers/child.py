@@ -316,7 +316,9 @@ class _Desk:
 
     def _combined(self, name: str, frames: Array, units: tuple[Unit, ...], flag: str) -> tuple[_Answer, memoryview]:
         rules = self._rules
-        keep = rules.keep if frames.nbytes * 2 <= MAX_EXTRA_BYTES or rules.keep != "frames" else "moments"
+        wide = frames.dtype.itemsize > 2 and frames.dtype != np.float32
+        travelling = (len(frames) + 1) * frames[0].size * (8 if wide else 4)
+        keep = rules.keep if travelling <= MAX_EXTRA_BYTES or rules.keep != "frames" else "moments"
         rotations = tuple(angle for u in units for angle in u.acquisition.scan_rotation_deg)
         frames = turned(frames, rules.turn)
         mean, extras, drift = combine(frames, rotations, keep=keep, max_shift=rules.max_shift)

@@ -140,13 +140,19 @@ class _Text(str):
 
 
 class _Image:
-    """The largest image of a file; the other one is its thumbnail."""
+    """The one image of a file that is no thumbnail."""
 
     def __init__(self, path: Path, tree: Tags) -> None:
         images = [entry for entry in _children(tree, "ImageList") if isinstance(entry.get("ImageData"), dict)]
         if not images:
             raise SourceError(f"{path.name}: holds no image")
-        self.tags: Tags = max(images, key=lambda entry: len(images) == 1 or _pixel_count(entry))
+        thumbnails = {entry.get("ImageIndex") for entry in _children(tree, "Thumbnails")} if len(images) > 1 else set()
+        real = [image for index, image in enumerate(images) if index not in thumbnails and image["ImageData"].get("DataType") in _PIXELS]
+        if len(real) > 1:
+            raise SourceError(
+                f"{path.name}: holds {len(real)} images, and which one is meant it does not say: save each as a file of its own"
+            )
+        self.tags: Tags = real[0] if real else max(images, key=lambda entry: len(images) == 1 or _pixel_count(entry))
         data = self.tags["ImageData"]
         self.dimensions = [int(value) for value in data.get("Dimensions", {}).values()]
         kind = data.get("DataType")

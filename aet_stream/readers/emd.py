@@ -48,6 +48,9 @@ class Velox:
         shapes = []
         group = member(path, file, "Data/Image")
         for key in group:
+            item = member(path, group, f"{key}/Data")
+            if item is None or item.dtype.kind in "Vc" or member(path, group, f"{key}/Metadata") is None:
+                continue  # a live Fourier transform or the like, beside the detectors' images
             data = numbers(path, member(path, group, f"{key}/Data"))
             if data.ndim != 3 or data.shape[2] < 1:
                 raise SourceError(f"{path.name}: {data.name} has shape {data.shape}, not (y, x, frames)")
@@ -100,6 +103,8 @@ def _velox_json(path: Path, group: Any, key: str, frame: int) -> dict[str, Any]:
     metadata = numbers(path, member(path, group, f"{key}/Metadata"))
     if metadata.ndim != 2 or metadata.dtype != np.uint8 or metadata.shape[0] > 1 << 22:
         raise SourceError(f"{path.name}: metadata of shape {metadata.shape}")
+    if 1 < metadata.shape[1] <= frame:
+        raise SourceNotReady(f"{path.name}: {metadata.shape[1]} metadata are there; frame {frame} has none yet")
     content = metadata[:, min(frame, metadata.shape[1] - 1)].tobytes().split(b"\0", 1)[0]
     if not content.strip():
         raise SourceNotReady(f"{path.name}: the metadata of frame {frame} are not written yet")

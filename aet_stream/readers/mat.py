@@ -29,6 +29,7 @@ _CLASSES = {
     "uint32": "<u4",
 }
 _MIN_EDGE_PX = 8
+_SURELY_DEG = 1.6
 _COMPRESSED = 15
 _MAX_UNCOMPRESSED = 4 << 30
 
@@ -53,6 +54,9 @@ class Mat:
         beside = next((angle for angle in _ANGLES if angle in variables), "")
         self._tilts = _tilts(self._variable(beside) if beside else None, self.probe.images)
         self._angle_name = beside
+        # Three tilts and more within two degrees are hardly a series in degrees; in radians they are.
+        small = self._tilts is not None and len(self._tilts) > 2 and float(np.abs(self._tilts).max()) < _SURELY_DEG
+        self._unit = "?" if small else "deg"
         self._values: Array | None = None
 
     def _variable(self, name: str) -> Array:
@@ -63,7 +67,8 @@ class Mat:
 
     def acquisition(self, image: int) -> Acquisition:
         tilt = None if self._tilts is None else float(self._tilts[image])
-        return Acquisition(tilt_deg=tilt, tilt_raw="" if tilt is None else f"{self._angle_name}: {tilt!r} deg", reader="mat")
+        raw = "" if tilt is None else f"{self._angle_name}: {tilt!r} {self._unit}"
+        return Acquisition(tilt_deg=tilt, tilt_raw=raw, tilt_unit=self._unit, reader="mat")
 
     def frames(self, image: int) -> Array:
         image_in_range(self._path, image, self.probe.images)

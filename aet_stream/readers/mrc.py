@@ -25,6 +25,9 @@ _HEADER_BYTES = 1024
 _MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 _LEGACY_BYTES = 128
 _LEGACY_RECORDS = 1024
+_IMOD_STAMP, _IMOD_SIGNED_BYTES = 1146047817, 1
+_ALPHA_KNOWN, _BETA_KNOWN = 1 << 7, 1 << 8
+"""Bits of the first mask of an FEI1/FEI2 record."""
 _OLE_EPOCH = datetime.datetime(1899, 12, 30, tzinfo=datetime.UTC)
 
 
@@ -40,10 +43,12 @@ class _Header(NamedTuple):
     """Two counts that describe SERI records: bytes per section, and a bit mask of what is in them."""
     cell_angstrom: tuple[float, float]
     sampling: tuple[int, int]
+    unsigned_bytes: bool
+    """IMOD has written mode 0 without a sign, and says so."""
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
-        return np.dtype(f"{self.order}{_MODES[self.mode]}")
+        return np.dtype("u1" if self.mode == 0 and self.unsigned_bytes else f"{self.order}{_MODES[self.mode]}")
 
     @property
     def offset(self) -> int:
@@ -64,11 +69,13 @@ def _header(path: Path) -> _Header:
     cell = struct.unpack(f"{order}2f", raw[40:48])
     extended = struct.unpack(f"{order}i", raw[92:96])[0]
     numbers = struct.unpack(f"{order}2h", raw[128:132])
+    stamp, flags = struct.unpack(f"{order}2i", raw[152:160])
     if mode not in _MODES:
         raise SourceError(f"{path.name}: MRC mode {mode} is not supported (known: {sorted(_MODES)})")
     if not 0 <= extended <= 1 << 28 or min(width, height) <= 0:
         raise SourceError(f"{path.name}: no MRC header ({width} x {height} px, extended header of {extended} bytes)")
-    return _Header(order, width, height, images, mode, extended, raw[104:108], numbers, cell, sampling)
+    return _Header(order, width, height, images, mode, extended, raw[104:108], numbers, cell, sampling,
+                   stamp == _IMOD_STAMP and not flags & _IMOD_SIGNED_BYTES)  # fmt: skip
 
 
 class Mrc:
@@ -127,10 +134,10 @@ class Mrc:
     def _seri(self, image: int, size_nm: float | None) -> Acquisition:
         """SerialEM: the tilt is the first 16-bit number of a section's record, in 1/100 degree, if bit 0 of the mask says so."""
         each, mask = self._head.numbers
-        raw = self._extended(image * each, 2) if each >= 2 and mask & 1 else b""
-        if len(raw) < 2:
+        raw = self._extended(image * each, each) if each >= 2 and mask & 1 else b""
+        if len(raw) < 2 or (each > 2 and not any(raw)):  # an empty record says nothing
             return Acquisition(pixel_size_nm=size_nm, reader="mrc")
-        hundredths = struct.unpack(f"{self._head.order}h", raw)[0]
+        hundredths = struct.unpack(f"{self._head.order}h", raw[:2])[0]
         return Acquisition(tilt_deg=hundredths / 100, tilt_raw=f"SERI tilt {hundredths} (1/100 deg)", pixel_size_nm=size_nm, reader="mrc")
 
     def _legacy(self, image: int, size_nm: float | None) -> Acquisition:
@@ -140,8 +147,9 @@ class Mrc:
             return Acquisition(pixel_size_nm=size_nm, reader="mrc")
         values = struct.unpack(f"{self._head.order}32f", raw)
         alpha, beta, exposure_s, pixel_m = values[0], values[1], values[8], values[11]
-        if not all(map(math.isfinite, (alpha, beta))) or not any(values[:12]):
-            return Acquisition(pixel_size_nm=size_nm, reader="mrc")  # an empty record says nothing
+        angles = all(math.isfinite(angle) and (angle == 0 or 1e-6 < abs(angle) <= 360) for angle in (alpha, beta))
+        if not angles or not any(values[:12]) or not (pixel_m == 0 or 1e-13 < pixel_m < 1e-3):
+            return Acquisition(pixel_size_nm=size_nm, reader="mrc")  # empty, or no such record: other programs reserve as much
         return Acquisition(
             tilt_deg=alpha,
             tilt_raw=f"a_tilt {alpha!r} deg",
@@ -153,15 +161,16 @@ class Mrc:
 
     def _fei(self, image: int, size_nm: float | None) -> Acquisition:
         record = self._fei_record(image)
-        if record is None:
+        if record is None or not any(record.tobytes()):  # an empty record says nothing
             return Acquisition(pixel_size_nm=size_nm, reader="mrc")
-        tilt = float(record["Alpha tilt"])
+        known = int(record["Bitmask 1"]) or _ALPHA_KNOWN | _BETA_KNOWN  # a writer that sets no bit has left the mask out
+        tilt = float(record["Alpha tilt"]) if known & _ALPHA_KNOWN else None
         names = record.dtype.names or ()
         return Acquisition(
             tilt_deg=tilt,
-            tilt_raw=f"Alpha tilt {tilt!r} deg",
-            tilt_beta_deg=float(record["Beta tilt"]),
-            pixel_size_nm=pixel_size_nm((float(record["Pixel size Y"]), "m"), (float(record["Pixel size X"]), "m")),
+            tilt_raw="" if tilt is None else f"Alpha tilt {tilt!r} deg",
+            tilt_beta_deg=float(record["Beta tilt"]) if known & _BETA_KNOWN else None,
+            pixel_size_nm=pixel_size_nm((float(record["Pixel size Y"]), "m"), (float(record["Pixel size X"]), "m")) or size_nm,
             acquired_utc=_from_ole(float(record["Timestamp"])),
             dwell_time_s=float(record["Dwell time"]) or None,
             frame_time_s=float(record["Frame time"]) or None if "Frame time" in names else None,

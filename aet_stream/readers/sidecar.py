@@ -255,6 +255,9 @@ def _from_csv(text: str, sidecar: Path, path: Path, image: int, images: int, is_
             chosen = [row for row in chosen if len(row) > section and row[section] == str(image)]
         elif images > 1:
             return None
+    torn = [row for row in chosen if names and len(row) > len(names)]
+    if torn:  # a decimal comma between commas: nobody can say which number is meant
+        return Beside((Candidate("sidecar", f"{sidecar.name}: {','.join(torn[0])}", math.nan, unit),))
     said = [candidate(row[tilt], f"{sidecar.name}: {row[tilt]} {unit}", unit) for row in chosen if len(row) > tilt]
     return Beside(tuple(said)) if said else None
 

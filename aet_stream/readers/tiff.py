@@ -134,12 +134,29 @@ def _pages(path: Path, size: int) -> tuple[list[Directory], str]:
     return pages, _dtype(path, first)
 
 
+def _as_many_as_described(path: Path, size: int, pages: list[Directory], dtype: str) -> None:
+    """ImageJ, MetaMorph and others keep a whole stack behind one directory and tell of it in their description: refuse to lose it."""
+    first = pages[0]
+    one = first[_HEIGHT][0] * first[_WIDTH][0] * np.dtype(dtype).itemsize
+    if len(pages) > 1 or first.get(_COMPRESSION, (1,))[0] != 1 or size < 2 * one:
+        return
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        images = sum(int(np.prod(series.shape)) for series in file.series) // (first[_HEIGHT][0] * first[_WIDTH][0])
+    if images > 1:
+        raise SourceError(
+            f"{path.name}: its description tells of {images} images, but it has one directory: save each as a page of its own"
+        )
+
+
 class Tiff:
     """Pages of one size and type; what instruments hide in their own tags is understood by tiff_tags.py."""
 
     def __init__(self, path: Path, size: int) -> None:
         self._path = path
         pages, dtype = _pages(path, size)
+        _as_many_as_described(path, size, pages, dtype)
         packed = all(page.get(_COMPRESSION, (1,))[0] != 1 for page in pages)
         self.probe = checked_probe(path, "tiff", len(pages), pages[0][_HEIGHT][0], pages[0][_WIDTH][0], dtype, sealed=packed)
 

@@ -314,7 +314,8 @@ def binned_axis_px(width: int, factor: int) -> float:
 
 
 def _bin_factor(projections: Array, size_px: int) -> int:
-    return int(max(1, -(-projections.shape[2] // size_px)))
+    flat = max(1, projections.shape[1] // 8)  # very flat frames are hardly binned
+    return int(min(flat, max(1, -(-projections.shape[2] // size_px))))
 
 
 def _tapered(projections: Array) -> Array:

@@ -40,7 +40,7 @@ class OnDevice:
     def __init__(self, pieces: Pieces, device: str) -> None:
         self._pieces, self._device = pieces, torch.device(device)
         self._weigh_rays, self._weigh_voxels = (self._inverse(sums) for sums in (pieces.ray_sums, pieces.voxel_sums))
-        self._kept = list(self._moved()) if pieces.whole else None
+        self._kept: list[tuple[slice, torch.Tensor, torch.Tensor]] = []
 
     def finish(self, measured: Array, iterations: int, start: Array | None, told: Callable[[], None]) -> tuple[Array, Array]:
         """(voxels, slices) after all iterations from (tilts * width, slices), and the squared residual before each.
@@ -50,6 +50,8 @@ class OnDevice:
         ReconstructionError : the device's memory is too small
         """
         try:
+            if self._pieces.whole and not self._kept:
+                self._kept = list(self._moved())
             return self._finish(measured, iterations, start, told)
         except torch.OutOfMemoryError as error:
             raise ReconstructionError(
@@ -84,7 +86,7 @@ class OnDevice:
     def _matrix(self, matrix: csr_array) -> torch.Tensor:
         matrix = matrix.copy()
         matrix.sum_duplicates()  # voxels that leave the detector name its last column twice; torch wants each once, in order
-        starts, columns = (torch.from_numpy(part.astype(np.int64)) for part in (matrix.indptr, matrix.indices))
+        starts, columns = (torch.from_numpy(part.astype(np.int32)) for part in (matrix.indptr, matrix.indices))
         values = torch.from_numpy(matrix.data)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")

@@ -85,6 +85,8 @@ def reconstruct(series: Path, options: Options | None = None, *, out: Path | Non
     wanted = out or series.with_name("reconstruction.h5")
     if method != BUILT_IN:
         apart.check(method)
+    elif options.device != "cpu":
+        solver.limit_bytes(device=options.device)  # refuses one that is not there before any work is done
     _check_target(wanted, series)
     target = wanted if wanted.suffix in HDF5 else wanted.with_suffix(".h5")
     given = read_input(series)
@@ -134,7 +136,7 @@ def _make(given: Input, method: str, options: Options, progress: solver.Progress
     projections = alignment.apply(given.projections, found)
     iterations = options.iterations
     if method == BUILT_IN and not iterations:
-        iterations = choose_iterations(projections, given.tilts_deg, residual=options.residual)
+        iterations = choose_iterations(projections, given.tilts_deg, residual=options.residual, memory_mib=options.memory_mib)
         logger.info("%d iterations, by the stopping rule", iterations)
     volume, residuals, iterations = _solve(projections, given.tilts_deg, method, iterations, options, progress)
     halves = None

@@ -68,7 +68,7 @@ def solve(
     check(projections, tilts_deg, iterations, axis_px)
     _, height, width = projections.shape
     workers = 1 if device != "cpu" else threads or len(os.sched_getaffinity(0))
-    depth, tilts_at_once = _plan(projections.shape, workers, _limit(memory_mib, device))
+    depth, tilts_at_once = plan(projections.shape, workers, limit_bytes(memory_mib, device), here=device == "cpu")
     slabs = range(0, height, depth)
     pieces = Pieces(np.asarray(tilts_deg), width, axis_px, tilts_at_once=tilts_at_once)
     volume = np.zeros((height, width, width), np.float32)
@@ -151,22 +151,29 @@ class _Count:
                 self._told(self._done, self._total)
 
 
-def _limit(memory_mib: int, device: str) -> int:
-    """Bytes that may be used."""
-    if memory_mib:
-        return memory_mib * _MIB
+def limit_bytes(memory_mib: int = 0, device: str = "cpu") -> int:
+    """Bytes that may be used.
+
+    Raises
+    ------
+    ReconstructionError : there is no such device
+    """
     if device == "cpu":
-        return int(0.8 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        return memory_mib * _MIB or int(0.8 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     from aet_stream.reconstruct.gpu import free_mib
 
-    return int(0.8 * free_mib(device)) * _MIB
+    free = free_mib(device)
+    return (memory_mib or int(0.8 * free)) * _MIB
 
 
-def _plan(shape: tuple[int, int, int], workers: int, limit: int) -> tuple[int, int]:
-    """How many slices a thread may work on at once, and for how many tilts the projector is made at once."""
+def plan(shape: tuple[int, int, int], workers: int, limit: int, *, here: bool = True) -> tuple[int, int]:
+    """How many slices a thread may work on at once, and for how many tilts the projector is made at once.
+
+    `here`: the volume lies in the same memory; a GPU holds a slab of it only.
+    """
     tilts, height, width = shape
     voxels = int(circle(width).sum())
-    volume = 4 * height * width**2
+    volume = 4 * height * width**2 if here else 0
     per_tilt = 2 * 8 * 2 * voxels  # two matrices of 8 bytes an entry, two entries a voxel and tilt
     per_slice = 4 * (6 * voxels + 3 * tilts * width)
     making = 6 * 8 * voxels  # on top, while one is made

@@ -13,7 +13,7 @@ from scipy.ndimage import convolve, gaussian_filter
 
 from aet_stream.projection import Array
 from aet_stream.reconstruct.projector import Pieces
-from aet_stream.reconstruct.solver import as_rays, check, steps
+from aet_stream.reconstruct.solver import as_rays, check, limit_bytes, plan, steps
 
 PILOT_ITERATIONS = 30
 MOST_ITERATIONS = 100
@@ -38,7 +38,14 @@ def noise_variance(projections: Array) -> Array:
 
 
 def choose_iterations(
-    projections: Array, tilts_deg: Array, *, axis_px: float | None = None, most: int = MOST_ITERATIONS, residual: float = 0.0, seed: int = 0
+    projections: Array,
+    tilts_deg: Array,
+    *,
+    axis_px: float | None = None,
+    most: int = MOST_ITERATIONS,
+    residual: float = 0.0,
+    seed: int = 0,
+    memory_mib: int = 0,
 ) -> int:
     """How many iterations of the built-in solver are best for these projections.
 
@@ -53,7 +60,9 @@ def choose_iterations(
     """
     check(projections, tilts_deg, most, axis_px)
     sample = _brightest(projections)
-    pieces = Pieces(np.asarray(tilts_deg), projections.shape[2], axis_px, tilts_at_once=len(tilts_deg))
+    kept = 4 * PILOT_ITERATIONS * len(sample) * projections.shape[2] ** 2
+    _, tilts_at_once = plan((len(projections), len(sample), projections.shape[2]), 1, limit_bytes(memory_mib) - kept)
+    pieces = Pieces(np.asarray(tilts_deg), projections.shape[2], axis_px, tilts_at_once=tilts_at_once)
     measured = as_rays(projections[:, sample])
     if residual > 0:
         return _where_residual(pieces, measured, most, residual)

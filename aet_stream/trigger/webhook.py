@@ -86,6 +86,6 @@ def _retry_after_s(text: str | None, otherwise_s: float) -> float:
         return otherwise_s
     try:
         wait_s = float(text) if text.strip().isdigit() else parsedate_to_datetime(text).timestamp() - time.time()
-    except ValueError:
+    except (ValueError, OverflowError):
         return otherwise_s
     return min(86400.0, max(1.0, wait_s))

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from aet_stream.errors import AetError
-
 EXIT_AGAIN_LATER = 75
 """EX_TEMPFAIL of sysexits.h."""
 KILL_AFTER_S = 2.0
@@ -89,11 +87,10 @@ class ChildWork:
             return
         if self._child.poll() is None:
             self._signal(signal.SIGTERM)
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self._child.wait(KILL_AFTER_S)
-            except subprocess.TimeoutExpired:
-                self._signal(signal.SIGKILL)
-                self._child.wait()
+            self._signal(signal.SIGKILL)  # what it started may have ignored the first signal
+            self._child.wait()
         self._let_go()
 
     def _signal(self, number: int) -> None:
@@ -118,7 +115,7 @@ class CallWork:
     def _run(self) -> None:
         try:
             self._outcome = self._call()
-        except (OSError, AetError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the try has failed with it
             self._outcome = Outcome(False, f"{type(error).__name__}: {error}")
 
     def outcome(self) -> Outcome | None:

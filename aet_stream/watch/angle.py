@@ -12,7 +12,6 @@ from aet_stream.config import WORD_BEFORE_DEG, Angle
 from aet_stream.projection import Acquisition, Candidate
 from aet_stream.readers.plan import unplanned
 
-
 _NUMBER = re.compile(r"(?P<lead>.*?)(?P<sign>[+-]?)(?P<number>\d+(?:[p.,]\d+)?)")
 _TORN = re.compile(r"[+\u2212\u2013-](?:\s+|\d+_)$")
 """A sign apart from its number, or a number whose decimals stand behind an underscore."""

@@ -60,7 +60,8 @@ class Hints(FileSystemEventHandler):
         """Events were lost: only a scan can tell what has happened. Set by watchdog's thread, cleared by ours."""
 
     def start(self, root: Path) -> bool:
-        """Begin to listen; False where the system has no events for this folder."""
+        """Begin to listen, anew if need be; False where the system has no events for this folder."""
+        self._stop()
         network = network_file_system(root)
         if network:
             logger.info("%s lies on %s, which sends no events: the periodic scan finds files", root, network)
@@ -101,11 +102,15 @@ class Hints(FileSystemEventHandler):
             return []
         return [self._hints.popleft() for _ in range(len(self._hints))]
 
-    def close(self) -> None:
+    def _stop(self) -> None:
         logging.getLogger("watchdog.observers.inotify_c").removeHandler(self._overflow)
         if self._observer is not None:
             self._observer.stop()
             self._observer.join(timeout=2)
+            self._observer = None
+
+    def close(self) -> None:
+        self._stop()
         os.close(self.wake_fd)
         os.close(self._wake_end)
 

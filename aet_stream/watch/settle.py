@@ -76,7 +76,7 @@ class Settling:
         self._stats = {path: entry for path, entry in found.items() if path not in nameless} if nameless else found
         self._sort_sidecars()
         self.untold = {path for path in self._stats if self._note(path, now, closed=False)}
-        gone = (self.seen.keys() | self.candidates.keys()) - self._stats.keys()
+        gone = (self.seen.keys() | self.candidates.keys() | self._since.keys()) - self._stats.keys()
         for path in gone:
             for known in (self.seen, self.candidates, self._since):
                 known.pop(path, None)
@@ -122,7 +122,10 @@ class Settling:
         if self._is_image(path):
             self._note(path, now, closed=closed)
             return False
-        return True
+        return path.lower().endswith(SIDECAR_SUFFIXES) or self._is_sentinel(path)
+
+    def _is_sentinel(self, path: str) -> bool:
+        return bool(self._sentinel) and fnmatch.fnmatchcase(path.rpartition("/")[2].lower(), self._sentinel)
 
     def _is_image(self, path: str) -> bool:
         return os.path.splitext(path)[1].lower() in self.suffixes  # noqa: PTH122 - a Path for each of 10,000 files takes too long
@@ -131,10 +134,9 @@ class Settling:
         """A file was seen in some state; True for an image that is new or changed."""
         entry = self._stats[path]
         if not self._is_image(path):
-            name = PurePosixPath(path)
-            if self._sentinel and fnmatch.fnmatchcase(name.name.lower(), self._sentinel):
+            if self._is_sentinel(path):
                 self.sentinels[path] = stat_stamp(entry)
-            elif name.suffix.lower() not in SIDECAR_SUFFIXES:
+            elif not path.lower().endswith(SIDECAR_SUFFIXES):
                 self.ignored.add(path)
             return False
         together = [entry]
@@ -171,12 +173,12 @@ class Settling:
         """The hub has been told of this state of the file."""
         self.seen[path] = self.candidates.pop(path).stamp
 
-    def again(self, path: str, *, after_s: float = 0.0) -> None:
-        """Forget that a file was passed on: the next scan takes it up anew, `after_s` it last changed."""
+    def again(self, path: str, *, after_s: float = 0.0, not_before: float = 0.0) -> None:
+        """Forget that a file was passed on: the next scan takes it up anew, `after_s` it last changed, and not before a time."""
         self.seen.pop(path, None)
         if path in self._since:
             stamp, since, _ = self._since[path]
-            self._since[path] = (stamp, since, since + after_s)
+            self._since[path] = (stamp, since, max(since + after_s, not_before))
 
     def next_look_s(self, now: float) -> float:
         """Seconds until a candidate may be due."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import numpy as np
 
 from aet_stream import failpoints
 from aet_stream.config import Config
-from aet_stream.errors import AetError, ReaderDied, SourceError, SourceGone, SourceNotReady, SourceStillZero
+from aet_stream.errors import AetError, ReaderDied, SourceError, SourceGone, SourceNotReady, SourceStillZero, WireError
 from aet_stream.messages import Acquired, FileOffer, NotAcquired, Offer, SeriesEnd, Want
 from aet_stream.naming import NO_TEXT
 from aet_stream.projection import Acquisition, Candidate, Projection
@@ -34,6 +35,8 @@ logger = logging.getLogger(__name__)
 LOOK_AGAIN_S = 0.25
 OFFERED_AT_ONCE = 1000
 """Units in one message."""
+OFFERED_LETTERS = 100_000
+"""Of their names, which may be long: a message holds a megabyte."""
 LOOK_BUDGET_S = 0.3
 LOOKS_AT_ONCE = 32
 DEATHS = 3
@@ -72,6 +75,8 @@ class Watch:
         self._asked: deque[Want] = deque()
         self._ends_told: dict[str, str] = {}
         self._nameless_told: dict[str, str] = {}
+        self._unread: dict[tuple[str, int, str], float] = {}
+        """Units whose pixels cannot be read, and since when."""
         self._link: HubLink | None = None
         self._hub_id = ""
         self._rhythm = Rhythm(config.watch.scan_s)
@@ -93,8 +98,8 @@ class Watch:
     # -- seeing -----------------------------------------------------------------------------------------------------------------
 
     def _look_for_root(self) -> None:
-        there = self.root.is_dir()
-        if there and not self._there and self._config.watch.events and not self._rhythm.listening:
+        there = os.path.isdir(self.root)  # noqa: PTH112 - Path.is_dir raises what a share that is away answers
+        if there and not self._there and self._config.watch.events:  # anew after an absence: events told of the folder that was
             self._rhythm.listening = self._hints.start(self.root)
         if not there and (self._there or not self._rhythm.scans):
             logger.warning("watch.root %s is not there: waiting for it", self.root)
@@ -113,7 +118,9 @@ class Watch:
 
     def step(self) -> None:
         now = time.monotonic()
-        soon = min(0.25, max(0.0, self._rhythm.due_at - now), self._settling.next_look_s(now))
+        soon = min(0.25, max(0.0, self._rhythm.due_at - now))
+        if self._hub_id:
+            soon = min(soon, self._settling.next_look_s(now))
         for message, _ in self.link.receive(0.0 if self._asked else soon):
             if isinstance(message, Want):
                 self._asked.append(message)
@@ -150,6 +157,7 @@ class Watch:
         self._asked.clear()
         self._ends_told.clear()
         self._nameless_told.clear()
+        self._unread.clear()
         self._rhythm.now()
 
     # -- looking ----------------------------------------------------------------------------------------------------------------
@@ -236,7 +244,11 @@ class Watch:
     def _offer(self, now: float) -> None:
         """Show complete visits to the hub, a bounded number a turn."""
         by_path: dict[str, list[Visit]] = {}
+        letters = 0
         for visit in self._visits.due(now)[:OFFERED_AT_ONCE]:
+            letters += len(visit.key[0]) + len(visit.stamp)
+            if by_path and letters > OFFERED_LETTERS:
+                break
             by_path.setdefault(visit.key[0], []).append(visit)
         offers = []
         for path, visits in by_path.items():
@@ -269,7 +281,7 @@ class Watch:
         """Read one visit for the hub, or say why not."""
         visit = self._visits.find(want.path, want.image)
         if visit is None or visit.stamp != want.stamp:
-            self._refuse(want, "later" if (self.root / want.path).exists() else "gone", "the file changed since it was offered")
+            self._refuse(want, "gone" if _is_gone(self.root / want.path) else "later", "the file changed since it was offered")
             if visit is None:
                 self._settling.again(want.path)
             self._rhythm.now()
@@ -279,9 +291,11 @@ class Watch:
             projection, reading = self._reader.read_visit(members, lenient=any(frame.lenient for frame in visit.frames))
         except SourceGone as error:
             self._refuse(want, "gone", str(error))
-        except SourceNotReady as error:
-            self._again(visit, after_s=self._config.watch.zero_grace_s if isinstance(error, SourceStillZero) else 0.0)
+        except SourceStillZero as error:
+            self._again(visit, after_s=self._config.watch.zero_grace_s)
             self._refuse(want, "later", str(error))
+        except SourceNotReady as error:
+            self._unreadable(want, visit, error)
         except SourceError as error:
             self._refuse(want, "bad", str(error))
         except ReaderDied as error:
@@ -293,11 +307,23 @@ class Watch:
                 return
             self._send(want, visit, projection, reading)
 
-    def _again(self, visit: Visit, *, after_s: float = 0.0) -> None:
+    def _unreadable(self, want: Want, visit: Visit, error: SourceNotReady) -> None:
+        """Its header could be read, its pixels cannot: again, less and less often; for long enough the same, and it is quarantined."""
+        now = time.monotonic()
+        since = self._unread.setdefault((want.path, want.image, want.stamp), now)
+        limit_s = self._config.watch.incomplete_s
+        if now - since >= limit_s:
+            del self._unread[want.path, want.image, want.stamp]
+            self._refuse(want, "bad", f"{error} (for {now - since:.0f} s)")
+            return
+        self._again(visit, not_before=now + min(max(LOOK_AGAIN_S, (now - since) / 2), limit_s / 4))
+        self._refuse(want, "later", str(error))
+
+    def _again(self, visit: Visit, *, after_s: float = 0.0, not_before: float = 0.0) -> None:
         """Look anew at every file of a visit, and offer what is there then."""
         self._visits.retract(visit)
         for frame in visit.frames:
-            self._settling.again(frame.path, after_s=after_s)
+            self._settling.again(frame.path, after_s=after_s, not_before=not_before)
         self._rhythm.now()
 
     def _send(self, want: Want, visit: Visit, projection: Projection, reading: Reading) -> None:
@@ -322,7 +348,11 @@ class Watch:
         )
         planes = projection.pixels if projection.extras is None else np.concatenate([projection.pixels[None], projection.extras])
         failpoints.reach("watch.send")
-        self.link.send(answer, planes)
+        try:
+            self.link.send(answer, planes)
+        except WireError as error:
+            self._refuse(want, "bad", str(error))
+        self._unread.pop((want.path, want.image, want.stamp), None)
 
     def _refuse(self, want: Want, why: str, reason: str) -> None:
         logger.debug("%s image %d: %s: %s", want.path, want.image, why, reason)
@@ -355,6 +385,17 @@ class Watch:
         self._hints.close()
         if self._link is not None:
             self._link.close()
+
+
+def _is_gone(path: Path) -> bool:
+    """Not there; a share that does not answer says nothing of that."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def taken_at(acquisition: Acquisition) -> float:

@@ -131,7 +131,7 @@ def test_names_that_are_no_text_stop_nobody(tmp_path: Path) -> None:
         folder = os.fsencode(put(daemon.root / "s", 0, 1.0).parent)
         (daemon.root / "t").mkdir()
         image = put(daemon.root / "t", 1, 2.0).read_bytes()
-        os.mkdir(folder + b"/D\xe9")
+        Path(os.fsdecode(folder + b"/D\xe9")).mkdir()
         for name, content in {
             b"Pt\xe9.jpg": b"x",
             b"Pt\xe9.csv": b"x",
