@@ -68,3 +68,7 @@ class ModelError(AetError):
 
 class ReconstructionError(AetError):
     """The volume could not be computed."""
+
+
+class TooFewProjections(ReconstructionError):
+    """There is nothing to make a volume of, now or later."""

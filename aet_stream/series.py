@@ -140,6 +140,11 @@ class Series:
         """Projection files that an open series does not show, and segments that are not what they should be."""
         if self.closed:
             return
+        # HDF5 also looks in the current folder: what is read from there is another series' file.
+        raw = self._file[layout.RAW]
+        sources = {Path(source.file_name) for source in raw.virtual_sources()} if raw.is_virtual else set()
+        if missing := sorted(str(source) for source in sources if not (self.path.absolute().parent / source).is_file()):
+            yield f"{len(missing)} of its {len(sources)} files are not beside it ({missing[0]} …): its folder projections belongs to it"
         shown_at = self.path.stat().st_mtime
         for number, path in layout.projection_files(self.path.parent).items():
             if number not in numbers and path.stat().st_mtime < shown_at:

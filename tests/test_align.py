@@ -90,6 +90,13 @@ def test_an_axis_off_the_middle_is_found() -> None:
     assert max(errors_px(found.shifts_px, true)) < 0.15
 
 
+@pytest.mark.parametrize("height", [3, 5, 9])
+def test_very_flat_frames_are_aligned_too(height: int) -> None:
+    """Much wider than high: binning leaves rows over."""
+    views = np.random.default_rng(1).random((5, height, 300)).astype(np.float32)
+    assert align.apply(views, align.align(views, np.linspace(-60, 60, 5))).shape == views.shape
+
+
 def test_steps_can_be_left_out() -> None:
     """Only the common line: nothing moves across the axis, nothing turns. No step: the very same array."""
     true = np.random.default_rng(1).uniform(-3, 3, (len(TILTS), 2))

@@ -79,7 +79,7 @@ def test_foreign_names_and_origins_are_refused(tmp_path: Path) -> None:
     web = client(tmp_path, token="")
     assert web.get("/", headers={"host": "evil.example"}).status_code == 400
     assert web.get("/", headers={"host": "127.0.0.1/../x"}).status_code == 400
-    for origin in ("http://evil.example", "http://127.0.0.1:9999", "null"):
+    for origin in ("http://evil.example", "http://127.0.0.1:9999", "null", "http://["):
         with pytest.raises(WebSocketDisconnect), web.websocket_connect("/api/v1/events", headers={"origin": origin}):
             pass
     answer = web.get("/")
@@ -88,6 +88,7 @@ def test_foreign_names_and_origins_are_refused(tmp_path: Path) -> None:
     assert answer.headers["x-content-type-options"] == "nosniff"
     for method in ("POST", "PUT", "DELETE", "OPTIONS"):
         assert web.request(method, "/api/v1/state").status_code == 405
+    assert web.get(f"/api/v1/series/{'0' * 16}/frames/{'9' * 5000}/raw").status_code == 404
 
 
 def test_the_token_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
@@ -147,6 +148,16 @@ def test_who_never_says_what_he_wants_is_shown_the_door(role: Role) -> None:
     with socket.create_connection(address) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Large: " + b"a" * 40000)
         assert b" 400 " in turned(role, client)[:40]
+
+
+def test_who_promises_a_body_and_never_sends_it_is_shown_the_door(role: Role) -> None:
+    """The answer needs no body, so nobody would ever miss it; a byte of it now and then keeps nothing open."""
+    with socket.create_connection(("127.0.0.1", int(role.url.rsplit(":", 1)[1]))) as client:
+        client.sendall(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n")
+        assert b" 200 " in turned(role, client, until_said=b"alive\n")
+        client.setblocking(True)
+        client.sendall(b"x")
+        assert turned(role, client) == b""
 
 
 def asked(role: Role, request: bytes) -> bytes:

@@ -233,6 +233,13 @@ def test_the_rule_stops_close_to_the_best(sigma: float) -> None:
     assert mine < 1.1 * min(errors.values()), (chosen, errors)
 
 
+def test_the_rule_keeps_within_its_memory() -> None:
+    """The projector is made in pieces where all of it does not fit; the answer is the same."""
+    views = views_of(BLOBS, TILTS_DEG, width=96)
+    views += np.random.default_rng(0).normal(0, 0.05, views.shape).astype(np.float32)
+    assert choose_iterations(views, TILTS_DEG, memory_mib=24) == choose_iterations(views, TILTS_DEG)
+
+
 def test_without_noise_nothing_is_stopped_early() -> None:
     """More iterations stay better, so the most that is allowed is taken; unless a residual is asked for."""
     views = views_of(MANY, TILTS_DEG)

@@ -67,7 +67,7 @@ def _top(arguments: argparse.Namespace) -> int:
         except NotRunning:
             return glance({})
 
-    if arguments.once:
+    if arguments.once or not Console().is_terminal:
         Console().print(now())
         return EXIT_OK
     with Live(now(), screen=True, auto_refresh=False) as live:

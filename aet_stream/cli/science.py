@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from aet_stream.cli.common import Add
-from aet_stream.errors import AetError
+from aet_stream.errors import AetError, TooFewProjections
 from aet_stream.service import EXIT_OK, Stop, tie_to_parent
 
 
@@ -75,7 +75,12 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
         memory_mib=arguments.memory,
         device=arguments.device,
     )
-    print(reconstruct(arguments.series, options, out=arguments.out))
+    try:
+        print(reconstruct(arguments.series, options, out=arguments.out))
+    except TooFewProjections as error:
+        if not arguments.supervised:
+            raise
+        print(f"{arguments.series}: no volume: {error}")  # trying again would not help
     return EXIT_OK
 
 

@@ -87,15 +87,11 @@ class Events:
         failpoints.reach("event.done")
         words = f"series={row['series']} {row['event']} -> {done.sink}: {done.detail}"
         if done.ok:
+            volume = self._root / row["series"] / "reconstruction.h5"
             with self._ledger.transaction():
                 self._outbox.end(done.event_id, done.sink, "done", done.detail)
-                if done.sink == "reconstruct":
-                    self._outbox.announce(
-                        "reconstruction.done",
-                        row["series"],
-                        done.event_id,
-                        {"volume": str(self._root / row["series"] / "reconstruction.h5")},
-                    )
+                if done.sink == "reconstruct" and volume.exists():  # of one or two projections there is none
+                    self._outbox.announce("reconstruction.done", row["series"], done.event_id, {"volume": str(volume)})
             logger.info("%s", words)
             self._tell(f"{done.sink}.done", {"series": row["series"], "event_id": done.event_id, "detail": done.detail})
         elif done.again_s:

@@ -36,6 +36,8 @@ QUICK_PX, QUICK_ITERATIONS = 128, 15
 """Size and effort of the reconstructions that only judge."""
 MATCHING = ((128, 128, 5, 2), (128, 128, 20, 6), (256, 64, 20, 4))
 """Stages of projection matching: largest width and height in px, iterations, most rounds."""
+FEWEST_ROWS = 8
+"""Fewer along the axis show nothing of what happens along it."""
 SMOOTH_PX = 1.0
 GAIN = 0.002
 """A step has to lower the residual by this share of it."""
@@ -77,6 +79,8 @@ def align(projections: Array, tilts_deg: Array, steps: tuple[str, ...] = STEPS) 
     smooth = np.stack([gaussian_filter(view, SMOOTH_PX) for view in projections])
     best = _residual(smooth, tilts_deg, chosen)
     chosen.residuals["start"] = best
+    if projections.shape[1] < FEWEST_ROWS:
+        steps = tuple(step for step in steps if step == "center-of-mass")
     for step in [step for step in STEPS if step in steps]:
         for find, gain in _ways(step):
             found = find(projections, tilts_deg, chosen)

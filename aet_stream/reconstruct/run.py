@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from aet_stream import __version__, durable
-from aet_stream.errors import ReconstructionError
+from aet_stream.errors import ReconstructionError, TooFewProjections
 from aet_stream.layout import CLEAN, PER_PROJECTION, THETA, crc32
 from aet_stream.projection import Array
 from aet_stream.reconstruct import align as alignment
@@ -171,7 +171,7 @@ def read_input(series: Path) -> Input:
     except (OSError, KeyError, RuntimeError) as error:
         raise ReconstructionError(f"{series}: cannot be read as a tilt series: {error}") from error
     if len(rows) < 3:
-        raise ReconstructionError(f"{series}: {len(rows)} of {len(tilts)} projections can be used; at least 3 are needed")
+        raise TooFewProjections(f"{series}: {len(rows)} of {len(tilts)} projections can be used; at least 3 are needed")
     if not np.isfinite(tilts[rows]).all():
         raise ReconstructionError(f"{series}: row {rows[~np.isfinite(tilts[rows])][0]} has no tilt")
     digest = hashlib.sha256(facts["clean_crc32"][rows].tobytes() + tilts[rows].tobytes()).hexdigest()

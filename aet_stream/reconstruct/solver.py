@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aet_stream.errors import ReconstructionError
+from aet_stream.errors import ReconstructionError, TooFewProjections
 from aet_stream.projection import Array
 from aet_stream.reconstruct.projector import Pieces, circle
 
@@ -207,7 +207,7 @@ def check(projections: Array, tilts_deg: Array, iterations: int, axis_px: float 
     if projections.ndim != 3 or np.shape(tilts_deg) != (len(projections),):
         raise ReconstructionError(f"{projections.shape} projections for {np.shape(tilts_deg)} tilts: (tilts, y, x) and (tilts,) are needed")
     if len(projections) < 3:
-        raise ReconstructionError(f"{len(projections)} projections: at least 3 are needed for a volume")
+        raise TooFewProjections(f"{len(projections)} projections: at least 3 are needed for a volume")
     if min(projections.shape) < 2:
         raise ReconstructionError(f"projections of {projections.shape[1]} x {projections.shape[2]} px: at least 2 x 2 are needed")
     if iterations < 1:

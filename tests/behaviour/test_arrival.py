@@ -13,8 +13,9 @@ import h5py
 import numpy as np
 import pytest
 
+from aet_stream.errors import SourceNotReady
 from aet_stream.simulate.writers import emi, mdoc, mrc, npy, ser, tiff, velox
-from tests.harness import known_image
+from tests.harness import known_image, put
 from tests.watching import Bench
 
 
@@ -265,6 +266,49 @@ def test_a_new_file_is_noticed_at_once(tmp_path: Path) -> None:
         scans = bench.watch._rhythm.scans
         bench.until(lambda: bench.taken, limit_s=20)
         assert bench.watch._rhythm.scans == scans
+
+
+def test_pixels_that_cannot_be_read_are_tried_less_and_less_and_put_aside(tmp_path: Path) -> None:
+    """The header is fine, the pixels give an error each time (a bad sector): no endless circle."""
+    with Bench(tmp_path, "watch.incomplete_s=2") as bench:
+        tries: list[float] = []
+
+        def fails(*_: object, **__: object) -> object:
+            tries.append(time.monotonic())
+            raise SourceNotReady("Input/output error")
+
+        bench.reader.read_visit = fails  # type: ignore[method-assign,assignment]
+        put(bench.root / "s", 0, 1.0)
+        bench.until(lambda: any(refused.why == "bad" for refused in bench.refused), limit_s=30)
+        assert "Input/output error (for " in bench.refused[-1].reason
+        assert 2 <= len(tries) < 15
+
+
+def test_a_log_that_is_written_beside_costs_no_scans(tmp_path: Path) -> None:
+    """An event of a file that is neither image nor sidecar means nothing."""
+    with Bench(tmp_path, "watch.scan_s=600") as bench:
+        put(bench.root / "s", 0, 1.0)
+        bench.until(lambda: bench.taken)
+        scans = bench.watch._rhythm.scans
+        for index in range(20):
+            (bench.root / "s" / "microscope.log").write_text("x" * index)
+            bench.turn()
+        put(bench.root / "s", 1, 2.0)
+        bench.until(lambda: len(bench.taken) == 2)
+        assert bench.watch._rhythm.scans == scans
+
+
+def test_a_watched_folder_that_comes_back_is_listened_to_again(tmp_path: Path) -> None:
+    """Deleted and made anew (or unmounted and mounted): events tell of the new one."""
+    with Bench(tmp_path, "watch.scan_s=0.2") as bench:
+        bench.until(lambda: bench.status.get("hub_id"))
+        bench.root.rmdir()
+        bench.until(lambda: not bench.watch._there)
+        bench.root.mkdir()
+        bench.until(lambda: bench.watch._there)
+        bench.watch._rhythm.due_at += 600
+        put(bench.root / "s", 0, 1.0)
+        bench.until(lambda: bench.taken, limit_s=20)
 
 
 def test_a_file_that_kills_its_reader_three_times_is_put_aside_and_others_go_on(tmp_path: Path) -> None:

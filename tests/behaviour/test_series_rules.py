@@ -13,7 +13,7 @@ from aet_stream.config import Series
 from aet_stream.layout import Record, acquisition_order, repeats, superseded
 from aet_stream.naming import series_of
 from aet_stream.simulate.writers import dm4, tiff, velox
-from tests.harness import known_image, put, running, wait_for
+from tests.harness import Daemon, known_image, put, running, wait_for
 from tests.watching import Bench
 
 
@@ -108,20 +108,41 @@ def test_what_does_not_fit_is_held_until_a_person_decides(tmp_path: Path) -> Non
 
 
 def test_a_sentinel_ends_the_series_after_its_last_file(tmp_path: Path) -> None:
-    """The instrument drops END.txt: the series is closed with all that lay there; what comes later opens it again."""
+    """The instrument drops END.txt: the series is closed with all that lay there, and again with what comes later."""
     with running(tmp_path, series__sentinel="end.txt", series__idle_close_s=0) as daemon:
         for index in range(4):
             put(daemon.root / "np", index, float(index))
         (daemon.root / "np" / "END.txt").write_text("done")
-
-        def closed() -> bool:
-            series = daemon.status().get("series", [])
-            return bool(series) and series[0]["state"] == "closed" and series[0]["stored"] == 4
-
-        wait_for(closed, what="the series to be closed")
+        wait_for(lambda: closed_with(daemon, 4), what="the series to be closed")
         put(daemon.root / "np", 5, 5.0)
-        daemon.wait_for_totals(stored=5)
-        wait_for(lambda: daemon.status()["series"][0]["state"] == "open", what="the series to be open again")
+        wait_for(lambda: closed_with(daemon, 5), what="the series to be closed anew")
+
+
+def closed_with(daemon: Daemon, rows: int) -> bool:
+    series = daemon.status().get("series", [])
+    return bool(series) and all(one["state"] == "closed" for one in series) and sum(one["stored"] for one in series) == rows
+
+
+def test_a_sentinel_ends_every_series_of_its_folder(tmp_path: Path) -> None:
+    """Also where names say which series a file belongs to, and where it comes before the files."""
+    with running(
+        tmp_path, series__sentinel="end.txt", series__idle_close_s=0, series__by="pattern", series__pattern="(?P<series>image_00[01])"
+    ) as daemon:
+        (daemon.root / "np").mkdir(parents=True)
+        (daemon.root / "np" / "END.txt").write_text("done")
+        for index in range(2):
+            put(daemon.root / "np", index, float(index))
+        wait_for(lambda: closed_with(daemon, 2), what="both series to be closed")
+        assert {one["name"] for one in daemon.status()["series"]} == {"image_000", "image_001"}
+
+
+def test_names_that_cannot_be_folders_are_made_to_fit() -> None:
+    """Too long for a file system, or the ledger's own."""
+    rules = Series(by="file")
+    names = [series_of(f"{'x' * 180}/{'y' * 180}{end}.mrc", "root", rules) for end in "ab"]
+    assert len(set(names)) == 2
+    assert all(len(name.encode()) < 255 for name in names)
+    assert series_of("ledger.sqlite/a.tif", "root") == "ledger.sqlite_"
 
 
 def test_every_file_a_series_of_its_own(tmp_path: Path) -> None:

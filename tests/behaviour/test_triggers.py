@@ -117,3 +117,13 @@ def test_a_growing_series_has_a_preview(tmp_path: Path) -> None:
             put(daemon.root / "s", index, 20.0 * index)
         wait_for(lambda: (daemon.out / "s" / "preview.h5").exists(), limit_s=90, what="the preview")
         assert daemon.status()["series"][0]["state"] == "open"
+
+
+def test_a_series_too_short_for_a_volume_is_no_failure(tmp_path: Path) -> None:
+    """Two projections: no volume, nothing tried in vain, no delivery put aside; the daemon ends well."""
+    daemon = Daemon(tmp_path, reconstruct__on_close=True)
+    for index in range(2):
+        put(daemon.root / "s", index, 2.0 * index)
+    assert daemon.run("--until-idle", "3", "--strict") == 0
+    assert not (daemon.out / "s" / "reconstruction.h5").exists()
+    assert "2 of 2 projections can be used; at least 3 are needed" in daemon.log.read_text()

@@ -7,13 +7,14 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from aet_stream.simulate.writers import mdoc, mrc, npy, tiff
-from tests.harness import Daemon, known_image, plain_rows, put, running, wait_for
+from tests.harness import ENVIRONMENT, Daemon, known_image, plain_rows, put, running, wait_for
 
 
 def said(daemon: Daemon, *settings: str) -> tuple[int, str]:
@@ -281,6 +282,12 @@ def test_verify_finds_a_flipped_bit_and_a_missing_source(tmp_path: Path) -> None
         daemon.wait_for_totals(stored=3)
         series, projections = daemon.out / "np" / "series.h5", daemon.out / "np" / "projections"
         assert daemon.ask("verify", str(series)).returncode == 0
+        copy = tmp_path / "copy.h5"
+        shutil.copy(series, copy)
+        words = [sys.executable, "-m", "aet_stream", "verify", str(copy)]
+        found = subprocess.run(words, cwd=series.parent, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+        assert found.returncode == 1  # though HDF5 finds the projections in the current folder
+        assert "are not beside it" in found.stdout
         content = bytearray((projections / "000001.h5").read_bytes())
         content[len(content) // 2] ^= 1
         (projections / "000001.h5").write_bytes(content)
