@@ -76,12 +76,6 @@ def arm(spec: str) -> None:
     reach = _on
 
 
-def disarm() -> None:
-    """As in production."""
-    global reach
-    reach = _off
-
-
 def _known(fault: str) -> bool:
     return fault.rstrip("+") in ("kill", "torn", "spoil", "error", "hang", "slow") or hasattr(errno, fault.rstrip("+"))
 

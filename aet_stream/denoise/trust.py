@@ -22,8 +22,6 @@ from aet_stream.projection import Array, Quality
 
 HALF_TRUSTED = 0.03
 """Expected error, as a share of the particle's range, at which trust is a half."""
-LOW = 0.5
-"""Trust below this is flagged."""
 WITHOUT_CARD: Mapping[str, float] = {"intercept": -0.9, "gp": 0.35, "laplace": 0.35}
 """For estimators without a card of their own: half of how far Laplace and the Gaussian process are away, on a logarithmic scale."""
 _LEAST = 1e-4

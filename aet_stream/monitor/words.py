@@ -86,13 +86,6 @@ def sentence(status: dict[str, Any], *, expected: int = 0, last: dict[str, Any] 
     return f"{text}; {', '.join(waiting) or 'nothing held'}"
 
 
-def duration(seconds: float) -> str:
-    """As people say it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def remedies(status: dict[str, Any]) -> list[dict[str, Any]]:
     """Everything held or quarantined, with what to do and the exact command to type."""
     root = shlex.quote(shown(status.get("output_root", "")))
