@@ -19,7 +19,7 @@ from aet_stream.hub.intake import Intake
 from aet_stream.hub.outbox import Outbox
 from aet_stream.hub.outcomes import Outcomes
 from aet_stream.hub.workers import Workers
-from aet_stream.messages import WIRE_VERSION, Acquired, Done, Failed, FileOffer, Job, Offer, Ready, Want, Working
+from aet_stream.messages import WIRE_VERSION, Acquired, Done, Failed, FileOffer, Job, NotAcquired, Offer, Ready, Want, Working
 from aet_stream.projection import Acquisition, Candidate, Quality, sha256_of
 from tests.harness import known_image
 from tests.test_store import made
@@ -126,6 +126,20 @@ def test_results_for_nobody_do_nothing(desk: Desk) -> None:
         desk.workers.hear_failed(Failed(job_id=stranger, reason="x"))
     assert desk.workers.done == []
     assert next(iter(desk.flights)).state == "working"
+
+
+def test_a_broken_new_state_waits_for_the_result_of_the_old_one(desk: Desk) -> None:
+    """The file is replaced by a broken one while a worker has it: what was read is stored, then the new state is asked for."""
+    desk.offer("a")
+    job = desk.job()
+    assert job is not None
+    desk.intake.hear_not_acquired(NotAcquired(path="s/a.tif", stamp="2", image=0, why="bad", reason="cut off"))
+    desk.workers.hear_done(done(job), CLEAN)
+    (flight,) = desk.workers.done
+    assert flight.stamp == "1"
+    desk.flights.land(flight)
+    desk.intake.grant()
+    assert [message.stamp for _, message in desk.sent if isinstance(message, Want)] == ["2"]
 
 
 @pytest.mark.parametrize("clean", [CLEAN[:5], CLEAN.astype("<f8"), np.full_like(CLEAN, np.nan)], ids=["shape", "dtype", "NaN"])

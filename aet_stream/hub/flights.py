@@ -96,6 +96,10 @@ class Flights:
     def find_job(self, job_id: str) -> Flight | None:
         return next((flight for flight in self._flying.values() if flight.job_id == job_id and flight.state == "working"), None)
 
+    def is_flying(self, pending: Pending) -> bool:
+        """Whether this image, in whatever state, is on its way."""
+        return (pending.path, pending.image) in self._flying
+
     def offer(self, pending: Pending) -> None:
         """Note a unit; a later state of the same file takes the place of an earlier one."""
         flight = self._flying.get((pending.path, pending.image))
@@ -109,7 +113,7 @@ class Flights:
         chosen: list[Pending] = []
         used = sum(flight.nbytes for flight in self._flying.values())
         for pending in self.backlog.values():
-            if (pending.path, pending.image) in self._flying or pending.alone:
+            if self.is_flying(pending) or pending.alone:
                 continue
             room = used + pending.nbytes <= self.credit_bytes or (not chosen and not self._flying)
             if len(self._flying) + len(chosen) >= self.credit or not room:

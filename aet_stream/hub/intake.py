@@ -172,7 +172,7 @@ class Intake:
         now = time.time()
         self._flights.offer(Pending(message.path, message.image, message.stamp, 0, now, now))
         pending = self._flights.backlog.get((message.path, message.image))
-        if pending is None:
+        if pending is None or self._flights.is_flying(pending):  # an earlier state is with a worker: this one is asked for after it
             return None
         with self._ledger.transaction():
             return self._launch(pending)
