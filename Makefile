@@ -1,8 +1,8 @@
 # Every command does its own set-up; `make demo` and `make test` are all that a newcomer needs.
 PYTHON ?= python3
 BIN := .venv/bin
-# Tests wait more than they compute: side by side they take half the time.
-PARALLEL := -n auto --maxprocesses 4 --dist worksteal
+# Tests wait more than they compute: side by side they take half the time; those of a module share what it has set up.
+PARALLEL := -n auto --maxprocesses 4 --dist loadscope
 
 .PHONY: help setup demo test test-long check format bench gpu-bench clean durability
 

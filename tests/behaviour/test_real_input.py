@@ -11,6 +11,8 @@ import pytest
 
 from tests.harness import Daemon, plain_reader, plain_rows, running, wait_for
 
+pytestmark = pytest.mark.timeout(300)  # two whole series with their volumes
+
 
 def test_a_gatan_stack_gives_91_projections_at_their_tilts(tmp_path: Path, test_data: Path) -> None:
     """(a) A real HAADF stack: 91 rows from -90 to +90 degrees, pixels as in the file."""
