@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sqlite3
 import time
 from pathlib import Path
@@ -140,14 +141,15 @@ def _status_text(status: dict[str, Any]) -> str:
         lines.append(f"HELD         {row['id']:>5}  {row['path']}[{row['image']}]: {row['reason']}")
     for row in status["quarantined"]:
         lines.append(f"QUARANTINED  {row['id']:>5}  {row['path']}[{row['image']}]: {row['reason']}")
-    if status["held"]:
-        lines.append("give a held projection its angle: aet-stream release ID --angle DEG")
+    where = f" --set output.root={shlex.quote(status['output_root'])}" if status.get("output_root") else ""
+    if any("px of" not in row["reason"] for row in status["held"]):
+        lines.append(f"give a held projection its angle: aet-stream release ID --angle DEG{where}")
     if status["quarantined"]:
-        lines.append("mend or replace a quarantined file and it is read again; or: aet-stream requeue ID")
+        lines.append(f"mend or replace a quarantined file and it is read again; or: aet-stream requeue ID{where}")
     for row in status["events"]["dead"]:
         lines.append(f"FAILED       {row['event']} of {row['series']} -> {row['sink']} ({row['attempts']} tries): {row['detail']}")
     if status["events"]["dead"]:
-        lines.append("mend the cause and send failed events again: aet-stream resend")
+        lines.append(f"mend the cause and send failed events again: aet-stream resend{where}")
     return "\n".join(shown(line) for line in lines)
 
 
