@@ -533,6 +533,13 @@ def test_velox_beside_a_live_transform_and_with_half_its_metadata(tmp_path: Path
         open_source(path)
 
 
+def test_an_mdoc_for_single_images_names_each(tmp_path: Path) -> None:
+    """SerialEM's series of TIFF files: sections `[Image = im000.tif]`."""
+    loose = tmp_path / "series.mdoc"
+    loose.write_text("PixelSpacing = 1\n\n[Image = im000.tif]\nTiltAngle = -3.5\n\n[Image = im001.tif]\nTiltAngle = 0.5\n\n")
+    assert [beside(tmp_path / f"im00{index}.tif", 0, 1, [loose]).tilts[0].tilt_deg for index in range(2)] == [-3.5, 0.5]
+
+
 def test_a_decimal_comma_between_commas_holds(tmp_path: Path) -> None:
     """`x.tif,-12,5` under two column names: nobody knows which number is meant."""
     (tmp_path / "tilts.csv").write_text("file,tilt\nx.tif,-12,5\ny.tif,3.5\n")

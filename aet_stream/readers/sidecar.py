@@ -158,7 +158,8 @@ def _from_mdoc(text: str, sidecar: Path, path: Path, image: int, is_own: bool) -
     sections = parse_mdoc(text)
     framesets = any(section["_kind"] == "FrameSet" for section in sections)
     for section in sections[1:]:
-        frames = section.get("SubFramePath", "").replace("\\", "/").rsplit("/", 1)[-1]
+        named = section["_value"] if section["_kind"] == "Image" else section.get("SubFramePath", "")
+        frames = named.replace("\\", "/").rsplit("/", 1)[-1]
         of_frames = bool(frames) and frames.lower() == path.name.lower()
         of_image = is_own and not framesets and section["_kind"] == "ZValue" and section["_value"] == str(image)
         if not (of_frames or of_image):
