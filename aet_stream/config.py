@@ -75,16 +75,16 @@ class Frames(Section, frozen=True):
     """Beside the mean: the variance over the frames, all frames, or nothing."""
 
 
-WORD_BEFORE_DEG = r"(?P<angle>[^\s_()\[\]=]*\d[^\s_()\[\]=]*)deg(?:rees?)?(?![A-Za-z])"
-
-
 class Angle(Section, frozen=True):
     """Where tilt angles come from. Nothing is ever guessed: missing or disagreeing sources hold the projection."""
 
     order: tuple[Literal["metadata", "sidecar", "filename"], ...] = ("metadata", "sidecar", "filename")
     """Which sources are asked, the most trusted first. One that is left out is not believed at all."""
-    filename_regex: str = WORD_BEFORE_DEG
-    """Searched in the file name; group `angle` is the tilt, an optional group `sign` its sign. Empty: names say nothing."""
+    filename_regex: str = r"(?P<angle>(?:[+\u2212\u2013-](?:\s+|\d+_)(?=\d))?[^\s_()\[\]=]*\d[^\s_()\[\]=]*)deg(?:rees?)?(?![A-Za-z])"
+    """Searched in the file name; group `angle` is the tilt, an optional group `sign` its sign. Empty: names say nothing.
+
+    By default the whole word before `deg`, and a sign or digits torn from it (`- 12`, `-12_5`), so that nothing is lost unseen.
+    """
     filename_unit: Literal["deg", "rad"] = "deg"
     metadata_unit: Literal["file", "deg", "rad"] = "file"
     """What metadata count in. `file`: what the format says; the others overrule it."""

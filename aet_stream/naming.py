@@ -17,6 +17,12 @@ _LONGEST_BYTES = 200
 _UNSEEN = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]")
 
 
+def top_folder(path: str) -> str:
+    """The folder directly under the watched one that a path lies in; empty for the watched one itself."""
+    top, _, rest = path.partition("/")
+    return top if rest else ""
+
+
 def series_of(path: str, root_name: str, rules: Series | None = None) -> str:
     """The series of a file: by default the folder directly under the watched one (whatever lies deeper in it), or that one itself.
 
@@ -25,14 +31,14 @@ def series_of(path: str, root_name: str, rules: Series | None = None) -> str:
     path : relative to the watched folder, with forward slashes
     root_name : name of the watched folder
     """
-    top, _, rest = path.partition("/")
-    name = top if rest else root_name
+    top = top_folder(path)
+    name = top or root_name
     if rules is not None and rules.by == "file":
         name = str(PurePosixPath(path).with_suffix("")).replace("/", "_")
     elif rules is not None and rules.by == "pattern":
         found = re.search(rules.pattern, PurePosixPath(path).name)
         name = re.sub(r"[^\w.+-]+", "_", found["series"]).lstrip(".") if found and found["series"] else name
-    elif rest and name == root_name:
+    elif top and name == root_name:
         return f"{name}_"
     coded = name.encode("utf-8", "surrogateescape")
     if len(coded) > _LONGEST_BYTES:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sqlite3
 import time
 from pathlib import Path
@@ -115,6 +114,8 @@ def _from_ledger(root: Path) -> dict[str, Any]:
 
 def _status_text(status: dict[str, Any]) -> str:
     """One glance."""
+    from aet_stream.monitor import words
+
     totals = status["totals"]
     lines = [f"daemon {status['daemon']}" + (f"  PAUSED: {status['paused']}" if status.get("paused") else "")]
     lines.append("  ".join(f"{count} {name}" for name, count in totals.items()))
@@ -141,8 +142,8 @@ def _status_text(status: dict[str, Any]) -> str:
         lines.append(f"HELD         {row['id']:>5}  {row['path']}[{row['image']}]: {row['reason']}")
     for row in status["quarantined"]:
         lines.append(f"QUARANTINED  {row['id']:>5}  {row['path']}[{row['image']}]: {row['reason']}")
-    where = f" --set output.root={shlex.quote(status['output_root'])}" if status.get("output_root") else ""
-    if any("px of" not in row["reason"] for row in status["held"]):
+    where, remedies = words.output_setting(status), words.remedies(status)
+    if any(row["state"] == "held" and row["command"] for row in remedies):
         lines.append(f"give a held projection its angle: aet-stream release ID --angle DEG{where}")
     if status["quarantined"]:
         lines.append(f"mend or replace a quarantined file and it is read again; or: aet-stream requeue ID{where}")

@@ -25,6 +25,7 @@ from aet_stream import layout
 from aet_stream.errors import AetError, OutputFull
 from aet_stream.hub.outbox import OUTBOX_SCHEMA, Outbox
 from aet_stream.layout import Record
+from aet_stream.naming import top_folder
 
 SCHEMA_VERSION = 1
 STAGES = ("settle", "read", "queue", "network", "commit", "total")
@@ -256,12 +257,9 @@ class Ledger:
 
     # -- series -----------------------------------------------------------------------------------------------------------------
 
-    def series_under(self, folder: str) -> set[str]:
-        """Series of which a file lies in this folder, or below it; of the watched folder itself: of those that lie directly there."""
-        first, last = (f"{folder}/", f"{folder}0") if folder else ("", "\U0010ffff")  # "0" follows "/"
-        direct = "" if folder else " AND instr(path, '/') = 0"
-        rows = self._db.execute(f"SELECT DISTINCT series FROM unit WHERE path >= ? AND path < ?{direct}", (first, last))
-        return {row["series"] for row in rows}
+    def folders(self, series: str) -> set[str]:
+        """Top folders that files of a series lie in."""
+        return {top_folder(row["path"]) for row in self._db.execute("SELECT path FROM unit WHERE series = ?", (series,))}
 
     def series(self) -> list[dict[str, Any]]:
         """Every series with its counts, the latest active first."""

@@ -138,7 +138,7 @@ class Outbox:
         return len(chosen)
 
     def listed(self, state: str | None = None, limit: int = 1000) -> list[dict[str, Any]]:
-        """Deliveries, the latest event first."""
+        """Deliveries, the latest event first; `limit` -1: all."""
         where, values = ("", ()) if state is None else (" WHERE state = ?", (state,))
         return [dict(row) for row in self._db.execute(f"{_JOINED}{where} ORDER BY seq DESC LIMIT ?", (*values, limit))]
 

@@ -19,7 +19,7 @@ from aet_stream.hub.intake import Intake
 from aet_stream.hub.ledger import Ledger, candidates_json
 from aet_stream.hub.outcomes import Tell
 from aet_stream.layout import Record
-from aet_stream.naming import series_of
+from aet_stream.naming import series_of, top_folder
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +42,9 @@ class Storing:
         self._active_at: dict[str, float] = {}
         """Series -> monotonic time of its last projection: a clock that is set must not close a series."""
         self.close_asked: set[str] = set()
+        """Series that a person wants closed."""
         self._ended_folders: set[str] = set()
         """Where a sentinel lies: a series that something late opens again ends again."""
-        """Series that a person wants closed."""
         turn = config.orientation
         self._turn = "t" * turn.transpose + "y" * turn.flip_y + "x" * turn.flip_x
         self._config_sha256 = hashlib.sha256(msgspec.json.encode(config)).hexdigest()
@@ -170,7 +170,7 @@ class Storing:
     def hear_end(self, path: str) -> None:
         """A sentinel file ends the series of its folder, as a person would."""
         logger.info("%s says that the series of its folder has ended", path)
-        self._ended_folders.add(path.rpartition("/")[0].partition("/")[0])
+        self._ended_folders.add(top_folder(path))
 
     def _due(self) -> list[str]:
         """Open series that are full, silent for long enough, or asked for; never one that something is still coming for."""
@@ -178,14 +178,14 @@ class Storing:
         coming = {flight.series for flight in self._flights} | set(self._archive.unpublished)
         coming |= {series_of(path, root_name, self._config.series) for path, _ in self._flights.backlog}
         rules, due = self._config.series, []
-        ended = {name for folder in self._ended_folders for name in self._ledger.series_under(folder)}
         for series in self._ledger.series():
             name, stored = series["name"], series["stored"]
             if series["state"] != "open" or not stored or name in coming:
                 continue
             full = rules.expected and stored >= rules.expected
             silent = rules.idle_close_s and self._silent_s(name, series["last_at"]) > rules.idle_close_s
-            if name in self.close_asked or name in ended or full or silent:
+            ended = self._ended_folders and self._ended_folders & self._ledger.folders(name)
+            if name in self.close_asked or ended or full or silent:
                 due.append(name)
         return due
 

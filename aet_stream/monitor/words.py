@@ -86,10 +86,14 @@ def sentence(status: dict[str, Any], *, expected: int = 0, last: dict[str, Any] 
     return f"{text}; {', '.join(waiting) or 'nothing held'}"
 
 
+def output_setting(status: dict[str, Any]) -> str:
+    """What makes a command one for this daemon, to be put behind it."""
+    return f" --set output.root={shlex.quote(shown(status['output_root']))}" if status.get("output_root") else ""
+
+
 def remedies(status: dict[str, Any]) -> list[dict[str, Any]]:
     """Everything held or quarantined, with what to do and the exact command to type."""
-    root = shlex.quote(shown(status.get("output_root", "")))
-    setting = f" --set output.root={root}" if status.get("output_root") else ""
+    setting = output_setting(status)
     found = []
     for state in ("held", "quarantined"):
         for row in status.get(state, []):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -316,8 +316,7 @@ class _Desk:
 
     def _combined(self, name: str, frames: Array, units: tuple[Unit, ...], flag: str) -> tuple[_Answer, memoryview]:
         rules = self._rules
-        wide = frames.dtype.itemsize > 2 and frames.dtype != np.float32
-        travelling = (len(frames) + 1) * frames[0].size * (8 if wide else 4)
+        travelling = (len(frames) + 1) * frames[0].size * _exact(frames.dtype).itemsize
         keep = rules.keep if travelling <= MAX_EXTRA_BYTES or rules.keep != "frames" else "moments"
         rotations = tuple(angle for u in units for angle in u.acquisition.scan_rotation_deg)
         frames = turned(frames, rules.turn)
@@ -326,13 +325,18 @@ class _Desk:
         kind: Literal["", "variance", "frames"] = "" if extras is None else "frames" if keep == "frames" else "variance"
         planes = mean[None]
         if extras is not None:
-            exact = np.dtype("<f8" if extras.dtype.itemsize > 2 and extras.dtype != np.float32 else "<f4")
+            exact = _exact(extras.dtype)
             planes = np.concatenate([mean[None].astype(exact), extras.astype(exact)])
         planes = finished(Path(name), np.ascontiguousarray(planes))
         dtype = "" if extras is None else extras.dtype.str
         reading = Reading(units, sha256_of_frames(frames), drift, kind, dtype)
         count, height, width = planes.shape
         return _Answer("image", reading=reading, dtype=planes.dtype.str, shape=(count, height, width)), planes.data.cast("B")
+
+
+def _exact(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The float that mean and extras travel as together: it holds every number of theirs."""
+    return np.dtype("<f8" if dtype.itemsize > 2 and dtype != np.float32 else "<f4")
 
 
 def turned(frames: Array, turn: str) -> Array:

@@ -146,13 +146,12 @@ class _Image:
         images = [entry for entry in _children(tree, "ImageList") if isinstance(entry.get("ImageData"), dict)]
         if not images:
             raise SourceError(f"{path.name}: holds no image")
-        thumbnails = {entry.get("ImageIndex") for entry in _children(tree, "Thumbnails")} if len(images) > 1 else set()
-        real = [image for index, image in enumerate(images) if index not in thumbnails and image["ImageData"].get("DataType") in _PIXELS]
-        if len(real) > 1:
-            raise SourceError(
-                f"{path.name}: holds {len(real)} images, and which one is meant it does not say: save each as a file of its own"
-            )
-        self.tags: Tags = real[0] if real else max(images, key=lambda entry: len(images) == 1 or _pixel_count(entry))
+        thumbnails = {entry.get("ImageIndex") for entry in _children(tree, "Thumbnails")}
+        real = [image for index, image in enumerate(images) if index not in thumbnails] or images
+        fitting = [image for image in real if image["ImageData"].get("DataType") in _PIXELS]
+        if len(fitting) > 1:
+            raise SourceError(f"{path.name}: holds {len(fitting)} images and says of none that it is meant: save each as a file of its own")
+        self.tags: Tags = (fitting or real)[0]
         data = self.tags["ImageData"]
         self.dimensions = [int(value) for value in data.get("Dimensions", {}).values()]
         kind = data.get("DataType")
@@ -197,13 +196,6 @@ class _Image:
 def _children(tags: Tags, name: str) -> list[Tags]:
     group = tags.get(name, {})
     return [entry for entry in group.values() if isinstance(entry, dict)] if isinstance(group, dict) else []
-
-
-def _pixel_count(entry: Tags) -> int:
-    data = entry["ImageData"].get("Data")
-    place = data.pixels if isinstance(data, _Text) else data
-    usable = entry["ImageData"].get("DataType") in _PIXELS
-    return place.count if isinstance(place, _Pixels) and usable else -1
 
 
 class Dm:

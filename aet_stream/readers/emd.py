@@ -51,7 +51,7 @@ class Velox:
             item = member(path, group, f"{key}/Data")
             if item is None or item.dtype.kind in "Vc" or member(path, group, f"{key}/Metadata") is None:
                 continue  # a live Fourier transform or the like, beside the detectors' images
-            data = numbers(path, member(path, group, f"{key}/Data"))
+            data = numbers(path, item)
             if data.ndim != 3 or data.shape[2] < 1:
                 raise SourceError(f"{path.name}: {data.name} has shape {data.shape}, not (y, x, frames)")
             said = [_velox_json(path, group, key, frame) for frame in range(min(data.shape[2], MAX_IMAGES))]

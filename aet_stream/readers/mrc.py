@@ -70,12 +70,12 @@ def _header(path: Path) -> _Header:
     extended = struct.unpack(f"{order}i", raw[92:96])[0]
     numbers = struct.unpack(f"{order}2h", raw[128:132])
     stamp, flags = struct.unpack(f"{order}2i", raw[152:160])
+    unsigned = stamp == _IMOD_STAMP and not flags & _IMOD_SIGNED_BYTES
     if mode not in _MODES:
         raise SourceError(f"{path.name}: MRC mode {mode} is not supported (known: {sorted(_MODES)})")
     if not 0 <= extended <= 1 << 28 or min(width, height) <= 0:
         raise SourceError(f"{path.name}: no MRC header ({width} x {height} px, extended header of {extended} bytes)")
-    return _Header(order, width, height, images, mode, extended, raw[104:108], numbers, cell, sampling,
-                   stamp == _IMOD_STAMP and not flags & _IMOD_SIGNED_BYTES)  # fmt: skip
+    return _Header(order, width, height, images, mode, extended, raw[104:108], numbers, cell, sampling, unsigned)
 
 
 class Mrc:

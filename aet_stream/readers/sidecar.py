@@ -159,10 +159,9 @@ def _from_mdoc(text: str, sidecar: Path, path: Path, image: int, is_own: bool) -
     framesets = any(section["_kind"] == "FrameSet" for section in sections)
     for section in sections[1:]:
         named = section["_value"] if section["_kind"] == "Image" else section.get("SubFramePath", "")
-        frames = named.replace("\\", "/").rsplit("/", 1)[-1]
-        of_frames = bool(frames) and frames.lower() == path.name.lower()
+        by_name = named.replace("\\", "/").rsplit("/", 1)[-1].lower() == path.name.lower()
         of_image = is_own and not framesets and section["_kind"] == "ZValue" and section["_value"] == str(image)
-        if not (of_frames or of_image):
+        if not (by_name or of_image):
             continue
         if "TiltAngle" not in section:
             if section is sections[-1]:

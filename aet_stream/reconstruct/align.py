@@ -318,7 +318,7 @@ def binned_axis_px(width: int, factor: int) -> float:
 
 
 def _bin_factor(projections: Array, size_px: int) -> int:
-    flat = max(1, projections.shape[1] // 8)  # very flat frames are hardly binned
+    flat = max(1, projections.shape[1] // FEWEST_ROWS)  # very flat frames are hardly binned
     return int(min(flat, max(1, -(-projections.shape[2] // size_px))))
 
 

@@ -8,13 +8,11 @@ from pathlib import PurePosixPath
 
 import msgspec
 
-from aet_stream.config import WORD_BEFORE_DEG, Angle
+from aet_stream.config import Angle
 from aet_stream.projection import Acquisition, Candidate
 from aet_stream.readers.plan import unplanned
 
 _NUMBER = re.compile(r"(?P<lead>.*?)(?P<sign>[+-]?)(?P<number>\d+(?:[p.,]\d+)?)")
-_TORN = re.compile(r"[+\u2212\u2013-](?:\s+|\d+_)$")
-"""A sign apart from its number, or a number whose decimals stand behind an underscore."""
 _PLAIN_WORDS = ("", "tilt", "alpha", "angle")
 
 
@@ -30,9 +28,6 @@ def from_name(path: str, rules: Angle) -> tuple[Candidate, ...]:
 
 def _named(match: re.Match[str], rules: Angle) -> Candidate:
     value = _number((match.groupdict().get("sign") or "") + (match["angle"] or ""), rules.signs)
-    unsigned = match["angle"][:1].isdigit()
-    if unsigned and rules.filename_regex == WORD_BEFORE_DEG and _TORN.search(match.string[: match.start("angle")]):
-        value = math.nan
     return Candidate("filename", match.group(0), math.degrees(value) if rules.filename_unit == "rad" else value, rules.filename_unit)
 
 

@@ -17,7 +17,7 @@ from aet_stream import failpoints
 from aet_stream.config import Config
 from aet_stream.errors import AetError, ReaderDied, SourceError, SourceGone, SourceNotReady, SourceStillZero, WireError
 from aet_stream.messages import Acquired, FileOffer, NotAcquired, Offer, SeriesEnd, Want
-from aet_stream.naming import NO_TEXT
+from aet_stream.naming import NO_TEXT, top_folder
 from aet_stream.projection import Acquisition, Candidate, Projection
 from aet_stream.readers.child import Member, Reading
 from aet_stream.readers.looking import Look, Unit
@@ -262,8 +262,7 @@ class Watch:
     def _tell_ends(self) -> None:
         """A sentinel ends the series of its folder, once every file there has been offered."""
         for path, stamp in self._settling.sentinels.items():
-            folder = path.rpartition("/")[0].partition("/")[0]
-            news = self._ends_told.get(path) != stamp and not self._settling.moving_in(folder) and not self._visits.waiting
+            news = self._ends_told.get(path) != stamp and not self._settling.moving_in(top_folder(path)) and not self._visits.waiting
             if news and self.link.send(SeriesEnd(path=path)):
                 self._ends_told[path] = stamp
 
@@ -391,10 +390,8 @@ def _is_gone(path: Path) -> bool:
     """Not there; a share that does not answer says nothing of that."""
     try:
         path.lstat()
-    except FileNotFoundError:
-        return True
-    except OSError:
-        return False
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
     return False
 
 
