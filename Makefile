@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Tests wait more than they compute: side by side they take half the time; those of a module share what it has set up.
 PARALLEL := -n auto --maxprocesses 4 --dist loadscope
+# Threads of OpenBLAS and OpenMP wait by spinning, and take the time of the tests beside them.
+test test-long: export OPENBLAS_NUM_THREADS := 1
+test test-long: export OMP_NUM_THREADS := 1
 
 .PHONY: help setup demo test test-long check format bench gpu-bench clean durability
 

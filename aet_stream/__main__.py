@@ -1,5 +1,12 @@
-"""`python -m aet_stream` is `aet-stream`."""
+"""`aet-stream` and `python -m aet_stream`."""
+
+import os
+
+# OpenBLAS's threads wait for each other by spinning: beside other work that took five times the computing time here, and nothing is large
+# enough to gain from them. Children inherit it; it counts only before numpy is loaded.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from aet_stream.cli import main
 
-raise SystemExit(main())
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -50,6 +50,12 @@ patches_per_frame = 4
 """
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Whatever a network of another test has taken: several threads wait for each other by spinning, and tests run side by side."""
+    torch.set_num_threads(1)
+
+
 def preset_file(tmp_path: Path, network: str = "coarse", steps: int = 6, views: int = 2, held_out: int = 0) -> Path:
     path = tmp_path / "tiny.toml"
     path.write_text(TINY.format(network=network, steps=steps, views=views, held_out=held_out, judging=6 if network == "coarse" else 1))

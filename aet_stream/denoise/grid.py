@@ -45,6 +45,23 @@ def draw(coarse: Array, block: int, shape: tuple[int, int]) -> Array:
     return full
 
 
+def draw_means(means: Array, block: int, shape: tuple[int, int]) -> Array:
+    """(height, width) float32: the cubic splines whose means over the blocks are these; through the centres they would be too flat."""
+    rows, columns = _splines_of_means(shape[0], block, means.shape[0]), _splines_of_means(shape[1], block, means.shape[1])
+    full: Array = rows @ means.astype(np.float32) @ columns.T
+    return full
+
+
+@lru_cache(maxsize=16)
+def _splines_of_means(pixels: int, block: int, blocks: int) -> Array:
+    """(pixels, blocks) float32: what the mean of each block contributes to each pixel of one axis."""
+    splines = _splines(pixels, block, blocks).astype(np.float64)
+    within = np.minimum(np.arange(blocks * block), pixels - 1)
+    means = splines[within].reshape(blocks, block, blocks).mean(1)
+    found: Array = np.linalg.solve(means.T, splines.T).T.astype(np.float32)
+    return found
+
+
 @lru_cache(maxsize=16)
 def _splines(pixels: int, block: int, blocks: int) -> Array:
     """(pixels, blocks) float32: what each block centre contributes to each pixel of one axis."""

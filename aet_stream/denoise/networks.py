@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aet_stream.denoise import grid
+from aet_stream.denoise import detail, grid
 from aet_stream.denoise.classical import Vacuum
 from aet_stream.denoise.estimate import Beat, Estimate
 from aet_stream.denoise.features import Blocks, normalisation
@@ -30,18 +31,18 @@ _CUDA_TILE_PX = 2048
 def load_network(path: Path, *, device: str, precision: str, tile_px: int, threads: int) -> OnBlocks | InTiles:
     """The network in a weights file, ready to work.
 
+    Parameters
+    ----------
+    threads : 0: as is fastest, one for a network on blocks and all cores at full resolution
+
     Raises
     ------
     ModelError : the file, its card or the device is not what it should be
     """
-    import torch
-
-    if threads:
-        torch.set_num_threads(threads)
     card = load_card(path)
     if card.architecture == "Coarse":
-        return OnBlocks(path, card, device=device)
-    return InTiles(path, card, device=device, precision=precision, tile_px=tile_px)
+        return OnBlocks(path, card, device=device, threads=threads)
+    return InTiles(path, card, device=device, precision=precision, tile_px=tile_px, threads=threads)
 
 
 class OnBlocks:
@@ -49,9 +50,11 @@ class OnBlocks:
 
     precision = "float32"
 
-    def __init__(self, path: Path, card: Card, *, device: str) -> None:
+    def __init__(self, path: Path, card: Card, *, device: str, threads: int) -> None:
         from aet_stream.denoise.coarse import Coarse
 
+        # Its layers are over before a second thread is awake: two took four times as long as one, and fifty times beside other work.
+        self._threads = threads or 1
         self.card, self.name, self.sha256 = card, card.name, card.sha256
         self._device = _device(device)
         self._model = _loaded(Coarse(**card.shape), path).to(self._device)
@@ -66,6 +69,7 @@ class OnBlocks:
         from aet_stream.denoise.coarse import MULTIPLE
 
         beat()
+        _take(self._threads)
         rows, columns = blocks.statistics.shape[1:]
         padding = [(0, -rows % MULTIPLE), (0, -columns % MULTIPLE)]
         statistics = np.pad(blocks.statistics, [(0, 0), *padding], mode="edge")
@@ -78,7 +82,10 @@ class OnBlocks:
             self._model = self._model.to(self._device)
             said = self._infer(statistics, valid)
         background, support = (part[:rows, :columns] for part in said[:2])
-        drawn = grid.draw(background * np.float32(blocks.span) + np.float32(blocks.low), blocks.block_px, (frame.shape[0], frame.shape[1]))
+        noise = np.square(blocks.statistics[4] / blocks.block_px)
+        background = background + detail.of_vacuum(blocks.statistics[0] - background, support <= 0, noise)
+        shape = (frame.shape[0], frame.shape[1])
+        drawn = grid.draw_means(background * blocks.span + blocks.low, blocks.block_px, shape)
         return Estimate(drawn, support=support > 0, doubts={name: value * blocks.span for name, value in said[2].items()})
 
     def _infer(self, statistics: Array, valid: Array) -> tuple[Array, Array, dict[str, float]]:
@@ -117,11 +124,12 @@ class OnBlocks:
 class InTiles:
     """A DnCNN at full resolution; when memory runs out it takes smaller tiles, then the CPU."""
 
-    def __init__(self, path: Path, card: Card, *, device: str, precision: str, tile_px: int) -> None:
+    def __init__(self, path: Path, card: Card, *, device: str, precision: str, tile_px: int, threads: int) -> None:
         import torch
 
         from aet_stream.denoise.dncnn import DnCNN
 
+        self._threads = threads or len(os.sched_getaffinity(0))
         self.card, self.name, self.sha256 = card, card.name, card.sha256
         self._torch_device = _device(device)
         self._dtype = _precision(precision, card, self._torch_device)
@@ -140,6 +148,7 @@ class InTiles:
         return str(self._dtype).removeprefix("torch.")
 
     def background(self, frame: Array, blocks: Blocks, vacuum: Vacuum, beat: Beat) -> Estimate:
+        _take(self._threads)
         low, span = normalisation(frame)
         normal = (frame - np.float32(low)) / np.float32(span)
         return Estimate(self._in_tiles(normal, beat) * np.float32(span) + np.float32(low))
@@ -203,6 +212,14 @@ class InTiles:
             frame = frame.contiguous(memory_format=torch.channels_last)  # (1, 1, y, x)
             result: Array = self._layers(frame)[0, 0].float().cpu().numpy()
         return result
+
+
+def _take(threads: int) -> None:
+    """How many cores the arithmetic of this process takes; several networks may be loaded."""
+    import torch
+
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
 
 
 def _loaded(model: Any, path: Path) -> Any:

@@ -51,13 +51,14 @@ def run(preset_name: str, out: Path, *, steps: int = 0, seed: int | None = None,
     Parameters
     ----------
     steps, seed : instead of the preset's; steps 0 and seed None: as it says
+    threads : for the network's arithmetic; 0: the cores that making batches leaves
     """
-    if threads:
-        torch.set_num_threads(threads)
+    rank, ranks = _join()
+    makers = max(1, _cores() // (2 * ranks))
+    torch.set_num_threads(threads or max(1, _cores() // ranks - makers))
     _keep_memory()
     preset = load_preset(preset_name)
     preset = msgspec.structs.replace(preset, steps=steps or preset.steps, seed=preset.seed if seed is None else seed)
-    rank, ranks = _join()
     out.mkdir(parents=True, exist_ok=True)
     training = Training(preset, _device(rank))
     if resume and (out / "checkpoint.pt").exists():
@@ -67,7 +68,7 @@ def run(preset_name: str, out: Path, *, steps: int = 0, seed: int | None = None,
     if preset.held_out:
         mixer.pool.keep(slice(0, -preset.held_out))
     judge = Judge(preset)
-    loop(training, _batches(preset, mixer, training.step, rank, ranks), judge, out if rank == 0 else None)
+    loop(training, _batches(preset, mixer, training.step, rank, ranks, makers), judge, out if rank == 0 else None)
     path = out / f"{preset.name}.safetensors"
     if rank == 0:
         save_weights(path, training.average, _card(training, judge(training.average, training.device)))
@@ -87,6 +88,11 @@ def _keep_memory() -> None:
         mallopt(parameter, value)
 
 
+def _cores() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def _join() -> tuple[int, int]:
     """(rank, number of ranks) as torchrun says; alone without it."""
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
@@ -101,14 +107,13 @@ def _device(rank: int) -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
 
 
-def _batches(preset: Preset, mixer: Mixer, first: int, rank: int, ranks: int) -> Iterator[Any]:
+def _batches(preset: Preset, mixer: Mixer, first: int, rank: int, ranks: int, makers: int) -> Iterator[Any]:
     """One batch per step, made in processes beside this one; every rank makes its share."""
     seed, share = preset.seed + 7919 * (rank + 1), -(-preset.batch // ranks)
     if preset.network == "coarse":
         made: Any = CoarseBatches(mixer, seed=seed, batch=share)
     else:
         made = PatchBatches(mixer, seed=seed, batch=share, patch_px=preset.patch_px, per_frame=preset.patches_per_frame)
-    makers = max(1, (os.cpu_count() or 2) // (2 * ranks))
     return iter(DataLoader(made, batch_size=None, sampler=range(first, preset.steps), num_workers=makers, prefetch_factor=4))
 
 
