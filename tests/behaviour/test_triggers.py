@@ -63,17 +63,21 @@ def test_kills_lose_no_event_and_repeat_no_effect(tmp_path: Path, role: str) -> 
     """SIGKILL as soon as the receiver hears of something, again and again: every event arrives, in order, each effect once."""
     with http_receiver() as web, running(tmp_path, webhook__url=web.address, webhook__events=ALL, webhook__timeout_s=2) as daemon:
         killed: list[int] = []
-        wait_for(lambda: daemon.role_pids().get(role))
+
+        def alive() -> int | None:
+            pid = daemon.role_pids().get(role)
+            return None if pid in killed else pid
 
         def kill(event: dict[str, object]) -> None:
-            pid = daemon.role_pids().get(role)
-            if len(killed) < 4 and pid and pid not in killed:
+            pid = alive()
+            if len(killed) < 4 and pid:
                 killed.append(pid)
                 os.kill(pid, signal.SIGKILL)
 
         web.before_answer = lambda event: kill(event) if len(killed) % 2 == 0 else None
         web.after_answer = lambda event: kill(event) if len(killed) % 2 else None
         for index in range(8):
+            wait_for(alive, limit_s=60, what=f"the {role} to be there, before event {index}")
             put(daemon.root / "s", index, 2.0 * index)
             wait_for(lambda index=index: len(numbers(web, "s")) > index, limit_s=60, what=f"event {index}")
         assert len(killed) == 4
