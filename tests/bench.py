@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aet_stream.denoise.networks import cpu_has_bfloat16
+from aet_stream.denoise.precision import has_bfloat16
 from aet_stream.messages import WIRE_VERSION, Acquired, Done, FileOffer, Job, Offer, Ready, Want
 from aet_stream.projection import Acquisition, Candidate, Quality, sha256_of
 from aet_stream.simulate.writers import tiff
@@ -141,7 +141,7 @@ def inference(folder: Path) -> None:
     path = save_weights(folder / "dncnn.safetensors", plain.eval(), Card(name="DnCNN-17x64", architecture="DnCNN", bfloat16=True))
     ours, coarse = Denoiser(model=str(path)), Denoiser(model=MODEL)
 
-    hardware = f"{torch.get_num_threads()} threads, bfloat16 in the CPU: {cpu_has_bfloat16()}"
+    hardware = f"{torch.get_num_threads()} threads, bfloat16 in the CPU: {has_bfloat16('cpu')}"
     print(f"DnCNN-17x64 at full resolution by our path against plain eager float32; {hardware}")
     for size_px, repeats in ((256, 9), (1024, 5)):
         image = frame(0, size_px).astype(np.float32)

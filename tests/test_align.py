@@ -24,24 +24,24 @@ SIZE_PX, SIGMA_PX = 96, 1.6
 TILTS = np.linspace(-70, 70, 41)
 
 
-def particle() -> Array:
+def particle(size_px: int) -> Array:
     """An uneven crystal: a sphere would hide a turned axis."""
     atoms = fcc_sphere(256)
     bite = (atoms[:, 0] > 20) & (atoms[:, 1] > 15) & (atoms[:, 2] > 10)
     atoms = atoms[(np.linalg.norm(atoms * [1, 1.25, 1.1], axis=1) < 85) & ~bite]
-    return (atoms - atoms.mean(axis=0)) * SIZE_PX / 256
+    return (atoms - atoms.mean(axis=0)) * size_px / 256
 
 
-def displaced(shifts_px: Array, axis_deg: float, noise: float = 0.05) -> Array:
+def displaced(shifts_px: Array, axis_deg: float, noise: float = 0.05, size_px: int = SIZE_PX) -> Array:
     """Projections of it, moved and turned, with noise and a slope."""
-    rng, turn, middle = np.random.default_rng(3), np.radians(axis_deg), (SIZE_PX - 1) / 2
-    x, y, z = particle().T
-    ramp_y, ramp_x = np.mgrid[:SIZE_PX, :SIZE_PX] / SIZE_PX - 0.5
+    rng, turn, middle = np.random.default_rng(3), np.radians(axis_deg), (size_px - 1) / 2
+    x, y, z = particle(size_px).T
+    ramp_y, ramp_x = np.mgrid[:size_px, :size_px] / size_px - 0.5
     views = []
     for tilt, (dy, dx) in zip(np.radians(TILTS), shifts_px, strict=True):
         across = x * np.cos(tilt) + z * np.sin(tilt)
         places = np.stack([across * np.sin(turn) + y * np.cos(turn) - dy, across * np.cos(turn) - y * np.sin(turn) - dx], 1)
-        view = gaussians(places + middle, (SIZE_PX, SIZE_PX), SIGMA_PX)
+        view = gaussians(places + middle, (size_px, size_px), SIGMA_PX)
         top = np.percentile(view, 99)
         view += np.float32(0.02 * top) * (rng.normal() * ramp_x + rng.normal() * ramp_y).astype(np.float32)
         views.append(view + rng.normal(0, noise * top, view.shape).astype(np.float32))
@@ -73,6 +73,15 @@ def test_a_turned_axis_is_found(axis_deg: float) -> None:
     jitter = np.random.default_rng(2).uniform(-3, 3, (len(TILTS), 2))
     found = align.align(displaced(jitter, axis_deg, noise=0.005), TILTS, ("common-line", "center-of-mass", "axis-angle"))
     assert found.axis_deg == pytest.approx(axis_deg, abs=0.2)
+
+
+@pytest.mark.parametrize("axis_deg", [0.0, 0.5])
+def test_half_a_degree_is_told_from_noise(axis_deg: float) -> None:
+    """A particle wide enough to show it, jitter and noise notwithstanding; what noise alone might be is left at nothing."""
+    jitter = np.random.default_rng(2).uniform(-3, 3, (len(TILTS), 2))
+    found = align.align(displaced(jitter, axis_deg, size_px=256), TILTS, ("axis-angle",))
+    assert found.axis_deg == pytest.approx(axis_deg, abs=0.2)
+    assert (found.axis_deg == 0) == (axis_deg == 0)
 
 
 def test_what_is_in_register_stays_there() -> None:

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from aet_stream.denoise import modes
 from aet_stream.denoise.features import CHANNELS
+from aet_stream.denoise.precision import has_bfloat16
 
 MULTIPLE = 16
 """Rows and columns of the grid are padded to a multiple of this."""
@@ -76,7 +77,7 @@ class Stage(nn.Module):
 
     def forward(self, statistics: Tensor, valid: Tensor, low: Tensor, before: Tensor, support: Tensor) -> Said:
         seen = functional.pixel_unshuffle(_seen(statistics, valid, low, before, support), 2)
-        with torch.autocast(seen.device.type, torch.bfloat16, enabled=self.training):
+        with torch.autocast(seen.device.type, torch.bfloat16, enabled=self.training and has_bfloat16(seen.device.type)):
             said, pooled = self.unet(seen.contiguous(memory_format=torch.channels_last))
         said, pooled = functional.pixel_shuffle(said.float(), 2), pooled.float()
         log_spectrum = self.smoothness(pooled).clamp(-24, 8)

@@ -64,35 +64,42 @@ class OnBlocks:
         return str(self._device)
 
     def background(self, frame: Array, blocks: Blocks, vacuum: Vacuum, beat: Beat) -> Estimate:
+        beat()
+        _take(self._threads)
+        # Asked twice, the second time with rows and columns exchanged: what the two answers do not share is the network's own error.
+        one, other = self._said(blocks.statistics), self._said(blocks.statistics.transpose(0, 2, 1))
+        background, support = ((a + b.T) / 2 for a, b in zip(one[:2], other[:2], strict=True))
+        apart = np.abs(one[0] - other[0].T)
+        doubts = {name: (value + other[2][name]) / 2 for name, value in one[2].items()}
+        doubts |= {"views": float(np.sqrt(np.mean(apart**2))), "views_most": float(np.quantile(apart, 0.99))}
+        noise = np.square(blocks.statistics[4] / blocks.block_px)
+        background = background + detail.of_vacuum(blocks.statistics[0] - background, support <= 0, noise)
+        drawn = grid.draw_means(background * blocks.span + blocks.low, blocks.block_px, (frame.shape[0], frame.shape[1]))
+        return Estimate(drawn, support=support > 0, doubts={name: value * blocks.span for name, value in doubts.items()})
+
+    def _said(self, statistics: Array) -> tuple[Array, Array, dict[str, float]]:
+        """See `_infer`, of a grid of any size; on the CPU where the GPU has no memory left."""
         import torch
 
         from aet_stream.denoise.coarse import MULTIPLE
 
-        beat()
-        _take(self._threads)
-        rows, columns = blocks.statistics.shape[1:]
+        rows, columns = statistics.shape[1:]
         padding = [(0, -rows % MULTIPLE), (0, -columns % MULTIPLE)]
-        statistics = np.pad(blocks.statistics, [(0, 0), *padding], mode="edge")
-        valid = np.pad(np.ones((rows, columns), np.float32), padding)
+        inputs = np.pad(statistics, [(0, 0), *padding], mode="edge"), np.pad(np.ones((rows, columns), np.float32), padding)
         try:
-            said = self._infer(statistics, valid)
+            background, support, doubts = self._infer(*inputs)
         except torch.OutOfMemoryError as error:
             logger.error("out of GPU memory (%s): on the CPU from now on", str(error).splitlines()[0])
             self._device = torch.device("cpu")
             self._model = self._model.to(self._device)
-            said = self._infer(statistics, valid)
-        background, support = (part[:rows, :columns] for part in said[:2])
-        noise = np.square(blocks.statistics[4] / blocks.block_px)
-        background = background + detail.of_vacuum(blocks.statistics[0] - background, support <= 0, noise)
-        shape = (frame.shape[0], frame.shape[1])
-        drawn = grid.draw_means(background * blocks.span + blocks.low, blocks.block_px, shape)
-        return Estimate(drawn, support=support > 0, doubts={name: value * blocks.span for name, value in said[2].items()})
+            background, support, doubts = self._infer(*inputs)
+        return background[:rows, :columns], support[:rows, :columns], doubts
 
     def _infer(self, statistics: Array, valid: Array) -> tuple[Array, Array, dict[str, float]]:
         """((rows, columns) background, (rows, columns) logit of the support, doubts); normalised.
 
         Doubts, over the frame: the error that the network expects (`network`, root mean square; `network_mostly`, geometric mean); how far
-        its two stages are apart (`stages`, the best of all, and `stages_most`, where they are farthest), and its own word from the solve
+        its two stages are apart (`stages`, and `stages_most`, where they are farthest), and its own word from the solve
         under the particle (`own`); of the solves, what the spectrum allows (`prior`), what the observations leave open (`posterior`), and
         how little the first one was told (`blind`).
         """
@@ -257,16 +264,8 @@ def _precision(wanted: str, card: Card, device: torch.device) -> torch.dtype:
     """bfloat16 where asked for, or where hardware and card allow it."""
     import torch
 
+    from aet_stream.denoise.precision import has_bfloat16
+
     if wanted != "auto":
         return torch.bfloat16 if wanted == "bfloat16" else torch.float32
-    fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bfloat16()
-    return torch.bfloat16 if card.bfloat16 and fast else torch.float32
-
-
-def cpu_has_bfloat16() -> bool:
-    """Does this CPU multiply bfloat16 in hardware (AVX-512 BF16 or AMX)? Without, it is slower than float32."""
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return torch.bfloat16 if card.bfloat16 and has_bfloat16(device.type) else torch.float32

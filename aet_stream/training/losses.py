@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aet_stream.denoise.coarse import Coarse, Said
+from aet_stream.denoise.precision import has_bfloat16
 from aet_stream.training.batches import CoarseBatch, PatchBatch
 
 _FLOOR = 3e-7
@@ -44,6 +45,6 @@ def mean_square_error(found: Tensor, batch: CoarseBatch, where: Tensor) -> Tenso
 
 def patch_loss(model: nn.Module, batch: PatchBatch) -> Tensor:
     """Mean square error, as published."""
-    with torch.autocast(batch.raw.device.type, torch.bfloat16):
+    with torch.autocast(batch.raw.device.type, torch.bfloat16, enabled=has_bfloat16(batch.raw.device.type)):
         predicted: Tensor = model(batch.raw.contiguous(memory_format=torch.channels_last)).float()
     return functional.mse_loss(predicted, batch.background)
