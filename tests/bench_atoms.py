@@ -3,11 +3,12 @@
     AET_STREAM_TEST_DATA=... python -m tests.bench_atoms [--method nesterov-sirt] [--iterations 30] [--background 4] [--only WORD]
 
 The series `simulated-np/np2` goes file by file, as it was recorded, through a running daemon, which makes the volume when it closes the
-series. Local maxima, refined by a parabola, are matched to the true atoms within 1 angstrom. Three times: `without` background (a constant
-pedestal is subtracted); with a smooth uneven background of so many counts and its Poisson noise, `removed` by the default network; and the
-same with the background subtracted exactly, as if it were `known`, which tells what the noise of the background costs from what its removal
-costs. The tilt axis of this series lies along the images' x: `orientation.transpose` says so. How the atoms' x, y, z follow the volume's
-axes is fixed, so that a volume of the wrong hand finds nothing; scale and offset, which the data do not state, are fitted.
+series. Local maxima, refined by a parabola, are matched to the true atoms within 1 angstrom. Four times: `without` background (a constant
+pedestal is subtracted); with a smooth uneven background of so many counts, `removed` by the default network; with the Poisson noise that
+such a background brings along, removed likewise (`noisy`); and that with the background subtracted exactly, as if it were `known`. So the
+first two, and again the last two under more noise, tell what its removal costs. The tilt axis of this series lies along the images' x:
+`orientation.transpose` says so. How the atoms' x, y, z follow the volume's axes is fixed, so that a volume of the wrong hand finds nothing;
+scale and offset, which the data do not state, are fitted.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def main() -> None:
     parser.add_argument("--method", default="nesterov-sirt")
     parser.add_argument("--iterations", type=int, default=30, help="0: the stopping rule, which is after the voxels, not the atoms")
     parser.add_argument("--background", type=float, default=4.0, help="mean counts (the particle has about 10)")
-    parser.add_argument("--only", default="", help="without, removed or known")
+    parser.add_argument("--only", default="", help="without, removed, noisy or known")
     parser.add_argument("--set", default="{}", help="further settings, as JSON")
     given = parser.parse_args()
     data = Path(os.environ["AET_STREAM_TEST_DATA"]) / "simulated-np"
@@ -122,7 +123,12 @@ def main() -> None:
     atoms = np.loadtxt(data / "np2_atoms.txt")[:, 1:4]
     extra = background(len(images), images.shape[1], given.background)
     noisy = (images + np.random.default_rng(1).poisson(extra)).astype("<u2")
-    cases = {"without": (images, "constant"), "removed": (noisy, "default"), "known": ((noisy - extra).astype("<f4"), "constant")}
+    cases = {
+        "without": (images, "constant"),
+        "removed": ((images + extra).astype("<f4"), "default"),
+        "noisy": (noisy, "default"),
+        "known": ((noisy - extra).astype("<f4"), "constant"),
+    }
     settings = {"reconstruct__method": given.method, "reconstruct__iterations": given.iterations, **json.loads(given.set)}
     for title, (stack, model) in cases.items():
         if given.only in ("", title):
