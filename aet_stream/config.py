@@ -191,7 +191,7 @@ class Reconstruct(Section, frozen=True):
     threads: Count = 0
     """0: all cores."""
     memory_mib: Count = 0
-    """Bound on the memory of the solver. 0: four fifths of the machine's, or of what the GPU has free."""
+    """Bound on the memory of the solver. 0: four fifths of what this process may have, or of what the GPU has free."""
     device: str = "cpu"
     """Of the built-in solver: `cpu`, `cuda`, `cuda:0`, ... A GPU that the worker uses too makes intake wait."""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 7200.0

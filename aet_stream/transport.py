@@ -1,6 +1,6 @@
 """The only door to ZeroMQ: the hub's two sockets, the roles' link to it, and what a frame must look like.
 
-A message is one header frame (msgpack, at most 64 KiB) and at most one pixel frame. Parts, sizes, dtype, shape and checksum are
+A message is one header frame (msgpack, at most 1 MiB) and at most one pixel frame. Parts, sizes, dtype, shape and checksum are
 checked before an array is made of a buffer. Memory is bounded by the hub's credit, not by high-water marks: those count messages.
 """
 

@@ -17,6 +17,7 @@ from aet_stream.layout import CLEAN, PER_PROJECTION, THETA, crc32
 from aet_stream.projection import Array
 from aet_stream.reconstruct import solver
 from aet_stream.reconstruct.gpu import OnDevice
+from aet_stream.reconstruct.memory import machine_bytes
 from aet_stream.reconstruct.projector import Pieces, reproject
 from aet_stream.reconstruct.run import VOLUME, Options, reconstruct
 from aet_stream.reconstruct.stopping import choose_iterations, noise_variance
@@ -446,3 +447,22 @@ def test_progress_is_logged_with_the_time_left(series: Path, caplog: pytest.LogC
         reconstruct(series, quick(2))
     assert "29 projections of 17 x 48 px, nesterov-sirt" in caplog.text
     assert "100 %, about 0 s left" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("own", "name"), [("0::/system.slice/aet.service\n", "memory.max"), ("4:cpu,memory:/docker/a\n0::/\n", "memory/memory.limit_in_bytes")]
+)
+def test_a_control_group_bounds_the_memory(tmp_path: Path, own: str, name: str) -> None:
+    """Of a service or a container, or of any group around it; without a limit, the machine's."""
+    groups, mine = tmp_path / "groups", tmp_path / "own"
+    mine.write_text(own)
+    limit = groups / name
+    limit.parent.mkdir(parents=True)
+    limit.write_text("max\n")
+    everything = machine_bytes(mine, groups)
+    limit.write_text("1048576\n")
+    assert machine_bytes(mine, groups) == 1048576 < everything
+    inner = limit.parent / own.split(":")[2].split("\n")[0].lstrip("/") / limit.name
+    inner.parent.mkdir(parents=True)
+    inner.write_text("4096\n")
+    assert machine_bytes(mine, groups) == 4096

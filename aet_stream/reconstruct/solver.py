@@ -16,6 +16,7 @@ import numpy as np
 
 from aet_stream.errors import ReconstructionError, TooFewProjections
 from aet_stream.projection import Array
+from aet_stream.reconstruct.memory import machine_bytes
 from aet_stream.reconstruct.projector import Pieces, circle
 
 Progress = Callable[[int, int], None]
@@ -55,7 +56,7 @@ def solve(
     axis_px : detector column of the tilt axis, may lie between columns; None: (width - 1) / 2
     start : (slice y, row, column) float32, an earlier volume to go on from; None: nothing
     threads : 0 takes all cores
-    memory_mib : bound on what is allocated, the volume included; 0: four fifths of the machine's memory. Where the projector does not
+    memory_mib : bound on what is allocated, the volume included; 0: four fifths of what this process may have. Where the projector does not
         fit, it is made anew in every iteration, which takes about twice as long. With a GPU: bound on its memory, 0: four fifths of
         what it has free.
     device : cpu, or a torch device: cuda, cuda:0, ...
@@ -159,7 +160,7 @@ def limit_bytes(memory_mib: int = 0, device: str = "cpu") -> int:
     ReconstructionError : there is no such device
     """
     if device == "cpu":
-        return memory_mib * _MIB or int(0.8 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        return memory_mib * _MIB or int(0.8 * machine_bytes())
     from aet_stream.reconstruct.gpu import free_mib
 
     free = free_mib(device)
