@@ -84,6 +84,15 @@ def test_half_a_degree_is_told_from_noise(axis_deg: float) -> None:
     assert (found.axis_deg == 0) == (axis_deg == 0)
 
 
+def test_an_error_of_the_background_is_not_taken_for_a_turn() -> None:
+    """A dark spot that stays with the image and deepens from tilt to tilt: profiles agree better along a wrong axis, but not well."""
+    views = displaced(np.random.default_rng(2).uniform(-3, 3, (len(TILTS), 2)), 0.0, noise=0.005)
+    y, x = np.mgrid[:SIZE_PX, :SIZE_PX] - (SIZE_PX - 1) / 2
+    spot = np.exp(-(x**2 + (y - 18) ** 2) / 200) * (views > 0.1 * np.percentile(views, 99))
+    views -= (0.1 * np.percentile(views, 99) * TILTS / 70)[:, None, None] * spot
+    assert align.align(views.astype(np.float32), TILTS, ("axis-angle",)).axis_deg == 0
+
+
 def test_what_is_in_register_stays_there() -> None:
     """Nothing to gain: hardly anything moves."""
     found = align.align(displaced(np.zeros((len(TILTS), 2)), 0.0), TILTS)

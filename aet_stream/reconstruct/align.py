@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from scipy.ndimage import affine_transform, gaussian_filter
+from scipy.ndimage import affine_transform, binary_dilation, gaussian_filter
 
 from aet_stream.projection import Array
 from aet_stream.reconstruct import solver
@@ -86,6 +86,9 @@ def align(projections: Array, tilts_deg: Array, steps: tuple[str, ...] = STEPS) 
     for step in [step for step in STEPS if step in steps]:
         for find, gain in _ways(step):
             found = find(projections, tilts_deg, chosen)
+            if found is chosen:
+                logger.info("alignment, %s: nothing certain, left out", step)
+                continue
             now = _residual(smooth, tilts_deg, found)
             kept = now < best * (1 - gain)
             logger.info("alignment, %s: residual %.4f -> %.4f%s", step, best, now, "" if kept else ", left out")
@@ -98,12 +101,12 @@ def align(projections: Array, tilts_deg: Array, steps: tuple[str, ...] = STEPS) 
 def _ways(step: str) -> tuple[tuple[Find, float], ...]:
     """How a step may be done, and by which share each way has to lower the residual; where it fails, the next one is tried.
 
-    What noise or size hides from the residual (matching, a common offset, a small angle) is kept unless it does harm.
+    What noise or size hides from the residual (matching, a common offset) is kept unless it does harm.
     """
     ways: dict[str, tuple[tuple[Find, float], ...]] = {
         "common-line": ((_common_line, GAIN),),
         "center-of-mass": ((_centre_of_mass, GAIN), (_axis_offset, -GAIN)),
-        "axis-angle": ((_axis_angle, -GAIN),),
+        "axis-angle": ((_axis_angle, 0.0),),
         "projection-matching": ((_match, -GAIN),),
     }
     return ways[step]
@@ -128,9 +131,11 @@ def apply(projections: Array, alignment: Alignment) -> Array:
 def _axis_angle(projections: Array, tilts_deg: Array, so_far: Alignment) -> Alignment:
     """Search the direction whose profiles agree best, each profile moved freely along it.
 
-    Taken only where it is certain: by how much it varies when an eighth of the projections is left out (the jackknife).
+    Two things can feign a turn. Noise: the angle has to be larger than it varies when an eighth of the projections is left out (the
+    jackknife). What a removed background leaves over or takes along: the turn has to explain more than all that noise does not.
     """
-    spectra = np.fft.rfft(_tapered(projections), axis=1)  # (tilts, frequencies, x)
+    views, noise = _isolated(projections)
+    spectra = np.fft.rfft(_tapered(views), axis=1)  # (tilts, frequencies, x)
     height, width = projections.shape[1:]
     frequency = np.fft.rfftfreq(height)
     band = _in_band(frequency)
@@ -141,25 +146,48 @@ def _axis_angle(projections: Array, tilts_deg: Array, so_far: Alignment) -> Alig
         profiles: Array = np.einsum("nkx,kx->nk", spectra[:, band], turned)
         return profiles
 
-    def agreement(profiles: Array) -> float:
+    def misfit(profiles: Array) -> float:
+        """Share of the profiles' energy that is not common to them."""
         shifts = _align_profiles(profiles, frequency[band], LARGEST_SHIFT_SHARE * height)
         moved = profiles * np.exp(-2j * np.pi * frequency[band] * shifts[:, None])
-        return float(np.sum(np.abs(moved.mean(axis=0)) ** 2) / np.mean(np.sum(np.abs(moved) ** 2, axis=1)))
+        return float(1 - np.sum(np.abs(moved.mean(axis=0)) ** 2) / np.mean(np.sum(np.abs(moved) ** 2, axis=1)))
 
-    def best(tried_deg: Array, profiles: list[Array], rows: Array) -> float:
-        values = np.array([agreement(along[rows]) for along in profiles])
-        at = int(np.clip(values.argmax(), 1, len(values) - 2))
-        return float(tried_deg[at] + _peak(values[at - 1 : at + 2]) * (tried_deg[1] - tried_deg[0]))
+    def least(tried_deg: Array, profiles: list[Array], rows: Array) -> float:
+        values = np.array([misfit(along[rows]) for along in profiles])
+        at = int(np.clip(values.argmin(), 1, len(values) - 2))
+        return float(tried_deg[at] + _peak(-values[at - 1 : at + 2]) * (tried_deg[1] - tried_deg[0]))
 
     group = np.arange(len(projections)) % _GROUPS
     everything = group >= 0
     coarse = np.linspace(-LARGEST_ANGLE_DEG, LARGEST_ANGLE_DEG, 21)
-    about = best(coarse, [profiles_along(angle) for angle in coarse], everything)
+    about = least(coarse, [profiles_along(angle) for angle in coarse], everything)
+    if abs(about) >= LARGEST_ANGLE_DEG:
+        return so_far
     fine = about + np.linspace(-LARGEST_ANGLE_DEG, LARGEST_ANGLE_DEG, 11) / 10
     along = [profiles_along(angle) for angle in fine]
-    found = best(fine, along, everything)
-    error = np.sqrt((_GROUPS - 1) * np.var([best(fine, along, group != left_out) for left_out in range(_GROUPS)]))
-    return _anew(projections, tilts_deg, so_far, found) if abs(found) > CERTAIN_SIGMAS * error else so_far
+    found = least(fine, along, everything)
+    error = np.sqrt((_GROUPS - 1) * np.var([least(fine, along, group != left_out) for left_out in range(_GROUPS)]))
+    straight, turned = profiles_along(0.0), profiles_along(found)
+    by_noise = band.sum() * noise.mean() / float(np.mean(np.sum(np.abs(turned) ** 2, axis=1)))
+    unexplained = misfit(turned) - by_noise
+    certain = abs(found) > CERTAIN_SIGMAS * error and misfit(straight) - misfit(turned) > unexplained
+    return _anew(projections, tilts_deg, so_far, found) if certain else so_far
+
+
+def _isolated(projections: Array) -> tuple[Array, Array]:
+    """(tilts, y, x) what stands out and a rim around it, the rest 0; (tilts,) the noise in it: its pixels times their variance."""
+    width = projections.shape[2]
+    views, noise = np.zeros_like(projections), np.zeros(len(projections))
+    for row, view in enumerate(projections):
+        smooth = gaussian_filter(view, max(2.0, width / 64))
+        inside = binary_dilation(smooth > 0.1 * np.percentile(smooth, 99.5), iterations=max(1, width // 32))
+        vacuum = ~inside
+        level = np.median(view[vacuum]) if vacuum.any() else 0.0
+        views[row] = np.where(inside, view - level, 0)
+        beside = vacuum[:, 1:] & vacuum[:, :-1]
+        if beside.any():
+            noise[row] = inside.sum() * np.mean(np.square(np.diff(view, axis=1)[beside])) / 2
+    return views, noise
 
 
 def _anew(projections: Array, tilts_deg: Array, so_far: Alignment, axis_deg: float) -> Alignment:
