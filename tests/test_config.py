@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from aet_stream.cli.common import troubles
 from aet_stream.config import Config, load, require_folders
 from aet_stream.errors import ConfigError
 
@@ -77,3 +78,21 @@ def test_input_and_output_must_be_two_folders(tmp_path: Path, watch: str, output
     (tmp_path / "link").symlink_to(tmp_path / "a")
     with pytest.raises(ConfigError):
         require_folders(load(None, [f"watch.root={tmp_path / 'a'}", f"output.root={tmp_path / 'link' / 'out'}"]))
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("reconstruct.method=tomopy:mlem", "mlem is refused"),
+        ("reconstruct.method=fbp", "choose auto"),
+        ("zeromq.endpoint=127.0.0.1:5", "tcp://"),
+        ('command.argv=["/no/such/program"]', "/no/such/program"),
+        ("webhook.secret_file=/no/such/file", "/no/such/file"),
+    ],
+)
+def test_what_would_fail_at_the_end_is_said_at_the_start(override: str, named: str) -> None:
+    """One line that names the setting; nothing for settings that will do."""
+    (line,) = troubles(load(None, [override]))
+    assert override.split("=")[0] in line
+    assert named in line
+    assert not list(troubles(load(None, [])))

@@ -212,6 +212,24 @@ def test_webhooks_are_signed(tmp_path: Path, pairs: Callable[..., Pair], secret:
     assert abs(int(headers["webhook-timestamp"]) - time.time()) < 60
 
 
+def test_a_missing_secret_fails_the_webhook_alone(tmp_path: Path, pairs: Callable[..., Pair]) -> None:
+    """Nothing is sent unsigned, the other sinks go on, and what was put aside can be sent once the secret is there."""
+    program, secret = Program(tmp_path / "program"), tmp_path / "secret"
+    with http_receiver() as receiver:
+        signed = {"url": receiver.address, "secret_file": str(secret), "events": ALL}
+        pair = pairs(webhook=signed, command={"argv": program.argv, "events": ALL})
+        (event_id,) = pair.announce(1)
+        pair.until(pair.settled)
+        assert sorted(pair.deliveries()) == [("command", "done"), ("webhook", "failed")]
+        assert f"webhook.secret_file {secret}" in pair.hub.outbox.figures()["dead"][0]["detail"]
+        assert receiver.tries == []
+        secret.write_text("any text\n")
+        with pair.hub.ledger.transaction():
+            assert pair.hub.outbox.resend([event_id]) == 1
+        pair.until(pair.settled)
+    assert "webhook-signature" in receiver.headers[0]
+
+
 @pytest.mark.parametrize("answer", [503, (429, {"Retry-After": "1"})])
 def test_again_later_is_no_failed_try(pairs: Callable[..., Pair], answer: Any) -> None:
     """A busy receiver may say so more often than there are tries."""
@@ -237,7 +255,7 @@ def test_redirects_are_not_followed(pairs: Callable[..., Pair]) -> None:
 
 @pytest.mark.parametrize("content", [None, "\nsecond line", "whsec_no base64!"])
 def test_a_secret_that_cannot_be_read_is_named(tmp_path: Path, content: str | None) -> None:
-    """At the start, not at the first event."""
+    """With what is wrong about it."""
     path = tmp_path / "secret"
     if content is not None:
         path.write_text(content)

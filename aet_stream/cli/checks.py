@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from aet_stream import config as configuration
-from aet_stream.cli.common import Add, settings
+from aet_stream.cli.common import Add, settings, troubles
 from aet_stream.errors import AetError
 from aet_stream.service import EXIT_FAILED, EXIT_OK
 
@@ -24,7 +24,7 @@ def _check(arguments: argparse.Namespace) -> int:
     """Validate the settings; for each FILE (or every file below a folder) say its format, whether it is complete, its series, every
     statement about its tilt, pixel size, time and frames, and what would be done with it and why.
 
-    Ends with 0 only if every file could be stored as it is.
+    Ends with 0 only if the settings will do to the end and every file could be stored as it is.
     """
     from aet_stream.readers.child import ReaderChild
     from aet_stream.watch.describe import describe_all
@@ -37,12 +37,16 @@ def _check(arguments: argparse.Namespace) -> int:
         configuration.require_folders(config)
         if not config.watch_root.is_dir():
             print(f"watch.root {config.watch_root} is not there (yet): `run` would wait for it")
+    wrong = list(troubles(config))
+    for line in wrong:
+        print(line)
+    if config.watch.root and config.output.root and not wrong:
         print(f"settings are valid; input {config.watch_root}, output {config.output_root}")
     if arguments.series or arguments.known:
         return _check_orientation(arguments.series, arguments.known)
     reader = ReaderChild.of(config)
     try:
-        return EXIT_OK if describe_all(arguments.files, reader, config, say=print) else EXIT_FAILED
+        return EXIT_OK if describe_all(arguments.files, reader, config, say=print) and not wrong else EXIT_FAILED
     finally:
         reader.close()
 

@@ -8,7 +8,7 @@ import sys
 import msgspec
 
 from aet_stream import config as configuration
-from aet_stream.cli.common import Add, settings
+from aet_stream.cli.common import Add, settings, troubles
 from aet_stream.config import Config
 from aet_stream.service import Role, Stop, serve, set_up_logging, tie_to_parent
 
@@ -30,7 +30,10 @@ def _run(arguments: argparse.Namespace) -> int:
     """
     from aet_stream import supervisor
 
-    return supervisor.run(settings(arguments), until_idle_s=arguments.until_idle, strict=arguments.strict, verbose=arguments.verbose)
+    config = settings(arguments)
+    for line in troubles(config):
+        print(f"warning: {line}", file=sys.stderr)
+    return supervisor.run(config, until_idle_s=arguments.until_idle, strict=arguments.strict, verbose=arguments.verbose)
 
 
 def _role(arguments: argparse.Namespace) -> int:

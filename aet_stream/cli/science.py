@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from aet_stream.cli.common import Add
+from aet_stream.cli.common import Add, share, whole
 from aet_stream.errors import AetError, TooFewProjections
 from aet_stream.service import EXIT_OK, Stop, tie_to_parent
 
@@ -16,21 +16,21 @@ def add_commands(add: Add) -> None:
     reconstruct = add("reconstruct", _reconstruct, "a volume from a series", config=False)
     reconstruct.add_argument("series", type=Path, metavar="SERIES.h5")
     reconstruct.add_argument("--method", default="auto", help="auto, nesterov-sirt, tomopy:ALGORITHM or astra:ALGORITHM (default: auto)")
-    reconstruct.add_argument("--iterations", type=int, default=0, help="default: until noise would make it worse (others: what is usual)")
-    reconstruct.add_argument("--residual", type=float, default=0.0, metavar="R", help="stop where the relative residual is R")
+    reconstruct.add_argument("--iterations", type=whole, default=0, help="default: until noise would make it worse (others: what is usual)")
+    reconstruct.add_argument("--residual", type=share, default=0.0, metavar="R", help="stop where the relative residual is R")
     reconstruct.add_argument(
         "--align", default=None, metavar="STEPS", help="with commas; '' for none (default: all, as config.toml has them)"
     )
     reconstruct.add_argument("--no-quality", action="store_true", help="no half volumes: half the work")
-    reconstruct.add_argument("--threads", type=int, default=0, help="0: all cores")
-    reconstruct.add_argument("--memory", type=int, default=0, metavar="MIB", help="bound for the solver (0: 4/5 of the machine's)")
+    reconstruct.add_argument("--threads", type=whole, default=0, help="0: all cores")
+    reconstruct.add_argument("--memory", type=whole, default=0, metavar="MIB", help="bound for the solver (0: 4/5 of what there is)")
     reconstruct.add_argument("--device", default="cpu", help="of the built-in solver: cpu, cuda, cuda:0 ... (default: cpu)")
     reconstruct.add_argument("--out", type=Path, metavar="FILE", help="default: reconstruction.h5 beside the series; .mrc or .tif as well")
     reconstruct.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     preview = add("preview", _preview, "a small volume of a series that is still growing", config=False)
     preview.add_argument("series", type=Path, metavar="SERIES.h5")
     preview.add_argument("--size", type=int, default=128, metavar="PX", help="bin to at most this width (default: 128)")
-    preview.add_argument("--iterations", type=int, default=10)
+    preview.add_argument("--iterations", type=whole, default=10)
     preview.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     export = add("export", _export, "a series or a volume for other programs", config=False)
     export.add_argument("source", type=Path, metavar="FILE.h5", help="series.h5 or reconstruction.h5")

@@ -81,12 +81,8 @@ def reconstruct(series: Path, options: Options | None = None, *, out: Path | Non
     ReconstructionError : unreadable series, unknown method, too few projections, or the volume cannot be written
     """
     options = options or Options()
-    method = BUILT_IN if options.method == "auto" else options.method
+    method = check_method(options.method, options.device)
     wanted = out or series.with_name("reconstruction.h5")
-    if method != BUILT_IN:
-        apart.check(method)
-    elif options.device != "cpu":
-        solver.limit_bytes(device=options.device)  # refuses one that is not there before any work is done
     _check_target(wanted, series)
     target = wanted if wanted.suffix in HDF5 else wanted.with_suffix(".h5")
     given = read_input(series)
@@ -117,6 +113,21 @@ def reconstruct(series: Path, options: Options | None = None, *, out: Path | Non
         with h5py.File(target, "r", locking=False) as file:
             write_volume(file[VOLUME][()], float(file["reconstruction"].attrs["voxel_size_nm"]), wanted)
     return wanted
+
+
+def check_method(wanted: str, device: str = "cpu") -> str:
+    """The method that is meant, before any work is done for it.
+
+    Raises
+    ------
+    ReconstructionError : it is unknown, not safe, or of no use here; there is no such device
+    """
+    method = BUILT_IN if wanted == "auto" else wanted
+    if method != BUILT_IN:
+        apart.check(method)
+    elif device != "cpu":
+        solver.limit_bytes(device=device)
+    return method
 
 
 @dataclass(frozen=True, slots=True)

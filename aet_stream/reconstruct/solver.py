@@ -188,7 +188,7 @@ def plan(shape: tuple[int, int, int], workers: int, limit: int, *, here: bool = 
     needed_mib, limit_mib = (volume + workers * (per_tilt + making + per_slice)) // _MIB + 1, limit // _MIB
     raise ReconstructionError(
         f"a volume of {height} x {width} x {width} from {tilts} tilts needs {needed_mib} MiB of memory, {limit_mib} may be used:"
-        " bin the projections, or reconstruct on a larger machine"
+        " allow more (--memory, reconstruct.memory_mib), bin the projections, or take a larger machine"
     )
 
 

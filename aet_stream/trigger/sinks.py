@@ -27,16 +27,10 @@ def told(event: Event) -> bytes:
 
 
 def configured(config: Config) -> dict[str, Begin]:
-    """How each configured sink begins a delivery.
-
-    Raises
-    ------
-    ConfigError : the webhook's secret cannot be read
-    """
+    """How each configured sink begins a delivery."""
     again_s, root = config.trigger.again_s, config.output_root
     # One thread, also of the libraries that numpy brings: whatever else there is to do goes first.
     modest = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    secret = webhook.secret_of(config.webhook.secret_file)
 
     def ours(event: Event, name: str, *words: str, timeout_s: float, last: bool = True) -> Work:
         """One of our own commands on the series, in a child; `last`: after everything else there is to do."""
@@ -75,9 +69,12 @@ def configured(config: Config) -> dict[str, Begin]:
 
     def post(event: Event) -> Work:
         url, timeout_s = config.webhook.url, config.webhook.timeout_s
-        return CallWork(
-            lambda: webhook.post(url, secret, event.event_id, told(event), timeout_s=timeout_s, again_s=again_s), timeout_s=timeout_s
-        )
+
+        def call() -> Outcome:
+            secret = webhook.secret_of(config.webhook.secret_file)  # anew: it may be mended or changed while we run
+            return webhook.post(url, secret, event.event_id, told(event), timeout_s=timeout_s, again_s=again_s)
+
+        return CallWork(call, timeout_s=timeout_s)
 
     def hand(event: Event) -> Work:
         endpoint, timeout_s = config.zeromq.endpoint, config.zeromq.timeout_s

@@ -31,7 +31,7 @@ class Trigger:
     def __init__(self, config: Config, sinks: dict[str, Begin] | None = None) -> None:
         """`sinks`: how to begin a delivery; None: as configured."""
         self._config = config
-        self._sinks = sinks
+        self._sinks = configured(config) if sinks is None else sinks
         self._link: HubLink | None = None
         self._working: dict[str, tuple[Event, Work]] = {}
         self._asked_at = 0.0
@@ -39,18 +39,11 @@ class Trigger:
         self._failed = 0
 
     def start(self) -> None:
-        """Read what sinks need, then look for the hub.
-
-        Raises
-        ------
-        ConfigError : the webhook's secret cannot be read
-        """
-        if self._sinks is None:
-            self._sinks = configured(self._config)
+        """Look for the hub."""
         self._link = HubLink(self._config.output_root, role="trigger", name=self.name)
 
     def step(self) -> None:
-        if self._link is None or self._sinks is None:
+        if self._link is None:
             return
         free = tuple(sink for sink in self._sinks if sink not in self._working)
         if free and time.monotonic() - self._asked_at > ASK_AGAIN_S:
