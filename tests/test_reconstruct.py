@@ -178,7 +178,7 @@ def test_a_device_that_is_not_there_is_named(device: str) -> None:
 
 def test_too_little_memory_is_said_beforehand() -> None:
     """A volume that does not fit is refused with what it needs and what to do, before anything is computed."""
-    with pytest.raises(ReconstructionError, match=r"needs \d+ MiB of memory, 1 may be used: bin"):
+    with pytest.raises(ReconstructionError, match=r"needs \d+ MiB of memory, 1 may be used: allow more"):
         solver.solve(views_of(BLOBS, TILTS_DEG, width=160), TILTS_DEG, memory_mib=1)
 
 
