@@ -458,6 +458,8 @@ def _checked(config: Config, name: str) -> Config:
         raise ConfigError(f"{name}: angle.scale is {config.angle.scale}; only 1 and -1 make sense")
     if config.webhook.url and not _is_web_address(config.webhook.url):
         raise ConfigError(f"{name}: webhook.url {config.webhook.url!r}: write http(s)://host[:port]/path, without a name or password in it")
+    if config.zeromq.endpoint and "://" not in config.zeromq.endpoint:
+        raise ConfigError(f"{name}: zeromq.endpoint {config.zeromq.endpoint!r}: an address like tcp://127.0.0.1:5599 is needed")
     if config.angle.min_deg >= config.angle.max_deg:
         raise ConfigError(f"{name}: angle.min_deg must be below angle.max_deg")
     if config.monitor.host in ("", "0.0.0.0", "::") and not config.monitor.names:

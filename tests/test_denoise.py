@@ -110,6 +110,14 @@ def test_scale_and_offset_of_the_counts_do_not_matter(default: Denoiser, factor:
     assert np.abs(again / factor - once).max() < 0.5
 
 
+@pytest.mark.parametrize("shape", [(256, 256), (200, 156)])
+def test_rows_and_columns_are_alike(default: Denoiser, shape: tuple[int, int]) -> None:
+    """The frame on its side has the background on its side: the network alone would answer differently."""
+    raw = frame(shape)
+    upright, on_its_side = (default.estimate(np.ascontiguousarray(view))[0].background for view in (raw, raw.T))
+    assert np.abs(upright - on_its_side.T).max() < 1e-3 * np.ptp(raw)
+
+
 def test_a_blank_frame_is_flagged_and_left_alone() -> None:
     """Every pixel the same: nothing to say, no trust."""
     found = Denoiser(model="default", device="cpu").subtract(np.zeros((32, 32), "<u2"))

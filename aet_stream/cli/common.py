@@ -45,8 +45,6 @@ def troubles(config: Config) -> Iterator[str]:
             yield str(error)
     if config.command.argv and shutil.which(config.command.argv[0]) is None:
         yield f"command.argv: there is no program {config.command.argv[0]!r} that may be run; say its whole path"
-    if config.zeromq.endpoint and "://" not in config.zeromq.endpoint:
-        yield f"zeromq.endpoint {config.zeromq.endpoint!r}: an address like tcp://127.0.0.1:5599 is needed"
     wanted = config.reconstruct
     if wanted.on_close and (wanted.method != "auto" or wanted.device != "cpu"):
         from aet_stream.reconstruct import run

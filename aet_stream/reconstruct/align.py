@@ -47,7 +47,7 @@ SETTLED_PX = 0.03
 TRUE_SHARE = 0.3
 """Of the variance of all moves, at least: else they are noise."""
 _GROUPS = 8
-"""Of projections; each is left out in turn to see how certain an angle is."""
+"""Of projections, at most; each is left out in turn to see how certain an angle is."""
 _BAND = (0.015, 0.25)
 """Spatial frequencies (1 / px) that speak for a position: below is left-over background, above is noise."""
 
@@ -157,7 +157,8 @@ def _axis_angle(projections: Array, tilts_deg: Array, so_far: Alignment) -> Alig
         at = int(np.clip(values.argmin(), 1, len(values) - 2))
         return float(tried_deg[at] + _peak(-values[at - 1 : at + 2]) * (tried_deg[1] - tried_deg[0]))
 
-    group = np.arange(len(projections)) % _GROUPS
+    groups = min(_GROUPS, len(projections))
+    group = np.arange(len(projections)) % groups
     everything = group >= 0
     coarse = np.linspace(-LARGEST_ANGLE_DEG, LARGEST_ANGLE_DEG, 21)
     about = least(coarse, [profiles_along(angle) for angle in coarse], everything)
@@ -166,7 +167,7 @@ def _axis_angle(projections: Array, tilts_deg: Array, so_far: Alignment) -> Alig
     fine = about + np.linspace(-LARGEST_ANGLE_DEG, LARGEST_ANGLE_DEG, 11) / 10
     along = [profiles_along(angle) for angle in fine]
     found = least(fine, along, everything)
-    error = np.sqrt((_GROUPS - 1) * np.var([least(fine, along, group != left_out) for left_out in range(_GROUPS)]))
+    error = np.sqrt((groups - 1) * np.var([least(fine, along, group != left_out) for left_out in range(groups)]))
     straight, turned = profiles_along(0.0), profiles_along(found)
     by_noise = band.sum() * noise.mean() / float(np.mean(np.sum(np.abs(turned) ** 2, axis=1)))
     unexplained = misfit(turned) - by_noise
@@ -179,8 +180,8 @@ def _isolated(projections: Array) -> tuple[Array, Array]:
     width = projections.shape[2]
     views, noise = np.zeros_like(projections), np.zeros(len(projections))
     for row, view in enumerate(projections):
-        smooth = gaussian_filter(view, max(2.0, width / 64))
-        inside = binary_dilation(smooth > 0.1 * np.percentile(smooth, 99.5), iterations=max(1, width // 32))
+        smooth, top = _smoothed(view)
+        inside = binary_dilation(smooth > 0.1 * top, iterations=max(1, width // 32))
         vacuum = ~inside
         level = np.median(view[vacuum]) if vacuum.any() else 0.0
         views[row] = np.where(inside, view - level, 0)
@@ -238,12 +239,18 @@ def _off_middle(projections: Array, so_far: Alignment) -> Array:
     width = projections.shape[2]
     off = np.full(len(projections), np.nan)
     for row, view in enumerate(apply(projections, so_far)):
-        smooth = gaussian_filter(view, max(2.0, width / 64))
-        weight = np.maximum(smooth - 0.2 * np.percentile(smooth, 99.5), 0)
+        smooth, top = _smoothed(view)
+        weight = np.maximum(smooth - 0.2 * top, 0)
         total = float(weight.sum())
         if total > 0:
             off[row] = (width - 1) / 2 - float((weight.sum(axis=0) @ np.arange(width)) / total)
     return off
+
+
+def _smoothed(view: Array) -> tuple[Array, float]:
+    """A view in which only what is wide stands out, and how bright its brightest places are."""
+    smooth: Array = gaussian_filter(view, max(2.0, view.shape[1] / 64))
+    return smooth, float(np.percentile(smooth, 99.5))
 
 
 def _match(projections: Array, tilts_deg: Array, so_far: Alignment) -> Alignment:
