@@ -115,7 +115,7 @@ def test_rows_and_columns_are_alike(default: Denoiser, shape: tuple[int, int]) -
     """The frame on its side has the background on its side: the network alone would answer differently."""
     raw = frame(shape)
     upright, on_its_side = (default.estimate(np.ascontiguousarray(view))[0].background for view in (raw, raw.T))
-    assert np.abs(upright - on_its_side.T).max() < 1e-3 * np.ptp(raw)
+    assert np.abs(upright - on_its_side.T).max() < 4e-4 * np.ptp(raw)
 
 
 def test_a_blank_frame_is_flagged_and_left_alone() -> None:
