@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aet_stream.denoise.precision import has_bfloat16
+from aet_stream.denoise.hardware import has_bfloat16
 from aet_stream.messages import WIRE_VERSION, Acquired, Done, FileOffer, Job, Offer, Ready, Want
 from aet_stream.projection import Acquisition, Candidate, Quality, sha256_of
 from aet_stream.simulate.writers import tiff
@@ -138,7 +138,9 @@ def inference(folder: Path) -> None:
     plain = DnCNN()
     with torch.no_grad():
         plain.train()(torch.rand(4, 1, 64, 64))  # batch norms in use; what the weights mean does not matter for time
-    path = save_weights(folder / "dncnn.safetensors", plain.eval(), Card(name="DnCNN-17x64", architecture="DnCNN", bfloat16=True))
+    path = save_weights(
+        folder / "dncnn.safetensors", plain.eval().state_dict(), Card(name="DnCNN-17x64", architecture="DnCNN", bfloat16=True)
+    )
     ours, coarse = Denoiser(model=str(path)), Denoiser(model=MODEL)
 
     hardware = f"{torch.get_num_threads()} threads, bfloat16 in the CPU: {has_bfloat16('cpu')}"

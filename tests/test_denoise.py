@@ -14,7 +14,8 @@ from aet_stream.denoise.coarse import _KNOTS, Said, _Solve, solve, spread
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.denoise.dncnn import DnCNN
 from aet_stream.denoise.features import describe
-from aet_stream.denoise.networks import InTiles, load_network
+from aet_stream.denoise.in_tiles import InTiles
+from aet_stream.denoise.networks import load_network
 from aet_stream.denoise.weights_file import SHIPPED, Card, load_card, save_weights
 from aet_stream.errors import ModelError
 from aet_stream.training import sets
@@ -41,7 +42,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for _ in range(3):
             model.train()(torch.rand(2, 1, 40, 40))
     card = Card(name="full", architecture="DnCNN", bfloat16=True)
-    return save_weights(tmp_path_factory.mktemp("weights") / "full.safetensors", model, card)
+    return save_weights(tmp_path_factory.mktemp("weights") / "full.safetensors", model.state_dict(), card)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +152,7 @@ def test_an_offset_belongs_to_the_background(default: Denoiser) -> None:
 
 def test_an_answer_that_is_no_number_never_reaches_the_series(default: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Gaussian process stands in, and the record says so."""
-    monkeypatch.setattr(default._estimator, "_infer", lambda statistics, valid: (statistics[0] * np.nan, statistics[0], {}))
+    monkeypatch.setattr(default._estimator, "_infer", lambda statistics, valid: ([statistics[0] * np.nan] * 4, {}))
     found = default.subtract(frame())
     assert found.quality.fallback == "gaussian-process"
     assert np.abs(found.clean - Denoiser(model="gaussian-process").subtract(frame()).clean).max() == 0

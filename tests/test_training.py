@@ -14,11 +14,12 @@ import torch
 
 from aet_stream.denoise import coarse
 from aet_stream.denoise.denoiser import Denoiser
-from aet_stream.denoise.weights_file import SHIPPED, load_card, load_tensors
+from aet_stream.denoise.weights_file import SHIPPED, load_card, load_tensors, parts
 from aet_stream.errors import ConfigError, ModelError
 from aet_stream.training import evaluate, finetune, sets
 from aet_stream.training.batches import CoarseBatches
 from aet_stream.training.dataset import LEARNT, Mixer, Recipe
+from aet_stream.training.hearings import Hearings, record
 from aet_stream.training.losses import coarse_loss
 from aet_stream.training.preset import Preset, learning_rate, load_preset
 from aet_stream.training.train import Training, run
@@ -49,6 +50,17 @@ calibration_frames = 4
 patch_px = 40
 patches_per_frame = 4
 """
+REFEREE = """
+[referee]
+particles = 2
+views = 2
+frames = 8
+batch = 4
+steps = 5
+learning_rate = 1e-3
+weight_decay = 0.0
+average = 0.9
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -70,9 +82,12 @@ def test_bfloat16_is_used_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPa
     assert seen == [expected] * 2 + [torch.float32] * 2
 
 
-def preset_file(tmp_path: Path, network: str = "coarse", steps: int = 6, views: int = 2, held_out: int = 0) -> Path:
-    path = tmp_path / "tiny.toml"
-    path.write_text(TINY.format(network=network, steps=steps, views=views, held_out=held_out, judging=6 if network == "coarse" else 1))
+def preset_file(
+    tmp_path: Path, network: str = "coarse", steps: int = 6, views: int = 2, held_out: int = 0, *, referee: bool = False
+) -> Path:
+    path, judging = tmp_path / "tiny.toml", 6 if network == "coarse" else 1
+    text = TINY.format(network=network, steps=steps, views=views, held_out=held_out, judging=judging)
+    path.write_text(text + (REFEREE if referee else ""))
     return path
 
 
@@ -92,6 +107,37 @@ def test_a_trained_network_can_be_used_at_once(tmp_path: Path, network: str, hel
     found = Denoiser(model=str(path), device="cpu").subtract(np.random.default_rng(0).poisson(100, (64, 64)))
     assert np.isfinite(found.clean).all()
     assert found.quality.expected_error > 0
+
+
+def test_a_referee_is_trained_after_its_network_and_travels_with_it(tmp_path: Path) -> None:
+    """One file holds both; what was heard for it is thrown away, its own log stays; a fine-tuned network keeps it."""
+    path = run(str(preset_file(tmp_path, views=3, referee=True)), tmp_path / "out", threads=1)
+    network, referee = parts(load_tensors(path))
+    assert network
+    assert referee
+    assert load_card(path).figures["hard_mean_db"] > 0
+    assert "moved" in load_card(path).trust
+    assert not (tmp_path / "out" / "referee" / "hearings.npy").exists()
+    with (tmp_path / "out" / "referee" / "log.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["5"]
+    again = run(str(preset_file(tmp_path, views=3, referee=True)), tmp_path / "out", threads=1, resume=True)
+    same, _ = parts(load_tensors(again))
+    assert all(torch.equal(network[name], same[name]) for name in network)
+
+
+def test_what_was_heard_is_not_heard_again(tmp_path: Path) -> None:
+    """A stopped run goes on with the frames that are missing; the file is as if it had never stopped."""
+    preset = load_preset(str(preset_file(tmp_path, referee=True)))
+    assert preset.referee
+    heard = Hearings(SHIPPED / "default.safetensors", preset, preset.referee)
+    straight = record(heard, 5, tmp_path / "straight.npy", makers=0)
+    stopped = record(heard, 5, tmp_path / "stopped.npy", makers=0)
+    stopped[2:] = 0
+    kept = stopped[:2].copy()
+    kept[0, 0, 0, 0] = stopped[0, 0, 0, 0] = 7.0
+    again = record(heard, 5, tmp_path / "stopped.npy", makers=0)
+    assert np.array_equal(again[:2], kept)
+    assert np.array_equal(again[2:], straight[2:])
 
 
 def test_a_resumed_run_goes_on_exactly_where_it_was(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from aet_stream.denoise import modes
 from aet_stream.denoise.features import CHANNELS
-from aet_stream.denoise.precision import has_bfloat16
+from aet_stream.denoise.hardware import has_bfloat16
 
 MULTIPLE = 16
 """Rows and columns of the grid are padded to a multiple of this."""
@@ -88,7 +88,7 @@ class Stage(nn.Module):
         value = share * statistics[:, 0] + (1 - share) * own
         smooth = solve(value, weight, log_spectrum)
         abrupt = torch.sigmoid(said[:, 3] - 4) * (value - smooth) * valid
-        background = smooth + functional.conv2d(functional.pad(abrupt[:, None], (1, 1, 1, 1), "replicate"), _blur(abrupt))[:, 0]
+        background = smooth + functional.conv2d(functional.pad(abrupt[:, None], (1, 1, 1, 1), "replicate"), blur(abrupt))[:, 0]
         return Said(background, own, said[:, 4], said[:, 5] - 6, weight, log_spectrum)
 
 
@@ -117,7 +117,7 @@ def _neighbourhood(mean: Tensor, minimum: Tensor, maximum: Tensor, deviation: Te
     return lower, upper, variance.clamp(min=1e-12).sqrt()
 
 
-def _blur(like: Tensor) -> Tensor:
+def blur(like: Tensor) -> Tensor:
     """(1, 1, 3, 3) binomial filter: nothing finer than two blocks."""
     line = torch.tensor([0.25, 0.5, 0.25], dtype=like.dtype, device=like.device)
     return (line[:, None] * line)[None, None]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -15,7 +16,10 @@ from aet_stream.errors import ModelError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+Model = TypeVar("Model", bound="nn.Module")
+
 SHIPPED = Path(__file__).parent / "weights"
+_REFEREE = "referee."
 
 
 class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -89,14 +93,35 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise ModelError(f"{path}: not a readable safetensors file: {error}") from error
 
 
-def save_weights(path: Path, model: nn.Module, card: Card) -> Path:
-    """Write the weights, then the card with their hash.
+def loaded(model: Model, tensors: Mapping[str, Tensor], path: Path) -> Model:
+    """The model with the weights of a file, for inference.
+
+    Raises
+    ------
+    ModelError : they are not its own
+    """
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ModelError(f"{path}: its tensors are not those of its card: {str(error).splitlines()[-1].strip()}") from error
+    return model.eval()
+
+
+def parts(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(the network's tensors, its referee's): both are in one file; a file may have no referee."""
+    referee = {name.removeprefix(_REFEREE): tensor for name, tensor in tensors.items() if name.startswith(_REFEREE)}
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(_REFEREE)}, referee
+
+
+def save_weights(path: Path, network: Mapping[str, Tensor], card: Card, referee: Mapping[str, Tensor] | None = None) -> Path:
+    """Write the weights (state dictionaries of a network and its referee), then the card with their hash.
 
     Networks on blocks are stored in float16: half the size, and their answers differ by less than -100 dB.
     """
     from safetensors.torch import save
 
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in network.items()}
+    tensors |= {_REFEREE + name: tensor.cpu().contiguous() for name, tensor in (referee or {}).items()}
     content = save({name: tensor.half() for name, tensor in tensors.items()} if card.architecture == "Coarse" else tensors)
     durable.replace(path, content)
     card = msgspec.structs.replace(card, sha256=hashlib.sha256(content).hexdigest())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from aet_stream.denoise import grid
 from aet_stream.denoise.coarse import MULTIPLE
-from aet_stream.denoise.features import describe, normalisation
+from aet_stream.denoise.features import Blocks, describe, normalisation
 from aet_stream.projection import Array
 from aet_stream.training.dataset import Frame, Mixer
 
@@ -38,6 +38,11 @@ class CoarseBatch(NamedTuple):
     """(n,): a normalised error times this is one in units of the signal"""
 
 
+def on_device(batch: Any, device: torch.device) -> Any:
+    """A batch of any kind, there."""
+    return batch.to(device) if isinstance(batch, Tensor) else type(batch)(*(part.to(device) for part in batch))
+
+
 def coarse_batch(frames: Sequence[Frame], known: Sequence[Array] | None = None) -> CoarseBatch:
     """Frames of up to 64 x 64 blocks, padded to the same number; `known`: in which blocks of each the truth is known, default in all."""
     return stacked([_coarse(frame, known[i] if known else None) for i, frame in enumerate(frames)])
@@ -57,18 +62,17 @@ def stacked(parts: Sequence[CoarseBatch]) -> CoarseBatch:
 
 def _coarse(frame: Frame, known: Array | None) -> CoarseBatch:
     blocks = describe(frame.raw)
-    truth = grid.in_blocks(frame.background, blocks.block_px).mean((1, 3))
-    particle = grid.in_blocks(frame.clean, blocks.block_px).max((1, 3)) > IN_PARTICLE
+    truth, particle = in_blocks(frame, blocks)
     valid = np.ones(truth.shape)
-    parts = (
-        blocks.statistics,
-        valid,
-        valid if known is None else known,
-        (truth - blocks.low) / blocks.span,
-        particle,
-        np.array(blocks.span),
-    )
+    parts = (blocks.statistics, valid, valid if known is None else known, truth, particle, np.array(blocks.span))
     return CoarseBatch(*(torch.from_numpy(np.asarray(part, np.float32))[None] for part in parts))
+
+
+def in_blocks(frame: Frame, blocks: Blocks) -> tuple[Array, Array]:
+    """((rows, columns) true background, normalised; bool: where the particle is)."""
+    truth = grid.in_blocks(frame.background, blocks.block_px).mean((1, 3))
+    particle: Array = grid.in_blocks(frame.clean, blocks.block_px).max((1, 3)) > IN_PARTICLE
+    return (truth - blocks.low) / blocks.span, particle
 
 
 def _padded(array: Tensor, shape: Sequence[int], value: float | None) -> Tensor:
@@ -89,10 +93,10 @@ class CoarseBatches(Dataset[CoarseBatch]):
 
     def __getitem__(self, step: int) -> CoarseBatch:
         rng = np.random.default_rng([self._seed, step])
-        return coarse_batch([_cropped(rng, self._mixer.sample(rng)) for _ in range(self._batch)])
+        return coarse_batch([cropped(rng, self._mixer.sample(rng)) for _ in range(self._batch)])
 
 
-def _cropped(rng: np.random.Generator, frame: Frame) -> Frame:
+def cropped(rng: np.random.Generator, frame: Frame) -> Frame:
     """One frame in six loses some rows and columns, so that all shapes are known."""
     if rng.random() > 1 / 6:
         return frame

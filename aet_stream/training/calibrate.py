@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -20,9 +21,10 @@ logger = logging.getLogger(__name__)
 _SEED = 3_000_000
 _RIDGE = 1e-2
 _RECIPES = (
-    Recipe(backgrounds=("film", "gaussian"), amplify=12, noise=0.65),
-    Recipe(backgrounds=("film",), noise=0.5, plain=True, sizes_px=(256,)),
+    (3 / 8, Recipe(backgrounds=("film", "gaussian"), amplify=12, noise=0.65)),
+    (5 / 8, Recipe(backgrounds=("film",), noise=0.5, plain=True, sizes_px=(256,))),
 )
+"""(share of the frames, what they are): of all kinds, and hard ones."""
 
 
 def calibrate(weights: Path, *, frames: int) -> dict[str, float]:
@@ -38,8 +40,8 @@ def fit(denoiser: Denoiser, frames: int) -> dict[str, float]:
     """Coefficients of the linear rule: logarithm of the error's share of the range, from the features of the evidence."""
     rows: list[dict[str, float]] = []
     errors: list[float] = []
-    for number, recipe in enumerate(_RECIPES):
-        count = frames // len(_RECIPES)
+    for number, (share, recipe) in enumerate(_RECIPES):
+        count = max(1, round(frames * share))
         mixer = Mixer(recipe, seed=_SEED + number, particles=max(2, count // 6), views=3)
         for index in range(count):
             frame = mixer.sample(np.random.default_rng([_SEED + number, index]))
@@ -48,6 +50,11 @@ def fit(denoiser: Denoiser, frames: int) -> dict[str, float]:
             evidence, error = judged(denoiser, frame)
             rows.append(evidence.features())
             errors.append(float(np.log10(max(error / max(evidence.range, 1e-12), 1e-5))))
+    return linear_rule(rows, errors)
+
+
+def linear_rule(rows: Sequence[Mapping[str, float]], errors: Sequence[float]) -> dict[str, float]:
+    """The linear rule for the logarithms `errors`, from the features of as many frames."""
     names = [name for name in sorted(rows[0]) if all(name in row for row in rows)]
     matrix = np.array([[row[name] for name in names] for row in rows])
     mean, scale = matrix.mean(0), np.maximum(matrix.std(0), 1e-6)

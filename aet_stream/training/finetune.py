@@ -20,16 +20,17 @@ from scipy.ndimage import binary_dilation
 from aet_stream.denoise import grid
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.denoise.features import describe
-from aet_stream.denoise.weights_file import Card, find_weights, load_card, load_tensors, save_weights
+from aet_stream.denoise.weights_file import Card, find_weights, load_card, load_tensors, parts, save_weights
 from aet_stream.errors import ModelError
 from aet_stream.projection import Array
 from aet_stream.series import Series
 from aet_stream.training.batches import CoarseBatch, CoarseBatches, coarse_batch, stacked
 from aet_stream.training.calibrate import calibrate
 from aet_stream.training.dataset import LEARNT, Frame, Mixer, Pool, Recipe
+from aet_stream.training.judge import Judge
 from aet_stream.training.losses import mean_square_error
 from aet_stream.training.preset import Preset
-from aet_stream.training.train import Judge, Training
+from aet_stream.training.train import Training
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +73,8 @@ def finetune(model: str, series: Sequence[Path], out: Path, *, steps: int = STEP
         raise ModelError(f"{len(real)} projections with vacuum in {len(series)} series: too few to learn from, at least 6 are needed")
     preset = msgspec.structs.replace(_preset(card), learning_rate=LEARNING_RATE, steps=steps, warm_up=20, decay=0.5, average=0.99)
     training = Training(preset, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    training.model.load_state_dict(load_tensors(source))
+    network, referee = parts(load_tensors(source))
+    training.model.load_state_dict(network)
     training.average.load_state_dict(training.model.state_dict())
     particles = Pool(Recipe(kinds=LEARNT, plain=True, sizes_px=(256,)), seed=seed + 11, particles=12, views=4)
     simulated = CoarseBatches(Mixer(preset.recipe, seed=seed + 13, particles=60, views=4), seed=seed + 17, batch=BATCH)
@@ -90,7 +92,8 @@ def finetune(model: str, series: Sequence[Path], out: Path, *, steps: int = STEP
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{card.name}-tuned.safetensors"
     trained = {**card.trained, "from": card.sha256, "series": [str(p) for p in series], "tuning_steps": steps}
-    save_weights(path, training.average, msgspec.structs.replace(card, name=f"{card.name}-tuned", trained=trained, figures=after))
+    tuned = msgspec.structs.replace(card, name=f"{card.name}-tuned", trained=trained, figures=after)
+    save_weights(path, training.average.state_dict(), tuned, referee)
     calibrate(path, frames=preset.calibration_frames)
     logger.info("promoted: %s -> %s", before, after)
     return path

@@ -7,12 +7,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aet_stream.denoise.coarse import Coarse, Said
-from aet_stream.denoise.precision import has_bfloat16
+from aet_stream.denoise.hardware import has_bfloat16
+from aet_stream.denoise.referee import CHANNELS, Referee
 from aet_stream.training.batches import CoarseBatch, PatchBatch
 
 _FLOOR = 3e-7
 """Mean square error, in units of the signal, below which nothing more is to be gained: 65 dB."""
 _FIRST_STAGE = 0.4
+TRUTH = ("background", "particle", "span")
+"""What follows the channels of a statement in a hearing: true background, share of blocks with particle, span of the frame."""
+_MUCH = 0.2
+"""Share of particle from which a point lies under it."""
 
 
 def coarse_loss(model: Coarse, batch: CoarseBatch) -> Tensor:
@@ -41,6 +46,32 @@ def mean_square_error(found: Tensor, batch: CoarseBatch, where: Tensor) -> Tenso
     """(n,) in units of the signal, over the blocks named by `where`; 0 where there are none."""
     squares = (found - batch.background).square() * where
     return squares.sum((1, 2)) / where.sum((1, 2)).clamp(min=1) * batch.span.square()
+
+
+def referee_loss(model: Referee, hearings: Tensor) -> Tensor:
+    """Scalar: decibels and the worst frames as in `coarse_loss`, and how well the referee knows what error is left."""
+    verdict = model(hearings[:, : len(CHANNELS)])
+    valid = hearings[:, CHANNELS.index("valid")]
+    particle = (hearings[:, len(CHANNELS) + TRUTH.index("particle")] > _MUCH) * valid
+    everywhere, under = (heard_error(hearings, verdict.correction, where) for where in (valid, particle))
+    loss = 0.5 * (everywhere + _FLOOR).log() + 6 * (everywhere + _FLOOR).sqrt()
+    loss = loss + 0.25 * (under + _FLOOR).log() + 3 * (under + _FLOOR).sqrt()
+    squares = _left(hearings, verdict.correction).detach().square()
+    surprise = (functional.smooth_l1_loss(verdict.log_error, (squares + 1e-7).log(), reduction="none") * valid).mean((1, 2))
+    whole = ((squares * valid).sum((1, 2)) / valid.sum((1, 2))).clamp(min=1e-9).log() / 2
+    total: Tensor = (loss + 0.02 * surprise + 0.1 * (verdict.left - whole).square()).mean()
+    return total
+
+
+def heard_error(hearings: Tensor, correction: Tensor, where: Tensor) -> Tensor:
+    """(n,) mean square error of a corrected background in units of the signal, over the points named by `where`; 0 where there are none."""
+    squares = _left(hearings, correction).square() * where
+    span = hearings[:, len(CHANNELS) + TRUTH.index("span")].amax((1, 2))
+    return squares.sum((1, 2)) / where.sum((1, 2)).clamp(min=1) * span.square()
+
+
+def _left(hearings: Tensor, correction: Tensor) -> Tensor:
+    return hearings[:, CHANNELS.index("own")] + correction - hearings[:, len(CHANNELS) + TRUTH.index("background")]
 
 
 def patch_loss(model: nn.Module, batch: PatchBatch) -> Tensor:

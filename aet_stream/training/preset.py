@@ -19,6 +19,20 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
+class RefereePreset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the referee is trained, once its network is: on particles that the network has never seen."""
+
+    particles: Positive
+    views: Positive
+    frames: Positive
+    """Heard once, and learned from in all their turns and flips."""
+    batch: Positive
+    steps: Positive
+    learning_rate: Annotated[float, msgspec.Meta(gt=0)]
+    weight_decay: Annotated[float, msgspec.Meta(ge=0)]
+    average: Annotated[float, msgspec.Meta(ge=0, lt=1)]
+
+
 class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Every key of a preset; the shipped ones say what each is for."""
 
@@ -51,6 +65,8 @@ class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Views of one particle that are judged by, as the publication did; 0: only other particles judge."""
     patch_px: Count = 0
     patches_per_frame: Positive = 1
+    referee: RefereePreset | None = None
+    """Without: the network alone."""
 
     @property
     def recipe(self) -> Recipe:

@@ -28,21 +28,26 @@ from torch.utils.data import DataLoader
 from aet_stream import __version__, durable
 from aet_stream.denoise.coarse import Coarse
 from aet_stream.denoise.dncnn import DnCNN
-from aet_stream.denoise.weights_file import Card, save_weights
+from aet_stream.denoise.referee import Referee
+from aet_stream.denoise.weights_file import Card, load_card, load_tensors, parts, save_weights
 from aet_stream.errors import ConfigError
-from aet_stream.training.batches import CoarseBatches, PatchBatches, coarse_batch
+from aet_stream.training.batches import CoarseBatches, PatchBatches, on_device
 from aet_stream.training.calibrate import calibrate
-from aet_stream.training.dataset import LEARNT, Mixer, Recipe
-from aet_stream.training.losses import coarse_loss, mean_square_error, patch_loss
-from aet_stream.training.preset import Preset, learning_rate, load_preset
+from aet_stream.training.dataset import Mixer
+from aet_stream.training.hearings import HearingBatches, Hearings, RefereeJudge, as_preset, record
+from aet_stream.training.judge import Judge, judging
+from aet_stream.training.losses import coarse_loss, patch_loss, referee_loss
+from aet_stream.training.preset import Preset, RefereePreset, learning_rate, load_preset
 
 logger = logging.getLogger(__name__)
 
 VALIDATE_EVERY = 250
 SAY_EVERY_S = 20.0
 SAVE_EVERY_S = 300.0
-_UNSEEN = 1_000_003
-"""Added to the seed of a run for the particles and frames that judge it."""
+Loss = Callable[[Any, Any], Tensor]
+Judging = Callable[[nn.Module, torch.device], dict[str, float]]
+NETWORKS: dict[str, Callable[[], nn.Module]] = {"coarse": Coarse, "dncnn": DnCNN}
+LOSSES: dict[str, Loss] = {"coarse": coarse_loss, "dncnn": patch_loss}
 
 
 def run(preset_name: str, out: Path, *, steps: int = 0, seed: int | None = None, threads: int = 0, resume: bool = False) -> Path:
@@ -69,13 +74,38 @@ def run(preset_name: str, out: Path, *, steps: int = 0, seed: int | None = None,
         mixer.pool.keep(slice(0, -preset.held_out))
     judge = Judge(preset)
     loop(training, _batches(preset, mixer, training.step, rank, ranks, makers), judge, out if rank == 0 else None)
-    path = out / f"{preset.name}.safetensors"
-    if rank == 0:
-        save_weights(path, training.average, _card(training, judge(training.average, training.device)))
-        calibrate(path, frames=preset.calibration_frames)
     if ranks > 1:
         torch.distributed.destroy_process_group()
+    path = out / f"{preset.name}.safetensors"
+    if rank == 0:
+        save_weights(path, training.average.state_dict(), _card(training, judge(training.average, training.device)))
+        if preset.referee:
+            _train_referee(preset, preset.referee, training.device, path, resume=resume)
+        calibrate(path, frames=preset.calibration_frames)
     return path
+
+
+def _train_referee(preset: Preset, referee: RefereePreset, device: torch.device, path: Path, *, resume: bool) -> None:
+    """Add a referee to the weights of a network. The first process alone: it takes a fraction of the time."""
+    out = path.parent / "referee"
+    out.mkdir(exist_ok=True)
+    training = Training(as_preset(preset, referee), device, Referee, referee_loss)
+    if resume and (out / "checkpoint.pt").exists():
+        training.load(out / "checkpoint.pt")
+    logger.info("its referee: making %d particles, %d views of each", referee.particles, referee.views)
+    hearings = Hearings(path, preset, referee)
+    judge = RefereeJudge({name: hearings.of(frames) for name, frames in judging(preset).items()})
+    if not resume:
+        (out / "hearings.npy").unlink(missing_ok=True)
+    stored = record(hearings, referee.frames, out / "hearings.npy", _cores())
+    torch.set_num_threads(_cores())
+    batches = DataLoader(HearingBatches(stored, seed=preset.seed, batch=referee.batch), None, sampler=range(training.step, referee.steps))
+    loop(training, iter(batches), judge, out)
+    card = load_card(path)
+    network, _ = parts(load_tensors(path))
+    card = msgspec.structs.replace(card, figures=judge(training.average, device) | {"frames": preset.judging_frames})
+    save_weights(path, network, card, training.average.state_dict())
+    (out / "hearings.npy").unlink()
 
 
 def _keep_memory() -> None:
@@ -120,17 +150,18 @@ def _batches(preset: Preset, mixer: Mixer, first: int, rank: int, ranks: int, ma
 class Training:
     """Everything that a checkpoint has to hold."""
 
-    def __init__(self, preset: Preset, device: torch.device) -> None:
+    def __init__(self, preset: Preset, device: torch.device, make: Callable[[], nn.Module] | None = None, loss: Loss | None = None) -> None:
+        """`make` and `loss`: another network than the preset names, and its loss."""
         torch.manual_seed(preset.seed)
         self.preset, self.device = preset, device
-        self.model: nn.Module = Coarse() if preset.network == "coarse" else DnCNN()
+        self.model = (make or NETWORKS[preset.network])()
         self.model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.model)
         """Running mean of the weights: it generalises better than any single step."""
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=preset.learning_rate, weight_decay=preset.weight_decay, betas=(0.9, 0.99)
         )
-        self._loss: Callable[[Any, Any], Tensor] = coarse_loss if preset.network == "coarse" else patch_loss
+        self._loss = loss or LOSSES[preset.network]
         several = torch.distributed.is_available() and torch.distributed.is_initialized()
         self._parallel: nn.Module = DistributedDataParallel(self.model) if several else self.model
         self.step = 0
@@ -140,7 +171,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.preset)
         self._parallel.train()
-        loss = self._loss(self._parallel, type(batch)(*(part.to(self.device) for part in batch)))
+        loss = self._loss(self._parallel, on_device(batch, self.device))
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -183,56 +214,7 @@ class Training:
         self.step, self.minutes = state["step"], state["minutes"]
 
 
-class Judge:
-    """Fixed frames of particles that are never trained on, in the published setting and a hard one; for the published recipe also new
-    frames of the particle it trains on, as published."""
-
-    def __init__(self, preset: Preset) -> None:
-        self._coarse = preset.network == "coarse"
-        recipes = {
-            "published": Recipe(backgrounds=("gaussian",), noise=0.0, plain=True, sizes_px=(256,)),
-            "hard": Recipe(backgrounds=("film",), noise=0.5, plain=True, kinds=LEARNT, sizes_px=(256,)),
-        }
-        mixers = {name: Mixer(recipe, seed=preset.seed + _UNSEEN, particles=8, views=3) for name, recipe in recipes.items()}
-        if preset.held_out:
-            mixers["own"] = Mixer(preset.recipe, seed=preset.seed, particles=preset.particles, views=preset.views)
-            mixers["own"].pool.keep(slice(-preset.held_out, None))
-        self._sets = {}
-        for name, mixer in mixers.items():
-            samples = [mixer.sample(np.random.default_rng([preset.seed + _UNSEEN, i])) for i in range(preset.judging_frames)]
-            self._sets[name] = coarse_batch(samples) if self._coarse else samples
-
-    @torch.no_grad()
-    def __call__(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """Mean and worst PSNR of every set in dB; 0 dB is the brightest particle pixel."""
-        model.eval()
-        figures: dict[str, float] = {}
-        for name, samples in self._sets.items():
-            errors = self._coarse_errors(model, samples, device) if self._coarse else _full_errors(model, samples, device)
-            decibels = -10 * torch.log10(errors.cpu() + 1e-12)
-            figures |= {f"{name}_mean_db": round(float(decibels.mean()), 2), f"{name}_worst_db": round(float(decibels.min()), 2)}
-        return figures
-
-    @staticmethod
-    def _coarse_errors(model: nn.Module, batch: Any, device: torch.device) -> Tensor:
-        batch = type(batch)(*(part.to(device) for part in batch))
-        found = model(batch.statistics, batch.valid)[-1].background
-        return mean_square_error(found, batch, batch.known)
-
-
-def _full_errors(model: nn.Module, samples: Any, device: torch.device) -> Tensor:
-    from aet_stream.denoise.features import normalisation
-
-    errors = []
-    for frame in samples:
-        low, span = normalisation(frame.raw)
-        raw = torch.from_numpy((frame.raw - low) / span)[None, None].to(device, memory_format=torch.channels_last)
-        found = model(raw)[0, 0].cpu().numpy() * span + low
-        errors.append(float(np.mean((found - frame.background) ** 2)))
-    return torch.tensor(errors)
-
-
-def loop(training: Training, batches: Iterator[Any], judge: Judge, out: Path | None) -> None:
+def loop(training: Training, batches: Iterator[Any], judge: Judging, out: Path | None) -> None:
     """Step by step to the end; `out` None: another rank keeps the books."""
     started, before, said_at, first = time.monotonic(), training.minutes, 0.0, training.step
     saved_at = started

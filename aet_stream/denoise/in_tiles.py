@@ -1,0 +1,109 @@
+"""A DnCNN at work, at full resolution in tiles."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from aet_stream.denoise.classical import Vacuum
+from aet_stream.denoise.dncnn import DnCNN
+from aet_stream.denoise.estimate import Beat, Estimate
+from aet_stream.denoise.features import Blocks, normalisation
+from aet_stream.denoise.hardware import find_device, find_precision, take_threads
+from aet_stream.denoise.weights_file import Card, load_tensors, loaded
+from aet_stream.errors import ModelError
+from aet_stream.projection import Array
+
+logger = logging.getLogger(__name__)
+
+_SMALLEST_TILE_PX = 64
+_CPU_TILE_PX = 1024
+_CUDA_TILE_PX = 2048
+
+
+class InTiles:
+    """A DnCNN at full resolution; when memory runs out it takes smaller tiles, then the CPU."""
+
+    def __init__(self, path: Path, card: Card, *, device: str, precision: str, tile_px: int, threads: int) -> None:
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self.card, self.name, self.sha256 = card, card.name, card.sha256
+        self._torch_device = find_device(device)
+        self._dtype = find_precision(precision, card.bfloat16, self._torch_device)
+        model = DnCNN(**card.shape)
+        self.halo_px = model.halo_px
+        layers = loaded(model, load_tensors(path), path).folded().to(self._torch_device, self._dtype)
+        self._layers: torch.nn.Module = layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._tile_px = tile_px or (_CUDA_TILE_PX if self._torch_device.type == "cuda" else _CPU_TILE_PX)
+
+    @property
+    def device(self) -> str:
+        return str(self._torch_device)
+
+    @property
+    def precision(self) -> str:
+        return str(self._dtype).removeprefix("torch.")
+
+    def background(self, frame: Array, blocks: Blocks, vacuum: Vacuum, beat: Beat) -> Estimate:
+        take_threads(self._threads)
+        low, span = normalisation(frame)
+        normal = (frame - np.float32(low)) / np.float32(span)
+        return Estimate(self._in_tiles(normal, beat) * np.float32(span) + np.float32(low))
+
+    def _in_tiles(self, normal: Array, beat: Beat) -> Array:
+        """(y, x) -> (y, x), retried with less memory until it fits."""
+        while True:
+            try:
+                return self._tiled(normal, self._tile_px, beat)
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "alloc" not in str(error):
+                    raise
+                said = str(error).splitlines()[0]
+            # Outside the except block: the exception holds on to the memory that is missing.
+            gc.collect()
+            self._take_less(said)
+
+    def _take_less(self, said: str) -> None:
+        """Half the tile; when it cannot get smaller, the CPU; when it is the CPU already, give up.
+
+        Raises
+        ------
+        ModelError : not enough memory for the smallest tile
+        """
+        if self._torch_device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self._tile_px > _SMALLEST_TILE_PX:
+            self._tile_px = max(_SMALLEST_TILE_PX, self._tile_px // 2)
+            logger.warning("out of memory (%s): tiles of %d px from now on", said, self._tile_px)
+        elif self._torch_device.type == "cuda":
+            self._torch_device, self._tile_px = torch.device("cpu"), _CPU_TILE_PX
+            self._dtype = find_precision("auto", self.card.bfloat16, self._torch_device)
+            self._layers = self._layers.to(self._torch_device, self._dtype)
+            logger.error("out of GPU memory even for the smallest tile (%s): on the CPU from now on", said)
+        else:
+            raise ModelError(f"not enough memory for tiles of {_SMALLEST_TILE_PX} px: {said}")
+
+    def _tiled(self, normal: Array, tile_px: int, beat: Beat) -> Array:
+        """Tiles with a halo as wide as the network sees: equal to the whole frame at once, to rounding."""
+        height, width = normal.shape
+        found = np.empty((height, width), np.float32)
+        for y in range(0, height, tile_px):
+            for x in range(0, width, tile_px):
+                top, left = max(0, y - self.halo_px), max(0, x - self.halo_px)
+                tile = normal[top : y + tile_px + self.halo_px, left : x + tile_px + self.halo_px]
+                result = self._infer(tile)[y - top : y - top + tile_px, x - left : x - left + tile_px]
+                found[y : y + tile_px, x : x + tile_px] = result
+                beat()
+        return found
+
+    def _infer(self, tile: Array) -> Array:
+        """(y, x) -> (y, x) float32"""
+        with torch.inference_mode():
+            frame = torch.from_numpy(np.ascontiguousarray(tile))[None, None].to(self._torch_device, self._dtype)
+            frame = frame.contiguous(memory_format=torch.channels_last)  # (1, 1, y, x)
+            result: Array = self._layers(frame)[0, 0].float().cpu().numpy()
+        return result

@@ -1,0 +1,124 @@
+"""The referee's training: frames are heard once by the finished network and the classical witnesses, then learned from many times.
+
+Hearing a frame (network, vacuum, lattice) takes a hundred times as long as learning from it. What was said of each, and the truth, is
+written to one file in the folder of the run; a stopped run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from aet_stream.denoise import opinions
+from aet_stream.denoise.features import BLOCKS, describe
+from aet_stream.denoise.on_blocks import OnBlocks, told
+from aet_stream.denoise.referee import CHANNELS
+from aet_stream.denoise.weights_file import load_card
+from aet_stream.projection import Array
+from aet_stream.training.batches import cropped, in_blocks
+from aet_stream.training.dataset import Frame, Mixer
+from aet_stream.training.losses import TRUTH, heard_error
+from aet_stream.training.preset import Preset, RefereePreset
+
+logger = logging.getLogger(__name__)
+
+_EDGE = BLOCKS // opinions.SPACING
+_SAY_EVERY_S = 20.0
+_OTHERS = 500_009
+"""Added to the seed of a run for the particles and frames that are heard."""
+
+
+def as_preset(preset: Preset, referee: RefereePreset) -> Preset:
+    """The run of the referee as if it were one of its own."""
+    alike = {name: getattr(referee, name) for name in ("batch", "steps", "learning_rate", "weight_decay", "average", "particles", "views")}
+    return msgspec.structs.replace(preset, name=f"{preset.name}-referee", referee=None, warm_up=100, decay=0.5, **alike)
+
+
+class Hearings(Dataset[Array]):
+    """(len(CHANNELS) + len(TRUTH), _EDGE, _EDGE) float32 of one frame each: what the referee is told, and the truth."""
+
+    def __init__(self, weights: Path, preset: Preset, referee: RefereePreset) -> None:
+        self._network = OnBlocks(weights, load_card(weights), device="cpu", threads=1)
+        self._seed = preset.seed + _OTHERS + 2
+        self._mixer = Mixer(preset.recipe, seed=preset.seed + _OTHERS, particles=referee.particles, views=referee.views)
+
+    def __getitem__(self, index: int) -> Array:
+        torch.set_num_threads(1)
+        rng = np.random.default_rng([self._seed, index])
+        return self.heard(cropped(rng, self._mixer.sample(rng)))
+
+    def heard(self, frame: Frame) -> Array:
+        """The hearing of a frame."""
+        blocks = describe(frame.raw)
+        word, drawn, _ = self._network.word(frame.raw, blocks)
+        statement = told(frame.raw, blocks, word, drawn)
+        truth, particle = (opinions.pooled(part.astype(np.float64)) for part in in_blocks(frame, blocks))
+        rows, columns = truth.shape
+        found = np.zeros((len(CHANNELS) + len(TRUTH), _EDGE, _EDGE), np.float32)
+        found[:, :rows, :columns] = np.concatenate([statement, np.stack([truth, particle, np.full_like(truth, blocks.span)])])
+        return found
+
+    def of(self, frames: Sequence[Frame]) -> Tensor:
+        """(n, ...) the hearings of some frames."""
+        return torch.from_numpy(np.stack([self.heard(frame) for frame in frames]))
+
+
+def record(hearings: Hearings, count: int, path: Path, makers: int) -> Array:
+    """Hear `count` frames, in processes beside this one; returns (count, channels, rows, columns), which stay on disk."""
+    shape = (count, len(CHANNELS) + len(TRUTH), _EDGE, _EDGE)
+    if path.exists():
+        stored = np.lib.format.open_memmap(path, "r+")
+    if not path.exists() or stored.shape != shape:
+        stored = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+    missing = [index for index in range(count) if not stored[index, -1, 0, 0]]
+    began = said_at = time.monotonic()
+    for done, (index, heard) in enumerate(zip(missing, DataLoader(hearings, None, sampler=missing, num_workers=makers), strict=True), 1):
+        stored[index] = heard
+        if time.monotonic() - said_at > _SAY_EVERY_S:
+            said_at = time.monotonic()
+            left = (said_at - began) / done * (len(missing) - done) / 60
+            logger.info("heard %d of %d frames, about %.0f min left", count - len(missing) + done, count, left)
+    return stored
+
+
+class HearingBatches(Dataset[Tensor]):
+    """One batch per step of a run: hearings at random, each batch in one of eight turns and flips."""
+
+    def __init__(self, stored: Array, *, seed: int, batch: int) -> None:
+        self._stored, self._seed, self._batch = stored, seed, batch
+
+    def __getitem__(self, step: int) -> Tensor:
+        rng = np.random.default_rng([self._seed, step])
+        chosen = np.sort(rng.integers(len(self._stored), size=self._batch))
+        batch = torch.from_numpy(self._stored[chosen])
+        turned = [axis for axis in (2, 3) if rng.random() < 0.5]
+        batch = batch.flip(turned) if turned else batch
+        return batch.transpose(2, 3) if rng.random() < 0.5 else batch
+
+
+class RefereeJudge:
+    """The fixed frames of train.Judge, heard."""
+
+    def __init__(self, sets: dict[str, Tensor]) -> None:
+        self._sets = sets
+
+    @torch.no_grad()
+    def __call__(self, model: nn.Module, device: torch.device) -> dict[str, float]:
+        """Mean and worst PSNR of every set in dB; 0 dB is the brightest particle pixel."""
+        model.eval()
+        figures: dict[str, float] = {}
+        for name, heard in self._sets.items():
+            batch = heard.to(device)
+            views = [model(view[:, : len(CHANNELS)]).correction for view in (batch, batch.transpose(2, 3))]
+            errors = heard_error(batch, (views[0] + views[1].transpose(1, 2)) / 2, batch[:, CHANNELS.index("valid")])
+            decibels = -10 * torch.log10(errors.cpu() + 1e-12)
+            figures |= {f"{name}_mean_db": round(float(decibels.mean()), 2), f"{name}_worst_db": round(float(decibels.min()), 2)}
+        return figures

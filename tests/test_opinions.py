@@ -1,0 +1,156 @@
+"""Second opinions under the particle: what vacuum and lattice say, and the referee who weighs them."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from aet_stream.denoise import grid, lattice, opinions
+from aet_stream.denoise.denoiser import Denoiser
+from aet_stream.denoise.features import Blocks, describe
+from aet_stream.denoise.referee import CHANNELS, Referee
+from aet_stream.denoise.weights_file import SHIPPED, load_card, load_tensors, parts, save_weights
+from aet_stream.simulate.backgrounds import gaussian
+from aet_stream.training import sets
+from aet_stream.training.scores import psnr_db
+
+SIZE_PX = 256
+
+
+def crystal(*, contrast: float = 0.8, period_px: float = 7.0, bent: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """((256, 256) a ball with fringes, 1 at most; where it is). `bent`: by how much its fringes fall behind its thickness, in radians."""
+    y, x = np.mgrid[:SIZE_PX, :SIZE_PX] - (SIZE_PX - 1) / 2
+    thickness = np.sqrt(np.clip(1 - (x * x + y * y) / 70**2, 0, None))
+    amplitude = np.sin(bent * thickness) / bent if bent else thickness
+    clean = 0.5 * thickness + 0.5 * contrast * amplitude * np.cos(2 * np.pi * (0.6 * x + 0.8 * y) / period_px)
+    return clean.astype(np.float32), thickness > 0
+
+
+def heard(clean: np.ndarray, inside: np.ndarray, background: np.ndarray) -> tuple[opinions.Opinions, Blocks]:
+    """Opinions on a frame whose background is known to be nothing so far, by somebody who knows where the particle is."""
+    frame = (clean + background).astype(np.float32)
+    blocks = describe(frame)
+    support = grid.in_blocks(inside, blocks.block_px).any((1, 3))
+    nothing = np.zeros(support.shape)
+    return opinions.ask(frame, blocks, nothing, np.zeros_like(frame), support), blocks
+
+
+def error(opinion: opinions.Opinion, blocks: Blocks, background: np.ndarray, inside: np.ndarray) -> float:
+    """Root mean square error under the particle, in units of the signal."""
+    truth = opinions.pooled(grid.in_blocks(background, blocks.block_px).mean((1, 3)))
+    under = opinions.pooled(grid.in_blocks(inside, blocks.block_px).mean((1, 3))) == 1
+    return float(np.sqrt(np.mean((opinion.background * blocks.span + blocks.low - truth)[under] ** 2)))
+
+
+def test_fringes_are_found_with_their_period_and_their_amplitude() -> None:
+    """One plane wave on a ball: its frequency to a point of the spectrum, its amplitude as the ball's thickness."""
+    clean, _ = crystal()
+    found = lattice.find(clean, 4)
+    assert found is not None
+    wave = np.array(found.waves[0]) * np.sign(found.waves[0][0])
+    assert np.abs(wave - np.array([0.8, 0.6]) / 7).max() < 1 / SIZE_PX
+    amplitude = lattice.amplitudes(clean, found, 8)[0]
+    thickness = lattice.windowed(crystal(contrast=0.0)[0], found.window_px, 8).real
+    assert np.corrcoef(amplitude.ravel(), thickness.ravel())[0, 1] > 0.999
+
+
+def test_a_ball_without_a_lattice_has_no_fringes() -> None:
+    """Nor has a smooth background, nor noise."""
+    clean, _ = crystal(contrast=0.0)
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 0.05, clean.shape).astype(np.float32)
+    for frame in (noise, clean + noise, gaussian(rng, SIZE_PX) + noise):
+        assert lattice.find(frame, 4) is None
+
+
+@pytest.mark.parametrize("sigma_seed", [0, 1, 2])
+def test_the_vacuum_knows_how_smooth_the_background_is(sigma_seed: int) -> None:
+    """Published backgrounds around and under a ball: kriging leaves a fraction of what there was, and says how much."""
+    clean, inside = crystal(contrast=0.0)
+    background = gaussian(np.random.default_rng(sigma_seed), SIZE_PX)
+    found, blocks = heard(clean, inside, background)
+    assert found.vacuum is not None
+    left = error(found.vacuum, blocks, background, inside)
+    assert left < 0.8 * background[inside].std()
+    said = float(np.sqrt(np.mean(found.vacuum.spread[found.vacuum.spread > 0] ** 2))) * blocks.span
+    assert 1 / 3 < said / left < 3
+
+
+@pytest.mark.parametrize("bent", [0.0, 1.2])
+@pytest.mark.parametrize("seed", [1, 9, 11])
+def test_the_lattice_shows_what_the_vacuum_cannot(seed: int, bent: float) -> None:
+    """Backgrounds too rough to be guessed from around a crystal: its fringes tell, grow they in proportion to the thickness or not."""
+    clean, inside = crystal(bent=bent)
+    background = gaussian(np.random.default_rng(seed), SIZE_PX)
+    found, blocks = heard(clean, inside, background)
+    assert found.vacuum is not None
+    assert found.lattice is not None
+    assert error(found.lattice, blocks, background, inside) < 0.6 * error(found.vacuum, blocks, background, inside)
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (16, 16), (64, 64), (63, 97), (200, 31)])
+def test_little_vacuum_or_little_particle_is_no_opinion_and_no_error(shape: tuple[int, int]) -> None:
+    """Frames of a few blocks, all particle or none: nothing is said, or something finite."""
+    frame = np.random.default_rng(0).normal(0, 1, shape).astype(np.float32)
+    blocks = describe(frame)
+    rows, columns = blocks.statistics.shape[1:]
+    for support in (np.zeros((rows, columns), bool), np.ones((rows, columns), bool), np.indices((rows, columns)).sum(0) < rows):
+        found = opinions.ask(frame, blocks, np.zeros((rows, columns)), np.zeros(shape, np.float32), support)
+        for opinion in (found.vacuum, found.lattice):
+            assert opinion is None or np.isfinite(opinion.background).all()
+
+
+def test_the_referee_only_chooses() -> None:
+    """Without opinions nothing is corrected; with them the answer lies between them, whatever its weights."""
+    torch.manual_seed(0)
+    referee = Referee().eval()
+    with torch.no_grad():
+        for weight in referee.parameters():
+            weight.add_(0.2 * torch.randn_like(weight))
+    told = torch.randn(2, len(CHANNELS), 16, 16).abs()
+    names = {name: CHANNELS.index(name) for name in ("own", "vacuum", "lattice", "has vacuum", "has lattice", "valid")}
+    told[:, names["valid"]] = 1
+    told[:, names["own"]], told[:, names["vacuum"]], told[:, names["lattice"]] = 0.0, 1.0, -2.0
+    told[:, names["has vacuum"]], told[:, names["has lattice"]] = 0, 0
+    assert referee(told).correction.abs().max() < 1e-6
+    told[:, names["has vacuum"]] = 1
+    both = referee(told).correction
+    assert both.min() >= 0
+    assert both.max() <= 1
+    told[:, names["has lattice"]] = 1
+    assert referee(told).correction.min() >= -2
+    assert referee(told).correction.max() <= 1
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Denoiser:
+    """The shipped network without its referee, in a file of its own."""
+    path = tmp_path_factory.mktemp("alone") / "alone.safetensors"
+    network, referee = parts(load_tensors(SHIPPED / "default.safetensors"))
+    assert referee
+    save_weights(path, network, msgspec.structs.replace(load_card(SHIPPED / "default.safetensors"), name="alone"))
+    return Denoiser(model=str(path), device="cpu", threads=1)
+
+
+@pytest.mark.parametrize(("set_name", "gain_db"), [("published", 1.0), ("hard", 0.3)])
+def test_the_referee_makes_the_network_better(alone: Denoiser, set_name: str, gain_db: float) -> None:
+    """On frames of particles and films that neither has seen; what a frame may lose is less than what others win."""
+    frames = sets.frames(set_name, 24)
+    with_referee = Denoiser(model="default", device="cpu", threads=1)
+    before, after = (
+        np.array([psnr_db(frame.background, denoiser.estimate(frame.raw)[0].background) for frame in frames])
+        for denoiser in (alone, with_referee)
+    )
+    assert after.mean() > before.mean() + gain_db
+    assert (after - before).min() > -3
+    assert (after - before).max() > 3
+
+
+def test_a_file_without_a_referee_is_a_network_all_the_same(alone: Denoiser) -> None:
+    """Weights of before there was one: the network's own word."""
+    frame = sets.frames("hard", 4)[0]
+    estimate, _, _ = alone.estimate(frame.raw)
+    assert "referee" not in estimate.doubts
+    assert psnr_db(frame.background, estimate.background) > 25
