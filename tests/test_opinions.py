@@ -109,7 +109,7 @@ def test_the_referee_only_chooses() -> None:
     with torch.no_grad():
         for weight in referee.parameters():
             weight.add_(0.2 * torch.randn_like(weight))
-    told = torch.randn(2, len(CHANNELS), 16, 16).abs()
+    told = torch.randn(2, len(CHANNELS), opinions.EDGE, opinions.EDGE).abs()
     names = {name: CHANNELS.index(name) for name in ("own", "vacuum", "lattice", "has vacuum", "has lattice", "valid")}
     told[:, names["valid"]] = 1
     told[:, names["own"]], told[:, names["vacuum"]], told[:, names["lattice"]] = 0.0, 1.0, -2.0

@@ -16,7 +16,7 @@ from aet_stream.denoise import coarse
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.denoise.weights_file import SHIPPED, load_card, load_tensors, parts
 from aet_stream.errors import ConfigError, ModelError
-from aet_stream.training import evaluate, finetune, sets
+from aet_stream.training import evaluate, finetune, sets, train
 from aet_stream.training.batches import CoarseBatches
 from aet_stream.training.dataset import LEARNT, Mixer, Recipe
 from aet_stream.training.hearings import Hearings, record
@@ -109,8 +109,8 @@ def test_a_trained_network_can_be_used_at_once(tmp_path: Path, network: str, hel
     assert found.quality.expected_error > 0
 
 
-def test_a_referee_is_trained_after_its_network_and_travels_with_it(tmp_path: Path) -> None:
-    """One file holds both; what was heard for it is thrown away, its own log stays; a fine-tuned network keeps it."""
+def test_a_referee_is_trained_after_its_network_and_travels_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One file holds both; what was heard for it is thrown away, its own log stays; a finished run has nothing to hear again."""
     path = run(str(preset_file(tmp_path, views=3, referee=True)), tmp_path / "out", threads=1)
     network, referee = parts(load_tensors(path))
     assert network
@@ -120,9 +120,11 @@ def test_a_referee_is_trained_after_its_network_and_travels_with_it(tmp_path: Pa
     assert not (tmp_path / "out" / "referee" / "hearings.npy").exists()
     with (tmp_path / "out" / "referee" / "log.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["5"]
+    monkeypatch.setattr(train, "record", None)
     again = run(str(preset_file(tmp_path, views=3, referee=True)), tmp_path / "out", threads=1, resume=True)
-    same, _ = parts(load_tensors(again))
+    same, too = parts(load_tensors(again))
     assert all(torch.equal(network[name], same[name]) for name in network)
+    assert all(torch.equal(referee[name], too[name]) for name in referee)
 
 
 def test_what_was_heard_is_not_heard_again(tmp_path: Path) -> None:

@@ -84,14 +84,15 @@ class OnBlocks:
         moved (`vacuum_says`).
         """
         assert self._referee is not None
-        rows, columns = statement.shape[1:]
-        padded = np.pad(statement, [(0, 0), (0, -rows % referee.MULTIPLE), (0, -columns % referee.MULTIPLE)])
+        rows, columns = share.shape
         with torch.inference_mode():
-            views = [torch.from_numpy(np.ascontiguousarray(view))[None].to(self._device) for view in (padded, padded.transpose(0, 2, 1))]
+            views = [
+                torch.from_numpy(np.ascontiguousarray(view))[None].to(self._device) for view in (statement, statement.transpose(0, 2, 1))
+            ]
             one, other = ([part[0].cpu().numpy() for part in self._referee(view)] for view in views)
         correction, log_error, disputed = (((a + b.T) / 2)[:rows, :columns] for a, b in zip(one[:3], other[:3], strict=True))
         correction = correction * share  # of each point that is particle: where vacuum is seen, nothing is corrected
-        own, by_vacuum = (statement[referee.CHANNELS.index(name)] for name in ("own", "vacuum"))
+        own, by_vacuum = (statement[referee.CHANNELS.index(name), :rows, :columns] for name in ("own", "vacuum"))
         doubts = {
             "referee": _rms(np.exp(log_error / 2)),
             "referee_mostly": float(np.exp(log_error.mean() / 2)),

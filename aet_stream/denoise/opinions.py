@@ -19,11 +19,13 @@ from scipy.linalg import LinAlgError, cholesky, solve_triangular
 from scipy.ndimage import binary_dilation
 
 from aet_stream.denoise import grid, lattice
-from aet_stream.denoise.features import Blocks
+from aet_stream.denoise.features import BLOCKS, Blocks
 from aet_stream.projection import Array
 
 SPACING = 2
 """Blocks from one point of the grid to the next."""
+EDGE = BLOCKS // SPACING
+"""Points along the longer edge of a frame, at most."""
 _LENGTHS = np.geomspace(1.2, 16, 12)
 """Correlation lengths to choose from, in points of the grid."""
 _ROUGHNESS = (1e-5, 1e-3, 3e-2)

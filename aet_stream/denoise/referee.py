@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from aet_stream.denoise.coarse import UNet, blur
 from aet_stream.denoise.features import Blocks
-from aet_stream.denoise.opinions import Opinion, Opinions, pooled
+from aet_stream.denoise.opinions import EDGE, Opinion, Opinions, pooled
 from aet_stream.projection import Array
 
 CHANNELS = (
@@ -26,8 +26,6 @@ CHANNELS = (
 )  # fmt: skip
 """Of a statement: block means, their texture and steps; the network's background, support, expected error, disagreement of its two views
 and word before its solve; the opinions and what they rest on; what they chose for the whole frame; where there is a frame."""
-MULTIPLE = 4
-"""Rows and columns of a statement are padded to a multiple of this."""
 _SHOWN = 38
 _SAID = 4
 
@@ -48,7 +46,7 @@ class Word:
 
 
 class Verdict(NamedTuple):
-    """(n, rows, columns) each, on the grid of opinions."""
+    """(n, EDGE, EDGE) each but the last, on the grid of opinions."""
 
     correction: Tensor
     """To be added to the network's background"""
@@ -61,7 +59,7 @@ class Verdict(NamedTuple):
 
 
 def statement(blocks: Blocks, word: Word, opinions: Opinions) -> Array:
-    """(len(CHANNELS), rows, columns) float32: all that the referee is told of a frame, on the grid of opinions."""
+    """(len(CHANNELS), EDGE, EDGE) float32: all that the referee is told of a frame, on the grid of opinions; 0 beyond the frame."""
     own = pooled(word.background.astype(np.float64))
     none = np.zeros_like(own)
     silent = Opinion(own, none)
@@ -74,11 +72,14 @@ def statement(blocks: Blocks, word: Word, opinions: Opinions) -> Array:
         *((crystal.amplitude[0], crystal.amplitude[min(1, len(crystal.amplitude) - 1)], crystal.left_over) if crystal else (none,) * 3),
         opinions.seen, *numbers, crystal.misfit if crystal else 0.0, field is not None, crystal is not None, 1.0,
     ]  # fmt: skip
-    return np.stack([np.broadcast_to(np.asarray(part, np.float32), own.shape) for part in told])
+    found = np.zeros((len(CHANNELS), EDGE, EDGE), np.float32)
+    for channel, part in zip(found, told, strict=True):
+        channel[: own.shape[0], : own.shape[1]] = part
+    return found
 
 
 class Referee(nn.Module):
-    """(n, len(CHANNELS), rows, columns) statements -> verdict; rows and columns are multiples of MULTIPLE."""
+    """(n, len(CHANNELS), EDGE, EDGE) statements -> verdict. Always of one size: it also judges by means over all of it."""
 
     def __init__(self, *, widths: tuple[int, ...] = (24, 32, 48)) -> None:
         super().__init__()

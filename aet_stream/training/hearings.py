@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from aet_stream.denoise import opinions
-from aet_stream.denoise.features import BLOCKS, describe
+from aet_stream.denoise.features import describe
 from aet_stream.denoise.on_blocks import OnBlocks, told
+from aet_stream.denoise.opinions import EDGE
 from aet_stream.denoise.referee import CHANNELS
 from aet_stream.denoise.weights_file import load_card
 from aet_stream.projection import Array
@@ -30,7 +31,6 @@ from aet_stream.training.preset import Preset, RefereePreset
 
 logger = logging.getLogger(__name__)
 
-_EDGE = BLOCKS // opinions.SPACING
 _SAY_EVERY_S = 20.0
 _OTHERS = 500_009
 """Added to the seed of a run for the particles and frames that are heard."""
@@ -43,7 +43,7 @@ def as_preset(preset: Preset, referee: RefereePreset) -> Preset:
 
 
 class Hearings(Dataset[Array]):
-    """(len(CHANNELS) + len(TRUTH), _EDGE, _EDGE) float32 of one frame each: what the referee is told, and the truth."""
+    """(len(CHANNELS) + len(TRUTH), EDGE, EDGE) float32 of one frame each: what the referee is told, and the truth."""
 
     def __init__(self, weights: Path, preset: Preset, referee: RefereePreset) -> None:
         self._network = OnBlocks(weights, load_card(weights), device="cpu", threads=1)
@@ -62,9 +62,9 @@ class Hearings(Dataset[Array]):
         statement = told(frame.raw, blocks, word, drawn)
         truth, particle = (opinions.pooled(part.astype(np.float64)) for part in in_blocks(frame, blocks))
         rows, columns = truth.shape
-        found = np.zeros((len(CHANNELS) + len(TRUTH), _EDGE, _EDGE), np.float32)
-        found[:, :rows, :columns] = np.concatenate([statement, np.stack([truth, particle, np.full_like(truth, blocks.span)])])
-        return found
+        known = np.zeros((len(TRUTH), EDGE, EDGE), np.float32)
+        known[:, :rows, :columns] = np.stack([truth, particle, np.full_like(truth, blocks.span)])
+        return np.concatenate([statement, known])
 
     def of(self, frames: Sequence[Frame]) -> Tensor:
         """(n, ...) the hearings of some frames."""
@@ -73,7 +73,7 @@ class Hearings(Dataset[Array]):
 
 def record(hearings: Hearings, count: int, path: Path, makers: int) -> Array:
     """Hear `count` frames, in processes beside this one; returns (count, channels, rows, columns), which stay on disk."""
-    shape = (count, len(CHANNELS) + len(TRUTH), _EDGE, _EDGE)
+    shape = (count, len(CHANNELS) + len(TRUTH), EDGE, EDGE)
     if path.exists():
         stored = np.lib.format.open_memmap(path, "r+")
     if not path.exists() or stored.shape != shape:

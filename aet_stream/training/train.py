@@ -80,12 +80,12 @@ def run(preset_name: str, out: Path, *, steps: int = 0, seed: int | None = None,
     if rank == 0:
         save_weights(path, training.average.state_dict(), _card(training, judge(training.average, training.device)))
         if preset.referee:
-            _train_referee(preset, preset.referee, training.device, path, resume=resume)
+            _train_referee(preset, preset.referee, training.device, path, threads=threads, resume=resume)
         calibrate(path, frames=preset.calibration_frames)
     return path
 
 
-def _train_referee(preset: Preset, referee: RefereePreset, device: torch.device, path: Path, *, resume: bool) -> None:
+def _train_referee(preset: Preset, referee: RefereePreset, device: torch.device, path: Path, *, threads: int, resume: bool) -> None:
     """Add a referee to the weights of a network. The first process alone: it takes a fraction of the time."""
     out = path.parent / "referee"
     out.mkdir(exist_ok=True)
@@ -97,15 +97,18 @@ def _train_referee(preset: Preset, referee: RefereePreset, device: torch.device,
     judge = RefereeJudge({name: hearings.of(frames) for name, frames in judging(preset).items()})
     if not resume:
         (out / "hearings.npy").unlink(missing_ok=True)
-    stored = record(hearings, referee.frames, out / "hearings.npy", _cores())
-    torch.set_num_threads(_cores())
-    batches = DataLoader(HearingBatches(stored, seed=preset.seed, batch=referee.batch), None, sampler=range(training.step, referee.steps))
-    loop(training, iter(batches), judge, out)
+    if training.step < referee.steps:
+        stored = record(hearings, referee.frames, out / "hearings.npy", _cores())
+        torch.set_num_threads(threads or _cores())
+        batches = DataLoader(
+            HearingBatches(stored, seed=preset.seed, batch=referee.batch), None, sampler=range(training.step, referee.steps)
+        )
+        loop(training, iter(batches), judge, out)
     card = load_card(path)
     network, _ = parts(load_tensors(path))
     card = msgspec.structs.replace(card, figures=judge(training.average, device) | {"frames": preset.judging_frames})
     save_weights(path, network, card, training.average.state_dict())
-    (out / "hearings.npy").unlink()
+    (out / "hearings.npy").unlink(missing_ok=True)
 
 
 def _keep_memory() -> None:
