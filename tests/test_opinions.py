@@ -6,8 +6,9 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import binary_dilation
 
-from aet_stream.denoise import grid, lattice, opinions
+from aet_stream.denoise import grid, lattice, opinions, vacuum_field
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.denoise.features import Blocks, describe
 from aet_stream.denoise.referee import CHANNELS, Referee
@@ -28,19 +29,30 @@ def crystal(*, contrast: float = 0.8, period_px: float = 7.0, bent: float = 0.0)
     return clean.astype(np.float32), thickness > 0
 
 
-def heard(clean: np.ndarray, inside: np.ndarray, background: np.ndarray) -> tuple[opinions.Opinions, Blocks]:
-    """Opinions on a frame whose background is known to be nothing so far, by somebody who knows where the particle is."""
+SURE = 9.0
+"""Logit of a support that is known"""
+
+
+def heard(
+    clean: np.ndarray, inside: np.ndarray, background: np.ndarray, *, rim: tuple[int, float] = (0, SURE)
+) -> tuple[opinions.Opinions, Blocks]:
+    """Opinions on a frame whose background is known to be nothing so far, by somebody who knows where the particle is, but for a rim of so
+    many blocks: there, with this logit."""
     frame = (clean + background).astype(np.float32)
     blocks = describe(frame)
     support = grid.in_blocks(inside, blocks.block_px).any((1, 3))
+    logit = np.where(support, SURE, -SURE)
+    wide, unsure = rim
+    if wide:
+        logit[binary_dilation(support, iterations=wide) & ~support] = unsure
     nothing = np.zeros(support.shape)
-    return opinions.ask(frame, blocks, nothing, np.zeros_like(frame), support), blocks
+    return opinions.ask(frame, blocks, nothing, np.zeros_like(frame), logit), blocks
 
 
 def error(opinion: opinions.Opinion, blocks: Blocks, background: np.ndarray, inside: np.ndarray) -> float:
     """Root mean square error under the particle, in units of the signal."""
-    truth = opinions.pooled(grid.in_blocks(background, blocks.block_px).mean((1, 3)))
-    under = opinions.pooled(grid.in_blocks(inside, blocks.block_px).mean((1, 3))) == 1
+    truth = vacuum_field.pooled(grid.in_blocks(background, blocks.block_px).mean((1, 3)))
+    under = vacuum_field.pooled(grid.in_blocks(inside, blocks.block_px).mean((1, 3))) == 1
     return float(np.sqrt(np.mean((opinion.background * blocks.span + blocks.low - truth)[under] ** 2)))
 
 
@@ -78,10 +90,50 @@ def test_the_vacuum_knows_how_smooth_the_background_is(sigma_seed: int) -> None:
     assert 1 / 3 < said / left < 3
 
 
+@pytest.mark.parametrize("sigma_seed", [0, 1, 2])
+def test_the_vacuum_is_heard_up_to_the_rim_of_the_particle(sigma_seed: int) -> None:
+    """The nearer a smooth field is seen, the better it is known under the particle."""
+    clean, inside = crystal(contrast=0.0)
+    background = gaussian(np.random.default_rng(sigma_seed), SIZE_PX)
+    left = {}
+    for logit in (SURE, -SURE):
+        found, blocks = heard(clean, inside, background, rim=(2, logit))
+        assert found.vacuum is not None
+        left[logit] = error(found.vacuum, blocks, background, inside)
+    assert left[-SURE] < 0.9 * left[SURE]
+
+
+def test_a_rim_in_doubt_does_little_harm() -> None:
+    """A blurred rim whose blocks are as likely particle as not: what it spills is hardly taken for the shape of the background."""
+    clean, inside = crystal(contrast=0.0)
+    background = gaussian(np.random.default_rng(0), SIZE_PX)
+    rim = np.kron(binary_dilation(grid.in_blocks(inside, 4).any((1, 3)), iterations=2), np.ones((4, 4), bool)) & ~inside
+    doubted, blocks = heard(clean + 0.01 * rim.astype(np.float32), inside, background, rim=(2, 0.0))
+    believed, _ = heard(clean + 0.01 * rim.astype(np.float32), inside, background, rim=(2, -SURE))
+    assert doubted.vacuum is not None
+    assert believed.vacuum is not None
+    assert error(doubted.vacuum, blocks, background, inside) < 0.005
+    assert error(believed.vacuum, blocks, background, inside) > 0.02
+
+
+def test_a_step_in_the_vacuum_is_a_surprise() -> None:
+    """The end of a film is foretold by no covariance; the points beside it say so."""
+    clean, inside = crystal(contrast=0.0)
+    smooth = gaussian(np.random.default_rng(0), SIZE_PX)
+    stepped = smooth + 0.3 * (np.arange(SIZE_PX) > 30).astype(np.float32)
+    even, uneven = (heard(clean, inside, background)[0].field for background in (smooth, stepped))
+    assert even is not None
+    assert uneven is not None
+    assert np.abs(even.surprise).max() < 3.5
+    assert np.abs(uneven.surprise).max() > 4
+    assert abs(uneven.asked[np.argmax(np.abs(uneven.surprise)), 1] - 30 / 8) < 1.5
+
+
 @pytest.mark.parametrize("bent", [0.0, 1.2])
-@pytest.mark.parametrize("seed", [1, 9, 11])
+@pytest.mark.parametrize("seed", [11, 23, 27])
 def test_the_lattice_shows_what_the_vacuum_cannot(seed: int, bent: float) -> None:
-    """Backgrounds too rough to be guessed from around a crystal: its fringes tell, grow they in proportion to the thickness or not."""
+    """Backgrounds too rough to be guessed from around a crystal (filters of 12, 10 and 10 px): its fringes tell, grow they in proportion to
+    the thickness or not."""
     clean, inside = crystal(bent=bent)
     background = gaussian(np.random.default_rng(seed), SIZE_PX)
     found, blocks = heard(clean, inside, background)
@@ -97,7 +149,8 @@ def test_little_vacuum_or_little_particle_is_no_opinion_and_no_error(shape: tupl
     blocks = describe(frame)
     rows, columns = blocks.statistics.shape[1:]
     for support in (np.zeros((rows, columns), bool), np.ones((rows, columns), bool), np.indices((rows, columns)).sum(0) < rows):
-        found = opinions.ask(frame, blocks, np.zeros((rows, columns)), np.zeros(shape, np.float32), support)
+        logit = np.where(support, SURE, -SURE)
+        found = opinions.ask(frame, blocks, np.zeros((rows, columns)), np.zeros(shape, np.float32), logit)
         for opinion in (found.vacuum, found.lattice):
             assert opinion is None or np.isfinite(opinion.background).all()
 
@@ -109,7 +162,7 @@ def test_the_referee_only_chooses() -> None:
     with torch.no_grad():
         for weight in referee.parameters():
             weight.add_(0.2 * torch.randn_like(weight))
-    told = torch.randn(2, len(CHANNELS), opinions.EDGE, opinions.EDGE).abs()
+    told = torch.randn(2, len(CHANNELS), vacuum_field.EDGE, vacuum_field.EDGE).abs()
     names = {name: CHANNELS.index(name) for name in ("own", "vacuum", "lattice", "has vacuum", "has lattice", "valid")}
     told[:, names["valid"]] = 1
     told[:, names["own"]], told[:, names["vacuum"]], told[:, names["lattice"]] = 0.0, 1.0, -2.0
@@ -134,18 +187,18 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Denoiser:
     return Denoiser(model=str(path), device="cpu", threads=1)
 
 
-@pytest.mark.parametrize(("set_name", "gain_db"), [("published", 1.0), ("hard", 0.3)])
+@pytest.mark.parametrize(("set_name", "gain_db"), [("published", 3.0), ("hard", 1.0)])
 def test_the_referee_makes_the_network_better(alone: Denoiser, set_name: str, gain_db: float) -> None:
     """On frames of particles and films that neither has seen; what a frame may lose is less than what others win."""
-    frames = sets.frames(set_name, 24)
+    frames = sets.frames(set_name, 48)
     with_referee = Denoiser(model="default", device="cpu", threads=1)
     before, after = (
         np.array([psnr_db(frame.background, denoiser.estimate(frame.raw)[0].background) for frame in frames])
         for denoiser in (alone, with_referee)
     )
     assert after.mean() > before.mean() + gain_db
-    assert (after - before).min() > -3
-    assert (after - before).max() > 3
+    assert (after - before).max() > 10
+    assert (before - after).max() < 7
 
 
 def test_a_file_without_a_referee_is_a_network_all_the_same(alone: Denoiser) -> None:

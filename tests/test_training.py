@@ -55,6 +55,7 @@ REFEREE = """
 particles = 2
 views = 2
 frames = 8
+plain = 0.5
 batch = 4
 steps = 5
 learning_rate = 1e-3

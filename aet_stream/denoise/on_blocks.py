@@ -14,6 +14,7 @@ from aet_stream.denoise.estimate import Beat, Estimate
 from aet_stream.denoise.features import Blocks
 from aet_stream.denoise.hardware import find_device, take_threads
 from aet_stream.denoise.referee import Word
+from aet_stream.denoise.vacuum_field import SPACING, pooled
 from aet_stream.denoise.weights_file import Card, load_tensors, loaded, parts
 from aet_stream.projection import Array
 
@@ -54,9 +55,9 @@ class OnBlocks:
         word, drawn, doubts = self.word(frame, blocks)
         if self._referee is not None and np.isfinite(drawn).all():
             beat()
-            correction, more = self._judged(told(frame, blocks, word, drawn), opinions.pooled(word.support > 0))
+            correction, more = self._judged(told(frame, blocks, word, drawn), pooled(word.support > 0))
             shape = (frame.shape[0], frame.shape[1])
-            drawn = drawn + grid.draw_means(correction * blocks.span, opinions.SPACING * blocks.block_px, shape)
+            drawn = drawn + grid.draw_means(correction * blocks.span, SPACING * blocks.block_px, shape)
             doubts |= more
         return Estimate(drawn, support=word.support > 0, doubts={name: value * blocks.span for name, value in doubts.items()})
 
@@ -78,10 +79,9 @@ class OnBlocks:
     def _judged(self, statement: Array, share: Array) -> tuple[Array, dict[str, float]]:
         """((rows, columns) correction on the grid of opinions; doubts), normalised, both views alike.
 
-        Doubts: the error that the referee expects (`referee`, root mean square; `referee_mostly`, geometric mean;
-        `referee_whole`, of the frame at once); how far those whom it
-        believes are apart, and how sure (`disputed`); how far it moved the background (`moved`), and how far the vacuum would have had it
-        moved (`vacuum_says`).
+        Doubts: the error that the referee expects (`referee`, root mean square; `referee_mostly`, geometric mean; `referee_whole`, of the
+        frame at once); how far those whom it believes are apart, and how sure (`disputed`); how far it moved the background (`moved`), and
+        how far vacuum and lattice would have had it moved (`vacuum_says`, `lattice_says`); how sure the vacuum is (`vacuum_spread`).
         """
         assert self._referee is not None
         rows, columns = share.shape
@@ -92,14 +92,16 @@ class OnBlocks:
             one, other = ([part[0].cpu().numpy() for part in self._referee(view)] for view in views)
         correction, log_error, disputed = (((a + b.T) / 2)[:rows, :columns] for a, b in zip(one[:3], other[:3], strict=True))
         correction = correction * share  # of each point that is particle: where vacuum is seen, nothing is corrected
-        own, by_vacuum = (statement[referee.CHANNELS.index(name), :rows, :columns] for name in ("own", "vacuum"))
+        heard = {name: part[:rows, :columns] for name, part in zip(referee.CHANNELS, statement, strict=True)}
         doubts = {
             "referee": _rms(np.exp(log_error / 2)),
             "referee_mostly": float(np.exp(log_error.mean() / 2)),
             "referee_whole": float(np.exp((one[3] + other[3]) / 2)),
             "disputed": _rms(disputed),
             "moved": _rms(correction),
-            "vacuum_says": _rms(by_vacuum - own),
+            "vacuum_says": _rms(heard["vacuum"] - heard["own"]),
+            "lattice_says": _rms(heard["lattice"] - heard["own"]),
+            "vacuum_spread": _rms(heard["vacuum spread"]),
         }
         return correction, doubts
 
@@ -146,4 +148,4 @@ def _rms(surface: Array) -> float:
 
 def told(frame: Array, blocks: Blocks, word: Word, drawn: Array) -> Array:
     """The statement of a frame (referee.py), once the network has had its word and vacuum and lattice were asked for their opinions."""
-    return referee.statement(blocks, word, opinions.ask(frame, blocks, word.background, drawn, word.support > 0))
+    return referee.statement(blocks, word, opinions.ask(frame, blocks, word.background, drawn, word.support))

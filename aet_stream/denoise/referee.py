@@ -17,16 +17,18 @@ from torch.nn import functional
 
 from aet_stream.denoise.coarse import UNet, blur
 from aet_stream.denoise.features import Blocks
-from aet_stream.denoise.opinions import EDGE, Opinion, Opinions, pooled
+from aet_stream.denoise.opinions import Opinion, Opinions
+from aet_stream.denoise.vacuum_field import EDGE, pooled
 from aet_stream.projection import Array
 
 CHANNELS = (
     "mean", "texture", "step", "own", "support", "log error", "apart", "word", "vacuum", "vacuum spread", "lattice", "lattice spread",
-    "amplitude", "second amplitude", "left over", "seen", "length", "roughness", "strength", "misfit", "has vacuum", "has lattice", "valid",
+    "amplitude", "second amplitude", "left over", "seen", "surprise", "length", "roughness", "strength", "misfit",
+    "has vacuum", "has lattice", "valid",
 )  # fmt: skip
 """Of a statement: block means, their texture and steps; the network's background, support, expected error, disagreement of its two views
 and word before its solve; the opinions and what they rest on; what they chose for the whole frame; where there is a frame."""
-_SHOWN = 38
+_SHOWN = 39
 _SAID = 4
 
 
@@ -65,12 +67,15 @@ def statement(blocks: Blocks, word: Word, opinions: Opinions) -> Array:
     silent = Opinion(own, none)
     vacuum, lattice, crystal, field = opinions.vacuum or silent, opinions.lattice or silent, opinions.crystal, opinions.field
     numbers = (field.length, field.roughness, field.strength) if field else (0.0, 0.0, 0.0)
+    surprise = np.zeros_like(own)
+    if field:
+        surprise[tuple(field.asked.T)] = np.abs(field.surprise)
     told = [
         *(pooled(blocks.statistics[i]) for i in (0, 3, 4)), own,
         *(pooled(part) for part in (word.support, word.log_error, word.apart, word.own)),
         vacuum.background, vacuum.spread, lattice.background, lattice.spread,
         *((crystal.amplitude[0], crystal.amplitude[min(1, len(crystal.amplitude) - 1)], crystal.left_over) if crystal else (none,) * 3),
-        opinions.seen, *numbers, crystal.misfit if crystal else 0.0, field is not None, crystal is not None, 1.0,
+        opinions.seen, surprise, *numbers, crystal.misfit if crystal else 0.0, field is not None, crystal is not None, 1.0,
     ]  # fmt: skip
     found = np.zeros((len(CHANNELS), EDGE, EDGE), np.float32)
     for channel, part in zip(found, told, strict=True):
@@ -117,8 +122,9 @@ def _shown(told: dict[str, Tensor], by_vacuum: Tensor, by_lattice: Tensor) -> Te
     magnified = [torch.asinh(scale * part) / by for part in differences for scale, by in ((10, 3), (100, 6), (1000, 9))]
     magnified += [torch.asinh(100 * apart) / 6, torch.asinh(1000 * apart) / 9]
     magnified += [torch.asinh(100 * texture) / 6, torch.asinh(10 * texture) / 3, torch.asinh(100 * told["step"]) / 6]
+    surprised = torch.log1p(told["surprise"])
     spreads = [torch.log(told[name] + 1e-4) / 3 + 1.5 for name in ("vacuum spread", "lattice spread", "strength", "misfit")]
     plain = [told[name] for name in ("amplitude", "second amplitude", "seen", "has vacuum", "has lattice", "valid")]
     rest = [(own - low).clamp(-5, 5), torch.sigmoid(told["support"]), told["log error"] / 4 + 2]
-    chosen = [torch.log1p(told["length"]) / 2, torch.log10(told["roughness"] + 1e-6) / 3 + 1]
-    return torch.stack([*magnified, *spreads, *plain, *rest, *chosen], 1)
+    chosen = [torch.log1p(told["length"]) / 2, torch.log10(told["roughness"] + 1e-7) / 3 + 1]
+    return torch.stack([*magnified, *spreads, *plain, *rest, surprised, *chosen], 1)

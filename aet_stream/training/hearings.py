@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -17,11 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from aet_stream.denoise import opinions
 from aet_stream.denoise.features import describe
 from aet_stream.denoise.on_blocks import OnBlocks, told
-from aet_stream.denoise.opinions import EDGE
 from aet_stream.denoise.referee import CHANNELS
+from aet_stream.denoise.vacuum_field import EDGE, pooled
 from aet_stream.denoise.weights_file import load_card
 from aet_stream.projection import Array
 from aet_stream.training.batches import cropped, in_blocks
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 _SAY_EVERY_S = 20.0
 _OTHERS = 500_009
 """Added to the seed of a run for the particles and frames that are heard."""
+_PLAIN_PX = (256,)
 
 
 def as_preset(preset: Preset, referee: RefereePreset) -> Preset:
@@ -47,20 +48,26 @@ class Hearings(Dataset[Array]):
 
     def __init__(self, weights: Path, preset: Preset, referee: RefereePreset) -> None:
         self._network = OnBlocks(weights, load_card(weights), device="cpu", threads=1)
-        self._seed = preset.seed + _OTHERS + 2
-        self._mixer = Mixer(preset.recipe, seed=preset.seed + _OTHERS, particles=referee.particles, views=referee.views)
+        self._seed, self._plain = preset.seed + _OTHERS + 2, referee.plain
+        simple = replace(preset.recipe, plain=True, sizes_px=_PLAIN_PX, amplify=1.0)
+        self._of_all, self._of_plain = (
+            Mixer(recipe, seed=preset.seed + _OTHERS + number, particles=referee.particles, views=referee.views)
+            for number, recipe in ((0, preset.recipe), (1, simple))
+        )
 
     def __getitem__(self, index: int) -> Array:
         torch.set_num_threads(1)
         rng = np.random.default_rng([self._seed, index])
-        return self.heard(cropped(rng, self._mixer.sample(rng)))
+        if rng.random() < self._plain:
+            return self.heard(self._of_plain.sample(rng))
+        return self.heard(cropped(rng, self._of_all.sample(rng)))
 
     def heard(self, frame: Frame) -> Array:
         """The hearing of a frame."""
         blocks = describe(frame.raw)
         word, drawn, _ = self._network.word(frame.raw, blocks)
         statement = told(frame.raw, blocks, word, drawn)
-        truth, particle = (opinions.pooled(part.astype(np.float64)) for part in in_blocks(frame, blocks))
+        truth, particle = (pooled(part.astype(np.float64)) for part in in_blocks(frame, blocks))
         rows, columns = truth.shape
         known = np.zeros((len(TRUTH), EDGE, EDGE), np.float32)
         known[:, :rows, :columns] = np.stack([truth, particle, np.full_like(truth, blocks.span)])

@@ -26,6 +26,8 @@ class RefereePreset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     views: Positive
     frames: Positive
     """Heard once, and learned from in all their turns and flips."""
+    plain: Share
+    """Of the frames: one particle wholly in a frame of 256 px, its background not amplified."""
     batch: Positive
     steps: Positive
     learning_rate: Annotated[float, msgspec.Meta(gt=0)]
