@@ -68,11 +68,18 @@ class Observed:
 
 
 def observe(blocks: Blocks, logit: Array, seen: Array) -> tuple[Observed, Array, int]:
-    """(the vacuum: points of the grid, then single blocks up to the particle's rim, the surest first; indices of those that choose the
-    covariance; how many points of the grid).
+    """The vacuum of a frame. Under the particle a smooth field is known the better the nearer it is seen.
 
-    How much the rim is worth: under the particle a smooth field is known the better the nearer it is seen; in the published setting the
-    frames with the finest backgrounds gain 2 dB.
+    Parameters
+    ----------
+    logit : (rows, columns) of the particle's support, in blocks
+    seen : points of the grid that are vacuum for sure, bool
+
+    Returns
+    -------
+    observed : these points, then single blocks up to the particle's rim, the surest first
+    few : indices of those that choose the covariance
+    sure : how many points of the grid come first
     """
     means = blocks.statistics[0].astype(np.float64)
     noise = np.square(blocks.statistics[4].astype(np.float64) / blocks.block_px)
