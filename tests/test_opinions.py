@@ -92,19 +92,21 @@ def test_the_vacuum_knows_how_smooth_the_background_is(sigma_seed: int) -> None:
 
 @pytest.mark.parametrize("sigma_seed", [0, 1, 2])
 def test_the_vacuum_is_heard_up_to_the_rim_of_the_particle(sigma_seed: int) -> None:
-    """The nearer a smooth field is seen, the better it is known under the particle."""
+    """The nearer a smooth field is seen, the better it is known under the particle: blocks beside it that are vacuum for sure help more than
+    those that are as likely particle as not."""
     clean, inside = crystal(contrast=0.0)
     background = gaussian(np.random.default_rng(sigma_seed), SIZE_PX)
     left = {}
-    for logit in (SURE, -SURE):
-        found, blocks = heard(clean, inside, background, rim=(2, logit))
+    for logit in (-0.01, -SURE):
+        found, blocks = heard(clean, inside, background, rim=(1, logit))
         assert found.vacuum is not None
         left[logit] = error(found.vacuum, blocks, background, inside)
-    assert left[-SURE] < 0.9 * left[SURE]
+    assert left[-SURE] < 0.9 * left[-0.01]
 
 
 def test_a_rim_in_doubt_does_little_harm() -> None:
-    """A blurred rim whose blocks are as likely particle as not: what it spills is hardly taken for the shape of the background."""
+    """A blurred rim whose blocks are as likely particle as not: what it spills is hardly taken for the shape of the background. Taken for
+    vacuum, it contradicts what is seen elsewhere: the background is then taken for rough, and not led far astray."""
     clean, inside = crystal(contrast=0.0)
     background = gaussian(np.random.default_rng(0), SIZE_PX)
     rim = np.kron(binary_dilation(grid.in_blocks(inside, 4).any((1, 3)), iterations=2), np.ones((4, 4), bool)) & ~inside
@@ -113,7 +115,7 @@ def test_a_rim_in_doubt_does_little_harm() -> None:
     assert doubted.vacuum is not None
     assert believed.vacuum is not None
     assert error(doubted.vacuum, blocks, background, inside) < 0.005
-    assert error(believed.vacuum, blocks, background, inside) > 0.02
+    assert 0.02 < error(believed.vacuum, blocks, background, inside) < 0.1
 
 
 def test_a_step_in_the_vacuum_is_a_surprise() -> None:
