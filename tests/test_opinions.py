@@ -92,8 +92,8 @@ def test_the_vacuum_knows_how_smooth_the_background_is(sigma_seed: int) -> None:
 
 @pytest.mark.parametrize("sigma_seed", [0, 1, 2])
 def test_the_vacuum_is_heard_up_to_the_rim_of_the_particle(sigma_seed: int) -> None:
-    """The nearer a smooth field is seen, the better it is known under the particle: blocks beside it that are vacuum for sure help more than
-    those that are as likely particle as not."""
+    """The nearer a smooth field is seen, the better it is known under the particle: blocks beside it that are vacuum for sure help more
+    than those that are as likely particle as not."""
     clean, inside = crystal(contrast=0.0)
     background = gaussian(np.random.default_rng(sigma_seed), SIZE_PX)
     left = {}
