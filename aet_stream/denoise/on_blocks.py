@@ -81,7 +81,7 @@ class OnBlocks:
 
         Doubts: the error that the referee expects (`referee`, root mean square; `referee_mostly`, geometric mean; `referee_whole`, of the
         frame at once); how far those whom it believes are apart, and how sure (`disputed`); how far it moved the background (`moved`), and
-        how far vacuum and lattice would have had it moved (`vacuum_says`, `lattice_says`); how sure the vacuum is (`vacuum_spread`).
+        how far the vacuum would have had it moved (`vacuum_says`).
         """
         assert self._referee is not None
         rows, columns = share.shape
@@ -92,16 +92,14 @@ class OnBlocks:
             one, other = ([part[0].cpu().numpy() for part in self._referee(view)] for view in views)
         correction, log_error, disputed = (((a + b.T) / 2)[:rows, :columns] for a, b in zip(one[:3], other[:3], strict=True))
         correction = correction * share  # of each point that is particle: where vacuum is seen, nothing is corrected
-        heard = {name: part[:rows, :columns] for name, part in zip(referee.CHANNELS, statement, strict=True)}
+        own, by_vacuum = (statement[referee.CHANNELS.index(name), :rows, :columns] for name in ("own", "vacuum"))
         doubts = {
             "referee": _rms(np.exp(log_error / 2)),
             "referee_mostly": float(np.exp(log_error.mean() / 2)),
             "referee_whole": float(np.exp((one[3] + other[3]) / 2)),
             "disputed": _rms(disputed),
             "moved": _rms(correction),
-            "vacuum_says": _rms(heard["vacuum"] - heard["own"]),
-            "lattice_says": _rms(heard["lattice"] - heard["own"]),
-            "vacuum_spread": _rms(heard["vacuum spread"]),
+            "vacuum_says": _rms(by_vacuum - own),
         }
         return correction, doubts
 

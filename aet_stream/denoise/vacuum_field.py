@@ -63,11 +63,15 @@ class Observed:
     noise: Array
     """(n,) variances"""
 
+    def parts(self) -> tuple[Array, ...]:
+        """All of them, in this order."""
+        return self.at, self.wide, self.mean, self.noise
+
     def __getitem__(self, which: Array) -> Observed:
-        return Observed(self.at[which], self.wide[which], self.mean[which], self.noise[which])
+        return Observed(*(part[which] for part in self.parts()))
 
 
-def observe(blocks: Blocks, logit: Array, seen: Array) -> tuple[Observed, Array, int]:
+def observe(blocks: Blocks, logit: Array, seen: Array) -> tuple[Observed, Observed]:
     """The vacuum of a frame. Under the particle a smooth field is known the better the nearer it is seen.
 
     Parameters
@@ -77,22 +81,20 @@ def observe(blocks: Blocks, logit: Array, seen: Array) -> tuple[Observed, Array,
 
     Returns
     -------
-    observed : these points, then single blocks up to the particle's rim, the surest first
-    few : indices of those that choose the covariance
-    sure : how many points of the grid come first
+    whole : these points
+    rim : single blocks between them and the particle, the surest first
     """
     means = blocks.statistics[0].astype(np.float64)
     noise = np.square(blocks.statistics[4].astype(np.float64) / blocks.block_px)
     noise += np.square(_SPILT * np.exp(np.minimum(logit, _RIM)))
-    rows, columns = logit.shape
-    rim = np.kron(~seen, np.ones((SPACING, SPACING), bool))[:rows, :columns] & (logit < _RIM)
-    single = Observed((np.argwhere(rim) - (SPACING - 1) / 2) / SPACING, np.full(rim.sum(), SPREAD / SPACING**2), means[rim], noise[rim])
-    single = single[np.argsort(logit[rim], kind="stable")]
     whole = Observed(
         np.argwhere(seen).astype(np.float64), np.full(seen.sum(), SPREAD), pooled(means)[seen], pooled(noise)[seen] / SPACING**2
     )
-    joined = (np.concatenate(parts) for parts in zip(*((o.at, o.wide, o.mean, o.noise) for o in (whole, single)), strict=True))
-    return Observed(*joined), thinned(np.argwhere(seen), _CHOOSING), int(seen.sum())
+    rows, columns = logit.shape
+    rim = np.kron(~seen, np.ones((SPACING, SPACING), bool))[:rows, :columns] & (logit < _RIM)
+    at = (np.argwhere(rim) - (SPACING - 1) / 2) / SPACING
+    single = Observed(at, np.full(len(at), SPREAD / SPACING**2), means[rim], noise[rim])
+    return whole, single[np.argsort(logit[rim], kind="stable")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,20 +113,22 @@ class Told:
 class Field:
     """A stationary Gaussian process of unknown mean level, seen in the vacuum."""
 
-    def __init__(self, vacuum: Observed, few: Array, sure: int) -> None:
-        """`few`: indices of the observations that choose its covariance; those after the first `sure` ones count as long as they agree."""
+    def __init__(self, whole: Observed, rim: Observed) -> None:
+        """`whole`: a few of it choose the covariance; `rim`: counts as long as it agrees with what comes before."""
+        vacuum = Observed(*(np.concatenate(pair) for pair in zip(whole.parts(), rim.parts(), strict=True)))
         self._level = float(vacuum.mean.mean())
         values = vacuum.mean - self._level
+        few = thinned(whole.at, _CHOOSING)
         self.length, self.roughness, self.strength = _chosen(vacuum[few], values[few])
         self.asked = vacuum.at[few].astype(np.int64)
         """(n, 2): where `surprise` was measured"""
         self.surprise = self._left_out(vacuum[few], values[few])
         """(n,): what these points are beyond what the others foretell, in standard deviations (Rasmussen & Williams, 5.12)"""
-        matrix = self.covariance(vacuum.at, vacuum.at, vacuum.wide[:, None] + vacuum.wide)
+        sure = len(whole.at)
         solution = None
         for roughness in _ROUGHNESS[_ROUGHNESS.index(self.roughness) :]:
             self.roughness = roughness
-            solution = solved(matrix + np.diag(roughness * self.strength**2 + vacuum.noise), values)
+            solution = solved(self._own_covariance(vacuum), values)
             if solution and np.mean(solution[1][:sure] ** 2) < _AGREEING:
                 break
         if solution is None:
@@ -141,12 +145,17 @@ class Field:
         return Told(points, tied.T @ self._weights + self._level, np.maximum(own - np.square(tied).sum(0), 1e-14), tied)
 
     def _left_out(self, some: Observed, values: Array) -> Array:
-        matrix = self.covariance(some.at, some.at, some.wide[:, None] + some.wide)
-        solution = solved(matrix + np.diag(self.roughness * self.strength**2 + some.noise), values)
+        solution = solved(self._own_covariance(some), values)
         if solution is None:
             return np.zeros(len(values))
         inverse = solve_triangular(solution[0], np.eye(len(values)), lower=True, overwrite_b=True, check_finite=False)
         found: Array = inverse.T @ solution[1] / np.sqrt(np.square(inverse).sum(0))
+        return found
+
+    def _own_covariance(self, observed: Observed) -> Array:
+        """(n, n) of observations, with what they do not share."""
+        found = self.covariance(observed.at, observed.at, observed.wide[:, None] + observed.wide)
+        found[np.diag_indices(len(found))] += self.roughness * self.strength**2 + observed.noise
         return found
 
     def covariance(self, one: Array, other: Array, wide: float | Array) -> Array:
@@ -158,7 +167,7 @@ class Field:
 
 def _agreeing(surprises: Array) -> int:
     """How many observations are to be heard, given what each is beyond what those before it foretell, in standard deviations."""
-    squares = np.cumsum(np.square(surprises))
+    squares = np.append(0.0, np.cumsum(np.square(surprises)))
     lately = (squares[_LATELY:] - squares[:-_LATELY]) / _LATELY
     contradicting = np.flatnonzero(lately > _CONTRADICTING)
     return int(contradicting[0]) if contradicting.size else len(surprises)

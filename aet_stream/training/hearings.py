@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -26,6 +25,7 @@ from aet_stream.denoise.weights_file import load_card
 from aet_stream.projection import Array
 from aet_stream.training.batches import cropped, in_blocks
 from aet_stream.training.dataset import Frame, Mixer
+from aet_stream.training.judge import figures
 from aet_stream.training.losses import TRUTH, heard_error
 from aet_stream.training.preset import Preset, RefereePreset
 
@@ -34,7 +34,6 @@ logger = logging.getLogger(__name__)
 _SAY_EVERY_S = 20.0
 _OTHERS = 500_009
 """Added to the seed of a run for the particles and frames that are heard."""
-_PLAIN_PX = (256,)
 
 
 def as_preset(preset: Preset, referee: RefereePreset) -> Preset:
@@ -49,7 +48,7 @@ class Hearings(Dataset[Array]):
     def __init__(self, weights: Path, preset: Preset, referee: RefereePreset) -> None:
         self._network = OnBlocks(weights, load_card(weights), device="cpu", threads=1)
         self._seed, self._plain = preset.seed + _OTHERS + 2, referee.plain
-        simple = replace(preset.recipe, plain=True, sizes_px=_PLAIN_PX, amplify=1.0)
+        simple = msgspec.structs.replace(preset, plain=True, amplify=1.0).recipe
         self._of_all, self._of_plain = (
             Mixer(recipe, seed=preset.seed + _OTHERS + number, particles=referee.particles, views=referee.views)
             for number, recipe in ((0, preset.recipe), (1, simple))
@@ -112,7 +111,7 @@ class HearingBatches(Dataset[Tensor]):
 
 
 class RefereeJudge:
-    """The fixed frames of train.Judge, heard."""
+    """The fixed frames of judge.Judge, heard."""
 
     def __init__(self, sets: dict[str, Tensor]) -> None:
         self._sets = sets
@@ -121,11 +120,10 @@ class RefereeJudge:
     def __call__(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Mean and worst PSNR of every set in dB; 0 dB is the brightest particle pixel."""
         model.eval()
-        figures: dict[str, float] = {}
+        found: dict[str, float] = {}
         for name, heard in self._sets.items():
             batch = heard.to(device)
             views = [model(view[:, : len(CHANNELS)]).correction for view in (batch, batch.transpose(2, 3))]
             errors = heard_error(batch, (views[0] + views[1].transpose(1, 2)) / 2, batch[:, CHANNELS.index("valid")])
-            decibels = -10 * torch.log10(errors.cpu() + 1e-12)
-            figures |= {f"{name}_mean_db": round(float(decibels.mean()), 2), f"{name}_worst_db": round(float(decibels.min()), 2)}
-        return figures
+            found |= figures(name, errors)
+        return found

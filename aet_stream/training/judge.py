@@ -43,18 +43,23 @@ class Judge:
     def __call__(self, model: nn.Module, device: torch.device) -> dict[str, float]:
         """Mean and worst PSNR of every set in dB; 0 dB is the brightest particle pixel."""
         model.eval()
-        figures: dict[str, float] = {}
+        found: dict[str, float] = {}
         for name, samples in self._sets.items():
             errors = self._coarse_errors(model, samples, device) if self._coarse else _full_errors(model, samples, device)
-            decibels = -10 * torch.log10(errors.cpu() + 1e-12)
-            figures |= {f"{name}_mean_db": round(float(decibels.mean()), 2), f"{name}_worst_db": round(float(decibels.min()), 2)}
-        return figures
+            found |= figures(name, errors)
+        return found
 
     @staticmethod
     def _coarse_errors(model: nn.Module, batch: Any, device: torch.device) -> Tensor:
         batch = on_device(batch, device)
         found = model(batch.statistics, batch.valid)[-1].background
         return mean_square_error(found, batch, batch.known)
+
+
+def figures(name: str, errors: Tensor) -> dict[str, float]:
+    """Mean and worst PSNR of a set in dB, from (n,) mean square errors in units of the signal."""
+    decibels = -10 * torch.log10(errors.cpu() + 1e-12)
+    return {f"{name}_mean_db": round(float(decibels.mean()), 2), f"{name}_worst_db": round(float(decibels.min()), 2)}
 
 
 def _full_errors(model: nn.Module, samples: Any, device: torch.device) -> Tensor:
