@@ -13,9 +13,11 @@ from scipy.io import loadmat
 
 from aet_stream.errors import ReconstructionError
 from aet_stream.projection import Array
-from aet_stream.reconstruct import align, quality, solver
+from aet_stream.reconstruct import quality, solver
+from aet_stream.reconstruct.align import align
 from aet_stream.reconstruct.export import export
 from aet_stream.reconstruct.preview import preview
+from aet_stream.reconstruct.registered import Alignment, apply
 from aet_stream.reconstruct.run import VOLUME, Options, reconstruct
 from tests.bench_reconstruct import fcc_sphere, gaussians
 from tests.test_reconstruct import BLOBS, TILTS_DEG, quick, views_of, write_series
@@ -59,7 +61,7 @@ def errors_px(found: Array, true: Array) -> tuple[float, float]:
 def test_jitter_is_found_with_a_turned_axis() -> None:
     """Shifts of up to 3 px come back to 0.1 px along the axis and 0.25 px across it, half a degree of axis notwithstanding."""
     true = np.random.default_rng(1).uniform(-3, 3, (len(TILTS), 2))
-    found = align.align(displaced(true, 0.5), TILTS)
+    found = align(displaced(true, 0.5), TILTS)
     along, across = errors_px(found.shifts_px, true)
     assert along < 0.1
     assert across < 0.25
@@ -71,7 +73,7 @@ def test_jitter_is_found_with_a_turned_axis() -> None:
 def test_a_turned_axis_is_found(axis_deg: float) -> None:
     """To a fifth of a degree, jitter notwithstanding, and the right way round."""
     jitter = np.random.default_rng(2).uniform(-3, 3, (len(TILTS), 2))
-    found = align.align(displaced(jitter, axis_deg, noise=0.005), TILTS, ("common-line", "center-of-mass", "axis-angle"))
+    found = align(displaced(jitter, axis_deg, noise=0.005), TILTS, ("common-line", "center-of-mass", "axis-angle"))
     assert found.axis_deg == pytest.approx(axis_deg, abs=0.2)
 
 
@@ -79,7 +81,7 @@ def test_a_turned_axis_is_found(axis_deg: float) -> None:
 def test_half_a_degree_is_told_from_noise(axis_deg: float, size_px: int) -> None:
     """A particle wide enough to show it, jitter and noise notwithstanding; what noise alone might be is left at nothing."""
     jitter = np.random.default_rng(2).uniform(-3, 3, (len(TILTS), 2))
-    found = align.align(displaced(jitter, axis_deg, size_px=size_px), TILTS, ("axis-angle",))
+    found = align(displaced(jitter, axis_deg, size_px=size_px), TILTS, ("axis-angle",))
     assert found.axis_deg == pytest.approx(axis_deg, abs=0.2)
     assert (found.axis_deg == 0) == (axis_deg == 0)
 
@@ -90,12 +92,12 @@ def test_an_error_of_the_background_is_not_taken_for_a_turn() -> None:
     y, x = np.mgrid[:SIZE_PX, :SIZE_PX] - (SIZE_PX - 1) / 2
     spot = np.exp(-(x**2 + (y - 18) ** 2) / 200) * (views > 0.1 * np.percentile(views, 99))
     views -= (0.1 * np.percentile(views, 99) * TILTS / 70)[:, None, None] * spot
-    assert align.align(views.astype(np.float32), TILTS, ("axis-angle",)).axis_deg == 0
+    assert align(views.astype(np.float32), TILTS, ("axis-angle",)).axis_deg == 0
 
 
 def test_what_is_in_register_stays_there() -> None:
     """Nothing to gain: hardly anything moves."""
-    found = align.align(displaced(np.zeros((len(TILTS), 2)), 0.0), TILTS)
+    found = align(displaced(np.zeros((len(TILTS), 2)), 0.0), TILTS)
     assert max(errors_px(found.shifts_px, np.zeros((len(TILTS), 2)))) < 0.15
     assert abs(found.axis_deg) < 0.3
 
@@ -103,7 +105,7 @@ def test_what_is_in_register_stays_there() -> None:
 def test_an_axis_off_the_middle_is_found() -> None:
     """Half a pixel that all projections share, far below what noise does to each of them, is taken out to a tenth."""
     true = np.tile([0.0, 0.5], (len(TILTS), 1))
-    found = align.align(displaced(true, 0.0), TILTS)
+    found = align(displaced(true, 0.0), TILTS)
     assert found.shifts_px[:, 1].mean() == pytest.approx(0.5, abs=0.1)
     assert max(errors_px(found.shifts_px, true)) < 0.15
 
@@ -112,33 +114,33 @@ def test_an_axis_off_the_middle_is_found() -> None:
 def test_very_flat_frames_are_aligned_too(height: int) -> None:
     """Much wider than high: binning leaves rows over."""
     views = np.random.default_rng(1).random((5, height, 300)).astype(np.float32)
-    assert align.apply(views, align.align(views, np.linspace(-60, 60, 5))).shape == views.shape
+    assert apply(views, align(views, np.linspace(-60, 60, 5))).shape == views.shape
 
 
 def test_steps_can_be_left_out() -> None:
     """Only the common line: nothing moves across the axis, nothing turns. No step: the very same array."""
     true = np.random.default_rng(1).uniform(-3, 3, (len(TILTS), 2))
     views = displaced(true, 0.0)
-    found = align.align(views, TILTS, ("common-line",))
+    found = align(views, TILTS, ("common-line",))
     assert not found.shifts_px[:, 1].any()
     assert found.axis_deg == 0
     assert errors_px(found.shifts_px, true)[0] < 0.2
-    assert align.apply(views, align.align(views, TILTS, ())) is views
+    assert apply(views, align(views, TILTS, ())) is views
 
 
 def test_shifts_are_stored_beside_the_volume_and_never_in_the_series(tmp_path: Path) -> None:
     """The series stays as it is, byte by byte; applying what is stored gives the projections the volume was made from."""
     shifts = np.random.default_rng(5).uniform(-2, 2, (29, 2))
-    views = align.apply(views_of(BLOBS, TILTS_DEG), align.Alignment(-shifts))
+    views = apply(views_of(BLOBS, TILTS_DEG), Alignment(-shifts))
     series = write_series(tmp_path / "s" / "series.h5", views, TILTS_DEG)
     before = series.read_bytes()
     with h5py.File(reconstruct(series, Options(iterations=10))) as file:
         group = file["reconstruction"]
-        stored = align.Alignment(group["shifts_px"][()], float(group.attrs["axis_deg"]))
+        stored = Alignment(group["shifts_px"][()], float(group.attrs["axis_deg"]))
         volume = file[VOLUME][()]
         assert "common-line" in group.attrs["alignment"]
     assert series.read_bytes() == before
-    again = solver.solve(align.apply(views, stored), TILTS_DEG, iterations=10).volume
+    again = solver.solve(apply(views, stored), TILTS_DEG, iterations=10).volume
     np.testing.assert_allclose(volume, again, atol=1e-4)
 
 

@@ -12,7 +12,9 @@ import numpy as np
 from aet_stream import durable
 from aet_stream.errors import ReconstructionError
 from aet_stream.projection import Array
-from aet_stream.reconstruct import align, solver
+from aet_stream.reconstruct import solver
+from aet_stream.reconstruct.align import align
+from aet_stream.reconstruct.registered import apply, binned, binned_axis_px
 from aet_stream.reconstruct.run import read_input
 
 logger = logging.getLogger(__name__)
@@ -35,9 +37,9 @@ def preview(series: Path, *, size_px: int = 128, iterations: int = 10) -> Path:
     given = read_input(series)
     target = series.with_name(PREVIEW_FILE)
     factor = max(1, -(-given.projections.shape[2] // size_px))
-    views = align.binned(given.projections, factor)
-    axis_px = align.binned_axis_px(given.projections.shape[2], factor)
-    views = align.apply(views, align.align(views, given.tilts_deg, ALIGN))
+    views = binned(given.projections, factor)
+    axis_px = binned_axis_px(given.projections.shape[2], factor)
+    views = apply(views, align(views, given.tilts_deg, ALIGN))
     begin = _earlier(target, (views.shape[1], views.shape[2], views.shape[2]))
     volume = solver.solve(views, given.tilts_deg, iterations=iterations, axis_px=axis_px, start=begin, threads=1).volume
     y, row, column = (edge // 2 for edge in volume.shape)

@@ -16,12 +16,12 @@ from aet_stream import __version__, durable
 from aet_stream.errors import ReconstructionError, TooFewProjections
 from aet_stream.layout import CLEAN, PER_PROJECTION, THETA, crc32
 from aet_stream.projection import Array
-from aet_stream.reconstruct import align as alignment
 from aet_stream.reconstruct import apart, quality, solver
-from aet_stream.reconstruct.align import Alignment
+from aet_stream.reconstruct.align import STEPS, align
 from aet_stream.reconstruct.export import VOLUME, write_volume
 from aet_stream.reconstruct.figure import draw_summary
 from aet_stream.reconstruct.quality import Quality
+from aet_stream.reconstruct.registered import Alignment, apply
 from aet_stream.reconstruct.stopping import choose_iterations
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Options:
     """0: chosen by the stopping rule (stopping.py); for others what is usual."""
     residual: float = 0.0
     """Not 0: stop the built-in solver where the residual has fallen to this."""
-    align: tuple[str, ...] = alignment.STEPS
+    align: tuple[str, ...] = STEPS
     """Steps of the alignment; empty: none."""
     quality: bool = True
     """Judge the volume: half volumes (twice the work), residual of each projection."""
@@ -143,8 +143,8 @@ def _make(given: Input, method: str, options: Options, progress: solver.Progress
     """Align, choose when to stop, solve, judge."""
     found = Alignment(np.zeros((len(given.projections), 2)))
     if options.align:
-        found = alignment.align(given.projections, given.tilts_deg, options.align)
-    projections = alignment.apply(given.projections, found)
+        found = align(given.projections, given.tilts_deg, options.align)
+    projections = apply(given.projections, found)
     iterations = options.iterations
     if method == BUILT_IN and not iterations:
         iterations = choose_iterations(projections, given.tilts_deg, residual=options.residual, memory_mib=options.memory_mib)

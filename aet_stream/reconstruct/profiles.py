@@ -1,0 +1,54 @@
+"""Profiles along the tilt axis, and what is measured of them and of views."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from aet_stream.projection import Array
+
+LARGEST_SHIFT_SHARE = 0.25
+"""Of a frame's edge: beyond it a shift is a mistake."""
+BAND = (0.015, 0.25)
+"""Spatial frequencies (1 / px) that speak for a position: below is left-over background, above is noise."""
+
+
+def tapered(projections: Array) -> Array:
+    """Faded out towards the frame's edge, which must not be taken for a feature."""
+    height, width = projections.shape[1:]
+    ramps = [np.clip((length / 2 - np.abs(np.arange(length) - (length - 1) / 2)) / (0.1 * length), 0, 1) for length in (height, width)]
+    return projections * np.float32(ramps[0][:, None] * ramps[1])
+
+
+def smoothed(view: Array) -> tuple[Array, float]:
+    """A view in which only what is wide stands out, and how bright its brightest places are."""
+    smooth: Array = gaussian_filter(view, max(2.0, view.shape[1] / 64))
+    return smooth, float(np.percentile(smooth, 99.5))
+
+
+def in_band(frequency: Array) -> Array:
+    """Which of these frequencies (1 / px) are listened to."""
+    inside: Array = (frequency > BAND[0]) & (frequency < BAND[1])
+    return inside
+
+
+def align_profiles(profiles: Array, frequency: Array, largest_px: float) -> Array:
+    """(n,) px by which each of (n, frequencies) spectra has to be moved to lie on their common mean."""
+    grid = np.arange(-largest_px, largest_px + 0.25, 0.25)
+    waves = np.exp(-2j * np.pi * frequency[:, None] * grid)
+    shifts = np.zeros(len(profiles))
+    mean = profiles[len(profiles) // 2]
+    for _ in range(4):
+        match = ((profiles * mean.conj()) @ waves).real  # (n, grid)
+        at = np.clip(match.argmax(axis=1), 1, len(grid) - 2)
+        fine = np.array([peak(row[place - 1 : place + 2]) for row, place in zip(match, at, strict=True)])
+        shifts = grid[at] + 0.25 * fine
+        mean = (profiles * np.exp(-2j * np.pi * frequency * shifts[:, None])).mean(axis=0)
+    return shifts
+
+
+def peak(three: Array) -> float:
+    """Where a parabola through three neighbours has its peak, from the middle one, in steps."""
+    low, mid, high = (float(value) for value in three)
+    bend = low - 2 * mid + high
+    return float(np.clip(0.5 * (low - high) / bend, -1, 1)) if bend < 0 else 0.0

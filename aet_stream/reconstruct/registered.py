@@ -1,0 +1,71 @@
+"""Projections in register: how an alignment is written down, and how it is carried out.
+
+Shifts are what a projection has to be moved by, in pixels, [y, x]; the axis angle is how far the axis is turned from the image's y, in
+degrees, positive when it turns from +y towards -x. Nothing of this is ever written into the series.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.ndimage import affine_transform
+
+from aet_stream.projection import Array
+
+QUICK_PX = 128
+"""Width to which projections are binned where a reconstruction only judges."""
+FEWEST_ROWS = 8
+"""Fewer along the axis show nothing of what happens along it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """What brings the projections into register."""
+
+    shifts_px: Array
+    """(tilts, 2) float64, [y, x]"""
+    axis_deg: float = 0.0
+    residuals: dict[str, float] = field(default_factory=dict)
+    """Relative residual of a quick reconstruction at the start and after each step that was kept."""
+
+    @property
+    def is_nothing(self) -> bool:
+        return self.axis_deg == 0 and not self.shifts_px.any()
+
+
+def apply(projections: Array, alignment: Alignment) -> Array:
+    """(tilts, y, x) float32 in register, by cubic splines; the very same array where there is nothing to do."""
+    if alignment.is_nothing:
+        return projections
+    turn = np.radians(alignment.axis_deg)
+    matrix = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+    middle = (np.array(projections.shape[1:]) - 1) / 2
+    moved = np.empty_like(projections)
+    for view, shift_px, out in zip(projections, alignment.shifts_px, moved, strict=True):
+        affine_transform(view, matrix, middle - matrix @ (middle + shift_px), output=out, order=3, mode="nearest")
+    return moved
+
+
+def binned(projections: Array, factor: int) -> Array:
+    """(tilts, y / factor, x / factor) float32 means; what is left over is cut off around them."""
+    if factor == 1:
+        return projections
+    tilts, height, width = projections.shape
+    height, width = height // factor * factor, width // factor * factor
+    top, left = (projections.shape[1] - height) // 2, (projections.shape[2] - width) // 2
+    cut = projections[:, top : top + height, left : left + width]
+    means: Array = cut.reshape(tilts, height // factor, factor, width // factor, factor).mean(axis=(2, 4), dtype=np.float32)
+    return means
+
+
+def binned_axis_px(width: int, factor: int) -> float:
+    """Where the middle column lies after binning; off the middle where what was cut is not the same on both sides."""
+    left = (width - width // factor * factor) // 2
+    return ((width - 1) / 2 - left + 0.5) / factor - 0.5
+
+
+def bin_factor(projections: Array, size_px: int) -> int:
+    """How many pixels become one so that frames are at most so wide."""
+    flat = max(1, projections.shape[1] // FEWEST_ROWS)  # very flat frames are hardly binned
+    return int(min(flat, max(1, -(-projections.shape[2] // size_px))))
