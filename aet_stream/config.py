@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 import msgspec
@@ -410,14 +410,26 @@ def _override(tree: dict[str, Any], word: str) -> None:
 
 
 def _explain(error: msgspec.ValidationError) -> str:
-    text = str(error)
-    unknown = re.search(r"unknown field `(\w+)`(?: - at `\$\.?([\w.]*)`)?", text)
-    if unknown is None:
-        return text.replace(" - at `$.", " - at `")
-    key, section = unknown.group(1), unknown.group(2) or ""
-    room = Config if not section else type(getattr(Config(), section))
-    known = ", ".join(room.__struct_fields__)
-    return f"unknown key `{'.'.join(filter(None, (section, key)))}`; known here: {known}"
+    """What is wrong where, and what would be right."""
+    found = re.fullmatch(r"(.*?)(?: - at `\$\.?(.*)`)?", str(error), re.DOTALL)
+    assert found is not None
+    what, key = found.group(1), found.group(2) or ""
+    if unknown := re.search(r"unknown field `(\w+)`", what):
+        room = type(getattr(Config(), key)) if key else Config
+        known = ", ".join(room.__struct_fields__)
+        return f"unknown key `{'.'.join(filter(None, (key, unknown.group(1))))}`; known here: {known}"
+    if value := re.fullmatch("Invalid enum value (.*)", what):
+        return f"{key} = {value.group(1)}: choose one of {', '.join(_choices(key))}"
+    return f"{key}: {what[0].lower()}{what[1:]}" if key else what
+
+
+def _choices(key: str) -> tuple[str, ...]:
+    """The words that a setting, or each of its list, may be."""
+    section, name = re.findall(r"\w+", key)[:2]
+    kind = get_type_hints(type(getattr(Config(), section)))[name]
+    while get_origin(kind) is not Literal:
+        kind = get_args(kind)[0]
+    return get_args(kind)
 
 
 def _is_web_address(text: str) -> bool:

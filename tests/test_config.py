@@ -48,6 +48,9 @@ def test_one_setting_for_one_run_wins_over_the_file(tmp_path: Path) -> None:
         (["trigger.again_s=0"], "again_s"),
         (["angle.scale=0.5"], "angle.scale"),
         (["angle.min_deg=10", "angle.max_deg=5"], "below"),
+        (["denoise.precision=half"], "denoise.precision = 'half': choose one of auto, float32, bfloat16"),
+        (['angle.order=["metadata", "guess"]'], "angle.order[1] = 'guess': choose one of metadata, sidecar, filename"),
+        (["denoise.threads=many"], "denoise.threads: expected `int`, got `str`"),
         (["nonsense"], "section.key=value"),
     ],
 )
