@@ -504,6 +504,18 @@ def test_bytes_that_imod_calls_unsigned_are(tmp_path: Path) -> None:
     assert np.array_equal(found["unsigned"], pixels)
 
 
+def test_an_mrc_with_its_axes_exchanged_is_refused_not_mirrored(tmp_path: Path) -> None:
+    """Maps of crystals are stored so; read as usual the image would be transposed without a word."""
+    content = bytearray(mrc(known_image(1), 0.0, 0.1))
+    struct.pack_into("<3i", content, 64, 2, 1, 3)
+    (tmp_path / "x.mrc").write_bytes(content)
+    with pytest.raises(SourceError, match="MAPC"):
+        open_source(tmp_path / "x.mrc")
+    struct.pack_into("<3i", content, 64, 0, 0, 0)  # never filled in
+    (tmp_path / "x.mrc").write_bytes(content)
+    assert open_source(tmp_path / "x.mrc").probe.images == 1
+
+
 def test_a_stack_behind_one_directory_is_refused_not_cut(tmp_path: Path) -> None:
     """ImageJ's way for more than 4 GiB, and tifffile's own: the description tells of three images."""
     with tifffile.TiffWriter(tmp_path / "x_-12.5deg.tif", imagej=True) as file:

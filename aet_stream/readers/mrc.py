@@ -23,6 +23,8 @@ from aet_stream.readers import checked_probe, finished, image_in_range, need, pi
 
 _HEADER_BYTES = 1024
 _MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
+_AXES = (1, 2, 3)
+"""MAPC, MAPR, MAPS: columns along x, rows along y, sections along z."""
 _LEGACY_BYTES = 128
 _LEGACY_RECORDS = 1024
 _IMOD_STAMP, _IMOD_SIGNED_BYTES = 1146047817, 1
@@ -66,6 +68,7 @@ def _header(path: Path) -> _Header:
     order = ">" if raw[212:214] == b"\x11\x11" else "<"
     width, height, images, mode = struct.unpack(f"{order}4i", raw[:16])
     sampling = struct.unpack(f"{order}2i", raw[28:36])
+    axes = struct.unpack(f"{order}3i", raw[64:76])
     cell = struct.unpack(f"{order}2f", raw[40:48])
     extended = struct.unpack(f"{order}i", raw[92:96])[0]
     numbers = struct.unpack(f"{order}2h", raw[128:132])
@@ -75,6 +78,8 @@ def _header(path: Path) -> _Header:
         raise SourceError(f"{path.name}: MRC mode {mode} is not supported (known: {sorted(_MODES)})")
     if not 0 <= extended <= 1 << 28 or min(width, height) <= 0:
         raise SourceError(f"{path.name}: no MRC header ({width} x {height} px, extended header of {extended} bytes)")
+    if axes != _AXES and sorted(axes) == sorted(_AXES):  # anything else is a header that was never filled in
+        raise SourceError(f"{path.name}: MRC axes in the order {axes} (MAPC, MAPR, MAPS): write it with columns, rows, sections as 1, 2, 3")
     return _Header(order, width, height, images, mode, extended, raw[104:108], numbers, cell, sampling, unsigned)
 
 
