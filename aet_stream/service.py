@@ -126,10 +126,17 @@ def tie_to_parent(stop: Stop) -> None:
         while os.read(0, 4096):
             pass
         stop.asked = True
+        os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(ORPHAN_GRACE_S)
         os._exit(EXIT_FAILED)
 
     threading.Thread(target=watch, name="tie-to-parent", daemon=True).start()
+
+
+def be_a_child() -> None:
+    """For a command that does its work and ends: the loss of the parent and SIGTERM end it as Ctrl-C does, so that no draft is left."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    tie_to_parent(Stop())
 
 
 def set_up_logging(role: str, *, verbose: bool = False) -> None:

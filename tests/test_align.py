@@ -16,8 +16,9 @@ from aet_stream.projection import Array
 from aet_stream.reconstruct import quality, solver
 from aet_stream.reconstruct.align import align
 from aet_stream.reconstruct.export import export
-from aet_stream.reconstruct.preview import preview
-from aet_stream.reconstruct.registered import Alignment, apply
+from aet_stream.reconstruct.preview import ALIGN, preview
+from aet_stream.reconstruct.projector import reproject
+from aet_stream.reconstruct.registered import Alignment, apply, binned
 from aet_stream.reconstruct.run import VOLUME, Options, reconstruct
 from tests.bench_reconstruct import fcc_sphere, gaussians
 from tests.test_reconstruct import BLOBS, TILTS_DEG, quick, views_of, write_series
@@ -142,6 +143,30 @@ def test_shifts_are_stored_beside_the_volume_and_never_in_the_series(tmp_path: P
     assert series.read_bytes() == before
     again = solver.solve(apply(views, stored), TILTS_DEG, iterations=10).volume
     np.testing.assert_allclose(volume, again, atol=1e-4)
+
+
+# -- preview ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_flat_frames_have_a_preview(tmp_path: Path) -> None:
+    """Frames of a few rows, as a scan of one facet gives, are binned no further than they are high."""
+    views = views_of(BLOBS, TILTS_DEG, width=320, height=9)
+    with h5py.File(preview(write_series(tmp_path / "s" / "series.h5", views, TILTS_DEG), size_px=32, iterations=2)) as file:
+        assert file["volume"].shape[0] == 9
+
+
+def test_a_preview_turns_about_where_its_views_were_centred(tmp_path: Path) -> None:
+    """Of 131 columns one is left over when they are binned by 2: the middle of what remains is not the middle of the frame."""
+    rng = np.random.default_rng(1)
+    around = tuple((20 * c, 20 * s, z, 1.0) for z in (10.0, 22.0) for c, s in ((1, 0.4), (-1, -0.4), (0.45, -1.1), (-0.45, 1.1)))
+    views = views_of(around, TILTS_DEG, width=131, height=32)
+    jitter = np.stack([np.zeros(len(TILTS_DEG)), rng.normal(0, 3, len(TILTS_DEG))], axis=1)
+    series = write_series(tmp_path / "s" / "series.h5", apply(views, Alignment(jitter)), TILTS_DEG)
+    with h5py.File(preview(series, size_px=66, iterations=30)) as file:
+        volume = file["volume"][()]
+    found = apply(binned(apply(views, Alignment(jitter)), 2), align(binned(apply(views, Alignment(jitter)), 2), TILTS_DEG, ALIGN))
+    errors = [float(np.linalg.norm(reproject(volume, TILTS_DEG, axis) - found)) for axis in (32.0, 32.25)]
+    assert errors[0] < errors[1]
 
 
 # -- quality ----------------------------------------------------------------------------------------------------------------------------

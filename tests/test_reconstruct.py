@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import resource
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -241,6 +243,13 @@ def test_the_rule_keeps_within_its_memory() -> None:
     assert choose_iterations(views, TILTS_DEG, memory_mib=24) == choose_iterations(views, TILTS_DEG)
 
 
+def test_the_rule_looks_at_fewer_slices_where_memory_is_short() -> None:
+    """What the solver can do, the rule can; frames of two rows show no noise, and are no reason to fail."""
+    views = views_of(BLOBS, TILTS_DEG, width=128)
+    assert 1 <= choose_iterations(views, TILTS_DEG, memory_mib=24) <= 100
+    assert not noise_variance(views[:, 8:10]).any()
+
+
 def test_without_noise_nothing_is_stopped_early() -> None:
     """More iterations stay better, so the most that is allowed is taken; unless a residual is asked for."""
     views = views_of(MANY, TILTS_DEG)
@@ -255,6 +264,34 @@ def test_progress_counts_to_the_end() -> None:
     told: list[tuple[int, int]] = []
     solver.solve(views_of(BLOBS, TILTS_DEG), TILTS_DEG, iterations=4, threads=3, progress=lambda done, total: told.append((done, total)))
     assert [done for done, _ in told] == list(range(1, told[-1][1] + 1))
+
+
+def test_ctrl_c_ends_every_thread_at_its_next_step() -> None:
+    """A volume of many iterations is not worked to its end after somebody has given up."""
+    steps = 0
+
+    def given_up(done: int, total: int) -> None:
+        nonlocal steps
+        steps = done
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        solver.solve(views_of(BLOBS, TILTS_DEG), TILTS_DEG, iterations=5000, threads=2, progress=given_up)
+    assert steps < 1000
+
+
+def test_sigterm_ends_a_child_and_leaves_no_draft(series: Path) -> None:
+    """As the trigger sends it when a delivery takes too long."""
+    words = ["reconstruct", str(series), "--supervised", "--iterations", "100000", "--no-quality", "--align", ""]
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-m", "aet_stream", *words], text=True, **pipes) as child:
+        assert child.stderr is not None
+        while "nesterov-sirt" not in child.stderr.readline():
+            assert child.poll() is None
+        child.terminate()
+        assert child.wait(30) == 130
+    assert [path.name for path in series.parent.iterdir()] == ["series.h5"]
 
 
 def spoiled(row: int, value: float) -> Array:
@@ -419,7 +456,8 @@ def test_a_disk_that_fails_leaves_the_old_volume(series: Path) -> None:
         ("tomopy:mlem", None, "refused: it needs data without negative values"),
         ("tomopy:", None, "choose auto"),
         ("auto", "nowhere/volume.h5", "nowhere is no folder"),
-        ("auto", "series.h5", "name a file other than the series"),
+        ("auto", "series.h5", r"series\.h5 holds something else than a volume"),
+        ("auto", "series.mrc", r"series\.h5 holds something else than a volume"),
         ("auto", "volume.png", r"ending in \.h5, \.mrc or \.tif"),
     ],
 )

@@ -56,6 +56,8 @@ def test_a_closed_series_has_its_report_beside_it(tmp_path: Path) -> None:
     settings = [word for word in daemon.set if word != "--set"]
     assert daemon.ask("report", str(path.with_name("series.h5")), *(f"--set={word}" for word in settings)).returncode == 0
     assert path.read_text() == kept
+    refused = daemon.ask("report", str(path.with_name("series.h5")), "--out", str(path.with_name("series.h5")))
+    assert (refused.returncode, h5py.is_hdf5(path.with_name("series.h5"))) == (1, True)
     assert not list(path.parent.glob(".*.tmp"))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from aet_stream.cli.common import Add, output_root, settings
 from aet_stream.errors import AetError, NotRunning
 from aet_stream.naming import shown
-from aet_stream.service import EXIT_OK, Stop, tie_to_parent
+from aet_stream.service import EXIT_OK, be_a_child
 
 
 def add_commands(add: Add) -> None:
@@ -79,7 +79,7 @@ def _top(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> int:
     """Write a report of a series as one HTML file that any browser can show, print or keep."""
     if arguments.supervised:
-        tie_to_parent(Stop())
+        be_a_child()
     from aet_stream import durable
     from aet_stream.monitor.report import of_series
     from aet_stream.monitor.shelf import Shelf
@@ -87,13 +87,15 @@ def _report(arguments: argparse.Namespace) -> int:
     path = arguments.series.absolute()
     if path.name != "series.h5":
         raise AetError(f"{arguments.series}: name the series.h5 of a series")
+    target = arguments.out or path.with_name("report.html")
+    if target.suffix not in (".html", ".htm"):
+        raise AetError(f"--out {target}: a report is HTML; name a file ending in .html")
     root = path.parent.parent
     try:
         status = _from_ledger(root)
     except AetError:
         status = {}  # a series that was copied elsewhere has no ledger
     page = of_series(Shelf(root), path.parent.name, settings(arguments).advice, status)
-    target = arguments.out or path.with_name("report.html")
     durable.replace(target, page.encode())
     print(target)
     return EXIT_OK

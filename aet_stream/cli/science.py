@@ -9,7 +9,7 @@ import msgspec
 
 from aet_stream.cli.common import Add, share, whole
 from aet_stream.errors import AetError, TooFewProjections
-from aet_stream.service import EXIT_OK, Stop, tie_to_parent
+from aet_stream.service import EXIT_OK, be_a_child
 
 
 def add_commands(add: Add) -> None:
@@ -58,7 +58,7 @@ def add_commands(add: Add) -> None:
 def _reconstruct(arguments: argparse.Namespace) -> int:
     """Make a volume from a series; it lies beside it as reconstruction.h5, with a picture of its central slices."""
     if arguments.supervised:
-        tie_to_parent(Stop())
+        be_a_child()
     from aet_stream.reconstruct.align import STEPS
     from aet_stream.reconstruct.run import Options, reconstruct
 
@@ -87,7 +87,7 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
 def _preview(arguments: argparse.Namespace) -> int:
     """Make preview.h5 beside a series: binned, one thread, going on from the preview before."""
     if arguments.supervised:
-        tie_to_parent(Stop())
+        be_a_child()
     from aet_stream.reconstruct.preview import preview
 
     print(preview(arguments.series, size_px=arguments.size, iterations=arguments.iterations))

@@ -76,7 +76,7 @@ def add_scale_bar(axis: object, width_px: int, height_px: int, pixel_size_nm: fl
         return
     wish = width_px * pixel_size_nm / 4
     scale = 10.0 ** np.floor(np.log10(wish))
-    length = max(step for step in (1, 2, 5) if step * scale <= wish) * scale
+    length = max((step for step in (1, 2, 5) if step * scale <= wish), default=1) * scale
     x, y = width_px * 0.05, height_px * 0.95
     axis.plot([x, x + length / pixel_size_nm], [y, y], color=colour, lw=3, solid_capstyle="butt")  # type: ignore[attr-defined]
     axis.text(x, y - height_px * 0.02, f"{length:g} nm", color=colour, fontsize=8, va="bottom")  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from aet_stream.errors import ReconstructionError
 from aet_stream.projection import Array
 from aet_stream.reconstruct import solver
 from aet_stream.reconstruct.align import align
-from aet_stream.reconstruct.registered import apply, binned, binned_axis_px
+from aet_stream.reconstruct.registered import apply, bin_factor, binned, binned_axis_px
 from aet_stream.reconstruct.run import read_input
 
 logger = logging.getLogger(__name__)
@@ -36,10 +36,13 @@ def preview(series: Path, *, size_px: int = 128, iterations: int = 10) -> Path:
     """
     given = read_input(series)
     target = series.with_name(PREVIEW_FILE)
-    factor = max(1, -(-given.projections.shape[2] // size_px))
+    factor = bin_factor(given.projections, size_px)
     views = binned(given.projections, factor)
-    axis_px = binned_axis_px(given.projections.shape[2], factor)
-    views = apply(views, align(views, given.tilts_deg, ALIGN))
+    found = align(views, given.tilts_deg, ALIGN)
+    views = apply(views, found)
+    # What was centred lies about the middle of the binned views; what was not, about the middle of the whole ones.
+    centred = "center-of-mass" in found.residuals
+    axis_px = (views.shape[2] - 1) / 2 if centred else binned_axis_px(given.projections.shape[2], factor)
     begin = _earlier(target, (views.shape[1], views.shape[2], views.shape[2]))
     volume = solver.solve(views, given.tilts_deg, iterations=iterations, axis_px=axis_px, start=begin, threads=1).volume
     y, row, column = (edge // 2 for edge in volume.shape)

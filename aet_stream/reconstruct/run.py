@@ -83,8 +83,8 @@ def reconstruct(series: Path, options: Options | None = None, *, out: Path | Non
     options = options or Options()
     method = check_method(options.method, options.device)
     wanted = out or series.with_name("reconstruction.h5")
-    _check_target(wanted, series)
     target = wanted if wanted.suffix in HDF5 else wanted.with_suffix(".h5")
+    _check_target(wanted, target)
     given = read_input(series)
     solver.check(given.projections, given.tilts_deg, max(1, options.iterations))
     identity: dict[str, str | int | float] = {
@@ -179,7 +179,7 @@ def read_input(series: Path) -> Input:
             projections = np.empty((len(rows), *file[CLEAN].shape[1:]), np.float32)
             for place, row in enumerate(rows.tolist()):
                 projections[place] = _frame(file, row, facts["clean_crc32"][row])
-    except (OSError, KeyError, RuntimeError) as error:
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise ReconstructionError(f"{series}: cannot be read as a tilt series: {error}") from error
     if len(rows) < 3:
         raise TooFewProjections(f"{series}: {len(rows)} of {len(tilts)} projections can be used; at least 3 are needed")
@@ -208,12 +208,20 @@ def _common_size_nm(series: Path, sizes_nm: Array) -> float:
     return float(np.median(known))
 
 
-def _check_target(target: Path, series: Path) -> None:
-    """Find out now, not after minutes of work."""
-    if not target.parent.is_dir():
-        raise ReconstructionError(f"{target.parent} is no folder: make it first, or choose another --out")
-    if target.resolve() == series.resolve() or target.suffix not in HDF5 + OTHERS or target.is_dir():
-        raise ReconstructionError(f"{target} cannot take the volume: name a file other than the series, ending in .h5, .mrc or .tif")
+def _check_target(wanted: Path, target: Path) -> None:
+    """Find out now, not after minutes of work. `target`: the volume's HDF5 file, which takes the place of an older volume only."""
+    if not wanted.parent.is_dir():
+        raise ReconstructionError(f"{wanted.parent} is no folder: make it first, or choose another --out")
+    picture = target.with_suffix(".png")
+    if wanted.suffix not in HDF5 + OTHERS or any(path.is_dir() for path in (wanted, target, picture)):
+        raise ReconstructionError(f"{wanted} cannot take the volume: name a file ending in .h5, .mrc or .tif, and none that is a folder")
+    try:
+        with h5py.File(target, "r", locking=False) as file:
+            is_volume = "reconstruction" in file
+    except OSError:
+        return  # not there, or damaged: nothing to lose
+    if not is_volume:
+        raise ReconstructionError(f"{target} holds something else than a volume, and would be lost: choose another --out")
 
 
 def _solve(

@@ -83,7 +83,7 @@ def solve(
         volume[slices, pieces.inside] = voxels.T
         return squares
 
-    with ThreadPoolExecutor(workers) as pool:  # sparse products release the interpreter's lock
+    with ThreadPoolExecutor(workers) as pool, count:  # sparse products release the interpreter's lock
         squares = np.sum(list(pool.map(one_slab, slabs)), axis=0)
     own = float(np.sum(np.square(projections, dtype=np.float64)))
     return Solution(volume, np.sqrt(squares / max(own, 1e-30)))
@@ -139,13 +139,22 @@ def _on(device: str, pieces: Pieces) -> Finish:
 
 
 class _Count:
-    """Steps done by all threads together."""
+    """Steps done by all threads together. Left by an error or by Ctrl-C, it ends them at their next step."""
 
     def __init__(self, total: int, told: Progress | None) -> None:
         self._done, self._total, self._told = 0, total, told
         self._lock = threading.Lock()
+        self._left = False
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *error: object) -> None:
+        self._left = True
 
     def add_one(self) -> None:
+        if self._left:
+            raise KeyboardInterrupt
         with self._lock:
             self._done += 1
             if self._told is not None:

@@ -18,7 +18,7 @@ from aet_stream.reconstruct.solver import as_rays, check, limit_bytes, plan, ste
 PILOT_ITERATIONS = 30
 MOST_ITERATIONS = 100
 SAMPLE = 16
-"""Slices that are looked at."""
+"""Slices that are looked at; fewer where half of the memory would not hold their pilot."""
 _LAPLACIANS = np.outer([1, -2, 1], [1, -2, 1])
 _OVER = 1.5
 """A pilot up to this factor beyond the turn is a fair stand-in for the truth; one before the turn is smoother than that."""
@@ -30,8 +30,10 @@ def noise_variance(projections: Array) -> Array:
     """(tilts, y, x) float32: the noise of each pixel, from what is finer than any particle.
 
     Immerkaer, Comput. Vis. Image Underst. 64 (1996) 300. Right to a per cent for white noise on features of two pixels' width and more;
-    a filtered image has no such noise and gives about 0.
+    a filtered image has no such noise and gives about 0, and so do frames of fewer than 3 px, where it cannot be told.
     """
+    if min(projections.shape[1:]) < 3:
+        return np.zeros(projections.shape, np.float32)
     fine = np.stack([convolve(view, _LAPLACIANS)[1:-1, 1:-1] for view in projections.astype(np.float32)])
     squares = np.pad(fine * fine / np.float32(36), ((0, 0), (1, 1), (1, 1)), mode="edge")
     return np.stack([gaussian_filter(square, 8.0) for square in squares])
@@ -59,9 +61,9 @@ def choose_iterations(
     ReconstructionError : projections that give no volume
     """
     check(projections, tilts_deg, most, axis_px)
-    sample = _brightest(projections)
-    kept = 4 * PILOT_ITERATIONS * len(sample) * projections.shape[2] ** 2
-    _, tilts_at_once = plan((len(projections), len(sample), projections.shape[2]), 1, limit_bytes(memory_mib) - kept)
+    limit, per_slice = limit_bytes(memory_mib), 4 * PILOT_ITERATIONS * projections.shape[2] ** 2
+    sample = _brightest(projections, min(SAMPLE, max(1, limit // 2 // per_slice)))
+    _, tilts_at_once = plan((len(projections), len(sample), projections.shape[2]), 1, limit - per_slice * len(sample))
     pieces = Pieces(np.asarray(tilts_deg), projections.shape[2], axis_px, tilts_at_once=tilts_at_once)
     measured = as_rays(projections[:, sample])
     if residual > 0:
@@ -98,9 +100,9 @@ def _where_residual(pieces: Pieces, measured: Array, most: int, residual: float)
     return most
 
 
-def _brightest(projections: Array) -> Array:
-    """Slices across the particle: evenly among those with at least half of the most signal."""
+def _brightest(projections: Array, most: int) -> Array:
+    """At most so many slices across the particle: evenly among those with at least half of the most signal."""
     signal = np.abs(projections.sum(axis=(0, 2)))
     there = np.flatnonzero(signal >= 0.5 * signal.max())
-    chosen: Array = there[np.unique(np.linspace(0, len(there) - 1, SAMPLE).round().astype(int))]
+    chosen: Array = there[np.unique(np.linspace(0, len(there) - 1, most).round().astype(int))]
     return chosen
