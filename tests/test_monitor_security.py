@@ -202,18 +202,33 @@ def test_a_bad_host_is_refused_as_it_comes(role: Role, host: bytes) -> None:
     assert answer.split(b" ")[1] == b"400"
 
 
+UPGRADE = (
+    b"GET /api/v1/events HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
+)
+
+
+def test_an_open_page_outlives_the_time_to_say_what_one_wants(role: Role) -> None:
+    """Its socket has said what it wants: a silent connection that came later is cut, and it still answers a ping."""
+    address = ("127.0.0.1", int(role.url.rsplit(":", 1)[1]))
+    with socket.create_connection(address) as page:
+        page.sendall(UPGRADE)
+        turned(role, page, until_said=b'"snapshot"')
+        with socket.create_connection(address) as silent:
+            assert turned(role, silent) == b""
+        page.setblocking(True)
+        page.sendall(bytes([0x89, 0x80 | 6]) + bytes(4) + b"there?")
+        assert b"there?" in turned(role, page, until_said=b"there?")
+
+
 def test_oversized_requests_are_refused(role: Role) -> None:
     """An address, a header, a message to the socket that nobody needs: refused, not kept."""
     assert asked(role, b"GET /" + b"a" * 40000).split(b" ")[1] == b"400"
     lots = b"".join(b"X-%d: %s\r\n" % (n, b"a" * 100) for n in range(400))
     assert asked(role, b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + lots).split(b" ")[1] == b"400"
-    upgrade = (
-        b"GET /api/v1/events HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-        b"Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
-    )
     masked = bytes([0x82, 0x80 | 126]) + (8192).to_bytes(2, "big") + bytes(4) + bytes(8192)
     with socket.create_connection(("127.0.0.1", int(role.url.rsplit(":", 1)[1]))) as client:
-        client.sendall(upgrade)
+        client.sendall(UPGRADE)
         assert turned(role, client, until_said=b'"snapshot"').startswith(b"HTTP/1.1 101")
         client.setblocking(True)
         client.sendall(masked)

@@ -212,7 +212,8 @@ class ImpatientProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+        upgraded = self.transport.get_protocol() is not self  # h11 never hears how a WebSocket's request ends
+        if upgraded or self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
             self._forget()
         elif self._deadline is None:
             self._wait_for_headers()
