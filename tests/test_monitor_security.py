@@ -58,7 +58,7 @@ def test_without_the_token_nothing_is_shown(tmp_path: Path) -> None:
 
 
 def test_logging_in_gives_a_cookie_that_is_not_the_token(tmp_path: Path) -> None:
-    """HttpOnly, SameSite=Strict; another site's form, a large one and too many tries are refused."""
+    """HttpOnly, SameSite=Strict, good beside any neighbour; another site's form, a large one and too many tries are refused."""
     web = client(tmp_path)
     own = {"origin": "http://127.0.0.1:8571"}
     assert web.post("/login", data={"token": TOKEN}).status_code == 403
@@ -70,6 +70,11 @@ def test_logging_in_gives_a_cookie_that_is_not_the_token(tmp_path: Path) -> None
     assert "samesite=strict" in cookie.lower()
     assert TOKEN not in cookie
     assert web.get("/api/v1/state").status_code == 200
+    ours = cookie.split(";")[0]
+    for neighbours in (f'prefs={{"a": 1}}; {ours}', f"{ours}; a[b]=ü,;=;x", f'"; {ours}'):
+        assert client(tmp_path).get("/api/v1/state", headers={"cookie": neighbours.encode()}).status_code == 200
+    for wrong in (f"{ours}x", security.COOKIE, f"{security.COOKIE}=", f"x{ours}", f"{security.COOKIE}=ü"):
+        assert client(tmp_path).get("/api/v1/state", headers={"cookie": wrong.encode()}).status_code == 401
     codes = [web.post("/login", data={"token": "no"}, headers=own).status_code for _ in range(security.TRIES + 1)]
     assert codes[-1] == 429
 
