@@ -14,6 +14,7 @@ import subprocess
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -21,7 +22,9 @@ import pytest
 import tifffile
 from websockets.sync.client import connect
 
+from aet_stream.coverage import largest_gap_deg
 from aet_stream.monitor import words
+from aet_stream.monitor.coverage import coverage
 from tests.harness import ENVIRONMENT, Daemon, put, running, wait_for
 
 
@@ -161,6 +164,26 @@ def test_top_is_one_glance_and_keeps_itself_up_to_date(tmp_path: Path) -> None:
             os.close(leader)
     said = subprocess.run([*top, "--once"], capture_output=True, text=True, env=environment, timeout=60, check=True).stdout
     assert "no daemon answers" in said
+
+
+@pytest.mark.parametrize(
+    ("tilts_deg", "wedge"),
+    [
+        ([12.0], (12, 192)),
+        ([-70.0, 70.0], (110, 250)),
+        ([*range(-70, 71, 2)], (70, 110)),
+        ([*range(-70, -39, 2), *range(40, 71, 2)], (140, 220)),
+        ([0.0, 45.0, 180.0, 90.0], (90, 180)),
+    ],
+)
+def test_the_missing_wedge_is_the_widest_angle_without_a_tilt(tilts_deg: list[float], wedge: tuple[float, float]) -> None:
+    """As of the volume, also for few tilts and in the middle of them; what is blank or superseded shows nothing."""
+    rows: list[dict[str, Any]] = [{"tilt_deg": float(tilt)} for tilt in tilts_deg]
+    rows += [{"tilt_deg": sum(wedge) / 2, "blank": True}, {"tilt_deg": sum(wedge) / 2 + 180, "superseded": True}]
+    found = coverage(rows, 0.1)
+    assert found["wedge_deg"] == pytest.approx(wedge)
+    assert found["missing_wedge_deg"] == pytest.approx(largest_gap_deg(np.array(tilts_deg)))
+    assert coverage(rows[-2:], 0.1) == {}
 
 
 def test_failed_deliveries_are_named_by_who_failed() -> None:

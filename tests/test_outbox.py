@@ -16,8 +16,8 @@ import msgspec
 import pytest
 
 from aet_stream.config import Config
+from aet_stream.coverage import covered_deg, largest_gap_deg
 from aet_stream.errors import ConfigError
-from aet_stream.hub.coverage import covered_deg, largest_gap_deg
 from aet_stream.hub.hub import Hub
 from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.outbox import Outbox

@@ -13,9 +13,9 @@ import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
 
-from aet_stream import failpoints
+from aet_stream import coverage, failpoints
 from aet_stream.errors import OutputFull, StoreError
-from aet_stream.hub import coverage, quarantine, suspects
+from aet_stream.hub import quarantine, suspects
 from aet_stream.hub.ledger import Ledger, passing
 from aet_stream.hub.master import About
 from aet_stream.hub.outbox import Outbox

@@ -7,12 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from aet_stream.coverage import largest_gap
 from aet_stream.monitor.shelf import Row
 
 
 def coverage(rows: Sequence[Row], same_tilt_deg: float) -> dict[str, Any]:
-    """Range, usual step, gaps wider than 1.6 steps, repeats, missing wedge; degrees. Empty for an empty series."""
-    tilts = np.array(sorted(row["tilt_deg"] for row in rows if not row.get("superseded")))
+    """Range, usual step, gaps wider than 1.6 steps, repeats, missing wedge (from, to and width); degrees.
+
+    Blank and superseded rows show nothing; empty without others.
+    """
+    tilts = np.array(sorted(row["tilt_deg"] for row in rows if not row.get("superseded") and not row.get("blank")))
     if not tilts.size:
         return {}
     steps = np.diff(tilts)
@@ -21,12 +25,13 @@ def coverage(rows: Sequence[Row], same_tilt_deg: float) -> dict[str, Any]:
     gaps = (
         [[float(tilts[i]), float(tilts[i + 1])] for i in np.flatnonzero(steps > max(1.6 * usual, same_tilt_deg))] if apart.size > 2 else []
     )
+    low, high = largest_gap(tilts)
     return {
         "from_deg": float(tilts[0]),
         "to_deg": float(tilts[-1]),
         "step_deg": usual,
         "gaps_deg": gaps,
         "repeats": int((steps <= same_tilt_deg).sum()),
-        # a projection at t and one at t + 180 show the same
-        "missing_wedge_deg": max(0.0, 180.0 - float(tilts[-1] - tilts[0]) - usual),
+        "wedge_deg": [low, high],
+        "missing_wedge_deg": high - low,
     }

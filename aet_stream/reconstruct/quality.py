@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from aet_stream.coverage import largest_gap_deg
 from aet_stream.projection import Array
 from aet_stream.reconstruct.projector import reproject
 
@@ -36,7 +37,7 @@ def judge(volume: Array, projections: Array, tilts_deg: Array, halves: tuple[Arr
     own = np.sqrt(np.mean(np.square(projections, dtype=np.float64), axis=(1, 2)))
     residual = np.sqrt(np.mean(np.square(views - projections, dtype=np.float64), axis=(1, 2))) / np.maximum(own, 1e-30)
     frequency, correlation = (np.zeros(0), np.zeros(0)) if halves is None else shell_correlation(*halves)
-    return Quality(residual, suspects(residual), frequency, correlation, _resolution_px(frequency, correlation), missing_wedge(tilts_deg))
+    return Quality(residual, suspects(residual), frequency, correlation, _resolution_px(frequency, correlation), largest_gap_deg(tilts_deg))
 
 
 def suspects(residual: Array) -> Array:
@@ -46,12 +47,6 @@ def suspects(residual: Array) -> Array:
     order = np.argsort(-residual, kind="stable")
     rows: Array = order[residual[order] > middle + SUSPECT_SIGMAS * max(float(spread), 0.02 * float(middle))]
     return rows
-
-
-def missing_wedge(tilts_deg: Array) -> float:
-    """The widest angle without a projection, in degrees."""
-    directions = np.unique(np.mod(np.asarray(tilts_deg, dtype=np.float64), 180.0))
-    return float(np.diff(directions, append=directions[0] + 180.0).max())
 
 
 def split(tilts_deg: Array) -> tuple[Array, Array]:

@@ -22,12 +22,12 @@ export function drawCoverage(box, words, { rows, coverage, hinted, selected, hel
     words.textContent = "no tilt yet";
     return;
   }
-  const { from_deg: from, to_deg: to, step_deg: step, gaps_deg: gaps, repeats, missing_wedge_deg: wedge } = coverage;
-  if (wedge > 0.5) for (const turn of [0, 180]) svg.append(sector(to + step / 2 + turn, from - step / 2 + 180 + turn, "wedge"));
-  for (const [low, high] of gaps) for (const turn of [0, 180]) svg.append(sector(low + turn, high + turn, "gap"));
+  const { from_deg: from, to_deg: to, step_deg: step, gaps_deg: gaps, repeats, wedge_deg: [low, high], missing_wedge_deg: wedge } = coverage;
+  for (const turn of [0, 180]) svg.append(sector(low + turn, high + turn, "wedge"));
+  for (const [a, b] of gaps) for (const turn of [0, 180]) svg.append(sector(a + turn, b + turn, "gap"));
   const seen = new Map();
   for (const row of rows) {
-    if (row.superseded || row.tilt_deg === null) continue;
+    if (row.superseded || row.blank || row.tilt_deg === null) continue;
     svg.append(line(row.tilt_deg, `tilt${hinted.has(row.number) ? " hinted" : ""}`));
     const key = row.tilt_deg.toFixed(1), times = (seen.get(key) || 0) + 1;
     seen.set(key, times);
