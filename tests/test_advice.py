@@ -10,6 +10,7 @@ import pytest
 
 from aet_stream.config import Advice
 from aet_stream.monitor.advice import Adviser, Hint
+from aet_stream.monitor.frames import grey_png
 from aet_stream.monitor.looks import look, row_jump
 from aet_stream.monitor.shelf import Row
 from aet_stream.projection import Array
@@ -54,6 +55,17 @@ def hints(*, limits: Advice | None = None, more: list[Row] | None = None, spoilt
 def test_a_good_series_needs_no_advice() -> None:
     """Eleven tilts of a turning particle and a repeat of the first: nothing to say."""
     assert hints(more=[row(11, TILTS[0], particle(TILTS[0]))]) == []
+
+
+@pytest.mark.parametrize("shape", [(8, 1024), (1024, 8), (8, 8192), (96, 96)])
+def test_a_flat_frame_is_looked_at_like_any_other(shape: tuple[int, int]) -> None:
+    """Its picture has pixels, its centre of mass lies where it is bright."""
+    clean = np.zeros(shape, np.float32)
+    clean[shape[0] // 2 :, shape[1] // 2 :] = 100
+    seen = look(clean.astype("<u2"), clean)
+    centre = (shape[0] * 0.75 - 0.5, shape[1] * 0.75 - 0.5)
+    assert (seen.figures["centre_y_px"], seen.figures["centre_x_px"]) == pytest.approx(centre, abs=4)
+    assert grey_png(seen.small).startswith(b"\x89PNG")
 
 
 def clipped_raw() -> Array:

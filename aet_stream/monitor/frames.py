@@ -70,9 +70,14 @@ def encode(image: Array) -> Encoded:
     return Encoded(numbers.tobytes(), shape, "<u2", low, scale)
 
 
+def factor_to(edge_px: int, shape: tuple[int, ...]) -> int:
+    """By how much to bin for a longer edge of at most `edge_px`, as far as the shorter edge allows."""
+    return max(1, min(-(-max(shape) // edge_px), min(shape)))
+
+
 def reduced(image: Array, edge_px: int) -> Array:
-    """The image with its longer edge at most `edge_px`, by the mean of whole blocks."""
-    return binned(image.astype(np.float32, copy=False), max(1, -(-max(image.shape) // edge_px)))
+    """The image with its longer edge at most `edge_px` (more if it is very flat), by the mean of whole blocks."""
+    return binned(image.astype(np.float32, copy=False), factor_to(edge_px, image.shape))
 
 
 def grey_png(image: Array, *, percentiles: tuple[float, float] = (0.5, 99.8)) -> bytes:

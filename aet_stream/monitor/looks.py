@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from aet_stream.monitor.frames import binned, reduced
+from aet_stream.monitor.frames import binned, factor_to, reduced
 from aet_stream.projection import Array
 
 SMALL_PX = 96
@@ -21,7 +21,7 @@ class Look:
     figures: dict[str, float]
     """See `measure`."""
     small: Array = field(repr=False)
-    """Clean, at most 96 px wide and high, float32."""
+    """Clean, at most 96 px wide and high (more if very flat), float32."""
 
 
 def look(raw: Array, clean: Array) -> Look:
@@ -38,7 +38,7 @@ def measure(raw: Array, clean: Array) -> dict[str, float]:
     clipped : share of the raw pixels that sit at the highest value
     row_jump : largest difference of two neighbouring rows over what is usual in its neighbourhood; 1 is even
     """
-    factor = max(1, -(-max(clean.shape) // 256))
+    factor = factor_to(256, clean.shape)
     small = binned(clean, factor).astype(np.float32, copy=False)
     ceiling = float(np.percentile(small, 99.8))
     weight = np.where(small > _SEEN * ceiling, small, 0) if ceiling > 0 else np.zeros_like(small)
