@@ -370,6 +370,14 @@ class Config(Section, frozen=True):
         return {sink: events for sink, events in wanted.items() if events}
 
 
+def shareable(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as they are kept with a series: of a webhook its host, of a command its program; the rest of both may be secret."""
+    webhook, command = settings.get("webhook", {}), settings.get("command", {})
+    address = urlsplit(webhook.get("url", ""))
+    webhook = {**webhook, "url": f"{address.scheme}://{address.netloc}" if address.netloc else ""}
+    return {**settings, "webhook": webhook, "command": {**command, "argv": command.get("argv", ())[:1]}}
+
+
 def load(path: Path | None, overrides: list[str]) -> Config:
     """Settings from a TOML file (or the defaults) and `section.key=value` words, checked.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 import signal
@@ -19,7 +20,7 @@ TILTS = (-60.0, -40.0, -20.0, 0.0, 20.0, 40.0, 60.0)
 
 
 def test_a_closed_series_has_its_report_beside_it(tmp_path: Path) -> None:
-    """What was done, every tilt with its figures, model hash, volume, held and quarantined; made again it is the same, byte by byte."""
+    """What was done, every tilt with its figures, model hash, volume, held and quarantined, no secret; made again it is the same."""
     daemon = Daemon(
         tmp_path,
         report__on_close=True,
@@ -27,6 +28,10 @@ def test_a_closed_series_has_its_report_beside_it(tmp_path: Path) -> None:
         reconstruct__iterations=3,
         reconstruct__quality=False,
         advice__trust_below=1.0,
+        webhook__url="https://hooks.example:8443/T0/s3cret?key=s3cret",
+        webhook__events=[],
+        command__argv=["/bin/notify", "--token=s3cret"],
+        command__events=[],
     )
     for index, tilt in enumerate(TILTS):
         put(daemon.root / "np", index, tilt)
@@ -50,11 +55,14 @@ def test_a_closed_series_has_its_report_beside_it(tmp_path: Path) -> None:
     assert "advice.trust_below" in kept  # with the limits of the daemon, not the built-in ones
     assert f"reconstruction from {len(TILTS)} tilts" in kept
     assert len(re.findall(r"<img alt='slice (?:xy|xz|yz)' src='data:image/png;base64,", kept)) == 3
-    assert not re.search(r"<script|https?://|\son\w+=", kept)
+    assert not re.search(r"<script|https?://|\son\w+=", kept.replace("https://hooks.example:8443&quot;", ""))
+    settings = json.loads(about["config"])
+    assert (settings["webhook"]["url"], settings["command"]["argv"]) == ("https://hooks.example:8443", ["/bin/notify"])
+    assert "s3cret" not in kept + about["config"]
     assert np.all([base64.b64decode(one).startswith(b"\x89PNG") for one in re.findall(r"base64,([^']+)'", kept)])
     path.unlink()
-    settings = [word for word in daemon.set if word != "--set"]
-    assert daemon.ask("report", str(path.with_name("series.h5")), *(f"--set={word}" for word in settings)).returncode == 0
+    again = [f"--set={word}" for word in daemon.set if word != "--set"]
+    assert daemon.ask("report", str(path.with_name("series.h5")), *again).returncode == 0
     assert path.read_text() == kept
     refused = daemon.ask("report", str(path.with_name("series.h5")), "--out", str(path.with_name("series.h5")))
     assert (refused.returncode, h5py.is_hdf5(path.with_name("series.h5"))) == (1, True)

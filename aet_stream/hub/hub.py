@@ -12,7 +12,7 @@ from typing import Any, TextIO
 import msgspec
 
 from aet_stream import __version__, durable
-from aet_stream.config import Config
+from aet_stream.config import Config, shareable
 from aet_stream.errors import AetError, AlreadyRunning, OutputFull, StoreError, WireError
 from aet_stream.hub.archive import Archive, open_ledger
 from aet_stream.hub.commands import obey
@@ -92,7 +92,7 @@ class Hub:
             fold_rows=config.output.fold_rows,
             expected=config.series.expected,
             milestone_deg=config.preview.every_deg,
-            config=msgspec.json.encode(config).decode(),
+            config=msgspec.json.encode(shareable(msgspec.to_builtins(config))).decode(),
         )
         self.plan = load_plan(config.angle.plan)
         self.archive.recover()

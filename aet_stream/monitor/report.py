@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from aet_stream import __version__
-from aet_stream.config import Advice
+from aet_stream.config import Advice, shareable
 from aet_stream.errors import StoreError
 from aet_stream.monitor import frames
 from aet_stream.monitor.advice import Adviser, Hint
@@ -243,7 +243,7 @@ def _rows(rows: Sequence[Row], hints: Sequence[Hint]) -> str:
 
 def _settings(table: Table) -> str:
     try:
-        config = json.dumps(json.loads(table.about.get("config", "{}")), indent=1)
+        config = json.dumps(shareable(json.loads(table.about.get("config", "{}"))), indent=1)  # of old ones, too
     except ValueError:
         config = str(table.about.get("config", ""))
     return f"<h2>Settings</h2><details open><summary>as they were when the series was written</summary><pre>{text(config)}</pre></details>"
