@@ -67,6 +67,26 @@ def test_it_tells_what_the_hub_tells(tmp_path: Path) -> None:
         refused.value.close()
 
 
+def test_a_release_is_no_counter_that_falls(tmp_path: Path) -> None:
+    """What is held goes up and down, so it is a gauge; nothing stored yet, no time of the last projection."""
+    with running(tmp_path, monitor__enabled=True, monitor__port=0) as daemon:
+        put(daemon.root / "np", 90, None)
+        status = daemon.wait_for_totals(held=1)
+        url = address(daemon)
+
+        def metrics_with(line: str) -> str:
+            return str(wait_for(lambda: line in (said := get(f"{url}/metrics")[1]) and said, what=line))
+
+        metrics = metrics_with('aet_put_aside{state="held"} 1.0')
+        assert 'outcome="held"' not in metrics
+        assert "aet_last_projection_timestamp_seconds" not in metrics
+        assert daemon.ask("release", str(status["held"][0]["id"]), "--angle", "3").returncode == 0
+        daemon.wait_for_totals(stored=1, held=0)
+        metrics = metrics_with('aet_projections_total{outcome="stored"} 1.0')
+        assert 'aet_put_aside{state="held"} 0.0' in metrics
+        assert "aet_last_projection_timestamp_seconds" in metrics
+
+
 def test_it_says_when_the_hub_is_silent_and_recovers(tmp_path: Path) -> None:
     """The hub is stopped: not ready, with the reason; the hub goes on: ready again."""
     import os

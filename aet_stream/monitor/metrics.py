@@ -9,6 +9,8 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from aet_stream.monitor import words
+
 _BUCKETS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 
 
@@ -51,7 +53,10 @@ class _Status(Collector):
         if not status:
             return
         yield InfoMetricFamily("aet_build", "Version", value={"version": str(status.get("version", ""))})
-        yield _labelled(CounterMetricFamily, "aet_projections", "Source images by how they ended", ["outcome"], status.get("totals", {}))
+        totals = dict(status.get("totals", {}))
+        aside = {state: totals.pop(state) for state in ("held", "quarantined") if state in totals}  # until somebody releases them
+        yield _labelled(CounterMetricFamily, "aet_projections", "Source images by how they ended", ["outcome"], totals)
+        yield _labelled(GaugeMetricFamily, "aet_put_aside", "Source images that wait for a person", ["state"], aside)
         yield _labelled(GaugeMetricFamily, "aet_queue_depth", "Projections by where they are", ["queue"], status.get("queue", {}))
         latency = GaugeMetricFamily(
             "aet_stage_duration_seconds", "Time spent in a stage, last 1000 projections", labels=["stage", "quantile"]
@@ -81,7 +86,7 @@ def _single_figures(status: dict[str, Any]) -> Iterator[Metric]:
         "aet_disk_free_bytes": ("Room left on the output disk", status.get("disk_free_bytes")),
         "aet_paused": ("1 while intake waits for the disk", 1 if status.get("paused") else 0),
         "aet_series_open": ("Open series", sum(row.get("state") == "open" for row in series)),
-        "aet_last_projection_timestamp_seconds": ("When the last projection was stored", max((r["last_at"] for r in series), default=None)),
+        "aet_last_projection_timestamp_seconds": ("When the last projection was stored", (words.current(status) or {}).get("last_at")),
         "aet_trigger_pending": ("Events that nobody has acted upon yet", status.get("events", {}).get("pending")),
         "aet_trigger_failed": ("Events put aside as failed", status.get("events", {}).get("failed")),
         "aet_refused_messages": ("Messages that broke the rules of the queue", status.get("refused_messages")),
