@@ -339,6 +339,20 @@ def test_with_a_certificate_all_is_encrypted(tmp_path: Path, certificate: tuple[
         security.tls_settings(Monitor(tls_cert=str(cert), tls_key=str(key)))
 
 
+def test_a_certificate_that_is_none_is_named_at_the_start(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+    """No PEM, another's key, a key with a password: one line with setting and file, not a monitor that dies later."""
+    cert, key = certificate
+    none, other, locked = (tmp_path / name for name in ("none.pem", "other.pem", "locked.pem"))
+    none.write_text("no certificate\n")
+    subprocess.run(["openssl", "genrsa", "-out", str(other), "2048"], check=True, capture_output=True)
+    command = ["openssl", "rsa", "-aes256", "-passout", "pass:locked", "-in", str(key), "-out", str(locked)]
+    subprocess.run(command, check=True, capture_output=True)
+    for wrong in ((none, key), (cert, none), (cert, other), (cert, locked)):
+        with pytest.raises(ConfigError, match=rf"^monitor\.tls_cert {wrong[0]}, monitor\.tls_key {wrong[1]}: .+PEM.+$"):
+            security.tls_settings(Monitor(tls_cert=str(wrong[0]), tls_key=str(wrong[1])))
+    assert security.tls_settings(Monitor(tls_cert=str(cert), tls_key=str(key)))
+
+
 def test_a_slow_viewer_loses_messages_and_hears_how_many() -> None:
     """Its queue is short and drops the oldest: nobody waits for it."""
     from aet_stream.monitor.live import QUEUE, Viewer

@@ -8,6 +8,7 @@ import hmac
 import logging
 import os
 import secrets
+import ssl
 import stat
 import time
 from collections import deque
@@ -256,11 +257,18 @@ def tls_settings(settings: Monitor) -> dict[str, Any]:
 
     Raises
     ------
-    ConfigError : certificate or key cannot be read
+    ConfigError : certificate or key cannot be read, or they are none, or not each other's
     """
     if not settings.tls_cert:
         return {}
     for key, name in (("tls_cert", settings.tls_cert), ("tls_key", settings.tls_key)):
         if not os.access(name, os.R_OK):
             raise ConfigError(f"monitor.{key} {name} cannot be read")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key, password=lambda: "")
+    except OSError as error:
+        raise ConfigError(
+            f"monitor.tls_cert {settings.tls_cert}, monitor.tls_key {settings.tls_key}: {error}; "
+            "give a certificate and its own private key, both as PEM and without a password"
+        ) from error
     return {"ssl_certfile": settings.tls_cert, "ssl_keyfile": settings.tls_key}
