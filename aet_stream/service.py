@@ -15,9 +15,10 @@ import sys
 import threading
 import time
 from types import FrameType
-from typing import Protocol
+from typing import Any, Protocol
 
 from aet_stream.errors import AetError, AlreadyRunning, ConfigError, OutputFull
+from aet_stream.naming import shown
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -142,7 +143,7 @@ def be_a_child() -> None:
 def set_up_logging(role: str, *, verbose: bool = False) -> None:
     """Human lines on a terminal or in a file, JSON lines under systemd's journal; always to standard error."""
     handler = logging.StreamHandler(sys.stderr)
-    formatter: logging.Formatter = logging.Formatter(f"%(asctime)s {role:<8} %(levelname)-7s %(message)s", "%H:%M:%S")
+    formatter: logging.Formatter = _PlainLines(f"%(asctime)s {role:<8} %(levelname)-7s %(message)s", "%H:%M:%S")
     if os.environ.get("JOURNAL_STREAM"):
         formatter = _JsonLines(role)
     handler.setFormatter(formatter)
@@ -151,6 +152,16 @@ def set_up_logging(role: str, *, verbose: bool = False) -> None:
     root.setLevel(logging.DEBUG if verbose else logging.INFO)
     for noisy in ("matplotlib", "PIL", "asyncio", "watchdog", "h5py"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+class _PlainLines(logging.Formatter):
+    """Messages hold names from outside: nothing in them moves a terminal's cursor or begins a line of its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        return shown(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        return "\n".join(shown(line) for line in super().formatException(ei).split("\n"))
 
 
 class _JsonLines(logging.Formatter):

@@ -20,11 +20,13 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+from rich.console import Console
 from websockets.sync.client import connect
 
 from aet_stream.coverage import largest_gap_deg
 from aet_stream.monitor import words
 from aet_stream.monitor.coverage import coverage
+from aet_stream.monitor.terminal import glance
 from tests.harness import ENVIRONMENT, Daemon, put, running, wait_for
 
 
@@ -160,6 +162,9 @@ def test_top_is_one_glance_and_keeps_itself_up_to_date(tmp_path: Path) -> None:
         assert not {"\x1b", "\u202e"} & set(plain)
         assert "evil\ufffd[2J\ufffd.tif" in plain
 
+        assert not {"\x1b", "\u202e"} & set(daemon.log.read_text())
+        assert "evil\ufffd[2J\ufffd.tif" in daemon.log.read_text()
+
         leader, follower = pty.openpty()
         live = subprocess.Popen(top, stdin=follower, stdout=follower, stderr=follower, env=environment)
         os.close(follower)
@@ -184,6 +189,17 @@ def test_top_is_one_glance_and_keeps_itself_up_to_date(tmp_path: Path) -> None:
             os.close(leader)
     said = subprocess.run([*top, "--once"], capture_output=True, text=True, env=environment, timeout=60, check=True).stdout
     assert "no daemon answers" in said
+
+
+def test_no_reason_moves_the_cursor() -> None:
+    """A name within a reason, or within what keeps intake waiting, is shown as harmlessly as a path."""
+    row = {"id": 1, "series": "np", "path": "np/a.tif", "image": 0, "reason": "the same as np/\x1b[2J.tif"}
+    console = Console(file=io.StringIO(), width=160, color_system=None)
+    console.print(glance({"held": [row], "paused": "no room for \x1b[2J"}))
+    said = console.file.getvalue()
+    assert "\x1b" not in said
+    assert "held np/a.tif: the same as np/\ufffd[2J.tif" in said
+    assert "no room for \ufffd[2J" in said
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def glance(status: dict[str, Any], *, expected: int = 0) -> RenderableType:
     troubles, concerns = words.troubles(status, 0.0), words.concerns(status)
     sign, style = _SIGNS["trouble" if troubles else "attention" if concerns else "ok"]
     head = Text.assemble((sign, style), "  ", words.sentence(status, expected=expected))
-    worries = Text("; ".join([*troubles, *concerns]), style="red" if troubles else "yellow")
+    worries = Text(shown("; ".join([*troubles, *concerns])), style="red" if troubles else "yellow")
     queue = "  ".join(f"{count} {name}" for name, count in status.get("queue", {}).items())
     parts: list[RenderableType] = [head, *([worries] if worries.plain else []), Text(f"queue: {queue}", style="dim"), _series(status)]
     stages = status.get("latency", {}).get("stages", {})
@@ -51,7 +51,8 @@ def _put_aside(status: dict[str, Any]) -> list[RenderableType]:
     """The last few held or quarantined, each with the command that helps."""
     lines: list[RenderableType] = []
     for row in words.remedies(status)[-6:]:
-        lines.append(Text(f"{row['state']} {row['path']}: {row['reason']}", style="yellow" if row["state"] == "held" else "red"))
+        style = "yellow" if row["state"] == "held" else "red"
+        lines.append(Text(shown(f"{row['state']} {row['path']}: {row['reason']}"), style=style))
         if row["command"]:
             lines.append(Text(f"    {row['command']}"))
     return lines
