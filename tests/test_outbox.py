@@ -196,7 +196,7 @@ def test_nobody_there_costs_tries_not_events(pairs: Callable[..., Pair]) -> None
 # -- webhook ----------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("secret", ["whsec_" + base64.b64encode(b"0123456789abcdef").decode(), "any text"])
+@pytest.mark.parametrize("secret", ["whsec_" + base64.b64encode(b"0123456789abcdef").decode(), "any text", "\ufeffany text"])
 def test_webhooks_are_signed(tmp_path: Path, pairs: Callable[..., Pair], secret: str) -> None:
     """The receiver can check id, time and body with the shared secret; the id serves as idempotency key."""
     (tmp_path / "secret").write_text(secret + "\n")
@@ -253,7 +253,7 @@ def test_redirects_are_not_followed(pairs: Callable[..., Pair]) -> None:
     assert pair.hub.outbox.figures()["failed"] == 1
 
 
-@pytest.mark.parametrize("content", [None, "\nsecond line", "whsec_no base64!"])
+@pytest.mark.parametrize("content", [None, "\nsecond line", "whsec_no base64!", "whsec_", "whsec_====", "\ufeff\n"])
 def test_a_secret_that_cannot_be_read_is_named(tmp_path: Path, content: str | None) -> None:
     """With what is wrong about it."""
     path = tmp_path / "secret"

@@ -29,11 +29,11 @@ def secret_of(file: str) -> bytes | None:
     if not file:
         return None
     try:
-        text = Path(file).expanduser().read_text(encoding="utf-8").split("\n")[0].strip()
+        text = Path(file).expanduser().read_text(encoding="utf-8-sig").split("\n")[0].strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"webhook.secret_file {file}: {error}") from error
-    if not text:
-        raise ConfigError(f"webhook.secret_file {file}: its first line is empty; put the shared secret there")
+    if not text.removeprefix("whsec_"):
+        raise ConfigError(f"webhook.secret_file {file}: no secret in its first line; put the shared one there")
     if not text.startswith("whsec_"):
         return text.encode()
     try:
