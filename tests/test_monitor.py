@@ -26,6 +26,7 @@ from websockets.sync.client import connect
 from aet_stream.coverage import largest_gap_deg
 from aet_stream.monitor import words
 from aet_stream.monitor.coverage import coverage
+from aet_stream.monitor.frames import encode
 from aet_stream.monitor.terminal import glance
 from tests.harness import ENVIRONMENT, Daemon, put, running, wait_for
 
@@ -189,6 +190,18 @@ def test_top_is_one_glance_and_keeps_itself_up_to_date(tmp_path: Path) -> None:
             os.close(leader)
     said = subprocess.run([*top, "--once"], capture_output=True, text=True, env=environment, timeout=60, check=True).stdout
     assert "no daemon answers" in said
+
+
+@pytest.mark.parametrize(
+    ("dtype", "offset"), [("<u1", 0), ("<u2", 60000), ("<i2", -30000), ("<i4", 10**9), ("<u4", 4 * 10**9), ("<f4", 1e9)]
+)
+def test_pixels_arrive_as_they_were(dtype: str, offset: int) -> None:
+    """To half a level of their range, however far it lies from zero; up to 16 bits without a sign exactly."""
+    image = (offset + np.arange(1000).reshape(20, 50) % 250).astype(dtype)
+    sent = encode(image)
+    said = sent.offset + sent.scale * np.frombuffer(sent.body, sent.dtype).reshape(sent.shape).astype(float)
+    level = 0 if dtype in ("<u1", "<u2") else np.ptp(image.astype(float)) / 65535
+    assert np.abs(said - image).max() <= 0.51 * level
 
 
 def test_no_reason_moves_the_cursor() -> None:

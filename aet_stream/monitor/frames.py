@@ -66,7 +66,8 @@ def encode(image: Array) -> Encoded:
     if high - low > _FAR_OUT * max(inner, 1e-30) and high > low:
         return Encoded(image.astype("<f4").tobytes(), shape, "<f4", 0.0, 1.0)
     scale = (high - low) / _LEVELS or 1.0
-    numbers = np.rint((image.astype(np.float32) - low) * np.float32(1 / scale)).clip(0, _LEVELS).astype("<u2")
+    # integers minus a float are float64: float32 has no room for a large offset and its counts
+    numbers = np.rint((image - low) * np.float32(1 / scale)).clip(0, _LEVELS).astype("<u2")
     return Encoded(numbers.tobytes(), shape, "<u2", low, scale)
 
 
