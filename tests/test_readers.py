@@ -219,6 +219,17 @@ def test_a_reader_that_hangs_is_killed_and_the_next_file_is_read(tmp_path: Path)
         reader.close()
 
 
+@pytest.mark.timeout(60)
+def test_long_questions_and_long_answers_do_not_wait_for_each_other(tmp_path: Path, child: ReaderChild) -> None:
+    """Many loose sidecars make a question long, many images its answer: both together are more than the pipe takes."""
+    loose = (f"{tmp_path}{'/.' * 15_000}/session.mdoc",)
+    files = []
+    for index in range(16):
+        np.save(tmp_path / f"{index}.npy", np.full((900, 4, 4), index + 1, "<u2"))
+        files.append((tmp_path / f"{index}.npy", loose, False))
+    assert [look.probe.images for look in child.look_at(files)] == [900] * 16  # type: ignore[union-attr]
+
+
 def test_a_reader_without_memory_costs_itself_only(tmp_path: Path) -> None:
     """The limit is on the child; we are told which setting it is."""
     big, good = tmp_path / "big.npy", tmp_path / "good.npy"

@@ -26,8 +26,8 @@ from aet_stream.readers import SUFFIXES, Probe, finished, load_plugins
 from aet_stream.readers.frames import combine, sha256_of_frames
 from aet_stream.readers.looking import Look, Sources, Unit, look, unit, zero_tail
 
-AHEAD = 16
-"""Questions sent before the first is answered; together they fit into the pipe."""
+AHEAD_BYTES = 32 << 10
+"""Questions sent before the first is answered, at most, beside that one: the pipe takes as much while the child is not listening."""
 MAX_EXTRA_BYTES = 256 << 20
 """Frames that together are larger are not kept beside their mean; their variance is."""
 
@@ -134,10 +134,10 @@ class ReaderChild:
         ------
         SourceNotReady, SourceError, SourceGone, ReaderDied
         """
-        answer, _ = self._ask(_Request("look", (Member(str(path), -1, loose),), lenient), path.name)
-        if answer.look is None:
-            raise ReaderDied(f"{path.name}: the reading process answered nonsense")
-        return answer.look
+        answer = self.look_at([(path, loose, lenient)])[0]
+        if isinstance(answer, AetError):
+            raise answer
+        return answer
 
     def look_at(self, files: Sequence[tuple[Path, tuple[str, ...], bool]]) -> list[Look | AetError]:
         """The same for several files (path, loose, lenient) at once; what went wrong with one stands in its place.
@@ -145,15 +145,15 @@ class ReaderChild:
         The questions are sent ahead of the answers, so that neither process waits for the other. Answers come in order: if the child
         dies, it died over the first file that has none.
         """
+        questions = [_encode(_Request("look", (Member(str(path), -1, loose),), lenient)) for path, loose, lenient in files]
         answers: list[Look | AetError] = []
-        asked = 0
-        while len(answers) < len(files):
-            path = files[len(answers)][0]
+        sent = 0
+        for here, (path, _, _) in enumerate(files):
             try:
                 pipe = self._started()
-                for path_, loose, lenient in files[asked : len(answers) + AHEAD]:
-                    pipe.send_bytes(_encode(_Request("look", (Member(str(path_), -1, loose),), lenient)))
-                    asked += 1
+                while sent < len(files) and (sent == here or sum(map(len, questions[here : sent + 1])) <= AHEAD_BYTES):
+                    pipe.send_bytes(questions[sent])
+                    sent += 1
                 look = self._hear(pipe, path.name)[0].look
                 answers.append(look or ReaderDied(f"{path.name}: the reading process answered nonsense"))
             except (EOFError, OSError):
@@ -162,7 +162,7 @@ class ReaderChild:
             except AetError as error:
                 answers.append(error)
             if self._pipe is None:
-                asked = len(answers)  # the questions it had not answered went with it
+                sent = here + 1  # the questions it had not answered went with it
         return answers
 
     def probe(self, path: Path) -> Probe:
