@@ -14,6 +14,7 @@ import tifffile
 from aet_stream.errors import ReaderDied, SourceError, SourceGone, SourceNotReady
 from aet_stream.readers import FORMATS, pixel_size_nm
 from aet_stream.readers.child import ReaderChild
+from aet_stream.readers.looking import Look
 from aet_stream.readers.sidecar import beside, parse_mdoc
 from aet_stream.simulate.writers import KNOWS_TILT, SUFFIX, WRITERS, mdoc
 from tests.harness import known_image, wait_for
@@ -219,15 +220,39 @@ def test_a_reader_that_hangs_is_killed_and_the_next_file_is_read(tmp_path: Path)
         reader.close()
 
 
+def test_a_look_at_many_files_ends_with_the_first_that_costs_the_reader(tmp_path: Path) -> None:
+    """It hangs or dies: what was answered before counts, and a call takes one timeout, however many files hang."""
+    import os
+    import signal
+
+    good, huge = tmp_path / "good.npy", tmp_path / "huge.npy"
+    good.write_bytes(WRITERS["npy"](known_image(3), 0.0, 0.1))
+    with huge.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (8000, 8000)})
+        file.truncate(128 + 8000 * 8000 * 8)
+    reader = ReaderChild(timeout_s=20, memory_mib=700, max_file_mib=1024)
+    try:
+        first, second = reader.look_at([(path, (), False) for path in (good, huge, good, huge)])
+        assert isinstance(first, Look)
+        assert "reader_memory_mib" in str(second)
+        reader.probe(good)
+        os.kill(reader.pid or 0, signal.SIGSTOP)
+        reader._timeout_s = 0.1
+        (only,) = reader.look_at([(good, (), False)] * 3)
+        assert "longer than 0.1 s" in str(only)
+    finally:
+        reader.close()
+
+
 @pytest.mark.timeout(60)
 def test_long_questions_and_long_answers_do_not_wait_for_each_other(tmp_path: Path, child: ReaderChild) -> None:
     """Many loose sidecars make a question long, many images its answer: both together are more than the pipe takes."""
     loose = (f"{tmp_path}{'/.' * 15_000}/session.mdoc",)
     files = []
-    for index in range(16):
+    for index in range(10):
         np.save(tmp_path / f"{index}.npy", np.full((900, 4, 4), index + 1, "<u2"))
         files.append((tmp_path / f"{index}.npy", loose, False))
-    assert [look.probe.images for look in child.look_at(files)] == [900] * 16  # type: ignore[union-attr]
+    assert [look.probe.images for look in child.look_at(files)] == [900] * 10  # type: ignore[union-attr]
 
 
 def test_a_reader_without_memory_costs_itself_only(tmp_path: Path) -> None:

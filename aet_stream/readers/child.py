@@ -143,17 +143,17 @@ class ReaderChild:
         """The same for several files (path, loose, lenient) at once; what went wrong with one stands in its place.
 
         The questions are sent ahead of the answers, so that neither process waits for the other. Answers come in order: if the child
-        dies, it died over the first file that has none.
+        dies, it died over the first file that has none. That file is the last one then, so that a call costs one timeout at most.
         """
         questions = [_encode(_Request("look", (Member(str(path), -1, loose),), lenient)) for path, loose, lenient in files]
         answers: list[Look | AetError] = []
-        sent = 0
+        pipe, sent = self._started(), 0
         for here, (path, _, _) in enumerate(files):
             try:
-                pipe = self._started()
-                while sent < len(files) and (sent == here or sum(map(len, questions[here : sent + 1])) <= AHEAD_BYTES):
-                    pipe.send_bytes(questions[sent])
-                    sent += 1
+                with contextlib.suppress(OSError):  # it is dead: what it answered before is still to be heard
+                    while sent < len(files) and (sent == here or sum(map(len, questions[here : sent + 1])) <= AHEAD_BYTES):
+                        pipe.send_bytes(questions[sent])
+                        sent += 1
                 look = self._hear(pipe, path.name)[0].look
                 answers.append(look or ReaderDied(f"{path.name}: the reading process answered nonsense"))
             except (EOFError, OSError):
@@ -162,7 +162,7 @@ class ReaderChild:
             except AetError as error:
                 answers.append(error)
             if self._pipe is None:
-                sent = here + 1  # the questions it had not answered went with it
+                break
         return answers
 
     def probe(self, path: Path) -> Probe:

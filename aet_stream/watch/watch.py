@@ -145,7 +145,7 @@ class Watch:
             self._offer(now)
             self._tell_ends()
             self._tell_nameless()
-            if self._asked:
+            if self._asked and time.monotonic() - now < self._config.watch.reader_timeout_s:  # one timeout a step is enough
                 self._answer(self._asked.popleft())
 
     def _greet(self, hub_id: str) -> None:
@@ -163,14 +163,14 @@ class Watch:
     # -- looking ----------------------------------------------------------------------------------------------------------------
 
     def _look(self, now: float) -> None:
-        """Look into files that have settled, for a bounded time."""
-        settled, grace_s = self._settling.settled(now), self._config.watch.zero_grace_s
+        """Look into files that have settled, for a bounded time; those that a reading process died over come last."""
+        settled, grace_s = sorted(self._settling.settled(now), key=lambda found: found[1].deaths), self._config.watch.zero_grace_s
         for start in range(0, len(settled), LOOKS_AT_ONCE):
             some = [(path, candidate, now - candidate.changed_at >= grace_s) for path, candidate in settled[start : start + LOOKS_AT_ONCE]]
             looks = self._reader.look_at([(self.root / path, self._loose(path), lenient) for path, _, lenient in some])
-            for (path, candidate, lenient), look in zip(some, looks, strict=True):
+            for (path, candidate, lenient), look in zip(some, looks, strict=False):
                 self._looked(path, candidate, look, now, lenient=lenient)
-            if time.monotonic() - now > LOOK_BUDGET_S:
+            if len(looks) < len(some) or time.monotonic() - now > LOOK_BUDGET_S:
                 break
 
     def _looked(self, path: str, candidate: settle.Candidate, look: Look | AetError, now: float, *, lenient: bool) -> None:
