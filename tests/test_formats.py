@@ -483,6 +483,19 @@ def test_an_invalid_or_empty_fei_record_says_no_tilt(tmp_path: Path, kind: str) 
     assert said(tmp_path / "x.mrc", bytes(content)) == [-60.0, None, None]
 
 
+def test_what_lies_behind_the_end_of_a_text_is_not_read(tmp_path: Path, child: ReaderChild) -> None:
+    """Texts of fixed length end with a NUL and go on with what lay in memory; in whichever format, they are cut there."""
+    from mrcfile.dtypes import get_ext_header_dtype
+
+    content = bytearray(containers.mrc_fei(THREE, [-60.0, 0.5, 70.0], 0.05, kind="FEI1"))
+    np.frombuffer(content, get_ext_header_dtype(b"FEI1", "<"), 3, 1024)["STEM Detector name"] = b"HAADF\0junk"
+    (tmp_path / "x.mrc").write_bytes(content)
+    (tmp_path / "x.emd").write_bytes(writers.velox(known_image(0), 5.0, 0.05, detectors=("HAADF\0",)))
+    for name in ("x.mrc", "x.emd"):
+        assert {unit.acquisition.detector for unit in child.look(tmp_path / name).units} == {"HAADF"}
+        assert child.read(tmp_path / name, 0)[0].acquisition.detector == "HAADF"
+
+
 def test_what_other_programs_reserve_is_no_xplore3d_header(tmp_path: Path) -> None:
     """128 KiB without a type: symmetry text, or whole numbers, are no tilts."""
     content = bytearray(containers.mrc_legacy(THREE, [-60.0, 0.5, 70.0], 0.05))

@@ -237,8 +237,8 @@ def _acquisition(image: _Image, index: int) -> Acquisition:
         pixel_size_nm=pixel_size_nm((scale_y, unit_y), (scale_x, unit_x)),
         acquired_utc=utc_of(image.find("DataBar", "Acquisition Time (OS)")) if image.images == 1 else "",  # a stack's is its last image's
         dwell_time_s=dwell_us * 1e-6 if isinstance(dwell_us, float) else None,
-        detector=str(image.find("DataBar", "Signal Name") or image.find("DataBar", "Device Name") or "").strip("\0"),
-        microscope=str(image.find("Microscope Info", "Microscope") or "").strip("\0"),
+        detector=str(image.find("DataBar", "Signal Name") or image.find("DataBar", "Device Name") or ""),
+        microscope=str(image.find("Microscope Info", "Microscope") or ""),
         reader="dm",
     )
 

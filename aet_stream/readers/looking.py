@@ -88,8 +88,14 @@ def look(sources: Sources, path: Path, loose: tuple[Path, ...], *, lenient: bool
 
 def unit(source: Source, path: Path, stamp: str, image: int, loose: tuple[Path, ...]) -> Unit:
     said = beside(path, image, source.probe.images, loose)
-    known = said.completing(source.acquisition(image))
+    known = _legible(said.completing(source.acquisition(image)))
     return Unit(image, _stamp(source, image, stamp, said), known, said.tilts, said.remark)
+
+
+def _legible(said: Acquisition) -> Acquisition:
+    """Every text up to its first NUL: behind it lies what was in the instrument's memory, and HDF5 refuses it."""
+    texts = {name: text.partition("\0")[0] for name, text in msgspec.structs.asdict(said).items() if isinstance(text, str)}
+    return msgspec.structs.replace(said, **texts)
 
 
 def _stamp(source: Source, image: int, file_stamp: str, said: Beside) -> str:

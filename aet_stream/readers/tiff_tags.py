@@ -69,8 +69,8 @@ def _digital_micrograph(path: Path, tags: dict[int, Any]) -> Acquisition:
         tilt_beta_deg=float(beta) if isinstance(beta, float) else None,
         pixel_size_nm=pixel_size_nm(along_y, along_x),
         acquired_utc=utc_of(find("DataBar", "Acquisition Time (OS)")),
-        detector=str(find("DataBar", "Signal Name") or find("DataBar", "Device Name") or "").strip("\0"),
-        microscope=str(find("Microscope Info", "Microscope") or "").strip("\0"),
+        detector=str(find("DataBar", "Signal Name") or find("DataBar", "Device Name") or ""),
+        microscope=str(find("Microscope Info", "Microscope") or ""),
         reader="tiff",
     )
 
