@@ -54,6 +54,14 @@ class StoreError(AetError):
     """A series on disk is damaged or does not match what is asked of it."""
 
 
+class Unstorable(AetError):
+    """What is known about a projection cannot be written, whatever the disk: quarantine it."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.number = number
+
+
 class NewerLayout(AetError):
     """A later version of this program wrote the file."""
 

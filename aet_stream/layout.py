@@ -137,6 +137,10 @@ def projection_image(record: Record, raw: Array, clean: Array, extras: dict[str,
     Parameters
     ----------
     extras : what is kept beside a mean: `variance` (height, width) float32, or `frames` (n, height, width) as acquired
+
+    Raises
+    ------
+    ValueError : HDF5 cannot hold a field of the record, such as a text with a NUL in it
     """
     with h5py.File("projection", "w", driver="core", backing_store=False, libver=LIBVER, block_size=1 << 16) as file:
         file.create_dataset("raw", data=raw)
@@ -145,7 +149,11 @@ def projection_image(record: Record, raw: Array, clean: Array, extras: dict[str,
             file.create_dataset(name, data=pixels).attrs["crc32"] = crc32(pixels)
         file.attrs["layout_version"] = LAYOUT_VERSION
         for name in record.__struct_fields__:
-            file.attrs[name] = getattr(record, name)
+            value = getattr(record, name)
+            try:
+                file.attrs[name] = value
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{name} {value!r:.100}: {error}") from error
         file.attrs["record_sha256"] = _said_sha256({name: getattr(record, name) for name in record.__struct_fields__})
         file.flush()
         image: bytes = file.id.get_file_image()

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from aet_stream import durable
-from aet_stream.config import Queue, Series
+from aet_stream.config import Config, Queue, Series
 from aet_stream.errors import OutputFull
 from aet_stream.hub.archive import Archive, open_ledger
 from aet_stream.hub.flights import Flights
 from aet_stream.hub.intake import Intake
 from aet_stream.hub.outbox import Outbox
 from aet_stream.hub.outcomes import Outcomes
+from aet_stream.hub.storing import Storing
 from aet_stream.hub.workers import Workers
 from aet_stream.messages import WIRE_VERSION, Acquired, Done, Failed, FileOffer, Job, NotAcquired, Offer, Ready, Want, Working
 from aet_stream.projection import Acquisition, Candidate, Quality, sha256_of
@@ -42,6 +43,11 @@ class Desk:
         self.outcomes = Outcomes(rules, self.ledger, outbox, self.flights, root / "quarantine", lambda topic, what: None)
         self.intake = Intake("root", Series(), self.ledger, self.archive, self.flights, self.outcomes, self._send)
         self.workers = Workers("hub", self.flights, self.outcomes, self._send)
+        tell = lambda topic, what: None  # noqa: E731
+        self.storing = Storing(Config(), self.ledger, self.archive, self.flights, self.intake, self.outcomes, tell)
+        self.pixels: dict[str, np.ndarray] = {}
+        self.known: dict[str, Acquisition] = {}
+        """What watch finds in a file; otherwise PIXELS, and nothing said of them."""
         self.intake.hear_watch(b"watch", set())
 
     def _send(self, peer: bytes, message: Any, pixels: Any = None) -> bool:
@@ -55,10 +61,10 @@ class Desk:
         """Watch answers whatever is wanted."""
         self.intake.grant()
         for _, want in [item for item in self.sent if isinstance(item[1], Want)]:
-            said = (Candidate("filename", "", 5.0),)
+            said, known = (Candidate("filename", "", 5.0),), self.known.get(want.path, Acquisition())
+            pixels = self.pixels.get(want.path, PIXELS)
             self.intake.hear_acquired(
-                Acquired(path=want.path, stamp=want.stamp, image=0, sha256=sha256_of(PIXELS), acquisition=Acquisition(), candidates=said),
-                PIXELS,
+                Acquired(path=want.path, stamp=want.stamp, image=0, sha256=sha256_of(pixels), acquisition=known, candidates=said), pixels
             )
         self.sent = [item for item in self.sent if not isinstance(item[1], Want)]
 
@@ -70,6 +76,17 @@ class Desk:
         jobs = [message for to, message in self.sent if isinstance(message, Job) and to == peer]
         self.sent.clear()
         return jobs[-1] if jobs else None
+
+    def store(self, *names: str) -> None:
+        """Offer files, have a worker subtract each, and store what can be stored."""
+        self.offer(*names)
+        for number in range(len(names)):
+            job = self.job(f"w{number}".encode(), Ready(name=f"w{number}", model_sha256="0", wire=WIRE_VERSION))
+            if job is not None:
+                self.workers.hear_done(done(job), CLEAN)
+        while self.workers.done:
+            self.storing.commit(self.workers.done)
+        self.storing.publish(at_once=True)
 
     def state(self, name: str = "a") -> str:
         row = self.ledger.db.execute("SELECT state FROM unit WHERE path = ?", (f"s/{name}.tif",)).fetchone()
@@ -168,6 +185,17 @@ def test_a_projection_that_kills_every_worker_ends_in_quarantine(desk: Desk) -> 
     good = desk.job(b"w9")
     assert good is not None
     assert good.path == "s/good.tif"
+
+
+def test_a_text_that_hdf5_cannot_hold_costs_one_file(desk: Desk) -> None:
+    """A NUL in what a file says of its detector: put aside with the words; what came before, beside and after it is stored."""
+    desk.pixels = {f"s/{name}.tif": known_image(index, 32) for index, name in enumerate("abcd")}
+    desk.known = {"s/c.tif": Acquisition(detector="HAADF\0\xcc")}
+    desk.store("a")
+    desk.store("b", "c", "d")
+    assert [desk.state(name) for name in "abcd"] == ["stored", "stored", "quarantined", "stored"]
+    assert "detector 'HAADF" in next(desk.outcomes.folder.glob("*.json")).read_text()
+    assert not list((desk.archive.root / "s" / "projections").glob(".*"))
 
 
 def test_a_worker_of_another_version_gets_no_work(desk: Desk) -> None:

@@ -99,7 +99,7 @@ class Hub:
         self.outcomes = Outcomes(config.queue, self.ledger, self.outbox, self.flights, self.root / "quarantine", self._tell)
         self.intake = Intake(config.watch_root.name, config.series, self.ledger, self.archive, self.flights, self.outcomes, self._send)
         self.workers = Workers(self.hub_id, self.flights, self.outcomes, self._send)
-        self.storing = Storing(config, self.ledger, self.archive, self.flights, self.intake, self._tell)
+        self.storing = Storing(config, self.ledger, self.archive, self.flights, self.intake, self.outcomes, self._tell)
         self.events = Events(config, self.ledger, self.outbox, send=self._send, tell=self._tell)
         with self.ledger.transaction():
             self.outbox.start()

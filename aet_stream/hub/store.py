@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from aet_stream import durable, failpoints, layout
-from aet_stream.errors import OutputFull, StoreError
+from aet_stream.errors import OutputFull, StoreError, Unstorable
 from aet_stream.hub.master import About, Source, write_contiguous, write_virtual
 from aet_stream.hub.suspects import move, reading
 from aet_stream.layout import PROJECTIONS, SERIES_FILE, Record, crc32
@@ -82,6 +82,10 @@ class SeriesStore:
         """Store (record, raw, clean) durably, as many as the disk takes; returns how many. A fourth part is kept beside the pixels.
 
         The first missing one did not fit: keep it and try again later.
+
+        Raises
+        ------
+        Unstorable : which of them can never be written; none of the batch is stored
         """
         folder = self.folder / PROJECTIONS
         drafts: list[Path] = []
@@ -94,6 +98,10 @@ class SeriesStore:
                 with durable.disk_errors(path):
                     durable.write_synced(durable.temporary(path), layout.projection_image(record, raw, clean, *extras), "projection")
                 drafts.append(path)
+        except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+            for path in drafts:
+                durable.temporary(path).unlink(missing_ok=True)
+            raise Unstorable(record.number, f"its metadata cannot be stored: {error}: mend the file, or leave it out") from error
         except OutputFull as error:
             logger.warning("cannot store: %s", error)
         if not drafts:

@@ -11,13 +11,13 @@ import msgspec
 
 from aet_stream import __version__, failpoints, layout
 from aet_stream.config import Config
-from aet_stream.errors import OutputFull, StoreError
+from aet_stream.errors import OutputFull, StoreError, Unstorable
 from aet_stream.hub import quarantine
 from aet_stream.hub.archive import Archive
 from aet_stream.hub.flights import Flight, Flights
 from aet_stream.hub.intake import Intake
 from aet_stream.hub.ledger import Ledger, candidates_json
-from aet_stream.hub.outcomes import Tell
+from aet_stream.hub.outcomes import Outcomes, Tell
 from aet_stream.layout import Record
 from aet_stream.naming import series_of, top_folder
 
@@ -30,12 +30,15 @@ LOOK_FOR_CLOSING_S = 0.2
 class Storing:
     """Commit, publish, close: in this order, and each only after the one before is on disk."""
 
-    def __init__(self, config: Config, ledger: Ledger, archive: Archive, flights: Flights, intake: Intake, tell: Tell) -> None:
+    def __init__(
+        self, config: Config, ledger: Ledger, archive: Archive, flights: Flights, intake: Intake, outcomes: Outcomes, tell: Tell
+    ) -> None:
         self._config = config
         self._ledger = ledger
         self._archive = archive
         self._flights = flights
         self._intake = intake
+        self._outcomes = outcomes
         self._tell = tell
         self._published_at = 0.0
         self._looked_at = 0.0
@@ -60,7 +63,13 @@ class Storing:
         """
         for name in dict.fromkeys(flight.series for flight in done):
             batch = self._batch(name, done)
-            stored = self._archive.commit(name, [(record, *flight.pixels(), flight.extras) for flight, record in batch]) if batch else 0
+            try:
+                stored = self._archive.commit(name, [(record, *flight.pixels(), flight.extras) for flight, record in batch]) if batch else 0
+            except Unstorable as error:  # one file costs one file: the others are tried again at once
+                flight = next(flight for flight, record in batch if record.number == error.number)
+                self._outcomes.end(flight, "quarantined", str(error))
+                done.remove(flight)
+                continue
             for flight, record in batch[:stored]:
                 done.remove(flight)
                 self._flights.land(flight)
