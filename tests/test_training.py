@@ -14,9 +14,9 @@ import torch
 
 from aet_stream.denoise import coarse
 from aet_stream.denoise.denoiser import Denoiser
-from aet_stream.denoise.weights_file import SHIPPED, load_card, load_tensors, parts
+from aet_stream.denoise.weights_file import SHIPPED, Card, load_card, load_tensors, parts, save_weights
 from aet_stream.errors import ConfigError, ModelError
-from aet_stream.training import evaluate, finetune, sets, train
+from aet_stream.training import calibrate, evaluate, finetune, sets, train
 from aet_stream.training.batches import CoarseBatches
 from aet_stream.training.dataset import LEARNT, Mixer, Recipe
 from aet_stream.training.hearings import Hearings, record
@@ -201,6 +201,25 @@ def test_a_gradient_that_is_not_finite_is_left_out(tmp_path: Path) -> None:
     assert np.isnan(training.one_step(batch._replace(statistics=batch.statistics * float("nan"))))
     assert all(torch.equal(a, b) for a, b in zip(before, training.model.state_dict().values(), strict=True))
     assert np.isfinite(training.one_step(batch))
+
+
+def test_a_run_that_diverged_is_refused_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures, weights or a rule that are no numbers: one line with the learning rate; no checkpoint, no weights, the card as it was."""
+    training = Training(load_preset(str(preset_file(tmp_path, steps=1))), torch.device("cpu"))
+    batch = CoarseBatches(Mixer(training.preset.recipe, seed=1, particles=2, views=2), seed=1, batch=2)[0]
+    with pytest.raises(ModelError, match=r"step 1; start anew with a learning_rate below 0\.001"):
+        train.loop(training, iter([batch]), lambda model, device: {"hard_mean_db": float("nan")}, tmp_path)
+    next(training.model.parameters()).data.fill_(float("inf"))
+    with pytest.raises(ModelError, match="learning_rate"):
+        training.save(tmp_path / "checkpoint.pt")
+    with pytest.raises(ModelError, match=r"n\.safetensors: huge is not finite"):
+        save_weights(tmp_path / "n.safetensors", {"huge": torch.tensor([1e6])}, Card(name="n", architecture="Coarse"))
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.toml"]
+    weights = save_weights(tmp_path / "n.safetensors", coarse.Coarse().state_dict(), Card(name="n", architecture="Coarse"))
+    monkeypatch.setattr(calibrate, "fit", lambda denoiser, frames: {"intercept": float("nan")})
+    with pytest.raises(ModelError, match=r"n\.safetensors: the rule"):
+        calibrate.calibrate(weights, frames=4)
+    assert load_card(weights).trust == {}
 
 
 def test_the_same_seed_gives_the_same_frames_and_another_seed_other_particles() -> None:

@@ -117,12 +117,20 @@ def save_weights(path: Path, network: Mapping[str, Tensor], card: Card, referee:
     """Write the weights (state dictionaries of a network and its referee), then the card with their hash.
 
     Networks on blocks are stored in float16: half the size, and their answers differ by less than -100 dB.
+
+    Raises
+    ------
+    ModelError : weights are not finite as they are stored
     """
     from safetensors.torch import save
 
     tensors = {name: tensor.cpu().contiguous() for name, tensor in network.items()}
     tensors |= {_REFEREE + name: tensor.cpu().contiguous() for name, tensor in (referee or {}).items()}
-    content = save({name: tensor.half() for name, tensor in tensors.items()} if card.architecture == "Coarse" else tensors)
+    if card.architecture == "Coarse":
+        tensors = {name: tensor.half() for name, tensor in tensors.items()}
+    if unusable := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise ModelError(f"{path}: {unusable[0]} is not finite, nothing is written; train again with a smaller learning_rate")
+    content = save(tensors)
     durable.replace(path, content)
     card = msgspec.structs.replace(card, sha256=hashlib.sha256(content).hexdigest())
     durable.replace(path.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(card), indent=2))

@@ -13,6 +13,7 @@ from aet_stream import durable
 from aet_stream.denoise import trust
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.denoise.weights_file import load_card
+from aet_stream.errors import ModelError
 from aet_stream.projection import Array
 from aet_stream.training.dataset import Frame, Mixer, Recipe
 
@@ -28,9 +29,16 @@ _RECIPES = (
 
 
 def calibrate(weights: Path, *, frames: int) -> dict[str, float]:
-    """Fit the rule of a network and write it into its card."""
+    """Fit the rule of a network and write it into its card.
+
+    Raises
+    ------
+    ModelError : the rule is not finite, as that of a network whose answers are no numbers
+    """
     logger.info("calibrating its expected error on %d frames", frames)
     rule = fit(Denoiser(model=str(weights)), frames)
+    if not np.isfinite(list(rule.values())).all():
+        raise ModelError(f"{weights}: the rule for its expected error is not finite; train again with a smaller learning_rate")
     card = msgspec.structs.replace(load_card(weights), trust=rule)
     durable.replace(weights.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(card), indent=2))
     return rule

@@ -30,7 +30,7 @@ from aet_stream.denoise.coarse import Coarse
 from aet_stream.denoise.dncnn import DnCNN
 from aet_stream.denoise.referee import Referee
 from aet_stream.denoise.weights_file import Card, load_card, load_tensors, parts, save_weights
-from aet_stream.errors import ConfigError
+from aet_stream.errors import ConfigError, ModelError
 from aet_stream.training.batches import CoarseBatches, PatchBatches, on_device
 from aet_stream.training.calibrate import calibrate
 from aet_stream.training.dataset import Mixer
@@ -195,7 +195,26 @@ class Training:
             else:
                 mean.copy_(now)
 
+    def refuse_divergence(self, figures: dict[str, float]) -> None:
+        """Weights or figures that are no numbers are not worth keeping.
+
+        Raises
+        ------
+        ModelError : the run has diverged
+        """
+        weights = (*self.model.state_dict().values(), *self.average.state_dict().values())
+        if not (all(part.isfinite().all() for part in weights) and np.isfinite(list(figures.values())).all()):
+            said = f"preset {self.preset.name!r}: weights or figures are not finite at step {self.step}"
+            raise ModelError(f"{said}; start anew with a learning_rate below {self.preset.learning_rate}, in another --out")
+
     def save(self, path: Path) -> None:
+        """Write a checkpoint.
+
+        Raises
+        ------
+        ModelError : the run has diverged
+        """
+        self.refuse_divergence({})
         state = {"model": self.model.state_dict(), "average": self.average.state_dict(), "optimizer": self.optimizer.state_dict()}
         buffer = io.BytesIO()
         torch.save({**state, "step": self.step, "minutes": self.minutes, "preset": self.preset.name, "seed": self.preset.seed}, buffer)
@@ -234,6 +253,7 @@ def loop(training: Training, batches: Iterator[Any], judge: Judging, out: Path |
             logger.info("step %d of %d, loss %.3f, about %.0f min left", training.step, training.preset.steps, losses[-1], left)
         if training.step % VALIDATE_EVERY == 0 or done:
             figures = judge(training.average, training.device)
+            training.refuse_divergence(figures)
             logger.info("step %d: %s", training.step, ", ".join(f"{name} {value}" for name, value in figures.items()))
             row = {"step": training.step, "minutes": round(training.minutes, 2), "loss": round(float(np.nanmean(losses)), 4), **figures}
             losses.clear()
