@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -160,9 +161,43 @@ def test_a_resumed_run_goes_on_exactly_where_it_was(tmp_path: Path) -> None:
         second.one_step(batches[step])
     for a, b in zip(straight.average.state_dict().values(), second.average.state_dict().values(), strict=True):
         assert torch.equal(a, b)
-    other = Training(Preset(**{**{f: getattr(preset, f) for f in preset.__struct_fields__}, "seed": 4}), torch.device("cpu"))
-    with pytest.raises(ConfigError, match="seed 3"):
-        other.load(tmp_path / "checkpoint.pt")
+
+
+def test_a_run_goes_on_only_from_its_own_checkpoint(tmp_path: Path) -> None:
+    """Any other key than `steps`, fewer steps than were made, or a file that is none: one line with what differs. Early ones say less."""
+    preset, path = load_preset(str(preset_file(tmp_path, referee=True))), tmp_path / "checkpoint.pt"
+    assert preset.referee
+    first = Training(preset, torch.device("cpu"))
+    first.step = 2
+    first.save(path)
+    slower = msgspec.structs.replace(preset.referee, learning_rate=1e-4)
+    for changed, said in (
+        ({"seed": 4}, "seed was 3, now 4"),
+        ({"learning_rate": 0.1}, "learning_rate was 0.001, now 0.1"),
+        ({"backgrounds": ["film"]}, r"backgrounds was \['film', 'gaussian'\], now \['film'\]"),
+        ({"network": "dncnn"}, "network was 'coarse', now 'dncnn'"),
+        ({"referee": slower}, r"referee\.learning_rate was 0\.001, now 0\.0001"),
+        ({"referee": None}, "referee was True, now False"),
+        ({"steps": 1}, "step 2, beyond steps 1"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            Training(msgspec.structs.replace(preset, **changed), torch.device("cpu")).load(path)
+    longer = Training(msgspec.structs.replace(preset, steps=9), torch.device("cpu"))
+    longer.load(path)
+    assert longer.step == 2
+    torch.save({**torch.load(path, weights_only=True), "preset": "tiny", "seed": 3}, tmp_path / "early.pt")
+    longer.load(tmp_path / "early.pt")
+    with pytest.raises(ConfigError, match="seed was 3, now 4"):
+        Training(msgspec.structs.replace(preset, seed=4), torch.device("cpu")).load(tmp_path / "early.pt")
+    whole = path.read_bytes()
+    for content in (whole[:1000], b"text", b""):
+        path.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"checkpoint\.pt: no whole checkpoint"):
+            longer.load(path)
+    for foreign in (torch.zeros(3), [1, 2], {"model": {}}):
+        torch.save(foreign, path)
+        with pytest.raises(ConfigError, match=r"checkpoint\.pt: no whole checkpoint"):
+            longer.load(path)
 
 
 def test_several_processes_train_one_network(tmp_path: Path) -> None:

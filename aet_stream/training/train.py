@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import msgspec
@@ -217,7 +218,7 @@ class Training:
         self.refuse_divergence({})
         state = {"model": self.model.state_dict(), "average": self.average.state_dict(), "optimizer": self.optimizer.state_dict()}
         buffer = io.BytesIO()
-        torch.save({**state, "step": self.step, "minutes": self.minutes, "preset": self.preset.name, "seed": self.preset.seed}, buffer)
+        torch.save({**state, "step": self.step, "minutes": self.minutes, "preset": msgspec.to_builtins(self.preset)}, buffer)
         durable.replace(path, buffer.getvalue())
 
     def load(self, path: Path) -> None:
@@ -225,15 +226,35 @@ class Training:
 
         Raises
         ------
-        ConfigError : it belongs to another preset or seed
+        ConfigError : it is no checkpoint of this network, belongs to another preset, or is further than this run is to go
         """
-        state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
-        if (state["preset"], state["seed"]) != (self.preset.name, self.preset.seed):
-            raise ConfigError(f"{path} belongs to {state['preset']!r} with seed {state['seed']}: say so, or choose another --out")
-        self.model.load_state_dict(state["model"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.minutes = state["step"], state["minutes"]
+        try:
+            state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+            self._refuse_another_run(state, path)
+            self.model.load_state_dict(state["model"])
+            self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.minutes = state["step"], state["minutes"]
+        except (OSError, EOFError, LookupError, RuntimeError, TypeError, ValueError, UnpicklingError) as error:
+            raise ConfigError(f"{path}: no whole checkpoint of a {self.preset.network!r}: remove it, or choose another --out") from error
+
+    def _refuse_another_run(self, state: dict[str, Any], path: Path) -> None:
+        now = msgspec.to_builtins(self.preset)
+        was = state["preset"]
+        if isinstance(was, str):  # early checkpoints say no more
+            was = {"name": was, "seed": state["seed"]}
+        was, now = _flat(was), _flat({key: now[key] for key in was})
+        for key in [*was, *now]:
+            if was.get(key) != now.get(key) and key.rpartition(".")[2] != "steps":
+                raise ConfigError(f"{path}: {key} was {was.get(key)!r}, now {now.get(key)!r}: say it as it was, or choose another --out")
+        if state["step"] > self.preset.steps:
+            raise ConfigError(f"{path}: is at step {state['step']}, beyond steps {self.preset.steps}: say as many, or choose another --out")
+
+
+def _flat(preset: dict[str, Any]) -> dict[str, Any]:
+    """Every key of a preset, those of its referee as `referee.key`."""
+    referee = preset.get("referee") or {}
+    return {**preset, "referee": bool(referee), **{f"referee.{key}": value for key, value in referee.items()}}
 
 
 def loop(training: Training, batches: Iterator[Any], judge: Judging, out: Path | None) -> None:
