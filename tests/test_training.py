@@ -20,7 +20,7 @@ from aet_stream.errors import ConfigError, ModelError
 from aet_stream.training import calibrate, evaluate, finetune, sets, train
 from aet_stream.training.batches import CoarseBatches
 from aet_stream.training.dataset import LEARNT, Mixer, Recipe
-from aet_stream.training.hearings import Hearings, record
+from aet_stream.training.hearings import Hearings, keep_only_own, origin, record
 from aet_stream.training.losses import coarse_loss
 from aet_stream.training.preset import Preset, learning_rate, load_preset
 from aet_stream.training.train import Training, run
@@ -123,10 +123,38 @@ def test_a_referee_is_trained_after_its_network_and_travels_with_it(tmp_path: Pa
     with (tmp_path / "out" / "referee" / "log.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["5"]
     monkeypatch.setattr(train, "record", None)
+    assert (tmp_path / "out" / "referee" / "origin.txt").exists()
     again = run(str(preset_file(tmp_path, views=3, referee=True)), tmp_path / "out", threads=1, resume=True)
     same, too = parts(load_tensors(again))
     assert all(torch.equal(network[name], same[name]) for name in network)
     assert all(torch.equal(referee[name], too[name]) for name in referee)
+
+
+def test_a_referee_goes_on_only_with_its_own_network_and_hearings(tmp_path: Path) -> None:
+    """What another network, other frames, or an early run that does not say have left is thrown away; how it learns makes no difference."""
+    preset, out = load_preset(str(preset_file(tmp_path, referee=True))), tmp_path / "referee"
+    assert preset.referee
+    own = origin("aa", preset, preset.referee)
+    slower, fewer = (msgspec.structs.replace(preset.referee, **words) for words in ({"learning_rate": 1e-4}, {"frames": 4}))
+    others = [origin("bb", preset, preset.referee), origin("aa", preset, fewer)]
+    others.append(origin("aa", msgspec.structs.replace(preset, noise=0.1), preset.referee))
+    assert origin("aa", preset, slower) == own
+    assert own not in others
+    out.mkdir()
+    for before, now, resume, kept in (
+        (None, own, True, False),
+        (own, own, True, True),
+        (own, own, False, False),
+        (own, others[0], True, False),
+    ):
+        for name in ("checkpoint.pt", "hearings.npy"):
+            (out / name).write_bytes(b"left")
+        (out / "origin.txt").unlink(missing_ok=True)
+        if before:
+            (out / "origin.txt").write_text(before)
+        keep_only_own(out, now, resume=resume)
+        assert [(out / name).exists() for name in ("checkpoint.pt", "hearings.npy")] == [kept] * 2
+        assert (out / "origin.txt").read_text() == now
 
 
 def test_what_was_heard_is_not_heard_again(tmp_path: Path) -> None:

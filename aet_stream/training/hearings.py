@@ -6,6 +6,7 @@ written to one file in the folder of the run; a stopped run goes on where it was
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from aet_stream import durable
 from aet_stream.denoise.features import describe
 from aet_stream.denoise.on_blocks import OnBlocks, told
 from aet_stream.denoise.referee import CHANNELS
@@ -40,6 +42,25 @@ def as_preset(preset: Preset, referee: RefereePreset) -> Preset:
     """The run of the referee as if it were one of its own."""
     alike = {name: getattr(referee, name) for name in ("batch", "steps", "learning_rate", "weight_decay", "average", "particles", "views")}
     return msgspec.structs.replace(preset, name=f"{preset.name}-referee", referee=None, warm_up=100, decay=0.5, **alike)
+
+
+def origin(network_sha256: str, preset: Preset, referee: RefereePreset) -> str:
+    """SHA-256 of all that decides the hearings: the network, and the frames it hears."""
+    frames = (preset.seed, preset.recipe, referee.particles, referee.views, referee.frames, referee.plain)
+    return hashlib.sha256(msgspec.json.encode((network_sha256, frames))).hexdigest()
+
+
+def keep_only_own(out: Path, origin: str, *, resume: bool) -> None:
+    """Make the referee's folder, or throw out of it what another network or other hearings have left (without `resume`: all of it)."""
+    note = out / "origin.txt"
+    out.mkdir(exist_ok=True)
+    if resume and note.is_file() and note.read_text(encoding="utf-8") == origin:
+        return
+    for path in (out / "checkpoint.pt", out / "hearings.npy"):
+        if path.exists():
+            logger.info("%s: not of this network and its hearings, thrown away; the referee starts anew", path)
+            path.unlink()
+    durable.replace(note, origin.encode())
 
 
 class Hearings(Dataset[Array]):

@@ -35,7 +35,7 @@ from aet_stream.errors import ConfigError, ModelError
 from aet_stream.training.batches import CoarseBatches, PatchBatches, on_device
 from aet_stream.training.calibrate import calibrate
 from aet_stream.training.dataset import Mixer
-from aet_stream.training.hearings import HearingBatches, Hearings, RefereeJudge, as_preset, record
+from aet_stream.training.hearings import HearingBatches, Hearings, RefereeJudge, as_preset, keep_only_own, origin, record
 from aet_stream.training.judge import Judge, judging
 from aet_stream.training.losses import coarse_loss, patch_loss, referee_loss
 from aet_stream.training.preset import Preset, RefereePreset, learning_rate, load_preset
@@ -89,15 +89,13 @@ def run(preset_name: str, out: Path, *, steps: int = 0, seed: int | None = None,
 def _train_referee(preset: Preset, referee: RefereePreset, device: torch.device, path: Path, *, threads: int, resume: bool) -> None:
     """Add a referee to the weights of a network. The first process alone: it takes a fraction of the time."""
     out = path.parent / "referee"
-    out.mkdir(exist_ok=True)
     training = Training(as_preset(preset, referee), device, Referee, referee_loss)
-    if resume and (out / "checkpoint.pt").exists():
+    keep_only_own(out, origin(load_card(path).sha256, preset, referee), resume=resume)
+    if (out / "checkpoint.pt").exists():
         training.load(out / "checkpoint.pt")
     logger.info("its referee: making %d particles, %d views of each", referee.particles, referee.views)
     hearings = Hearings(path, preset, referee)
     judge = RefereeJudge({name: hearings.of(frames) for name, frames in judging(preset).items()})
-    if not resume:
-        (out / "hearings.npy").unlink(missing_ok=True)
     if training.step < referee.steps:
         stored = record(hearings, referee.frames, out / "hearings.npy", _cores())
         torch.set_num_threads(threads or _cores())
