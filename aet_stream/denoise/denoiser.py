@@ -15,7 +15,7 @@ from aet_stream.denoise.classical import Vacuum
 from aet_stream.denoise.estimate import Beat, Estimate, Estimator
 from aet_stream.denoise.features import Blocks
 from aet_stream.denoise.weights_file import find_weights
-from aet_stream.projection import Array, Subtracted
+from aet_stream.projection import Array, Quality, Subtracted
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Denoiser:
     def __init__(
         self, *, model: str = "default", device: str = "auto", precision: str = "auto", tile_px: int = 0, threads: int = 0
     ) -> None:
-        self.rule: Mapping[str, float] = trust.WITHOUT_CARD
+        self.rule: Mapping[str, float] = trust.CLASSICAL.get(model, trust.WITHOUT_CARD)
         if model in classical.NAMES:
             self._estimator: Estimator = Classical(model)
         else:
@@ -41,7 +41,7 @@ class Denoiser:
 
             network = load_network(find_weights(model), device=device, precision=precision, tile_px=tile_px, threads=threads)
             self._estimator = network
-            self.rule = network.card.trust or trust.WITHOUT_CARD
+            self.rule = network.card.trust or self.rule
         self.name, self.sha256 = self._estimator.name, self._estimator.sha256
 
     def warm_up(self) -> None:
@@ -59,23 +59,22 @@ class Denoiser:
         level = float(pixels.flat[0])
         if level == float(pixels.max()) == float(pixels.min()):
             return Subtracted(pixels.astype(np.float32), trust.blank_quality(self.name, self.sha256))
-        # A large offset would eat the digits of float32: it goes first, and belongs to the background.
-        frame = (pixels.astype(np.float64) - level).astype(np.float32)
+        # A large offset would eat the digits of float32: it goes first, and belongs to the background. Units that it can hardly hold
+        # (amperes, say) become ones about 1, by a power of two: that is exact.
+        above = pixels.astype(np.float64) - level
+        unit = 2.0 ** (int(np.frexp(np.abs(above).max())[1]) - 1)
+        above /= unit
+        frame = above.astype(np.float32)
         estimate, vacuum, blocks = self.estimate(frame, beat)
-        fallback = ""
+        fallback, rule = "", self.rule
         if not np.isfinite(estimate.background).all():
             logger.error("%s: its background is not finite; the %s stands in", self.name, FALLBACK)
-            fallback, estimate = FALLBACK, Classical(FALLBACK).background(frame, blocks, vacuum, beat)
-        quality = trust.judge(
-            trust.gather(frame, estimate, vacuum, blocks),
-            self.rule,
-            model=self.name,
-            sha256=self.sha256,
-            device=self._estimator.device,
-            precision=self._estimator.precision,
-        )
-        background_mean = quality.background_mean + level
-        return Subtracted(frame - estimate.background, msgspec.structs.replace(quality, background_mean=background_mean, fallback=fallback))
+            fallback, rule, estimate = FALLBACK, trust.CLASSICAL[FALLBACK], Classical(FALLBACK).background(frame, blocks, vacuum, beat)
+        evidence = trust.gather(frame, estimate, vacuum, blocks)
+        about = Quality(self.name, self.sha256, fallback=fallback, device=self._estimator.device, precision=self._estimator.precision)
+        quality = trust.judge(evidence, rule, about, unit=unit)
+        quality = msgspec.structs.replace(quality, background_mean=quality.background_mean + level)
+        return Subtracted((frame - estimate.background) * np.float32(unit), quality)
 
     def estimate(self, frame: Array, beat: Beat = _no_beat) -> tuple[Estimate, Vacuum, Blocks]:
         """The background of a (height, width) float32 frame that is not all the same, and what it was found with."""

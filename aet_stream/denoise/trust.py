@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from scipy.ndimage import binary_dilation
 
@@ -22,8 +23,15 @@ from aet_stream.projection import Array, Quality
 
 HALF_TRUSTED = 0.03
 """Expected error, as a share of the particle's range, at which trust is a half."""
+CLASSICAL: Mapping[str, Mapping[str, float]] = {
+    "constant": {"intercept": -0.270, "gp": 0.797, "laplace": -0.040, "edge": 0.974, "vacuum": -0.137},
+    "polynomial": {"intercept": -0.257, "gp": 0.437, "laplace": 0.219, "background": 0.070, "edge": 0.847, "vacuum": -0.252},
+    "laplace": {"intercept": -0.187, "gp": 0.600, "background": 0.132, "edge": 1.047, "vacuum": -0.403},
+    "gaussian-process": {"intercept": -0.110, "laplace": 0.815, "background": -0.019, "edge": 1.159, "vacuum": -0.346},
+}
+"""For the estimators that have no card: fitted as a network's is (training/calibrate.py), on the same 1,600 frames."""
 WITHOUT_CARD: Mapping[str, float] = {"intercept": -0.9, "gp": 0.35, "laplace": 0.35}
-"""For estimators without a card of their own: half of how far Laplace and the Gaussian process are away, on a logarithmic scale."""
+"""For a network whose card has no rule: half of how far Laplace and the Gaussian process are away, on a logarithmic scale."""
 _LEAST = 1e-4
 """Shares of the range below this are all alike."""
 
@@ -38,6 +46,8 @@ class Evidence:
     background_std: float
     vacuum_noise: float
     """Standard deviation of the clean vacuum within blocks, counts"""
+    vacuum_texture: float
+    """The same of the frame as acquired: with the slope of the background"""
     vacuum_residual: float
     """Mean of the clean vacuum, counts"""
     vacuum_fraction: float
@@ -61,7 +71,7 @@ class Evidence:
             "laplace": self.laplace_rms,
             "gp": self.gp_rms,
             "background": self.background_std,
-            "noise": self.vacuum_noise,
+            "noise": self.vacuum_texture,
             "residual": abs(self.vacuum_residual),
         }
         found = {name: float(np.log10(max(value / max(self.range, 1e-12), _LEAST))) for name, value in shares.items() if value == value}
@@ -78,7 +88,6 @@ def gather(frame: Array, estimate: Estimate, vacuum: Vacuum, blocks: Blocks) -> 
     seen: Array = np.logical_not(binary_dilation(support))
     rim = np.concatenate([support[0], support[-1], support[1:-1, 0], support[1:-1, -1]])
     low, high = np.percentile(means, (0.5, 99.5))
-    deviation = blocks.statistics[3] * blocks.span
     below = grid.at_centres(estimate.background, vacuum.block_px)
     known = {name: classical.ESTIMATES[name](vacuum) for name in ("laplace", "gaussian-process")}
     weights = np.where(seen, 0.0, means)
@@ -89,17 +98,22 @@ def gather(frame: Array, estimate: Estimate, vacuum: Vacuum, blocks: Blocks) -> 
         range=float(high - low),
         background_mean=float(estimate.background.mean()),
         background_std=float(estimate.background.std()),
-        vacuum_noise=float(np.sqrt(np.mean(deviation[seen] ** 2))) if seen.any() else float("nan"),
+        vacuum_noise=_rms(grid.statistics(clean, block)[3][seen]),
+        vacuum_texture=_rms(blocks.statistics[3][seen] * blocks.span),
         vacuum_residual=float(means[seen].mean()) if seen.any() else float("nan"),
         vacuum_fraction=float(seen.mean()),
         edge_contact=float(rim.mean()),
-        laplace_rms=float(np.sqrt(np.mean((below - known["laplace"]) ** 2))),
-        gp_rms=float(np.sqrt(np.mean((below - known["gaussian-process"]) ** 2))),
+        laplace_rms=_rms(below - known["laplace"]),
+        gp_rms=_rms(below - known["gaussian-process"]),
         doubts=estimate.doubts,
         total=total * block * block,
         mass_x_px=float(weights.sum(0) @ x / total) if centred else float("nan"),
         mass_y_px=float(weights.sum(1) @ y / total) if centred else float("nan"),
     )
+
+
+def _rms(values: Array) -> float:
+    return float(np.sqrt(np.mean(np.square(values)))) if values.size else float("nan")
 
 
 def _classical_support(vacuum: Vacuum, shape: tuple[int, int], block: int) -> Array:
@@ -124,24 +138,21 @@ def blank_quality(model: str, sha256: str) -> Quality:
     return Quality(model=model, model_sha256=sha256, blank=True)
 
 
-def judge(evidence: Evidence, rule: Mapping[str, float], *, model: str, sha256: str, device: str, precision: str) -> Quality:
-    """The figures that are stored with a projection."""
+def judge(evidence: Evidence, rule: Mapping[str, float], about: Quality, *, unit: float) -> Quality:
+    """The figures that are stored with a projection, beside what is known `about` it; `unit`: how many counts one of the evidence is."""
     share = expected_share(evidence.features(), rule)
-    return Quality(
-        model=model,
-        model_sha256=sha256,
-        background_mean=evidence.background_mean,
-        vacuum_noise=evidence.vacuum_noise,
-        vacuum_residual=evidence.vacuum_residual,
+    return msgspec.structs.replace(
+        about,
+        background_mean=evidence.background_mean * unit,
+        vacuum_noise=evidence.vacuum_noise * unit,
+        vacuum_residual=evidence.vacuum_residual * unit,
         vacuum_fraction=evidence.vacuum_fraction,
         edge_contact=evidence.edge_contact,
-        laplace_rms=evidence.laplace_rms,
-        gp_rms=evidence.gp_rms,
-        expected_error=share * evidence.range,
-        total_intensity=evidence.total,
+        laplace_rms=evidence.laplace_rms * unit,
+        gp_rms=evidence.gp_rms * unit,
+        expected_error=share * evidence.range * unit,
+        total_intensity=evidence.total * unit,
         mass_x_px=evidence.mass_x_px,
         mass_y_px=evidence.mass_y_px,
         trust=trust_of(share),
-        device=device,
-        precision=precision,
     )
