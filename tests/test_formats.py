@@ -539,6 +539,36 @@ def test_a_stack_behind_one_directory_is_refused_not_cut(tmp_path: Path) -> None
             open_source(tmp_path / name)
 
 
+@pytest.mark.parametrize("more", [{"rowsperstrip": 16}, {"tile": (16, 32)}], ids=["strips", "tiles"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_page_with_holes_is_waited_for(tmp_path: Path, compression: str | None, more: dict) -> None:
+    """libtiff leaves offset and count 0 in the directory for strips and tiles that have not come: they are no zeros."""
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, known_image(0, 64), compression=compression, **more)
+    assert open_source(path).probe.images == 1
+    with tifffile.TiffFile(path) as file:
+        tags = [file.pages[0].tags[273 if "rowsperstrip" in more else 324], file.pages[0].tags[279 if "rowsperstrip" in more else 325]]
+    for tag in tags if compression else tags[:1]:  # how much there will be is known beforehand of uncompressed ones
+        with path.open("r+b") as file:
+            file.seek(tag.valueoffset + {3: 2, 4: 4}[int(tag.dtype)])
+            file.write(bytes({3: 2, 4: 4}[int(tag.dtype)]))
+    with pytest.raises(SourceNotReady, match=r"of [48] strips or tiles"):
+        open_source(path)
+
+
+def test_a_compressed_page_with_fewer_strips_than_rows_is_waited_for(tmp_path: Path) -> None:
+    """Its directory names two strips where its rows take four."""
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, known_image(0, 64), compression="zlib", rowsperstrip=32)
+    with tifffile.TiffFile(path) as file:
+        at = file.pages[0].tags[278].valueoffset
+    content = bytearray(path.read_bytes())
+    content[at] = 16
+    path.write_bytes(content)
+    with pytest.raises(SourceNotReady, match="2 of 4 strips"):
+        open_source(path)
+
+
 def test_velox_beside_a_live_transform_and_with_half_its_metadata(tmp_path: Path) -> None:
     """A group that is no image of a detector is left out; a frame without metadata of its own is waited for."""
     path = tmp_path / "x.emd"

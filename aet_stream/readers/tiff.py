@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from aet_stream.errors import SourceError
+from aet_stream.errors import SourceError, SourceNotReady
 from aet_stream.projection import Acquisition, Array
 from aet_stream.readers import MAX_IMAGES, checked_probe, finished, image_in_range, need
 
@@ -21,8 +21,11 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it would say, o
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _INTEGER_CODES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIPS, _SAMPLES, _STRIP_BYTES = 256, 257, 258, 259, 262, 273, 277, 279
-_TILES, _TILE_BYTES, _SAMPLE_FORMAT = 324, 325, 339
-_WANTED = (_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIPS, _SAMPLES, _STRIP_BYTES, _TILES, _TILE_BYTES, _SAMPLE_FORMAT)
+_STRIP_ROWS, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _SAMPLE_FORMAT = 278, 322, 323, 324, 325, 339
+_WANTED = (
+    _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIPS, _SAMPLES, _STRIP_BYTES,
+    _STRIP_ROWS, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _SAMPLE_FORMAT,
+)  # fmt: skip
 _MAX_VALUES = 1 << 20
 _COMPRESSIONS = {1: "none", 8: "deflate", 32946: "deflate", 32773: "packbits"}
 
@@ -102,6 +105,17 @@ def _dtype(path: Path, page: Directory) -> str:
     return f"<{kind}{bits // 8}"
 
 
+def _parts(page: Directory) -> int:
+    """How many strips or tiles a compressed page has; of an uncompressed one the bytes are counted."""
+    height, width = page[_HEIGHT][0], page[_WIDTH][0]
+    if page.get(_COMPRESSION, (1,))[0] == 1:
+        return len(page.get(_STRIPS) or page[_TILES])
+    if _STRIPS in page:
+        return -(-height // (page.get(_STRIP_ROWS, (0,))[0] or height))
+    across, down = page.get(_TILE_WIDTH, (0,))[0] or width, page.get(_TILE_HEIGHT, (0,))[0] or height
+    return -(-width // across) * -(-height // down)
+
+
 def _pages(path: Path, size: int) -> tuple[list[Directory], str]:
     """Directories of the images of this file, all of one size."""
     with path.open("rb") as file:
@@ -117,6 +131,9 @@ def _pages(path: Path, size: int) -> tuple[list[Directory], str]:
         if not offsets or len(offsets) != len(counts):
             raise SourceError(f"{path.name}: a page without pixels")
         need(path, size, max(o + c for o, c in zip(offsets, counts, strict=True)), "the pixels")
+        wanted, written = _parts(page), sum(o >= 8 and c > 0 for o, c in zip(offsets, counts, strict=True))
+        if written < wanted:
+            raise SourceNotReady(f"{path.name}: {written} of {wanted} strips or tiles of a page are written")
         height, width = page[_HEIGHT][0], page[_WIDTH][0]
         uncompressed = height * width * np.dtype(_dtype(path, page)).itemsize
         if compression == 1 and sum(counts) < uncompressed:
