@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import struct
 import sys
 from collections.abc import Iterator
@@ -112,7 +113,7 @@ def test_an_mdoc_of_frame_sets_names_its_file(test_data: Path, tmp_path: Path) -
         ("all.csv", "filename\ttilt angle\nb.tif\t3\nA.TIF\t-4\n", "a.tif", 0, 1, -4.0),
         ("all.csv", "name,image,tilt\na,0,1\na,1,2\n", "a.st", 1, 2, 2.0),
         ("all.csv", "name,tilt\na.st,1\n", "a.st", 1, 2, None),
-        ("all.csv", "name,tilt\na.tif,1\nb.tif,-", "b.tif", 0, 1, None),
+        ("all.csv", "name,tilt\na.tif,1\nb.tif,-4", "b.tif", 0, 1, -4.0),
         ("a.csv", "tilt\n1\n2\n3\n", "a.st", 0, 2, None),
         ("a.csv", "energy,counts\n1,2\n3,4\n", "a.st", 0, 2, None),
         ("a_override.csv", "tilt\n5\n", "a_override.tif", 0, 1, None),
@@ -121,12 +122,35 @@ def test_an_mdoc_of_frame_sets_names_its_file(test_data: Path, tmp_path: Path) -
     ],
 )
 def test_tables_beside_images(tmp_path: Path, name: str, text: str, path: str, image: int, images: int, tilt: float | None) -> None:
-    """Columns by name, decimal commas, radians, one table for a folder, a line still being written; never a guess."""
+    """Columns by name, decimal commas, radians, one table for a folder, a last line without an end; never a guess."""
     (tmp_path / name).write_text(text)
     loose = [tmp_path / name] if name == "all.csv" else []
     assert [said.tilt_deg for said in beside(tmp_path / path, image, images, loose).tilts] == (
         [] if tilt is None else [pytest.approx(tilt)]
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "tilt\n-1"),
+        ("a.rawtlt", "-1"),
+        ("a.rawtlt", ""),
+        ("a.mdoc", "[ZValue = 0]\nTiltAngle = -1"),
+        ("all.csv", "file,tilt\nb.npy,3\na.npy,-1"),
+        ("all.mdoc", "[Image = b.npy]\nTiltAngle = 3\n\n[Image = a.npy]\nTiltAngle = -1"),
+    ],
+)
+def test_half_a_line_is_no_tilt(tmp_path: Path, name: str, text: str) -> None:
+    """-1 may become -12.5: an unfinished last line is waited for, if it is about this image, and believed when nothing follows."""
+    (tmp_path / name).write_text(text)
+    loose = [tmp_path / name] if name.startswith("all") else []
+    with pytest.raises(SourceNotReady, match=r"no end yet|no TiltAngle yet"):
+        beside(tmp_path / "a.npy", 0, 1, loose, settle_s=60)
+    if loose:
+        assert [said.tilt_deg for said in beside(tmp_path / "b.npy", 0, 1, loose, settle_s=60).tilts] == [3.0]
+    os.utime(tmp_path / name, (1e9, 1e9))
+    assert [said.tilt_deg for said in beside(tmp_path / "a.npy", 0, 1, loose, settle_s=60).tilts] == ([-1.0] if text else [])
 
 
 def test_sidecars_that_disagree_are_all_heard(tmp_path: Path) -> None:

@@ -336,8 +336,8 @@ def test_an_mdoc_gives_each_section_its_tilt(tmp_path: Path) -> None:
         assert [tilt.tilt_deg for tilt in found.tilts] == [3.5]
         assert found.known.pixel_size_nm == pytest.approx(0.1)
         (tmp_path / name).write_text("[ZValue = 0]\nTiltAngle = -3")
-        with pytest.raises(SourceNotReady):
-            beside(image, 0, 2)
+        with pytest.raises(SourceNotReady, match="last line"):
+            beside(image, 0, 2, settle_s=60)
         (tmp_path / name).unlink()
     assert beside(image, 0, 2).tilts == ()
 

@@ -36,6 +36,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """How images are made of files; the same for all of them."""
 
     max_bytes: int
+    settle_s: float = 0.0
+    """Sidecars that end within a line are believed when they have stood still for so long."""
     plugins: tuple[str, ...] = ()
     keep: str = "moments"
     max_shift: float = 0.25
@@ -104,6 +106,7 @@ class ReaderChild:
         turn = config.orientation
         rules = Rules(
             max_bytes=0,
+            settle_s=config.watch.settle_s,
             plugins=config.readers.enabled,
             keep=config.frames.keep,
             max_shift=config.frames.max_shift,
@@ -264,7 +267,7 @@ class _Desk:
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._sources = Sources(rules.max_bytes)
+        self._sources = Sources(rules.max_bytes, rules.settle_s)
         self._suffixes: frozenset[str] | None = None
 
     def answer(self, request: _Request) -> tuple[_Answer, memoryview | None]:
@@ -301,7 +304,7 @@ class _Desk:
             path = Path(member.path)
             source, stamp = self._sources.open(path)
             frames = source.frames(member.image)
-            units.append(unit(source, path, stamp, member.image, tuple(map(Path, member.loose))))
+            units.append(unit(source, path, stamp, member.image, tuple(map(Path, member.loose)), self._sources.settle_s))
             Sources.unchanged(path, stamp)
             zeros = 0 if source.probe.sealed else zero_tail(source, frames)
             if zeros and not request.lenient:

@@ -44,8 +44,8 @@ class Look(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Sources:
     """The last file that was understood, kept while it stays as it is: its images are asked for one after another."""
 
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
+    def __init__(self, max_bytes: int, settle_s: float = 0.0) -> None:
+        self.max_bytes, self.settle_s = max_bytes, settle_s
         self._kept: tuple[Path, str, Source] | None = None
 
     def open(self, path: Path) -> tuple[Source, str]:
@@ -81,13 +81,13 @@ def look(sources: Sources, path: Path, loose: tuple[Path, ...], *, lenient: bool
             probe = msgspec.structs.replace(probe, images=ready, announced=max(probe.announced, probe.images))
     if not waiting and probe.announced > probe.images:
         waiting = f"{probe.announced} images announced, {probe.images} are there"
-    units = tuple(unit(source, path, stamp, image, loose) for image in range(probe.images))
+    units = tuple(unit(source, path, stamp, image, loose, sources.settle_s) for image in range(probe.images))
     sources.unchanged(path, stamp)
     return Look(probe, units, waiting)
 
 
-def unit(source: Source, path: Path, stamp: str, image: int, loose: tuple[Path, ...]) -> Unit:
-    said = beside(path, image, source.probe.images, loose)
+def unit(source: Source, path: Path, stamp: str, image: int, loose: tuple[Path, ...], settle_s: float) -> Unit:
+    said = beside(path, image, source.probe.images, loose, settle_s=settle_s)
     known = _legible(said.completing(source.acquisition(image)))
     return Unit(image, _stamp(source, image, stamp, said), known, said.tilts, said.remark)
 

@@ -11,6 +11,7 @@ import datetime
 import io
 import math
 import re
+import time
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
@@ -67,12 +68,13 @@ def ignored(name: str) -> bool:
     return "_override" in PurePosixPath(name).name.lower()
 
 
-def beside(path: Path, image: int, images: int, loose: Iterable[Path] = ()) -> Beside:
+def beside(path: Path, image: int, images: int, loose: Iterable[Path] = (), *, settle_s: float = 0.0) -> Beside:
     """What the sidecars say about one image.
 
     Parameters
     ----------
     loose : sidecars of the same folder that belong to no image by name
+    settle_s : a text whose last line has no end may still be written, until it has stood still for so many seconds
 
     Raises
     ------
@@ -81,7 +83,7 @@ def beside(path: Path, image: int, images: int, loose: Iterable[Path] = ()) -> B
     """
     own = [Path(name) for name in sidecar_names(str(path)) if not ignored(name)]
     found = [said for sidecar, is_own in [(p, True) for p in own] + [(p, False) for p in loose if not ignored(p.name)]
-             if (said := _one(sidecar, path, image, images, is_own)) is not None]  # fmt: skip
+             if (said := _one(sidecar, path, image, images, is_own, settle_s)) is not None]  # fmt: skip
     if not found:
         return Beside()
     known = found[0].known
@@ -90,10 +92,19 @@ def beside(path: Path, image: int, images: int, loose: Iterable[Path] = ()) -> B
     return Beside(tuple(tilt for said in found for tilt in said.tilts), known, next((said.remark for said in found if said.remark), ""))
 
 
-def _one(sidecar: Path, path: Path, image: int, images: int, is_own: bool) -> Beside | None:
-    text = _text(sidecar)
-    if text is None:
+def _one(sidecar: Path, path: Path, image: int, images: int, is_own: bool, settle_s: float) -> Beside | None:
+    found = _text(sidecar)
+    if found is None:
         return None
+    text, changed_at = found
+    said = _said(text, sidecar, path, image, images, is_own)
+    written = text.endswith("\n") or abs(time.time() - changed_at) >= settle_s
+    if not written and (is_own or said != _said(text[: text.rfind("\n") + 1], sidecar, path, image, images, is_own)):
+        raise SourceNotReady(f"{sidecar.name}: its last line has no end yet; believed as it is after {settle_s:g} s (watch.settle_s)")
+    return said
+
+
+def _said(text: str, sidecar: Path, path: Path, image: int, images: int, is_own: bool) -> Beside | None:
     match sidecar.suffix.lower():
         case ".mdoc":
             return _from_mdoc(text, sidecar, path, image, is_own)
@@ -107,13 +118,13 @@ def _one(sidecar: Path, path: Path, image: int, images: int, is_own: bool) -> Be
 _texts: dict[Path, tuple[str, str]] = {}
 
 
-def _text(sidecar: Path) -> str | None:
-    """Content of a small text file, or None when it is not there; kept as long as the file stays as it is."""
+def _text(sidecar: Path) -> tuple[str, float] | None:
+    """Content of a small text file and when it changed (unix seconds), or None when it is not there; kept while the file stays so."""
     try:
         entry = sidecar.lstat()
         stamp = stat_stamp(entry)
         if sidecar in _texts and _texts[sidecar][0] == stamp:
-            return _texts[sidecar][1]
+            return _texts[sidecar][1], entry.st_mtime
         emi = sidecar.suffix.lower() == ".emi"
         if not sidecar.is_file() or sidecar.is_symlink() or entry.st_size > (_MAX_EMI_BYTES if emi else _MAX_BYTES):
             return None
@@ -121,11 +132,11 @@ def _text(sidecar: Path) -> str | None:
     except OSError:
         return None
     if emi:  # pixels and XML in one file: keep the XML
-        content = b"\n".join(re.findall(rb"<ObjectInfo>.{0,1000000}?</ObjectInfo>", content, re.DOTALL)[:64])
+        content = b"".join(part + b"\n" for part in re.findall(rb"<ObjectInfo>.{0,1000000}?</ObjectInfo>", content, re.DOTALL)[:64])
     if len(_texts) > 256:
         _texts.clear()
     _texts[sidecar] = (stamp, content.decode("utf-8-sig", "replace"))
-    return _texts[sidecar][1]
+    return _texts[sidecar][1], entry.st_mtime
 
 
 def candidate(number: str, said: str, unit: str = "deg") -> Candidate:
@@ -153,8 +164,6 @@ def parse_mdoc(text: str) -> list[dict[str, str]]:
 
 
 def _from_mdoc(text: str, sidecar: Path, path: Path, image: int, is_own: bool) -> Beside | None:
-    if is_own and not text.endswith("\n"):
-        raise SourceNotReady(f"{sidecar.name}: its last line is not finished")
     sections = parse_mdoc(text)
     framesets = any(section["_kind"] == "FrameSet" for section in sections)
     for section in sections[1:]:
@@ -236,8 +245,6 @@ def tilt_column(names: list[str]) -> tuple[int, str]:
 
 
 def _from_csv(text: str, sidecar: Path, path: Path, image: int, images: int, is_own: bool) -> Beside | None:
-    if not text.endswith("\n") and not is_own:
-        text = text[: text.rfind("\n") + 1]  # the line being written belongs to another image, or comes in a moment
     names, rows = rows_of(text)
     tilt, unit = tilt_column(names)
     file = next((index for index, name in enumerate(names) if name in _FILE_COLUMNS), -1)

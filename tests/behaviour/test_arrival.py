@@ -336,3 +336,19 @@ def test_a_blank_file_is_taken_after_the_grace_and_flagged(tmp_path: Path) -> No
         bench.until(lambda: ("blank_+1.00deg.npy", 0) in bench.taken)
         assert bench.taken["blank_+1.00deg.npy", 0][0][0].drift.flag == "the last 1024 pixels are zero"
         assert not bench.refused
+
+
+def test_a_tilt_counts_when_its_line_is_finished(tmp_path: Path) -> None:
+    """The image comes while half the number is written: it waits; a line that nobody finishes is believed after watch.settle_s."""
+    with Bench(tmp_path, "watch.settle_s=3") as bench:
+        for name in ("a", "b"):
+            (bench.root / f"{name}.csv").write_text("tilt\n-1")
+        bench.until(lambda: len(bench.watch._settling.loose("a.npy")) == 2)
+        for name in ("a", "b"):
+            (bench.root / f"{name}.npy").write_bytes(npy(known_image(ord(name)), 0.0, 0.1))
+        bench.until(lambda: "no end yet" in bench.status.get("waiting_for", {}).get("a.npy", ""))
+        with (bench.root / "a.csv").open("a") as file:
+            file.write("2.5\n")
+        bench.until(lambda: len(bench.taken) == 2)
+        assert [len(found) for found in bench.taken.values()] == [1, 1]
+        assert (bench.tilt("a.npy"), bench.tilt("b.npy")) == (-12.5, -1.0)
