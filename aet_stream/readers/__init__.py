@@ -74,6 +74,11 @@ class Probe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What stands behind the pixels was checked (or they are compressed): a tail of zeros is real."""
 
     @property
+    def promised(self) -> int:
+        """Images that are there or will be: the name of a file says nothing about one of several, even while only one is there."""
+        return max(self.images, self.announced)
+
+    @property
     def nbytes_per_image(self) -> int:
         return self.shape[0] * self.shape[1] * np.dtype(self.dtype).itemsize * self.frames
 

@@ -111,7 +111,7 @@ def _images(look: Look) -> str:
 
 
 def _unit(path: Path, look: Look, unit: Unit, config: Config, plan: tuple[float, ...]) -> tuple[str, list[str]]:
-    stated, hold = resolve(unit.acquisition, unit.tilts, path.name, look.probe.images, config.angle, remark=unit.remark, plan=plan)
+    stated, hold = resolve(unit.acquisition, unit.tilts, path.name, look.probe.promised, config.angle, remark=unit.remark, plan=plan)
     wanted, found = config.series.detector, unit.acquisition.detector
     lines = [f"  [{unit.image}] {_known(unit.acquisition)}", *(f"      {_stated(c)}" for c in stated)]
     if wanted and found and wanted.lower() != found.lower():

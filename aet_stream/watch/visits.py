@@ -25,7 +25,7 @@ class Frame:
     path: str
     unit: Unit
     images: int
-    """How many images its file holds."""
+    """How many images its file holds, or promises."""
     nbytes: int
     closed_at: float
     """When its file took its final form: unix seconds."""

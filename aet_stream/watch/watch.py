@@ -187,11 +187,11 @@ class Watch:
         return tuple(str(self.root / name) for name in self._settling.loose(path))
 
     def _frame(self, path: str, look: Look, unit: Unit, candidate: settle.Candidate, now: float, *, lenient: bool) -> Frame:
-        _, hold, tilt_deg = self._resolve(path, unit, look.probe.images)
+        _, hold, tilt_deg = self._resolve(path, unit, look.probe.promised)
         return Frame(
             path=path,
             unit=unit,
-            images=look.probe.images,
+            images=look.probe.promised,
             nbytes=look.probe.nbytes_per_image,
             closed_at=candidate.final_at,
             taken_at=taken_at(unit.acquisition) or candidate.final_at,

@@ -89,6 +89,20 @@ def test_preallocated_sections_wait_until_they_are_written(tmp_path: Path) -> No
         assert [len(found) for found in bench.taken.values()] == [1, 1, 1]
 
 
+def test_the_first_image_of_a_growing_stack_has_no_tilt_from_its_name(tmp_path: Path) -> None:
+    """One of three is there: the name of the file is no more about it than about the two that come."""
+    whole = mrc(np.stack([known_image(index) for index in range(3)]), 0.0, 0.1)
+    with Bench(tmp_path) as bench:
+        path = bench.root / "tomo_-60deg.mrc"
+        path.write_bytes(whole[: 1024 + 64 * 64 * 2])
+        bench.until(lambda: bench.taken)
+        path.write_bytes(whole)
+        bench.until(lambda: len(bench.taken) == 3)
+        assert {message.hold for found in bench.taken.values() for message, _ in found} == {
+            "no tilt angle in metadata, sidecar or file name"
+        }
+
+
 def test_a_stack_cut_off_in_a_section_gives_its_whole_ones_and_one_record(tmp_path: Path) -> None:
     """Three whole sections are stored, the half one is named after watch.incomplete_s."""
     whole = mrc(np.stack([known_image(index) for index in range(5)]), 0.0, 0.1)
