@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import struct
@@ -17,9 +18,10 @@ from scipy.io import savemat
 
 from aet_stream.config import Angle, load
 from aet_stream.errors import ConfigError, SourceError, SourceNotReady, SourceStillZero
+from aet_stream.projection import Acquisition
 from aet_stream.readers import open_source
 from aet_stream.readers.child import Member, ReaderChild, Rules
-from aet_stream.readers.sidecar import beside
+from aet_stream.readers.sidecar import Beside, beside
 from aet_stream.simulate import containers, writers
 from aet_stream.simulate.writers import mrc, velox
 from aet_stream.watch.angle import resolve
@@ -130,6 +132,35 @@ def test_tables_beside_images(tmp_path: Path, name: str, text: str, path: str, i
     )
 
 
+@pytest.mark.parametrize("loose", [False, True])
+@pytest.mark.parametrize("kind", ["link", "large"])
+def test_a_sidecar_that_is_not_read_holds_the_projection(tmp_path: Path, kind: str, loose: bool) -> None:
+    """A link, or too large for a table: what it says is not known, so the name of the image alone is not believed."""
+    sidecar = tmp_path / ("all.csv" if loose else "a_1deg.csv")
+    if kind == "link":
+        sidecar.symlink_to(tmp_path / "elsewhere.csv")
+    else:
+        with sidecar.open("wb") as file:
+            file.truncate((16 << 20) + 1)
+    said = beside(tmp_path / "a_1deg.npy", 0, 1, [sidecar] if loose else [])
+    _, hold = resolve(Acquisition(), said.tilts, "a_1deg.npy", 1, Angle(), remark=said.remark)
+    assert f"{sidecar.name} {'is a link' if kind == 'link' else 'has 16777217 bytes'}" in hold
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_a_sidecar_that_cannot_be_read_now_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Only one that does not exist counts as not there."""
+
+    def fail(path: Path) -> bytes:
+        raise OSError(number, os.strerror(number), str(path))
+
+    (tmp_path / "a_1deg.csv").write_text("tilt\n40\n")
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(SourceNotReady, match=f"a_1deg.csv: {os.strerror(number)}"):
+        beside(tmp_path / "a_1deg.npy", 0, 1)
+    assert beside(tmp_path / f"{'b' * 255}", 0, 1) == beside(tmp_path / "b_1deg.npy", 0, 1) == Beside()
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -157,8 +188,6 @@ def test_sidecars_that_disagree_are_all_heard(tmp_path: Path) -> None:
     """mdoc and rawtlt beside one stack: both statements stand in the record, and the projection is held."""
     (tmp_path / "a.mrc.mdoc").write_bytes(writers.mdoc("a.mrc", [10.0, 20.0], 0.1))
     (tmp_path / "a.rawtlt").write_text("10\n25\n")
-    from aet_stream.projection import Acquisition
-
     said = beside(tmp_path / "a.mrc", 1, 2)
     assert [candidate.tilt_deg for candidate in said.tilts] == [20.0, 25.0]
     assert "disagree" in resolve(Acquisition(), said.tilts, "a.mrc", 2, Angle())[1]

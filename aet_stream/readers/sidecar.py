@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import csv
 import datetime
+import errno
 import io
 import math
+import os
 import re
+import stat
 import time
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -26,6 +29,7 @@ SUFFIXES = (".mdoc", ".rawtlt", ".csv", ".emi")
 LOOSE = (".mdoc", ".csv")
 _MAX_BYTES = 16 << 20
 _MAX_EMI_BYTES = 512 << 20
+_NOT_THERE = (errno.ENOENT, errno.ENAMETOOLONG)
 _SECTION = re.compile(r"^\[(\w+)\s*=\s*(.*?)\]\s*$")
 _PAIR = re.compile(r"^(\w+)\s*=\s*(.*?)\s*$")
 _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
@@ -78,7 +82,7 @@ def beside(path: Path, image: int, images: int, loose: Iterable[Path] = (), *, s
 
     Raises
     ------
-    SourceNotReady : a sidecar is there but not whole yet
+    SourceNotReady : a sidecar is there but not whole yet, or cannot be read now
     SourceError : a sidecar is hostile
     """
     own = [Path(name) for name in sidecar_names(str(path)) if not ignored(name)]
@@ -93,12 +97,18 @@ def beside(path: Path, image: int, images: int, loose: Iterable[Path] = (), *, s
 
 
 def _one(sidecar: Path, path: Path, image: int, images: int, is_own: bool, settle_s: float) -> Beside | None:
-    found = _text(sidecar)
-    if found is None:
-        return None
-    text, changed_at = found
+    try:
+        entry = sidecar.lstat()
+        if unread := _unread(sidecar, entry):
+            return Beside((candidate("", sidecar.name),), remark=f"{sidecar.name} {unread}")
+        text = _text(sidecar, entry)
+    except OSError as error:
+        if error.errno in _NOT_THERE:
+            return None
+        remedy = ": give the daemon's user the right to read it" if isinstance(error, PermissionError) else ""
+        raise SourceNotReady(f"{sidecar.name}: {error.strerror}{remedy}") from error
     said = _said(text, sidecar, path, image, images, is_own)
-    written = text.endswith("\n") or abs(time.time() - changed_at) >= settle_s
+    written = text.endswith("\n") or abs(time.time() - entry.st_mtime) >= settle_s
     if not written and (is_own or said != _said(text[: text.rfind("\n") + 1], sidecar, path, image, images, is_own)):
         raise SourceNotReady(f"{sidecar.name}: its last line has no end yet; believed as it is after {settle_s:g} s (watch.settle_s)")
     return said
@@ -118,25 +128,26 @@ def _said(text: str, sidecar: Path, path: Path, image: int, images: int, is_own:
 _texts: dict[Path, tuple[str, str]] = {}
 
 
-def _text(sidecar: Path) -> tuple[str, float] | None:
-    """Content of a small text file and when it changed (unix seconds), or None when it is not there; kept while the file stays so."""
-    try:
-        entry = sidecar.lstat()
-        stamp = stat_stamp(entry)
-        if sidecar in _texts and _texts[sidecar][0] == stamp:
-            return _texts[sidecar][1], entry.st_mtime
-        emi = sidecar.suffix.lower() == ".emi"
-        if not sidecar.is_file() or sidecar.is_symlink() or entry.st_size > (_MAX_EMI_BYTES if emi else _MAX_BYTES):
-            return None
-        content = sidecar.read_bytes()
-    except OSError:
-        return None
-    if emi:  # pixels and XML in one file: keep the XML
+def _unread(sidecar: Path, entry: os.stat_result) -> str:
+    """Why a sidecar that is there is not read, which holds the projection; or an empty string."""
+    limit = _MAX_EMI_BYTES if sidecar.suffix.lower() == ".emi" else _MAX_BYTES
+    if not stat.S_ISREG(entry.st_mode):
+        return "is a link or folder, not a regular file: copy the file here, or rename it"
+    return f"has {entry.st_size} bytes, at most {limit} are read: shorten it, or rename it" if entry.st_size > limit else ""
+
+
+def _text(sidecar: Path, entry: os.stat_result) -> str:
+    """Content of a small text file, kept as long as the file stays as it is."""
+    stamp = stat_stamp(entry)
+    if sidecar in _texts and _texts[sidecar][0] == stamp:
+        return _texts[sidecar][1]
+    content = sidecar.read_bytes()
+    if sidecar.suffix.lower() == ".emi":  # pixels and XML in one file: keep the XML
         content = b"".join(part + b"\n" for part in re.findall(rb"<ObjectInfo>.{0,1000000}?</ObjectInfo>", content, re.DOTALL)[:64])
     if len(_texts) > 256:
         _texts.clear()
     _texts[sidecar] = (stamp, content.decode("utf-8-sig", "replace"))
-    return _texts[sidecar][1], entry.st_mtime
+    return _texts[sidecar][1]
 
 
 def candidate(number: str, said: str, unit: str = "deg") -> Candidate:

@@ -87,13 +87,14 @@ def resolve(
 
 
 def _objection(stated: tuple[Candidate, ...], rules: Angle, remark: str) -> str:
+    because = f" ({remark})" if remark else ""
     if not stated:
-        return "no tilt angle in metadata, sidecar or file name" + (f" ({remark})" if remark else "")
+        return f"no tilt angle in metadata, sidecar or file name{because}"
     for c in stated:
         if c.unit == "?":
             return f"the {c.source} says {c.raw!r}, but not whether in degrees or radians: set angle.metadata_unit to deg or rad"
         if not math.isfinite(c.tilt_deg):
-            return f"the {c.source} says {c.raw!r}, which is no number"
+            return f"the {c.source} says {c.raw!r}, which is no number{because}"
         if not rules.min_deg <= c.tilt_deg <= rules.max_deg:
             return f"the {c.source} says {c.raw!r}: {c.tilt_deg:g} deg is outside {rules.min_deg:g}..{rules.max_deg:g}"
     if max(c.tilt_deg for c in stated) - min(c.tilt_deg for c in stated) > rules.tolerance_deg:
