@@ -7,6 +7,7 @@ A writer that closed its file, or moved it here, has finished with it: no wait. 
 from __future__ import annotations
 
 import fnmatch
+import logging
 import os
 import re
 import stat
@@ -18,6 +19,8 @@ from aet_stream.naming import is_text, shown
 from aet_stream.readers import stat_stamp
 from aet_stream.readers.sidecar import LOOSE, sidecar_names
 from aet_stream.readers.sidecar import SUFFIXES as SIDECAR_SUFFIXES
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -62,6 +65,8 @@ class Settling:
         """Files that are neither images nor sidecars."""
         self.nameless: dict[str, str] = {}
         """Images whose names are not UTF-8, as they can be shown, and their stamps."""
+        self.unreadable: set[str] = set()
+        """Folders (and files) that are there but could not be looked at by the last scan: what was known of them still counts."""
         self.untold: set[str] = set()
         """Found new or changed by the last scan, and no event has named them since."""
 
@@ -70,7 +75,14 @@ class Settling:
 
     def scan(self, now: float) -> list[str]:
         """Look at every file; returns those that have vanished."""
-        found = dict(_files(self.root, self.excluded))
+        unreadable: dict[str, OSError] = {}
+        found = dict(_files(self.root, self.excluded, unreadable))
+        if unreadable:
+            inside = tuple(f"{place}/" if place else "" for place in unreadable)
+            found = {path: entry for path, entry in self._stats.items() if path in unreadable or path.startswith(inside)} | found
+        for place in unreadable.keys() - self.unreadable:
+            logger.warning("%s/%s cannot be looked at (%s): see to its rights", self.root, shown(place), unreadable[place].strerror)
+        self.unreadable = set(unreadable)
         nameless = {path for path in found if not is_text(path)}
         self.nameless = {shown(path): stat_stamp(found[path]) for path in nameless if self._is_image(path)}
         self._stats = {path: entry for path, entry in found.items() if path not in nameless} if nameless else found
@@ -189,20 +201,31 @@ class Settling:
         return max(0.0, min(waits, default=1.0))
 
 
-def _files(root: Path, excluded: Callable[[str], bool]) -> Iterator[tuple[str, os.stat_result]]:
-    """Every file below `root`, as (relative path, stat); links are not followed, but named: the reader refuses them aloud."""
+def _files(root: Path, excluded: Callable[[str], bool], unreadable: dict[str, OSError]) -> Iterator[tuple[str, os.stat_result]]:
+    """Every file below `root`, as (relative path, stat); links are not followed, but named: the reader refuses them aloud.
+
+    What has vanished meanwhile is passed over; what is there, but cannot be looked at, goes into `unreadable`.
+    """
     folders = [""]
     while folders:
         folder = folders.pop()
+        inside = f"{folder}/" if folder else ""
         try:
-            with os.scandir(root / folder) as entries:
-                for entry in entries:
-                    path = f"{folder}/{entry.name}" if folder else entry.name
-                    if excluded(entry.name):
-                        continue
-                    if entry.is_dir(follow_symlinks=False):
-                        folders.append(path)
-                    elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
-                        yield path, entry.stat(follow_symlinks=False)
-        except OSError:
-            continue  # gone, or not ours to read: the next scan looks again
+            with os.scandir(root / folder) as listing:
+                entries = [entry for entry in listing if not excluded(entry.name)]
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            unreadable[folder] = error
+            continue
+        for entry in entries:
+            path = f"{inside}{entry.name}"
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(path)
+                elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
+                    yield path, entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                unreadable[path] = error

@@ -17,7 +17,7 @@ from aet_stream import failpoints
 from aet_stream.config import Config
 from aet_stream.errors import AetError, ReaderDied, SourceError, SourceGone, SourceNotReady, SourceStillZero, WireError
 from aet_stream.messages import Acquired, FileOffer, NotAcquired, Offer, SeriesEnd, Want
-from aet_stream.naming import NO_TEXT, top_folder
+from aet_stream.naming import NO_TEXT, shown, top_folder
 from aet_stream.projection import Acquisition, Candidate, Projection
 from aet_stream.readers.child import Member, Reading
 from aet_stream.readers.looking import Look, Unit
@@ -376,6 +376,7 @@ class Watch:
                 "visits_waiting": self._visits.waiting,
                 "waiting_for": moving,
                 "ignored": sorted(self._settling.ignored)[:20],
+                "unreadable": sorted(map(shown, self._settling.unreadable))[:20],
             }
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +15,9 @@ import numpy as np
 import pytest
 
 from aet_stream.errors import SourceNotReady
+from aet_stream.readers import SUFFIXES
 from aet_stream.simulate.writers import emi, mdoc, mrc, npy, ser, tiff, velox
+from aet_stream.watch.settle import Settling
 from tests.harness import known_image, put
 from tests.watching import Bench
 
@@ -352,3 +355,45 @@ def test_a_tilt_counts_when_its_line_is_finished(tmp_path: Path) -> None:
         bench.until(lambda: len(bench.taken) == 2)
         assert [len(found) for found in bench.taken.values()] == [1, 1]
         assert (bench.tilt("a.npy"), bench.tilt("b.npy")) == (-12.5, -1.0)
+
+
+class Vanishing(Settling):
+    """A folder one file of which is removed while it is listed."""
+
+    def excluded(self, name: str) -> bool:
+        if name.startswith("draft"):
+            (self.root / name).unlink()
+        return super().excluded(name)
+
+
+def test_a_file_that_vanishes_hides_no_other(tmp_path: Path) -> None:
+    """Drafts come and go while a folder is listed: all that stays is seen."""
+    for index in range(20):
+        (tmp_path / f"draft{index}.npy").touch()
+        (tmp_path / f"x{index}.npy").touch()
+    settling = Vanishing(tmp_path, exclude=(), settle_s=1.0, suffixes=SUFFIXES)
+    settling.scan(0.0)
+    assert len(settling.candidates) == 20
+
+
+def test_a_folder_that_cannot_be_listed_keeps_its_files_and_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Rights taken away: its files have not vanished, and the log says so. Root gives up its rights for a moment to see it."""
+    with tempfile.TemporaryDirectory() as name:
+        shut = Path(name) / "shut"
+        shut.mkdir()
+        (shut / "x.npy").touch()
+        Path(name).chmod(0o755)
+        settling = Settling(Path(name), exclude=(), settle_s=1.0, suffixes=SUFFIXES)
+        settling.scan(0.0)
+        shut.chmod(0o000)
+        me = os.geteuid()
+        try:
+            if me == 0:
+                os.seteuid(65534)
+            assert [settling.scan(1.0), settling.scan(2.0)] == [[], []]
+        finally:
+            os.seteuid(me)
+        assert [record.getMessage() for record in caplog.records] == [f"{shut} cannot be looked at (Permission denied): see to its rights"]
+        assert settling.unreadable == {"shut"}
+        shutil.rmtree(shut)
+        assert settling.scan(3.0) == ["shut/x.npy"]
