@@ -20,6 +20,7 @@ from aet_stream.hub.outbox import Outbox
 from aet_stream.hub.outcomes import Outcomes
 from aet_stream.hub.storing import Storing
 from aet_stream.hub.workers import Workers
+from aet_stream.layout import superseded
 from aet_stream.messages import WIRE_VERSION, Acquired, Done, Failed, FileOffer, Job, NotAcquired, Offer, Ready, Want, Working
 from aet_stream.projection import Acquisition, Candidate, Quality, sha256_of
 from tests.harness import known_image
@@ -54,8 +55,8 @@ class Desk:
         self.sent.append((peer, message))
         return True
 
-    def offer(self, *names: str) -> None:
-        self.intake.hear_offer(Offer(files=tuple(FileOffer(f"s/{name}.tif", ((0, "1"),), 2048, 1e9) for name in names)))
+    def offer(self, *names: str, stamp: str = "1") -> None:
+        self.intake.hear_offer(Offer(files=tuple(FileOffer(f"s/{name}.tif", ((0, stamp),), 2048, 1e9) for name in names)))
 
     def acquire(self) -> None:
         """Watch answers whatever is wanted."""
@@ -77,10 +78,19 @@ class Desk:
         self.sent.clear()
         return jobs[-1] if jobs else None
 
-    def store(self, *names: str) -> None:
+    def store(self, *names: str, stamp: str = "1") -> None:
         """Offer files, have a worker subtract each, and store what can be stored."""
-        self.offer(*names)
-        for number in range(len(names)):
+        self.offer(*names, stamp=stamp)
+        self.finish(len(names))
+
+    def take_up(self) -> None:
+        """As the hub does with what the ledger calls ready."""
+        for row in self.ledger.ready():
+            self.outcomes.take_up(row["path"], row["image"], row["stamp"], row["attempts"])
+        self.finish(len(self.flights.backlog))
+
+    def finish(self, count: int) -> None:
+        for number in range(count):
             job = self.job(f"w{number}".encode(), Ready(name=f"w{number}", model_sha256="0", wire=WIRE_VERSION))
             if job is not None:
                 self.workers.hear_done(done(job), CLEAN)
@@ -89,7 +99,7 @@ class Desk:
         self.storing.publish(at_once=True)
 
     def state(self, name: str = "a") -> str:
-        row = self.ledger.db.execute("SELECT state FROM unit WHERE path = ?", (f"s/{name}.tif",)).fetchone()
+        row = self.ledger.db.execute("SELECT state FROM unit WHERE path = ? ORDER BY id DESC", (f"s/{name}.tif",)).fetchone()
         return str(row["state"])
 
 
@@ -196,6 +206,34 @@ def test_a_text_that_hdf5_cannot_hold_costs_one_file(desk: Desk) -> None:
     assert [desk.state(name) for name in "abcd"] == ["stored", "stored", "quarantined", "stored"]
     assert "detector 'HAADF" in next(desk.outcomes.folder.glob("*.json")).read_text()
     assert not list((desk.archive.root / "s" / "projections").glob(".*"))
+
+
+def test_a_name_that_is_written_again_and_again_loses_no_image(desk: Desk) -> None:
+    """`latest` is copied or renamed after each image: the copies are duplicates until it changes, and rows from then on."""
+    images = [known_image(index, 32) for index in range(3)]
+    for number, image in enumerate(images):
+        desk.pixels |= {"s/latest.tif": image, f"s/copy_{number}.tif": image}
+        desk.store("latest", stamp=str(number))
+        desk.store(f"copy_{number}")
+        assert desk.state(f"copy_{number}") == "duplicate"
+        desk.take_up()
+    assert [desk.state(f"copy_{number}") for number in range(3)] == ["stored", "stored", "duplicate"]
+    desk.store("latest", stamp="touched")
+    records = desk.archive.store("s").records
+    counted = sorted(record.sha256 for record, old in zip(records, superseded(records), strict=True) if not old)
+    assert counted == sorted(sha256_of(image) for image in images)
+    assert len(records) == 5
+
+
+def test_a_file_that_is_restored_counts_again(desk: Desk) -> None:
+    """Overwritten by mistake and taken back from a copy elsewhere: its first pixels are a new row, what came between is superseded."""
+    for number, index in enumerate((0, 7, 0, 0)):
+        desk.pixels["s/a.tif"] = known_image(index, 32)
+        desk.store("a", stamp=str(number))
+    records = desk.archive.store("s").records
+    assert [record.sha256 for record in records] == [sha256_of(known_image(index, 32)) for index in (0, 7, 0)]
+    assert superseded(records) == [True, True, False]
+    assert desk.state() == "same"
 
 
 def test_a_worker_of_another_version_gets_no_work(desk: Desk) -> None:

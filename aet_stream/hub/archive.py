@@ -65,7 +65,7 @@ class Archive:
         self.called_off: list[tuple[str, str]] = []
         """(sink, event) that somebody is working on in vain."""
         self.lost = False
-        """A stored projection was damaged or is gone: its source is to be read again."""
+        """A stored projection was damaged, is gone or was superseded: its source, or what was a copy of it, is to be read again."""
         self.unpublished: dict[str, list[Unit]] = {}
         """Stored, but not yet shown in `series.h5` nor known to the ledger."""
 
@@ -134,7 +134,7 @@ class Archive:
             self._ledger.open_series(name, at=min((record.closed_at for record in store.records), default=None))
             for record in new:
                 logger.info("%s: projection %d was stored before the ledger knew; taken up", name, record.number)
-                self._ledger.adopt(name, record)
+                self.lost |= self._ledger.adopt(name, record)
                 self._announce_stored(record)
             failpoints.reach("recover.commit", store.folder)
         failpoints.reach("recover.committed", store.folder)
@@ -198,7 +198,7 @@ class Archive:
             for unit_id, record, stages in units:
                 stages["commit"] = readable_at - stages["done_at"]
                 stages["total"] = readable_at - record.closed_at
-                self._ledger.store(unit_id, record, stages)
+                self.lost |= self._ledger.store(unit_id, record, stages)
                 self._announce_stored(record)
             self._announce_coverage(name)
             failpoints.reach("publish.commit", self.root / name)

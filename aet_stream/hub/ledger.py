@@ -2,7 +2,7 @@
 
 A visit is one unit at one state of its source file: (path, image, stamp). Its life:
 
-    wanted -> stored | duplicate | same | other | quarantined | held | dropped          held, quarantined -> ready -> wanted ...
+    wanted -> stored | duplicate | same | other | quarantined | held | dropped          held, quarantined, duplicate -> ready -> wanted ...
 
 `same`: the file was touched, its pixels were not. `other`: an image of a detector that is not used. `dropped`: the file changed before it
 was read, a new visit follows. `replaced`: a later state of the file was stored.
@@ -171,8 +171,12 @@ class Ledger:
             (state, reason, sha256, tilt_deg, time.time(), unit_id),
         )
 
-    def store(self, unit_id: int, record: Record, stages: dict[str, float]) -> None:
-        """The unit is a readable row of its series. Older visits of the same image that waited for a person are settled by it."""
+    def store(self, unit_id: int, record: Record, stages: dict[str, float]) -> bool:
+        """The unit is a readable row of its series. Older visits of the same image that waited for a person are settled by it.
+
+        True if copies of what it supersedes are to be read again: their pixels count no more, unless they get a row of their own.
+        """
+        copies = sum(self._free_copies(record, path, image) for path, image in layout.members(record))
         self._db.execute(
             "UPDATE unit SET state = 'stored', reason = '', sha256 = ?, number = ?, tilt_deg = ?, blank = ?, trust = ?, ended_at = ?,"
             " settle_s = ?, read_s = ?, queue_s = ?, network_s = ?, commit_s = ?, total_s = ? WHERE id = ?",
@@ -194,6 +198,16 @@ class Ledger:
                 (path, image),
             )
         self._db.execute("UPDATE series SET last_at = ? WHERE name = ?", (time.time(), record.series))
+        return copies > 0
+
+    def _free_copies(self, record: Record, path: str, image: int) -> int:
+        """How many duplicates there were of the row of this image that `record` supersedes."""
+        return self._db.execute(
+            "UPDATE unit SET state = 'ready' WHERE series = ?1 AND state = 'duplicate' AND sha256 != ?5"
+            " AND sha256 = (SELECT sha256 FROM unit WHERE series = ?1 AND path = ?2 AND image = ?3 AND state = 'stored' AND number < ?4"
+            " ORDER BY number DESC LIMIT 1)",
+            (record.series, path, image, record.number, record.sha256),
+        ).rowcount
 
     def settle_older(self, unit_id: int) -> None:
         """Whatever else was open about this image is settled by this visit."""
@@ -203,11 +217,11 @@ class Ledger:
             (unit_id,),
         )
 
-    def adopt(self, series: str, record: Record) -> None:
-        """A projection file that the ledger does not know: it is stored, whatever the ledger thought."""
+    def adopt(self, series: str, record: Record) -> bool:
+        """A projection file that the ledger does not know: it is stored, whatever the ledger thought. Returns what `store` does."""
         unit_id = self.want(series, record.path, record.image, record.stamp)
         self._db.execute("UPDATE unit SET series = ? WHERE id = ?", (series, unit_id))
-        self.store(unit_id, record, {stage: getattr(record, f"{stage}_s") for stage in STAGES[:4]})
+        return self.store(unit_id, record, {stage: getattr(record, f"{stage}_s") for stage in STAGES[:4]})
 
     def stored(self, series: str) -> dict[int, tuple[str, int, str]]:
         """Number -> (path, image, SHA-256 of the pixels) of every stored projection."""

@@ -41,6 +41,8 @@ class SeriesStore:
         self.records: list[Record] = []
         self._visits: set[tuple[str, int, str]] = set()
         self._by_pixels: dict[str, list[Record]] = {}
+        self._newest: dict[tuple[str, int], Record] = {}
+        """(path, image) -> what was last stored of it, alone or within a mean."""
         self._next_number = 0
         self._fold_rows = fold_rows
         self._segments: list[tuple[int, int]] = []
@@ -58,13 +60,14 @@ class SeriesStore:
         return (path, image, stamp) in self._visits
 
     def same_pixels(self, sha256: str) -> list[Record]:
-        """What is stored with exactly these pixels."""
-        return self._by_pixels.get(sha256, [])
+        """What is stored with exactly these pixels, and was not superseded by others."""
+        return [record for record in self._by_pixels.get(sha256, []) if self._newest[record.path, record.image].sha256 == sha256]
 
     def _take(self, record: Record) -> None:
         self.records.append(record)
         self._visits.add((record.path, record.image, record.stamp))
         self._by_pixels.setdefault(record.sha256, []).append(record)
+        self._newest |= dict.fromkeys(layout.members(record), record)
         self._next_number = max(self._next_number, record.number + 1)
 
     def misfit(self, raw: Array) -> str:
@@ -216,7 +219,7 @@ class SeriesStore:
         file is written anew from there, so that the series can go on.
         """
         self.records, self._segments, self._frame = [], [], None
-        self._visits, self._by_pixels = set(), {}
+        self._visits, self._by_pixels, self._newest = set(), {}, {}
         complaints: list[str] = []
         self._next_number = max(known, default=-1) + 1
         for number in self._complete_from_closed(complaints):
