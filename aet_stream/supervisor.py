@@ -71,6 +71,8 @@ class Supervisor:
         self._config = config
         self._command = command
         self._folder = run_folder(config.output_root)
+        self._address = f"@aet-{os.urandom(8).hex()}"
+        """Abstract: a path of more than 107 bytes is no address, and output.root may be as deep as it likes."""
         self._lock: TextIO | None = None
         self._inbox: socket.socket | None = None
         self._link: HubLink | None = None
@@ -94,19 +96,15 @@ class Supervisor:
             raise AlreadyRunning(
                 f"aet-stream runs already for {self._config.output_root}: stop it, or choose another output.root"
             ) from None
-        address = self._folder / "notify"
-        address.unlink(missing_ok=True)
         self._inbox = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        folder = os.open(self._folder, os.O_PATH | os.O_CLOEXEC)  # an address holds 107 bytes: go through the descriptor
-        self._inbox.bind(f"/proc/self/fd/{folder}/notify")
-        os.close(folder)
+        self._inbox.bind(self._address.replace("@", "\0"))
         self._inbox.settimeout(TURN_S)
         for child in self.children.values():
             self._start(child)
         self._link = HubLink(self._config.output_root, role="supervisor", name="supervisor")
 
     def _start(self, child: Child) -> None:
-        environment = {**os.environ, "NOTIFY_SOCKET": str(self._folder / "notify")}
+        environment = {**os.environ, "NOTIFY_SOCKET": self._address}
         for variable in ("WATCHDOG_USEC", "WATCHDOG_PID"):
             environment.pop(variable, None)  # systemd's are for us
         child.process = subprocess.Popen(self._command(child.name), stdin=subprocess.PIPE, env=environment)

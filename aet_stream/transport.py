@@ -6,6 +6,7 @@ checked before an array is made of a buffer. Memory is bounded by the hub's cred
 
 from __future__ import annotations
 
+import functools
 import os
 import zlib
 from collections.abc import Iterator
@@ -40,8 +41,13 @@ def _endpoint(output_root: Path, name: str) -> str:
     if len(os.fsencode(path)) < 100:
         return f"ipc://{path}"
     # A Unix socket address holds 107 bytes; deep output folders are reached through an open descriptor of theirs.
-    descriptor = os.open(path.parent, os.O_PATH | os.O_CLOEXEC)
-    return f"ipc:///proc/self/fd/{descriptor}/{name}"
+    return f"ipc:///proc/self/fd/{_descriptor(path.parent)}/{name}"
+
+
+@functools.cache
+def _descriptor(folder: Path) -> int:
+    """One per folder, for as long as we live: a socket connects again through it."""
+    return os.open(folder, os.O_PATH | os.O_CLOEXEC)
 
 
 def encode(message: AnyMessage, pixels: Array | None = None) -> list[Any]:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from aet_stream.config import Config, load
-from aet_stream.errors import AetError, AlreadyRunning, ConfigError
+from aet_stream.errors import AetError, AlreadyRunning, ConfigError, NotRunning
 from aet_stream.service import EXIT_FAILED, EXIT_OK, EXIT_USAGE, Stop, exit_code, serve
 from aet_stream.supervisor import Supervisor
+from aet_stream.transport import ask
 from tests.harness import wait_for
 
 ROLE = """
@@ -69,6 +70,26 @@ def test_a_killed_role_is_started_again(tmp_path: Path) -> None:
         assert hub.process.pid == untouched
     finally:
         subject.close()
+
+
+def test_a_deep_output_folder_keeps_nobody_from_getting_ready(tmp_path: Path) -> None:
+    """A socket's address holds 107 bytes; a path of more than that works, and asking takes no descriptor each time."""
+    deep = tmp_path / "/".join(["acquisition_workstation_results"] * 4)
+    deep.mkdir(parents=True)
+    subject = supervisor(deep)
+    subject.start()
+    try:
+        turn_until(subject, lambda: all(child.ready for child in subject.children.values()))
+    finally:
+        subject.close()
+    (deep / "out" / "run" / "hub").touch()
+    open_files = []
+    for _ in range(2):
+        with pytest.raises(NotRunning):
+            ask(deep / "out", "idle", timeout_s=0.01)
+        links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+        open_files.append([link.readlink() for link in links].count(deep / "out" / "run"))
+    assert open_files == [1, 1]
 
 
 def test_a_failing_optional_role_is_degraded_and_a_failing_vital_one_ends_the_run(tmp_path: Path) -> None:
