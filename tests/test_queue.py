@@ -55,8 +55,8 @@ class Desk:
         self.sent.append((peer, message))
         return True
 
-    def offer(self, *names: str, stamp: str = "1") -> None:
-        self.intake.hear_offer(Offer(files=tuple(FileOffer(f"s/{name}.tif", ((0, stamp),), 2048, 1e9) for name in names)))
+    def offer(self, *names: str, stamp: str = "1", folder: str = "s") -> None:
+        self.intake.hear_offer(Offer(files=tuple(FileOffer(f"{folder}/{name}.tif", ((0, stamp),), 2048, 1e9) for name in names)))
 
     def acquire(self) -> None:
         """Watch answers whatever is wanted."""
@@ -89,17 +89,17 @@ class Desk:
             self.outcomes.take_up(row["path"], row["image"], row["stamp"], row["attempts"])
         self.finish(len(self.flights.backlog))
 
-    def finish(self, count: int) -> None:
+    def finish(self, count: int, *, commit: bool = True) -> None:
         for number in range(count):
             job = self.job(f"w{number}".encode(), Ready(name=f"w{number}", model_sha256="0", wire=WIRE_VERSION))
             if job is not None:
                 self.workers.hear_done(done(job), CLEAN)
-        while self.workers.done:
+        while commit and self.workers.done:
             self.storing.commit(self.workers.done)
         self.storing.publish(at_once=True)
 
-    def state(self, name: str = "a") -> str:
-        row = self.ledger.db.execute("SELECT state FROM unit WHERE path = ? ORDER BY id DESC", (f"s/{name}.tif",)).fetchone()
+    def state(self, name: str = "a", folder: str = "s") -> str:
+        row = self.ledger.db.execute("SELECT state FROM unit WHERE path = ? ORDER BY id DESC", (f"{folder}/{name}.tif",)).fetchone()
         return str(row["state"])
 
 
@@ -234,6 +234,23 @@ def test_a_file_that_is_restored_counts_again(desk: Desk) -> None:
     assert [record.sha256 for record in records] == [sha256_of(known_image(index, 32)) for index in (0, 7, 0)]
     assert superseded(records) == [True, True, False]
     assert desk.state() == "same"
+
+
+def test_a_series_whose_folder_cannot_be_written_stops_no_other(desk: Desk) -> None:
+    """A file lies where its folder belongs: it waits, with what the system says of it, while the other series goes on."""
+    desk.pixels = {f"s/{name}.tif": known_image(index, 32) for index, name in enumerate("abc")}
+    (desk.archive.root / "s").touch()
+    desk.offer("a")
+    desk.offer("b", folder="t")
+    desk.finish(2, commit=False)
+    with pytest.raises(OutputFull, match=r"s/projections: (Not a directory|File exists)"):
+        desk.storing.commit(desk.workers.done)
+    desk.storing.publish(at_once=True)
+    assert [flight.path for flight in desk.workers.done] == ["s/a.tif"]
+    assert desk.state("b", folder="t") == "stored"
+    (desk.archive.root / "s").unlink()
+    desk.finish(0)
+    assert desk.state("a") == "stored"
 
 
 def test_a_worker_of_another_version_gets_no_work(desk: Desk) -> None:

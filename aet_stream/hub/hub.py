@@ -145,7 +145,7 @@ class Hub:
                 self._guarded(lambda heard=heard: self._hear(*heard))
         self._guarded(self._expire)
         if time.monotonic() >= self._paused_until:
-            self._guarded(self._write)
+            self._write()
         self.workers.assign()
 
     def _guarded(self, work: Any) -> None:
@@ -162,15 +162,16 @@ class Hub:
         self.events.expire()
 
     def _write(self) -> None:
-        self.storing.commit(self.workers.done)
-        self.storing.publish()
-        self.intake.grant()
-        self.storing.close_series()
+        """Every step, though one before it failed: one series that cannot be written stops no other."""
+        before = self._paused_until
+        for step in (lambda: self.storing.commit(self.workers.done), self.storing.publish, self.intake.grant, self.storing.close_series):
+            self._guarded(step)
         if self.archive.lost:
             self._take_up()
         while self.archive.called_off:
             self.events.call_off(*self.archive.called_off.pop())
-        self.paused = ""
+        if self._paused_until == before:
+            self.paused = ""
 
     def beat(self) -> None:
         self._tell("status", self.status())

@@ -88,6 +88,7 @@ class SeriesStore:
 
         Raises
         ------
+        OutputFull : the disk takes none of them
         Unstorable : which of them can never be written; none of the batch is stored
         """
         folder = self.folder / PROJECTIONS
@@ -105,10 +106,9 @@ class SeriesStore:
             for path in drafts:
                 durable.temporary(path).unlink(missing_ok=True)
             raise Unstorable(record.number, f"its metadata cannot be stored: {error}: mend the file, or leave it out") from error
-        except OutputFull as error:
-            logger.warning("cannot store: %s", error)
-        if not drafts:
-            return 0
+        except OutputFull:
+            if not drafts:
+                raise
         with durable.disk_errors(folder):
             for (record, *_), path in zip(batch, drafts, strict=False):
                 failpoints.reach("projection.synced", durable.temporary(path))

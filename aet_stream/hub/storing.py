@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -59,24 +60,24 @@ class Storing:
 
         Raises
         ------
-        OutputFull : the disk did not take all; what it did not take stays on the list
+        OutputFull, StoreError : a series does not take all; what it did not take stays on the list, and the others have theirs
         """
-        for name in dict.fromkeys(flight.series for flight in done):
-            batch = self._batch(name, done)
-            try:
-                stored = self._archive.commit(name, [(record, *flight.pixels(), flight.extras) for flight, record in batch]) if batch else 0
-            except Unstorable as error:  # one file costs one file: the others are tried again at once
-                flight = next(flight for flight, record in batch if record.number == error.number)
-                self._outcomes.end(flight, "quarantined", str(error))
-                done.remove(flight)
-                continue
-            for flight, record in batch[:stored]:
-                done.remove(flight)
-                self._flights.land(flight)
-                stages = {**_stages(flight), "done_at": flight.done_at}
-                self._archive.unpublished.setdefault(name, []).append((flight.unit_id, record, stages))
-            if stored < len(batch):
-                raise OutputFull(f"{self._archive.root / name}: the disk took {stored} of {len(batch)} projections")
+        _for_each(dict.fromkeys(flight.series for flight in done), lambda name: self._commit(name, done))
+
+    def _commit(self, name: str, done: list[Flight]) -> None:
+        batch = self._batch(name, done)
+        try:
+            stored = self._archive.commit(name, [(record, *flight.pixels(), flight.extras) for flight, record in batch]) if batch else 0
+        except Unstorable as error:  # one file costs one file: the others are tried again at once
+            flight = next(flight for flight, record in batch if record.number == error.number)
+            self._outcomes.end(flight, "quarantined", str(error))
+            done.remove(flight)
+            return
+        for flight, record in batch[:stored]:
+            done.remove(flight)
+            self._flights.land(flight)
+            stages = {**_stages(flight), "done_at": flight.done_at}
+            self._archive.unpublished.setdefault(name, []).append((flight.unit_id, record, stages))
 
     def _batch(self, name: str, done: list[Flight]) -> list[tuple[Flight, Record]]:
         """What of one series is to be stored now. A copy that flew beside its original waits a turn, and is a duplicate then."""
@@ -142,16 +143,16 @@ class Storing:
         unpublished = self._archive.unpublished
         if not unpublished or (not at_once and time.monotonic() - self._published_at < self._config.output.group_s):
             return
-        for name in list(unpublished):
-            units = unpublished[name]
-            self._archive.publish(name, units)
-            units = unpublished.pop(name)
-            self._active_at[name] = time.monotonic()
-            for _, record, stages in units:
-                quarantine.remove(self._archive.root / "quarantine", record.path, record.image)  # if an earlier state of the file was there
-                self._tell_stored(record, stages)
+        _for_each(list(unpublished), self._publish)
         self._published_at = time.monotonic()
         failpoints.reach("publish.told")
+
+    def _publish(self, name: str) -> None:
+        self._archive.publish(name, self._archive.unpublished[name])
+        self._active_at[name] = time.monotonic()
+        for _, record, stages in self._archive.unpublished.pop(name):
+            quarantine.remove(self._archive.root / "quarantine", record.path, record.image)  # if an earlier state of the file was there
+            self._tell_stored(record, stages)
 
     def _tell_stored(self, record: Record, stages: dict[str, float]) -> None:
         """One line per projection, with the time spent in each stage."""
@@ -202,6 +203,18 @@ class Storing:
         """Seconds since the last projection; the wall clock counts only for the time before this start."""
         now = time.monotonic()
         return now - self._active_at.setdefault(name, now - max(0.0, time.time() - last_at))
+
+
+def _for_each(names: Iterable[str], work: Callable[[str], None]) -> None:
+    """A series that cannot be written stops no other: its trouble is raised when all have had their turn."""
+    trouble: OutputFull | StoreError | None = None
+    for name in names:
+        try:
+            work(name)
+        except (OutputFull, StoreError) as error:
+            trouble = trouble or error
+    if trouble is not None:
+        raise trouble
 
 
 def _stages(flight: Flight) -> dict[str, float]:
