@@ -81,6 +81,20 @@ def test_a_closed_series_lives_without_its_projection_files(tmp_path: Path) -> N
     ledger.close()
 
 
+def test_a_closed_series_stays_one_file_when_it_is_looked_at(tmp_path: Path) -> None:
+    """A copy of one of its images arrives and asks for its records; smaller segments than before are configured."""
+    stored(tmp_path, 6, closed=True)
+    before = (tmp_path / "s" / "series.h5").read_bytes()
+    archive, ledger = opened(tmp_path, fold_rows=2)
+    archive.recover()
+    assert len(archive.store("s").records) == 6
+    for _ in range(3):
+        archive.work(1.0)
+    assert not archive.working_on()
+    assert (tmp_path / "s" / "series.h5").read_bytes() == before
+    ledger.close()
+
+
 def test_a_damaged_projection_file_of_a_closed_series_is_written_anew_from_it(tmp_path: Path) -> None:
     """Its source may be long gone; the closed file has it."""
     stored(tmp_path, closed=True)

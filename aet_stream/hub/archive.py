@@ -234,8 +234,12 @@ class Archive:
         """Go on with closing and folding for about `budget_s`; returns the series that are now closed."""
         until = time.monotonic() + budget_s
         closed = []
-        for name, store in self._stores.items():
-            if name not in self._works and store.needs_folding():
+        for name, store in list(self._stores.items()):
+            if name in self._works or name in self.unpublished or not store.needs_folding():
+                continue
+            if self._state(name) == "closed":  # somebody asked for its records: it is one file, and stays it
+                del self._stores[name]
+            else:
                 self._works[name] = ("fold", store.fold())
         while self._works and time.monotonic() < until:
             name, (kind, work) = next(iter(self._works.items()))
