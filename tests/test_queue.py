@@ -253,6 +253,19 @@ def test_a_series_whose_folder_cannot_be_written_stops_no_other(desk: Desk) -> N
     assert desk.state("a") == "stored"
 
 
+def test_a_unit_is_booked_in_the_series_that_it_is_stored_in(desk: Desk) -> None:
+    """It was held when other settings named another series: `status` counts it where it lies, and both series can be closed."""
+    desk.pixels = {f"s/{name}.tif": known_image(index, 32) for index, name in enumerate("ab")}
+    with desk.ledger.transaction():
+        desk.ledger.end(desk.ledger.want("elsewhere", "s/b.tif", 0, "1"), "held")
+    desk.store("a")
+    desk.outcomes.read_again(1, 7.0)
+    desk.finish(1)
+    assert {row["name"]: row["stored"] for row in desk.ledger.series()} == {"s": 2, "elsewhere": 0}
+    desk.archive.begin_close("elsewhere")
+    assert not desk.archive.working_on("elsewhere")
+
+
 def test_a_worker_of_another_version_gets_no_work(desk: Desk) -> None:
     """It might understand something else by the same words."""
     desk.offer("a")

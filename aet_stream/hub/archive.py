@@ -223,7 +223,7 @@ class Archive:
     # -- closing and folding ------------------------------------------------------------------------------------------------------
 
     def begin_close(self, name: str) -> None:
-        if name not in self._works:
+        if name not in self._works and self.store(name).records:
             self._works[name] = ("close", self.store(name).close(self._about(name, time.time())))
 
     def working_on(self, name: str | None = None) -> bool:

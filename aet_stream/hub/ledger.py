@@ -154,7 +154,7 @@ class Ledger:
         self._db.execute("INSERT OR IGNORE INTO series (name, opened_at, last_at) VALUES (?, ?, ?)", (series, now, now))
         row = self._db.execute(
             "INSERT INTO unit (series, path, image, stamp, state, first_at) VALUES (?, ?, ?, ?, 'wanted', ?)"
-            " ON CONFLICT (path, image, stamp) DO UPDATE SET state = 'wanted' RETURNING id",
+            " ON CONFLICT (path, image, stamp) DO UPDATE SET state = 'wanted', series = excluded.series RETURNING id",
             (series, path, image, stamp, now),
         ).fetchone()
         return int(row["id"])
@@ -220,7 +220,6 @@ class Ledger:
     def adopt(self, series: str, record: Record) -> bool:
         """A projection file that the ledger does not know: it is stored, whatever the ledger thought. Returns what `store` does."""
         unit_id = self.want(series, record.path, record.image, record.stamp)
-        self._db.execute("UPDATE unit SET series = ? WHERE id = ?", (series, unit_id))
         return self.store(unit_id, record, {stage: getattr(record, f"{stage}_s") for stage in STAGES[:4]})
 
     def stored(self, series: str) -> dict[int, tuple[str, int, str]]:
