@@ -13,6 +13,7 @@ import pytest
 from aet_stream import durable
 from aet_stream.config import Config, Queue, Series
 from aet_stream.errors import OutputFull
+from aet_stream.hub import workers
 from aet_stream.hub.archive import Archive, open_ledger
 from aet_stream.hub.flights import Flights
 from aet_stream.hub.intake import Intake
@@ -182,13 +183,14 @@ def test_a_wrong_result_is_charged_and_not_stored(desk: Desk, clean: np.ndarray)
     assert "the worker answered" in next((desk.outcomes.folder).glob("*.json")).read_text()
 
 
-def test_a_projection_that_kills_every_worker_ends_in_quarantine(desk: Desk) -> None:
+def test_a_projection_that_kills_every_worker_ends_in_quarantine(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three deaths, one more try alone, then aside; what stands beside it goes on."""
     desk.offer("bomb")
     for number in range(4):
         job = desk.job(f"w{number}".encode())
         assert job is not None
         assert job.path == "s/bomb.tif"
+        monkeypatch.setattr(workers, "CROSSING_S", 0.0)  # it is silent for long enough
         desk.workers.hear_ready(f"w{number + 1}".encode(), READY)  # its successor under the same name
     assert desk.state("bomb") == "quarantined"
     desk.offer("good")
@@ -264,6 +266,26 @@ def test_a_unit_is_booked_in_the_series_that_it_is_stored_in(desk: Desk) -> None
     assert {row["name"]: row["stored"] for row in desk.ledger.series()} == {"s": 2, "elsewhere": 0}
     desk.archive.begin_close("elsewhere")
     assert not desk.archive.working_on("elsewhere")
+
+
+def test_a_second_worker_of_the_same_name_is_refused_while_the_first_lives(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Started by hand beside the daemon's: nothing is charged to what the first one has; its silence makes the second its successor."""
+    desk.offer("a")
+    job, now = desk.job(), time.monotonic()
+    assert job is not None
+    for turn in range(10):
+        monkeypatch.setattr(time, "monotonic", lambda turn=turn: now + turn)
+        desk.workers.hear_working(Working(job_id=job.job_id))
+        assert desk.job(b"second") is None
+    assert [record.getMessage() for record in caplog.records] == [
+        "two workers are called w: the second gets no work; start it with another --name"
+    ]
+    monkeypatch.setattr(time, "monotonic", lambda: now + 20)
+    desk.workers.hear_ready(b"second", READY)
+    assert desk.job(b"second") is not None
+    assert desk.ledger.ready()[0]["attempts"] == 1
 
 
 def test_a_worker_of_another_version_gets_no_work(desk: Desk) -> None:

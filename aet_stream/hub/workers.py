@@ -17,7 +17,8 @@ from aet_stream.projection import Array
 logger = logging.getLogger(__name__)
 
 CROSSING_S = 3.0
-"""A worker may ask for work while our job is on its way to it; after this long it does not know of the job."""
+"""A worker may ask for work while our job is on its way to it; after this long it does not know of the job.
+One that has said nothing for as long is dead if another of its name asks."""
 
 
 class Workers:
@@ -32,6 +33,9 @@ class Workers:
         self._peers: dict[str, bytes] = {}
         self._models: dict[str, str] = {}
         self._refused: set[bytes] = set()
+        self._heard_at: dict[bytes, float] = {}
+        self._rivals: dict[bytes, float] = {}
+        """Workers of a name that another one has -> since when they ask."""
         self.done: list[Flight] = []
         """Subtracted and not yet stored."""
 
@@ -45,10 +49,9 @@ class Workers:
             if {*self._models.values()} - {ready.model_sha256}:
                 logger.warning("%s has another model (%s) than was used so far", ready.name, ready.model_sha256[:12])
             self._models[ready.name] = ready.model_sha256
-        before = self._peers.get(ready.name, peer)
-        if before != peer:
-            self._lose(before, f"{ready.name} died over it")
-        self._peers[ready.name] = peer
+        if not self._succeeds(peer, ready.name):
+            return
+        self._heard_at[peer] = time.monotonic()
         for flight in self._flights.held_by(peer):
             if time.monotonic() - flight.deadline + self._flights.lease_s < CROSSING_S:
                 return
@@ -56,15 +59,33 @@ class Workers:
             self._flights.unlease(flight)
         self._idle[peer] = ready.name
 
+    def _succeeds(self, peer: bytes, name: str) -> bool:
+        """Is `peer` the only worker of its name, the one before it being dead, which means silent?"""
+        before, now = self._peers.setdefault(name, peer), time.monotonic()
+        if before == peer:
+            return True
+        since = self._rivals.setdefault(peer, now)
+        if now - self._heard_at[before] < CROSSING_S:
+            if now - since > CROSSING_S and peer not in self._refused:
+                self._refused.add(peer)
+                logger.error("two workers are called %s: the second gets no work; start it with another --name", name)
+            return False
+        self._lose(before, f"{name} died over it")
+        self._peers[name] = peer
+        del self._heard_at[before], self._rivals[peer]
+        return True
+
     def hear_working(self, working: Working) -> None:
         flight = self._flights.find_job(working.job_id)
         if flight is not None:
-            flight.deadline = time.monotonic() + self._flights.lease_s
+            self._heard_at[flight.worker] = time.monotonic()
+            flight.deadline = self._heard_at[flight.worker] + self._flights.lease_s
 
     def hear_done(self, done: Done, clean: Array) -> None:
         flight = self._flights.find_job(done.job_id)
         if flight is None or flight.raw is None:
             return  # late or double: its lease had run out
+        self._heard_at[flight.worker] = time.monotonic()
         if clean.shape != flight.raw.shape or clean.dtype != np.dtype("<f4"):
             self._outcomes.charge(flight, f"the worker answered with {clean.shape} of {clean.dtype} for {flight.raw.shape}")
             return
