@@ -12,9 +12,10 @@ import pytest
 
 from aet_stream import durable
 from aet_stream.config import Config, Queue, Series
-from aet_stream.errors import OutputFull
+from aet_stream.errors import AetError, OutputFull
 from aet_stream.hub import workers
 from aet_stream.hub.archive import Archive, open_ledger
+from aet_stream.hub.commands import obey
 from aet_stream.hub.flights import Flights
 from aet_stream.hub.intake import Intake
 from aet_stream.hub.outbox import Outbox
@@ -37,6 +38,7 @@ class Desk:
 
     def __init__(self, root: Path, *, lease_s: float = 30.0) -> None:
         rules = Queue(lease_s=lease_s, attempts=3, alone_pause_s=0.0)
+        self.config = Config()
         self.sent: list[tuple[bytes, Any]] = []
         self.ledger, _ = open_ledger(root)
         outbox = Outbox(self.ledger.db, {})
@@ -46,7 +48,7 @@ class Desk:
         self.intake = Intake("root", Series(), self.ledger, self.archive, self.flights, self.outcomes, self._send)
         self.workers = Workers("hub", self.flights, self.outcomes, self._send)
         tell = lambda topic, what: None  # noqa: E731
-        self.storing = Storing(Config(), self.ledger, self.archive, self.flights, self.intake, self.outcomes, tell)
+        self.storing = Storing(self.config, self.ledger, self.archive, self.flights, self.intake, self.outcomes, tell)
         self.pixels: dict[str, np.ndarray] = {}
         self.known: dict[str, Acquisition] = {}
         """What watch finds in a file; otherwise PIXELS, and nothing said of them."""
@@ -261,7 +263,7 @@ def test_a_unit_is_booked_in_the_series_that_it_is_stored_in(desk: Desk) -> None
     with desk.ledger.transaction():
         desk.ledger.end(desk.ledger.want("elsewhere", "s/b.tif", 0, "1"), "held")
     desk.store("a")
-    desk.outcomes.read_again(1, 7.0)
+    desk.outcomes.read_again(desk.outcomes.waiting(1), 7.0)
     desk.finish(1)
     assert {row["name"]: row["stored"] for row in desk.ledger.series()} == {"s": 2, "elsewhere": 0}
     desk.archive.begin_close("elsewhere")
@@ -286,6 +288,17 @@ def test_a_second_worker_of_the_same_name_is_refused_while_the_first_lives(
     desk.workers.hear_ready(b"second", READY)
     assert desk.job(b"second") is not None
     assert desk.ledger.ready()[0]["attempts"] == 1
+
+
+@pytest.mark.parametrize("ids", [[1, 777], [1, 10**19], [1, -1], [1, "2"]])
+def test_a_command_with_a_number_that_is_none_changes_nothing(desk: Desk, ids: list[Any]) -> None:
+    """One wrong number among right ones: refused, and the right ones wait as before."""
+    with desk.ledger.transaction():
+        desk.ledger.end(desk.ledger.want("s", "s/a.tif", 0, "1"), "held")
+    for arguments in ({"ids": ids}, {"ids": ids, "tilt_deg": 3.0}):
+        with pytest.raises(AetError):
+            obey(desk, "release" if "tilt_deg" in arguments else "requeue", arguments)  # type: ignore[arg-type]
+    assert desk.state() == "held"
 
 
 def test_a_worker_of_another_version_gets_no_work(desk: Desk) -> None:

@@ -65,10 +65,10 @@ def _close(hub: Hub, name: str) -> tuple[str, dict[str, Any]]:
 
 
 def _again(hub: Hub, ids: list[Any], tilt_deg: float | None) -> tuple[str, dict[str, Any]]:
-    if not ids or not all(isinstance(unit_id, int) for unit_id in ids):
+    if not ids or not all(isinstance(unit_id, int) and 0 <= unit_id < 1 << 63 for unit_id in ids):
         raise AetError(f"{ids!r}: give the numbers that `aet-stream status` shows")
-    for unit_id in ids:
-        hub.outcomes.read_again(unit_id, tilt_deg)
+    for row in [hub.outcomes.waiting(unit_id) for unit_id in ids]:  # all or none
+        hub.outcomes.read_again(row, tilt_deg)
     return f"{len(ids)} will be read again", {}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -87,8 +88,8 @@ class Outcomes:
             pending.alone, pending.not_before = True, time.monotonic() + self._rules.alone_pause_s
         self._flights.offer(pending)
 
-    def read_again(self, unit_id: int, tilt_deg: float | None) -> None:
-        """A person wants this unit once more, perhaps at a tilt of their own.
+    def waiting(self, unit_id: int) -> sqlite3.Row:
+        """The unit of this number, if a person may have it read again.
 
         Raises
         ------
@@ -98,7 +99,11 @@ class Outcomes:
         if row is None or row["state"] not in ("held", "quarantined", "ready"):
             state = "unknown" if row is None else row["state"]
             raise AetError(f"unit {unit_id} is {state}: only held and quarantined ones can be released or queued again")
+        return row
+
+    def read_again(self, row: sqlite3.Row, tilt_deg: float | None) -> None:
+        """A person wants this unit once more, perhaps at a tilt of their own."""
         with self._ledger.transaction():
-            self._ledger.released(unit_id, tilt_deg)
+            self._ledger.released(row["id"], tilt_deg)
         quarantine.remove(self.folder, row["path"], row["image"])
         self.take_up(row["path"], row["image"], row["stamp"], attempts=0)
