@@ -284,13 +284,30 @@ def test_a_file_that_is_set_aside_is_never_shown_as_zeros(tmp_path: Path, monkey
 def test_a_hub_that_was_killed_while_it_read_suspects_no_sound_file(tmp_path: Path) -> None:
     """It died by chance: whatever it was reading is read by a child, and stays."""
     stored(tmp_path, closed=True)
-    for name in ("s/projections/000001.h5", "s/series.h5", "s/gone.h5", "../elsewhere.h5"):
-        run_folder(tmp_path).joinpath("reading").write_text(name)
+    for name in (b"s/projections/000001.h5", b"s/series.h5", b"s/gone.h5", b"../elsewhere.h5", b"\xff\xfe s", bytes(99)):
+        run_folder(tmp_path).joinpath("reading").write_bytes(name)
         _, ledger = recovered(tmp_path)
         sound(tmp_path, 3)
         assert not (tmp_path / "quarantine").exists()
         assert not (tmp_path / "run" / "reading").exists()
         ledger.close()
+
+
+def test_a_series_may_be_called_as_we_call_our_folders(tmp_path: Path) -> None:
+    """One named `projections`: nothing above the output folder, which may be another one, is touched."""
+    words = run_folder(tmp_path) / "reading"
+    words.write_text("somebody else's")
+    root = tmp_path / "out"
+    root.mkdir()
+    archive, ledger = opened(root)
+    archive.commit("projections", [made(0)])
+    archive.recover()
+    suspects.move(root / "projections" / "series.h5", root)
+    archive.recover()
+    assert words.read_text() == "somebody else's"
+    with Series(root / "projections" / "series.h5") as series:
+        assert len(series) == 1
+    ledger.close()
 
 
 def test_names_that_are_nearly_ours_are_left_alone(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ class SeriesStore:
         """Raw and clean of one row from its projection file, checked."""
         record = self.records[row]
         path = self.folder / PROJECTIONS / layout.file_name(record.number)
-        with reading(path):
+        with reading(path, self.folder.parent):
             stored, raw, clean = layout.read_projection(str(path))
         if stored != record and not _same(stored, record):
             raise StoreError(f"{self.folder}: projection {record.number} is not the one that was stored")
@@ -250,7 +250,7 @@ class SeriesStore:
         written = 0
         durable.make_folder(self.folder / PROJECTIONS)
         path = self.folder / SERIES_FILE
-        with reading(path), h5py.File(path, "r", locking=False) as file:
+        with reading(path, self.folder.parent), h5py.File(path, "r", locking=False) as file:
             for row, number in enumerate(file[f"{layout.PER_PROJECTION}/number"][()]):
                 if number not in numbers:
                     continue
@@ -271,12 +271,12 @@ class SeriesStore:
 
     def _load_one(self, path: Path, *, whole: bool) -> Record:
         if whole:
-            with reading(path):
+            with reading(path, self.folder.parent):
                 record, raw, _ = layout.read_projection(str(path))
             shape, dtype = raw.shape, raw.dtype
         else:
             try:
-                with reading(path), h5py.File(path, "r", locking=False) as file:
+                with reading(path, self.folder.parent), h5py.File(path, "r", locking=False) as file:
                     record, shape, dtype = layout.read_record(file), file["raw"].shape, file["raw"].dtype
                     if file["clean"].shape != shape:
                         raise StoreError(f"{path}: raw is {shape}, clean {file['clean'].shape}")
@@ -298,7 +298,7 @@ class SeriesStore:
             first, end = (int(match[1]), int(match[2])) if match else (-1, -1)
             expected = _identity(self.records[first:end])
             try:
-                with reading(path), h5py.File(path, "r", locking=False) as file:
+                with reading(path, self.folder.parent), h5py.File(path, "r", locking=False) as file:
                     found = (list(file.attrs["numbers"]), list(file.attrs["clean_crc32"]))
                     fits = end <= len(self.records) and found == expected and len(file["raw"]) == len(file["clean"]) == end - first
             except (OSError, KeyError, RuntimeError):
@@ -310,7 +310,7 @@ class SeriesStore:
         """What the present `series.h5` shows, and whether it is the one file of a closed series; nothing when it is missing or damaged."""
         path = self.folder / SERIES_FILE
         try:
-            with reading(path), h5py.File(path, "r", locking=False) as file:
+            with reading(path, self.folder.parent), h5py.File(path, "r", locking=False) as file:
                 columns = [file[f"{layout.PER_PROJECTION}/{name}"][()] for name in ("number", "path", "image", "sha256")]
                 rows = {int(n): (path.decode(), int(image), sha256.decode()) for n, path, image, sha256 in zip(*columns, strict=True)}
                 return rows, bool(file[layout.ABOUT].attrs["closed_utc"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 import h5py
 
 from aet_stream import durable
-from aet_stream.layout import ABOUT, PROJECTIONS, SERIES_FILE
+from aet_stream.layout import ABOUT, SERIES_FILE
 from aet_stream.transport import run_folder
 
 logger = logging.getLogger(__name__)
@@ -30,12 +31,11 @@ FROM_OUTSIDE = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.S
 
 
 @contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Leave word of `path`, a file of a series folder, while it is read; it stays only if this process dies."""
-    root = path.parents[2] if path.parent.name == "projections" else path.parents[1]
+def reading(path: Path, root: Path) -> Iterator[None]:
+    """Leave word of `path`, a file below `output.root`, while it is read; it stays only if this process dies."""
     said = root / "run" / "reading"
     with contextlib.suppress(OSError):  # a full disk must not keep anybody from reading
-        said.write_text(str(path.relative_to(root)))
+        said.write_bytes(os.fsencode(path.relative_to(root)))
     try:
         yield
     finally:
@@ -45,7 +45,7 @@ def reading(path: Path) -> Iterator[None]:
 def set_aside(root: Path) -> None:
     """At start: move the file away of which the hub before us died, if it did."""
     said = run_folder(root) / "reading"
-    name = said.read_text() if said.exists() else ""
+    name = os.fsdecode(said.read_bytes()) if said.exists() else ""  # after a power cut it may be anything
     path = root / name
     if name and ".." not in name and path.exists() and _kills(path):
         logger.error("%s: whatever reads it dies or never ends; %s", path, move(path, root))
@@ -55,8 +55,8 @@ def set_aside(root: Path) -> None:
 def move(path: Path, root: Path) -> str:
     """Out of its series folder, under a name that says where it came from; returns the words for it."""
     aside = root / "quarantine"
-    if path.parent.name == PROJECTIONS:
-        _withdraw(path.parents[1] / SERIES_FILE)
+    if path.parent.parent.parent == root:  # a projection file
+        _withdraw(path.parents[1] / SERIES_FILE, root)
     with durable.disk_errors(aside):
         durable.make_folder(aside)
         target = aside / f"{path.relative_to(root).parts[0]}-{path.name}-{time.time_ns()}"
@@ -64,10 +64,10 @@ def move(path: Path, root: Path) -> str:
     return f"moved to {target}"
 
 
-def _withdraw(master: Path) -> None:
+def _withdraw(master: Path, root: Path) -> None:
     """The `series.h5` of an open series shows zeros for a file that is not there, and no error: better none until it is written anew."""
     try:
-        with reading(master), h5py.File(master, "r", locking=False) as file:
+        with reading(master, root), h5py.File(master, "r", locking=False) as file:
             closed = bool(file[ABOUT].attrs["closed_utc"])
     except (OSError, KeyError, RuntimeError, ValueError):
         return  # none, or none of ours
