@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from aet_stream import failpoints
 from aet_stream.errors import OutputFull
+
+ABANDONED_S = 3600.0
 
 
 @contextmanager
@@ -27,6 +30,15 @@ def temporary(path: Path) -> Path:
 
 def is_temporary(name: str) -> bool:
     return name.startswith(".") and name.endswith(".tmp")
+
+
+def abandoned(path: Path) -> bool:
+    """Is a temporary file nobody's any more? Its process is gone, and no machine has written to it for ABANDONED_S."""
+    pid = path.name.split(".")[-2]
+    try:
+        return not Path("/proc", pid).exists() and time.time() - path.stat().st_mtime > ABANDONED_S
+    except OSError:
+        return False
 
 
 def make_folder(folder: Path) -> None:

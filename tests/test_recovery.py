@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +308,23 @@ def test_a_series_may_be_called_as_we_call_our_folders(tmp_path: Path) -> None:
     assert words.read_text() == "somebody else's"
     with Series(root / "projections" / "series.h5") as series:
         assert len(series) == 1
+    ledger.close()
+
+
+def test_what_killed_reconstructions_were_writing_is_removed_when_it_is_nobodys(tmp_path: Path) -> None:
+    """Old, and of a process that is gone; one that runs, here or on another machine, keeps its draft."""
+    stored(tmp_path, closed=True)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    drafts = {
+        f".reconstruction.h5.{ended.pid}.tmp": 7200, f".report.html.{ended.pid}.tmp": 7200,
+        f".preview.h5.{ended.pid}.tmp": 60, f".reconstruction.h5.{os.getpid()}.tmp": 7200, ".of somebody": 7200,
+    }  # fmt: skip
+    for name, age_s in drafts.items():
+        (tmp_path / "s" / name).touch()
+        os.utime(tmp_path / "s" / name, (time.time() - age_s,) * 2)
+    _, ledger = recovered(tmp_path)
+    assert {path.name for path in (tmp_path / "s").glob(".*")} == set(list(drafts)[2:])
     ledger.close()
 
 

@@ -208,9 +208,12 @@ class SeriesStore:
         return list(layout.projection_files(self.folder))
 
     def remove_drafts(self) -> None:
-        """Remove what a killed hub was writing; a reconstruction's draft is not ours."""
+        """Remove what a killed hub was writing, and what a reconstruction or a report that was killed has left."""
         for path in (*self.folder.glob(f".{SERIES_FILE}.*.tmp"), *(self.folder / PROJECTIONS).glob(".*.tmp")):
             path.unlink(missing_ok=True)
+        for path in self.folder.glob(".*.*.tmp"):
+            if durable.abandoned(path):
+                path.unlink(missing_ok=True)
 
     def load(self, known: Mapping[int, object]) -> list[str]:
         """Take up what is on disk; returns what was wrong with it. Files that the ledger does not know are read whole.
