@@ -36,7 +36,7 @@ def add_commands(add: Add) -> None:
     export.add_argument("source", type=Path, metavar="FILE.h5", help="series.h5 or reconstruction.h5")
     export.add_argument("target", type=Path, metavar="TARGET", help="a name ending in .mrc, .tif or .mat")
     train = add("train", _train, "make a network from simulated particles", config=False)
-    train.add_argument("--preset", default="default", help="default, dncnn-2019, or a TOML file of your own")
+    train.add_argument("--preset", help="default, dncnn-2019, or a TOML file of your own (default: default)")
     train.add_argument("--out", type=Path, required=True, metavar="DIR")
     train.add_argument("--steps", type=int, default=0, metavar="N", help="how many (0: what the preset says)")
     train.add_argument("--seed", type=int, default=None, help="another seed than the preset's")
@@ -109,12 +109,14 @@ def _train(arguments: argparse.Namespace) -> int:
 
     if bool(arguments.model) != bool(arguments.series):
         raise AetError("--from and --series go together: --from MODEL --series FILE...")
+    if arguments.model and (ignored := [name for name in ("preset", "threads", "resume") if getattr(arguments, name)]):
+        raise AetError(f"--{ignored[0]} does not go with --from: only --steps and --seed do; leave it out")
     if arguments.model:
         words = {"steps": arguments.steps} if arguments.steps else {}
         print(finetune.finetune(arguments.model, arguments.series, arguments.out, seed=arguments.seed or 0, **words))
         return EXIT_OK
     path = train.run(
-        arguments.preset,
+        arguments.preset or "default",
         arguments.out,
         steps=arguments.steps,
         seed=arguments.seed,

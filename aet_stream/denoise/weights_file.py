@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,8 +42,8 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """The rule for the expected error, see trust.py; empty: not calibrated."""
 
 
-def find_weights(model: str) -> Path:
-    """The weights file of a shipped name or a path.
+def find_weights(model: str, *, setting: str = "denoise.model", others: Sequence[str] = NAMES) -> Path:
+    """The weights file of a shipped name or a path; `setting` asks for it, and takes `others` than networks as well.
 
     Raises
     ------
@@ -51,9 +51,8 @@ def find_weights(model: str) -> Path:
     """
     path = Path(model).expanduser() if model.endswith(".safetensors") else SHIPPED / f"{model}.safetensors"
     if not path.is_file():
-        classical = ", ".join(NAMES)
-        names = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.safetensors")))
-        raise ModelError(f"denoise.model {model!r}: no such network; choose {names}, {classical}, or a path to a .safetensors file")
+        names = ", ".join([*sorted(p.stem for p in SHIPPED.glob("*.safetensors")), *others])
+        raise ModelError(f"{setting} {model!r}: no such network; choose {names}, or a path to a .safetensors file")
     return path
 
 

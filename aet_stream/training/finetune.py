@@ -24,7 +24,7 @@ from aet_stream.denoise.weights_file import Card, find_weights, load_card, load_
 from aet_stream.errors import ModelError
 from aet_stream.projection import Array
 from aet_stream.series import Series
-from aet_stream.training.batches import CoarseBatch, CoarseBatches, coarse_batch, stacked
+from aet_stream.training.batches import CoarseBatch, CoarseBatches, coarse_batch, on_device, stacked
 from aet_stream.training.calibrate import calibrate
 from aet_stream.training.dataset import LEARNT, Frame, Mixer, Pool, Recipe
 from aet_stream.training.judge import Judge
@@ -41,6 +41,8 @@ _MIN_VACUUM = 0.1
 _TOLERANCE_DB = 0.1
 """The mean on simulated frames may fall by this much."""
 _HELD_OUT = 5
+_FEWEST = 6
+"""Projections, over all series given."""
 _SAY_EVERY = 25
 
 
@@ -63,14 +65,15 @@ def finetune(model: str, series: Sequence[Path], out: Path, *, steps: int = STEP
     ------
     ModelError : the network does not work on blocks, the series show too little vacuum, or the result is not better (with the figures)
     """
-    source = find_weights(model)
+    source = find_weights(model, setting="--from", others=())
     card = load_card(source)
     if card.architecture != "Coarse":
         raise ModelError(f"{source}: only networks on blocks can be fine-tuned, this one is a {card.architecture}")
+    series = list(dict.fromkeys(path.resolve() for path in series))
     real = [frame for path in series for frame in read_vacuum(path, Denoiser(model=str(source)))]
     held_out, learned = real[::_HELD_OUT], [frame for i, frame in enumerate(real) if i % _HELD_OUT]
-    if len(learned) < 4:
-        raise ModelError(f"{len(real)} projections with vacuum in {len(series)} series: too few to learn from, at least 6 are needed")
+    if len(real) < _FEWEST:
+        raise ModelError(f"{len(real)} projections with vacuum in {len(series)} series: too few, at least {_FEWEST} are needed")
     preset = msgspec.structs.replace(_preset(card), learning_rate=LEARNING_RATE, steps=steps, warm_up=20, decay=0.5, average=0.99)
     training = Training(preset, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     network, referee = parts(load_tensors(source))
@@ -105,10 +108,10 @@ def _preset(card: Card) -> Preset:
 
 
 def read_vacuum(path: Path, denoiser: Denoiser) -> list[RealVacuum]:
-    """The projections of a series that show enough vacuum, by the network's own idea of the particle."""
+    """The projections of a series, but for superseded ones, that show enough vacuum, by the network's own idea of the particle."""
     found = []
     with Series(path) as series:
-        for row in range(len(series)):
+        for row in np.flatnonzero(series.column("superseded") == 0):
             pixels = series.raw(row)
             if pixels.max() == pixels.min():
                 continue
@@ -144,6 +147,7 @@ def _laid_over(frame: RealVacuum, particle: Array, rng: np.random.Generator) -> 
 
 def _marks(training: Training, judge: Judge, exam: CoarseBatch) -> dict[str, float]:
     figures = judge(training.average, training.device)
+    exam = on_device(exam, training.device)
     with torch.no_grad():
         errors = mean_square_error(training.average.eval()(exam.statistics, exam.valid)[-1].background, exam, exam.known)
     return figures | {"real_vacuum_db": round(float((-10 * torch.log10(errors + 1e-12)).mean()), 2)}
