@@ -7,18 +7,25 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import h5py
 import msgspec
 import numpy as np
 import pytest
 import torch
 
+from aet_stream import layout
+from aet_stream.cli import main
 from aet_stream.denoise import coarse
 from aet_stream.denoise.denoiser import Denoiser
+from aet_stream.denoise.estimate import Estimate
+from aet_stream.denoise.features import describe
 from aet_stream.denoise.weights_file import SHIPPED, Card, load_card, load_tensors, parts, save_weights
 from aet_stream.errors import ConfigError, ModelError
+from aet_stream.projection import Array
 from aet_stream.training import calibrate, evaluate, finetune, sets, train
-from aet_stream.training.batches import CoarseBatches
+from aet_stream.training.batches import CoarseBatch, CoarseBatches
 from aet_stream.training.dataset import LEARNT, Mixer, Recipe
 from aet_stream.training.hearings import Hearings, keep_only_own, origin, record
 from aet_stream.training.losses import coarse_loss
@@ -228,6 +235,24 @@ def test_a_run_goes_on_only_from_its_own_checkpoint(tmp_path: Path) -> None:
             longer.load(path)
 
 
+def test_a_used_folder_is_refused_without_resume_and_an_abandoned_log_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of one run only; whatever happens to log and picture, the checkpoint was saved before."""
+    training = Training(load_preset(str(preset_file(tmp_path, steps=1))), torch.device("cpu"))
+    batch = CoarseBatches(Mixer(training.preset.recipe, seed=1, particles=2, views=2), seed=1, batch=2)[0]
+    (tmp_path / "log.csv").write_text("step,other\n7,1\n")
+    train.loop(training, iter([batch]), lambda model, device: {"hard_mean_db": 1.0}, tmp_path)
+    with (tmp_path / "log.csv").open() as file:
+        assert [(row["step"], row["hard_mean_db"]) for row in csv.DictReader(file)] == [("1", "1.0")]
+    (tmp_path / "checkpoint.pt").unlink()
+    training.step = 0
+    monkeypatch.setattr(train, "_log_row", None)
+    with pytest.raises(TypeError):
+        train.loop(training, iter([batch]), lambda model, device: {"hard_mean_db": 1.0}, tmp_path)
+    assert (tmp_path / "checkpoint.pt").exists()
+    with pytest.raises(ConfigError, match="--resume"):
+        run(str(tmp_path / "tiny.toml"), tmp_path, threads=1)
+
+
 def test_several_processes_train_one_network(tmp_path: Path) -> None:
     """torchrun with two processes on the CPU: one network comes out, its log has every step once."""
     preset, out = preset_file(tmp_path, steps=3), tmp_path / "out"
@@ -272,9 +297,10 @@ def test_a_run_that_diverged_is_refused_and_leaves_nothing(tmp_path: Path, monke
     batch = CoarseBatches(Mixer(training.preset.recipe, seed=1, particles=2, views=2), seed=1, batch=2)[0]
     with pytest.raises(ModelError, match=r"step 1; start anew with a learning_rate below 0\.001"):
         train.loop(training, iter([batch]), lambda model, device: {"hard_mean_db": float("nan")}, tmp_path)
+    training.step = 0
     next(training.model.parameters()).data.fill_(float("inf"))
     with pytest.raises(ModelError, match="learning_rate"):
-        training.save(tmp_path / "checkpoint.pt")
+        train.loop(training, iter([batch]), lambda model, device: {"hard_mean_db": 1.0}, tmp_path)
     with pytest.raises(ModelError, match=r"n\.safetensors: huge is not finite"):
         save_weights(tmp_path / "n.safetensors", {"huge": torch.tensor([1e6])}, Card(name="n", architecture="Coarse"))
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.toml"]
@@ -349,6 +375,13 @@ def stored_series(folder: Path) -> Path:
     return daemon.out / "own" / "series.h5"
 
 
+class SeesVacuum:
+    """An estimator that finds no particle, and no background."""
+
+    def estimate(self, raw: Array) -> tuple[Estimate, None, None]:
+        return Estimate(np.zeros_like(raw), support=np.zeros(describe(raw).statistics.shape[1:], bool)), None, None
+
+
 def test_a_network_can_be_tuned_on_stored_series_and_is_promoted_only_if_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Better on held-out vacuum and no worse elsewhere: written, and usable. Worse: refused with the figures."""
     series = stored_series(tmp_path)
@@ -369,16 +402,41 @@ def test_a_network_can_be_tuned_on_stored_series_and_is_promoted_only_if_better(
     with pytest.raises(ModelError, match=r"not promoted.*real_vacuum_db"):
         finetune.finetune("default", [series], tmp_path / "spoilt", steps=4)
     assert not (tmp_path / "spoilt").exists()
+    with h5py.File(series, "r+") as file:
+        file[f"{layout.PER_PROJECTION}/superseded"][:3] = 1
+    monkeypatch.setattr(finetune, "Denoiser", lambda model: SeesVacuum())
+    with pytest.raises(ModelError, match="5 projections with vacuum in 1 series: too few, at least 6"):
+        finetune.finetune("default", [series, series.parent / ".." / series.parent.name / series.name], tmp_path / "few")
 
 
-def test_tuning_says_what_it_cannot_do(tmp_path: Path) -> None:
+def test_tuning_says_what_it_cannot_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Another kind of network, or words that do not go together: one line."""
     path = run(str(preset_file(tmp_path, "dncnn", steps=1)), tmp_path / "out", threads=1)
     with pytest.raises(ModelError, match="DnCNN"):
         finetune.finetune(str(path), [], tmp_path / "x")
-    done = Daemon(tmp_path / "d").ask("train", "--from", "default", "--out", str(tmp_path / "x"))
-    assert done.returncode == 1
-    assert "--series" in done.stderr
+    words = ["train", "--out", str(tmp_path / "x"), "--from"]
+    for more, said in (
+        (["default"], "--series"),
+        (["default", "--series", "x.h5", "--resume"], "--resume does not go with --from"),
+        (["default", "--series", "x.h5", "--threads", "2"], "--threads does not go with --from"),
+        (["default", "--series", "x.h5", "--preset", "default"], "--preset does not go with --from"),
+        (["laplace", "--series", "x.h5"], "--from 'laplace': no such network; choose default, dncnn-2019, or a path"),
+    ):
+        assert main([*words, *more]) == 1
+        assert said in capsys.readouterr().err
+
+
+def test_the_exam_of_a_tuned_network_lies_where_the_network_does() -> None:
+    """On a GPU as on the CPU; the device "meta", which every machine has, stands for it."""
+
+    class Asked(torch.nn.Module):
+        def forward(self, statistics: torch.Tensor, valid: torch.Tensor) -> None:
+            raise RuntimeError(f"{statistics.device} {valid.device}")
+
+    exam = CoarseBatch(*torch.zeros(6, 1, 5, 8, 8))
+    training = SimpleNamespace(average=Asked(), device=torch.device("meta"))
+    with pytest.raises(RuntimeError, match="meta meta"):
+        finetune._marks(training, lambda model, device: {}, exam)
 
 
 def test_weights_are_tensors_and_nothing_else(tmp_path: Path) -> None:

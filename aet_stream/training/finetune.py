@@ -111,7 +111,7 @@ def read_vacuum(path: Path, denoiser: Denoiser) -> list[RealVacuum]:
     """The projections of a series, but for superseded ones, that show enough vacuum, by the network's own idea of the particle."""
     found = []
     with Series(path) as series:
-        for row in np.flatnonzero(series.column("superseded") == 0):
+        for row in np.flatnonzero(series.column("superseded") == 0).tolist():
             pixels = series.raw(row)
             if pixels.max() == pixels.min():
                 continue

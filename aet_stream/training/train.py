@@ -58,6 +58,12 @@ def run(preset_name: str, out: Path, *, steps: int = 0, seed: int | None = None,
     ----------
     steps, seed : instead of the preset's; steps 0 and seed None: as it says
     threads : for the network's arithmetic; 0: the cores that making batches leaves
+    resume : go on from the checkpoint in `out`, if there is one
+
+    Raises
+    ------
+    ConfigError : the preset is wrong, or the checkpoint in `out` is not to be gone on from
+    ModelError : the run has diverged
     """
     rank, ranks = _join()
     makers = max(1, _cores() // (2 * ranks))
@@ -66,9 +72,12 @@ def run(preset_name: str, out: Path, *, steps: int = 0, seed: int | None = None,
     preset = load_preset(preset_name)
     preset = msgspec.structs.replace(preset, steps=steps or preset.steps, seed=preset.seed if seed is None else seed)
     out.mkdir(parents=True, exist_ok=True)
+    checkpoint = out / "checkpoint.pt"
+    if checkpoint.exists() and not resume:
+        raise ConfigError(f"--out {out} holds the checkpoint of another run: say --resume to go on with it, or choose another --out")
     training = Training(preset, _device(rank))
-    if resume and (out / "checkpoint.pt").exists():
-        training.load(out / "checkpoint.pt")
+    if checkpoint.exists():
+        training.load(checkpoint)
     logger.info("%s: making %d particles, %d views of each", preset.name, preset.particles, preset.views)
     mixer = Mixer(preset.recipe, seed=preset.seed, particles=preset.particles, views=preset.views)
     if preset.held_out:
@@ -207,13 +216,6 @@ class Training:
             raise ModelError(f"{said}; start anew with a learning_rate below {self.preset.learning_rate}, in another --out")
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint.
-
-        Raises
-        ------
-        ModelError : the run has diverged
-        """
-        self.refuse_divergence({})
         state = {"model": self.model.state_dict(), "average": self.average.state_dict(), "optimizer": self.optimizer.state_dict()}
         buffer = io.BytesIO()
         torch.save({**state, "step": self.step, "minutes": self.minutes, "preset": msgspec.to_builtins(self.preset)}, buffer)
@@ -260,6 +262,8 @@ def loop(training: Training, batches: Iterator[Any], judge: Judging, out: Path |
     started, before, said_at, first = time.monotonic(), training.minutes, 0.0, training.step
     saved_at = started
     losses: list[float] = []
+    if out and not training.step:
+        (out / "log.csv").unlink(missing_ok=True)
     for batch in batches:
         losses.append(training.one_step(batch))
         training.minutes = before + (time.monotonic() - started) / 60
@@ -270,17 +274,18 @@ def loop(training: Training, batches: Iterator[Any], judge: Judging, out: Path |
             said_at = time.monotonic()
             left = (training.minutes - before) / (training.step - first) * (training.preset.steps - training.step)
             logger.info("step %d of %d, loss %.3f, about %.0f min left", training.step, training.preset.steps, losses[-1], left)
-        if training.step % VALIDATE_EVERY == 0 or done:
-            figures = judge(training.average, training.device)
+        judged = training.step % VALIDATE_EVERY == 0 or done
+        figures = judge(training.average, training.device) if judged else {}
+        if judged or time.monotonic() - saved_at > SAVE_EVERY_S:
+            saved_at = time.monotonic()
             training.refuse_divergence(figures)
+            training.save(out / "checkpoint.pt")
+        if judged:
             logger.info("step %d: %s", training.step, ", ".join(f"{name} {value}" for name, value in figures.items()))
             row = {"step": training.step, "minutes": round(training.minutes, 2), "loss": round(float(np.nanmean(losses)), 4), **figures}
             losses.clear()
             _log_row(out / "log.csv", row)
             _plot(out / "log.csv", out / "loss.png")
-        if training.step % VALIDATE_EVERY == 0 or done or time.monotonic() - saved_at > SAVE_EVERY_S:
-            saved_at = time.monotonic()
-            training.save(out / "checkpoint.pt")
 
 
 def _log_row(path: Path, row: dict[str, float]) -> None:
