@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import os
 import socket
 import subprocess
 import sys
@@ -22,7 +24,7 @@ from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.denoise.estimate import Estimate
 from aet_stream.denoise.features import describe
 from aet_stream.denoise.weights_file import SHIPPED, Card, load_card, load_tensors, parts, save_weights
-from aet_stream.errors import ConfigError, ModelError
+from aet_stream.errors import ConfigError, ModelError, OutputFull
 from aet_stream.projection import Array
 from aet_stream.training import calibrate, evaluate, finetune, sets, train
 from aet_stream.training.batches import CoarseBatch, CoarseBatches
@@ -177,6 +179,23 @@ def test_what_was_heard_is_not_heard_again(tmp_path: Path) -> None:
     again = record(heard, 5, tmp_path / "stopped.npy", makers=0)
     assert np.array_equal(again[:2], kept)
     assert np.array_equal(again[2:], straight[2:])
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EOPNOTSUPP])
+def test_hearings_have_their_room_before_the_first_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: int) -> None:
+    """A full disk is one line and leaves nothing; a file system that cannot set room aside does without."""
+
+    def fallocate(descriptor: int, offset: int, size: int) -> None:
+        raise OSError(reason, os.strerror(reason))
+
+    path = tmp_path / "hearings.npy"
+    monkeypatch.setattr(os, "posix_fallocate", fallocate)
+    if reason == errno.ENOSPC:
+        with pytest.raises(OutputFull, match=r"hearings\.npy: No space left"):
+            record([], 0, path, makers=0)
+        assert not path.exists()
+    else:
+        assert len(record([], 0, path, makers=0)) == 0
 
 
 def test_a_resumed_run_goes_on_exactly_where_it_was(tmp_path: Path) -> None:

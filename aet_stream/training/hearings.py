@@ -6,8 +6,10 @@ written to one file in the folder of the run; a stopped run goes on where it was
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -99,12 +101,19 @@ class Hearings(Dataset[Array]):
 
 
 def record(hearings: Hearings, count: int, path: Path, makers: int) -> Array:
-    """Hear `count` frames, in processes beside this one; returns (count, channels, rows, columns), which stay on disk."""
+    """Hear `count` frames, in processes beside this one; returns (count, channels, rows, columns), which stay on disk.
+
+    Raises
+    ------
+    OutputFull : the disk has no room for them
+    """
     shape = (count, len(CHANNELS) + len(TRUTH), EDGE, EDGE)
     if path.exists():
         stored = np.lib.format.open_memmap(path, "r+")
     if not path.exists() or stored.shape != shape:
-        stored = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+        with durable.disk_errors(path):
+            stored = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+            _take_room(path)
     missing = [index for index in range(count) if not stored[index, -1, 0, 0]]
     began = said_at = time.monotonic()
     for done, (index, heard) in enumerate(zip(missing, DataLoader(hearings, None, sampler=missing, num_workers=makers), strict=True), 1):
@@ -114,6 +123,18 @@ def record(hearings: Hearings, count: int, path: Path, makers: int) -> Array:
             left = (said_at - began) / done * (len(missing) - done) / 60
             logger.info("heard %d of %d frames, about %.0f min left", count - len(missing) + done, count, left)
     return stored
+
+
+def _take_room(path: Path) -> None:
+    """Have the disk set aside a whole new file now: a write to its mapped memory later, when the disk is full, would kill the process."""
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
+                return  # this file system cannot
+            path.unlink()
+            raise
 
 
 class HearingBatches(Dataset[Tensor]):
