@@ -29,6 +29,8 @@ SERIES_FILE = "series.h5"
 
 CLEAN = "/exchange/data"
 THETA = "/exchange/theta"
+NEUTRAL = {"/exchange/data_white": 1, "/exchange/data_dark": 0}
+"""What other programs divide by and subtract, and its value everywhere."""
 RAW = "/aet/raw"
 PER_PROJECTION = "/aet/projection"
 ABOUT = "/aet/series"

@@ -32,8 +32,11 @@ class Series:
             raise StoreError(f"{path}: cannot be opened as a tilt series: {error}") from error
         try:
             layout.refuse_newer(self._file)
-            if layout.PER_PROJECTION not in self._file or layout.CLEAN not in self._file:
-                raise StoreError(f"{path}: has no {layout.PER_PROJECTION}; not a series written by aet-stream")
+            for name in (layout.PER_PROJECTION, layout.CLEAN, layout.ABOUT):
+                if name not in self._file:
+                    raise StoreError(f"{path}: has no {name}; not a series written by aet-stream")
+            if "closed_utc" not in self._file[layout.ABOUT].attrs:
+                raise StoreError(f"{path}: {layout.ABOUT} has no closed_utc; not a series written by aet-stream")
             self.tilts_deg: Array = self._file[layout.THETA][()]
         except (OSError, KeyError, RuntimeError, ValueError) as error:
             self._file.close()
@@ -135,6 +138,10 @@ class Series:
         sources = list(zip(self.column("path"), self.column("image"), self.column("sha256"), strict=True))
         if len(set(sources)) != len(sources):
             yield "one source image is stored twice"
+        for name, value in layout.NEUTRAL.items():
+            neutral = self._file[name]  # a damaged shape may be too large to read
+            if neutral.shape != (1, *self.shape) or not np.all(neutral[()] == value):
+                yield f"{name} is not {value} everywhere: other programs would change the projections by it"
 
     def _doubts_about_files(self, numbers: Array) -> Iterator[str]:
         """Projection files that an open series does not show, and segments that are not what they should be."""

@@ -27,6 +27,7 @@ from aet_stream.coverage import largest_gap_deg
 from aet_stream.monitor import words
 from aet_stream.monitor.coverage import coverage
 from aet_stream.monitor.frames import encode
+from aet_stream.monitor.shelf import Shelf
 from aet_stream.monitor.terminal import glance
 from tests.harness import ENVIRONMENT, Daemon, put, running, wait_for
 
@@ -202,6 +203,14 @@ def test_pixels_arrive_as_they_were(dtype: str, offset: int) -> None:
     said = sent.offset + sent.scale * np.frombuffer(sent.body, sent.dtype).reshape(sent.shape).astype(float)
     level = 0 if dtype in ("<u1", "<u2") else np.ptp(image.astype(float)) / 65535
     assert np.abs(said - image).max() <= 0.51 * level
+
+
+def test_a_volume_that_is_none_is_no_volume(tmp_path: Path) -> None:
+    """Somebody else's reconstruction.h5: nothing to show, and no failure of the page."""
+    (tmp_path / "s").mkdir()
+    with h5py.File(tmp_path / "s" / "reconstruction.h5", "w") as file:
+        file.create_group("reconstruction/volume")
+    assert Shelf(tmp_path).volume("s") is None
 
 
 def test_no_reason_moves_the_cursor() -> None:

@@ -67,16 +67,36 @@ def test_check_says_it_of_a_stored_series(tmp_path: Path, known: tuple[np.ndarra
     from aet_stream.cli import main
 
     clean, truth = known
-    with h5py.File(tmp_path / "series.h5", "w") as file:
+    for volume_there, code, said in ((truth, 0, "are right"), (truth[:, ::-1], 1, "the sign of angle.scale")):
+        words = _series_and_truth(tmp_path, clean, volume_there)
+        assert main(words) == code
+        assert said in capsys.readouterr().out
+    assert main(words[:3]) == 1
+
+
+def test_check_forgives_nothing_for_an_orientation_that_is_right(
+    tmp_path: Path, known: tuple[np.ndarray, np.ndarray], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Settings that will not do and files that cannot be stored count beside `--series --known`, too."""
+    from aet_stream.cli import main
+
+    words = _series_and_truth(tmp_path, *known)
+    (tmp_path / "broken.tif").write_bytes(b"II*\0 no image")
+    assert main(words) == 0
+    assert main([*words, "--set", "webhook.secret_file=/no/such/file"]) == 1
+    assert "/no/such/file" in capsys.readouterr().out
+    assert main([*words, str(tmp_path / "broken.tif")]) == 1
+    assert "broken.tif" in capsys.readouterr().out
+
+
+def _series_and_truth(folder: Path, clean: np.ndarray, truth: np.ndarray) -> list[str]:
+    """A stored series and the volume of its specimen; the words that compare them."""
+    with h5py.File(folder / "series.h5", "w") as file:
         file["/exchange/data"], file["/exchange/theta"] = clean.astype("<f4"), TILTS
         file["/aet/raw"] = np.zeros(clean.shape, "<u2")
         file["/aet/projection/clean_crc32"] = [crc32(frame.astype("<f4")) for frame in clean]
         file.create_group("/aet/series").attrs["closed_utc"] = "now"
         file.attrs["layout_version"] = LAYOUT_VERSION
-    words = ["check", "--series", str(tmp_path / "series.h5"), "--known", str(tmp_path / "truth.h5")]
-    for volume_there, code, said in ((truth, 0, "are right"), (truth[:, ::-1], 1, "the sign of angle.scale")):
-        with h5py.File(tmp_path / "truth.h5", "w") as file:
-            file["volume"] = volume_there
-        assert main(words) == code
-        assert said in capsys.readouterr().out
-    assert main(words[:3]) == 1
+    with h5py.File(folder / "truth.h5", "w") as file:
+        file["volume"] = truth
+    return ["check", "--series", str(folder / "series.h5"), "--known", str(folder / "truth.h5")]

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
+from aet_stream.cli import main
 from aet_stream.errors import StoreError
 from aet_stream.hub.archive import Archive, open_ledger
 from aet_stream.hub.ledger import Ledger
@@ -59,6 +60,34 @@ def test_a_master_shows_every_stored_projection_to_plain_readers(tmp_path: Path)
         assert file["/exchange/data_dark"][()].max() == 0
         assert file["/entry1/tomo_entry/definition"][()] == b"NXtomo"
         assert file["/aet/projection/path"][1] == b"s/1.tif"
+
+
+@pytest.mark.parametrize("name", ["/exchange/data_white", "/exchange/data_dark"])
+def test_verify_doubts_neutral_data_that_are_not(tmp_path: Path, name: str) -> None:
+    """Other programs divide by the one and subtract the other: a single pixel of them changes every projection."""
+    filled(tmp_path, 2)
+    path = tmp_path / "s" / "series.h5"
+    with h5py.File(path, "r+") as file:
+        file[name][0, 3, 5] = 7
+    with Series(path) as series:
+        (doubt,) = series.doubts()
+    assert doubt.startswith(name)
+
+
+@pytest.mark.parametrize("missing", ["/aet/series", "closed_utc"])
+def test_verify_refuses_what_is_no_series_of_ours(tmp_path: Path, missing: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line that says what is missing."""
+    filled(tmp_path, 1)
+    path = tmp_path / "s" / "series.h5"
+    with h5py.File(path, "r+") as file:
+        if missing == "closed_utc":
+            del file["/aet/series"].attrs[missing]
+        else:
+            del file[missing]
+    assert main(["verify", str(path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{path}: " in line
+    assert missing in line
 
 
 def test_a_moved_series_is_still_whole(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def _check(arguments: argparse.Namespace) -> int:
     """Validate the settings; for each FILE (or every file below a folder) say its format, whether it is complete, its series, every
     statement about its tilt, pixel size, time and frames, and what would be done with it and why.
 
-    Ends with 0 only if the settings will do to the end and every file could be stored as it is.
+    Ends with 0 only if the settings will do to the end, every file could be stored as it is and SERIES.h5 has the right orientation.
     """
     from aet_stream.readers.child import ReaderChild
     from aet_stream.watch.describe import describe_all
@@ -42,16 +42,15 @@ def _check(arguments: argparse.Namespace) -> int:
         print(line)
     if config.watch.root and config.output.root and not wrong:
         print(f"settings are valid; input {config.watch_root}, output {config.output_root}")
-    if arguments.series or arguments.known:
-        return _check_orientation(arguments.series, arguments.known)
+    oriented = _is_oriented(arguments.series, arguments.known) if arguments.series or arguments.known else True
     reader = ReaderChild.of(config)
     try:
-        return EXIT_OK if describe_all(arguments.files, reader, config, say=print) and not wrong else EXIT_FAILED
+        return EXIT_OK if describe_all(arguments.files, reader, config, say=print) and oriented and not wrong else EXIT_FAILED
     finally:
         reader.close()
 
 
-def _check_orientation(path: Path | None, known: Path | None) -> int:
+def _is_oriented(path: Path | None, known: Path | None) -> bool:
     import h5py
 
     from aet_stream.reconstruct.orientation import verdict, ways
@@ -69,7 +68,7 @@ def _check_orientation(path: Path | None, known: Path | None) -> int:
 
         right, said = verdict(ways(np.stack([series.clean(row) for row in range(len(series))]), series.tilts_deg, volume))
     print(f"{path}: {said}")
-    return EXIT_OK if right else EXIT_FAILED
+    return right
 
 
 def _verify(arguments: argparse.Namespace) -> int:

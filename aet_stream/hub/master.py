@@ -119,8 +119,8 @@ def _write_rest(file: h5py.File, records: list[Record], shape: tuple[int, ...], 
     theta = file.create_dataset(layout.THETA, data=contents.add(np.array([record.tilt_deg for record in records])))
     theta.attrs["units"] = "deg"
     # Never written, so they take no room: readers get the fill value.
-    file.create_dataset("/exchange/data_white", (1, *shape), "<f4", fillvalue=1)
-    file.create_dataset("/exchange/data_dark", (1, *shape), "<f4", fillvalue=0)
+    for name, value in layout.NEUTRAL.items():
+        file.create_dataset(name, (1, *shape), "<f4", fillvalue=value)
     file[layout.CLEAN].attrs["description"] = (
         "background-free: raw - background, nothing clipped or masked; (tilt, y, x), tilt axis along y"
     )

@@ -238,7 +238,7 @@ class Shelf:
             try:
                 with h5py.File(path, "r", locking=False) as file:
                     return _about_volume(path, file)
-            except (OSError, KeyError, RuntimeError, ValueError):
+            except (OSError, KeyError, RuntimeError, ValueError, AttributeError):
                 continue  # half of one, or not ours
         return None
 
