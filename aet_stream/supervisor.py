@@ -243,7 +243,10 @@ class Supervisor:
 
 
 class UntilIdle:
-    """`--until-idle`: close what is open once nothing comes any more, wait for its reconstruction, then end."""
+    """`--until-idle`: close what is open once nothing comes any more, wait for its reconstruction, then end.
+
+    A receiver that says "again later" is not waited for: the next run tells it.
+    """
 
     def __init__(self, config: Config, seconds: float) -> None:
         self._root = config.output_root
@@ -293,9 +296,10 @@ def run(config: Config, *, until_idle_s: float | None, strict: bool, verbose: bo
 
 def _closing_words(last: dict[str, Any], strict: bool) -> int:
     """Say how it went, and turn it into the exit code."""
-    counts = {key: last[key] for key in ("stored", "duplicates", "held", "quarantined")} | {"failed events": last["failed_events"]}
+    counts = {key: last[key] for key in ("stored", "duplicates", "held", "quarantined")}
+    counts |= {"failed events": last["failed_events"], "events put off": last["put_off_events"]}
     logger.info("idle: %s", ", ".join(f"{count} {name}" for name, count in counts.items()))
-    trouble = last["held"] + last["quarantined"] + last["failed_events"]
+    trouble = last["held"] + last["quarantined"] + last["failed_events"] + last["put_off_events"]
     if trouble:
-        logger.warning("`aet-stream status` names what was held, quarantined or failed")
+        logger.warning("`aet-stream status` names what was held, quarantined or failed, `aet-stream events` what a receiver put off")
     return EXIT_STRICT if strict and trouble else EXIT_OK

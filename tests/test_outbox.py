@@ -18,6 +18,7 @@ import pytest
 from aet_stream.config import Config
 from aet_stream.coverage import covered_deg, largest_gap_deg
 from aet_stream.errors import ConfigError
+from aet_stream.hub.commands import obey
 from aet_stream.hub.hub import Hub
 from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.outbox import Outbox
@@ -240,6 +241,28 @@ def test_again_later_is_no_failed_try(pairs: Callable[..., Pair], answer: Any) -
         pair.until(pair.settled)
     assert [event["id"] for event in receiver.effects] == [event_id]
     assert pair.hub.outbox.figures()["failed"] == 0
+
+
+def test_what_a_receiver_puts_off_is_not_unfinished(pairs: Callable[..., Pair]) -> None:
+    """Nor is what waits behind it in its series; another series, a failed try and what a person sends again are."""
+    with http_receiver() as receiver:
+        receiver.answers = [503, *[500] * 1000]
+        pair = pairs(webhook={"url": receiver.address, "events": ALL}, trigger={"again_s": 3600, "longest_pause_s": 3600, "attempts": 2})
+
+        def waiting() -> tuple[int, int]:
+            said = obey(pair.hub, "idle", {})[1]
+            return said["put_off_events"], said["unfinished_events"]
+
+        pair.announce(3)
+        pair.until(lambda: waiting() == (3, 0))
+        other = pair.announce(1, series="t")
+        assert waiting() == (3, 1)
+        pair.until(lambda: pair.hub.outbox.delivery(other[0], "webhook")["ended_at"] is not None)
+        assert waiting() == (3, 1)
+        with pair.hub.ledger.transaction():
+            pair.hub.outbox.end(other[0], "webhook", "failed", "as if it had been tried often")
+            assert pair.hub.outbox.resend(other) == 1
+        assert waiting() == (3, 1)
 
 
 def test_redirects_are_not_followed(pairs: Callable[..., Pair]) -> None:

@@ -16,7 +16,9 @@ from aet_stream.service import Role, Stop, serve, set_up_logging, tie_to_parent
 def add_commands(add: Add) -> None:
     run = add("run", _run, "everything under one supervisor")
     run.add_argument("--until-idle", type=float, metavar="SECONDS", help="close open series after this long without work, then end")
-    run.add_argument("--strict", action="store_true", help="exit code 3 if anything was quarantined, held or failed")
+    run.add_argument(
+        "--strict", action="store_true", help="exit code 3 if anything was quarantined, held, failed or put off by its receiver"
+    )
     for name in ("watch", "hub", "worker", "trigger", "monitor"):
         role = add(name, _role, f"the {name} alone")
         role.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
@@ -27,6 +29,7 @@ def _run(arguments: argparse.Namespace) -> int:
     """Run watch, hub, workers, trigger and monitor under one supervisor until SIGTERM or Ctrl-C.
 
     With --until-idle it closes the open series once nothing has come for that long, waits for their reconstruction and ends.
+    A receiver that says "again later" is not waited for: the next run tells it.
     """
     from aet_stream import supervisor
 

@@ -44,10 +44,12 @@ def _resend(hub: Hub, names: Any) -> tuple[str, dict[str, Any]]:
 
 def _idle(hub: Hub) -> dict[str, Any]:
     series, events, totals = hub.ledger.series(), hub.outbox.figures(), hub.ledger.totals()
+    put_off = hub.outbox.put_off()
     return {
         "idle_for_s": hub.idle_for_s(),
         "open": [row["name"] for row in series if row["state"] == "open" and row["stored"]],
-        "unfinished_events": events["pending"],
+        "unfinished_events": events["pending"] - put_off,
+        "put_off_events": put_off,
         "failed_events": events["failed"],
         **totals,
     }

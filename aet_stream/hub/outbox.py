@@ -131,7 +131,7 @@ class Outbox:
         chosen = [row for row in failed if names is None or row["event_id"] in names]
         for row in chosen:
             self._db.execute(
-                "UPDATE delivery SET state = 'pending', attempts = 0, next_at = 0 WHERE sink = ?"
+                "UPDATE delivery SET state = 'pending', attempts = 0, next_at = 0, ended_at = NULL WHERE sink = ?"
                 " AND seq = (SELECT seq FROM event WHERE event_id = ?)",
                 (row["sink"], row["event_id"]),
             )
@@ -141,6 +141,15 @@ class Outbox:
         """Deliveries, the latest event first; `limit` -1: all."""
         where, values = ("", ()) if state is None else (" WHERE state = ?", (state,))
         return [dict(row) for row in self._db.execute(f"{_JOINED}{where} ORDER BY seq DESC LIMIT ?", (*values, limit))]
+
+    def put_off(self) -> int:
+        """How many deliveries wait only because their receiver said "again later", or because an earlier one of their series does."""
+        row = self._db.execute(
+            "SELECT count(*) AS n FROM delivery WHERE state = 'pending' AND EXISTS (SELECT 1 FROM delivery AS first"
+            " WHERE first.sink = delivery.sink AND first.series = delivery.series AND first.seq <= delivery.seq"
+            " AND first.state = 'pending' AND first.attempts = 0 AND first.ended_at IS NOT NULL)"
+        ).fetchone()
+        return int(row["n"])
 
     def figures(self) -> dict[str, Any]:
         """How many deliveries wait or failed, and the failed ones."""

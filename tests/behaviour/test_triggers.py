@@ -131,3 +131,15 @@ def test_a_series_too_short_for_a_volume_is_no_failure(tmp_path: Path) -> None:
     assert daemon.run("--until-idle", "3", "--strict") == 0
     assert not (daemon.out / "s" / "reconstruction.h5").exists()
     assert "2 of 2 projections can be used; at least 3 are needed" in daemon.log.read_text()
+
+
+def test_a_run_ends_though_a_receiver_says_again_later(tmp_path: Path) -> None:
+    """What it put off is said and told in the next run; with --strict it fails."""
+    with http_receiver() as web:
+        web.answers = [503] * 1000
+        daemon = Daemon(tmp_path, webhook__url=web.address, webhook__events=["projection.stored", "series.closed"], report__on_close=False)
+        for index in range(2):
+            put(daemon.root / "s", index, 10.0 * index)
+        assert daemon.run("--until-idle", "1") == 0
+        assert "0 failed events, 3 events put off" in daemon.log.read_text()
+        assert daemon.run("--until-idle", "1", "--strict") == 3
