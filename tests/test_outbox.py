@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -274,6 +276,28 @@ def test_redirects_are_not_followed(pairs: Callable[..., Pair]) -> None:
         pair.until(pair.settled)
     assert other.tries == []
     assert pair.hub.outbox.figures()["failed"] == 1
+
+
+def test_an_answer_byte_by_byte_is_cut_at_the_timeout() -> None:
+    """Every byte is in time, the whole is not: a failed try, and no thread that reads on for as long as the receiver likes."""
+    over = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        client, _ = listener.accept()
+        with client, contextlib.suppress(OSError):
+            client.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            for _ in range(100):
+                over.wait(0.05)
+                client.sendall(b"x")
+            client.sendall(b"\r\n\r\n")
+        over.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=drip, args=(listener,)).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        with pytest.raises(TimeoutError, match=r"within 0\.3 s"):
+            webhook.post(url, None, "id", b"{}", timeout_s=0.3, again_s=1)
+        assert over.wait(10)
 
 
 @pytest.mark.parametrize("content", [None, "\nsecond line", "whsec_no base64!", "whsec_", "whsec_====", "\ufeff\n"])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
 import http.client
+import socket
+import threading
 import time
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -53,7 +56,7 @@ def post(url: str, secret: bytes | None, event_id: str, body: bytes, *, timeout_
 
     Raises
     ------
-    OSError : nobody there, or silence for `timeout_s`
+    OSError : nobody there, or no whole answer within `timeout_s` of being connected
     """
     where, now = urlsplit(url), int(time.time())
     headers = {
@@ -68,8 +71,17 @@ def post(url: str, secret: bytes | None, event_id: str, body: bytes, *, timeout_
     kind = http.client.HTTPSConnection if where.scheme == "https" else http.client.HTTPConnection
     connection = kind(where.hostname or "", where.port, timeout=timeout_s)
     try:
-        connection.request("POST", (where.path or "/") + (f"?{where.query}" if where.query else ""), body, headers)
-        answer = connection.getresponse()
+        connection.connect()
+        # The socket's own timeout starts anew with every byte.
+        until, cut = time.monotonic() + timeout_s, threading.Timer(timeout_s, _cut, [connection.sock])
+        cut.start()
+        try:
+            connection.request("POST", (where.path or "/") + (f"?{where.query}" if where.query else ""), body, headers)
+            answer = connection.getresponse()
+        finally:
+            cut.cancel()
+        if time.monotonic() >= until:
+            raise TimeoutError(f"no whole answer within {timeout_s:g} s")
         said = f"HTTP {answer.status} {answer.reason}"
         if answer.status in AGAIN_LATER:
             return Outcome(False, said, _retry_after_s(answer.getheader("Retry-After"), again_s))
@@ -78,6 +90,11 @@ def post(url: str, secret: bytes | None, event_id: str, body: bytes, *, timeout_
         return Outcome(False, f"no HTTP answer: {type(error).__name__}")
     finally:
         connection.close()
+
+
+def _cut(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it is closed already
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def _retry_after_s(text: str | None, otherwise_s: float) -> float:
