@@ -62,6 +62,17 @@ def test_the_last_try_of_a_dangerous_unit_flies_alone() -> None:
     assert some.grantable(9.0) == []
 
 
+def test_a_last_try_stays_alone_when_it_is_offered_again() -> None:
+    """A new watch offers everything that it finds; only another state of the file is another matter."""
+    some = flights()
+    some.offer(pending("bomb", alone=True, not_before=5.0))
+    some.offer(pending("bomb"))
+    assert some.grantable(4.0) == []
+    assert [p.alone for p in some.grantable(6.0)] == [True]
+    some.offer(Pending("bomb", 0, "2", 100, 0.0, 0.0))
+    assert [p.alone for p in some.grantable(4.0)] == [False]
+
+
 def test_a_unit_is_not_offered_twice_while_it_flies() -> None:
     """The same state of the file; a new state waits for its turn."""
     some = flights()

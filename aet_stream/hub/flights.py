@@ -101,7 +101,10 @@ class Flights:
         return (pending.path, pending.image) in self._flying
 
     def offer(self, pending: Pending) -> None:
-        """Note a unit; a later state of the same file takes the place of an earlier one."""
+        """Note a unit; a later state of the same file takes the place of an earlier one. A last try stays lonely."""
+        before = self.backlog.get((pending.path, pending.image))
+        if before is not None and before.alone and before.stamp == pending.stamp:
+            return
         flight = self._flying.get((pending.path, pending.image))
         if flight is None or flight.stamp != pending.stamp:
             self.backlog[pending.path, pending.image] = pending
