@@ -301,6 +301,32 @@ def test_a_command_with_a_number_that_is_none_changes_nothing(desk: Desk, ids: l
     assert desk.state() == "held"
 
 
+def test_a_detector_that_was_mistyped_can_be_read_after_all(desk: Desk) -> None:
+    """Its images were another detector's; a person corrects the setting and queues them again."""
+    desk.known = {"s/a.tif": Acquisition(detector="HAADF")}
+    desk.intake._rules = Series(detector="HADF")
+    desk.store("a")
+    assert desk.state() == "other"
+    desk.intake._rules = Series(detector="HAADF")
+    obey(desk, "requeue", {"ids": [1]})  # type: ignore[arg-type]
+    desk.finish(1)
+    assert desk.state() == "stored"
+
+
+def test_a_file_that_is_gone_can_be_put_out_of_quarantine(desk: Desk) -> None:
+    """It vanished before it was read, which is told; a person who queues it again knows."""
+    for state in ("quarantined", "gone"):
+        desk.offer("a")
+        desk.intake.grant()
+        desk.intake.hear_not_acquired(NotAcquired(path="s/a.tif", stamp="1", image=0, why="gone", reason="no such file"))
+        assert desk.state() == state
+        assert len(list(desk.outcomes.folder.glob("*.json"))) == (state == "quarantined")
+        if state == "quarantined":
+            obey(desk, "requeue", {"ids": [1]})  # type: ignore[arg-type]
+    desk.store("a")
+    assert desk.state() == "stored"
+
+
 def test_a_worker_of_another_version_gets_no_work(desk: Desk) -> None:
     """It might understand something else by the same words."""
     desk.offer("a")

@@ -9,7 +9,7 @@ from aet_stream import failpoints
 from aet_stream.config import Series
 from aet_stream.hub.archive import Archive
 from aet_stream.hub.flights import Flight, Flights, Pending
-from aet_stream.hub.ledger import SOURCE_GONE, Ledger
+from aet_stream.hub.ledger import AGAIN, SOURCE_GONE, Ledger
 from aet_stream.hub.outcomes import Outcomes
 from aet_stream.messages import Acquired, AnyMessage, NotAcquired, Offer, Want
 from aet_stream.naming import series_of
@@ -144,7 +144,11 @@ class Intake:
         if not said or not used or said.lower() == used.lower():
             return False
         if self._rules.detector:
-            self._outcomes.end(flight, "other", f"detector {said}; series.detector is {used}")
+            self._outcomes.end(
+                flight,
+                "other",
+                f"detector {said}; series.detector is {used}: if it should not be, set it and `aet-stream requeue {flight.unit_id}`",
+            )
         else:
             self._outcomes.end(flight, "held", f"detector {said}, but the series has {used}: set series.detector to the one to use")
         return True
@@ -163,7 +167,9 @@ class Intake:
             case "bad":
                 self._outcomes.end(flight, "quarantined", message.reason)
             case "gone":
-                self._outcomes.end(flight, "quarantined", f"{SOURCE_GONE}: {message.reason}")
+                row = self._ledger.unit(flight.unit_id)
+                known = row is not None and row["reason"] == AGAIN  # it was dealt with once: nothing is lost unnoticed
+                self._outcomes.end(flight, "gone" if known else "quarantined", f"{SOURCE_GONE}: {message.reason}")
 
     def _unasked(self, message: NotAcquired) -> Flight | None:
         """A file so broken that watch could not even offer it."""

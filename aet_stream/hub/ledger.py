@@ -2,10 +2,12 @@
 
 A visit is one unit at one state of its source file: (path, image, stamp). Its life:
 
-    wanted -> stored | duplicate | same | other | quarantined | held | dropped          held, quarantined, duplicate -> ready -> wanted ...
+    wanted -> stored | duplicate | same | other | quarantined | held | dropped | gone
+    held, quarantined, other, duplicate -> ready -> wanted ...
 
 `same`: the file was touched, its pixels were not. `other`: an image of a detector that is not used. `dropped`: the file changed before it
-was read, a new visit follows. `replaced`: a later state of the file was stored.
+was read, a new visit follows. `gone`: it was to be read again, and its file is no longer there.
+`replaced`: a later state of the file was stored.
 
 The row `wanted` is written before the reading begins, so that whatever dies over it is noticed afterwards.
 """
@@ -31,6 +33,9 @@ SCHEMA_VERSION = 1
 STAGES = ("settle", "read", "queue", "network", "commit", "total")
 #: States that end a visit until the file changes or a person speaks.
 ENDED = ("stored", "duplicate", "same", "other", "quarantined", "held", "replaced")
+
+#: The reason of a unit that has ended before, and is to be read again.
+AGAIN = "to be read again"
 
 #: How the reason of a unit begins whose file had vanished: it is no end, if the file comes back.
 SOURCE_GONE = "source_gone"
@@ -203,7 +208,7 @@ class Ledger:
     def _free_copies(self, record: Record, path: str, image: int) -> int:
         """How many duplicates there were of the row of this image that `record` supersedes."""
         return self._db.execute(
-            "UPDATE unit SET state = 'ready' WHERE series = ?1 AND state = 'duplicate' AND sha256 != ?5"
+            f"UPDATE unit SET state = 'ready', reason = '{AGAIN}' WHERE series = ?1 AND state = 'duplicate' AND sha256 != ?5"
             " AND sha256 = (SELECT sha256 FROM unit WHERE series = ?1 AND path = ?2 AND image = ?3 AND state = 'stored' AND number < ?4"
             " ORDER BY number DESC LIMIT 1)",
             (record.series, path, image, record.number, record.sha256),
@@ -239,7 +244,7 @@ class Ledger:
     def dealt_with(self, path: str, image: int) -> bool:
         """Is this image known, and not in quarantine?"""
         states = {row["state"] for row in self._db.execute("SELECT state FROM unit WHERE path = ? AND image = ?", (path, image))}
-        return bool(states & {"stored", "duplicate", "same", "other", "held"}) and "quarantined" not in states
+        return bool(states & {"stored", "duplicate", "same", "other", "held", "gone"}) and "quarantined" not in states
 
     def unit(self, unit_id: int) -> sqlite3.Row | None:
         row: sqlite3.Row | None = self._db.execute("SELECT * FROM unit WHERE id = ?", (unit_id,)).fetchone()
@@ -248,8 +253,8 @@ class Ledger:
     def released(self, unit_id: int, tilt_deg: float | None) -> None:
         """A person has spoken: try again, with this tilt if one was given."""
         self._db.execute(
-            "UPDATE unit SET state = 'ready', reason = '', attempts = 0, person_tilt_deg = coalesce(?, person_tilt_deg) WHERE id = ?",
-            (tilt_deg, unit_id),
+            "UPDATE unit SET state = 'ready', reason = ?, attempts = 0, person_tilt_deg = coalesce(?, person_tilt_deg) WHERE id = ?",
+            (AGAIN, tilt_deg, unit_id),
         )
 
     def ready(self) -> list[sqlite3.Row]:

@@ -38,7 +38,7 @@ class Outcomes:
         self._tell = tell
 
     def end(self, flight: Flight, state: str, reason: str) -> None:
-        """The unit is `held`, `quarantined`, a `duplicate`, the `same`, an `other` detector's, or `dropped`: its file has changed."""
+        """The unit is `held`, `quarantined`, `gone`, a `duplicate`, the `same`, an `other` detector's, or `dropped`: its file changed."""
         if state == "quarantined":
             row = self._ledger.unit(flight.unit_id)
             attempts = 0 if row is None else row["attempts"]
@@ -96,9 +96,9 @@ class Outcomes:
         AetError : it waits for nobody
         """
         row = self._ledger.unit(unit_id)
-        if row is None or row["state"] not in ("held", "quarantined", "ready"):
+        if row is None or row["state"] not in ("held", "quarantined", "other", "ready"):
             state = "unknown" if row is None else row["state"]
-            raise AetError(f"unit {unit_id} is {state}: only held and quarantined ones can be released or queued again")
+            raise AetError(f"unit {unit_id} is {state}: only held, quarantined and other detectors' ones can be read again")
         return row
 
     def read_again(self, row: sqlite3.Row, tilt_deg: float | None) -> None:
