@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
+from aet_stream.cli import main
 from aet_stream.errors import AetError
 from aet_stream.readers.child import ReaderChild
 from aet_stream.simulate import microscope, multislice, noise, replay
@@ -172,6 +173,49 @@ def test_a_replayed_folder_gives_the_same_images_and_tilts(tmp_path: Path) -> No
         assert np.array_equal(np.stack(pixels), np.stack(found))
     finally:
         reader.close()
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "values"),
+    [
+        ("simulate", "--pieces", ("-1", "0")),
+        ("simulate", "--atoms", ("-5", "1e9")),
+        ("simulate", "--tilts", ("0", "-1")),
+        ("simulate", "--size", ("0", "-3", "5000")),
+        ("simulate", "--range", ("nan", "400")),
+        ("simulate", "--dose", ("nan", "-100", "1e30", "30000")),
+        ("simulate", "--name", ("../evil", "", "..")),
+        ("simulate", "--seed", ("-1",)),
+        ("replay", "--speed", ("0",)),
+        ("train", "--steps", ("-3",)),
+        ("train", "--seed", ("-1",)),
+        ("train", "--threads", ("-1",)),
+        ("evaluate", "--frames", ("-5", "3")),
+        ("evaluate", "--trust-frames", ("-1",)),
+    ],
+)
+def test_a_number_out_of_bounds_is_refused_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, option: str, values: tuple[str, ...]
+) -> None:
+    """With the name of its option."""
+    given = {"replay": [str(tmp_path)], "evaluate": []}.get(command, ["--out", str(tmp_path / "out")])
+    for value in values:
+        with pytest.raises(SystemExit):
+            main([command, *given, option, value])
+        assert f"argument {option}: " in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_simulation_into_the_folder_one_is_in_has_its_truth_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never in the watched folder; few atoms are named; frames above 512 px have no volume."""
+    (tmp_path / "watched").mkdir()
+    monkeypatch.chdir(tmp_path / "watched")
+    words = ["simulate", "--out", ".", "--tilts", "2", "--cadence", "0", "--atoms"]
+    assert main([*words, "3"]) == 1
+    assert main([*words, "10", "--size", "520", "--name", "large"]) == 0
+    assert main([*words, "10", "--size", "16"]) == 0
+    with h5py.File(tmp_path / "watched.truth" / "large.h5") as large, h5py.File(tmp_path / "watched.truth" / "particle.h5") as small:
+        assert set(small) - set(large) == {"volume"}
 
 
 def test_the_commands_say_what_is_wrong(tmp_path: Path) -> None:

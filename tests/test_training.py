@@ -362,6 +362,37 @@ def test_a_wrong_preset_is_named() -> None:
         load_preset("nonsense")
 
 
+def test_a_path_that_cannot_be_read_or_written_is_one_line_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Folders that are files, files that are folders, pictures of no kind, texts that are none."""
+    (tmp_path / "afile").write_text("")
+    (tmp_path / "folder.toml").mkdir()
+    for words in (
+        ["evaluate", "--json", str(tmp_path / "no" / "e.json")],
+        ["evaluate", "--figure", str(tmp_path / "no" / "e.png")],
+        ["evaluate", "--figure", str(tmp_path / "e.foo")],
+        ["train", "--out", str(tmp_path / "afile")],
+        ["train", "--out", str(tmp_path / "afile" / "deeper")],
+        ["simulate", "--out", str(tmp_path / "afile")],
+    ):
+        with pytest.raises(SystemExit):
+            main(words)
+        assert f"argument {words[1]}: {words[2]}" in capsys.readouterr().err
+    (tmp_path / "latin.toml").write_bytes("name = 'schön'".encode("latin-1"))
+    for name in ("folder.toml", "latin.toml"):
+        with pytest.raises(ConfigError, match=name):
+            load_preset(str(tmp_path / name))
+    (tmp_path / "n.json").mkdir()
+    with pytest.raises(ModelError, match=r"n\.json"):
+        load_card(tmp_path / "n.safetensors")
+    (tmp_path / "m.json").write_bytes(b'{"name": "sch\xf6n"}')
+    with pytest.raises(ModelError, match=r"m\.json"):
+        load_card(tmp_path / "m.safetensors")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "particle").write_text("")
+    assert main(["simulate", "--out", str(tmp_path / "in"), "--size", "16", "--tilts", "1", "--atoms", "10"]) == 1
+    assert f"{tmp_path / 'in' / 'particle'}: File exists" in capsys.readouterr().err
+
+
 def test_evaluation_ranks_what_it_should(tmp_path: Path) -> None:
     """Doing nothing is worse than Laplace on films, Laplace worse than the network; one row per estimator and set; no NaN; a picture."""
     report = evaluate.evaluate(["default"], frames=6, only=["hard", "clean"], trust_frames=20)

@@ -24,16 +24,17 @@ def main(arguments: list[str] | None = None) -> int:
     command: Command = parsed.run
     try:
         return command(parsed)
-    except AetError as error:
-        if parsed.debug:
-            raise
-        print(f"aet-stream {parsed.command}: {error}", file=sys.stderr)
-        return exit_code(error)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return EXIT_FAILED
+    except (AetError, OSError) as error:
+        if parsed.debug:
+            raise
+        said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+        print(f"aet-stream {parsed.command}: {said}", file=sys.stderr)
+        return exit_code(error) if isinstance(error, AetError) else EXIT_FAILED
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -60,6 +61,59 @@ def whole(text: str) -> int:
     if (value := int(text)) < 0:
         raise argparse.ArgumentTypeError(f"{text}: 0 or more is needed")
     return value
+
+
+def whole_from(least: int, most: int) -> Callable[[str], int]:
+    """A type for arguments: a whole number between two, both allowed."""
+
+    def number(text: str) -> int:
+        if not least <= (value := int(text)) <= most:
+            raise argparse.ArgumentTypeError(f"{text}: {least:,} to {most:,} is needed")
+        return value
+
+    return number
+
+
+def number_from(least: float, most: float) -> Callable[[str], float]:
+    """A type for arguments: a number between two, both allowed."""
+
+    def number(text: str) -> float:
+        if not least <= (value := float(text)) <= most:  # NaN is not
+            raise argparse.ArgumentTypeError(f"{text}: {least:,} to {most:,} is needed")
+        return value
+
+    return number
+
+
+def series_name(text: str) -> str:
+    """The name of one folder, not a way to another."""
+    if text in ("", ".", "..") or "/" in text:
+        raise argparse.ArgumentTypeError(f"{text!r}: a folder name without / is needed")
+    return text
+
+
+def new_file(text: str) -> Path:
+    """A file to be written, in a folder that is there."""
+    path = Path(text)
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text}: a file in a folder that exists and may be written to is needed")
+    return path
+
+
+def picture(text: str) -> Path:
+    """The same, of a kind that can be drawn."""
+    if not text.endswith((".png", ".pdf", ".svg")):
+        raise argparse.ArgumentTypeError(f"{text}: a name ending in .png, .pdf or .svg is needed")
+    return new_file(text)
+
+
+def folder(text: str) -> Path:
+    """A folder to write to, there already or to be made."""
+    path = Path(text)
+    there = next(level for level in (path, *path.absolute().parents) if os.access(level, os.F_OK))
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{text}: {there} is not a folder that may be written to; choose another")
+    return path
 
 
 def share(text: str) -> float:

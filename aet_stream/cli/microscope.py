@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from aet_stream.cli.common import Add
+from aet_stream.cli.common import Add, folder, number_from, series_name, whole, whole_from
 from aet_stream.errors import AetError
 from aet_stream.service import EXIT_OK
 
@@ -15,29 +15,39 @@ def add_commands(add: Add) -> None:
     simulate = add("simulate", _simulate, "a microscope that writes a tilt series file by file", config=False)
     simulate.add_argument("--particle", default="random", help="kind of particle (default: a random one)")
     simulate.add_argument("--background", default="film", help="kind of background: film or gaussian (default: film)")
-    simulate.add_argument("--tilts", type=int, default=60, metavar="N")
-    simulate.add_argument("--range", type=float, default=70.0, metavar="DEG", help="largest tilt (default: 70)")
-    simulate.add_argument("--size", type=int, default=256, metavar="PX")
-    simulate.add_argument("--atoms", type=int, default=0, metavar="N", help="about how many (0: 1,000 to 50,000)")
+    simulate.add_argument("--tilts", type=whole_from(1, 10_000), default=60, metavar="N", help="how many (default: 60)")
+    simulate.add_argument("--range", type=number_from(0, 90), default=70.0, metavar="DEG", help="largest tilt (default: 70)")
+    simulate.add_argument(
+        "--size", type=whole_from(8, 4096), default=256, metavar="PX", help="of a frame (default: 256); above 512 the truth has no volume"
+    )
+    simulate.add_argument(
+        "--atoms", type=whole_from(0, 1_000_000), default=0, metavar="N", help="about how many, at least 10 (0: 1,000 to 50,000)"
+    )
     simulate.add_argument(
         "--multislice", action="store_true", help="images by multislice theory (abTEM): minutes each, kept for the next time"
     )
-    simulate.add_argument("--dose", type=float, default=2000.0, metavar="COUNTS", help="counts in the brightest pixel (default: 2000)")
-    simulate.add_argument("--name", default="particle", help="name of the series: a folder under DIR")
+    simulate.add_argument(
+        "--dose", type=number_from(1, 25_000), default=2000.0, metavar="COUNTS", help="counts in the brightest pixel (default: 2000)"
+    )
+    simulate.add_argument("--name", type=series_name, default="particle", help="name of the series: a folder under DIR")
     replay = add("replay", _replay, "an old acquisition again at true cadence", config=False)
     replay.add_argument("source", type=Path, metavar="DIR", help="folder of images, or one stack")
     replay.add_argument("--angles", type=Path, metavar="FILE", help="tilts in degrees, where the source has none: .rawtlt, .npy or .mat")
-    replay.add_argument("--speed", type=float, default=1.0, metavar="X", help="this many times faster than the cadence")
-    replay.add_argument("--name", default="", help="name of the series (default: that of the source)")
+    replay.add_argument("--speed", type=number_from(0.001, 1e6), default=1.0, metavar="X", help="this many times faster than the cadence")
+    replay.add_argument("--name", type=series_name, help="name of the series (default: that of the source)")
     replay.add_argument("--shuffle", action="store_true", help="let the projections arrive out of order")
     for command in (simulate, replay):
-        command.add_argument("--out", type=Path, required=True, metavar="DIR", help="the watched folder")
+        command.add_argument("--out", type=folder, required=True, metavar="DIR", help="the watched folder")
         command.add_argument(
             "--format", default="tiff", help="tiff, npy, mrc, dm3, dm4, mat, ser, velox, emd; several with commas (default: tiff)"
         )
-        command.add_argument("--cadence", type=float, default=1.0, metavar="S", help="seconds between projections (default: 1)")
-        command.add_argument("--pieces", type=int, default=1, metavar="N", help="write each file in this many slow pieces (default: 1)")
-        command.add_argument("--seed", type=int, default=0)
+        command.add_argument(
+            "--cadence", type=number_from(0, 86_400), default=1.0, metavar="S", help="seconds between projections (default: 1)"
+        )
+        command.add_argument(
+            "--pieces", type=whole_from(1, 1_000_000), default=1, metavar="N", help="write each file in this many slow pieces (default: 1)"
+        )
+        command.add_argument("--seed", type=whole, default=0)
         command.add_argument("--fault", action="append", default=[], metavar="KIND", help="something that goes wrong; may be repeated")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from aet_stream.cli.common import Add, share, whole
+from aet_stream.cli.common import Add, folder, new_file, picture, share, whole, whole_from
 from aet_stream.errors import AetError, TooFewProjections
 from aet_stream.service import EXIT_OK, be_a_child
 
@@ -37,22 +37,24 @@ def add_commands(add: Add) -> None:
     export.add_argument("target", type=Path, metavar="TARGET", help="a name ending in .mrc, .tif or .mat")
     train = add("train", _train, "make a network from simulated particles", config=False)
     train.add_argument("--preset", help="default, dncnn-2019, or a TOML file of your own (default: default)")
-    train.add_argument("--out", type=Path, required=True, metavar="DIR")
-    train.add_argument("--steps", type=int, default=0, metavar="N", help="how many (0: what the preset says)")
-    train.add_argument("--seed", type=int, default=None, help="another seed than the preset's")
-    train.add_argument("--threads", type=int, default=0, help="0: all cores")
+    train.add_argument("--out", type=folder, required=True, metavar="DIR")
+    train.add_argument("--steps", type=whole, default=0, metavar="N", help="how many (0: what the preset says)")
+    train.add_argument("--seed", type=whole, default=None, help="another seed than the preset's")
+    train.add_argument("--threads", type=whole, default=0, help="0: all cores")
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR")
     train.add_argument("--from", dest="model", metavar="MODEL", help="fine-tune this network, a name or a path, on your own microscope")
     train.add_argument("--series", type=Path, nargs="+", default=[], metavar="FILE", help="with --from: stored series whose vacuum teaches")
     evaluate = add("evaluate", _evaluate, "judge networks beside the classical estimates", config=False)
     evaluate.add_argument("models", nargs="*", default=[], metavar="MODEL", help="names or paths (default: all that are shipped)")
-    evaluate.add_argument("--frames", type=int, default=48, metavar="N", help="frames per set (default: 48)")
+    evaluate.add_argument("--frames", type=whole_from(4, 100_000), default=48, metavar="N", help="frames per set, at least 4 (default: 48)")
     evaluate.add_argument("--set", dest="sets", action="append", default=[], metavar="NAME", help="only this set; may be repeated")
     evaluate.add_argument(
-        "--trust-frames", type=int, default=400, metavar="N", help="hard frames to judge trust by (default: 400; 0: none)"
+        "--trust-frames", type=whole, default=400, metavar="N", help="hard frames to judge trust by (default: 400; 0: none)"
     )
-    evaluate.add_argument("--json", type=Path, metavar="FILE", help="all figures as JSON as well")
-    evaluate.add_argument("--figure", type=Path, metavar="FILE", help="worst, median and best hard frame of the first network as a picture")
+    evaluate.add_argument("--json", type=new_file, metavar="FILE", help="all figures as JSON as well")
+    evaluate.add_argument(
+        "--figure", type=picture, metavar="FILE", help="worst, median and best hard frame of the first network: .png, .pdf or .svg"
+    )
 
 
 def _reconstruct(arguments: argparse.Namespace) -> int:

@@ -68,7 +68,7 @@ def load_card(path: Path) -> Card:
         card = msgspec.json.decode(card_path.read_bytes(), type=Card)
     except FileNotFoundError as error:
         raise ModelError(f"{path}: its card {card_path.name} is missing; keep both files together") from error
-    except msgspec.MsgspecError as error:
+    except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
         raise ModelError(f"{card_path}: {error}") from error
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if card.sha256 != found:

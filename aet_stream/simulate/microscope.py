@@ -117,18 +117,21 @@ def write(
 
 
 def write_truth(path: Path, series: SimulatedSeries) -> None:
-    """What the series really is, for judging: `clean`, `background` (tilts, y, x), `volume` (y, row, column), `tilts_deg`."""
+    """What the series really is: `clean`, `background` (tilts, y, x), `tilts_deg`, and `volume` (y, row, column) if there is one."""
     import h5py
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
-        for name in ("clean", "background", "volume", "tilts_deg"):
+        for name in ("clean", "background", "tilts_deg"):
             file[name] = getattr(series, name)
+        if series.volume is not None:
+            file["volume"] = series.volume
         file.attrs["pixel_size_nm"] = series.pixel_size_nm
 
 
 def truth_path(out: Path, name: str) -> Path:
     """Beside the watched folder, never in it."""
+    out = out.resolve()
     return out.with_name(f"{out.name}.truth") / f"{name}.h5"
 
 

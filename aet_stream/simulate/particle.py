@@ -11,6 +11,8 @@ import numpy as np
 from aet_stream.projection import Array
 
 KINDS = ("fcc", "hcp", "decahedron", "icosahedron", "amorphous")
+FEWEST_ATOMS = 10
+"""Vacancies and facets leave nothing of smaller ones."""
 #: Pairs of metals that such particles are made of.
 ALLOYS = ((78, 28), (79, 46), (79, 47), (78, 26), (46, 46), (79, 79), (78, 78))
 #: Cubic lattice constants in nm; anything else is given 0.39.
@@ -40,18 +42,20 @@ def make_particle(
     Parameters
     ----------
     kind : one of KINDS, or "random": one of `kinds`
-    atoms : about how many; 0 draws 1,000 to 50,000
+    atoms : about how many, FEWEST_ATOMS or more; 0 draws 1,000 to 50,000
     elements : one or two atomic numbers; none draws from ALLOYS
 
     Raises
     ------
-    ValueError : no such kind or element
+    ValueError : no such kind or element, or too few atoms
     """
     if kind == "random":
         weights = np.array([0.5 if name == "fcc" else 0.15 for name in kinds])
         kind = str(rng.choice(list(kinds), p=weights / weights.sum()))
     if kind not in KINDS:
         raise ValueError(f"particle {kind!r}: choose random or one of {', '.join(KINDS)}")
+    if atoms and atoms < FEWEST_ATOMS:
+        raise ValueError(f"atoms {atoms}: give {FEWEST_ATOMS} or more, or 0 for 1,000 to 50,000")
     if len(elements) > 2 or not all(1 <= z <= 118 for z in elements):
         raise ValueError(f"elements {list(elements)}: give one or two atomic numbers")
     pair = (elements[0], elements[-1]) if elements else ALLOYS[rng.integers(len(ALLOYS))]

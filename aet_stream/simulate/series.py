@@ -12,6 +12,9 @@ from aet_stream.simulate.backgrounds import background
 from aet_stream.simulate.formation import fitting_pixel_size_nm, project_series, volume
 from aet_stream.simulate.particle import Particle, make_particle
 
+_LARGEST_VOLUME_PX = 512
+"""One of 1024 px takes some 30 GiB to make."""
+
 
 @dataclass(frozen=True, slots=True)
 class SimulatedSeries:
@@ -25,8 +28,8 @@ class SimulatedSeries:
     """(tilts, y, x) float32 counts"""
     tilts_deg: Array
     pixel_size_nm: float
-    volume: Array
-    """(slice y, row, column) float32 counts per voxel; its line integrals are `clean`"""
+    volume: Array | None
+    """(slice y, row, column) float32 counts per voxel; its line integrals are `clean`. None: the frames are larger than 512 px"""
 
 
 def simulate_series(
@@ -73,5 +76,5 @@ def simulate_series(
         background=below,
         tilts_deg=np.asarray(tilts_deg, dtype=np.float64),
         pixel_size_nm=pixel_size_nm,
-        volume=volume(subject, size_px=size_px, pixel_size_nm=pixel_size_nm) * scale,
+        volume=volume(subject, size_px=size_px, pixel_size_nm=pixel_size_nm) * scale if size_px <= _LARGEST_VOLUME_PX else None,
     )

@@ -89,7 +89,7 @@ def load_preset(name: str) -> Preset:
     except FileNotFoundError:
         known = ", ".join(sorted(p.stem for p in _FOLDER.glob("*.toml")))
         raise ConfigError(f"no preset {name!r}: choose {known}, or give a .toml file") from None
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise ConfigError(f"{path}: {error}") from error
 
 
