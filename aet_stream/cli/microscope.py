@@ -13,8 +13,10 @@ from aet_stream.service import EXIT_OK
 
 def add_commands(add: Add) -> None:
     simulate = add("simulate", _simulate, "a microscope that writes a tilt series file by file", config=False)
-    simulate.add_argument("--particle", default="random", help="kind of particle (default: a random one)")
-    simulate.add_argument("--background", default="film", help="kind of background: film or gaussian (default: film)")
+    simulate.add_argument("--particle", default="random", help="random, fcc, hcp, decahedron, icosahedron or amorphous (default: random)")
+    simulate.add_argument(
+        "--background", default="film", help="film, gaussian, or unseen, which no network has learned from (default: film)"
+    )
     simulate.add_argument("--tilts", type=whole_from(1, 10_000), default=60, metavar="N", help="how many (default: 60)")
     simulate.add_argument("--range", type=number_from(0, 90), default=70.0, metavar="DEG", help="largest tilt (default: 70)")
     simulate.add_argument(

@@ -40,13 +40,19 @@ def add_commands(add: Add) -> None:
     train.add_argument("--out", type=folder, required=True, metavar="DIR")
     train.add_argument("--steps", type=whole, default=0, metavar="N", help="how many (0: what the preset says)")
     train.add_argument("--seed", type=whole, default=None, help="another seed than the preset's")
-    train.add_argument("--threads", type=whole, default=0, help="0: all cores")
+    train.add_argument("--threads", type=whole, default=0, help="of the network (0: the cores that making frames leaves)")
     train.add_argument("--resume", action="store_true", help="go on from the checkpoint in DIR")
     train.add_argument("--from", dest="model", metavar="MODEL", help="fine-tune this network, a name or a path, on your own microscope")
     train.add_argument("--series", type=Path, nargs="+", default=[], metavar="FILE", help="with --from: stored series whose vacuum teaches")
     evaluate = add("evaluate", _evaluate, "judge networks beside the classical estimates", config=False)
     evaluate.add_argument("models", nargs="*", default=[], metavar="MODEL", help="names or paths (default: all that are shipped)")
-    evaluate.add_argument("--frames", type=whole_from(4, 100_000), default=48, metavar="N", help="frames per set, at least 4 (default: 48)")
+    evaluate.add_argument(
+        "--frames",
+        type=whole_from(4, 100_000),
+        default=48,
+        metavar="N",
+        help="per set, at least 4 (default: 48); of large frames 1/2 or 1/4",
+    )
     evaluate.add_argument("--set", dest="sets", action="append", default=[], metavar="NAME", help="only this set; may be repeated")
     evaluate.add_argument(
         "--trust-frames", type=whole, default=400, metavar="N", help="hard frames to judge trust by (default: 400; 0: none)"
