@@ -229,7 +229,7 @@ def test_a_run_goes_on_only_from_its_own_checkpoint(tmp_path: Path) -> None:
         ({"seed": 4}, "seed was 3, now 4"),
         ({"learning_rate": 0.1}, "learning_rate was 0.001, now 0.1"),
         ({"backgrounds": ["film"]}, r"backgrounds was \['film', 'gaussian'\], now \['film'\]"),
-        ({"network": "dncnn"}, "network was 'coarse', now 'dncnn'"),
+        ({"network": "dncnn", "referee": None}, "network was 'coarse', now 'dncnn'"),
         ({"referee": slower}, r"referee\.learning_rate was 0\.001, now 0\.0001"),
         ({"referee": None}, "referee was True, now False"),
         ({"steps": 1}, "step 2, beyond steps 1"),
@@ -360,6 +360,53 @@ def test_a_wrong_preset_is_named() -> None:
     """With the ones there are."""
     with pytest.raises(ConfigError, match="dncnn-2019"):
         load_preset("nonsense")
+
+
+@pytest.mark.parametrize(
+    ("network", "was", "becomes", "said"),
+    [
+        ("coarse", 'backgrounds = ["film", "gaussian"]', "backgrounds = []", "backgrounds"),
+        ("coarse", 'backgrounds = ["film", "gaussian"]', 'backgrounds = ["cloud"]', "backgrounds: choose from"),
+        ("dncnn", "patch_px = 40", "", "patch_px"),
+        ("dncnn", "patch_px = 40", "patch_px = 2", "patch_px"),
+        ("dncnn", "patch_px = 40", "patch_px = 257", "patch_px: 3 to 256"),
+        ("dncnn", "calibration_frames = 4", "calibration_frames = 4" + REFEREE, "referee"),
+        ("coarse", "held_out = 0", "held_out = 4", "held_out"),
+        ("coarse", "atoms = 1000", "atoms = 1", "atoms"),
+        ("coarse", "learning_rate = 1e-3", "learning_rate = inf", "learning_rate: a finite"),
+        ("coarse", "weight_decay = 0.0", "weight_decay = nan", "weight_decay"),
+        ("coarse", 'name = "tiny"', 'name = "a/b"', "name"),
+        ("coarse", 'name = "tiny"', 'name = ""', "name"),
+    ],
+)
+def test_a_preset_that_cannot_work_is_refused(tmp_path: Path, network: str, was: str, becomes: str, said: str) -> None:
+    """While it is read, with its file and key."""
+    path = preset_file(tmp_path, network)
+    text = path.read_text()
+    if "[referee]" in becomes:
+        text = text.replace(was, "") + was  # a table stands last
+    assert was in text
+    path.write_text(text.replace(was, becomes))
+    with pytest.raises(ConfigError, match=rf"tiny\.toml: .*{said}"):
+        load_preset(str(path))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"architecture": "Transformer"}, "Transformer"),
+        ({"architecture": "Coarse", "shape": {"depth": 3}}, "shape .*depth"),
+        ({"architecture": "DnCNN", "shape": {"colour": 3}}, "shape .*colour"),
+        ({"architecture": "Coarse", "trust": {"stages": 0.1}}, "intercept"),
+    ],
+)
+def test_a_card_that_says_what_cannot_be_is_refused(tmp_path: Path, words: dict[str, object], said: str) -> None:
+    """One line with the card's name."""
+    path = save_weights(tmp_path / "n.safetensors", coarse.Coarse().state_dict(), Card(name="n", **words))  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match=rf"n\.json: .*{said}"):
+        Denoiser(model=str(path), device="cpu")
+    with pytest.raises(ModelError, match=r"n: its card has no usable trained\.preset"):
+        finetune._preset(Card(name="n"))
 
 
 def test_a_path_that_cannot_be_read_or_written_is_one_line_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from aet_stream.denoise.dncnn import DnCNN
 from aet_stream.denoise.estimate import Beat, Estimate
 from aet_stream.denoise.features import Blocks, normalisation
 from aet_stream.denoise.hardware import find_device, find_precision, take_threads
-from aet_stream.denoise.weights_file import Card, load_tensors, loaded
+from aet_stream.denoise.weights_file import Card, load_tensors, loaded, made
 from aet_stream.errors import ModelError
 from aet_stream.projection import Array
 
@@ -34,7 +34,7 @@ class InTiles:
         self.card, self.name, self.sha256 = card, card.name, card.sha256
         self._torch_device = find_device(device)
         self._dtype = find_precision(precision, card.bfloat16, self._torch_device)
-        model = DnCNN(**card.shape)
+        model = made(DnCNN, card, path)
         self.halo_px = model.halo_px
         layers = loaded(model, load_tensors(path), path).folded().to(self._torch_device, self._dtype)
         self._layers: torch.nn.Module = layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -15,7 +15,7 @@ from aet_stream.denoise.features import Blocks
 from aet_stream.denoise.hardware import find_device, take_threads
 from aet_stream.denoise.referee import Word
 from aet_stream.denoise.vacuum_field import SPACING, pooled
-from aet_stream.denoise.weights_file import Card, load_tensors, loaded, parts
+from aet_stream.denoise.weights_file import Card, load_tensors, loaded, made, parts
 from aet_stream.projection import Array
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class OnBlocks:
         self.card, self.name, self.sha256 = card, card.name, card.sha256
         self._device = find_device(device)
         of_network, of_referee = parts(load_tensors(path))
-        self._network = loaded(coarse.Coarse(**card.shape), of_network, path).to(self._device)
+        self._network = loaded(made(coarse.Coarse, card, path), of_network, path).to(self._device)
         self._referee = loaded(referee.Referee(), of_referee, path).to(self._device) if of_referee else None
 
     @property

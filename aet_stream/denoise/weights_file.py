@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
@@ -26,7 +26,7 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """What a weights file is; JSON beside it."""
 
     name: str
-    architecture: str = "DnCNN"
+    architecture: Literal["DnCNN", "Coarse"] = "DnCNN"
     """DnCNN: full resolution; Coarse: blocks, see coarse.py."""
     shape: dict[str, Any] = {}
     """What the class of that name is made with, where it is not its default."""
@@ -70,6 +70,8 @@ def load_card(path: Path) -> Card:
         raise ModelError(f"{path}: its card {card_path.name} is missing; keep both files together") from error
     except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
         raise ModelError(f"{card_path}: {error}") from error
+    if card.trust and "intercept" not in card.trust:
+        raise ModelError(f"{card_path}: trust has no intercept; take the whole card, or leave trust empty")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if card.sha256 != found:
         raise ModelError(f"{path}: its SHA-256 is {found[:12]}, the card says {card.sha256[:12]}: not the file that was made")
@@ -90,6 +92,19 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path}: not a readable safetensors file: {error}") from error
+
+
+def made(network: Callable[..., Model], card: Card, path: Path) -> Model:
+    """A network of the shape that its card says.
+
+    Raises
+    ------
+    ModelError : there is no such shape
+    """
+    try:
+        return network(**card.shape)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{path.with_suffix('.json')}: shape {card.shape} cannot be had: {error}") from error
 
 
 def loaded(model: Model, tensors: Mapping[str, Tensor], path: Path) -> Model:

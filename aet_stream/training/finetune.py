@@ -69,12 +69,12 @@ def finetune(model: str, series: Sequence[Path], out: Path, *, steps: int = STEP
     card = load_card(source)
     if card.architecture != "Coarse":
         raise ModelError(f"{source}: only networks on blocks can be fine-tuned, this one is a {card.architecture}")
+    preset = msgspec.structs.replace(_preset(card), learning_rate=LEARNING_RATE, steps=steps, warm_up=20, decay=0.5, average=0.99)
     series = list(dict.fromkeys(path.resolve() for path in series))
     real = [frame for path in series for frame in read_vacuum(path, Denoiser(model=str(source)))]
     held_out, learned = real[::_HELD_OUT], [frame for i, frame in enumerate(real) if i % _HELD_OUT]
     if len(real) < _FEWEST:
         raise ModelError(f"{len(real)} projections with vacuum in {len(series)} series: too few, at least {_FEWEST} are needed")
-    preset = msgspec.structs.replace(_preset(card), learning_rate=LEARNING_RATE, steps=steps, warm_up=20, decay=0.5, average=0.99)
     training = Training(preset, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     network, referee = parts(load_tensors(source))
     training.model.load_state_dict(network)
@@ -103,8 +103,16 @@ def finetune(model: str, series: Sequence[Path], out: Path, *, steps: int = STEP
 
 
 def _preset(card: Card) -> Preset:
-    """What the network was made with."""
-    return msgspec.convert(card.trained["preset"], Preset)
+    """What the network was made with.
+
+    Raises
+    ------
+    ModelError : its card does not say
+    """
+    try:
+        return msgspec.convert(card.trained.get("preset"), Preset)
+    except msgspec.ValidationError as error:
+        raise ModelError(f"{card.name}: its card has no usable trained.preset ({error}); fine-tune one that `train` has made") from error
 
 
 def read_vacuum(path: Path, denoiser: Denoiser) -> list[RealVacuum]:

@@ -43,7 +43,7 @@ _OTHERS = 500_009
 def as_preset(preset: Preset, referee: RefereePreset) -> Preset:
     """The run of the referee as if it were one of its own."""
     alike = {name: getattr(referee, name) for name in ("batch", "steps", "learning_rate", "weight_decay", "average", "particles", "views")}
-    return msgspec.structs.replace(preset, name=f"{preset.name}-referee", referee=None, warm_up=100, decay=0.5, **alike)
+    return msgspec.structs.replace(preset, name=f"{preset.name}-referee", referee=None, held_out=0, warm_up=100, decay=0.5, **alike)
 
 
 def origin(network_sha256: str, preset: Preset, referee: RefereePreset) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from aet_stream.errors import ConfigError
+from aet_stream.simulate.backgrounds import KINDS
+from aet_stream.simulate.particle import FEWEST_ATOMS
 from aet_stream.training.dataset import Recipe
 
 _FOLDER = Path(__file__).parent / "presets"
@@ -34,16 +37,20 @@ class RefereePreset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     weight_decay: Annotated[float, msgspec.Meta(ge=0)]
     average: Annotated[float, msgspec.Meta(ge=0, lt=1)]
 
+    def __post_init__(self) -> None:
+        _refuse_infinite(self)
+
 
 class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Every key of a preset; the shipped ones say what each is for."""
 
-    name: str
+    name: Annotated[str, msgspec.Meta(pattern=r"^[^/.][^/]*$")]
+    """Of the weights file."""
     network: Literal["coarse", "dncnn"]
     seed: Count
     particles: Positive
     views: Positive
-    backgrounds: list[str]
+    backgrounds: Annotated[list[str], msgspec.Meta(min_length=1)]
     amplify: Annotated[float, msgspec.Meta(ge=1)]
     noise: Share
     plain: bool
@@ -70,10 +77,35 @@ class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     referee: RefereePreset | None = None
     """Without: the network alone."""
 
+    def __post_init__(self) -> None:
+        """What no key alone can tell.
+
+        Raises
+        ------
+        ValueError : such a run cannot work; while a file is read msgspec makes a ValidationError of it
+        """
+        _refuse_infinite(self)
+        largest_px = min(self.recipe.sizes_px)
+        for wrong, remedy in (
+            (not set(self.backgrounds) <= set(KINDS), f"backgrounds: choose from {', '.join(KINDS)}"),
+            (0 < self.atoms < FEWEST_ATOMS, f"atoms: 0, or {FEWEST_ATOMS} and more"),
+            (self.held_out >= self.particles * self.views, "held_out: fewer than particles * views, or nothing is left to learn from"),
+            (self.network == "dncnn" and not 3 <= self.patch_px <= largest_px, f"patch_px: 3 to {largest_px} for a dncnn"),
+            (self.network == "dncnn" and self.referee is not None, "referee: a dncnn has none, leave the table out"),
+        ):
+            if wrong:
+                raise ValueError(f"{remedy} (it is {getattr(self, remedy.partition(':')[0])!r})")
+
     @property
     def recipe(self) -> Recipe:
         recipe = Recipe(self.backgrounds, self.amplify, self.noise, self.plain, atoms=self.atoms)
         return replace(recipe, sizes_px=(256,)) if self.plain else recipe
+
+
+def _refuse_infinite(preset: msgspec.Struct) -> None:
+    for name, value in msgspec.structs.asdict(preset).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name}: a finite number is needed (it is {value})")
 
 
 def load_preset(name: str) -> Preset:
