@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TextIO
 
 import msgspec
@@ -285,7 +286,7 @@ def run(config: Config, *, until_idle_s: float | None, strict: bool, verbose: bo
         while not stop.asked and supervisor.verdict is None:
             supervisor.step()
             if idle is not None and idle.finished():
-                return _closing_words(idle.last, strict)
+                return _closing_words(idle.last, strict, config.watch_root)
     finally:
         notify("supervisor", "STOPPING=1")
         supervisor.close()
@@ -294,7 +295,7 @@ def run(config: Config, *, until_idle_s: float | None, strict: bool, verbose: bo
     return EXIT_OK if supervisor.verdict is None else supervisor.verdict
 
 
-def _closing_words(last: dict[str, Any], strict: bool) -> int:
+def _closing_words(last: dict[str, Any], strict: bool, watch_root: Path) -> int:
     """Say how it went, and turn it into the exit code."""
     counts = {key: last[key] for key in ("stored", "duplicates", "held", "quarantined")}
     counts |= {"failed events": last["failed_events"], "events put off": last["put_off_events"]}
@@ -302,4 +303,7 @@ def _closing_words(last: dict[str, Any], strict: bool) -> int:
     trouble = last["held"] + last["quarantined"] + last["failed_events"] + last["put_off_events"]
     if trouble:
         logger.warning("`aet-stream status` names what was held, quarantined or failed, `aet-stream events` what a receiver put off")
+    if not watch_root.is_dir():
+        trouble += 1
+        logger.warning("watch.root %s is not there: nothing was looked at; mount it, or correct the setting", watch_root)
     return EXIT_STRICT if strict and trouble else EXIT_OK

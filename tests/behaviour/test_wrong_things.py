@@ -67,6 +67,14 @@ def test_a_folder_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
         assert daemon.stop() == 0
 
 
+def test_a_folder_that_never_comes_is_no_success(tmp_path: Path) -> None:
+    """A nightly `--until-idle --strict` over a share that is not mounted: it ends, and not as if all were well."""
+    daemon = Daemon(tmp_path)
+    daemon.root.rmdir()
+    assert daemon.run("--until-idle", "1", "--strict") == 3
+    assert f"watch.root {daemon.root} is not there: nothing was looked at" in daemon.log.read_text()
+
+
 def test_a_taken_port_degrades_the_monitor_and_nothing_else(tmp_path: Path) -> None:
     """Port taken: intake runs, the monitor is reported as degraded."""
     with socket.socket() as squatter:
