@@ -28,6 +28,8 @@ class Candidate:
     """A file that is not known to be complete yet. Times are monotonic unless said otherwise."""
 
     stamp: str
+    refused: str
+    """State under which it is refused: without the loose sidecars, which grow with every image, and never that of an image offered."""
     changed_at: float
     final_at: float
     """When file and sidecar took their present name and content on this machine: unix seconds."""
@@ -151,10 +153,12 @@ class Settling:
             elif not path.lower().endswith(SIDECAR_SUFFIXES):
                 self.ignored.add(path)
             return False
-        together = [entry]
+        own, loose = [entry], []
         if path.rpartition("/")[0] in self._with_sidecars:
-            together += [self._stats[name] for name in (*sidecar_names(path), *self.loose(path)) if name in self._stats]
-        stamp = "+".join(map(stat_stamp, together))
+            own += [self._stats[name] for name in sidecar_names(path) if name in self._stats]
+            loose = [self._stats[name] for name in self.loose(path) if name in self._stats]
+        mine = "+".join(map(stat_stamp, own))
+        stamp = "+".join([mine, *map(stat_stamp, loose)])
         candidate = self.candidates.get(path)
         if candidate is None and self.seen.get(path) == stamp:
             return False
@@ -162,7 +166,7 @@ class Settling:
             before = self._since.get(path, ("", 0.0, 0.0))
             since, look_at = before[1:] if before[0] == stamp else (now, 0.0)
             self._since[path] = (stamp, since, look_at)
-            self.candidates[path] = Candidate(stamp, since, max(entry.st_ctime for entry in together), closed, look_at)
+            self.candidates[path] = Candidate(stamp, f"{mine} refused", since, max(e.st_ctime for e in own + loose), closed, look_at)
             return True
         if closed and not candidate.closed:
             candidate.closed, candidate.look_at = True, 0.0

@@ -215,7 +215,7 @@ class Watch:
             return
         if look.probe.partial:
             reason = f"{look.probe.partial} bytes of image {look.probe.images} are there, and no more have come for {still_s:.0f} s"
-            cut = NotAcquired(path=path, stamp=candidate.stamp, image=look.probe.images, why="bad", reason=reason)
+            cut = NotAcquired(path=path, stamp=candidate.refused, image=look.probe.images, why="bad", reason=reason)
             if not self.link.send(cut):
                 return
         self._settling.pass_on(path)
@@ -235,7 +235,7 @@ class Watch:
         deadly = candidate.deaths >= DEATHS
         if deadly or still_s >= limit_s:
             why = f"{candidate.deaths} reading processes died over it" if deadly else f"unchanged for {still_s:.0f} s"
-            bad = NotAcquired(path=path, stamp=candidate.stamp, image=0, why="bad", reason=f"{complaint} ({why})")
+            bad = NotAcquired(path=path, stamp=candidate.refused, image=0, why="bad", reason=f"{complaint} ({why})")
             if self.link.send(bad):
                 self._settling.pass_on(path)
 

@@ -343,11 +343,12 @@ def test_a_blank_file_is_taken_after_the_grace_and_flagged(tmp_path: Path) -> No
 
 def test_a_tilt_counts_when_its_line_is_finished(tmp_path: Path) -> None:
     """The image comes while half the number is written: it waits; a line that nobody finishes is believed after watch.settle_s."""
+    (tmp_path / "good.npy").write_bytes(npy(known_image(0), 0.0, 0.1))
     with Bench(tmp_path, "watch.settle_s=3") as bench:
+        bench.reader.probe(tmp_path / "good.npy")  # the reading process has started
         for name in ("a", "b"):
             (bench.root / f"{name}.csv").write_text("tilt\n-1")
-        bench.until(lambda: len(bench.watch._settling.loose("a.npy")) == 2)
-        for name in ("a", "b"):
+            os.utime(bench.root / f"{name}.csv", (time.time() + 2.5, time.time() + 2.5))  # their writer's clock is ahead
             (bench.root / f"{name}.npy").write_bytes(npy(known_image(ord(name)), 0.0, 0.1))
         bench.until(lambda: "no end yet" in bench.status.get("waiting_for", {}).get("a.npy", ""))
         with (bench.root / "a.csv").open("a") as file:
@@ -397,3 +398,16 @@ def test_a_folder_that_cannot_be_listed_keeps_its_files_and_is_named_once(caplog
         assert settling.unreadable == {"shut"}
         shutil.rmtree(shut)
         assert settling.scan(3.0) == ["shut/x.npy"]
+
+
+def test_a_broken_file_is_refused_in_one_state_however_its_folders_log_grows(tmp_path: Path) -> None:
+    """A loose table gains a line with every image: that is no news of a file that nobody can read; its own sidecar is."""
+    with Bench(tmp_path, "watch.incomplete_s=0.5") as bench:
+        (bench.root / "broken_+1.00deg.npy").write_bytes(b"not npy at all")
+        for index in range(3):
+            with (bench.root / "log.csv").open("a") as file:
+                file.write(f"x{index}.npy,{index}\n" if index else "file,tilt\n")
+            bench.until(lambda done=len(bench.refused): len(bench.refused) > done)
+        assert len({refusal.stamp for refusal in bench.refused}) == 1
+        (bench.root / "broken_+1.00deg.csv").write_text("tilt\n1\n")
+        bench.until(lambda: len({refusal.stamp for refusal in bench.refused}) == 2)
