@@ -112,6 +112,11 @@ class Orientation(Section, frozen=True):
     flip_y: bool = False
     flip_x: bool = False
 
+    @property
+    def letters(self) -> str:
+        """As a record has it: `t` transposed, `y` and `x` flipped along that axis."""
+        return "t" * self.transpose + "y" * self.flip_y + "x" * self.flip_x
+
 
 class Series(Section, frozen=True):
     """What is one tilt series, and when it ends."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from aet_stream import durable
-from aet_stream.config import Config, Queue, Series
+from aet_stream.config import Config, Orientation, Queue, Series
 from aet_stream.errors import AetError, OutputFull
 from aet_stream.hub import workers
 from aet_stream.hub.archive import Archive, open_ledger
@@ -45,7 +45,7 @@ class Desk:
         self.archive = Archive(root, self.ledger, outbox, fold_rows=256, expected=0, config="{}")
         self.flights = Flights(rules.credit, rules.credit_mib << 20, rules.lease_s)
         self.outcomes = Outcomes(rules, self.ledger, outbox, self.flights, root / "quarantine", lambda topic, what: None)
-        self.intake = Intake("root", Series(), self.ledger, self.archive, self.flights, self.outcomes, self._send)
+        self.intake = Intake(self.config, self.ledger, self.archive, self.flights, self.outcomes, self._send)
         self.workers = Workers("hub", self.flights, self.outcomes, self._send)
         tell = lambda topic, what: None  # noqa: E731
         self.storing = Storing(self.config, self.ledger, self.archive, self.flights, self.intake, self.outcomes, tell)
@@ -325,6 +325,16 @@ def test_a_file_that_is_gone_can_be_put_out_of_quarantine(desk: Desk) -> None:
             obey(desk, "requeue", {"ids": [1]})  # type: ignore[arg-type]
     desk.store("a")
     assert desk.state() == "stored"
+
+
+def test_rows_of_different_hand_do_not_mix(desk: Desk) -> None:
+    """The setting was changed between two starts, in the middle of a series: held, with what to do."""
+    desk.pixels = {f"s/{name}.tif": known_image(index, 32) for index, name in enumerate("ab")}
+    desk.store("a")
+    desk.intake._turn = Orientation(flip_x=True).letters
+    desk.store("b")
+    assert [desk.state(name) for name in "ab"] == ["stored", "held"]
+    assert "orientation 'x', but the series has ''" in desk.ledger.in_state("held")[0]["reason"]
 
 
 def test_a_worker_of_another_version_gets_no_work(desk: Desk) -> None:

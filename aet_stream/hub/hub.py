@@ -97,7 +97,7 @@ class Hub:
         self.plan = load_plan(config.angle.plan)
         self.archive.recover()
         self.outcomes = Outcomes(config.queue, self.ledger, self.outbox, self.flights, self.root / "quarantine", self._tell)
-        self.intake = Intake(config.watch_root.name, config.series, self.ledger, self.archive, self.flights, self.outcomes, self._send)
+        self.intake = Intake(config, self.ledger, self.archive, self.flights, self.outcomes, self._send)
         self.workers = Workers(self.hub_id, self.flights, self.outcomes, self._send)
         self.storing = Storing(config, self.ledger, self.archive, self.flights, self.intake, self.outcomes, self._tell)
         self.events = Events(config, self.ledger, self.outbox, send=self._send, tell=self._tell)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from aet_stream import failpoints
-from aet_stream.config import Series
+from aet_stream.config import Config
 from aet_stream.hub.archive import Archive
 from aet_stream.hub.flights import Flight, Flights, Pending
 from aet_stream.hub.ledger import AGAIN, SOURCE_GONE, Ledger
@@ -25,11 +25,10 @@ Send = Callable[[bytes, AnyMessage], bool]
 class Intake:
     """Knows which units there are; asks for as many as the credit allows."""
 
-    def __init__(
-        self, root_name: str, rules: Series, ledger: Ledger, archive: Archive, flights: Flights, outcomes: Outcomes, send: Send
-    ) -> None:
-        self._root_name = root_name
-        self._rules = rules
+    def __init__(self, config: Config, ledger: Ledger, archive: Archive, flights: Flights, outcomes: Outcomes, send: Send) -> None:
+        self._root_name = config.watch_root.name
+        self._rules = config.series
+        self._turn = config.orientation.letters
         self._ledger = ledger
         self._archive = archive
         self._flights = flights
@@ -131,7 +130,13 @@ class Intake:
             else:
                 continue
             return True
-        misfit = self._archive.store(flight.series).misfit(flight.raw)
+        store = self._archive.store(flight.series)
+        misfit = store.misfit(flight.raw)
+        if not misfit and store.records and store.records[0].orientation != self._turn:
+            first = store.records[0].orientation
+            misfit = (
+                f"orientation {self._turn!r}, but the series has {first!r}: set orientation.* as it was, or put it into a folder of its own"
+            )
         if misfit:
             self._outcomes.end(flight, "held", misfit)
         return bool(misfit)

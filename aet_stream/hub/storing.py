@@ -49,8 +49,6 @@ class Storing:
         """Series that a person wants closed."""
         self._ended_folders: set[str] = set()
         """Where a sentinel lies: a series that something late opens again ends again."""
-        turn = config.orientation
-        self._turn = "t" * turn.transpose + "y" * turn.flip_y + "x" * turn.flip_x
         self._config_sha256 = hashlib.sha256(msgspec.json.encode(config)).hexdigest()
 
     # -- commit and publish -------------------------------------------------------------------------------------------------------
@@ -129,7 +127,7 @@ class Storing:
             frame_shifts_px=msgspec.json.encode(acquired.drift.shifts_px).decode() if acquired.drift.shifts_px else "",
             drift_doubt_px=acquired.drift.doubt_px,
             members=msgspec.json.encode(acquired.members).decode() if acquired.members else "",
-            orientation=self._turn,
+            orientation=self._config.orientation.letters,
             flag=acquired.drift.flag,
             closed_at=flight.closed_at,
             attempts=0 if row is None else row["attempts"],
