@@ -355,7 +355,8 @@ class Config(Section, frozen=True):
 
     @property
     def watch_root(self) -> Path:
-        return Path(self.watch.root).expanduser().absolute()
+        root = Path(self.watch.root).expanduser().absolute()
+        return root.resolve() if ".." in root.parts else root  # its name may become that of a series
 
     @property
     def output_root(self) -> Path:

@@ -10,6 +10,7 @@ from aet_stream.config import Series
 
 #: Folders under output.root that are no series.
 RESERVED = ("quarantine", "run")
+_NO_FOLDERS = ("", ".", "..")
 _LEDGER = "ledger.sqlite"
 _LONGEST_BYTES = 200
 """File systems take 255; drafts and copies put something around a name."""
@@ -34,7 +35,8 @@ def series_of(path: str, root_name: str, rules: Series | None = None) -> str:
     top = top_folder(path)
     name = top or root_name
     if rules is not None and rules.by == "file":
-        name = str(PurePosixPath(path).with_suffix("")).replace("/", "_")
+        stem = path.removesuffix(PurePosixPath(path).suffix)
+        name = stem.replace("/", "_")
     elif rules is not None and rules.by == "pattern":
         found = re.search(rules.pattern, PurePosixPath(path).name)
         name = re.sub(r"[^\w.+-]+", "_", found["series"]).lstrip(".") if found and found["series"] else name
@@ -43,7 +45,7 @@ def series_of(path: str, root_name: str, rules: Series | None = None) -> str:
     coded = name.encode("utf-8", "surrogateescape")
     if len(coded) > _LONGEST_BYTES:
         name = f"{coded[:_LONGEST_BYTES].decode(errors='ignore')}_{hashlib.sha256(coded).hexdigest()[:8]}"
-    return f"{name}_" if name in RESERVED or name.startswith(_LEDGER) or not name else name
+    return f"{name}_" if name in (*RESERVED, *_NO_FOLDERS) or name.startswith(_LEDGER) else name
 
 
 def shown(name: str) -> str:

@@ -72,6 +72,14 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
             load(path, [])
 
 
+def test_the_watched_folder_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`..` is none: a series may be called after the folder."""
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    assert load(None, ["watch.root=.."]).watch_root == tmp_path.resolve()
+    assert load(None, ["watch.root=."]).watch_root.name == "a"
+
+
 @pytest.mark.parametrize(("watch", "output"), [("a", "a"), ("a", "a/b"), ("a/b", "a"), ("", "b"), ("a", "")])
 def test_input_and_output_must_be_two_folders(tmp_path: Path, watch: str, output: str) -> None:
     """Neither inside the other, links followed."""

@@ -407,7 +407,8 @@ def test_a_broken_file_is_refused_in_one_state_however_its_folders_log_grows(tmp
         for index in range(3):
             with (bench.root / "log.csv").open("a") as file:
                 file.write(f"x{index}.npy,{index}\n" if index else "file,tilt\n")
-            bench.until(lambda done=len(bench.refused): len(bench.refused) > done)
+            done = len(bench.refused)
+            bench.until(lambda done=done: len(bench.refused) > done)
         assert len({refusal.stamp for refusal in bench.refused}) == 1
         (bench.root / "broken_+1.00deg.csv").write_text("tilt\n1\n")
         bench.until(lambda: len({refusal.stamp for refusal in bench.refused}) == 2)

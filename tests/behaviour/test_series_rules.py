@@ -50,6 +50,8 @@ def test_the_order_of_acquisition_is_the_instruments_own() -> None:
         ("run/x.tif", Series(), "run_"),
         ("root/x.tif", Series(), "root_"),
         ("a/tomo.emd", Series(by="file"), "a_tomo"),
+        ("..tif", Series(by="file"), "._"),
+        ("...tif", Series(by="file"), ".._"),
         ("tomo.emd", Series(by="file"), "tomo"),
         ("a/np12_+3deg.tif", Series(by="pattern", pattern=r"^(?P<series>np\d+)_"), "np12"),
         ("a/other.tif", Series(by="pattern", pattern=r"^(?P<series>np\d+)_"), "a"),
