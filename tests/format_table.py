@@ -53,6 +53,8 @@ NOTES = """
 - **TVIPS**: the tilt is taken from `TemStagePosition`, not from `SpecimenTiltAngle`, whose scale nobody knows.
 - **Sidecars**: `.mdoc` (by name, or one for a folder that names its images), `.rawtlt` (as many lines as images), `.csv` (by name, or one
   for a folder with a column `file`; a column named tilt, angle or alpha, `(rad)` where it is radians; decimal commas with `;`), `.emi`.
+  A last line without its end may still be written: it is believed after `watch.settle_s`. A sidecar that cannot be read is waited for; one that
+  is a link, or larger than 16 MiB, holds its images.
 - **Other formats**: `readers.enabled = ["rsciio"]` opens the door to RosettaSciIO, if it is installed (GPL-3.0, never needed otherwise).
   A package of your own adds a reader by an entry point in the group `aet_stream.readers`: an object with `SUFFIXES` and `open_source`.
 

@@ -12,7 +12,7 @@ from typing import Any
 from aet_stream.cli.common import Add, output_root, settings
 from aet_stream.errors import AetError, NotRunning
 from aet_stream.naming import shown
-from aet_stream.service import EXIT_OK, be_a_child
+from aet_stream.service import EXIT_OK, Stop, be_a_child
 
 
 def add_commands(add: Add) -> None:
@@ -70,10 +70,13 @@ def _top(arguments: argparse.Namespace) -> int:
     if arguments.once or not Console().is_terminal:
         Console().print(now())
         return EXIT_OK
+    stop = Stop()
+    stop.catch_signals()  # an exception out of nowhere may come where it is swallowed, in the clearing up of a socket
     with Live(now(), screen=True, auto_refresh=False) as live:
-        while True:
+        while not stop.asked:
             time.sleep(1.0)
             live.update(now(), refresh=True)
+    raise KeyboardInterrupt
 
 
 def _report(arguments: argparse.Namespace) -> int:
