@@ -29,7 +29,7 @@ def add_commands(add: Add) -> None:
     reconstruct.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     preview = add("preview", _preview, "a small volume of a series that is still growing", config=False)
     preview.add_argument("series", type=Path, metavar="SERIES.h5")
-    preview.add_argument("--size", type=int, default=128, metavar="PX", help="bin to at most this width (default: 128)")
+    preview.add_argument("--size", type=whole_from(8, 4096), default=128, metavar="PX", help="bin to at most this width (default: 128)")
     preview.add_argument("--iterations", type=whole, default=10)
     preview.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     export = add("export", _export, "a series or a volume for other programs", config=False)
