@@ -79,7 +79,8 @@ def solve(
     def one_slab(first: int) -> Array:
         slices = slice(first, first + depth)
         begin = None if start is None else start[slices, pieces.inside].T
-        voxels, squares = finish(as_rays(projections[:, slices]), iterations, begin, count.add_one)
+        with count:
+            voxels, squares = finish(as_rays(projections[:, slices]), iterations, begin, count.add_one)
         volume[slices, pieces.inside] = voxels.T
         return squares
 
@@ -139,7 +140,7 @@ def _on(device: str, pieces: Pieces) -> Finish:
 
 
 class _Count:
-    """Steps done by all threads together. Left by an error or by Ctrl-C, it ends them at their next step."""
+    """Steps done by all threads together. An error in one of them, or Ctrl-C, ends all at their next step."""
 
     def __init__(self, total: int, told: Progress | None) -> None:
         self._done, self._total, self._told = 0, total, told
@@ -149,8 +150,8 @@ class _Count:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, *error: object) -> None:
-        self._left = True
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        self._left = self._left or kind is not None
 
     def add_one(self) -> None:
         if self._left:
