@@ -35,8 +35,7 @@ def series_of(path: str, root_name: str, rules: Series | None = None) -> str:
     top = top_folder(path)
     name = top or root_name
     if rules is not None and rules.by == "file":
-        stem = path.removesuffix(PurePosixPath(path).suffix)
-        name = stem.replace("/", "_")
+        name = path.removesuffix(PurePosixPath(path).suffix).replace("/", "_")
     elif rules is not None and rules.by == "pattern":
         found = re.search(rules.pattern, PurePosixPath(path).name)
         name = re.sub(r"[^\w.+-]+", "_", found["series"]).lstrip(".") if found and found["series"] else name

@@ -266,17 +266,18 @@ def test_progress_counts_to_the_end() -> None:
     assert [done for done, _ in told] == list(range(1, told[-1][1] + 1))
 
 
-def test_ctrl_c_ends_every_thread_at_its_next_step() -> None:
-    """A volume of many iterations is not worked to its end after somebody has given up."""
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ReconstructionError])
+def test_ctrl_c_or_an_error_ends_every_thread_at_its_next_step(error: type[BaseException]) -> None:
+    """A volume of many iterations is not worked to its end after somebody has given up; what is heard is why."""
     steps = 0
 
     def given_up(done: int, total: int) -> None:
         nonlocal steps
         steps = done
         if done == 3:
-            raise KeyboardInterrupt
+            raise error
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(error):
         solver.solve(views_of(BLOBS, TILTS_DEG), TILTS_DEG, iterations=5000, threads=2, progress=given_up)
     assert steps < 1000
 

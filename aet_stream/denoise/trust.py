@@ -83,7 +83,7 @@ def gather(frame: Array, estimate: Estimate, vacuum: Vacuum, blocks: Blocks) -> 
     shape = (frame.shape[0], frame.shape[1])
     clean = frame - estimate.background
     block = blocks.block_px
-    means = grid.in_blocks(clean, block).mean((1, 3))
+    means, _, _, deviation = grid.statistics(clean, block)
     support = _classical_support(vacuum, shape, block) if estimate.support is None else estimate.support
     seen: Array = np.logical_not(binary_dilation(support))
     rim = np.concatenate([support[0], support[-1], support[1:-1, 0], support[1:-1, -1]])
@@ -98,7 +98,7 @@ def gather(frame: Array, estimate: Estimate, vacuum: Vacuum, blocks: Blocks) -> 
         range=float(high - low),
         background_mean=float(estimate.background.mean()),
         background_std=float(estimate.background.std()),
-        vacuum_noise=_rms(grid.statistics(clean, block)[3][seen]),
+        vacuum_noise=_rms(deviation[seen]),
         vacuum_texture=_rms(blocks.statistics[3][seen] * blocks.span),
         vacuum_residual=float(means[seen].mean()) if seen.any() else float("nan"),
         vacuum_fraction=float(seen.mean()),

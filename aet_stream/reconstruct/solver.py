@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import TracebackType
 
 import numpy as np
 
@@ -140,22 +141,22 @@ def _on(device: str, pieces: Pieces) -> Finish:
 
 
 class _Count:
-    """Steps done by all threads together. An error in one of them, or Ctrl-C, ends all at their next step."""
+    """Steps done by all threads together. The first error in one of them, or Ctrl-C, ends all at their next step."""
 
     def __init__(self, total: int, told: Progress | None) -> None:
         self._done, self._total, self._told = 0, total, told
         self._lock = threading.Lock()
-        self._left = False
+        self._error: BaseException | None = None
 
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        self._left = self._left or kind is not None
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._error = self._error or error
 
     def add_one(self) -> None:
-        if self._left:
-            raise KeyboardInterrupt
+        if self._error is not None:
+            raise self._error
         with self._lock:
             self._done += 1
             if self._told is not None:
