@@ -123,7 +123,7 @@ class Series(Section, frozen=True):
 
     by: Literal["folder", "file", "pattern"] = "folder"
     """`folder`: the one directly under the watched folder, whatever lies deeper in it. `file`: every file (a stack, a container) is a
-    series. `pattern`: the group `series` of `pattern` in the file name; names that do not match go by folder."""
+    series, called `folder~file`. `pattern`: the group `series` of `pattern` in the file name; names that do not match go by folder."""
     pattern: str = ""
     detector: str = ""
     """Of several detectors, the one whose images are used; the others are recorded, not stored. Empty: a second one is held."""

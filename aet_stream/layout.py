@@ -115,6 +115,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Readers or workers that died over this projection before it was stored."""
     software: str = ""
     config_sha256: str = ""
+    watch_root: str = ""
+    """The watched folder, links resolved: `path` counts from it."""
 
 
 def crc32(pixels: Array) -> int:

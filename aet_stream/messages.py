@@ -14,7 +14,7 @@ import msgspec
 from aet_stream.projection import Acquisition, Candidate, Drift, Quality
 
 #: Raised whenever a message changes; roles of different versions refuse each other.
-WIRE_VERSION = 2
+WIRE_VERSION = 3
 
 
 class ArraySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -111,6 +111,8 @@ class SeriesEnd(Message, frozen=True, tag="series_end"):
     """The instrument says that a series has ended: a sentinel file lies in its folder."""
 
     path: str
+    there: bool = True
+    """False: it was taken away, and ends nothing more."""
 
 
 class Ready(Message, frozen=True, tag="ready"):

@@ -35,7 +35,9 @@ def series_of(path: str, root_name: str, rules: Series | None = None) -> str:
     top = top_folder(path)
     name = top or root_name
     if rules is not None and rules.by == "file":
-        name = path.removesuffix(PurePosixPath(path).suffix).replace("/", "_")
+        name = path.removesuffix(PurePosixPath(path).suffix).replace("/", "~")
+        if "~" in path:  # else it might be the name of another
+            name = f"{name}_{hashlib.sha256(path.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
     elif rules is not None and rules.by == "pattern":
         found = re.search(rules.pattern, PurePosixPath(path).name)
         name = re.sub(r"[^\w.+-]+", "_", found["series"]).lstrip(".") if found and found["series"] else name

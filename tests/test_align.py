@@ -263,6 +263,16 @@ def test_exports_that_cannot_be_are_refused(files: Path, source: str, target: st
         export(files / source, files / target)
 
 
+@pytest.mark.parametrize("taken", ["taken.mrc", "taken.rawtlt"])
+def test_an_export_does_not_replace_what_is_there(files: Path, tmp_path: Path, taken: str) -> None:
+    """It may be the microscope's own stack, or its tilts; unless that is asked for."""
+    (tmp_path / taken).write_text("the microscope's")
+    with pytest.raises(ReconstructionError, match=f"{taken} is there already: choose another name, or say --overwrite"):
+        export(files / "series.h5", tmp_path / "taken.mrc")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {taken: "the microscope's"}
+    assert len(export(files / "series.h5", tmp_path / "taken.mrc", overwrite=True)) == 2
+
+
 # -- the growing volume -----------------------------------------------------------------------------------------------------------------
 
 

@@ -246,9 +246,9 @@ def test_again_later_is_no_failed_try(pairs: Callable[..., Pair], answer: Any) -
 
 
 def test_what_a_receiver_puts_off_is_not_unfinished(pairs: Callable[..., Pair]) -> None:
-    """Nor is what waits behind it in its series; another series, a failed try and what a person sends again are."""
+    """Nor is what waits behind it, nor what had failed before; another series, a failed try and what a person sends again are."""
     with http_receiver() as receiver:
-        receiver.answers = [503, *[500] * 1000]
+        receiver.answers = [503, 500, 503, *[500] * 1000]
         pair = pairs(webhook={"url": receiver.address, "events": ALL}, trigger={"again_s": 3600, "longest_pause_s": 3600, "attempts": 2})
 
         def waiting() -> tuple[int, int]:
@@ -261,6 +261,9 @@ def test_what_a_receiver_puts_off_is_not_unfinished(pairs: Callable[..., Pair]) 
         assert waiting() == (3, 1)
         pair.until(lambda: pair.hub.outbox.delivery(other[0], "webhook")["ended_at"] is not None)
         assert waiting() == (3, 1)
+        with pair.hub.ledger.transaction():
+            pair.hub.ledger.db.execute("UPDATE delivery SET next_at = 1 WHERE series = 't'")  # as if an hour had passed
+        pair.until(lambda: waiting() == (4, 0))
         with pair.hub.ledger.transaction():
             pair.hub.outbox.end(other[0], "webhook", "failed", "as if it had been tried often")
             assert pair.hub.outbox.resend(other) == 1

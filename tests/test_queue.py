@@ -337,6 +337,23 @@ def test_rows_of_different_hand_do_not_mix(desk: Desk) -> None:
     assert "orientation 'x', but the series has ''" in desk.ledger.in_state("held")[0]["reason"]
 
 
+def test_series_of_the_same_name_in_another_watched_folder_do_not_mix(desk: Desk) -> None:
+    """watch.root was changed between two starts, names were used again: nothing is superseded, unless a person says that it is the same."""
+    desk.pixels = {f"s/{name}.tif": known_image(index, 32) for index, name in enumerate("abc")}
+    desk.store("a")
+    desk.intake.root = "/another"
+    desk.pixels["s/a.tif"] = known_image(7, 32)
+    desk.offer("a", "b", stamp="2")
+    desk.finish(1)
+    assert [desk.state(name) for name in "ab"] == ["held", "held"]
+    held = {row["path"]: row for row in desk.ledger.in_state("held")}
+    assert "now it is /another: put it into a folder of another name" in held["s/b.tif"]["reason"]
+    desk.outcomes.read_again(desk.outcomes.waiting(held["s/b.tif"]["id"]), 5.0)
+    desk.finish(1)
+    desk.store("c", stamp="2")
+    assert [desk.state(name) for name in "abc"] == ["held", "stored", "stored"]
+
+
 def test_a_worker_of_another_version_gets_no_work(desk: Desk) -> None:
     """It might understand something else by the same words."""
     desk.offer("a")

@@ -35,6 +35,7 @@ def add_commands(add: Add) -> None:
     export = add("export", _export, "a series or a volume for other programs", config=False)
     export.add_argument("source", type=Path, metavar="FILE.h5", help="series.h5 or reconstruction.h5")
     export.add_argument("target", type=Path, metavar="TARGET", help="a name ending in .mrc, .tif or .mat")
+    export.add_argument("--overwrite", action="store_true", help="replace files that are there")
     train = add("train", _train, "make a network from simulated particles", config=False)
     train.add_argument("--preset", help="default, dncnn-2019, or a TOML file of your own (default: default)")
     train.add_argument("--out", type=folder, required=True, metavar="DIR")
@@ -106,7 +107,7 @@ def _export(arguments: argparse.Namespace) -> int:
     """Write a series or a volume for other programs: MRC with .rawtlt, TIFF, or MATLAB files as GENFIRE and RESIRE read them."""
     from aet_stream.reconstruct.export import export
 
-    for path in export(arguments.source, arguments.target):
+    for path in export(arguments.source, arguments.target, overwrite=arguments.overwrite):
         print(path)
     return EXIT_OK
 

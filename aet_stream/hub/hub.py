@@ -199,7 +199,7 @@ class Hub:
             case NotAcquired():
                 self.intake.hear_not_acquired(message)
             case SeriesEnd():
-                self.storing.hear_end(message.path)
+                self.storing.hear_end(message)
             case Ready():
                 self.workers.hear_ready(peer, message)
             case Working():
@@ -224,6 +224,7 @@ class Hub:
         self._roles[beat.name] = (time.monotonic(), beat)
         self._send(peer, Pulse(hub_id=self.hub_id))
         if beat.role == "watch":
+            self.storing.hear_watch(peer)
             self.intake.hear_watch(peer, {(path, image) for path, image in beat.status.get("asked", [])})
         if beat.role == "trigger":
             self.events.hear_trigger(peer, beat.status.get("deliveries", []))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 
@@ -27,6 +28,7 @@ class Intake:
 
     def __init__(self, config: Config, ledger: Ledger, archive: Archive, flights: Flights, outcomes: Outcomes, send: Send) -> None:
         self._root_name = config.watch_root.name
+        self.root = os.path.realpath(config.watch_root)
         self._rules = config.series
         self._turn = config.orientation.letters
         self._ledger = ledger
@@ -130,16 +132,24 @@ class Intake:
             else:
                 continue
             return True
-        store = self._archive.store(flight.series)
-        misfit = store.misfit(flight.raw)
-        if not misfit and store.records and store.records[0].orientation != self._turn:
-            first = store.records[0].orientation
-            misfit = (
-                f"orientation {self._turn!r}, but the series has {first!r}: set orientation.* as it was, or put it into a folder of its own"
-            )
+        misfit = self._misfit(flight, flight.raw)
         if misfit:
             self._outcomes.end(flight, "held", misfit)
         return bool(misfit)
+
+    def _misfit(self, flight: Flight, raw: Array) -> str:
+        """Why it cannot be a row of its series, or an empty string."""
+        store = self._archive.store(flight.series)
+        turns = {record.orientation for record in store.records[:1]}
+        roots = {record.watch_root for record in store.records} - {""}
+        if turns - {self._turn}:
+            was = f"orientation {self._turn!r}, but the series has {turns.pop()!r}"
+            return store.misfit(raw) or f"{was}: set orientation.* as it was, or put it into a folder of its own"
+        if roots and self.root not in roots and flight.tilt_source != "person":
+            was = f"watch.root was {roots.pop()} for this series, now it is {self.root}"
+            same = "if it is the same under another name, `aet-stream release` one projection with its angle, and those after it follow"
+            return store.misfit(raw) or f"{was}: put it into a folder of another name; {same}"
+        return store.misfit(raw)
 
     def _other_detector(self, flight: Flight) -> bool:
         """Of several detectors one is used; the others are recorded, or held when nobody has said which one."""

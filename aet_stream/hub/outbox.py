@@ -88,12 +88,12 @@ class Outbox:
         return row
 
     def end(self, name: str, sink: str, state: str, detail: str, *, pause_s: float = 0.0, charged: bool = True) -> None:
-        """A try has ended; `charged=False` forgets that it was one."""
+        """A try has ended; `charged=False` forgets that it was one: the delivery is put off, with a time to try it, and never ended."""
         now = time.time()
         self._db.execute(
             "UPDATE delivery SET state = ?, detail = ?, next_at = ?, ended_at = ?, attempts = max(0, attempts - ?)"
             " WHERE sink = ? AND seq = (SELECT seq FROM event WHERE event_id = ?)",
-            (state, detail, now + pause_s, now, 0 if charged else 1, sink, name),
+            (state, detail, now + pause_s, now if charged else None, 0 if charged else 1, sink, name),
         )
 
     def keep_leased(self, name: str, sink: str) -> None:
@@ -147,7 +147,7 @@ class Outbox:
         row = self._db.execute(
             "SELECT count(*) AS n FROM delivery WHERE state = 'pending' AND EXISTS (SELECT 1 FROM delivery AS first"
             " WHERE first.sink = delivery.sink AND first.series = delivery.series AND first.seq <= delivery.seq"
-            " AND first.state = 'pending' AND first.attempts = 0 AND first.ended_at IS NOT NULL)"
+            " AND first.state = 'pending' AND first.next_at > 0 AND first.ended_at IS NULL)"
         ).fetchone()
         return int(row["n"])
 

@@ -20,6 +20,7 @@ from aet_stream.hub.intake import Intake
 from aet_stream.hub.ledger import Ledger, candidates_json
 from aet_stream.hub.outcomes import Outcomes, Tell
 from aet_stream.layout import Record
+from aet_stream.messages import SeriesEnd
 from aet_stream.naming import series_of, top_folder
 
 logger = logging.getLogger(__name__)
@@ -47,8 +48,9 @@ class Storing:
         """Series -> monotonic time of its last projection: a clock that is set must not close a series."""
         self.close_asked: set[str] = set()
         """Series that a person wants closed."""
-        self._ended_folders: set[str] = set()
-        """Where a sentinel lies: a series that something late opens again ends again."""
+        self._watch = b""
+        self._sentinels: set[str] = set()
+        """Where one lies, a series that something late opens again ends again."""
         self._config_sha256 = hashlib.sha256(msgspec.json.encode(config)).hexdigest()
 
     # -- commit and publish -------------------------------------------------------------------------------------------------------
@@ -133,6 +135,7 @@ class Storing:
             attempts=0 if row is None else row["attempts"],
             software=__version__,
             config_sha256=self._config_sha256,
+            watch_root=self._intake.root,
             **figures,
         )
 
@@ -175,10 +178,20 @@ class Storing:
             logger.info("series=%s closed: one verified file, %s", name, path)
             self._tell("series.closed", {"series": name, "path": str(path)})
 
-    def hear_end(self, path: str) -> None:
+    def hear_end(self, end: SeriesEnd) -> None:
         """A sentinel file ends the series of its folder, as a person would."""
-        logger.info("%s says that the series of its folder has ended", path)
-        self._ended_folders.add(top_folder(path))
+        if end.there:
+            logger.info("%s says that the series of its folder has ended", end.path)
+            self._sentinels.add(end.path)
+        else:
+            logger.info("%s was taken away: later projections do not end the series of its folder", end.path)
+            self._sentinels.discard(end.path)
+
+    def hear_watch(self, peer: bytes) -> None:
+        """Another watch than before tells anew of the sentinels that are there."""
+        if peer != self._watch:
+            self._watch = peer
+            self._sentinels.clear()
 
     def _due(self) -> list[str]:
         """Open series that are full, silent for long enough, or asked for; never one that something is still coming for."""
@@ -186,13 +199,14 @@ class Storing:
         coming = {flight.series for flight in self._flights} | set(self._archive.unpublished)
         coming |= {series_of(path, root_name, self._config.series) for path, _ in self._flights.backlog}
         rules, due = self._config.series, []
+        ended_folders = {top_folder(path) for path in self._sentinels}
         for series in self._ledger.series():
             name, stored = series["name"], series["stored"]
             if series["state"] != "open" or not stored or name in coming:
                 continue
             full = rules.expected and stored >= rules.expected
             silent = rules.idle_close_s and self._silent_s(name, series["last_at"]) > rules.idle_close_s
-            ended = self._ended_folders and self._ended_folders & self._ledger.folders(name)
+            ended = ended_folders and ended_folders & self._ledger.folders(name)
             if name in self.close_asked or ended or full or silent:
                 due.append(name)
         return due

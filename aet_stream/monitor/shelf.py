@@ -36,7 +36,7 @@ PLANES = ("xy", "xz", "yz")
 PREVIEW_FILE, VOLUME_FILE = "preview.h5", "reconstruction.h5"
 _LARGE_VOLUME_BYTES = 600 << 20
 _SLUG = re.compile(r"[0-9a-f]{16}")
-_UNSHOWN = frozenset({"sha256", "config_sha256", "stamp", "tilt_candidates", "series", "software"})
+_UNSHOWN = frozenset({"sha256", "config_sha256", "stamp", "tilt_candidates", "series", "software", "watch_root"})
 _V = TypeVar("_V")
 
 Row = dict[str, Any]

@@ -63,17 +63,19 @@ def _write_tiff(pages: Array, pixel_size_nm: float, path: Path) -> None:
         tifffile.imwrite(path, pages, imagej=True, metadata={"axes": "ZYX"})
 
 
-def export(source: Path, target: Path) -> list[Path]:
+def export(source: Path, target: Path, *, overwrite: bool = False) -> list[Path]:
     """Export `series.h5` or `reconstruction.h5`; returns the files that were written.
 
     Raises
     ------
-    ReconstructionError : the source is neither, or the target's suffix says no known form
+    ReconstructionError : the source is neither, the target's suffix says no known form, or a file is there already
     """
     if target.suffix not in SUFFIXES:
         raise ReconstructionError(f"{target}: unknown form {target.suffix!r}; {_FORMS}")
     if not target.parent.is_dir():
         raise ReconstructionError(f"{target.parent} is no folder: make it first, or choose another target")
+    if not overwrite:
+        _refuse_present(target)
     try:
         with h5py.File(source, "r", locking=False) as file:
             if VOLUME in file:
@@ -82,17 +84,25 @@ def export(source: Path, target: Path) -> list[Path]:
                 return [target]
     except (OSError, KeyError, RuntimeError) as error:
         raise ReconstructionError(f"{source}: cannot be read: {error}") from error
-    return _export_series(source, target)
+    return _export_series(source, target, overwrite=overwrite)
 
 
-def _export_series(source: Path, target: Path) -> list[Path]:
+def _refuse_present(path: Path) -> None:
+    """What is there may be the microscope's own: the tilts of a series have the name that its raw stack's have."""
+    if path.exists():
+        raise ReconstructionError(f"{path} is there already: choose another name, or say --overwrite")
+
+
+def _export_series(source: Path, target: Path, *, overwrite: bool) -> list[Path]:
     from aet_stream.reconstruct.run import read_input
 
     given = read_input(source)
     order = np.argsort(given.tilts_deg, kind="stable")
     views, tilts_deg = given.projections[order], given.tilts_deg[order]
     size_nm = given.pixel_size_nm if np.isfinite(given.pixel_size_nm) else 0.0
-    beside = target.with_suffix(".rawtlt") if target.suffix == ".mrc" else target.with_name(f"{target.stem}_angles.mat")
+    beside = target.with_name(f"{target.stem}_angles.mat") if target.suffix == ".mat" else target.with_suffix(".rawtlt")
+    if not overwrite:
+        _refuse_present(beside)
     with durable.replacing(target) as draft:
         if target.suffix == ".mrc":
             _write_mrc(views, size_nm, draft, volume=False)
@@ -100,7 +110,6 @@ def _export_series(source: Path, target: Path) -> list[Path]:
             savemat(str(draft), {"projections": np.transpose(views, (1, 2, 0))}, appendmat=False)
         else:
             _write_tiff(views, size_nm, draft)
-            beside = target.with_suffix(".rawtlt")
     with durable.replacing(beside) as draft:
         if beside.suffix == ".mat":
             # Euler angles ZYX in degrees, one row per projection; the tilt is the middle one.

@@ -260,7 +260,10 @@ class Watch:
                 self._visits.told(visit)
 
     def _tell_ends(self) -> None:
-        """A sentinel ends the series of its folder, once every file there has been offered."""
+        """A sentinel ends the series of its folder, once every file there has been offered; until it is taken away."""
+        for path in [path for path in self._ends_told if path not in self._settling.sentinels]:
+            if self.link.send(SeriesEnd(path=path, there=False)):
+                del self._ends_told[path]
         for path, stamp in self._settling.sentinels.items():
             news = self._ends_told.get(path) != stamp and not self._settling.moving_in(top_folder(path)) and not self._visits.waiting
             if news and self.link.send(SeriesEnd(path=path)):

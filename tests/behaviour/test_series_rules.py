@@ -49,7 +49,7 @@ def test_the_order_of_acquisition_is_the_instruments_own() -> None:
         ("x.tif", Series(), "root"),
         ("run/x.tif", Series(), "run_"),
         ("root/x.tif", Series(), "root_"),
-        ("a/tomo.emd", Series(by="file"), "a_tomo"),
+        ("a/tomo.emd", Series(by="file"), "a~tomo"),
         ("..tif", Series(by="file"), "._"),
         ("...tif", Series(by="file"), ".._"),
         ("tomo.emd", Series(by="file"), "tomo"),
@@ -118,6 +118,14 @@ def test_a_sentinel_ends_the_series_after_its_last_file(tmp_path: Path) -> None:
         wait_for(lambda: closed_with(daemon, 4), what="the series to be closed")
         put(daemon.root / "np", 5, 5.0)
         wait_for(lambda: closed_with(daemon, 5), what="the series to be closed anew")
+        (daemon.root / "np" / "END.txt").unlink()
+        wait_for(lambda: "END.txt was taken away" in daemon.log.read_text(), what="its absence to be noticed")
+        put(daemon.root / "np", 6, 6.0)
+        daemon.wait_for_totals(stored=6)
+        (daemon.root / "other").mkdir()
+        put(daemon.root / "other", 7, 7.0)
+        daemon.wait_for_totals(stored=7)
+        assert {one["name"]: one["state"] for one in daemon.status()["series"]} == {"np": "open", "other": "open"}
 
 
 def closed_with(daemon: Daemon, rows: int) -> bool:
@@ -139,8 +147,10 @@ def test_a_sentinel_ends_every_series_of_its_folder(tmp_path: Path) -> None:
 
 
 def test_names_that_cannot_be_folders_are_made_to_fit() -> None:
-    """Too long for a file system, or the ledger's own."""
+    """Too long for a file system, the ledger's own, or such that two files would share one."""
     rules = Series(by="file")
+    alike = ("a/b_c.mrc", "a_b/c.mrc", "a/b/c.mrc", "a_b_c.mrc", "a~b/c.mrc", "a/b~c.mrc", "a~b~c.mrc")
+    assert len({series_of(path, "root", rules) for path in alike}) == len(alike)
     names = [series_of(f"{'x' * 180}/{'y' * 180}{end}.mrc", "root", rules) for end in "ab"]
     assert len(set(names)) == 2
     assert all(len(name.encode()) < 255 for name in names)
@@ -158,7 +168,7 @@ def test_every_file_a_series_of_its_own(tmp_path: Path) -> None:
             tifffile.imwrite(daemon.root / "day" / f"{name}.tif", images, photometric="minisblack")
             (daemon.root / "day" / f"{name}.rawtlt").write_text("-3\n0\n3\n")
         daemon.wait_for_totals(stored=6, held=0)
-        assert {path.name for path in daemon.out.iterdir() if (path / "series.h5").exists()} == {"day_first", "day_second"}
+        assert {path.name for path in daemon.out.iterdir() if (path / "series.h5").exists()} == {"day~first", "day~second"}
 
 
 def test_a_copy_under_another_name_is_recorded_once_in_the_watch_too(tmp_path: Path) -> None:
