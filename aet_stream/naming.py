@@ -37,21 +37,30 @@ def series_of(path: str, root_name: str, rules: Series | None = None) -> str:
     if rules is not None and rules.by == "file":
         name = path.removesuffix(PurePosixPath(path).suffix).replace("/", "~")
         if "~" in path:  # else it might be the name of another
-            name = f"{name}_{hashlib.sha256(path.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+            name = f"{name}_{_digest(_coded(path))}"
     elif rules is not None and rules.by == "pattern":
         found = re.search(rules.pattern, PurePosixPath(path).name)
         name = re.sub(r"[^\w.+-]+", "_", found["series"]).lstrip(".") if found and found["series"] else name
     elif top and name == root_name:
         return f"{name}_"
-    coded = name.encode("utf-8", "surrogateescape")
+    coded = _coded(name)
     if len(coded) > _LONGEST_BYTES:
-        name = f"{coded[:_LONGEST_BYTES].decode(errors='ignore')}_{hashlib.sha256(coded).hexdigest()[:8]}"
+        name = f"{coded[:_LONGEST_BYTES].decode(errors='ignore')}_{_digest(coded)}"
     return f"{name}_" if name in (*RESERVED, *_NO_FOLDERS) or name.startswith(_LEDGER) else name
+
+
+def _coded(name: str) -> bytes:
+    """A name's own bytes, whatever they are."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _digest(name: bytes) -> str:
+    return hashlib.sha256(name).hexdigest()[:8]
 
 
 def shown(name: str) -> str:
     """A folder or file name as text, whatever bytes it has: nothing in it moves a terminal's cursor or turns the reading direction."""
-    return _UNSEEN.sub("\ufffd", name.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+    return _UNSEEN.sub("\ufffd", _coded(name).decode("utf-8", "replace"))
 
 
 def is_text(name: str) -> bool:

@@ -13,7 +13,7 @@ from aet_stream.hub.flights import Flight, Flights, Pending
 from aet_stream.hub.ledger import AGAIN, SOURCE_GONE, Ledger
 from aet_stream.hub.outcomes import Outcomes
 from aet_stream.messages import Acquired, AnyMessage, NotAcquired, Offer, Want
-from aet_stream.naming import series_of
+from aet_stream.naming import series_of, shown
 from aet_stream.projection import Array
 
 FORGOTTEN_S = 3.0
@@ -28,7 +28,7 @@ class Intake:
 
     def __init__(self, config: Config, ledger: Ledger, archive: Archive, flights: Flights, outcomes: Outcomes, send: Send) -> None:
         self._root_name = config.watch_root.name
-        self.root = os.path.realpath(config.watch_root)
+        self.root = shown(os.path.realpath(config.watch_root))
         self._rules = config.series
         self._turn = config.orientation.letters
         self._ledger = ledger
@@ -140,16 +140,18 @@ class Intake:
     def _misfit(self, flight: Flight, raw: Array) -> str:
         """Why it cannot be a row of its series, or an empty string."""
         store = self._archive.store(flight.series)
-        turns = {record.orientation for record in store.records[:1]}
-        roots = {record.watch_root for record in store.records} - {""}
-        if turns - {self._turn}:
-            was = f"orientation {self._turn!r}, but the series has {turns.pop()!r}"
-            return store.misfit(raw) or f"{was}: set orientation.* as it was, or put it into a folder of its own"
+        misfit = store.misfit(raw)
+        if misfit or not store.records:
+            return misfit
+        first, roots = store.records[0], [record.watch_root for record in store.records if record.watch_root]
+        if first.orientation != self._turn:
+            was = f"orientation {self._turn!r}, but the series has {first.orientation!r}"
+            return f"{was}: set orientation.* as it was, or put it into a folder of its own"
         if roots and self.root not in roots and flight.tilt_source != "person":
-            was = f"watch.root was {roots.pop()} for this series, now it is {self.root}"
+            was = f"watch.root was {roots[-1]} for this series, now it is {self.root}"
             same = "if it is the same under another name, `aet-stream release` one projection with its angle, and those after it follow"
-            return store.misfit(raw) or f"{was}: put it into a folder of another name; {same}"
-        return store.misfit(raw)
+            return f"{was}: put it into a folder of another name; {same}"
+        return ""
 
     def _other_detector(self, flight: Flight) -> bool:
         """Of several detectors one is used; the others are recorded, or held when nobody has said which one."""
