@@ -122,10 +122,15 @@ def test_a_sentinel_ends_the_series_after_its_last_file(tmp_path: Path) -> None:
         wait_for(lambda: "END.txt was taken away" in daemon.log.read_text(), what="its absence to be noticed")
         put(daemon.root / "np", 6, 6.0)
         daemon.wait_for_totals(stored=6)
-        (daemon.root / "other").mkdir()
         put(daemon.root / "other", 7, 7.0)
         daemon.wait_for_totals(stored=7)
-        assert {one["name"]: one["state"] for one in daemon.status()["series"]} == {"np": "open", "other": "open"}
+        assert daemon.ask("close", "other").returncode == 0  # where one is closed, all that are due have been
+        states = wait_for(lambda: (found := states_of(daemon)).get("other") == "closed" and found, what="the other to be closed")
+        assert states == {"np": "open", "other": "closed"}
+
+
+def states_of(daemon: Daemon) -> dict[str, str]:
+    return {one["name"]: one["state"] for one in daemon.status().get("series", [])}
 
 
 def closed_with(daemon: Daemon, rows: int) -> bool:
