@@ -592,6 +592,24 @@ def test_a_stack_behind_one_directory_is_refused_not_cut(tmp_path: Path) -> None
             open_source(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("compression", "predictor"), [("lzw", False), ("lzw", True), ("zstd", False), ("lzma", False), ("packbits", False)]
+)
+def test_a_packed_page_is_read(tmp_path: Path, compression: str, predictor: bool) -> None:
+    image = known_image(0, 64)
+    tifffile.imwrite(tmp_path / "x.tif", image, compression=compression, predictor=predictor, rowsperstrip=16)
+    source = open_source(tmp_path / "x.tif")
+    assert source.probe.sealed
+    assert np.array_equal(source.frames(0), image[None])
+
+
+def test_a_packed_page_without_codecs_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tifffile.imwrite(tmp_path / "x.tif", known_image(0, 64), compression="lzw")
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    with pytest.raises(SourceError, match=r"packed with lzw: pip install 'aet-stream\[codecs\]'"):
+        open_source(tmp_path / "x.tif")
+
+
 @pytest.mark.parametrize("more", [{"rowsperstrip": 16}, {"tile": (16, 32)}], ids=["strips", "tiles"])
 @pytest.mark.parametrize("compression", [None, "zlib"])
 def test_a_page_with_holes_is_waited_for(tmp_path: Path, compression: str | None, more: dict) -> None:

@@ -5,6 +5,7 @@ Format: TIFF 6.0 specification (1992); BigTIFF: 8-byte offsets, version 43.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import struct
 from pathlib import Path
@@ -27,7 +28,9 @@ _WANTED = (
     _STRIP_ROWS, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _SAMPLE_FORMAT,
 )  # fmt: skip
 _MAX_VALUES = 1 << 20
-_COMPRESSIONS = {1: "none", 8: "deflate", 32946: "deflate", 32773: "packbits"}
+_COMPRESSIONS = {1: "none", 8: "deflate", 32946: "deflate", 32773: "packbits", 34925: "lzma"}
+_WITH_CODECS = {5: "lzw", 50000: "zstd"}
+"""Lossless ones that tifffile reads where imagecodecs is installed; SerialEM writes lzw."""
 
 Directory = dict[int, tuple[int, ...]]
 
@@ -116,6 +119,16 @@ def _parts(page: Directory) -> int:
     return -(-width // across) * -(-height // down)
 
 
+def _check_compression(path: Path, compression: int) -> None:
+    if compression in _WITH_CODECS and importlib.util.find_spec("imagecodecs") is None:
+        raise SourceError(
+            f"{path.name}: packed with {_WITH_CODECS[compression]}: pip install 'aet-stream[codecs]', then aet-stream requeue"
+        )
+    if compression not in _COMPRESSIONS | _WITH_CODECS:
+        known = sorted({*_COMPRESSIONS.values(), *_WITH_CODECS.values()})
+        raise SourceError(f"{path.name}: compression {compression} is not supported (known: {', '.join(known)})")
+
+
 def _pages(path: Path, size: int) -> tuple[list[Directory], str]:
     """Directories of the images of this file, all of one size."""
     with path.open("rb") as file:
@@ -124,8 +137,7 @@ def _pages(path: Path, size: int) -> tuple[list[Directory], str]:
         if _WIDTH not in page or _HEIGHT not in page:
             raise SourceError(f"{path.name}: a page without size")
         compression = page.get(_COMPRESSION, (1,))[0]
-        if compression not in _COMPRESSIONS:
-            raise SourceError(f"{path.name}: compression {compression} is not supported (known: {sorted(set(_COMPRESSIONS.values()))})")
+        _check_compression(path, compression)
         offsets = page.get(_STRIPS) or page.get(_TILES) or ()
         counts = page.get(_STRIP_BYTES) or page.get(_TILE_BYTES) or ()
         if not offsets or len(offsets) != len(counts):
