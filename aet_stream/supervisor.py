@@ -20,7 +20,8 @@ from typing import Any, TextIO
 
 import msgspec
 
-from aet_stream.config import Config, require_folders
+from aet_stream.config import Config
+from aet_stream.config_file import require_folders
 from aet_stream.errors import AetError, AlreadyRunning, NotRunning
 from aet_stream.service import EXIT_ALREADY_RUNNING, EXIT_DISK, EXIT_FAILED, EXIT_OK, EXIT_STRICT, EXIT_USAGE, Stop, notify
 from aet_stream.transport import HubLink, ask, run_folder

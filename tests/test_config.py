@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from aet_stream.cli.common import troubles
-from aet_stream.config import Config, load, require_folders
+from aet_stream.config import Config
+from aet_stream.config_file import load, require_folders
 from aet_stream.errors import ConfigError
 
 EXAMPLE = Path(__file__).parent.parent / "config.toml"

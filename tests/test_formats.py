@@ -16,7 +16,8 @@ import pytest
 import tifffile
 from scipy.io import savemat
 
-from aet_stream.config import Angle, load
+from aet_stream.config import Angle
+from aet_stream.config_file import load
 from aet_stream.errors import ConfigError, SourceError, SourceNotReady, SourceStillZero
 from aet_stream.projection import Acquisition
 from aet_stream.readers import open_source

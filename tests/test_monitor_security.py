@@ -21,7 +21,8 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 from websockets.sync.client import connect
 
-from aet_stream.config import Config, Monitor, load
+from aet_stream.config import Config, Monitor
+from aet_stream.config_file import load
 from aet_stream.errors import ConfigError
 from aet_stream.monitor import security
 from aet_stream.monitor.live import Live

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from aet_stream.config import Config, load
+from aet_stream.config import Config
+from aet_stream.config_file import load
 from aet_stream.errors import AetError, AlreadyRunning, ConfigError, NotRunning
 from aet_stream.service import EXIT_FAILED, EXIT_OK, EXIT_USAGE, Stop, exit_code, serve
 from aet_stream.supervisor import Supervisor

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from aet_stream.config import Config, load
+from aet_stream.config import Config
+from aet_stream.config_file import load
 from aet_stream.messages import Acquired, Beat, NotAcquired, Offer, Pulse, SeriesEnd, Want
 from aet_stream.readers.child import ReaderChild
 from aet_stream.transport import HubSocket

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from aet_stream import config as configuration
+from aet_stream import config_file
 from aet_stream.cli.common import Add, settings, troubles
 from aet_stream.errors import AetError
 from aet_stream.service import EXIT_FAILED, EXIT_OK
@@ -34,7 +34,7 @@ def _check(arguments: argparse.Namespace) -> int:
         if not getattr(config, key).root:
             print(f"{key}.root is not set")
     if config.watch.root and config.output.root:
-        configuration.require_folders(config)
+        config_file.require_folders(config)
         if not config.watch_root.is_dir():
             print(f"watch.root {config.watch_root} is not there (yet): `run` would wait for it")
     wrong = list(troubles(config))

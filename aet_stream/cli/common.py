@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from aet_stream import config as configuration
+from aet_stream import config_file
 from aet_stream.config import Config
 from aet_stream.errors import AetError, ConfigError
 
@@ -24,7 +24,7 @@ class Add(Protocol):
 
 def settings(arguments: argparse.Namespace) -> Config:
     """From --config and --set."""
-    return configuration.load(arguments.config, arguments.set)
+    return config_file.load(arguments.config, arguments.set)
 
 
 def output_root(arguments: argparse.Namespace) -> Path:

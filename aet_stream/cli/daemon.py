@@ -7,7 +7,7 @@ import sys
 
 import msgspec
 
-from aet_stream import config as configuration
+from aet_stream import config_file
 from aet_stream.cli.common import Add, settings, troubles
 from aet_stream.config import Config
 from aet_stream.service import Role, Stop, serve, set_up_logging, tie_to_parent
@@ -47,7 +47,7 @@ def _role(arguments: argparse.Namespace) -> int:
         tie_to_parent(stop)
     else:
         config = settings(arguments)
-        configuration.require_folders(config)
+        config_file.require_folders(config)
     set_up_logging(arguments.name, verbose=arguments.verbose)
     return serve(_make_role(arguments.command, arguments.name, config), stop)
 

@@ -22,8 +22,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from aet_stream import config as configuration
-from aet_stream import worker  # noqa: F401 - the server that roles are forked from has the worker's imports
+from aet_stream import (
+    config_file,
+    worker,  # noqa: F401 - the server that roles are forked from has the worker's imports
+)
 from aet_stream.cli.daemon import _make_role
 from aet_stream.service import Stop, serve, set_up_logging
 from aet_stream.simulate.writers import mrc, npy, tiff
@@ -122,7 +124,7 @@ def _role(name: str, words: list[str], log: Path) -> None:
         os.dup2(file.fileno(), 2)
     sys.modules["__main__"] = ModuleType("__main__")  # the reading child shall not import this campaign
     set_up_logging(name)
-    role = _make_role(name, "worker-0" if name == "worker" else name, configuration.load(None, words))
+    role = _make_role(name, "worker-0" if name == "worker" else name, config_file.load(None, words))
     os._exit(serve(role, Stop()))
 
 

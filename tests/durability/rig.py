@@ -19,8 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aet_stream import config as configuration
-from aet_stream import failpoints, worker
+from aet_stream import config_file, failpoints, worker
 from aet_stream.hub import hub as hub_module
 from aet_stream.hub import intake, storing, workers
 from aet_stream.messages import Acquired, FileOffer, NotAcquired, Offer, Want
@@ -128,7 +127,7 @@ def run(case: Case) -> None:
     worker.ASK_AGAIN_S = 0.05
     settings = [f"watch.root={case.folder / 'in'}", f"output.root={case.folder / 'out'}", "output.fold_rows=2", "output.group_s=0.0",
                 "queue.credit=2", "reconstruct.on_close=false", "queue.attempts=50"]  # fmt: skip
-    loaded = configuration.load(None, settings)
+    loaded = config_file.load(None, settings)
     if case.spec:
         failpoints.arm(case.spec)
     hub = hub_module.Hub(loaded)

@@ -1,0 +1,144 @@
+"""Settings from a TOML file and the command line, checked: an error names the file, the key, the value and what would be right."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
+
+import msgspec
+
+from aet_stream.config import Config
+from aet_stream.errors import ConfigError
+
+
+def load(path: Path | None, overrides: list[str]) -> Config:
+    """Settings from a TOML file (or the defaults) and `section.key=value` words, checked.
+
+    Raises
+    ------
+    ConfigError : names the file or word, the key, the value and what would be right
+    """
+    tree: dict[str, Any] = {}
+    name = "built-in defaults"
+    if path is not None:
+        name = str(path)
+        try:
+            tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"{path}: {error}") from error
+    for word in overrides:
+        _override(tree, word)
+    try:
+        config = msgspec.convert(tree, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{name}: {_explain(error)}") from error
+    return _checked(config, name)
+
+
+def _override(tree: dict[str, Any], word: str) -> None:
+    match = re.fullmatch(r"(\w+)\.(\w+)=(.*)", word, re.DOTALL)
+    if match is None:
+        raise ConfigError(f"--set {word!r}: write section.key=value, for example --set denoise.device=cpu")
+    section, key, text = match.groups()
+    try:
+        value = tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string: --set denoise.model=laplace needs no quotes
+    table = tree.setdefault(section, {})
+    if not isinstance(table, dict):
+        raise ConfigError(f"--set {word!r}: {section!r} is not a section")
+    table[key] = value
+
+
+def _explain(error: msgspec.ValidationError) -> str:
+    """What is wrong where, and what would be right."""
+    found = re.fullmatch(r"(.*?)(?: - at `\$\.?(.*)`)?", str(error), re.DOTALL)
+    assert found is not None
+    what, key = found.group(1), found.group(2) or ""
+    if unknown := re.search(r"unknown field `(\w+)`", what):
+        room = type(getattr(Config(), key)) if key else Config
+        known = ", ".join(room.__struct_fields__)
+        return f"unknown key `{'.'.join(filter(None, (key, unknown.group(1))))}`; known here: {known}"
+    if value := re.fullmatch("Invalid enum value (.*)", what):
+        return f"{key} = {value.group(1)}: choose one of {', '.join(_choices(key))}"
+    return f"{key}: {what[0].lower()}{what[1:]}" if key else what
+
+
+def _choices(key: str) -> tuple[str, ...]:
+    """The words that a setting, or each of its list, may be."""
+    section, name = re.findall(r"\w+", key)[:2]
+    kind = get_type_hints(type(getattr(Config(), section)))[name]
+    while get_origin(kind) is not Literal:
+        kind = get_args(kind)[0]
+    return get_args(kind)
+
+
+def _is_web_address(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        labels = (url.hostname or "").split(".")
+        return (
+            text.isascii()
+            and url.scheme in ("http", "https")
+            and all(0 < len(label) < 64 for label in labels)
+            and not url.username
+            and url.port != 0  # asking for the port refuses one that is no number or too large
+        )
+    except ValueError:
+        return False
+
+
+def _checked(config: Config, name: str) -> Config:
+    """What no single field can say for itself."""
+    for key, pattern, group in (
+        ("angle.filename_regex", config.angle.filename_regex, "angle"),
+        ("frames.pattern", config.frames.pattern, "frame"),
+        ("series.pattern", config.series.pattern, "series"),
+    ):
+        try:
+            known = re.compile(pattern).groupindex
+        except re.error as error:
+            raise ConfigError(f"{name}: {key} is no regular expression: {error}") from error
+        if pattern and group not in known:
+            raise ConfigError(f"{name}: {key} needs a group named `{group}`: (?P<{group}>...)")
+    if config.series.by == "pattern" and not config.series.pattern:
+        raise ConfigError(f"{name}: series.by is pattern, but series.pattern is empty")
+    if not set(config.angle.signs.values()) <= {"+", "-", ""}:
+        raise ConfigError(f"{name}: angle.signs maps letters to + or -, not {config.angle.signs}")
+    if not config.angle.order:
+        raise ConfigError(f"{name}: angle.order is empty: name at least one of metadata, sidecar, filename")
+    if abs(config.angle.scale) != 1:
+        raise ConfigError(f"{name}: angle.scale is {config.angle.scale}; only 1 and -1 make sense")
+    if config.webhook.url and not _is_web_address(config.webhook.url):
+        raise ConfigError(f"{name}: webhook.url {config.webhook.url!r}: write http(s)://host[:port]/path, without a name or password in it")
+    if config.zeromq.endpoint and "://" not in config.zeromq.endpoint:
+        raise ConfigError(f"{name}: zeromq.endpoint {config.zeromq.endpoint!r}: an address like tcp://127.0.0.1:5599 is needed")
+    if config.angle.min_deg >= config.angle.max_deg:
+        raise ConfigError(f"{name}: angle.min_deg must be below angle.max_deg")
+    if config.monitor.host in ("", "0.0.0.0", "::") and not config.monitor.names:
+        raise ConfigError(
+            f"{name}: monitor.host {config.monitor.host!r} is every address: say in monitor.names under which names it is reached"
+        )
+    if bool(config.monitor.tls_cert) != bool(config.monitor.tls_key):
+        raise ConfigError(f"{name}: monitor.tls_cert and monitor.tls_key belong together: set both or none")
+    return config
+
+
+def require_folders(config: Config) -> None:
+    """Refuse to start where input and output are not two separate folders.
+
+    Raises
+    ------
+    ConfigError : a folder is not set, the output lies inside the watched folder, or the other way round
+    """
+    for key in ("watch", "output"):
+        if not getattr(config, key).root:
+            raise ConfigError(f"{key}.root is not set: put it into the config file or say --set {key}.root=FOLDER")
+    watch, output = config.watch_root.resolve(), config.output_root.resolve()
+    if output == watch or output.is_relative_to(watch):
+        raise ConfigError(f"output.root {output} lies inside watch.root {watch}: results would be taken for input; choose a folder outside")
+    if watch.is_relative_to(output):
+        raise ConfigError(f"watch.root {watch} lies inside output.root {output}; choose two separate folders")
