@@ -38,6 +38,7 @@ def row(number: int, tilt_deg: float, clean: Array, raw: Array | None = None, **
         "number": number,
         "tilt_deg": tilt_deg,
         "trust": 0.9,
+        "trust_in_series": 0.9,
         "vacuum_noise": 3.0,
         **look(raw, clean).figures,
         **figures,
@@ -89,7 +90,7 @@ def at_the_edge() -> Array:
 T = float(TILTS[BAD])
 CASES: dict[str, tuple[Row, str, float, str]] = {
     "clipped": (row(BAD, T, particle(T), clipped_raw()), "clipped", 48 / EDGE_PX**2, "clipped_above"),
-    "trust": (row(BAD, T, particle(T), trust=0.21), "trust", 0.21, "trust_below"),
+    "trust": (row(BAD, T, particle(T), trust_in_series=0.21), "trust", 0.21, "trust_below"),
     "drift": (row(BAD, T, particle(T, shift_px=8)), "drift", 8 / EDGE_PX, "drift_above"),
     "jump": (row(BAD, T, jumped()), "jump", row_jump(jumped()), "row_jump_above"),
     "noise": (row(BAD, T, particle(T), vacuum_noise=7.5), "noise", 2.5, "noise_above"),

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from aet_stream.consistency import intensity_ratio, mass_residual_px
+from aet_stream.consistency import error_in_series, intensity_ratio, mass_residual_px, trust_in_series
 from aet_stream.simulate import microscope
 from aet_stream.simulate.series import simulate_series
 from tests.harness import Daemon
@@ -41,18 +41,78 @@ def test_what_is_not_known_stays_unknown() -> None:
     assert intensity_ratio(np.array([2.0, 2.0, 1.0, np.nan]))[:3].tolist() == [1, 1, 0.5]
 
 
+def foretold(totals: np.ndarray, *, edge_contact: np.ndarray | float = 0.0, expected: float = 10.0) -> np.ndarray:
+    """Of projections of 100 x 100 px, a quarter of them particle: an expected error of 10 counts is one of 25,000 in the total, or so."""
+    n = len(totals)
+    return error_in_series(np.full(n, expected), totals, np.full(n, 0.75), np.full(n, edge_contact), 10_000)
+
+
+def steady(n: int = 21, strays: float = 20_000.0) -> np.ndarray:
+    return 5e6 + strays * np.random.default_rng(0).standard_normal(n)
+
+
+def test_background_left_under_the_particle_shows_in_the_series() -> None:
+    """A level of 100 counts under the particle is a root mean square error of 50 in the frame; others are expected as before, or less."""
+    totals = steady()
+    totals[4] += 100 * 2500
+    found = foretold(totals)
+    assert 45 < found[4] < 80
+    assert np.delete(found, 4).max() < 15
+    assert (np.delete(found, 4) < 10).mean() > 0.5
+    trust = trust_in_series(np.full(21, 0.5), np.full(21, 10.0), found)
+    assert trust[4] == pytest.approx(1 / (1 + (found[4] / 10) ** 2))
+
+
+def test_totals_that_are_not_steady_are_not_heard() -> None:
+    """Where all totals stray by more than errors explain, as with channelling, what the frames say stands: the more, the larger."""
+    found = [np.abs(foretold(steady(strays=strays)) / 10 - 1).max() for strays in (50_000, 250_000, 2_500_000)]
+    assert found[0] < 0.6
+    assert found[1] < 0.06
+    assert found[2] < 0.001
+
+
+def test_a_series_says_nothing_of_what_is_cut_off_unknown_or_alone() -> None:
+    totals = steady()
+    totals[4] = 1e6
+    edge_contact = np.zeros(21)
+    edge_contact[4] = 0.1
+    cut, whole = foretold(totals, edge_contact=edge_contact), foretold(np.delete(totals, 4))
+    assert cut[4] == 10
+    assert np.delete(cut, 4) == pytest.approx(whole)
+    assert foretold(totals[:4]).tolist() == [10] * 4
+    unknown = steady()
+    unknown[7] = np.nan
+    assert foretold(unknown)[7] == 10
+    assert np.isnan(foretold(totals, expected=np.nan)).all()
+    assert foretold(np.full(6, 5e6), expected=0.0).tolist() == [0] * 6
+    assert np.isnan(trust_in_series(np.array([np.nan]), np.array([1.0]), np.array([1.0]))).all()
+
+
+def halo(clean: np.ndarray) -> np.ndarray:
+    """A sixth of the particle's total, wholly under it."""
+    at = [np.average(place, weights=clean) for place in np.indices(clean.shape)]
+    y, x = (np.indices(clean.shape).T - at).T
+    blob = np.exp(-(y * y + x * x) / (2 * 6.0**2))
+    return np.rint(blob * clean.sum() / 6 / blob.sum()).astype("<u2")
+
+
 def test_a_series_shows_which_projection_does_not_fit(tmp_path: Path) -> None:
-    """One projection of a simulated series is shifted by 12 px: the stored figures point at it, and at no other."""
+    """One projection is shifted by 12 px, another has a halo hidden under its particle: the stored figures point at these, and no other."""
     series = simulate_series(seed=3, tilts_deg=TILTS[::3], size_px=128, kind="gaussian")
     images = series.raw.copy()
     images[4] = np.roll(images[4], 12, axis=1)
-    daemon = Daemon(tmp_path)
+    images[7] += halo(series.clean[7])
+    daemon = Daemon(tmp_path, denoise__model="default")
     microscope.write(daemon.root / "s", microscope.shots(images, series.tilts_deg, series.pixel_size_nm, ["tiff"], []), told=lambda _: None)
     assert daemon.run("--until-idle", "2") == 0
     with h5py.File(daemon.out / "s" / "series.h5") as file:
         order = np.argsort(file["/exchange/theta"][()])
         residual = file["/aet/projection/mass_residual_px"][()][order]
         ratio = file["/aet/projection/intensity_ratio"][()][order]
+        trust, in_series = (file[f"/aet/projection/{name}"][()][order] for name in ("trust", "trust_in_series"))
+    assert trust[7] > 0.95  # nothing of it is to be seen in the frame itself
+    assert in_series[7] < 0.7
+    assert np.delete(in_series, 7).min() > 0.85
     assert int(np.argmax(residual)) == 4
     assert residual[4] == pytest.approx(12, abs=3)
     assert np.delete(residual, 4).max() < 4

@@ -218,7 +218,7 @@ def test_every_panel_says_the_truth(browser: Browser, daemon: Daemon) -> None:
     wanted = {
         "Background level": truth.columns["background_mean"],
         "Vacuum noise": truth.columns["vacuum_noise"],
-        "Trust": truth.columns["trust"],
+        "Trust": truth.columns["trust_in_series"],
         "Total intensity": truth.clean.sum(axis=(1, 2), dtype=float),
         "Centre of mass, x": x,
         "Off its law": drift,
@@ -490,14 +490,23 @@ def test_who_is_gone_is_missed_in_red_and_comes_back(browser: Browser, tmp_path:
 
 
 def test_a_new_projection_is_shown_by_itself_in_eight_tabs(browser: Browser, daemon: Daemon) -> None:
-    """All tabs that can be seen paint the newest."""
+    """All tabs that can be seen paint the newest, and show what all projections together say of each: of this one, brighter by a third."""
     pages = [opened(browser, daemon) for _ in range(8)]
     stored = daemon.status()["totals"]["stored"]
-    put(daemon.root / "np", 20, 33.0)
+    pixels = known_image(20)
+    pixels[24:40, 24:40] += 200
+    put(daemon.root / "np", 20, CLIPPED_TILT_DEG + 0.5, pixels=pixels)  # covers nothing new: no event has the page read the series again
     daemon.wait_for_totals(stored=stored + 1)
     for page in pages:
         page.command("Page.bringToFront")
-        page.wait("aet.tilt_deg === 33", limit_s=60, what="the newest tilt")
+        page.wait(f"aet.tilt_deg === {CLIPPED_TILT_DEG + 0.5}", limit_s=60, what="the newest tilt")
+    trust = np.sort(Truth(daemon.out / "np" / "series.h5").columns["trust_in_series"])
+    label = "[...document.querySelectorAll('.plot [role=img]')].map((e) => e.ariaLabel).find((text) => text.startsWith('Trust'))"
+    wait_for(
+        lambda: numbers(pages[-1].run(label))[:3] == pytest.approx([trust[0], trust[-1], trust[len(trust) // 2]], abs=0.002),
+        limit_s=20,
+        what="the trust that the series says",
+    )
 
 
 def test_series_frames_and_report_over_http(daemon: Daemon) -> None:

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from aet_stream import __version__, durable, failpoints, layout
-from aet_stream.consistency import intensity_ratio, mass_residual_px
+from aet_stream.consistency import error_in_series, intensity_ratio, mass_residual_px, trust_in_series
 from aet_stream.errors import StoreError
 from aet_stream.layout import Record, crc32
 from aet_stream.projection import Array
@@ -124,7 +124,7 @@ def _write_rest(file: h5py.File, records: list[Record], shape: tuple[int, ...], 
     file[layout.CLEAN].attrs["description"] = (
         "background-free: raw - background, nothing clipped or masked; (tilt, y, x), tilt axis along y"
     )
-    _write_per_projection(file, records, contents)
+    _write_per_projection(file, records, contents, shape[0] * shape[1])
     _write_about(file, records, about)
     _write_nxtomo(file, records, about, contents)
     detector = f"{layout.NXTOMO}/instrument/detector"
@@ -133,7 +133,7 @@ def _write_rest(file: h5py.File, records: list[Record], shape: tuple[int, ...], 
     file[layout.ABOUT].attrs["content_sha256"] = contents.sha256()
 
 
-def _write_per_projection(file: h5py.File, records: list[Record], contents: layout.Contents) -> None:
+def _write_per_projection(file: h5py.File, records: list[Record], contents: layout.Contents, size_px: int) -> None:
     taken, rank = np.empty(len(records), np.int32), np.empty(len(records), np.int32)
     taken[layout.acquisition_order(records)] = np.arange(len(records), dtype=np.int32)
     rank[np.argsort([record.tilt_deg for record in records], kind="stable")] = np.arange(len(records), dtype=np.int32)
@@ -142,16 +142,27 @@ def _write_per_projection(file: h5py.File, records: list[Record], contents: layo
         "acquisition_order": taken,
         "superseded": np.array(layout.superseded(records), np.uint8),
         "angle_order": rank,
-        "intensity_ratio": intensity_ratio(_values(records, "total_intensity")),
-        "mass_residual_px": mass_residual_px(*(_values(records, name) for name in ("tilt_deg", "mass_x_px", "mass_y_px"))),
+        **_in_series(records, size_px),
     }
     group = file.create_group(layout.PER_PROJECTION)
     for name, values in columns.items():
         group.create_dataset(name, data=contents.add(values))
 
 
-def _values(records: list[Record], name: str) -> Array:
-    return np.array([getattr(record, name) for record in records])
+def _in_series(records: list[Record], size_px: int) -> dict[str, Array]:
+    """What all projections together say of each."""
+
+    def values(name: str) -> Array:
+        return np.array([getattr(record, name) for record in records])
+
+    totals, expected = values("total_intensity"), values("expected_error")
+    error = error_in_series(expected, totals, values("vacuum_fraction"), values("edge_contact"), size_px)
+    return {
+        "intensity_ratio": intensity_ratio(totals),
+        "mass_residual_px": mass_residual_px(values("tilt_deg"), values("mass_x_px"), values("mass_y_px")),
+        "expected_error_in_series": error,
+        "trust_in_series": trust_in_series(values("trust"), expected, error),
+    }
 
 
 def column(values: list[Any]) -> Array:

@@ -83,11 +83,12 @@ class Adviser:
             if figure is not None and math.isfinite(figure) and (figure < limit if below else figure > limit):
                 hints.append(Hint(row["number"], row["tilt_deg"], kind, text, round(figure, 6), limit, f"advice.{setting}"))
 
-        clip, trust = row.get("clipped"), row.get("trust")
+        clip, trust = row.get("clipped"), row.get("trust_in_series")
         say("clipped", clip, limits.clipped_above, "clipped_above",
             f"{100 * (clip or 0):.2g} % of the pixels are at the detector's limit: lower the gain and retake")  # fmt: skip
-        say("trust", trust, limits.trust_below, "trust_below",
-            f"trust {trust or 0:.2f}: background uncertain, look at the clean image", below=True)  # fmt: skip
+        alone = row.get("trust") or 0.0
+        why = f"alone {alone:.2f}, but its total does not fit the series" if alone >= limits.trust_below else "background uncertain"
+        say("trust", trust, limits.trust_below, "trust_below", f"trust {trust or 0:.2f} ({why}): look at the clean image", below=True)
         drift = self._drift(row)
         say("drift", drift, limits.drift_above, "drift_above",
             f"the particle is {drift * self._width_px:.0f} px from where its law over tilt puts it: re-centre")  # fmt: skip

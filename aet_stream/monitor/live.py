@@ -275,7 +275,8 @@ class Live:
             return
         self._advised_at = {name: time.monotonic()}
         keys = ("hints", "coverage", "law", "volume", "stored")
-        self.tell({"type": "advice", "series": series_id(name), **{key: found[key] for key in keys}})
+        trust = {row["number"]: row["trust_in_series"] for row in found["rows"]}
+        self.tell({"type": "advice", "series": series_id(name), "trust": trust, **{key: found[key] for key in keys}})
 
 
 def as_figures(figures: dict[str, float] | None) -> dict[str, float | None]:

@@ -43,7 +43,7 @@ _FIGURES = {
     "background_mean": "background level, counts",
     "vacuum_noise": "noise of the vacuum, counts",
     "vacuum_residual": "mean of the clean vacuum, counts",
-    "trust": "trust, 0 to 1",
+    "trust_in_series": "trust, 0 to 1",
     "total_counts": "total intensity, counts",
     "centre_x_px": "centre of mass, x, px",
 }
@@ -233,7 +233,7 @@ def _rows(rows: Sequence[Row], hints: Sequence[Hint]) -> str:
     lines = "".join(
         f"<tr><td class='n'>{row['number']}</td><td class='n'>{row['tilt_deg']:+.2f}</td><td>{text(row.get('tilt_source', ''))}</td>"
         f"<td>{text(row['path'])} [{row['image']}]</td><td class='n'>{number(row.get('background_mean'))}</td>"
-        f"<td class='n'>{number(row.get('vacuum_noise'))}</td><td class='n'>{number(row.get('trust'))}</td>"
+        f"<td class='n'>{number(row.get('vacuum_noise'))}</td><td class='n'>{number(row.get('trust_in_series'))}</td>"
         f"<td>{remarks(row)}</td></tr>"
         for row in rows
     )

@@ -287,10 +287,12 @@ def _read_table(name: str, path: Path) -> Table:
 
 
 def as_row(values: dict[str, Any]) -> Row:
-    """A record as it is sent: plain JSON, numbers that are not finite as None; long texts that nobody reads left out."""
+    """A record as it is sent: plain JSON, numbers that are not finite as None; long texts that nobody reads left out.
+
+    Until the series says more, its word on the trust is that of the projection itself.
+    """
     row = {key: _plain(value) for key, value in values.items() if key not in _UNSHOWN}
-    row["path"] = shown(str(row.get("path", "")))
-    return row
+    return {"trust_in_series": row.get("trust"), **row, "path": shown(str(row.get("path", "")))}
 
 
 def _plain(value: Any) -> Any:

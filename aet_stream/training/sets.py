@@ -79,12 +79,12 @@ SETS: dict[str, JudgingSet] = {
 }
 
 
-def frames(name: str, count: int, *, seed: int = SEED) -> list[Frame]:
-    """The first `count` frames of a set, from a quarter as many particles."""
+def frames(name: str, count: int, *, seed: int = SEED, each: int = 4) -> list[Frame]:
+    """The first `count` frames of a set, about `each` of every particle."""
     chosen = SETS[name]
     count = max(4, round(count * chosen.share))
     seed += 1000 * list(SETS).index(name)
-    mixer = Mixer(chosen.recipe, seed=seed, particles=max(2, count // 4), views=3)
+    mixer = Mixer(chosen.recipe, seed=seed, particles=max(2, count // each), views=3 * each // 4)
     samples = [mixer.sample(np.random.default_rng([seed, index])) for index in range(count)]
     return [chosen.change(sample) for sample in samples] if chosen.change else samples
 

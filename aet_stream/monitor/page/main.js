@@ -78,8 +78,9 @@ function look(message) {
 
 function advice(message) {
   if (message.series !== series?.id) return;
-  const { hints, coverage, law, volume } = message;
+  const { hints, coverage, law, volume, trust } = message;
   Object.assign(series, { hints, coverage, law, volume });
+  for (const row of series.rows) row.trust_in_series = trust[row.number] ?? row.trust_in_series;
   refreshSoon();
 }
 
@@ -215,7 +216,7 @@ function painted(row, of, bin, fetched_at) {
     }));
   }
   Object.assign(stats, { painted: stats.painted + 1, number: row.number, series: of.id, tilt_deg: row.tilt_deg, bin });
-  const size = `${of.shape[1]} × ${of.shape[0]} px`, trust = row.trust == null ? "" : `, trust ${row.trust.toFixed(2)}`;
+  const size = `${of.shape[1]} × ${of.shape[0]} px`, trust = row.trust_in_series == null ? "" : `, trust ${row.trust_in_series.toFixed(2)}`;
   const note = row.blank ? ", blank: every pixel has the same value" : row.superseded ? ", replaced by newer pixels" : "";
   $("which").replaceChildren(el("b", {}, degrees(row.tilt_deg)), ` · ${row.path}${row.image ? ` [${row.image}]` : ""} · ${size}${trust}${note}`);
   showSave(row, of);

@@ -5,7 +5,7 @@ import { $, css, degrees, el, figure } from "./dom.js";
 const PLOTS = [
   { key: "background_mean", name: "Background level", unit: "counts" },
   { key: "vacuum_noise", name: "Vacuum noise", unit: "counts" },
-  { key: "trust", name: "Trust", unit: "", limit: "trust_below", range: [0, 1] },
+  { key: "trust_in_series", name: "Trust", unit: "", limit: "trust_below", range: [0, 1] },
   { key: "total_counts", name: "Total intensity", unit: "counts" },
   { key: "centre_x_px", name: "Centre of mass, x", unit: "px", law: true },
   { key: "drift_px", name: "Off its law", unit: "px", limit: "drift_above", times: "width" },
