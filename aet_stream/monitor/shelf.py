@@ -292,7 +292,9 @@ def as_row(values: dict[str, Any]) -> Row:
     Until the series says more, its word on the trust is that of the projection itself.
     """
     row = {key: _plain(value) for key, value in values.items() if key not in _UNSHOWN}
-    return {"trust_in_series": row.get("trust"), **row, "path": shown(str(row.get("path", "")))}
+    row["path"] = shown(str(row.get("path", "")))
+    row.setdefault("trust_in_series", row.get("trust"))
+    return row
 
 
 def _plain(value: Any) -> Any:

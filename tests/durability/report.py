@@ -77,7 +77,7 @@ def _campaign(found: list[dict[str, Any]]) -> str:
     return f"""
 ## Random kills
 
-{len(found)} campaigns ({", ".join(line["case"] for line in found)}), {total["seconds"]} s in all: **{sum(kills.values())} SIGKILLs** at random moments, start-up
+{len(found)} campaigns ({"; ".join(line["case"] for line in found)}), {total["seconds"]} s in all: **{sum(kills.values())} SIGKILLs** at random moments, start-up
 included, over real roles; {total["inputs"]} files ({files}). Found: {total["stored"]} stored, {total["duplicates"]} duplicates, {total["quarantined"]} quarantined;
 **{len(wrong)} wrong**. Plain readers polled {polls["polls"]} times, opened {polls["opened"]} times: **{polls["bad"]} failures**.
 
