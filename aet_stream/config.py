@@ -298,7 +298,7 @@ class Advice(Section, frozen=True):
     clipped_above: Share = 0.001
     """Share of the raw pixels at the detector's highest value."""
     trust_below: Share = 0.3
-    """`trust` of the subtraction."""
+    """`trust_in_series` of the subtraction."""
     drift_above: Share = 0.05
     """Distance of the centre of mass from its law over tilt, as a share of the frame's width."""
     row_jump_above: Annotated[float, msgspec.Meta(ge=1)] = 3.0

@@ -11,7 +11,7 @@ import pytest
 from aet_stream.consistency import error_in_series, intensity_ratio, mass_residual_px, trust_in_series
 from aet_stream.simulate import microscope
 from aet_stream.simulate.series import simulate_series
-from tests.harness import Daemon
+from tests.harness import Daemon, known_image, put
 
 TILTS = np.linspace(-70, 70, 29)
 LAW = 3 + 20 * np.cos(np.radians(TILTS)) - 11 * np.sin(np.radians(TILTS))
@@ -117,3 +117,23 @@ def test_a_series_shows_which_projection_does_not_fit(tmp_path: Path) -> None:
     assert residual[4] == pytest.approx(12, abs=3)
     assert np.delete(residual, 4).max() < 4
     assert np.abs(ratio - 1).max() < 0.3
+
+
+def test_what_was_taken_again_judges_nobody_and_is_not_shown(tmp_path: Path) -> None:
+    """Six tilts, then all of them again under the same names with a third more gain: the new ones agree, the report shows no others."""
+    daemon = Daemon(tmp_path)
+    for gain in (3, 4):
+        for index in range(6):
+            put(daemon.root / "s", index, 10.0 * index, pixels=(known_image(index) * gain).astype("<u2"))
+        assert daemon.run("--until-idle", "2") == 0
+    with h5py.File(daemon.out / "s" / "series.h5") as file:
+        columns = {key: value[()] for key, value in file["/aet/projection"].items()}
+    old = columns["superseded"] == 1
+    assert old.sum() == 6
+    assert columns["intensity_ratio"][~old] == pytest.approx(1, abs=0.05)
+    assert np.isnan(columns["intensity_ratio"][old]).all()
+    assert columns["trust_in_series"][old].tolist() == columns["trust"][old].tolist()
+    assert (columns["trust_in_series"][~old] > 0.9 * columns["trust"][~old]).all()
+    assert daemon.ask("report", str(daemon.out / "s" / "series.h5"), "--out", str(tmp_path / "r.html")).returncode == 0
+    sheet = (tmp_path / "r.html").read_text().split("class='sheet'")[1].split("</div>")[0]
+    assert sheet.count("<img") == 6

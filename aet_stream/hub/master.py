@@ -134,32 +134,34 @@ def _write_rest(file: h5py.File, records: list[Record], shape: tuple[int, ...], 
 
 
 def _write_per_projection(file: h5py.File, records: list[Record], contents: layout.Contents, size_px: int) -> None:
+    superseded = np.array(layout.superseded(records), bool)
     taken, rank = np.empty(len(records), np.int32), np.empty(len(records), np.int32)
     taken[layout.acquisition_order(records)] = np.arange(len(records), dtype=np.int32)
     rank[np.argsort([record.tilt_deg for record in records], kind="stable")] = np.arange(len(records), dtype=np.int32)
     columns = {name: column([getattr(record, name) for record in records]) for name in Record.__struct_fields__} | {
         "repeat": np.array(layout.repeats(records), np.int32),
         "acquisition_order": taken,
-        "superseded": np.array(layout.superseded(records), np.uint8),
+        "superseded": superseded.astype(np.uint8),
         "angle_order": rank,
-        **_in_series(records, size_px),
+        **_in_series(records, superseded, size_px),
     }
     group = file.create_group(layout.PER_PROJECTION)
     for name, values in columns.items():
         group.create_dataset(name, data=contents.add(values))
 
 
-def _in_series(records: list[Record], size_px: int) -> dict[str, Array]:
-    """What all projections together say of each."""
+def _in_series(records: list[Record], superseded: Array, size_px: int) -> dict[str, Array]:
+    """What all projections that count say of each of them."""
 
     def values(name: str) -> Array:
         return np.array([getattr(record, name) for record in records])
 
-    totals, expected = values("total_intensity"), values("expected_error")
+    totals, mass_x_px = (np.where(superseded, np.nan, values(name)) for name in ("total_intensity", "mass_x_px"))
+    expected = values("expected_error")
     error = error_in_series(expected, totals, values("vacuum_fraction"), values("edge_contact"), size_px)
     return {
         "intensity_ratio": intensity_ratio(totals),
-        "mass_residual_px": mass_residual_px(values("tilt_deg"), values("mass_x_px"), values("mass_y_px")),
+        "mass_residual_px": mass_residual_px(values("tilt_deg"), mass_x_px, values("mass_y_px")),
         "expected_error_in_series": error,
         "trust_in_series": trust_in_series(values("trust"), expected, error),
     }

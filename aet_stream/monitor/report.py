@@ -71,15 +71,16 @@ def of_series(shelf: Shelf, name: str, limits: Advice, status: dict[str, Any], t
     """
     table = shelf.table(name)
     rows = [_seen(shelf, name, row, place, len(table.rows), told) for place, row in enumerate(table.rows)]
+    current = [row for row in rows if not row.get("superseded")]
     hints = Adviser(limits, rows, table.shape[1], lambda row: _small(shelf, name, row)).hints()
     all_of_them = "" if len(rows) == table.stored else f", the last {len(rows)} of them below"
     parts = [
         f"<h1>{text(name)}</h1><p class='dim'>{table.stored} projections of {table.shape[1]} × {table.shape[0]} px{all_of_them}; "
         f"{'closed' if table.closed else 'still open'}; report by aet-stream {__version__}</p>",
         _summary(table, rows, limits),
-        _trio(shelf, name, rows),
-        "<h2>Over tilt</h2><div class='plots'>" + "".join(_plot(rows, key, title) for key, title in _FIGURES.items()) + "</div>",
-        _sheet(shelf, name, rows),
+        _trio(shelf, name, current),
+        "<h2>Over tilt</h2><div class='plots'>" + "".join(_plot(current, key, title) for key, title in _FIGURES.items()) + "</div>",
+        _sheet(shelf, name, current),
         _volume(shelf, name),
         _put_aside(status, name),
         _advice(hints),
