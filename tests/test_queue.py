@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from aet_stream import durable
-from aet_stream.config import Config, Orientation, Queue, Series
+from aet_stream.config import Config, Orientation, Output, Queue, Series
 from aet_stream.errors import AetError, OutputFull
 from aet_stream.hub import workers
 from aet_stream.hub.archive import Archive, open_ledger
@@ -23,9 +24,11 @@ from aet_stream.hub.outcomes import Outcomes
 from aet_stream.hub.storing import Storing
 from aet_stream.hub.workers import Workers
 from aet_stream.layout import superseded
-from aet_stream.messages import WIRE_VERSION, Acquired, Done, Failed, FileOffer, Job, NotAcquired, Offer, Ready, Want, Working
-from aet_stream.projection import Acquisition, Candidate, Quality, sha256_of
-from tests.harness import known_image
+from aet_stream.messages import WIRE_VERSION, Acquired, Beat, Done, Failed, FileOffer, Job, NotAcquired, Offer, Ready, Want, Working
+from aet_stream.projection import Acquisition, Candidate, Quality, Subtracted, sha256_of
+from aet_stream.transport import HubSocket
+from aet_stream.worker import Worker
+from tests.harness import known_image, wait_for
 from tests.test_store import made
 
 PIXELS = known_image(0, 32)
@@ -397,6 +400,50 @@ def test_a_unit_that_is_stored_already_is_not_asked_for(desk: Desk) -> None:
     desk.intake.grant()
     assert desk.sent == []
     assert not desk.flights.backlog
+
+
+def test_a_worker_that_subtracts_for_long_is_there_all_the_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of one subtraction the hub hears its beat, and whoever started it the watchdog; once a second."""
+    hub = HubSocket(tmp_path)
+    heard: list[Any] = []
+    peers: list[bytes] = []
+    began = time.monotonic()
+
+    def count(kind: type) -> int:
+        for item in hub.receive(0.05):
+            assert isinstance(item, tuple)
+            peers.append(item[0])
+            heard.append(item[1])
+        return sum(isinstance(message, kind) for message in heard)
+
+    class Slow:
+        name, sha256 = "slow", "0"
+
+        def warm_up(self) -> None: ...
+
+        def subtract(self, pixels: np.ndarray, *, beat: Callable[[], None]) -> Subtracted:
+            def known_to_live() -> bool:
+                beat()
+                return min(count(Beat), count(Working)) >= 2
+
+            wait_for(known_to_live, what="two beats out of one subtraction")
+            assert inbox.recv(4096).startswith(b"WATCHDOG=1\nX_AET_ROLE=w\n")
+            return Subtracted(CLEAN, Quality("slow", "0"))
+
+    worker = Worker(Config(output=Output(root=str(tmp_path))), name="w", denoiser=Slow())  # type: ignore[arg-type]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as inbox:
+        inbox.bind(str(tmp_path / "notify"))
+        inbox.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        worker.start()
+        try:
+            wait_for(lambda: worker.step() or count(Ready), what="the worker to ask")
+            assert hub.send(peers[0], Job(job_id="1", series="s", path="s/a.tif", image=0), PIXELS)
+            wait_for(lambda: worker.step() or count(Done), what="its answer")
+        finally:
+            worker.close()
+            hub.close()
+    assert sum(isinstance(message, Working) for message in heard) <= 2 + time.monotonic() - began
 
 
 def test_ten_thousand_waiting_files_take_little_memory(desk: Desk) -> None:
