@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from aet_stream import durable
-from aet_stream.config import Config, Orientation, Output, Queue, Series
+from aet_stream.config import Angle, Config, Orientation, Output, Queue, Series
 from aet_stream.errors import AetError, OutputFull
 from aet_stream.hub import workers
 from aet_stream.hub.archive import Archive, open_ledger
@@ -25,8 +25,10 @@ from aet_stream.hub.storing import Storing
 from aet_stream.hub.workers import Workers
 from aet_stream.layout import superseded
 from aet_stream.messages import WIRE_VERSION, Acquired, Beat, Done, Failed, FileOffer, Job, NotAcquired, Offer, Ready, Want, Working
+from aet_stream.monitor.words import remedies
 from aet_stream.projection import Acquisition, Candidate, Quality, Subtracted, sha256_of
 from aet_stream.transport import HubSocket
+from aet_stream.watch.angle import resolve
 from aet_stream.worker import Worker
 from tests.harness import known_image, wait_for
 from tests.test_store import made
@@ -55,6 +57,9 @@ class Desk:
         self.pixels: dict[str, np.ndarray] = {}
         self.known: dict[str, Acquisition] = {}
         """What watch finds in a file; otherwise PIXELS, and nothing said of them."""
+        self.tilts_deg: dict[str, float] = {}
+        self.holds: dict[str, str] = {}
+        """What watch says of the tilt; otherwise 5 degrees, and nothing against it."""
         self.intake.hear_watch(b"watch", set())
 
     def _send(self, peer: bytes, message: Any, pixels: Any = None) -> bool:
@@ -68,11 +73,17 @@ class Desk:
         """Watch answers whatever is wanted."""
         self.intake.grant()
         for _, want in [item for item in self.sent if isinstance(item[1], Want)]:
-            said, known = (Candidate("filename", "", 5.0),), self.known.get(want.path, Acquisition())
             pixels = self.pixels.get(want.path, PIXELS)
-            self.intake.hear_acquired(
-                Acquired(path=want.path, stamp=want.stamp, image=0, sha256=sha256_of(pixels), acquisition=known, candidates=said), pixels
+            answer = Acquired(
+                path=want.path,
+                stamp=want.stamp,
+                image=0,
+                sha256=sha256_of(pixels),
+                acquisition=self.known.get(want.path, Acquisition()),
+                candidates=(Candidate("filename", "", self.tilts_deg.get(want.path, 5.0)),),
+                hold=self.holds.get(want.path, ""),
             )
+            self.intake.hear_acquired(answer, pixels)
         self.sent = [item for item in self.sent if not isinstance(item[1], Want)]
 
     def job(self, peer: bytes = b"w1", ready: Ready = READY) -> Job | None:
@@ -355,6 +366,65 @@ def test_series_of_the_same_name_in_another_watched_folder_do_not_mix(desk: Desk
     desk.finish(1)
     desk.store("c", stamp="2")
     assert [desk.state(name) for name in "abc"] == ["held", "stored", "stored"]
+
+
+HAADF, BF = Acquisition(detector="HAADF"), Acquisition(detector="BF")
+OBJECTIONS = {
+    "none": resolve(Acquisition(), (), "b.tif", 1, Angle()),
+    "unit": resolve(Acquisition(tilt_deg=1.0, tilt_unit="?"), (), "b.tif", 1, Angle()),
+    "number": resolve(Acquisition(), (), "b_neg12deg.tif", 1, Angle()),
+    "range": resolve(Acquisition(tilt_deg=500.0), (), "b.tif", 1, Angle()),
+    "apart": resolve(Acquisition(tilt_deg=1.0), (Candidate("sidecar", "2 px of 3.csv: 3 deg", 3.0),), "b.tif", 1, Angle()),
+    "plan": resolve(Acquisition(tilt_deg=1.0), (), "b.tif", 1, Angle(), plan=(2.0,)),
+}
+
+
+@pytest.mark.parametrize("case", ["size", "turn", "detector", "root", "tilt", *OBJECTIONS])
+def test_the_remedy_shown_for_whatever_is_held_helps(desk: Desk, case: str) -> None:
+    """Each hold that there is, as it is made: a release where that is said, a new reading once the setting named is right, or a folder."""
+    desk.pixels = {"s/b.tif": known_image(1, 32)}
+    desk.known = {"s/a.tif": HAADF, "s/b.tif": HAADF}
+    desk.store("a")
+    name = "a" if case == "tilt" else "b"
+    match case:
+        case "size":
+            desk.pixels["s/b.tif"] = desk.pixels["t/b.tif"] = PIXELS.astype("<u4")
+        case "turn":
+            desk.intake._turn = "x"
+        case "detector":
+            desk.known["s/b.tif"] = BF
+        case "root":
+            desk.intake.root = "/another"
+        case "tilt":
+            desk.tilts_deg["s/a.tif"] = 8.0
+        case _:
+            desk.holds["s/b.tif"] = OBJECTIONS[case][1]
+    desk.store(name, stamp="2")
+    (held,) = desk.ledger.in_state("held")
+    (row,) = remedies({"held": [dict(held)]})
+    release = {"ids": [held["id"]], "tilt_deg": 8.0}
+    if not row["command"].startswith(f"aet-stream release {held['id']} --angle"):
+        obey(desk, "release", release)  # type: ignore[arg-type]
+        desk.finish(1)
+        assert desk.state(name) == "held"
+    if case == "size":
+        assert not row["command"]
+        assert "folder" in row["remedy"]
+        desk.offer(name, folder="t")
+        desk.finish(1)
+        assert desk.state(name, "t") == "stored"
+    elif case in ("turn", "detector"):
+        assert row["command"] == f"aet-stream requeue {held['id']}"
+        assert ("orientation.*" if case == "turn" else "series.detector") in row["remedy"]
+        desk.intake._turn, desk.intake._rules = "", Series(detector="BF" if case == "detector" else "")
+        obey(desk, "requeue", {"ids": [held["id"]]})  # type: ignore[arg-type]
+        desk.finish(1)
+        assert desk.state(name) == "stored"
+    else:
+        obey(desk, "release", release)  # type: ignore[arg-type]
+        desk.finish(1)
+        assert desk.state(name) == "stored"
+        assert ("only if" in row["remedy"]) == (case == "root")
 
 
 def test_a_worker_of_another_version_gets_no_work(desk: Desk) -> None:
