@@ -10,6 +10,7 @@ from aet_stream.config import Config
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.messages import WIRE_VERSION, Done, Failed, Job, Ready, Working
 from aet_stream.projection import Array
+from aet_stream.service import BEAT_S, notify
 from aet_stream.transport import HubLink
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ class Worker:
         self._denoiser = denoiser
         self._link: HubLink | None = None
         self._asked_at = 0.0
+        self._told_at = 0.0
         self._done = 0
         self._failed = 0
 
@@ -77,8 +79,14 @@ class Worker:
         failpoints.reach("worker.sent")
 
     def _working(self, job: Job) -> None:
-        if self._link is not None:
-            self._link.send(Working(job_id=job.job_id))
+        """Signs of life, once a second: a subtraction may take minutes, and the loop does not turn meanwhile."""
+        now = time.monotonic()
+        if self._link is None or now - self._told_at < BEAT_S:
+            return
+        self._told_at = now
+        self._link.send(Working(job_id=job.job_id))
+        self.beat()
+        notify(self.name, "WATCHDOG=1")
 
     def beat(self) -> None:
         if self._link is not None and self._denoiser is not None:

@@ -310,6 +310,23 @@ def test_an_old_series_opens_in_the_same_view_with_its_volume(browser: Browser, 
     page.wait(f"aet.tilt_deg === {newest} && document.querySelectorAll('.tile').length >= 10", what="the newest again")
 
 
+def test_one_hot_pixel_leaves_the_others_their_greys(browser: Browser, tmp_path: Path) -> None:
+    """Of a range that makes all other pixels look alike, black and white are still the percentiles of the pixels; nothing wraps around."""
+    pixels = known_image(3).astype("<f4")
+    pixels[20, 20] = 1e11
+    with running(tmp_path, monitor__enabled=True, monitor__port=0) as daemon:
+        put(daemon.root / "hot", 0, 7.0, kind="npy", pixels=pixels)
+        daemon.wait_for_totals(stored=1)
+        page = browser.page()
+        page.size(1280, 800)
+        page.open(address(daemon))
+        page.wait("window.aet?.painted > 0", limit_s=90, what="the page to be painted")
+        window = numbers(page.text("#view-raw figcaption .which"))
+        assert window == pytest.approx(np.percentile(pixels, (0.3, 99.8)).tolist(), abs=3)
+        assert_shows(grey_levels(page, "#view-raw .stage canvas", 64, 64), pixels, window)
+        leave(page)
+
+
 def test_frames_of_4096_px_come_binned_and_sharp_when_zoomed(browser: Browser, tmp_path: Path) -> None:
     """The whole frame is a fourth as fine; closer, the detector's own pixels are loaded and the counts are exact."""
     rng = np.random.default_rng(1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from aet_stream import durable
-from aet_stream.config import Config, Orientation, Queue, Series
+from aet_stream.config import Angle, Config, Orientation, Output, Queue, Series
 from aet_stream.errors import AetError, OutputFull
 from aet_stream.hub import workers
 from aet_stream.hub.archive import Archive, open_ledger
@@ -23,9 +24,13 @@ from aet_stream.hub.outcomes import Outcomes
 from aet_stream.hub.storing import Storing
 from aet_stream.hub.workers import Workers
 from aet_stream.layout import superseded
-from aet_stream.messages import WIRE_VERSION, Acquired, Done, Failed, FileOffer, Job, NotAcquired, Offer, Ready, Want, Working
-from aet_stream.projection import Acquisition, Candidate, Quality, sha256_of
-from tests.harness import known_image
+from aet_stream.messages import WIRE_VERSION, Acquired, Beat, Done, Failed, FileOffer, Job, NotAcquired, Offer, Ready, Want, Working
+from aet_stream.monitor.words import remedies
+from aet_stream.projection import Acquisition, Candidate, Quality, Subtracted, sha256_of
+from aet_stream.transport import HubSocket
+from aet_stream.watch.angle import resolve
+from aet_stream.worker import Worker
+from tests.harness import known_image, wait_for
 from tests.test_store import made
 
 PIXELS = known_image(0, 32)
@@ -52,6 +57,9 @@ class Desk:
         self.pixels: dict[str, np.ndarray] = {}
         self.known: dict[str, Acquisition] = {}
         """What watch finds in a file; otherwise PIXELS, and nothing said of them."""
+        self.tilts_deg: dict[str, float] = {}
+        self.holds: dict[str, str] = {}
+        """What watch says of the tilt; otherwise 5 degrees, and nothing against it."""
         self.intake.hear_watch(b"watch", set())
 
     def _send(self, peer: bytes, message: Any, pixels: Any = None) -> bool:
@@ -65,11 +73,17 @@ class Desk:
         """Watch answers whatever is wanted."""
         self.intake.grant()
         for _, want in [item for item in self.sent if isinstance(item[1], Want)]:
-            said, known = (Candidate("filename", "", 5.0),), self.known.get(want.path, Acquisition())
             pixels = self.pixels.get(want.path, PIXELS)
-            self.intake.hear_acquired(
-                Acquired(path=want.path, stamp=want.stamp, image=0, sha256=sha256_of(pixels), acquisition=known, candidates=said), pixels
+            answer = Acquired(
+                path=want.path,
+                stamp=want.stamp,
+                image=0,
+                sha256=sha256_of(pixels),
+                acquisition=self.known.get(want.path, Acquisition()),
+                candidates=(Candidate("filename", "", self.tilts_deg.get(want.path, 5.0)),),
+                hold=self.holds.get(want.path, ""),
             )
+            self.intake.hear_acquired(answer, pixels)
         self.sent = [item for item in self.sent if not isinstance(item[1], Want)]
 
     def job(self, peer: bytes = b"w1", ready: Ready = READY) -> Job | None:
@@ -354,6 +368,65 @@ def test_series_of_the_same_name_in_another_watched_folder_do_not_mix(desk: Desk
     assert [desk.state(name) for name in "abc"] == ["held", "stored", "stored"]
 
 
+HAADF, BF = Acquisition(detector="HAADF"), Acquisition(detector="BF")
+OBJECTIONS = {
+    "none": resolve(Acquisition(), (), "b.tif", 1, Angle()),
+    "unit": resolve(Acquisition(tilt_deg=1.0, tilt_unit="?"), (), "b.tif", 1, Angle()),
+    "number": resolve(Acquisition(), (), "b_neg12deg.tif", 1, Angle()),
+    "range": resolve(Acquisition(tilt_deg=500.0), (), "b.tif", 1, Angle()),
+    "apart": resolve(Acquisition(tilt_deg=1.0), (Candidate("sidecar", "2 px of 3.csv: 3 deg", 3.0),), "b.tif", 1, Angle()),
+    "plan": resolve(Acquisition(tilt_deg=1.0), (), "b.tif", 1, Angle(), plan=(2.0,)),
+}
+
+
+@pytest.mark.parametrize("case", ["size", "turn", "detector", "root", "tilt", *OBJECTIONS])
+def test_the_remedy_shown_for_whatever_is_held_helps(desk: Desk, case: str) -> None:
+    """Each hold that there is, as it is made: a release where that is said, a new reading once the setting named is right, or a folder."""
+    desk.pixels = {"s/b.tif": known_image(1, 32)}
+    desk.known = {"s/a.tif": HAADF, "s/b.tif": HAADF}
+    desk.store("a")
+    name = "a" if case == "tilt" else "b"
+    match case:
+        case "size":
+            desk.pixels["s/b.tif"] = desk.pixels["t/b.tif"] = PIXELS.astype("<u4")
+        case "turn":
+            desk.intake._turn = "x"
+        case "detector":
+            desk.known["s/b.tif"] = BF
+        case "root":
+            desk.intake.root = "/another"
+        case "tilt":
+            desk.tilts_deg["s/a.tif"] = 8.0
+        case _:
+            desk.holds["s/b.tif"] = OBJECTIONS[case][1]
+    desk.store(name, stamp="2")
+    (held,) = desk.ledger.in_state("held")
+    (row,) = remedies({"held": [dict(held)]})
+    release = {"ids": [held["id"]], "tilt_deg": 8.0}
+    if not row["command"].startswith(f"aet-stream release {held['id']} --angle"):
+        obey(desk, "release", release)  # type: ignore[arg-type]
+        desk.finish(1)
+        assert desk.state(name) == "held"
+    if case == "size":
+        assert not row["command"]
+        assert "folder" in row["remedy"]
+        desk.offer(name, folder="t")
+        desk.finish(1)
+        assert desk.state(name, "t") == "stored"
+    elif case in ("turn", "detector"):
+        assert row["command"] == f"aet-stream requeue {held['id']}"
+        assert ("orientation.*" if case == "turn" else "series.detector") in row["remedy"]
+        desk.intake._turn, desk.intake._rules = "", Series(detector="BF" if case == "detector" else "")
+        obey(desk, "requeue", {"ids": [held["id"]]})  # type: ignore[arg-type]
+        desk.finish(1)
+        assert desk.state(name) == "stored"
+    else:
+        obey(desk, "release", release)  # type: ignore[arg-type]
+        desk.finish(1)
+        assert desk.state(name) == "stored"
+        assert ("only if" in row["remedy"]) == (case == "root")
+
+
 def test_a_worker_of_another_version_gets_no_work(desk: Desk) -> None:
     """It might understand something else by the same words."""
     desk.offer("a")
@@ -397,6 +470,50 @@ def test_a_unit_that_is_stored_already_is_not_asked_for(desk: Desk) -> None:
     desk.intake.grant()
     assert desk.sent == []
     assert not desk.flights.backlog
+
+
+def test_a_worker_that_subtracts_for_long_is_there_all_the_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the middle of one subtraction the hub hears its beat, and whoever started it the watchdog; once a second."""
+    hub = HubSocket(tmp_path)
+    heard: list[Any] = []
+    peers: list[bytes] = []
+    began = time.monotonic()
+
+    def count(kind: type) -> int:
+        for item in hub.receive(0.05):
+            assert isinstance(item, tuple)
+            peers.append(item[0])
+            heard.append(item[1])
+        return sum(isinstance(message, kind) for message in heard)
+
+    class Slow:
+        name, sha256 = "slow", "0"
+
+        def warm_up(self) -> None: ...
+
+        def subtract(self, pixels: np.ndarray, *, beat: Callable[[], None]) -> Subtracted:
+            def known_to_live() -> bool:
+                beat()
+                return min(count(Beat), count(Working)) >= 2
+
+            wait_for(known_to_live, what="two beats out of one subtraction")
+            assert inbox.recv(4096).startswith(b"WATCHDOG=1\nX_AET_ROLE=w\n")
+            return Subtracted(CLEAN, Quality("slow", "0"))
+
+    worker = Worker(Config(output=Output(root=str(tmp_path))), name="w", denoiser=Slow())  # type: ignore[arg-type]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as inbox:
+        inbox.bind(str(tmp_path / "notify"))
+        inbox.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+        worker.start()
+        try:
+            wait_for(lambda: worker.step() or count(Ready), what="the worker to ask")
+            assert hub.send(peers[0], Job(job_id="1", series="s", path="s/a.tif", image=0), PIXELS)
+            wait_for(lambda: worker.step() or count(Done), what="its answer")
+        finally:
+            worker.close()
+            hub.close()
+    assert sum(isinstance(message, Working) for message in heard) <= 2 + time.monotonic() - began
 
 
 def test_ten_thousand_waiting_files_take_little_memory(desk: Desk) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from scipy.io import savemat
 
 from aet_stream.cli import main
-from aet_stream.errors import AetError
+from aet_stream.errors import AetError, SourceError
 from aet_stream.readers.child import ReaderChild
 from aet_stream.simulate import microscope, multislice, noise, replay
 from aet_stream.simulate.backgrounds import KINDS as BACKGROUNDS
@@ -18,6 +19,7 @@ from aet_stream.simulate.backgrounds import background, gaussian
 from aet_stream.simulate.formation import project, volume
 from aet_stream.simulate.particle import KINDS, Particle, make_particle
 from aet_stream.simulate.series import simulate_series
+from aet_stream.simulate.writers import WRITERS
 from tests.harness import Daemon
 
 
@@ -173,6 +175,90 @@ def test_a_replayed_folder_gives_the_same_images_and_tilts(tmp_path: Path) -> No
         assert np.array_equal(np.stack(pixels), np.stack(found))
     finally:
         reader.close()
+
+
+def npy_files(folder: Path, names: dict[str, int]) -> dict[str, np.ndarray]:
+    """One image per name; its number is in every pixel."""
+    folder.mkdir()
+    images = {name: np.full((8, 8), number, "<u2") for name, number in names.items()}
+    for name, image in images.items():
+        (folder / name).write_bytes(WRITERS["npy"](image, 0.0, None))
+    return images
+
+
+def test_a_replay_takes_tilts_from_names_and_tables_as_the_daemon_does(tmp_path: Path) -> None:
+    """In the order of the numbers in their names; a table that speaks of many images counts."""
+    npy_files(tmp_path / "named", {"img_10_-30.5deg.npy": 10, "img_2_+10deg.npy": 2, "img_1_0deg.npy": 1})
+    images, tilts, _ = replay.load(tmp_path / "named", None)
+    assert [int(image[0, 0]) for image in images] == [1, 2, 10]
+    assert tilts.tolist() == [0.0, 10.0, -30.5]
+    npy_files(tmp_path / "table", {"a.npy": 1, "b.npy": 2})
+    (tmp_path / "table" / "tilts.csv").write_text("file,tilt\nb.npy,7\na.npy,-3\n")
+    assert replay.load(tmp_path / "table", None)[1].tolist() == [-3.0, 7.0]
+
+
+def test_a_replay_refuses_what_the_daemon_would_hold(tmp_path: Path) -> None:
+    """With the file, the reason and the way out: no tilt; sources that disagree; a unit in doubt. Given tilts help, unless contradicted."""
+    npy_files(tmp_path / "none", {"a.npy": 1})
+    npy_files(tmp_path / "apart", {"a_+10deg.npy": 1})
+    (tmp_path / "apart" / "a_+10deg.csv").write_text("tilt\n15\n")
+    (tmp_path / "doubt").mkdir()
+    savemat(tmp_path / "doubt" / "a.mat", {"projections": np.ones((8, 8, 3)), "angles": np.array([-1.05, 0.0, 1.05])})
+    for folder, said in (("none", "no tilt angle"), ("apart", "disagree"), ("doubt", "degrees or radians")):
+        with pytest.raises(SourceError, match=rf"{folder}/a.* image 0: .*{said}.*--angles"):
+            replay.load(tmp_path / folder, None)
+        given = [60.0] if folder != "doubt" else [-60.0, 0.0, 60.0]
+        np.savetxt(tmp_path / "tilts.rawtlt", given)
+        assert replay.load(tmp_path / folder, tmp_path / "tilts.rawtlt")[1].tolist() == given
+    npy_files(tmp_path / "said", {"a_+10deg.npy": 1})
+    (tmp_path / "tilts.rawtlt").write_text("60\n")
+    with pytest.raises(SourceError, match="60 deg, but its filename says 10 deg"):
+        replay.load(tmp_path / "said", tmp_path / "tilts.rawtlt")
+
+
+def test_angles_by_position_are_refused_where_the_position_is_in_doubt(tmp_path: Path) -> None:
+    """img_10 comes after img_2 by number and before it by letter; with leading zeros there is one order."""
+    (tmp_path / "tilts.rawtlt").write_text("1\n2\n10\n")
+    npy_files(tmp_path / "bare", {"img_1.npy": 1, "img_2.npy": 2, "img_10.npy": 10})
+    with pytest.raises(SourceError, match=r"tilts\.rawtlt .*img_2\.npy .*leading zeros"):
+        replay.load(tmp_path / "bare", tmp_path / "tilts.rawtlt")
+    npy_files(tmp_path / "zeros", {"img_01.npy": 1, "img_02.npy": 2, "img_10.npy": 10})
+    images, tilts, _ = replay.load(tmp_path / "zeros", tmp_path / "tilts.rawtlt")
+    assert [float(image[0, 0]) for image in images] == tilts.tolist()
+
+
+def test_a_replay_invents_no_pixel_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Unknown stays unknown in every format that can leave it out; the others are refused, with a choice; several sizes are refused."""
+    npy_files(tmp_path / "old", {"a_+10deg.npy": 1})
+    words = ["replay", str(tmp_path / "old"), "--cadence", "0", "--out", str(tmp_path / "new"), "--format"]
+    for kind in sorted(WRITERS):
+        if kind in ("ser", "velox", "emd"):
+            assert main([*words, kind, "--name", kind]) == 1
+            assert "pixel size" in capsys.readouterr().err
+        else:
+            assert main([*words, kind, "--name", kind]) == 0
+            again, tilts, pixel_nm = replay.load(tmp_path / "new" / kind, None)
+            assert ([image.tolist() for image in again], tilts.tolist(), pixel_nm) == ([np.ones((8, 8)).tolist()], [10.0], None), kind
+    for index, size_nm in enumerate((0.1, 0.2)):
+        (tmp_path / "old" / f"b_{index}deg.tif").write_bytes(WRITERS["tiff"](np.ones((8, 8), "<u2"), 0.0, size_nm))
+    assert replay.load(tmp_path / "old", None)[2] is None
+    (tmp_path / "old" / "a_+10deg.npy").unlink()
+    with pytest.raises(SourceError, match=r"0\.1 to 0\.2 nm"):
+        replay.load(tmp_path / "old", None)
+
+
+def test_replays_of_two_folders_are_two_series_and_never_overwrite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A dot in a folder's name is part of it; the source, or a folder with something in it, is no target."""
+    for name in ("2024.11.24_a", "2024.11.24_b"):
+        npy_files(tmp_path / name, {"a_+10deg.npy": 1})
+        assert main(["replay", str(tmp_path / name), "--cadence", "0", "--out", str(tmp_path / "new")]) == 0
+        assert len(list((tmp_path / "new" / name).iterdir())) == 1
+    before = sorted(path for path in tmp_path.rglob("*"))
+    capsys.readouterr()
+    for out, said in ((tmp_path / "new", "not empty"), (tmp_path, "is the source"), (tmp_path / "2024.11.24_a", "in it")):
+        assert main(["replay", str(tmp_path / "2024.11.24_a"), "--cadence", "0", "--out", str(out)]) == 1
+        assert said in capsys.readouterr().err
+    assert sorted(path for path in tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,12 @@ def add_commands(add: Add) -> None:
     simulate.add_argument("--name", type=series_name, default="particle", help="name of the series: a folder under DIR")
     replay = add("replay", _replay, "an old acquisition again at true cadence", config=False)
     replay.add_argument("source", type=Path, metavar="DIR", help="folder of images, or one stack")
-    replay.add_argument("--angles", type=Path, metavar="FILE", help="tilts in degrees, where the source has none: .rawtlt, .npy or .mat")
+    replay.add_argument(
+        "--angles",
+        type=Path,
+        metavar="FILE",
+        help="tilts in degrees, one per image in the order of their names, where the source has none: .rawtlt, .npy or .mat",
+    )
     replay.add_argument("--speed", type=number_from(0.001, 1e6), default=1.0, metavar="X", help="this many times faster than the cadence")
     replay.add_argument("--name", type=series_name, help="name of the series (default: that of the source)")
     replay.add_argument("--shuffle", action="store_true", help="let the projections arrive out of order")
@@ -86,6 +91,12 @@ def _replay(arguments: argparse.Namespace) -> int:
     """Write an old acquisition (a folder of images, or one stack) into the watched folder again, file by file."""
     from aet_stream.simulate import microscope, replay
 
+    source = arguments.source.resolve()
+    target = arguments.out / (arguments.name or (source.name if source.is_dir() else source.stem))
+    if target.resolve().is_relative_to(source):
+        raise AetError(f"{target} is the source, or in it: choose another --out or --name")
+    if target.is_dir() and any(target.iterdir()):
+        raise AetError(f"{target} is not empty, and a series of its own is needed: choose another --name, or empty it")
     images, tilts_deg, pixel_size_nm = replay.load(arguments.source, arguments.angles)
     order = microscope.arrival(len(images), shuffle=arguments.shuffle, seed=arguments.seed)
     try:
@@ -94,9 +105,8 @@ def _replay(arguments: argparse.Namespace) -> int:
         raise AetError(str(error)) from error
     if not arguments.fault:
         files = [files[index] for index in order]
-    name = arguments.name or arguments.source.stem
-    count = _expose(iter(files), arguments, name)
-    print(f"{count} files in {arguments.out / name}")
+    count = _expose(iter(files), arguments, target.name)
+    print(f"{count} files in {target}")
     return EXIT_OK
 
 

@@ -148,8 +148,11 @@ def _status_text(status: dict[str, Any]) -> str:
     for row in status["quarantined"]:
         lines.append(f"QUARANTINED  {row['id']:>5}  {row['path']}[{row['image']}]: {row['reason']}")
     where, remedies = words.output_setting(status), words.remedies(status)
-    if any(row["state"] == "held" and row["command"] for row in remedies):
+    commands = [row["command"] for row in remedies if row["state"] == "held"]
+    if any(command.startswith("aet-stream release ") for command in commands):
         lines.append(f"give a held projection its angle: aet-stream release ID --angle DEG{where}")
+    if any(command.startswith("aet-stream requeue ") for command in commands):
+        lines.append(f"where a setting has to be corrected, do it, start the daemon again, then: aet-stream requeue ID{where}")
     if status["quarantined"]:
         lines.append(f"mend or replace a quarantined file and it is read again; or: aet-stream requeue ID{where}")
     for row in status["events"]["dead"]:

@@ -37,7 +37,7 @@ class InTiles:
         model = made(DnCNN, card, path)
         self.halo_px = model.halo_px
         layers = loaded(model, load_tensors(path), path).folded().to(self._torch_device, self._dtype)
-        self._layers: torch.nn.Module = layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._layers: torch.nn.Sequential = layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._tile_px = tile_px or (_CUDA_TILE_PX if self._torch_device.type == "cuda" else _CPU_TILE_PX)
 
     @property
@@ -95,15 +95,17 @@ class InTiles:
             for x in range(0, width, tile_px):
                 top, left = max(0, y - self.halo_px), max(0, x - self.halo_px)
                 tile = normal[top : y + tile_px + self.halo_px, left : x + tile_px + self.halo_px]
-                result = self._infer(tile)[y - top : y - top + tile_px, x - left : x - left + tile_px]
+                result = self._infer(tile, beat)[y - top : y - top + tile_px, x - left : x - left + tile_px]
                 found[y : y + tile_px, x : x + tile_px] = result
-                beat()
         return found
 
-    def _infer(self, tile: Array) -> Array:
-        """(y, x) -> (y, x) float32"""
+    def _infer(self, tile: Array, beat: Beat) -> Array:
+        """(y, x) -> (y, x) float32; beats after every layer, because a tile may take a processor a minute."""
         with torch.inference_mode():
             frame = torch.from_numpy(np.ascontiguousarray(tile))[None, None].to(self._torch_device, self._dtype)
             frame = frame.contiguous(memory_format=torch.channels_last)  # (1, 1, y, x)
-            result: Array = self._layers(frame)[0, 0].float().cpu().numpy()
+            for layer in self._layers:
+                frame = layer(frame)
+                beat()
+            result: Array = frame[0, 0].float().cpu().numpy()
         return result

@@ -36,12 +36,12 @@ class Shot:
     sidecar: tuple[str, bytes] | None = None
 
 
-def shots(images: Array, tilts_deg: Array, pixel_size_nm: float, formats: list[str], faults: list[str]) -> Iterator[Shot]:
+def shots(images: Array, tilts_deg: Array, pixel_size_nm: float | None, formats: list[str], faults: list[str]) -> Iterator[Shot]:
     """The files of a series in the order of the tilts given; accidents happen a third of the way through.
 
     Raises
     ------
-    ValueError : an unknown format or fault
+    ValueError : an unknown format or fault; a format that needs a pixel size, and it is not known (None)
     """
     for word, known in [(f, WRITERS) for f in formats] + [(f, FAULTS) for f in faults]:
         if word not in known:
@@ -54,7 +54,7 @@ def shots(images: Array, tilts_deg: Array, pixel_size_nm: float, formats: list[s
                 yield _accident(fault, shot, index, image, float(tilt), pixel_size_nm)
 
 
-def _shot(index: int, image: Array, tilt_deg: float, pixel_size_nm: float, kind: str) -> Shot:
+def _shot(index: int, image: Array, tilt_deg: float, pixel_size_nm: float | None, kind: str) -> Shot:
     """MRC files get an mdoc, SER files an emi; formats that know no tilt get it into their name."""
     if kind == "mrc":
         name = f"image_{index:03d}.mrc"
@@ -65,7 +65,7 @@ def _shot(index: int, image: Array, tilt_deg: float, pixel_size_nm: float, kind:
     return Shot(name + SUFFIX[kind], WRITERS[kind](image, tilt_deg, pixel_size_nm))
 
 
-def _accident(fault: str, shot: Shot, index: int, image: Array, tilt_deg: float, pixel_size_nm: float) -> Shot:
+def _accident(fault: str, shot: Shot, index: int, image: Array, tilt_deg: float, pixel_size_nm: float | None) -> Shot:
     stem, suffix = f"{fault}_{index:03d}_{tilt_deg:+.2f}deg", Path(shot.name).suffix
     match fault:
         case "truncated":

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
+from aet_stream.config import Angle
 from aet_stream.errors import SourceError
-from aet_stream.projection import Array, Projection
-from aet_stream.readers import Source, open_source
+from aet_stream.projection import Array
 from aet_stream.readers.frames import combine
-from aet_stream.readers.sidecar import SUFFIXES, beside
+from aet_stream.readers.looking import Sources, Unit, look
+from aet_stream.readers.sidecar import LOOSE, SUFFIXES
+from aet_stream.watch.angle import resolve
 
 _MAX_BYTES = 8 << 30
+_RULES = Angle()
 
 
-def load(source: Path, angles: Path | None) -> tuple[list[Array], Array, float]:
-    """(images, tilts in degrees, pixel size in nm) of a folder of files or one stack.
+def load(source: Path, angles: Path | None) -> tuple[list[Array], Array, float | None]:
+    """(images, tilts in degrees, pixel size in nm or None) of a folder of files or one stack; 2 comes before 10 in their names.
 
     Parameters
     ----------
@@ -25,43 +29,71 @@ def load(source: Path, angles: Path | None) -> tuple[list[Array], Array, float]:
 
     Raises
     ------
-    SourceError : no images, or no tilt for one of them
+    SourceError : no images; a tilt that the daemon would hold by its own settings; angles that may be meant for other images
     """
-    files = sorted(path for path in source.iterdir() if path.suffix.lower() not in SUFFIXES) if source.is_dir() else [source]
-    found = [projection for path in files for projection in _images(path)]
+    beside = sorted(source.iterdir(), key=_natural) if source.is_dir() else [source]
+    files = [path for path in beside if path.suffix.lower() not in SUFFIXES]
+    loose = tuple(path for path in (beside if source.is_dir() else source.parent.iterdir()) if path.suffix.lower() in LOOSE)
+    found = [one for path in files for one in _images(path, loose)]
     if not found:
         raise SourceError(f"{source}: no images to replay")
-    tilts = load_angles(angles) if angles else np.array([_known_tilt(source, i, p) for i, p in enumerate(found)])
-    if len(tilts) != len(found):
-        raise SourceError(f"{angles}: {len(tilts)} tilts for {len(found)} images")
-    sizes = [p.acquisition.pixel_size_nm for p in found if p.acquisition.pixel_size_nm]
-    return [_narrow(p.pixels) for p in found], tilts, sizes[0] if sizes else 0.1
+    given = load_angles(angles) if angles else np.full(len(found), np.nan)
+    if len(given) != len(found):
+        raise SourceError(f"{angles}: {len(given)} tilts for {len(found)} images")
+    if angles and (moved := [path.name for path, other in zip(files, sorted(files), strict=True) if path != other]):
+        raise SourceError(
+            f"{angles} gives tilts by position, and {moved[0]} has one place by number and another by letter: give numbers leading zeros, "
+            "or say the tilts in a table beside the images (.csv with the columns file and tilt)"
+        )
+    tilts = [_tilt(path, unit, promised, tilt) for (path, unit, promised, _), tilt in zip(found, given.tolist(), strict=True)]
+    return [_narrow(pixels) for *_, pixels in found], np.array(tilts), _pixel_size(source, [unit for _, unit, *_ in found])
 
 
-def _images(path: Path) -> list[Projection]:
-    source = open_source(path, _MAX_BYTES)
-    return [_image(path, source, image) for image in range(source.probe.images)]
+def _natural(path: Path) -> list[str | int]:
+    """Numbers in a name count as numbers."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
 
 
-def _image(path: Path, source: Source, image: int) -> Projection:
-    """One visit, its tilt from the file or else from a sidecar."""
-    known, said = source.acquisition(image), beside(path, image, source.probe.images)
-    if known.tilt_deg is None and said.tilts:
-        known = msgspec.structs.replace(known, tilt_deg=said.tilts[0].tilt_deg, tilt_raw=said.tilts[0].raw)
-    mean, _, drift = combine(source.frames(image), known.scan_rotation_deg, keep="none", max_shift=0.25)
-    return Projection(mean, known, drift)
+def _images(path: Path, loose: tuple[Path, ...]) -> Iterator[tuple[Path, Unit, int, Array]]:
+    """(file, what is said of the image, images that the file promises, pixels) of every visit."""
+    sources = Sources(_MAX_BYTES)
+    seen = look(sources, path, loose, lenient=True)
+    source, _ = sources.open(path)
+    for unit in seen.units:
+        pixels, _, _ = combine(source.frames(unit.image), unit.acquisition.scan_rotation_deg, keep="none", max_shift=0.25)
+        yield path, unit, seen.probe.promised, pixels
+
+
+def _tilt(path: Path, unit: Unit, promised: int, given_deg: float) -> float:
+    """What the image says as the daemon hears it; or what is given (no NaN), which must not contradict that."""
+    stated, hold = resolve(unit.acquisition, unit.tilts, path.name, promised, _RULES, remark=unit.remark)
+    if np.isnan(given_deg):
+        if hold:
+            raise SourceError(f"{path} image {unit.image}: {hold}; give the tilts of all images with --angles FILE")
+        return stated[0].tilt_deg
+    if not hold and abs(stated[0].tilt_deg - given_deg) > _RULES.tolerance_deg:
+        said = f"its {stated[0].source} says {stated[0].tilt_deg:g} deg ({stated[0].raw!r})"
+        raise SourceError(
+            f"{path} image {unit.image}: --angles says {given_deg:g} deg, but {said}: correct one of them, or leave --angles out"
+        )
+    return given_deg
+
+
+def _pixel_size(source: Path, units: list[Unit]) -> float | None:
+    """Of all images; None unless every one says it."""
+    sizes = [unit.acquisition.pixel_size_nm for unit in units]
+    known = [size for size in sizes if size is not None]
+    if len(known) < len(sizes):
+        return None
+    if max(known) > 1.01 * min(known):
+        raise SourceError(f"{source}: pixels from {min(known):g} to {max(known):g} nm: replay images of each size by themselves")
+    return known[0]
 
 
 def _narrow(pixels: Array) -> Array:
     """Doubles that are singles in disguise become singles, which every format can hold."""
     single = pixels.astype("<f4") if pixels.dtype == np.float64 else pixels
     return single if np.array_equal(single, pixels) else pixels
-
-
-def _known_tilt(source: Path, index: int, projection: Projection) -> float:
-    if projection.acquisition.tilt_deg is None:
-        raise SourceError(f"{source}: image {index} says no tilt; give them with --angles FILE")
-    return projection.acquisition.tilt_deg
 
 
 def load_angles(path: Path) -> Array:
@@ -83,4 +115,7 @@ def load_angles(path: Path) -> Array:
     except (OSError, ValueError, StopIteration) as error:
         raise SourceError(f"{path}: no list of angles: {error}") from error
     values = np.atleast_1d(np.asarray(values, dtype=np.float64))
-    return values[:, 1] if values.ndim == 2 and values.shape[1] == 3 else values.ravel()
+    values = values[:, 1] if values.ndim == 2 and values.shape[1] == 3 else values.ravel()
+    if not np.isfinite(values).all():
+        raise SourceError(f"{path}: no list of angles: not all of them are finite")
+    return values

@@ -20,30 +20,31 @@ _MRC_MODES = {"|i1": 0, "<i2": 1, "<f4": 2, "<u2": 6}
 Tag = tuple[str, object]
 
 
-def tiff(pixels: Array, tilt_deg: float, pixel_size_nm: float) -> bytes:
+def tiff(pixels: Array, tilt_deg: float, pixel_size_nm: float | None) -> bytes:
     """TIFF with ImageJ's calibration; it has no place for a tilt."""
     import tifffile
 
     buffer = io.BytesIO()
-    per_nm = 1 / pixel_size_nm
-    tifffile.imwrite(buffer, pixels, imagej=pixels.dtype.str in ("|u1", "<u2", "<f4"), resolution=(per_nm, per_nm), metadata={"unit": "nm"})
+    per_nm, unit = (None, {}) if pixel_size_nm is None else ((1 / pixel_size_nm, 1 / pixel_size_nm), {"unit": "nm"})
+    tifffile.imwrite(buffer, pixels, imagej=pixels.dtype.str in ("|u1", "<u2", "<f4"), resolution=per_nm, metadata=unit)
     return buffer.getvalue()
 
 
-def npy(pixels: Array, tilt_deg: float, pixel_size_nm: float) -> bytes:
+def npy(pixels: Array, tilt_deg: float, pixel_size_nm: float | None) -> bytes:
     """NumPy's own format; it has no place for a tilt."""
     buffer = io.BytesIO()
     np.save(buffer, pixels, allow_pickle=False)
     return buffer.getvalue()
 
 
-def mrc(pixels: Array, tilt_deg: float, pixel_size_nm: float) -> bytes:
+def mrc(pixels: Array, tilt_deg: float, pixel_size_nm: float | None) -> bytes:
     """MRC2014 (Cheng et al. 2015); (y, x) or (images, y, x). The tilt belongs into an mdoc."""
     if pixels.dtype.str not in _MRC_MODES:
         pixels = pixels.astype("<f4")
     stack = pixels if pixels.ndim == 3 else pixels[None]
     images, height, width = stack.shape
-    size = (width * pixel_size_nm * 10, height * pixel_size_nm * 10, float(images))
+    step = (pixel_size_nm or 0.0) * 10  # 0: not known
+    size = (width * step, height * step, float(images))
     header = bytearray(1024)
     struct.pack_into("<10i", header, 0, width, height, images, _MRC_MODES[pixels.dtype.str], 0, 0, 0, width, height, images)
     struct.pack_into("<6f3i", header, 40, *size, 90.0, 90.0, 90.0, 1, 2, 3)
@@ -53,15 +54,16 @@ def mrc(pixels: Array, tilt_deg: float, pixel_size_nm: float) -> bytes:
     return bytes(header) + np.ascontiguousarray(stack).tobytes()
 
 
-def mdoc(name: str, tilts_deg: list[float], pixel_size_nm: float) -> bytes:
+def mdoc(name: str, tilts_deg: list[float], pixel_size_nm: float | None) -> bytes:
     """SerialEM's text beside an MRC file, one section per image."""
-    lines = [f"PixelSpacing = {pixel_size_nm * 10:.4f}", f"ImageFile = {name}", ""]
+    spacing = [] if pixel_size_nm is None else [f"PixelSpacing = {pixel_size_nm * 10:.4f}"]
+    lines = [*spacing, f"ImageFile = {name}", ""]
     for index, tilt in enumerate(tilts_deg):
-        lines += [f"[ZValue = {index}]", f"TiltAngle = {tilt!r}", f"PixelSpacing = {pixel_size_nm * 10:.4f}", ""]
+        lines += [f"[ZValue = {index}]", f"TiltAngle = {tilt!r}", *spacing, ""]
     return ("\n".join(lines) + "\n").encode()
 
 
-def mat(pixels: Array, tilt_deg: float, pixel_size_nm: float) -> bytes:
+def mat(pixels: Array, tilt_deg: float, pixel_size_nm: float | None) -> bytes:
     """MATLAB version 5: the image and its angle."""
     from scipy.io import savemat
 
@@ -70,17 +72,19 @@ def mat(pixels: Array, tilt_deg: float, pixel_size_nm: float) -> bytes:
     return buffer.getvalue()
 
 
-def dm3(pixels: Array, tilt_deg: float, pixel_size_nm: float) -> bytes:
+def dm3(pixels: Array, tilt_deg: float, pixel_size_nm: float | None) -> bytes:
     """DigitalMicrograph 3 with the stage's alpha."""
     return _dm(pixels, tilt_deg, pixel_size_nm, wide=False)
 
 
-def dm4(pixels: Array, tilt_deg: float, pixel_size_nm: float) -> bytes:
+def dm4(pixels: Array, tilt_deg: float, pixel_size_nm: float | None) -> bytes:
     """DigitalMicrograph 4 with the stage's alpha."""
     return _dm(pixels, tilt_deg, pixel_size_nm, wide=True)
 
 
-def ser(pixels: Array, tilt_deg: float, pixel_size_nm: float, *, valid: int = 0, total: int = 0, unix_s: int = 1_500_000_000) -> bytes:
+def ser(
+    pixels: Array, tilt_deg: float, pixel_size_nm: float | None, *, valid: int = 0, total: int = 0, unix_s: int = 1_500_000_000
+) -> bytes:
     """TIA's series file; (y, x) or (elements, y, x). The tilt belongs into an emi. `total` elements are announced, `valid` of them hold."""
     stack = pixels if pixels.ndim == 3 else pixels[None]
     count, height, width = stack.shape
@@ -92,7 +96,7 @@ def ser(pixels: Array, tilt_deg: float, pixel_size_nm: float, *, valid: int = 0,
     each = 50 + stack[0].nbytes
     offsets = [first + index * each if index < count else 0 for index in range(total)]
     tags = [first + count * each + index * 8 if index < count else 0 for index in range(total)]
-    step = pixel_size_nm * 1e-9
+    step = _known(pixel_size_nm, "ser") * 1e-9
     element = struct.pack("<ddiddihii", 0.0, step, 0, 0.0, step, 0, _SER_TYPES[stack.dtype.str], width, height)
     body = b"".join(element + np.ascontiguousarray(image[::-1]).tobytes() for image in stack)
     times = b"".join(struct.pack("<ii", 0x4152, unix_s + index) for index in range(count))
@@ -113,18 +117,21 @@ def emi(tilt_deg: float, *, unit: str = "deg", stage: tuple[float, float, float]
     return b"JK\0\2" + bytes(60) + xml.encode() + bytes(20)
 
 
-def velox(pixels: Array, tilt_deg: float, pixel_size_nm: float, *, detectors: tuple[str, ...] = ("HAADF",), step_deg: float = 0.0) -> bytes:
+def velox(
+    pixels: Array, tilt_deg: float, pixel_size_nm: float | None, *, detectors: tuple[str, ...] = ("HAADF",), step_deg: float = 0.0
+) -> bytes:
     """Velox: HDF5, one group per detector; (y, x) or (frames, y, x), each frame `step_deg` further than the one before."""
     import h5py
 
     stack = pixels if pixels.ndim == 3 else pixels[None]
+    step_nm = _known(pixel_size_nm, "velox")
     with h5py.File("velox", "w", driver="core", backing_store=False) as file:
         for number, detector in enumerate(detectors):
             group = file.create_group(f"Data/Image/{number:032x}")
             group.create_dataset("Data", data=np.moveaxis(stack + stack.dtype.type(number), 0, 2), chunks=(*stack.shape[1:], 1))
             metadata = np.zeros((60000, len(stack)), np.uint8)
             for frame in range(len(stack)):
-                text = np.frombuffer(_velox_json(tilt_deg + frame * step_deg, pixel_size_nm, detector), np.uint8)
+                text = np.frombuffer(_velox_json(tilt_deg + frame * step_deg, step_nm, detector), np.uint8)
                 metadata[: len(text), frame] = text
             group.create_dataset("Metadata", data=metadata, chunks=(60000, 1))
         file.flush()
@@ -143,17 +150,18 @@ def _velox_json(tilt_deg: float, pixel_size_nm: float, detector: str) -> bytes:
     }).encode()  # fmt: skip
 
 
-def emd(pixels: Array, tilt_deg: float, pixel_size_nm: float) -> bytes:
+def emd(pixels: Array, tilt_deg: float, pixel_size_nm: float | None) -> bytes:
     """NCEM's single image: Berkeley EMD with the stage's position."""
     import h5py
 
+    step_nm = _known(pixel_size_nm, "emd")
     with h5py.File("emd", "w", driver="core", backing_store=False) as file:
         file.attrs["version_major"], file.attrs["version_minor"] = 0, 2
         group = file.create_group("data/single")
         group.attrs["emd_group_type"] = 1
         group.create_dataset("data", data=pixels, chunks=pixels.shape)
         for axis, name in ((1, "Y"), (2, "X")):
-            dim = group.create_dataset(f"dim{axis}", data=np.arange(pixels.shape[axis - 1]) * pixel_size_nm)
+            dim = group.create_dataset(f"dim{axis}", data=np.arange(pixels.shape[axis - 1]) * step_nm)
             dim.attrs["name"], dim.attrs["units"] = np.bytes_(name), np.bytes_("n_m")
         group.create_dataset("acquisition times", data=1570217141.0)
         stage = file.create_group("stage")
@@ -164,7 +172,19 @@ def emd(pixels: Array, tilt_deg: float, pixel_size_nm: float) -> bytes:
     return image
 
 
-WRITERS: dict[str, Callable[[Array, float, float], bytes]] = {
+def _known(pixel_size_nm: float | None, kind: str) -> float:
+    """A format in which every image has a pixel size.
+
+    Raises
+    ------
+    ValueError : it is not known
+    """
+    if pixel_size_nm is None:
+        raise ValueError(f"{kind} needs a pixel size, and none is known: choose tiff, npy, mrc, dm3, dm4 or mat")
+    return pixel_size_nm
+
+
+WRITERS: dict[str, Callable[[Array, float, float | None], bytes]] = {
     "tiff": tiff,
     "npy": npy,
     "mrc": mrc,
@@ -183,9 +203,10 @@ SUFFIX = {
 KNOWS_TILT = frozenset({"dm3", "dm4", "mat", "velox", "emd"})
 
 
-def _dm(pixels: Array, tilt_deg: float, pixel_size_nm: float, *, wide: bool) -> bytes:
+def _dm(pixels: Array, tilt_deg: float, pixel_size_nm: float | None, *, wide: bool) -> bytes:
     """The tag tree as far as a reader of projections needs it."""
-    calibration = [("Scale", float(pixel_size_nm)), ("Origin", 0.0), ("Units", "nm")]
+    scale, units = (1.0, "") if pixel_size_nm is None else (float(pixel_size_nm), "nm")
+    calibration = [("Scale", scale), ("Origin", 0.0), ("Units", units)]
     image: list[Tag] = [
         ("ImageData", [
             ("Calibrations", [("Dimension", [("", calibration) for _ in pixels.shape])]),

@@ -5,33 +5,24 @@ import { isDiverging, map } from "./colour.js";
 const BINS = 1024;
 const SAMPLES = 1 << 16;
 
-/** Counts over the image's whole range, from at most 65536 of its pixels. */
+/** Counts over the image's whole range, from at most 65536 of its pixels; and these in order, because one hot pixel leaves the others a bin. */
 export function histogram(image) {
-  const { data } = image;
+  const { data, offset, scale } = image;
   const step = Math.max(1, Math.floor(data.length / SAMPLES)) | 1;
-  let low = Infinity, high = -Infinity;
-  for (let i = 0; i < data.length; i += step) {
-    if (data[i] < low) low = data[i];
-    if (data[i] > high) high = data[i];
-  }
+  const sorted = new data.constructor(Math.ceil(data.length / step));
+  for (let i = 0; i < sorted.length; i++) sorted[i] = data[i * step];
+  sorted.sort();
+  const low = sorted[0], high = sorted[sorted.length - 1];
   const counts = new Uint32Array(BINS);
   const per = high > low ? (BINS - 1) / (high - low) : 0;
-  let total = 0;
-  for (let i = 0; i < data.length; i += step, total++) counts[Math.round((data[i] - low) * per)]++;
-  const sums = new Uint32Array(BINS);
-  for (let i = 0, sum = 0; i < BINS; i++) sums[i] = sum += counts[i];
-  return { counts, sums, total, low: image.offset + image.scale * low, high: image.offset + image.scale * high };
+  for (const number of sorted) counts[Math.round((number - low) * per)]++;
+  return { counts, sorted, offset, scale, low: offset + scale * low, high: offset + scale * high };
 }
 
 /** The value below which `percent` of the pixels are. */
-export function percentile(histogram, percent) {
-  const { sums, total, low, high } = histogram;
-  const wanted = (percent / 100) * total;
-  let at = 0;
-  while (at < BINS - 1 && sums[at] < wanted) at++;
-  if (percent <= 0) at = 0;
-  if (percent >= 100) at = BINS - 1;
-  return low + ((high - low) * at) / (BINS - 1);
+export function percentile({ sorted, offset, scale }, percent) {
+  const at = Math.ceil((percent / 100) * sorted.length) - 1;
+  return offset + scale * sorted[Math.max(0, Math.min(sorted.length - 1, at))];
 }
 
 export function value(image, x, y) {
@@ -53,10 +44,10 @@ export function paint(image, canvas, name, [black, white]) {
   const from = (black - image.offset) / image.scale;
   if (data instanceof Uint16Array) {
     const table = new Uint32Array(65536);
-    for (let i = 0; i < 65536; i++) table[i] = colours[Math.max(0, Math.min(255, ((i - from) * per + 0.5) | 0))];
+    for (let i = 0; i < 65536; i++) table[i] = colours[Math.max(0, Math.min(255, (i - from) * per + 0.5)) | 0];
     for (let i = 0; i < data.length; i++) pixels[i] = table[data[i]];
   } else {
-    for (let i = 0; i < data.length; i++) pixels[i] = colours[Math.max(0, Math.min(255, ((data[i] - from) * per + 0.5) | 0))];
+    for (let i = 0; i < data.length; i++) pixels[i] = colours[Math.max(0, Math.min(255, (data[i] - from) * per + 0.5)) | 0];
   }
   context.putImageData(target, 0, 0);
 }
