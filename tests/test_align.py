@@ -172,6 +172,26 @@ def test_a_preview_turns_about_where_its_views_were_centred(tmp_path: Path) -> N
     assert errors[0] < errors[1]
 
 
+def test_alignment_takes_no_more_threads_and_memory_than_were_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked for a reconstruction holds for its quick ones, too; a preview has one thread from its beginning to its end."""
+    allowed: list[tuple[int, int]] = []
+
+    def plan(shape: tuple[int, int, int], workers: int, limit: int, *, here: bool = True) -> tuple[int, int]:
+        allowed.append((workers, limit))
+        return planned(shape, workers, limit, here=here)
+
+    planned = solver.plan
+    monkeypatch.setattr(solver, "plan", plan)
+    series = write_series(tmp_path / "s" / "series.h5", views_of(BLOBS, TILTS_DEG), TILTS_DEG)
+    reconstruct(series, Options(iterations=2, quality=False, threads=3, memory_mib=64))
+    assert len(allowed) > 5
+    assert set(allowed) == {(3, 64 * 2**20)}
+    allowed.clear()
+    preview(series)
+    assert len(allowed) > 2
+    assert {workers for workers, _ in allowed} == {1}
+
+
 # -- quality ----------------------------------------------------------------------------------------------------------------------------
 
 

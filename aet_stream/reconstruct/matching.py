@@ -19,7 +19,7 @@ TRUE_SHARE = 0.3
 """Of the variance of all moves, at least: else they are noise."""
 
 
-def match(projections: Array, tilts_deg: Array, so_far: Alignment) -> Alignment:
+def match(projections: Array, tilts_deg: Array, so_far: Alignment, *, solve: solver.Solve = solver.solve) -> Alignment:
     """Reconstruct, re-project, move each projection onto its re-projection; coarse first, until nothing moves any more."""
     shifts = so_far.shifts_px.copy()
     for width_px, height_px, iterations, rounds in MATCHING:
@@ -30,7 +30,7 @@ def match(projections: Array, tilts_deg: Array, so_far: Alignment) -> Alignment:
         for _ in range(rounds):
             views = binned(apply(projections, replace(so_far, shifts_px=shifts)), factor)
             views = views[:, brightest_rows(views, height_px)]
-            volume = solver.solve(views, tilts_deg, iterations=iterations, axis_px=axis_px).volume
+            volume = solve(views, tilts_deg, iterations=iterations, axis_px=axis_px).volume
             again = reproject(volume, tilts_deg, axis_px)
             rows = [slice(None), slice(0, views.shape[1] // 2), slice(views.shape[1] // 2, None)]
             whole, *halves = (_without_drift(factor * _moves(views[:, part], again[:, part], 4.0), tilts_deg) for part in rows)

@@ -71,6 +71,11 @@ class Options:
     device: str = "cpu"
     """Of the built-in solver: cpu, cuda, cuda:0, ..."""
 
+    @property
+    def memory_here_mib(self) -> int:
+        """The bound on this machine's memory; with a GPU the one above is for that."""
+        return self.memory_mib if self.device == "cpu" else 0
+
 
 def reconstruct(series: Path, options: Options | None = None, *, out: Path | None = None, progress: solver.Progress | None = None) -> Path:
     """Reconstruct a series; returns the path of the volume. Done already with the same input and options, it returns at once.
@@ -150,7 +155,7 @@ def _make(given: Input, method: str, options: Options, progress: solver.Progress
     """Align, choose when to stop, solve, judge. The volume is kept before its halves are made: whatever happens to them, it is there."""
     found = Alignment(np.zeros((len(given.projections), 2)))
     if options.align:
-        found = align(given.projections, given.tilts_deg, options.align)
+        found = align(given.projections, given.tilts_deg, options.align, threads=options.threads, memory_mib=options.memory_here_mib)
     projections = apply(given.projections, found)
     iterations = options.iterations
     if method == BUILT_IN and not iterations:
@@ -203,8 +208,8 @@ def _beside(volume: Array, projections: Array, options: Options) -> tuple[slice,
     ------
     ReconstructionError : too few do
     """
-    on_cpu = options.device == "cpu"
-    free = solver.limit_bytes(options.memory_mib if on_cpu else 0) - volume.nbytes - 3 * projections.nbytes  # acquired, in register, parts
+    held = volume.nbytes + 3 * projections.nbytes  # as acquired, in register, and parts of them
+    free = solver.limit_bytes(options.memory_here_mib) - held
     height, width = volume.shape[:2]
     per_slice = 4 * width * (width + 2)
     most, least = min(height, free // (4 * per_slice)), min(height, LEAST_SLICES)
@@ -213,7 +218,8 @@ def _beside(volume: Array, projections: Array, options: Options) -> tuple[slice,
             f"No correlation of half volumes: {least} slices of {width} x {width} px need {4 * least * per_slice // _MIB + 1} MiB beside"
             f" the volume, {max(0, free) // _MIB} may be used: allow more (--memory, reconstruct.memory_mib)."
         )
-    return brightest_rows(projections, most), max(1, (free - most * per_slice) // _MIB) if on_cpu else options.memory_mib
+    for_one_mib = max(1, (free - most * per_slice) // _MIB)
+    return brightest_rows(projections, most), for_one_mib if options.device == "cpu" else options.memory_mib
 
 
 def read_input(series: Path) -> Input:
