@@ -77,23 +77,37 @@ class Options:
         return self.memory_mib if self.device == "cpu" else 0
 
 
-def reconstruct(series: Path, options: Options | None = None, *, out: Path | None = None, progress: solver.Progress | None = None) -> Path:
+def reconstruct(
+    series: Path,
+    options: Options | None = None,
+    *,
+    out: Path | None = None,
+    overwrite: bool = False,
+    progress: solver.Progress | None = None,
+) -> Path:
     """Reconstruct a series; returns the path of the volume. Done already with the same input and options, it returns at once.
 
     Parameters
     ----------
     out : default: reconstruction.h5 beside the series. With another suffix (.mrc, .tif) that file is written too. A picture lies beside.
+    overwrite : with `out`: replace files of its names even where no volume of ours lies beside them
     progress : called with (steps done, steps in all); by default a log line every few seconds. Others tell nothing.
 
     Raises
     ------
-    ReconstructionError : unreadable series, unknown method, too few projections, or the volume cannot be written
+    ReconstructionError : unreadable series, unknown method, options that exclude each other, too few projections, a name that is taken, or
+        the volume cannot be written
     """
     options = options or Options()
     method = check_method(options.method, options.device)
+    if options.residual and (options.iterations or method != BUILT_IN):
+        other = f"{options.iterations} iterations" if options.iterations else method
+        raise ReconstructionError(
+            f"a residual of {options.residual:g} to stop at does not go with {other}: leave one of them out (--residual)"
+        )
     wanted = out or series.with_name("reconstruction.h5")
     target = wanted if wanted.suffix in HDF5 else wanted.with_suffix(".h5")
-    _check_target(wanted, target)
+    _check_target(wanted, target, replaces=overwrite or out is None)
     given = read_input(series)
     solver.check(given.projections, given.tilts_deg, max(1, options.iterations))
     identity: dict[str, str | int | float] = {
@@ -266,8 +280,11 @@ def _common_size_nm(series: Path, sizes_nm: Array) -> float:
     return float(np.median(known))
 
 
-def _check_target(wanted: Path, target: Path) -> None:
-    """Find out now, not after minutes of work. `target`: the volume's HDF5 file, which takes the place of an older volume only."""
+def _check_target(wanted: Path, target: Path, *, replaces: bool) -> None:
+    """Find out now, not after minutes of work. `target`: the volume's HDF5 file, which takes the place of an older volume only.
+
+    What else has its names goes with an older volume; where there is none, it may be the microscope's own.
+    """
     if not wanted.parent.is_dir():
         raise ReconstructionError(f"{wanted.parent} is no folder: make it first, or choose another --out")
     picture = target.with_suffix(".png")
@@ -277,9 +294,12 @@ def _check_target(wanted: Path, target: Path) -> None:
         with h5py.File(target, "r", locking=False) as file:
             is_volume = "reconstruction" in file
     except OSError:
-        return  # not there, or damaged: nothing to lose
-    if not is_volume:
-        raise ReconstructionError(f"{target} holds something else than a volume, and would be lost: choose another --out")
+        is_volume = False  # not there, or damaged: nothing to lose
+    else:
+        if not is_volume:
+            raise ReconstructionError(f"{target} holds something else than a volume, and would be lost: choose another --out")
+    if present := [path for path in (wanted, picture) if path != target and path.exists() and not (is_volume or replaces)]:
+        raise ReconstructionError(f"{present[0]} is there already: choose another --out, or say --overwrite")
 
 
 def _solve(
