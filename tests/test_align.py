@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -169,6 +172,26 @@ def test_a_preview_turns_about_where_its_views_were_centred(tmp_path: Path) -> N
     assert errors[0] < errors[1]
 
 
+def test_alignment_takes_no_more_threads_and_memory_than_were_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked for a reconstruction holds for its quick ones, too; a preview has one thread from its beginning to its end."""
+    allowed: list[tuple[int, int]] = []
+
+    def plan(shape: tuple[int, int, int], workers: int, limit: int, *, here: bool = True) -> tuple[int, int]:
+        allowed.append((workers, limit))
+        return planned(shape, workers, limit, here=here)
+
+    planned = solver.plan
+    monkeypatch.setattr(solver, "plan", plan)
+    series = write_series(tmp_path / "s" / "series.h5", views_of(BLOBS, TILTS_DEG), TILTS_DEG)
+    reconstruct(series, Options(iterations=2, quality=False, threads=3, memory_mib=64))
+    assert len(allowed) > 5
+    assert set(allowed) == {(3, 64 * 2**20)}
+    allowed.clear()
+    preview(series)
+    assert len(allowed) > 2
+    assert {workers for workers, _ in allowed} == {1}
+
+
 # -- quality ----------------------------------------------------------------------------------------------------------------------------
 
 
@@ -206,6 +229,74 @@ def test_the_figures_stand_in_the_file(tmp_path: Path) -> None:
         assert group["fsc"][1] > 0.9
     with h5py.File(reconstruct(series, quick(10))) as file:
         assert file["reconstruction/quality/fsc"].shape == (0,)
+
+
+def tall_series(folder: Path) -> Path:
+    return write_series(folder / "s" / "series.h5", views_of(BLOBS, TILTS_DEG, width=64, height=64), TILTS_DEG)
+
+
+def test_the_correlation_takes_the_memory_of_two_more_volumes() -> None:
+    """Beside the two that it is given; where a volume just fits, nothing is left for ten."""
+    one, other = np.random.default_rng(8).normal(size=(2, 80, 96, 96)).astype(np.float32)
+    tracemalloc.start()
+    quality.shell_correlation(one, other)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2.5 * one.nbytes
+
+
+def test_where_memory_is_short_the_brightest_slices_are_judged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As many as fit beside the volume; file and log say which. The volume itself is the same."""
+    series = tall_series(tmp_path)
+    options = Options(iterations=5, align=(), threads=1)
+    with h5py.File(reconstruct(series, options)) as file:
+        whole = file[VOLUME][()]
+        assert tuple(file["reconstruction/quality/fsc"].attrs["slices"]) == (0, 64)
+        assert "correlation is of slices" not in file["reconstruction/quality"].attrs["note"]
+    with h5py.File(reconstruct(series, replace(options, memory_mib=6), out=tmp_path / "small.h5")) as file:
+        first, end = file["reconstruction/quality/fsc"].attrs["slices"]
+        assert first <= 5
+        assert 32 <= end - first < 64
+        assert file["reconstruction/quality/fsc"].shape == ((end - first) // 2 + 1,)
+        words = f"correlation is of slices {first} to {end - 1} of 64"
+        assert words in file["reconstruction/quality"].attrs["note"]
+        assert words in caplog.text
+        np.testing.assert_array_equal(file[VOLUME], whole)
+
+
+def test_without_memory_for_its_halves_a_volume_is_not_judged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is there, with the reason in file and log; asked again with more memory, it is judged."""
+    series = tall_series(tmp_path)
+    options = Options(iterations=5, align=(), threads=1, memory_mib=4)
+    with h5py.File(reconstruct(series, options)) as file:
+        assert file["reconstruction/quality/fsc"].shape == (0,)
+        assert file["reconstruction/quality/residual_per_tilt"].shape == (29,)
+        words = "No correlation of half volumes: 32 slices of 64 x 64 px need 3 MiB beside the volume, 1 may be used: allow more"
+        assert words in file["reconstruction/quality"].attrs["note"]
+        assert words in caplog.text
+    with h5py.File(reconstruct(series, replace(options, memory_mib=0))) as file:
+        assert file["reconstruction/quality/fsc"].shape == (33,)
+
+
+@pytest.mark.parametrize("trouble", [KeyboardInterrupt, ReconstructionError])
+def test_a_volume_is_kept_before_its_halves_are_made(tmp_path: Path, trouble: type[BaseException]) -> None:
+    """What happens to them does not take it away; asked again, it is judged."""
+    series, steps = tall_series(tmp_path), []
+
+    def progress(done: int, total: int) -> None:
+        steps.append(done)
+        if steps.count(total) == 2:  # the end of the first half
+            raise trouble
+
+    options = Options(iterations=5, align=(), threads=1)
+    with pytest.raises(trouble) if trouble is KeyboardInterrupt else nullcontext():
+        reconstruct(series, options, progress=progress)
+    with h5py.File(series.with_name("reconstruction.h5")) as file:
+        assert file[VOLUME].shape == (64, 64, 64)
+        assert file["reconstruction/quality/fsc"].shape == (0,)
+        assert "Half volumes have not been compared." in file["reconstruction/quality"].attrs["note"]
+    with h5py.File(reconstruct(series, options)) as file:
+        assert file["reconstruction/quality/fsc"].shape == (33,)
 
 
 # -- other programs ---------------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import torch
 from aet_stream.errors import ReconstructionError
 from aet_stream.layout import CLEAN, PER_PROJECTION, THETA, crc32
 from aet_stream.projection import Array
-from aet_stream.reconstruct import solver
+from aet_stream.reconstruct import apart, solver
 from aet_stream.reconstruct.gpu import OnDevice
 from aet_stream.reconstruct.memory import machine_bytes
 from aet_stream.reconstruct.projector import Pieces, reproject
@@ -468,6 +468,41 @@ def test_mistakes_are_told_before_any_work(series: Path, method: str, out: str |
     with pytest.raises(ReconstructionError, match=words):
         reconstruct(series, Options(method=method), out=out and series.parent / out)
     assert series.read_bytes() == before
+
+
+@pytest.mark.parametrize(("out", "present"), [("v.mrc", "v.mrc"), ("v.tif", "v.tif"), ("v.mrc", "v.png"), ("v.h5", "v.png")])
+def test_a_file_that_may_be_somebody_elses_is_not_replaced(series: Path, out: str, present: str) -> None:
+    """It is refused before any work, unless that is asked for; what lies beside a volume of ours belongs to it."""
+    target, there = series.with_name(out), series.with_name(present)
+    there.write_bytes(b"raw stack")
+    with pytest.raises(ReconstructionError, match=rf"{present} is there already: choose another --out, or say --overwrite"):
+        reconstruct(series, quick(2), out=target)
+    assert there.read_bytes() == b"raw stack"
+    assert not series.with_name("v.h5").exists()
+    reconstruct(series, quick(2), out=target, overwrite=True)
+    assert len(there.read_bytes()) > 1000
+    there.write_bytes(b"old")
+    reconstruct(series, quick(3), out=target)
+    assert len(there.read_bytes()) > 1000
+
+
+def test_a_picture_without_its_volume_does_not_stop_the_usual_one(series: Path) -> None:
+    """Beside a series both names are ours."""
+    reconstruct(series, quick(2)).unlink()
+    reconstruct(series, quick(2))
+    assert series.with_name("reconstruction.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [(Options(residual=0.1, iterations=5), "5 iterations"), (Options(residual=0.1, method="tomopy:sirt"), "tomopy:sirt")],
+)
+def test_a_residual_that_would_be_ignored_is_refused(series: Path, monkeypatch: pytest.MonkeyPatch, options: Options, words: str) -> None:
+    """With a fixed number of iterations, or a library that knows nothing of it."""
+    monkeypatch.setattr(apart, "check", lambda method: None)  # as if it were installed
+    with pytest.raises(ReconstructionError, match=rf"a residual of 0\.1 to stop at does not go with {words}: leave"):
+        reconstruct(series, options)
+    assert not series.with_name("reconstruction.h5").exists()
 
 
 def test_what_is_no_series_is_told(tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ def add_commands(add: Add) -> None:
     reconstruct.add_argument("series", type=Path, metavar="SERIES.h5")
     reconstruct.add_argument("--method", default="auto", help="auto, nesterov-sirt, tomopy:ALGORITHM or astra:ALGORITHM (default: auto)")
     reconstruct.add_argument("--iterations", type=whole, default=0, help="default: until noise would make it worse (others: what is usual)")
-    reconstruct.add_argument("--residual", type=share, default=0.0, metavar="R", help="stop where the relative residual is R")
+    reconstruct.add_argument(
+        "--residual", type=share, default=0.0, metavar="R", help="stop the built-in solver where the relative residual is R"
+    )
     reconstruct.add_argument(
         "--align", default=None, metavar="STEPS", help="with commas; '' for none (default: all, as config.toml has them)"
     )
@@ -26,6 +28,7 @@ def add_commands(add: Add) -> None:
     reconstruct.add_argument("--memory", type=whole, default=0, metavar="MIB", help="bound for the solver (0: 4/5 of what there is)")
     reconstruct.add_argument("--device", default="cpu", help="of the built-in solver: cpu, cuda, cuda:0 ... (default: cpu)")
     reconstruct.add_argument("--out", type=Path, metavar="FILE", help="default: reconstruction.h5 beside the series; .mrc or .tif as well")
+    reconstruct.add_argument("--overwrite", action="store_true", help="with --out: replace files that are there")
     reconstruct.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     preview = add("preview", _preview, "a small volume of a series that is still growing", config=False)
     preview.add_argument("series", type=Path, metavar="SERIES.h5")
@@ -85,7 +88,7 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
         device=arguments.device,
     )
     try:
-        print(reconstruct(arguments.series, options, out=arguments.out))
+        print(reconstruct(arguments.series, options, out=arguments.out, overwrite=arguments.overwrite))
     except TooFewProjections as error:
         if not arguments.supervised:
             raise

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -38,25 +39,26 @@ Find = Callable[[Array, Array, Alignment], Alignment]
 """(projections, tilts, alignment so far) -> a better one, perhaps."""
 
 
-def align(projections: Array, tilts_deg: Array, steps: tuple[str, ...] = STEPS) -> Alignment:
-    """Find the alignment of (tilts, y, x) float32 projections.
+def align(projections: Array, tilts_deg: Array, steps: tuple[str, ...] = STEPS, *, threads: int = 0, memory_mib: int = 0) -> Alignment:
+    """Find the alignment of (tilts, y, x) float32 projections; threads and memory are those of the solver.
 
     Steps that do not help are dropped, so projections that are in register already stay as they are.
     """
+    solve = partial(solver.solve, threads=threads, memory_mib=memory_mib)
     chosen = Alignment(np.zeros((len(projections), 2)))
     # Judged on smoothed images: moving one by a fraction of a pixel smooths its noise, which must not pass for a better fit.
     smooth = np.stack([gaussian_filter(view, SMOOTH_PX) for view in projections])
-    best = _residual(smooth, tilts_deg, chosen)
+    best = _residual(solve, smooth, tilts_deg, chosen)
     chosen.residuals["start"] = best
     if projections.shape[1] < FEWEST_ROWS:
         steps = tuple(step for step in steps if step == "center-of-mass")
     for step in [step for step in STEPS if step in steps]:
-        for find, gain in _ways(step):
+        for find, gain in _ways(step, solve):
             found = find(projections, tilts_deg, chosen)
             if found is chosen:
                 logger.info("alignment, %s: nothing certain, left out", step)
                 continue
-            now = _residual(smooth, tilts_deg, found)
+            now = _residual(solve, smooth, tilts_deg, found)
             kept = now < best * (1 - gain)
             logger.info("alignment, %s: residual %.4f -> %.4f%s", step, best, now, "" if kept else ", left out")
             if kept:
@@ -65,7 +67,7 @@ def align(projections: Array, tilts_deg: Array, steps: tuple[str, ...] = STEPS) 
     return chosen
 
 
-def _ways(step: str) -> tuple[tuple[Find, float], ...]:
+def _ways(step: str, solve: solver.Solve) -> tuple[tuple[Find, float], ...]:
     """How a step may be done, and by which share each way has to lower the residual; where it fails, the next one is tried.
 
     What noise or size hides from the residual (matching, a common offset) is kept unless it does harm.
@@ -74,12 +76,12 @@ def _ways(step: str) -> tuple[tuple[Find, float], ...]:
         "common-line": ((common_line, GAIN),),
         "center-of-mass": ((centre_of_mass, GAIN), (axis_offset, -GAIN)),
         "axis-angle": ((axis_angle, 0.0),),
-        "projection-matching": ((match, -GAIN),),
+        "projection-matching": ((partial(match, solve=solve), -GAIN),),
     }
     return ways[step]
 
 
-def _residual(projections: Array, tilts_deg: Array, alignment: Alignment) -> float:
+def _residual(solve: solver.Solve, projections: Array, tilts_deg: Array, alignment: Alignment) -> float:
     factor = bin_factor(projections, QUICK_PX)
     views, axis_px = binned(apply(projections, alignment), factor), binned_axis_px(projections.shape[2], factor)
-    return float(solver.solve(views, tilts_deg, iterations=QUICK_ITERATIONS, axis_px=axis_px).residuals[-1])
+    return float(solve(views, tilts_deg, iterations=QUICK_ITERATIONS, axis_px=axis_px).residuals[-1])

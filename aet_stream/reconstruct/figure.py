@@ -54,6 +54,7 @@ def _draw_correlation(axis: Any, quality: Any) -> None:
         axis.plot(quality["fsc_per_px"][()], quality["fsc"][()], color="C0")
     resolution_px, resolution_nm = (float(quality.attrs[f"resolution_{unit}"]) for unit in ("px", "nm"))
     words = "never below 0.5" if not np.isfinite(resolution_px) else f"0.5 at {resolution_px:.2g} voxels"
+    words = words if quality["fsc"].size else "not compared"
     words += f" = {resolution_nm:.2g} nm" if np.isfinite(resolution_nm) else ""
     axis.text(0.03, 0.04, f"{words}\nmissing wedge {quality.attrs['missing_wedge_deg']:.0f}°", transform=axis.transAxes, fontsize=8)
 

@@ -10,7 +10,7 @@ from aet_stream.projection import Array
 from aet_stream.reconstruct import solver
 from aet_stream.reconstruct.profiles import BAND
 from aet_stream.reconstruct.projector import reproject
-from aet_stream.reconstruct.registered import QUICK_PX, Alignment, apply, bin_factor, binned, binned_axis_px
+from aet_stream.reconstruct.registered import QUICK_PX, Alignment, apply, bin_factor, binned, binned_axis_px, brightest_rows
 
 MATCHING = ((128, 128, 5, 2), (128, 128, 20, 6), (256, 64, 20, 4))
 """Stages of projection matching: largest width and height in px, iterations, most rounds."""
@@ -19,7 +19,7 @@ TRUE_SHARE = 0.3
 """Of the variance of all moves, at least: else they are noise."""
 
 
-def match(projections: Array, tilts_deg: Array, so_far: Alignment) -> Alignment:
+def match(projections: Array, tilts_deg: Array, so_far: Alignment, *, solve: solver.Solve = solver.solve) -> Alignment:
     """Reconstruct, re-project, move each projection onto its re-projection; coarse first, until nothing moves any more."""
     shifts = so_far.shifts_px.copy()
     for width_px, height_px, iterations, rounds in MATCHING:
@@ -28,8 +28,9 @@ def match(projections: Array, tilts_deg: Array, so_far: Alignment) -> Alignment:
             break  # small frames: nothing finer is left
         axis_px = binned_axis_px(projections.shape[2], factor)
         for _ in range(rounds):
-            views = _brightest_rows(binned(apply(projections, replace(so_far, shifts_px=shifts)), factor), height_px)
-            volume = solver.solve(views, tilts_deg, iterations=iterations, axis_px=axis_px).volume
+            views = binned(apply(projections, replace(so_far, shifts_px=shifts)), factor)
+            views = views[:, brightest_rows(views, height_px)]
+            volume = solve(views, tilts_deg, iterations=iterations, axis_px=axis_px).volume
             again = reproject(volume, tilts_deg, axis_px)
             rows = [slice(None), slice(0, views.shape[1] // 2), slice(views.shape[1] // 2, None)]
             whole, *halves = (_without_drift(factor * _moves(views[:, part], again[:, part], 4.0), tilts_deg) for part in rows)
@@ -53,15 +54,6 @@ def _are_true(one: Array, other: Array) -> bool:
     common = np.mean(one[:, 1] * other[:, 1])
     varied = np.mean(one[:, 1] ** 2 + other[:, 1] ** 2) / 2
     return bool(2 * common > TRUE_SHARE * (varied + common))  # Spearman-Brown: the share of the whole's variance that is true
-
-
-def _brightest_rows(views: Array, height: int) -> Array:
-    """The part of the frames, of at most so many rows, that has most to see."""
-    if views.shape[1] <= height:
-        return views
-    signal = np.convolve(np.abs(views.sum(axis=(0, 2))), np.ones(height), mode="valid")
-    first = int(signal.argmax())
-    return views[:, first : first + height]
 
 
 def _without_drift(moves: Array, tilts_deg: Array) -> Array:

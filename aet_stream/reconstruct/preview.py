@@ -38,7 +38,7 @@ def preview(series: Path, *, size_px: int = 128, iterations: int = 10) -> Path:
     target = series.with_name(PREVIEW_FILE)
     factor = bin_factor(given.projections, size_px)
     views = binned(given.projections, factor)
-    found = align(views, given.tilts_deg, ALIGN)
+    found = align(views, given.tilts_deg, ALIGN, threads=1)
     views = apply(views, found)
     # What was centred lies about the middle of the binned views; what was not, about the middle of the whole ones.
     centred = "center-of-mass" in found.residuals

@@ -15,6 +15,9 @@ from scipy.sparse import csr_array
 
 from aet_stream.projection import Array
 
+_SLAB_BYTES = 2**27
+"""Of a volume that is looked at from every side, what is rearranged at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class Projector:
@@ -93,11 +96,14 @@ class Pieces:
 
 
 def reproject(volume: Array, tilts_deg: Array, axis_px: float | None = None) -> Array:
-    """(tilts, y, x) float32: what a volume (slice y, row, column) would look like; tilt by tilt, so that little memory is needed."""
+    """(tilts, y, x) float32: what a volume (slice y, row, column) would look like; piece by piece, so that little memory is needed."""
     height, width = volume.shape[0], volume.shape[2]
-    views = np.empty((len(tilts_deg), height, width), np.float32)
-    voxels = np.ascontiguousarray(volume[:, circle(width)].T)
-    for index, tilt in enumerate(tilts_deg):
-        piece = make_projector(np.array([tilt]), width, axis_px)
-        views[index] = (piece.forward @ voxels).T
+    views, inside = np.empty((len(tilts_deg), height, width), np.float32), circle(width)
+    depth = max(1, _SLAB_BYTES // (4 * int(inside.sum())))
+    for first in range(0, height, depth):
+        slices = slice(first, first + depth)
+        voxels = np.ascontiguousarray(volume[slices, inside].T)
+        for index, tilt in enumerate(tilts_deg):
+            piece = make_projector(np.array([tilt]), width, axis_px)
+            views[index, slices] = (piece.forward @ voxels).T
     return views

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from scipy import fft
 
 from aet_stream.coverage import largest_gap_deg
 from aet_stream.projection import Array
@@ -22,22 +23,40 @@ class Quality:
     """(tilts,) root mean square difference between projection and re-projection, relative to the projection"""
     suspects: Array
     """Which projections fit much worse than the others, the worst first."""
-    fsc_per_px: Array
-    """(shells,) spatial frequencies, 1 / voxel"""
-    fsc: Array
-    """(shells,) Fourier shell correlation of two volumes from every other projection each; empty where none was made"""
-    resolution_px: float
-    """Period where the correlation first falls below 0.5, in voxels; NaN where it does not."""
     missing_wedge_deg: float
+    fsc_per_px: Array = field(default_factory=lambda: np.zeros(0))
+    """(shells,) spatial frequencies, 1 / voxel"""
+    fsc: Array = field(default_factory=lambda: np.zeros(0))
+    """(shells,) Fourier shell correlation of two volumes from every other projection each; empty where none was made"""
+    fsc_slices: tuple[int, int] = (0, 0)
+    """The slices y that were correlated: the first, and the one behind the last."""
+    resolution_px: float = float("nan")
+    """Period where the correlation first falls below 0.5, in voxels; NaN where it does not."""
+    remark: str = ""
+    """Why there is no correlation, or of which slices only; a sentence."""
 
 
-def judge(volume: Array, projections: Array, tilts_deg: Array, halves: tuple[Array, Array] | None, axis_px: float | None = None) -> Quality:
-    """All figures. `halves`: the same volume from every other projection each."""
-    views = reproject(volume, tilts_deg, axis_px)
-    own = np.sqrt(np.mean(np.square(projections, dtype=np.float64), axis=(1, 2)))
-    residual = np.sqrt(np.mean(np.square(views - projections, dtype=np.float64), axis=(1, 2))) / np.maximum(own, 1e-30)
-    frequency, correlation = (np.zeros(0), np.zeros(0)) if halves is None else shell_correlation(*halves)
-    return Quality(residual, suspects(residual), frequency, correlation, _resolution_px(frequency, correlation), largest_gap_deg(tilts_deg))
+def judge(volume: Array, projections: Array, tilts_deg: Array) -> Quality:
+    """How well it explains each projection."""
+    views = reproject(volume, tilts_deg)
+    residual = np.array([_rms(again - view) / max(_rms(view), 1e-30) for again, view in zip(views, projections, strict=True)])
+    return Quality(residual, suspects(residual), largest_gap_deg(tilts_deg))
+
+
+def judge_by_halves(so_far: Quality, one: Array, other: Array, slices: slice) -> Quality:
+    """The same with the correlation of two volumes of these slices, made from every other projection each."""
+    frequency, correlation = shell_correlation(one, other)
+    return replace(
+        so_far,
+        fsc_per_px=frequency,
+        fsc=correlation,
+        fsc_slices=(slices.start, slices.stop),
+        resolution_px=_resolution_px(frequency, correlation),
+    )
+
+
+def _rms(view: Array) -> float:
+    return float(np.sqrt(np.mean(np.square(view, dtype=np.float64))))
 
 
 def suspects(residual: Array) -> Array:
@@ -56,28 +75,34 @@ def split(tilts_deg: Array) -> tuple[Array, Array]:
 
 
 def shell_correlation(one: Array, other: Array) -> tuple[Array, Array]:
-    """(frequency, correlation) of two volumes on spherical shells one Fourier voxel thick.
+    """(frequency, correlation) of two volumes on spherical shells one Fourier voxel thick; takes the memory of two more.
 
-    Harauz and van Heel, Optik 73 (1986) 146. A soft mask at the frame keeps its edge from correlating.
+    Harauz and van Heel, Optik 73 (1986) 146.
     """
-    window = np.ones((1, 1, 1), np.float32)
-    for axis, length in enumerate(one.shape):
-        ramp = np.clip((0.5 * length - np.abs(np.arange(length) - (length - 1) / 2)) / max(1.0, 0.08 * length), 0, 1)
-        window = window * ramp.astype(np.float32).reshape([-1 if k == axis else 1 for k in range(3)])
     edge = min(one.shape)
-    radius = np.sqrt(
-        np.fft.fftfreq(one.shape[0])[:, None, None] ** 2
-        + np.fft.fftfreq(one.shape[1])[None, :, None] ** 2
-        + np.fft.rfftfreq(one.shape[2])[None, None, :] ** 2
-    ).astype(np.float32)
-    shell = np.rint(radius * edge).astype(np.int32).ravel()
-    first, second = (np.fft.rfftn(half * window).astype(np.complex64).ravel() for half in (one, other))
-    both, left, right = (
-        np.bincount(shell, weights)
-        for weights in ((first * second.conj()).real, np.abs(first).astype(np.float64) ** 2, np.abs(second).astype(np.float64) ** 2)
-    )
     last = edge // 2 + 1
-    return np.arange(last) / edge, (both / np.maximum(np.sqrt(left * right), 1e-30))[:last]
+    in_plane = np.fft.fftfreq(one.shape[1])[:, None] ** 2 + np.fft.rfftfreq(one.shape[2]) ** 2
+    both, left, right = sums = np.zeros((3, last))
+    for along, first, second in zip(np.fft.fftfreq(one.shape[0]), _spectrum(one), _spectrum(other), strict=True):
+        shell = np.rint(np.sqrt(along**2 + in_plane) * edge).astype(np.int32).ravel()
+        for total, product in zip(sums, (first * second.conj(), first * first.conj(), second * second.conj()), strict=True):
+            total += np.bincount(shell, product.real.ravel(), minlength=last)[:last]
+    return np.arange(last) / edge, both / np.maximum(np.sqrt(left * right), 1e-30)
+
+
+def _spectrum(volume: Array) -> Array:
+    """(y, row, column / 2 + 1) complex64, plane by plane; a soft mask at the frame keeps its edge from correlating."""
+    along, down, across = (
+        np.clip((0.5 * length - np.abs(np.arange(length) - (length - 1) / 2)) / max(1.0, 0.08 * length), 0, 1).astype(np.float32)
+        for length in volume.shape
+    )
+    mask = np.outer(down, across)
+    spectrum = np.empty((*volume.shape[:2], volume.shape[2] // 2 + 1), np.complex64)
+    for plane, weight, found in zip(volume, along, spectrum, strict=True):
+        found[:] = fft.rfft2(plane * (weight * mask))
+    for row in range(volume.shape[1]):
+        spectrum[:, row] = fft.fft(spectrum[:, row], axis=0)
+    return spectrum
 
 
 def _resolution_px(frequency: Array, correlation: Array) -> float:

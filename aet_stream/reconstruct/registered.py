@@ -65,6 +65,14 @@ def binned_axis_px(width: int, factor: int) -> float:
     return ((width - 1) / 2 - left + 0.5) / factor - 0.5
 
 
+def brightest_rows(projections: Array, height: int) -> slice:
+    """The rows, at most so many together, that have most to see."""
+    height = min(height, projections.shape[1])
+    signal = np.convolve(np.abs(projections.sum(axis=(0, 2))), np.ones(height), mode="valid")
+    first = int(signal.argmax())
+    return slice(first, first + height)
+
+
 def bin_factor(projections: Array, size_px: int) -> int:
     """How many pixels become one so that frames are at most so wide."""
     flat = max(1, projections.shape[1] // FEWEST_ROWS)  # very flat frames are hardly binned

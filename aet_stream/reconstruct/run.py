@@ -6,14 +6,15 @@ import hashlib
 import json
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from aet_stream import __version__, durable
-from aet_stream.errors import ReconstructionError, TooFewProjections
+from aet_stream.errors import AetError, ReconstructionError, TooFewProjections
 from aet_stream.layout import CLEAN, PER_PROJECTION, THETA, crc32
 from aet_stream.projection import Array
 from aet_stream.reconstruct import apart, quality, solver
@@ -21,7 +22,7 @@ from aet_stream.reconstruct.align import STEPS, align
 from aet_stream.reconstruct.export import VOLUME, write_volume
 from aet_stream.reconstruct.figure import draw_summary
 from aet_stream.reconstruct.quality import Quality
-from aet_stream.reconstruct.registered import Alignment, apply
+from aet_stream.reconstruct.registered import Alignment, apply, brightest_rows
 from aet_stream.reconstruct.stopping import choose_iterations
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,9 @@ logger = logging.getLogger(__name__)
 BUILT_IN = "nesterov-sirt"
 HDF5 = (".h5", ".hdf5")
 OTHERS = (".mrc", ".tif", ".tiff")
+LEAST_SLICES = 32
+"""Half volumes of fewer slices, where there are more, have too few shells to correlate."""
+_MIB = 2**20
 _SAY_EVERY_S = 5.0
 _AXES = "(slice y, row, column); tilt axis along y; row = (N-1)/2 - Y, column = (N-1)/2 + X; seen at (N-1)/2 + X cos(tilt) + Y sin(tilt)"
 
@@ -67,24 +71,43 @@ class Options:
     device: str = "cpu"
     """Of the built-in solver: cpu, cuda, cuda:0, ..."""
 
+    @property
+    def memory_here_mib(self) -> int:
+        """The bound on this machine's memory; with a GPU the one above is for that."""
+        return self.memory_mib if self.device == "cpu" else 0
 
-def reconstruct(series: Path, options: Options | None = None, *, out: Path | None = None, progress: solver.Progress | None = None) -> Path:
+
+def reconstruct(
+    series: Path,
+    options: Options | None = None,
+    *,
+    out: Path | None = None,
+    overwrite: bool = False,
+    progress: solver.Progress | None = None,
+) -> Path:
     """Reconstruct a series; returns the path of the volume. Done already with the same input and options, it returns at once.
 
     Parameters
     ----------
     out : default: reconstruction.h5 beside the series. With another suffix (.mrc, .tif) that file is written too. A picture lies beside.
+    overwrite : with `out`: replace files of its names even where no volume of ours lies beside them
     progress : called with (steps done, steps in all); by default a log line every few seconds. Others tell nothing.
 
     Raises
     ------
-    ReconstructionError : unreadable series, unknown method, too few projections, or the volume cannot be written
+    ReconstructionError : unreadable series, unknown method, options that exclude each other, too few projections, a name that is taken, or
+        the volume cannot be written
     """
     options = options or Options()
     method = check_method(options.method, options.device)
+    if options.residual and (options.iterations or method != BUILT_IN):
+        other = f"{options.iterations} iterations" if options.iterations else method
+        raise ReconstructionError(
+            f"a residual of {options.residual:g} to stop at does not go with {other}: leave one of them out (--residual)"
+        )
     wanted = out or series.with_name("reconstruction.h5")
     target = wanted if wanted.suffix in HDF5 else wanted.with_suffix(".h5")
-    _check_target(wanted, target)
+    _check_target(wanted, target, replaces=overwrite or out is None)
     given = read_input(series)
     solver.check(given.projections, given.tilts_deg, max(1, options.iterations))
     identity: dict[str, str | int | float] = {
@@ -100,14 +123,13 @@ def reconstruct(series: Path, options: Options | None = None, *, out: Path | Non
     else:
         began = time.monotonic()
         logger.info("%s: %d projections of %d x %d px, %s", series, *given.projections.shape, method)
-        result = _make(given, method, options, progress or _Log())
-        facts = {**identity, "seconds": round(time.monotonic() - began, 2), "series": series.name}
-        target.with_suffix(".png").unlink(missing_ok=True)  # a picture never shows another volume than the one beside it
-        try:
-            with durable.replacing(target, "volume") as draft, h5py.File(draft, "w") as file:
-                _write(file, given, result, facts)
-        except (OSError, RuntimeError) as error:  # HDF5 reports a full disk as either
-            raise ReconstructionError(f"{target}: cannot be written: {error}") from error
+
+        def keep(result: _Result, complete: bool) -> None:
+            quality = int(options.quality and complete)  # where it is not, asking again judges
+            facts = {**identity, "quality": quality, "seconds": round(time.monotonic() - began, 2), "series": series.name}
+            _save(target, given, result, facts)
+
+        _make(given, method, options, progress or _Log(), keep)
     _ensure_picture(target, f"{series.absolute().parent.name}, {method}")
     if wanted != target:
         with h5py.File(target, "r", locking=False) as file:
@@ -139,29 +161,79 @@ class _Result:
     quality: Quality
 
 
-def _make(given: Input, method: str, options: Options, progress: solver.Progress) -> _Result:
-    """Align, choose when to stop, solve, judge."""
+Keep = Callable[[_Result, bool], None]
+"""Write it; whether all is there that was asked for."""
+
+
+def _make(given: Input, method: str, options: Options, progress: solver.Progress, keep: Keep) -> None:
+    """Align, choose when to stop, solve, judge. The volume is kept before its halves are made: whatever happens to them, it is there."""
     found = Alignment(np.zeros((len(given.projections), 2)))
     if options.align:
-        found = align(given.projections, given.tilts_deg, options.align)
+        found = align(given.projections, given.tilts_deg, options.align, threads=options.threads, memory_mib=options.memory_here_mib)
     projections = apply(given.projections, found)
     iterations = options.iterations
     if method == BUILT_IN and not iterations:
         iterations = choose_iterations(projections, given.tilts_deg, residual=options.residual, memory_mib=options.memory_mib)
         logger.info("%d iterations, by the stopping rule", iterations)
     volume, residuals, iterations = _solve(projections, given.tilts_deg, method, iterations, options, progress)
-    halves = None
-    if options.quality and len(projections) >= 6:
-        parts = [
-            _solve(projections[part], given.tilts_deg[part], method, iterations, options, progress)[0]
-            for part in quality.split(given.tilts_deg)
-        ]
-        halves = (parts[0], parts[1])
-    judged = quality.judge(volume, projections, given.tilts_deg, halves)
+    judged = quality.judge(volume, projections, given.tilts_deg)
     for row in judged.suspects:
         tilt, residual = given.tilts_deg[row], judged.residual_per_tilt[row]
         logger.warning("row %d at %+.2f deg fits worse than the others (residual %.3f): look at it", given.rows[row], tilt, residual)
-    return _Result(volume, residuals, iterations, found, judged)
+    result = _Result(volume, residuals, iterations, found, judged)
+    if options.quality and len(projections) >= 6:
+        _compare_halves(given, projections, result, method, options, progress, keep)
+    else:
+        keep(result, True)
+
+
+def _compare_halves(
+    given: Input, projections: Array, result: _Result, method: str, options: Options, progress: solver.Progress, keep: Keep
+) -> None:
+    """Keep the volume; make its halves, within the memory that is left; keep it with what they say. What goes wrong with them is said."""
+    so_far = result.quality
+    try:
+        slices, memory_mib = _beside(result.volume, projections, options)
+    except ReconstructionError as error:
+        logger.warning("%s", error)
+        keep(replace(result, quality=replace(so_far, remark=str(error))), False)
+        return
+    keep(replace(result, quality=replace(so_far, remark="Half volumes have not been compared.")), False)
+    options = replace(options, memory_mib=memory_mib)
+    try:
+        one, other = (
+            _solve(projections[part, slices], given.tilts_deg[part], method, result.iterations, options, progress)[0]
+            for part in quality.split(given.tilts_deg)
+        )
+        found = quality.judge_by_halves(so_far, one, other, slices)
+        if len(one) < len(result.volume):
+            remark = f"The correlation is of slices {slices.start} to {slices.stop - 1} of {len(result.volume)}: memory did not allow more."
+            logger.warning("%s", remark)
+            found = replace(found, remark=remark)
+        keep(replace(result, quality=found), True)
+    except AetError as error:
+        logger.warning("the volume is there, but half volumes could not be compared: %s", error)
+
+
+def _beside(volume: Array, projections: Array, options: Options) -> tuple[slice, int]:
+    """The slices, all or the brightest, of which two half volumes and their spectra fit beside what is held; MiB for making one of them.
+
+    Raises
+    ------
+    ReconstructionError : too few do
+    """
+    held = volume.nbytes + 3 * projections.nbytes  # as acquired, in register, and parts of them
+    free = solver.limit_bytes(options.memory_here_mib) - held
+    height, width = volume.shape[:2]
+    per_slice = 4 * width * (width + 2)
+    most, least = min(height, free // (4 * per_slice)), min(height, LEAST_SLICES)
+    if most < least:
+        raise ReconstructionError(
+            f"No correlation of half volumes: {least} slices of {width} x {width} px need {4 * least * per_slice // _MIB + 1} MiB beside"
+            f" the volume, {max(0, free) // _MIB} may be used: allow more (--memory, reconstruct.memory_mib)."
+        )
+    for_one_mib = max(1, (free - most * per_slice) // _MIB)
+    return brightest_rows(projections, most), for_one_mib if options.device == "cpu" else options.memory_mib
 
 
 def read_input(series: Path) -> Input:
@@ -208,8 +280,11 @@ def _common_size_nm(series: Path, sizes_nm: Array) -> float:
     return float(np.median(known))
 
 
-def _check_target(wanted: Path, target: Path) -> None:
-    """Find out now, not after minutes of work. `target`: the volume's HDF5 file, which takes the place of an older volume only."""
+def _check_target(wanted: Path, target: Path, *, replaces: bool) -> None:
+    """Find out now, not after minutes of work. `target`: the volume's HDF5 file, which takes the place of an older volume only.
+
+    What else has its names goes with an older volume; where there is none, it may be the microscope's own.
+    """
     if not wanted.parent.is_dir():
         raise ReconstructionError(f"{wanted.parent} is no folder: make it first, or choose another --out")
     picture = target.with_suffix(".png")
@@ -219,9 +294,12 @@ def _check_target(wanted: Path, target: Path) -> None:
         with h5py.File(target, "r", locking=False) as file:
             is_volume = "reconstruction" in file
     except OSError:
-        return  # not there, or damaged: nothing to lose
-    if not is_volume:
-        raise ReconstructionError(f"{target} holds something else than a volume, and would be lost: choose another --out")
+        is_volume = False  # not there, or damaged: nothing to lose
+    else:
+        if not is_volume:
+            raise ReconstructionError(f"{target} holds something else than a volume, and would be lost: choose another --out")
+    if present := [path for path in (wanted, picture) if path != target and path.exists() and not (is_volume or replaces)]:
+        raise ReconstructionError(f"{present[0]} is there already: choose another --out, or say --overwrite")
 
 
 def _solve(
@@ -266,6 +344,15 @@ def _is_done(target: Path, identity: dict[str, str | int | float]) -> bool:
         return False  # none, or not one of ours: it is replaced
 
 
+def _save(target: Path, given: Input, result: _Result, facts: dict[str, str | int | float]) -> None:
+    target.with_suffix(".png").unlink(missing_ok=True)  # a picture never shows another volume than the one beside it
+    try:
+        with durable.replacing(target, "volume") as draft, h5py.File(draft, "w") as file:
+            _write(file, given, result, facts)
+    except (OSError, RuntimeError) as error:  # HDF5 reports a full disk as either
+        raise ReconstructionError(f"{target}: cannot be written: {error}") from error
+
+
 def _write(file: h5py.File, given: Input, result: _Result, facts: dict[str, str | int | float]) -> None:
     group = file.create_group("reconstruction")
     dataset = group.create_dataset("volume", data=result.volume)
@@ -288,12 +375,14 @@ def _write_quality(group: h5py.Group, given: Input, found: Quality) -> None:
     group["residual_per_tilt"] = found.residual_per_tilt
     group["suspect_rows"] = given.rows[found.suspects]
     group["fsc_per_px"], group["fsc"] = found.fsc_per_px, found.fsc
+    group["fsc"].attrs["slices"] = found.fsc_slices
     group.attrs["resolution_px"] = found.resolution_px
     group.attrs["resolution_nm"] = found.resolution_px * given.pixel_size_nm
     group.attrs["missing_wedge_deg"] = found.missing_wedge_deg
     group.attrs["note"] = (
         f"No projection in {found.missing_wedge_deg:.0f} of 180 degrees: along the beam the volume is blurred by what was not seen, and the"
         " Fourier shell correlation, whose halves miss the same wedge, says nothing about it."
+        f" {found.remark}".rstrip()
     )
 
 

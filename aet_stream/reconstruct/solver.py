@@ -91,6 +91,10 @@ def solve(
     return Solution(volume, np.sqrt(squares / max(own, 1e-30)))
 
 
+Solve = Callable[..., Solution]
+"""`solve`, with what every call has in common filled in."""
+
+
 def as_rays(views: Array) -> Array:
     """(tilts, slices, width) -> (tilts * width, slices) float32, in a row"""
     return np.ascontiguousarray(views.transpose(0, 2, 1).reshape(-1, views.shape[1]), dtype=np.float32)

@@ -114,6 +114,14 @@ def test_a_dead_letter_is_shown_and_resent_from_the_command_line(tmp_path: Path)
         wait_for(lambda: len(web.effects) == 1)
 
 
+def test_a_child_that_is_killed_has_failed(tmp_path: Path) -> None:
+    """As the kernel does where memory runs out: it is charged, and put aside after the last try, not begun for ever."""
+    daemon = Daemon(tmp_path, command__argv=["/bin/sh", "-c", "kill -KILL $$"], command__events=["series.closed"], trigger__attempts=2)
+    put(daemon.root / "s", 0, 1.0)
+    assert daemon.run("--until-idle", "1", "--strict") == 3
+    assert "failed, 2 tries  killed by signal 9" in daemon.ask("events", *daemon.set).stdout
+
+
 def test_a_growing_series_has_a_preview(tmp_path: Path) -> None:
     """Made while the series is open, by the trigger's child, beside the series."""
     with running(tmp_path, preview__enabled=True, preview__every_deg=4) as daemon:
