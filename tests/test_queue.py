@@ -172,6 +172,34 @@ def test_a_broken_new_state_waits_for_the_result_of_the_old_one(desk: Desk) -> N
     assert [message.stamp for _, message in desk.sent if isinstance(message, Want)] == ["2"]
 
 
+def test_a_new_state_is_not_lost_when_a_worker_dies_over_the_old_one(desk: Desk) -> None:
+    """The file changed while a worker had it: the new state, which waits, is read and stored; the old one is not asked for again."""
+    desk.offer("a")
+    job = desk.job()
+    assert job is not None
+    desk.offer("a", stamp="2")
+    desk.workers.hear_failed(Failed(job_id=job.job_id, reason="it died"))
+    desk.intake.grant()
+    assert [message.stamp for _, message in desk.sent if isinstance(message, Want)] == ["2"]
+    desk.finish(1)
+    assert desk.archive.store("s").holds("s/a.tif", 0, "2")
+    assert desk.ledger.ready() == []
+
+
+def test_requeueing_a_file_that_was_mended_loses_nothing(desk: Desk) -> None:
+    """More quarantined files than fit into memory are mended and, to be sure, queued again: every one is read as it is now."""
+    names = [f"{index:02d}" for index in range(20)]
+    for name in names:
+        desk.pixels[f"s/{name}.tif"] = known_image(int(name), 32)
+        desk.intake.hear_not_acquired(NotAcquired(path=f"s/{name}.tif", stamp="1", image=0, why="bad", reason="cut off"))
+    desk.offer(*names, stamp="2")
+    obey(desk, "requeue", {"ids": [row["id"] for row in desk.ledger.in_state("quarantined")]})  # type: ignore[arg-type]
+    for _ in names:
+        desk.finish(1)
+    assert all(desk.archive.store("s").holds(f"s/{name}.tif", 0, "2") for name in names)
+    assert desk.ledger.in_state("quarantined") == []
+
+
 @pytest.mark.parametrize("clean", [CLEAN[:5], CLEAN.astype("<f8"), np.full_like(CLEAN, np.nan)], ids=["shape", "dtype", "NaN"])
 def test_a_wrong_result_is_charged_and_not_stored(desk: Desk, clean: np.ndarray) -> None:
     """Another shape or type, or numbers that are none: tried again, and after that put aside with the reason."""
