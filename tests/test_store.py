@@ -74,6 +74,21 @@ def test_verify_doubts_neutral_data_that_are_not(tmp_path: Path, name: str) -> N
     assert doubt.startswith(name)
 
 
+def test_verify_has_no_doubt_about_a_file_that_was_put_back(tmp_path: Path) -> None:
+    """Overwritten, then as it was before: three rows of one image, of which one counts. Two that count are doubted."""
+    store = SeriesStore(tmp_path / "s", fold_rows=256)
+    store.commit([made(index, number, path="s/a.tif", stamp=str(number)) for number, index in enumerate((0, 7, 0))])
+    list(store.close(CLOSED))
+    path = tmp_path / "s" / "series.h5"
+    with Series(path) as series:
+        assert series.column("superseded").tolist() == [1, 1, 0]
+        assert list(series.doubts()) == []
+    with h5py.File(path, "r+") as file:
+        file["/aet/projection/superseded"][0] = 0
+    with Series(path) as series:
+        assert any("stored twice" in doubt for doubt in series.doubts())
+
+
 @pytest.mark.parametrize("missing", ["/aet/series", "closed_utc"])
 def test_verify_refuses_what_is_no_series_of_ours(tmp_path: Path, missing: str, capsys: pytest.CaptureFixture[str]) -> None:
     """One line that says what is missing."""
