@@ -91,8 +91,14 @@ def output_setting(status: dict[str, Any]) -> str:
     return f" --set output.root={shlex.quote(shown(status['output_root']))}" if status.get("output_root") else ""
 
 
+def unlisted(status: dict[str, Any]) -> int:
+    """How many older ones are held or quarantined than the status has room to name."""
+    totals = status.get("totals", {})
+    return sum(max(0, totals.get(state, 0) - len(status.get(state, []))) for state in ("held", "quarantined"))
+
+
 def remedies(status: dict[str, Any]) -> list[dict[str, Any]]:
-    """Everything held or quarantined, with what to do and the exact command to type."""
+    """What is held or quarantined, the newest first of each, with what to do and the exact command to type."""
     setting = output_setting(status)
     found = []
     for state in ("held", "quarantined"):

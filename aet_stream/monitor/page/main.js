@@ -177,7 +177,8 @@ function refresh() {
   showAdvice(series, choose);
   showVolume(series);
   const left = series.stored > series.rows.length ? `the last ${series.rows.length} of ${series.stored}` : `${series.rows.length}`;
-  say($("strip-note"), `${left}${series.closed ? ", closed" : ""}${held.length ? `, ${held.length} held or quarantined` : ""}`);
+  const said = state?.series.find((row) => row.id === series.id), aside = said ? said.held + said.quarantined : held.length;
+  say($("strip-note"), `${left}${series.closed ? ", closed" : ""}${aside ? `, ${aside} held or quarantined` : ""}`);
   say($("traces-note"), traces.note());
   const hints = selected ? (series.hints || []).filter((hint) => hint.number === selected.number) : [];
   $("hints").replaceChildren(...hints.map((hint) => el("li", {}, `▲ ${hint.text}`)));

@@ -54,10 +54,10 @@ export async function showVolume(series) {
 }
 
 export function showHeld(state) {
-  const rows = state.remedies || [], key = JSON.stringify(rows);
+  const rows = state.remedies || [], older = state.unlisted || 0, key = JSON.stringify([rows, older]);
   if ($("held-list").dataset.key === key) return;
   $("held-list").dataset.key = key;
-  say($("held-note"), rows.length ? "the files themselves are untouched" : "");
+  say($("held-note"), rows.length ? `the files themselves are untouched${older ? `; ${older} older ones are named when these are dealt with` : ""}` : "");
   if (!rows.length) return $("held-list").replaceChildren(el("p", { className: "none" }, "nothing: every complete file is stored or a known duplicate"));
   $("held-list").replaceChildren(...rows.map((row) => {
     const copy = el("button", { type: "button" }, "Copy");
