@@ -18,6 +18,7 @@ from aet_stream.hub.archive import Archive, open_ledger
 from aet_stream.hub.commands import obey
 from aet_stream.hub.flights import Flights
 from aet_stream.hub.intake import Intake
+from aet_stream.hub.ledger import outcome
 from aet_stream.hub.outbox import Outbox
 from aet_stream.hub.outcomes import Outcomes
 from aet_stream.hub.storing import Storing
@@ -255,6 +256,20 @@ def test_a_name_that_is_written_again_and_again_loses_no_image(desk: Desk) -> No
     counted = sorted(record.sha256 for record, old in zip(records, superseded(records), strict=True) if not old)
     assert counted == sorted(sha256_of(image) for image in images)
     assert len(records) == 5
+
+
+def test_a_series_is_full_when_as_many_images_are_there_as_rows_that_count(desk: Desk) -> None:
+    """A tilt that is taken again under the same name does not end the series before its last one, nor count for plan or coverage."""
+    desk.storing._config = Config(series=Series(expected=3, idle_close_s=0))
+    desk.pixels = {f"s/{name}.tif": known_image(index, 32) for index, name in enumerate("abc")}
+    desk.store("a", "b")
+    desk.pixels["s/b.tif"] = known_image(7, 32)
+    desk.store("b", stamp="2")
+    assert len(desk.archive.store("s").records) == 3
+    assert desk.storing._due() == []
+    assert len(desk.archive.tilts_deg("s")) == outcome(desk.ledger)["series"][0]["tilts"] == 2
+    desk.store("c")
+    assert desk.storing._due() == ["s"]
 
 
 def test_a_file_that_is_restored_counts_again(desk: Desk) -> None:

@@ -308,10 +308,10 @@ class Ledger:
         """The series is one verified file."""
         self._db.execute("UPDATE series SET state = 'closed', closed_at = ? WHERE name = ?", (time.time(), name))
 
-    def tilts_deg(self, series: str) -> list[float]:
-        """Every tilt of which a projection is stored, once."""
-        rows = self._db.execute("SELECT DISTINCT tilt_deg FROM unit WHERE series = ? AND state = 'stored' ORDER BY tilt_deg", (series,))
-        return [row["tilt_deg"] for row in rows]
+    def tilts(self, series: str) -> int:
+        """How many images have a stored projection; one that was taken again under its name counts once."""
+        query = "SELECT count(DISTINCT path || '/' || image) FROM unit WHERE series = ? AND state = 'stored'"
+        return int(self._db.execute(query, (series,)).fetchone()[0])
 
     # -- figures ----------------------------------------------------------------------------------------------------------------
 
@@ -344,7 +344,7 @@ def outcome(ledger: Ledger, series: str | None = None) -> dict[str, Any]:
     """What `status` tells from the ledger alone: with or without a daemon. Lists are of `series`, where one is named."""
     return {
         "totals": ledger.totals(),
-        "series": [row for row in ledger.series() if series in (None, row["name"])][:50],
+        "series": [{**row, "tilts": ledger.tilts(row["name"])} for row in ledger.series() if series in (None, row["name"])][:50],
         "held": ledger.in_state("held", series),
         "quarantined": ledger.in_state("quarantined", series),
         "blank": ledger.blanks(),

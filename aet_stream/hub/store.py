@@ -63,6 +63,10 @@ class SeriesStore:
         """What is stored with exactly these pixels, and was not superseded by others."""
         return [record for record in self._by_pixels.get(sha256, []) if self._newest[record.path, record.image].sha256 == sha256]
 
+    def current(self) -> list[Record]:
+        """What was not superseded."""
+        return [record for record in self.records if self._newest[record.path, record.image] is record]
+
     def _take(self, record: Record) -> None:
         self.records.append(record)
         self._visits.add((record.path, record.image, record.stamp))

@@ -37,7 +37,7 @@ def _series(status: dict[str, Any]) -> Table:
     for row in status.get("series", [])[:8]:
         tilt = "" if row["last_tilt_deg"] is None else f"{row['last_tilt_deg']:+.2f}°"
         aside = row["held"] + row["quarantined"]
-        table.add_row(Text(shown(row["name"])), row["state"], str(row["stored"]), str(aside or ""), tilt)
+        table.add_row(Text(shown(row["name"])), row["state"], str(row["tilts"]), str(aside or ""), tilt)
     return table
 
 

@@ -249,7 +249,7 @@ function showState() {
   say($("words"), [state.words, ...worries].join("; "));
   const said = state.series.find((row) => row.id === state.current), facts = [];
   if (said) facts.push(`last ${duration(Math.max(0, Date.now() / 1000 - said.last_at)).replace(/\.\d+/, "")} ago`);
-  if (state.cadence_s && state.expected > said?.stored) facts.push(`about ${duration(state.cadence_s * (state.expected - said.stored))} left`);
+  if (state.cadence_s && state.expected > said?.tilts) facts.push(`about ${duration(state.cadence_s * (state.expected - said.tilts))} left`);
   if (state.disk_free_bytes) facts.push(`${bytes(state.disk_free_bytes)} free`);
   const restless = Object.entries(state.roles || {}).filter(([, role]) => role.age_s > STALE_S).map(([name]) => `${name} silent`);
   $("facts").replaceChildren(...[...facts, ...restless].map((text) => el("span", {}, text)));

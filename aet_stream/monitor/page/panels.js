@@ -76,7 +76,7 @@ export function showSeries(list, shownId, open) {
   const body = el("tbody", {}, ...list.map((row) => {
     const button = el("button", { type: "button" }, row.name);
     button.onclick = () => open(row.id);
-    const line = el("tr", {}, el("td", {}, button), el("td", {}, row.state || "on disk"), el("td", { className: "n" }, `${row.stored ?? ""}`), el("td", { className: "n" }, row.held || row.quarantined ? `${(row.held || 0) + (row.quarantined || 0)}` : ""),
+    const line = el("tr", {}, el("td", {}, button), el("td", {}, row.state || "on disk"), el("td", { className: "n" }, `${row.tilts ?? ""}`), el("td", { className: "n" }, row.held || row.quarantined ? `${(row.held || 0) + (row.quarantined || 0)}` : ""),
       el("td", { className: "n" }, row.last_at ? new Date(row.last_at * 1000).toLocaleString([], { dateStyle: "short", timeStyle: "short" }) : ""));
     if (row.id === shownId) line.setAttribute("aria-current", "true");
     return line;
