@@ -221,9 +221,29 @@ with Series(sys.argv[1]) as series:
     assert done.returncode == 0, done.stderr
 
 
-def archive(folder: Path) -> tuple[Archive, Ledger]:
+def archive(folder: Path, fold_rows: int = 256) -> tuple[Archive, Ledger]:
     ledger, _ = open_ledger(folder)
-    return Archive(folder, ledger, Outbox(ledger.db, {"reconstruct": ("series.closed",)}), fold_rows=256, expected=0, config="{}"), ledger
+    outbox = Outbox(ledger.db, {"reconstruct": ("series.closed",)})
+    return Archive(folder, ledger, outbox, fold_rows=fold_rows, expected=0, config="{}"), ledger
+
+
+def test_folding_goes_on_while_projections_come(tmp_path: Path) -> None:
+    """However fast: what has been copied is not copied again; the segment holds the old rows, the new ones stand behind it."""
+    series, ledger = archive(tmp_path, fold_rows=4)
+    series.commit("s", [made(index) for index in range(8)])
+    series.publish("s", [])
+    series.work(0.0)
+    for index in range(8, 12):
+        next(series._works["s"][1])
+        series.commit("s", [made(7, index, path="s/0.tif", stamp="2") if index == 8 else made(index)])
+        assert len(list((tmp_path / "s" / "projections").glob(".segment_000000_000004.h5.*.tmp"))) == 1
+        series.publish("s", [])
+    series.work(30.0)
+    assert (tmp_path / "s" / "projections" / "segment_000000_000004.h5").exists()
+    ledger.close()
+    with Series(tmp_path / "s" / "series.h5") as found:
+        assert found.column("number").tolist() == list(range(12))
+        assert list(found.doubts()) == []
 
 
 @pytest.mark.parametrize("loss", ["ledger", "damaged ledger", "master", "stale master", "damaged master", "nothing"])

@@ -179,8 +179,9 @@ class Archive:
     # -- commit -----------------------------------------------------------------------------------------------------------------
 
     def commit(self, name: str, batch: Sequence[Stored]) -> int:
-        """Store projections durably, as many as the disk takes; whatever was being done to the series starts again later."""
-        self._abandon(name)
+        """Store projections durably, as many as the disk takes. Closing starts again later; folding concerns old rows, and goes on."""
+        if name in self._works and self._works[name][0] == "close":
+            self._abandon(name)
         return self.store(name).commit(batch)
 
     def publish(self, name: str, units: list[Unit]) -> None:
