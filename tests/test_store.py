@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+from aet_stream import durable
 from aet_stream.cli import main
 from aet_stream.errors import StoreError
 from aet_stream.hub.archive import Archive, open_ledger
@@ -154,6 +158,25 @@ def test_closing_over_a_damaged_projection_leaves_the_series_as_it_was(tmp_path:
         list(store.close(CLOSED))
     assert (tmp_path / "s" / "series.h5").read_bytes() == before
     assert not list((tmp_path / "s").glob(".*"))
+
+
+@pytest.mark.parametrize("kind", ["close", "fold"])
+def test_no_large_file_is_brought_to_the_disk_in_one_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """The hub does nothing else meanwhile: it is synced every so many bytes, and the last time when all of it is written."""
+    store, sizes = filled(tmp_path, 16, fold_rows=8), [0]
+    monkeypatch.setattr(durable, "SYNC_BYTES", 3 * 32 * 32 * 6)
+
+    def fsync(descriptor: int, real: Callable[[int], None] = os.fsync) -> None:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            sizes.append(os.fstat(descriptor).st_size)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    list(store.close(CLOSED) if kind == "close" else store.fold())
+    frames = 16 if kind == "close" else 8
+    assert len(sizes) == 2 + frames // 3
+    whole = max((tmp_path / "s").rglob("series.h5" if kind == "close" else "segment*")).stat().st_size
+    assert sizes[-1] == whole
 
 
 def test_an_abandoned_close_leaves_no_trace(tmp_path: Path) -> None:

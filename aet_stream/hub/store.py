@@ -194,6 +194,7 @@ class SeriesStore:
             cleans = file.create_dataset("clean", (end - first, *clean.shape), clean.dtype)
             for frame in range(end - first):
                 raws[frame], cleans[frame] = self.read(first + frame)
+                durable.sync_now_and_then(draft, frame, raw.nbytes + clean.nbytes)
                 failpoints.reach("fold.frame", draft)
                 yield
         failpoints.reach("fold.written", draft)
