@@ -124,7 +124,7 @@ class Series(Section, frozen=True):
     detector: str = ""
     """Of several detectors, the one whose images are used; the others are recorded, not stored. Empty: a second one is held."""
     expected: Count = 0
-    """Projections per series; the series closes once that many are stored. 0: not known."""
+    """Projections per series; the series closes once that many are stored; a retaken one counts once. 0: not known."""
     sentinel: str = ""
     """A file of this name (shell pattern) in a series folder says that the series has ended. Empty: none."""
     idle_close_s: Seconds = 1800.0

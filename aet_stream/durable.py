@@ -12,6 +12,8 @@ from aet_stream import failpoints
 from aet_stream.errors import OutputFull
 
 ABANDONED_S = 3600.0
+SYNC_BYTES = 64 << 20
+"""Of a large file, what is brought to the disk at once: nobody waits longer than that takes."""
 
 
 @contextmanager
@@ -79,6 +81,13 @@ def sync_file(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_now_and_then(path: Path, part: int, part_bytes: int) -> None:
+    """Bring a large file to the disk while it is written part by part, so that the last `sync_file` is short."""
+    every = max(1, SYNC_BYTES // part_bytes)
+    if (part + 1) % every == 0:
+        sync_file(path)
 
 
 def sync_folder(folder: Path) -> None:

@@ -85,6 +85,16 @@ def test_a_unit_is_not_offered_twice_while_it_flies() -> None:
     assert some.grantable(0.0) == []
 
 
+def test_an_old_state_that_is_asked_for_again_does_not_take_the_place_of_a_new_one() -> None:
+    """Watch offers each state once: what waits for credit is the newer one, and stays; the same state may become the last try."""
+    some = flights()
+    some.offer(Pending("a", 0, "2", 100, 0.0, 0.0))
+    some.offer_again(pending("a"))
+    assert [found.stamp for found in some.backlog.values()] == ["2"]
+    some.offer_again(Pending("a", 0, "2", 100, 0.0, 0.0, alone=True))
+    assert [found.alone for found in some.backlog.values()] == [True]
+
+
 def test_a_stale_result_finds_no_flight() -> None:
     """A lease has an id of its own; after it was taken back, the old id means nothing."""
     some = flights()

@@ -19,6 +19,7 @@ from aet_stream.hub.archive import Archive, open_ledger
 from aet_stream.hub.commands import obey
 from aet_stream.hub.flights import Flights
 from aet_stream.hub.intake import Intake
+from aet_stream.hub.ledger import outcome
 from aet_stream.hub.outbox import Outbox
 from aet_stream.hub.outcomes import Outcomes
 from aet_stream.hub.storing import Storing
@@ -186,6 +187,34 @@ def test_a_broken_new_state_waits_for_the_result_of_the_old_one(desk: Desk) -> N
     assert [message.stamp for _, message in desk.sent if isinstance(message, Want)] == ["2"]
 
 
+def test_a_new_state_is_not_lost_when_a_worker_dies_over_the_old_one(desk: Desk) -> None:
+    """The file changed while a worker had it: the new state, which waits, is read and stored; the old one is not asked for again."""
+    desk.offer("a")
+    job = desk.job()
+    assert job is not None
+    desk.offer("a", stamp="2")
+    desk.workers.hear_failed(Failed(job_id=job.job_id, reason="it died"))
+    desk.intake.grant()
+    assert [message.stamp for _, message in desk.sent if isinstance(message, Want)] == ["2"]
+    desk.finish(1)
+    assert desk.archive.store("s").holds("s/a.tif", 0, "2")
+    assert desk.ledger.ready() == []
+
+
+def test_requeueing_a_file_that_was_mended_loses_nothing(desk: Desk) -> None:
+    """More quarantined files than fit into memory are mended and, to be sure, queued again: every one is read as it is now."""
+    names = [f"{index:02d}" for index in range(20)]
+    for name in names:
+        desk.pixels[f"s/{name}.tif"] = known_image(int(name), 32)
+        desk.intake.hear_not_acquired(NotAcquired(path=f"s/{name}.tif", stamp="1", image=0, why="bad", reason="cut off"))
+    desk.offer(*names, stamp="2")
+    obey(desk, "requeue", {"ids": [row["id"] for row in desk.ledger.in_state("quarantined")]})  # type: ignore[arg-type]
+    for _ in names:
+        desk.finish(1)
+    assert all(desk.archive.store("s").holds(f"s/{name}.tif", 0, "2") for name in names)
+    assert desk.ledger.in_state("quarantined") == []
+
+
 @pytest.mark.parametrize("clean", [CLEAN[:5], CLEAN.astype("<f8"), np.full_like(CLEAN, np.nan)], ids=["shape", "dtype", "NaN"])
 def test_a_wrong_result_is_charged_and_not_stored(desk: Desk, clean: np.ndarray) -> None:
     """Another shape or type, or numbers that are none: tried again, and after that put aside with the reason."""
@@ -241,6 +270,20 @@ def test_a_name_that_is_written_again_and_again_loses_no_image(desk: Desk) -> No
     counted = sorted(record.sha256 for record, old in zip(records, superseded(records), strict=True) if not old)
     assert counted == sorted(sha256_of(image) for image in images)
     assert len(records) == 5
+
+
+def test_a_series_is_full_when_as_many_images_are_there_as_rows_that_count(desk: Desk) -> None:
+    """A tilt that is taken again under the same name does not end the series before its last one, nor count for plan or coverage."""
+    desk.storing._config = Config(series=Series(expected=3, idle_close_s=0))
+    desk.pixels = {f"s/{name}.tif": known_image(index, 32) for index, name in enumerate("abc")}
+    desk.store("a", "b")
+    desk.pixels["s/b.tif"] = known_image(7, 32)
+    desk.store("b", stamp="2")
+    assert len(desk.archive.store("s").records) == 3
+    assert desk.storing._due() == []
+    assert len(desk.archive.tilts_deg("s")) == outcome(desk.ledger)["series"][0]["tilts"] == 2
+    desk.store("c")
+    assert desk.storing._due() == ["s"]
 
 
 def test_a_file_that_is_restored_counts_again(desk: Desk) -> None:

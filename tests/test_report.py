@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import re
@@ -12,8 +13,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from rich.console import Console
 
+from aet_stream.cli import main
+from aet_stream.hub.archive import open_ledger
+from aet_stream.hub.ledger import outcome
+from aet_stream.monitor.terminal import glance
 from tests.harness import Daemon, put, running, wait_for
+from tests.test_store import filled
 
 pytestmark = pytest.mark.timeout(400)
 TILTS = (-60.0, -40.0, -20.0, 0.0, 20.0, 40.0, 60.0)
@@ -67,6 +74,38 @@ def test_a_closed_series_has_its_report_beside_it(tmp_path: Path) -> None:
     refused = daemon.ask("report", str(path.with_name("series.h5")), "--out", str(path.with_name("series.h5")))
     assert (refused.returncode, h5py.is_hdf5(path.with_name("series.h5"))) == (1, True)
     assert not list(path.parent.glob(".*.tmp"))
+
+
+def test_what_is_held_today_is_named_however_much_an_old_series_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In the series' own report, in status and in `top`; what there is no room for is counted."""
+    for name in ("old", "s"):
+        filled(tmp_path / "made" / name, 2)
+        (tmp_path / "made" / name / "s").rename(tmp_path / name)
+    ledger, _ = open_ledger(tmp_path)
+    with ledger.transaction():
+        for series, index in [("old", index) for index in range(60)] + [("s", 60), ("s", 61)]:
+            unit = ledger.want(series, f"{series}/{index:02d}.tif", 0, "1")
+            ledger.end(unit, "held" if index < 61 else "quarantined", reason="no tilt")
+    status = outcome(ledger)
+    ledger.close()
+    pages = {}
+    for name in ("old", "s"):
+        assert main(["report", str(tmp_path / name / "series.h5")]) == 0
+        pages[name] = (tmp_path / name / "report.html").read_text()
+    assert re.findall(r"<td>(held|quarantined)</td><td>(s/\d\d)", pages["s"]) == [("held", "s/60"), ("quarantined", "s/61")]
+    assert "older ones" not in pages["s"]
+    assert re.findall(r"<td>held</td><td>old/(\d\d)", pages["old"]) == [f"{index:02d}" for index in range(59, 9, -1)]
+    assert "10 older ones are not named" in pages["old"]
+    capsys.readouterr()
+    assert main(["status", "--set", f"output.root={tmp_path}"]) == 0
+    said = capsys.readouterr().out
+    assert re.findall(r"^(HELD|QUARANTINED) .* (\w+/\d\d).tif", said, re.MULTILINE)[::50] == [("HELD", "s/60"), ("QUARANTINED", "s/61")]
+    assert "and 11 older ones" in said
+    console = Console(file=io.StringIO(), width=160, color_system=None)
+    console.print(glance(status))
+    shown = console.file.getvalue()
+    assert re.findall(r"(?:held|quarantined) (\w+/\d\d).tif", shown) == ["s/61", "s/60", "old/59", "old/58", "old/57", "old/56"]
+    assert "and 56 older ones" in shown
 
 
 def children(pid: int, word: str) -> list[int]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+from aet_stream import durable
 from aet_stream.cli import main
 from aet_stream.errors import StoreError
 from aet_stream.hub.archive import Archive, open_ledger
@@ -72,6 +76,21 @@ def test_verify_doubts_neutral_data_that_are_not(tmp_path: Path, name: str) -> N
     with Series(path) as series:
         (doubt,) = series.doubts()
     assert doubt.startswith(name)
+
+
+def test_verify_has_no_doubt_about_a_file_that_was_put_back(tmp_path: Path) -> None:
+    """Overwritten, then as it was before: three rows of one image, of which one counts. Two that count are doubted."""
+    store = SeriesStore(tmp_path / "s", fold_rows=256)
+    store.commit([made(index, number, path="s/a.tif", stamp=str(number)) for number, index in enumerate((0, 7, 0))])
+    list(store.close(CLOSED))
+    path = tmp_path / "s" / "series.h5"
+    with Series(path) as series:
+        assert series.column("superseded").tolist() == [1, 1, 0]
+        assert list(series.doubts()) == []
+    with h5py.File(path, "r+") as file:
+        file["/aet/projection/superseded"][0] = 0
+    with Series(path) as series:
+        assert any("stored twice" in doubt for doubt in series.doubts())
 
 
 @pytest.mark.parametrize("missing", ["/aet/series", "closed_utc"])
@@ -141,6 +160,25 @@ def test_closing_over_a_damaged_projection_leaves_the_series_as_it_was(tmp_path:
     assert not list((tmp_path / "s").glob(".*"))
 
 
+@pytest.mark.parametrize("kind", ["close", "fold"])
+def test_no_large_file_is_brought_to_the_disk_in_one_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """The hub does nothing else meanwhile: it is synced every so many bytes, and the last time when all of it is written."""
+    store, sizes = filled(tmp_path, 16, fold_rows=8), [0]
+    monkeypatch.setattr(durable, "SYNC_BYTES", 3 * 32 * 32 * 6)
+
+    def fsync(descriptor: int, real: Callable[[int], None] = os.fsync) -> None:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            sizes.append(os.fstat(descriptor).st_size)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    list(store.close(CLOSED) if kind == "close" else store.fold())
+    frames = 16 if kind == "close" else 8
+    assert len(sizes) == 2 + frames // 3
+    whole = max((tmp_path / "s").rglob("series.h5" if kind == "close" else "segment*")).stat().st_size
+    assert sizes[-1] == whole
+
+
 def test_an_abandoned_close_leaves_no_trace(tmp_path: Path) -> None:
     """A late projection interrupts closing at any point."""
     store = filled(tmp_path, 3)
@@ -206,9 +244,29 @@ with Series(sys.argv[1]) as series:
     assert done.returncode == 0, done.stderr
 
 
-def archive(folder: Path) -> tuple[Archive, Ledger]:
+def archive(folder: Path, fold_rows: int = 256) -> tuple[Archive, Ledger]:
     ledger, _ = open_ledger(folder)
-    return Archive(folder, ledger, Outbox(ledger.db, {"reconstruct": ("series.closed",)}), fold_rows=256, expected=0, config="{}"), ledger
+    outbox = Outbox(ledger.db, {"reconstruct": ("series.closed",)})
+    return Archive(folder, ledger, outbox, fold_rows=fold_rows, expected=0, config="{}"), ledger
+
+
+def test_folding_goes_on_while_projections_come(tmp_path: Path) -> None:
+    """However fast: what has been copied is not copied again; the segment holds the old rows, the new ones stand behind it."""
+    series, ledger = archive(tmp_path, fold_rows=4)
+    series.commit("s", [made(index) for index in range(8)])
+    series.publish("s", [])
+    series.work(0.0)
+    for index in range(8, 12):
+        next(series._works["s"][1])
+        series.commit("s", [made(7, index, path="s/0.tif", stamp="2") if index == 8 else made(index)])
+        assert len(list((tmp_path / "s" / "projections").glob(".segment_000000_000004.h5.*.tmp"))) == 1
+        series.publish("s", [])
+    series.work(30.0)
+    assert (tmp_path / "s" / "projections" / "segment_000000_000004.h5").exists()
+    ledger.close()
+    with Series(tmp_path / "s" / "series.h5") as found:
+        assert found.column("number").tolist() == list(range(12))
+        assert list(found.doubts()) == []
 
 
 @pytest.mark.parametrize("loss", ["ledger", "damaged ledger", "master", "stale master", "damaged master", "nothing"])

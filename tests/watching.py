@@ -42,6 +42,7 @@ class Bench:
         self.ends: list[str] = []
         self.status: dict[str, Any] = {}
         self._hub = HubSocket(self.out)
+        self._peer = b""
         self.reader = ReaderChild.of(self.config)
         self.watch = Watch(self.config, self.reader)
         self._beaten_at = 0.0
@@ -57,6 +58,7 @@ class Bench:
         for heard in self._hub.receive(0.0):
             assert isinstance(heard, tuple), heard
             peer, message, pixels = heard
+            self._peer = peer
             if isinstance(message, Beat):
                 self.status = message.status
                 self._hub.send(peer, Pulse(hub_id="bench"))
@@ -72,6 +74,10 @@ class Bench:
                 self.refused.append(message)
             elif isinstance(message, SeriesEnd):
                 self.ends.append(message.path)
+
+    def ask(self, path: str, stamp: str, image: int = 0) -> None:
+        """Want an image in whatever state the hub believes in."""
+        self._hub.send(self._peer, Want(path=path, stamp=stamp, image=image))
 
     def until(self, condition: Callable[[], Any], *, limit_s: float = 90.0) -> None:
         """Turn until `condition` is true."""

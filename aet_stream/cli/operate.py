@@ -95,7 +95,7 @@ def _report(arguments: argparse.Namespace) -> int:
         raise AetError(f"--out {target}: a report is HTML; name a file ending in .html")
     root = path.parent.parent
     try:
-        status = _from_ledger(root)
+        status = _from_ledger(root, path.parent.name)
     except AetError:
         status = {}  # a series that was copied elsewhere has no ledger
     page = of_series(Shelf(root), path.parent.name, settings(arguments).advice, status)
@@ -104,7 +104,7 @@ def _report(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _from_ledger(root: Path) -> dict[str, Any]:
+def _from_ledger(root: Path, series: str | None = None) -> dict[str, Any]:
     from aet_stream.hub.ledger import Ledger, outcome
 
     path = root / "ledger.sqlite"
@@ -112,7 +112,7 @@ def _from_ledger(root: Path) -> dict[str, Any]:
         raise NotRunning(f"{root} has no ledger: nothing has ever run there; start with `aet-stream run`")
     try:
         ledger = Ledger(path, read_only=True)
-        return outcome(ledger)
+        return outcome(ledger, series)
     except sqlite3.Error as error:
         raise AetError(f"{path}: {error}; `aet-stream run` rebuilds it from the projection files") from error
 
@@ -147,6 +147,8 @@ def _status_text(status: dict[str, Any]) -> str:
         lines.append(f"HELD         {row['id']:>5}  {row['path']}[{row['image']}]: {row['reason']}")
     for row in status["quarantined"]:
         lines.append(f"QUARANTINED  {row['id']:>5}  {row['path']}[{row['image']}]: {row['reason']}")
+    if older := words.unlisted(status):
+        lines.append(f"and {older} older ones, which are named here when these are dealt with")
     where, remedies = words.output_setting(status), words.remedies(status)
     commands = [row["command"] for row in remedies if row["state"] == "held"]
     if any(command.startswith("aet-stream release ") for command in commands):

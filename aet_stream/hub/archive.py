@@ -116,6 +116,10 @@ class Archive:
             self._stores[name] = store
         return self._stores[name]
 
+    def tilts_deg(self, name: str) -> list[float]:
+        """Of every stored projection that counts: one that was taken again under its name counts once, a deliberate repeat by itself."""
+        return [record.tilt_deg for record in self.store(name).current()]
+
     def _reconcile(self, name: str, store: SeriesStore, known: dict[int, Identity], complaints: list[str]) -> None:
         """The files are the truth: what the ledger says of a series becomes what they say."""
         for complaint in complaints:
@@ -175,8 +179,9 @@ class Archive:
     # -- commit -----------------------------------------------------------------------------------------------------------------
 
     def commit(self, name: str, batch: Sequence[Stored]) -> int:
-        """Store projections durably, as many as the disk takes; whatever was being done to the series starts again later."""
-        self._abandon(name)
+        """Store projections durably, as many as the disk takes. Closing starts again later; folding concerns old rows, and goes on."""
+        if name in self._works and self._works[name][0] == "close":
+            self._abandon(name)
         return self.store(name).commit(batch)
 
     def publish(self, name: str, units: list[Unit]) -> None:
@@ -213,7 +218,7 @@ class Archive:
 
     def _announce_coverage(self, name: str) -> None:
         """Once for every so many degrees of newly covered directions."""
-        tilts_deg = self._ledger.tilts_deg(name)
+        tilts_deg = sorted(set(self.tilts_deg(name)))
         covered_deg = coverage.covered_deg(tilts_deg)
         milestone = int(covered_deg // self._milestone_deg)
         if milestone and len(tilts_deg) > 2:

@@ -109,6 +109,12 @@ class Flights:
         if flight is None or flight.stamp != pending.stamp:
             self.backlog[pending.path, pending.image] = pending
 
+    def offer_again(self, pending: Pending) -> None:
+        """Note a unit once more. Another state of its file that has been offered since stays: watch has told of it, and will not again."""
+        before = self.backlog.get((pending.path, pending.image))
+        if before is None or before.stamp == pending.stamp:
+            self.offer(pending)
+
     def grantable(self, now: float) -> list[Pending]:
         """Units that may be asked for now, within the credit. The last try of a dangerous unit flies alone."""
         if any(flight.alone for flight in self._flying.values()):

@@ -254,8 +254,9 @@ class Hub:
         if not self.plan:
             return {}
         tolerance_deg = self.config.angle.plan_tolerance_deg
-        open_now = [series["name"] for series in self.ledger.series() if series["state"] == "open"][:50]
-        return {name: missing(self.ledger.tilts_deg(name), self.plan, tolerance_deg) for name in open_now}
+        open_now = [series for series in self.ledger.series() if series["state"] == "open"][:50]
+        taken_deg = {series["name"]: self.archive.tilts_deg(series["name"]) if series["stored"] else [] for series in open_now}
+        return {name: missing(tilts_deg, self.plan, tolerance_deg) for name, tilts_deg in taken_deg.items()}
 
     def status(self) -> dict[str, Any]:
         """Everything, whole; nobody has to remember what was said before."""

@@ -261,15 +261,19 @@ class Ledger:
         """Units that wait to be read without a new offer, and those whose reading the last hub did not see the end of."""
         return self._db.execute("SELECT * FROM unit WHERE state IN ('ready', 'wanted') ORDER BY id").fetchall()
 
-    def in_state(self, state: str, limit: int = 50) -> list[dict[str, Any]]:
+    def in_state(self, state: str, series: str | None = None, limit: int = 50) -> list[dict[str, Any]]:
+        """The last that came into this state, of one series or of all, the newest first."""
         rows = self._db.execute(
-            "SELECT id, series, path, image, reason, attempts, tilt_deg FROM unit WHERE state = ? ORDER BY id LIMIT ?", (state, limit)
+            "SELECT id, series, path, image, reason, attempts, tilt_deg, ended_at FROM unit"
+            " WHERE state = ?1 AND (?2 IS NULL OR series = ?2) ORDER BY ended_at DESC, id DESC LIMIT ?3",
+            (state, series, limit),
         )
         return [dict(row) for row in rows]
 
     def blanks(self, limit: int = 50) -> list[dict[str, Any]]:
+        """The newest first."""
         rows = self._db.execute(
-            "SELECT id, series, path, image, number, tilt_deg FROM unit WHERE state = 'stored' AND blank ORDER BY id LIMIT ?", (limit,)
+            "SELECT id, series, path, image, number, tilt_deg FROM unit WHERE state = 'stored' AND blank ORDER BY id DESC LIMIT ?", (limit,)
         )
         return [dict(row) for row in rows]
 
@@ -304,10 +308,10 @@ class Ledger:
         """The series is one verified file."""
         self._db.execute("UPDATE series SET state = 'closed', closed_at = ? WHERE name = ?", (time.time(), name))
 
-    def tilts_deg(self, series: str) -> list[float]:
-        """Every tilt of which a projection is stored, once."""
-        rows = self._db.execute("SELECT DISTINCT tilt_deg FROM unit WHERE series = ? AND state = 'stored' ORDER BY tilt_deg", (series,))
-        return [row["tilt_deg"] for row in rows]
+    def tilts(self, series: str) -> int:
+        """How many images have a stored projection; one that was taken again under its name counts once."""
+        query = "SELECT count(DISTINCT path || '/' || image) FROM unit WHERE series = ? AND state = 'stored'"
+        return int(self._db.execute(query, (series,)).fetchone()[0])
 
     # -- figures ----------------------------------------------------------------------------------------------------------------
 
@@ -336,13 +340,13 @@ class Ledger:
         return figures
 
 
-def outcome(ledger: Ledger) -> dict[str, Any]:
-    """What `status` tells from the ledger alone: with or without a daemon."""
+def outcome(ledger: Ledger, series: str | None = None) -> dict[str, Any]:
+    """What `status` tells from the ledger alone: with or without a daemon. Lists are of `series`, where one is named."""
     return {
         "totals": ledger.totals(),
-        "series": ledger.series()[:50],
-        "held": ledger.in_state("held"),
-        "quarantined": ledger.in_state("quarantined"),
+        "series": [{**row, "tilts": ledger.tilts(row["name"])} for row in ledger.series() if series in (None, row["name"])][:50],
+        "held": ledger.in_state("held", series),
+        "quarantined": ledger.in_state("quarantined", series),
         "blank": ledger.blanks(),
         "latency": {"stages": ledger.latency()},
         "events": Outbox(ledger.db).figures(),

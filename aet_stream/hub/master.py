@@ -99,6 +99,7 @@ def write_contiguous(
         clean = file.create_dataset(layout.CLEAN, shape, "<f4")
         for row in range(len(records)):
             raw[row], clean[row] = read(row)
+            durable.sync_now_and_then(path, row, first.nbytes + first.size * 4)
             failpoints.reach("close.frame", path)
             yield
         _write_rest(file, records, first.shape, about)

@@ -86,7 +86,7 @@ class Outcomes:
     def _queue(self, pending: Pending, attempts: int) -> None:
         if attempts >= self._rules.attempts:
             pending.alone, pending.not_before = True, time.monotonic() + self._rules.alone_pause_s
-        self._flights.offer(pending)
+        self._flights.offer_again(pending)
 
     def waiting(self, unit_id: int) -> sqlite3.Row:
         """The unit of this number, if a person may have it read again.

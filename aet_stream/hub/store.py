@@ -63,6 +63,10 @@ class SeriesStore:
         """What is stored with exactly these pixels, and was not superseded by others."""
         return [record for record in self._by_pixels.get(sha256, []) if self._newest[record.path, record.image].sha256 == sha256]
 
+    def current(self) -> list[Record]:
+        """What was not superseded."""
+        return [record for record in self.records if self._newest[record.path, record.image] is record]
+
     def _take(self, record: Record) -> None:
         self.records.append(record)
         self._visits.add((record.path, record.image, record.stamp))
@@ -190,6 +194,7 @@ class SeriesStore:
             cleans = file.create_dataset("clean", (end - first, *clean.shape), clean.dtype)
             for frame in range(end - first):
                 raws[frame], cleans[frame] = self.read(first + frame)
+                durable.sync_now_and_then(draft, frame, raw.nbytes + clean.nbytes)
                 failpoints.reach("fold.frame", draft)
                 yield
         failpoints.reach("fold.written", draft)

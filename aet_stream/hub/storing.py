@@ -204,7 +204,7 @@ class Storing:
             name, stored = series["name"], series["stored"]
             if series["state"] != "open" or not stored or name in coming:
                 continue
-            full = rules.expected and stored >= rules.expected
+            full = rules.expected and stored >= rules.expected and len(self._archive.tilts_deg(name)) >= rules.expected
             silent = rules.idle_close_s and self._silent_s(name, series["last_at"]) > rules.idle_close_s
             ended = ended_folders and ended_folders & self._ledger.folders(name)
             if name in self.close_asked or ended or full or silent:

@@ -206,12 +206,16 @@ def _put_aside(status: dict[str, Any], name: str) -> str:
     aside = [(state, row) for state in ("held", "quarantined") for row in status.get(state, []) if row.get("series") == name]
     if not status:
         return "<h2>Held and quarantined</h2><p class='dim'>the ledger was not at hand</p>"
-    if not aside:
+    counts: dict[str, Any] = next((row for row in status.get("series", []) if row["name"] == name), {})
+    older = counts.get("held", 0) + counts.get("quarantined", 0) - len(aside)
+    if not aside and older <= 0:
         return "<h2>Held and quarantined</h2><p>nothing</p>"
     lines = "".join(
         f"<tr><td>{state}</td><td>{text(row['path'])} [{row['image']}]</td><td>{text(row['reason'])}</td></tr>" for state, row in aside
     )
-    return f"<h2>Held and quarantined</h2><table><tr><th>state</th><th>file</th><th>reason</th></tr>{lines}</table>"
+    more = f"<p class='dim'>{older} older ones are not named here</p>" if older > 0 else ""
+    named = f"<table><tr><th>state</th><th>file</th><th>reason</th></tr>{lines}</table>" if lines else ""
+    return f"<h2>Held and quarantined</h2>{named}{more}"
 
 
 def _advice(hints: Sequence[Hint]) -> str:

@@ -15,6 +15,8 @@ from aet_stream.naming import shown
 _SIGNS = {"ok": ("● all well", "bold green"), "attention": ("▲ please look", "bold yellow"), "trouble": ("■ not working", "bold red")}
 _STAGES = {"settle": "settling", "read": "reading", "queue": "queue", "network": "background", "commit": "to disk", "total": "in all"}
 
+FEW = 6
+
 
 def glance(status: dict[str, Any], *, expected: int = 0) -> RenderableType:
     """The hub's status as a screenful; an empty one means that no daemon answers."""
@@ -35,7 +37,7 @@ def _series(status: dict[str, Any]) -> Table:
     for row in status.get("series", [])[:8]:
         tilt = "" if row["last_tilt_deg"] is None else f"{row['last_tilt_deg']:+.2f}°"
         aside = row["held"] + row["quarantined"]
-        table.add_row(Text(shown(row["name"])), row["state"], str(row["stored"]), str(aside or ""), tilt)
+        table.add_row(Text(shown(row["name"])), row["state"], str(row["tilts"]), str(aside or ""), tilt)
     return table
 
 
@@ -48,11 +50,15 @@ def _pace(stages: dict[str, dict[str, float]]) -> Table:
 
 
 def _put_aside(status: dict[str, Any]) -> list[RenderableType]:
-    """The last few held or quarantined, each with the command that helps."""
+    """The last few held or quarantined, the newest first, each with the command that helps."""
     lines: list[RenderableType] = []
-    for row in words.remedies(status)[-6:]:
+    rows = sorted(words.remedies(status), key=lambda row: row["ended_at"], reverse=True)
+    for row in rows[:FEW]:
         style = "yellow" if row["state"] == "held" else "red"
         lines.append(Text(shown(f"{row['state']} {row['path']}: {row['reason']}"), style=style))
         if row["command"]:
             lines.append(Text(f"    {row['command']}"))
+    older = len(rows[FEW:]) + words.unlisted(status)
+    if older:
+        lines.append(Text(f"and {older} older ones: see aet-stream status", style="dim"))
     return lines

@@ -81,9 +81,9 @@ def sentence(status: dict[str, Any], *, expected: int = 0, last: dict[str, Any] 
     tilt = "" if series.get("last_tilt_deg") is None else f", {series['last_tilt_deg']:+.1f}°"
     total = None if last is None else last.get("total_s")
     after = "" if total is None else f", stored {total:.1f} s after its file was closed"
-    text = f"tilt {series['stored']}{of}{tilt}{after}"
+    text = f"tilt {series['tilts']}{of}{tilt}{after}"
     if series["state"] == "closed":
-        text = f"{shown(series['name'])} is closed with {series['stored']} tilts"
+        text = f"{shown(series['name'])} is closed with {series['tilts']} tilts"
     totals = status.get("totals", {})
     waiting = [f"{totals[state]} {state}" for state in ("held", "quarantined") if totals.get(state)]
     return f"{text}; {', '.join(waiting) or 'nothing held'}"
@@ -107,8 +107,14 @@ def _held(reason: str) -> tuple[str, str]:
     return "say its tilt", _RELEASE
 
 
+def unlisted(status: dict[str, Any]) -> int:
+    """How many older ones are held or quarantined than the status has room to name."""
+    totals = status.get("totals", {})
+    return sum(max(0, totals.get(state, 0) - len(status.get(state, []))) for state in ("held", "quarantined"))
+
+
 def remedies(status: dict[str, Any]) -> list[dict[str, Any]]:
-    """Everything held or quarantined, with what to do and the exact command to type."""
+    """What is held or quarantined, the newest first of each, with what to do and the exact command to type."""
     setting = output_setting(status)
     found = []
     for state in ("held", "quarantined"):

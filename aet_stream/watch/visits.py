@@ -121,6 +121,11 @@ class Visits:
         visit.told = True
         self._untold.pop(visit.key, None)
 
+    def tell_of(self, visit: Visit) -> None:
+        """The hub asks for another state: it may not know of this one."""
+        visit.told = False
+        self._untold[visit.key] = visit
+
     def retract(self, visit: Visit) -> None:
         """What the hub was told does not hold any more; the next look says anew what there is."""
         self._visits.pop(visit.key, None)

@@ -286,6 +286,8 @@ class Watch:
             self._refuse(want, "gone" if _is_gone(self.root / want.path) else "later", "the file changed since it was offered")
             if visit is None:
                 self._settling.again(want.path)
+            else:
+                self._visits.tell_of(visit)
             self._rhythm.now()
             return
         members = [Member(str(self.root / frame.path), frame.unit.image, self._loose(frame.path)) for frame in visit.frames]

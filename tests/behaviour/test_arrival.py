@@ -260,6 +260,30 @@ def test_a_file_replaced_while_it_is_queued_is_read_in_its_new_state(tmp_path: P
         assert message.stamp == bench.offered["s/x_+1.00deg.tif", 0]
 
 
+def test_whoever_asks_for_an_old_state_is_told_of_the_new_one_again(tmp_path: Path) -> None:
+    """A hub that has lost sight of the new state hears of it with each such question, and no oftener."""
+    with Bench(tmp_path, want=False) as bench:
+        path = put(bench.root / "s", 0, 5.0)
+        name = f"s/{path.name}"
+        bench.until(lambda: bench.offered)
+        old = bench.offered.pop((name, 0))
+        path.write_bytes(tiff(known_image(1), 5.0, 0.1))
+        bench.until(lambda: bench.offered)
+        new = bench.offered.pop((name, 0))
+        assert new != old
+        for _ in range(2):
+            bench.ask(name, old)
+            bench.until(lambda: bench.offered.get((name, 0)))
+            assert bench.offered.pop((name, 0)) == new
+            scans = bench.watch._rhythm.scans
+            bench.until(lambda scans=scans: bench.watch._rhythm.scans >= scans + 2)
+            assert not bench.offered
+        bench.ask(name, new)
+        bench.until(lambda: bench.taken)
+        assert np.array_equal(bench.pixels(name), known_image(1))
+        assert [refusal.why for refusal in bench.refused] == ["later", "later"]
+
+
 def test_a_new_file_is_noticed_at_once(tmp_path: Path) -> None:
     """Closed by its writer and whole: no settling wait. Counted in turns of the loop, not in seconds."""
     with Bench(tmp_path, "watch.settle_s=30", "watch.scan_s=30") as bench:

@@ -177,7 +177,8 @@ function refresh() {
   showAdvice(series, choose);
   showVolume(series);
   const left = series.stored > series.rows.length ? `the last ${series.rows.length} of ${series.stored}` : `${series.rows.length}`;
-  say($("strip-note"), `${left}${series.closed ? ", closed" : ""}${held.length ? `, ${held.length} held or quarantined` : ""}`);
+  const said = state?.series.find((row) => row.id === series.id), aside = said ? said.held + said.quarantined : held.length;
+  say($("strip-note"), `${left}${series.closed ? ", closed" : ""}${aside ? `, ${aside} held or quarantined` : ""}`);
   say($("traces-note"), traces.note());
   const hints = selected ? (series.hints || []).filter((hint) => hint.number === selected.number) : [];
   $("hints").replaceChildren(...hints.map((hint) => el("li", {}, `▲ ${hint.text}`)));
@@ -248,7 +249,7 @@ function showState() {
   say($("words"), [state.words, ...worries].join("; "));
   const said = state.series.find((row) => row.id === state.current), facts = [];
   if (said) facts.push(`last ${duration(Math.max(0, Date.now() / 1000 - said.last_at)).replace(/\.\d+/, "")} ago`);
-  if (state.cadence_s && state.expected > said?.stored) facts.push(`about ${duration(state.cadence_s * (state.expected - said.stored))} left`);
+  if (state.cadence_s && state.expected > said?.tilts) facts.push(`about ${duration(state.cadence_s * (state.expected - said.tilts))} left`);
   if (state.disk_free_bytes) facts.push(`${bytes(state.disk_free_bytes)} free`);
   const restless = Object.entries(state.roles || {}).filter(([, role]) => role.age_s > STALE_S).map(([name]) => `${name} silent`);
   $("facts").replaceChildren(...[...facts, ...restless].map((text) => el("span", {}, text)));

@@ -54,10 +54,10 @@ export async function showVolume(series) {
 }
 
 export function showHeld(state) {
-  const rows = state.remedies || [], key = JSON.stringify(rows);
+  const rows = state.remedies || [], older = state.unlisted || 0, key = JSON.stringify([rows, older]);
   if ($("held-list").dataset.key === key) return;
   $("held-list").dataset.key = key;
-  say($("held-note"), rows.length ? "the files themselves are untouched" : "");
+  say($("held-note"), rows.length ? `the files themselves are untouched${older ? `; ${older} older ones are named when these are dealt with` : ""}` : "");
   if (!rows.length) return $("held-list").replaceChildren(el("p", { className: "none" }, "nothing: every complete file is stored or a known duplicate"));
   $("held-list").replaceChildren(...rows.map((row) => {
     const copy = el("button", { type: "button" }, "Copy");
@@ -76,7 +76,7 @@ export function showSeries(list, shownId, open) {
   const body = el("tbody", {}, ...list.map((row) => {
     const button = el("button", { type: "button" }, row.name);
     button.onclick = () => open(row.id);
-    const line = el("tr", {}, el("td", {}, button), el("td", {}, row.state || "on disk"), el("td", { className: "n" }, `${row.stored ?? ""}`), el("td", { className: "n" }, row.held || row.quarantined ? `${(row.held || 0) + (row.quarantined || 0)}` : ""),
+    const line = el("tr", {}, el("td", {}, button), el("td", {}, row.state || "on disk"), el("td", { className: "n" }, `${row.tilts ?? ""}`), el("td", { className: "n" }, row.held || row.quarantined ? `${(row.held || 0) + (row.quarantined || 0)}` : ""),
       el("td", { className: "n" }, row.last_at ? new Date(row.last_at * 1000).toLocaleString([], { dateStyle: "short", timeStyle: "short" }) : ""));
     if (row.id === shownId) line.setAttribute("aria-current", "true");
     return line;
