@@ -205,11 +205,12 @@ def table(report: Report) -> str:
     if report.trusted:
         lines += ["", "trust (hard set)"]
         for t in report.trusted:
-            lines.append(
+            lines += [
                 f"{t.estimator:<17} {t.frames} frames of {t.particles} particles: rank correlation {t.rank_correlation:.3f},"
-                f" worst tenth caught {t.worst_caught:.0%} at 10 % false alarms; in the series of its particle {t.rank_in_series:.3f},"
-                f" {t.caught_in_series:.0%}; expected/true {t.median_ratio:.2f}, within a factor of two {t.within_factor_two:.0%}"
-            )
+                f" worst tenth caught {t.worst_caught:.0%} at 10 % false alarms;",
+                f"{'':<17} in the series of its particle {t.rank_in_series:.3f}, {t.caught_in_series:.0%};"
+                f" expected/true {t.median_ratio:.2f}, within a factor of two {t.within_factor_two:.0%}",
+            ]
     return "\n".join(lines)
 
 
