@@ -14,8 +14,8 @@ from aet_stream.naming import shown
 
 _SIGNS = {"ok": ("● all well", "bold green"), "attention": ("▲ please look", "bold yellow"), "trouble": ("■ not working", "bold red")}
 _STAGES = {"settle": "settling", "read": "reading", "queue": "queue", "network": "background", "commit": "to disk", "total": "in all"}
-
 FEW = 6
+"""Of what is held or quarantined, so many are named."""
 
 
 def glance(status: dict[str, Any], *, expected: int = 0) -> RenderableType:
