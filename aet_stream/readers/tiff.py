@@ -133,11 +133,12 @@ def _pages(path: Path, size: int) -> tuple[list[Directory], str]:
     """Directories of the images of this file, all of one size."""
     with path.open("rb") as file:
         pages = _Walk(path, file, size).directories()
+    for compression in {page.get(_COMPRESSION, (1,))[0] for page in pages}:
+        _check_compression(path, compression)
     for page in pages:
         if _WIDTH not in page or _HEIGHT not in page:
             raise SourceError(f"{path.name}: a page without size")
         compression = page.get(_COMPRESSION, (1,))[0]
-        _check_compression(path, compression)
         offsets = page.get(_STRIPS) or page.get(_TILES) or ()
         counts = page.get(_STRIP_BYTES) or page.get(_TILE_BYTES) or ()
         if not offsets or len(offsets) != len(counts):
