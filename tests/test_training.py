@@ -27,7 +27,7 @@ from aet_stream.denoise.weights_file import SHIPPED, Card, load_card, load_tenso
 from aet_stream.errors import ConfigError, ModelError, OutputFull
 from aet_stream.projection import Array
 from aet_stream.training import calibrate, evaluate, finetune, sets, train
-from aet_stream.training.batches import CoarseBatch, CoarseBatches
+from aet_stream.training.batches import CoarseBatch, CoarseBatches, PatchBatches
 from aet_stream.training.dataset import LEARNT, Mixer, Recipe
 from aet_stream.training.hearings import Hearings, keep_only_own, origin, record
 from aet_stream.training.losses import coarse_loss
@@ -281,7 +281,8 @@ def test_several_processes_train_one_network(tmp_path: Path) -> None:
     words = ["-m", "torch.distributed.run", "--nnodes", "1", "--master-addr", "127.0.0.1", "--master-port", str(port)]
     words += ["--nproc-per-node", "2", "-m", "aet_stream"]
     words += ["train", "--preset", str(preset), "--out", str(out), "--threads", "1"]
-    done = subprocess.run([sys.executable, *words], env=ENVIRONMENT, capture_output=True, text=True, timeout=110, check=False)
+    environment = {**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert load_card(out / "tiny.safetensors").trained["steps"] == 3
 
@@ -305,9 +306,31 @@ def test_a_gradient_that_is_not_finite_is_left_out(tmp_path: Path) -> None:
     training = Training(preset, torch.device("cpu"))
     batch = CoarseBatches(Mixer(preset.recipe, seed=1, particles=2, views=2), seed=1, batch=2)[0]
     before = [part.clone() for part in training.model.state_dict().values()]
-    assert np.isnan(training.one_step(batch._replace(statistics=batch.statistics * float("nan"))))
+    assert training.one_step(batch._replace(statistics=batch.statistics * float("nan"))).isnan()
     assert all(torch.equal(a, b) for a, b in zip(before, training.model.state_dict().values(), strict=True))
-    assert np.isfinite(training.one_step(batch))
+    assert training.one_step(batch).isfinite()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_recorded_step_is_the_step(tmp_path: Path) -> None:
+    """On a GPU the steps of a DnCNN are played from a recording: the same losses as without; a poisoned one changes no weight."""
+    preset = load_preset(str(preset_file(tmp_path, network="dncnn", steps=1000)))
+    mixer = Mixer(preset.recipe, seed=1, particles=1, views=3)
+    batches = PatchBatches(mixer, seed=1, batch=8, patch_px=40, per_frame=4)
+    played, plain = (Training(preset, torch.device("cuda")) for _ in range(2))
+    plain._learn = plain._learned
+    losses = [[float(training.one_step(batches[step])) for step in range(30)] for training in (played, plain)]
+    assert np.allclose(*losses, rtol=0.1), losses
+    before = [part.clone() for part in played.model.parameters()]
+    poisoned = batches[0]._replace(background=batches[0].background * float("nan"))
+    assert played.one_step(poisoned).isnan()
+    assert all(torch.equal(a, b) for a, b in zip(before, played.model.parameters(), strict=True))
+    assert played.one_step(batches[1]).isfinite()
+    played.save(tmp_path / "checkpoint.pt")
+    elsewhere = Training(preset, torch.device("cpu"))
+    elsewhere.load(tmp_path / "checkpoint.pt")
+    assert elsewhere.one_step(batches[2]).isfinite()
 
 
 def test_a_run_that_diverged_is_refused_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

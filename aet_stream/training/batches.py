@@ -115,6 +115,11 @@ class PatchBatch(NamedTuple):
     background: Tensor
     """(n, 1, y, x)"""
 
+    @classmethod
+    def stacked(cls, batches: Sequence[PatchBatch]) -> PatchBatch:
+        """Several batches of one size along a new first axis: fewer to hand over."""
+        return cls(*(torch.stack(parts) for parts in zip(*batches, strict=True)))
+
 
 class PatchBatches(Dataset[PatchBatch]):
     """One batch of patches per step."""

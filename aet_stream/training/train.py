@@ -32,17 +32,21 @@ from aet_stream.denoise.dncnn import DnCNN
 from aet_stream.denoise.referee import Referee
 from aet_stream.denoise.weights_file import Card, load_card, load_tensors, parts, save_weights
 from aet_stream.errors import ConfigError, ModelError
-from aet_stream.training.batches import CoarseBatches, PatchBatches, on_device
+from aet_stream.training.batches import CoarseBatches, PatchBatch, PatchBatches, on_device
 from aet_stream.training.calibrate import calibrate
 from aet_stream.training.dataset import Mixer
 from aet_stream.training.hearings import HearingBatches, Hearings, RefereeJudge, as_preset, keep_only_own, origin, record
 from aet_stream.training.judge import Judge, judging
 from aet_stream.training.losses import coarse_loss, patch_loss, referee_loss
 from aet_stream.training.preset import Preset, RefereePreset, learning_rate, load_preset
+from aet_stream.training.recorded import Recorded
 
 logger = logging.getLogger(__name__)
 
 VALIDATE_EVERY = 250
+"""Steps; in long runs more, so that there are about fifty times."""
+_AT_ONCE = 4
+"""Batches of patches that are handed over together: one by one takes longer than learning from them on a GPU."""
 SAY_EVERY_S = 20.0
 SAVE_EVERY_S = 300.0
 Loss = Callable[[Any, Any], Tensor]
@@ -66,7 +70,8 @@ def run(preset_name: str, out: Path, *, steps: int = 0, seed: int | None = None,
     ModelError : the run has diverged
     """
     rank, ranks = _join()
-    makers = max(1, _cores() // (2 * ranks))
+    device = _device(rank)
+    makers = max(1, _cores() // (2 * ranks) if device.type == "cpu" else _cores() // ranks - 1)
     torch.set_num_threads(threads or max(1, _cores() // ranks - makers))
     _keep_memory()
     preset = load_preset(preset_name)
@@ -75,7 +80,7 @@ def run(preset_name: str, out: Path, *, steps: int = 0, seed: int | None = None,
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists() and not resume:
         raise ConfigError(f"--out {out} holds the checkpoint of another run: say --resume to go on with it, or choose another --out")
-    training = Training(preset, _device(rank))
+    training = Training(preset, device)
     if checkpoint.exists():
         training.load(checkpoint)
     logger.info("%s: making %d particles, %d views of each", preset.name, preset.particles, preset.views)
@@ -83,7 +88,7 @@ def run(preset_name: str, out: Path, *, steps: int = 0, seed: int | None = None,
     if preset.held_out:
         mixer.pool.keep(slice(0, -preset.held_out))
     judge = Judge(preset)
-    loop(training, _batches(preset, mixer, training.step, rank, ranks, makers), judge, out if rank == 0 else None)
+    loop(training, _batches(preset, mixer, training.step, rank, ranks, makers, device), judge, out if rank == 0 else None)
     if ranks > 1:
         torch.distributed.destroy_process_group()
     path = out / f"{preset.name}.safetensors"
@@ -143,19 +148,32 @@ def _join() -> tuple[int, int]:
 
 
 def _device(rank: int) -> torch.device:
+    """The GPU of this process, or the CPU.
+
+    Raises
+    ------
+    ConfigError : there are more processes than GPUs
+    """
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
+    here, gpus = int(os.environ.get("LOCAL_RANK", rank)), torch.cuda.device_count()
+    if here >= gpus:
+        raise ConfigError(f"torchrun --nproc-per-node: there are {gpus} GPUs here, one for each process: say at most {gpus}")
+    return torch.device("cuda", here)
 
 
-def _batches(preset: Preset, mixer: Mixer, first: int, rank: int, ranks: int, makers: int) -> Iterator[Any]:
+def _batches(preset: Preset, mixer: Mixer, first: int, rank: int, ranks: int, makers: int, device: torch.device) -> Iterator[Any]:
     """One batch per step, made in processes beside this one; every rank makes its share."""
-    seed, share = preset.seed + 7919 * (rank + 1), -(-preset.batch // ranks)
+    seed, share, steps = preset.seed + 7919 * (rank + 1), -(-preset.batch // ranks), range(first, preset.steps)
     if preset.network == "coarse":
-        made: Any = CoarseBatches(mixer, seed=seed, batch=share)
+        frames = CoarseBatches(mixer, seed=seed, batch=share)
+        yield from DataLoader(frames, batch_size=None, sampler=steps, num_workers=makers, prefetch_factor=4)
     else:
-        made = PatchBatches(mixer, seed=seed, batch=share, patch_px=preset.patch_px, per_frame=preset.patches_per_frame)
-    return iter(DataLoader(made, batch_size=None, sampler=range(first, preset.steps), num_workers=makers, prefetch_factor=4))
+        patches = PatchBatches(mixer, seed=seed, batch=share, patch_px=preset.patch_px, per_frame=preset.patches_per_frame)
+        loader = DataLoader(patches, batch_size=_AT_ONCE, sampler=steps, collate_fn=PatchBatch.stacked, num_workers=makers)
+        for several in loader:
+            raws, backgrounds = on_device(several, device)
+            yield from (PatchBatch(*parts) for parts in zip(raws, backgrounds, strict=True))
 
 
 class Training:
@@ -167,39 +185,51 @@ class Training:
         self.preset, self.device = preset, device
         self.model = (make or NETWORKS[preset.network])()
         self.model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = copy.deepcopy(self.model)
+        self.average = copy.deepcopy(self.model) if preset.average else self.model
         """Running mean of the weights: it generalises better than any single step."""
+        self._rate, self._news = (torch.zeros((), device=device) for _ in range(2))
+        """Learning rate, and how much of the mean a step replaces: where a recorded step finds them."""
+        on_gpu = {"fused": True, "capturable": True} if device.type == "cuda" else {}
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=preset.learning_rate, weight_decay=preset.weight_decay, betas=(0.9, 0.99)
+            self.model.parameters(), lr=self._rate, weight_decay=preset.weight_decay, betas=(0.9, 0.99), foreach=False, **on_gpu
         )
         self._loss = loss or LOSSES[preset.network]
         several = torch.distributed.is_available() and torch.distributed.is_initialized()
         self._parallel: nn.Module = DistributedDataParallel(self.model) if several else self.model
+        alike = isinstance(self.model, DnCNN)  # in shape are the batches of a DnCNN
+        self._learn = Recorded(self._learned) if alike and device.type == "cuda" and not several else self._learned
         self.step = 0
         self.minutes = 0.0
 
-    def one_step(self, batch: Any) -> float:
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.preset)
-        self._parallel.train()
-        loss = self._loss(self._parallel, on_device(batch, self.device))
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+    def one_step(self, batch: Any) -> Tensor:
+        """Learn from a batch. Returns its loss, without waiting for it; NaN if the gradient was not finite and the step was left out."""
+        self._rate.fill_(learning_rate(self.step, self.preset))
         self.step += 1
-        if not torch.isfinite(norm):
-            logger.warning("step %d: the gradient is not finite (loss %s); left out", self.step, float(loss.detach()))
-            return float("nan")
-        self.optimizer.step()
+        self._news.fill_(1 - min(self.preset.average, self.step / (self.step + 10)))
+        self._parallel.train()
+        return self._learn(on_device(batch, self.device))
+
+    def _learned(self, batch: Any) -> Tensor:
+        self.optimizer.zero_grad()
+        loss = self._loss(self._parallel, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        finite = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0).isfinite()
+        if self.device.type == "cuda":
+            # As torch's GradScaler says that a step is to be left out: nobody waits.
+            self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+            self.optimizer.step()
+        elif finite:
+            self.optimizer.step()
         self._update_average()
-        return float(loss.detach())
+        return torch.where(finite, loss.detach(), torch.nan)
 
     @torch.no_grad()
     def _update_average(self) -> None:
-        keep = min(self.preset.average, self.step / (self.step + 10))
+        if self.average is self.model:
+            return
         for mean, now in zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True):
             if mean.dtype.is_floating_point:
-                mean.mul_(keep).add_(now, alpha=1 - keep)
+                mean.lerp_(now, self._news)
             else:
                 mean.copy_(now)
 
@@ -233,7 +263,10 @@ class Training:
             self._refuse_another_run(state, path)
             self.model.load_state_dict(state["model"])
             self.average.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            own = self.optimizer.state_dict()["param_groups"]  # what the preset and this device want
+            self.optimizer.load_state_dict({**state["optimizer"], "param_groups": own})
+            for group in self.optimizer.param_groups:
+                group["lr"] = self._rate
             self.step, self.minutes = state["step"], state["minutes"]
         except (OSError, EOFError, LookupError, RuntimeError, TypeError, ValueError, UnpicklingError) as error:
             raise ConfigError(f"{path}: no whole checkpoint of a {self.preset.network!r}: remove it, or choose another --out") from error
@@ -261,7 +294,8 @@ def loop(training: Training, batches: Iterator[Any], judge: Judging, out: Path |
     """Step by step to the end; `out` None: another rank keeps the books."""
     started, before, said_at, first = time.monotonic(), training.minutes, 0.0, training.step
     saved_at = started
-    losses: list[float] = []
+    every = max(VALIDATE_EVERY, training.preset.steps // 50)
+    losses: list[Tensor] = []
     if out and not training.step:
         (out / "log.csv").unlink(missing_ok=True)
     for batch in batches:
@@ -273,8 +307,8 @@ def loop(training: Training, batches: Iterator[Any], judge: Judging, out: Path |
         if time.monotonic() - said_at > SAY_EVERY_S:
             said_at = time.monotonic()
             left = (training.minutes - before) / (training.step - first) * (training.preset.steps - training.step)
-            logger.info("step %d of %d, loss %.3f, about %.0f min left", training.step, training.preset.steps, losses[-1], left)
-        judged = training.step % VALIDATE_EVERY == 0 or done
+            logger.info("step %d of %d, loss %.4g, about %.0f min left", training.step, training.preset.steps, float(losses[-1]), left)
+        judged = training.step % every == 0 or done
         figures = judge(training.average, training.device) if judged else {}
         if judged or time.monotonic() - saved_at > SAVE_EVERY_S:
             saved_at = time.monotonic()
@@ -282,8 +316,11 @@ def loop(training: Training, batches: Iterator[Any], judge: Judging, out: Path |
             training.save(out / "checkpoint.pt")
         if judged:
             logger.info("step %d: %s", training.step, ", ".join(f"{name} {value}" for name, value in figures.items()))
-            row = {"step": training.step, "minutes": round(training.minutes, 2), "loss": round(float(np.nanmean(losses)), 4), **figures}
+            values = torch.stack(losses).cpu().numpy()
             losses.clear()
+            if bad := np.count_nonzero(~np.isfinite(values)):
+                logger.warning("%d of the last %d steps were left out: their gradients were not finite", bad, len(values))
+            row = {"step": training.step, "minutes": round(training.minutes, 2), "loss": float(f"{np.nanmean(values):.4g}"), **figures}
             _log_row(out / "log.csv", row)
             _plot(out / "log.csv", out / "loss.png")
 
@@ -306,13 +343,14 @@ def _plot(log: Path, picture: Path) -> None:
     steps = [int(row["step"]) for row in rows]
     figure = Figure(figsize=(8, 5), layout="constrained")
     loss, decibel = figure.subplots(2, 1, sharex=True)
-    loss.plot(steps, [float(row["loss"]) for row in rows])
-    loss.set_ylabel("training loss")
+    losses = [float(row["loss"]) for row in rows]
+    loss.plot(steps, losses)
+    loss.set(ylabel="training loss", yscale="log" if min(losses) > 0 else "linear")
     for name in rows[0]:
         if name.endswith("_db"):
             label = name.removesuffix("_db").replace("_", ", ")
             decibel.plot(steps, [float(row[name]) for row in rows], "--" if "worst" in name else "-", label=label)
-    decibel.set(xlabel="step", ylabel="unseen particles, dB")
+    decibel.set(xlabel="step", ylabel="PSNR of the judging frames, dB")
     decibel.legend(fontsize="small")
     figure.savefig(picture, dpi=110)
 
