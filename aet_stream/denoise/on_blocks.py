@@ -66,7 +66,7 @@ class OnBlocks:
 
         It is asked twice, the second time with rows and columns exchanged: what the two answers do not share is the network's own error.
         """
-        one, other = self._said(blocks.statistics), self._said(blocks.statistics.transpose(0, 2, 1))
+        one, other = self._said([blocks.statistics, blocks.statistics.transpose(0, 2, 1)])
         background, support, log_error, own = ((a + b.T) / 2 for a, b in zip(one[0], other[0], strict=True))
         apart = np.abs(one[0][0] - other[0][0].T)
         doubts = {name: (value + other[1][name]) / 2 for name, value in one[1].items()}
@@ -86,10 +86,9 @@ class OnBlocks:
         assert self._referee is not None
         rows, columns = share.shape
         with torch.inference_mode():
-            views = [
-                torch.from_numpy(np.ascontiguousarray(view))[None].to(self._device) for view in (statement, statement.transpose(0, 2, 1))
-            ]
-            one, other = ([part[0].cpu().numpy() for part in self._referee(view)] for view in views)
+            views = np.stack([statement, statement.transpose(0, 2, 1)])  # both are EDGE x EDGE
+            verdict = self._referee(torch.from_numpy(views).to(self._device))
+            one, other = ([part[view].cpu().numpy() for part in verdict] for view in range(2))
         correction, log_error, disputed = (((a + b.T) / 2)[:rows, :columns] for a, b in zip(one[:3], other[:3], strict=True))
         correction = correction * share  # of each point that is particle: where vacuum is seen, nothing is corrected
         own, by_vacuum = (statement[referee.CHANNELS.index(name), :rows, :columns] for name in ("own", "vacuum"))
@@ -103,16 +102,20 @@ class OnBlocks:
         }
         return correction, doubts
 
-    def _said(self, statistics: Array) -> tuple[list[Array], dict[str, float]]:
-        """See `_infer`, of a grid of any size."""
-        rows, columns = statistics.shape[1:]
-        padding = [(0, -rows % coarse.MULTIPLE), (0, -columns % coarse.MULTIPLE)]
-        inputs = np.pad(statistics, [(0, 0), *padding], mode="edge"), np.pad(np.ones((rows, columns), np.float32), padding)
-        surfaces, doubts = self._infer(*inputs)
-        return [surface[:rows, :columns] for surface in surfaces], doubts
+    def _said(self, views: list[Array]) -> list[tuple[list[Array], dict[str, float]]]:
+        """See `_infer`, of grids of any size."""
+        shapes = [view.shape[1:] for view in views]
+        if len(set(shapes)) > 1:
+            return [self._said([view])[0] for view in views]
+        rows, columns = shapes[0]
+        padding = [(0, 0), (0, -rows % coarse.MULTIPLE), (0, -columns % coarse.MULTIPLE)]
+        statistics = np.stack([np.pad(view, padding, mode="edge") for view in views])
+        valid = np.pad(np.ones((len(views), rows, columns), np.float32), padding)
+        return [([surface[:rows, :columns] for surface in surfaces], doubts) for surfaces, doubts in self._infer(statistics, valid)]
 
-    def _infer(self, statistics: Array, valid: Array) -> tuple[list[Array], dict[str, float]]:
-        """((rows, columns) background, logit of the support, log variance of the error and word before the solve; doubts), normalised.
+    def _infer(self, statistics: Array, valid: Array) -> list[tuple[list[Array], dict[str, float]]]:
+        """Of each of n views: ((rows, columns) background, logit of the support, log variance of the error and word before the solve;
+        doubts), normalised. Asked together they take less time.
 
         Doubts, over the frame: the error that the network expects (`network`, root mean square; `network_mostly`, geometric mean); how far
         its two stages are apart (`stages`, and `stages_most`, where they are farthest), and its own word from the solve
@@ -120,24 +123,28 @@ class OnBlocks:
         how little the first one was told (`blind`).
         """
         with torch.inference_mode():
-            inputs = [torch.from_numpy(part)[None].to(self._device) for part in (statistics, valid)]
-            first, last = self._network(*inputs)
-            there = inputs[1] > 0
-            apart = (last.background - first.background)[there]
-            own = (last.own - last.background)[there] * torch.sigmoid(last.support[there]).sqrt()
-            prior, posterior = coarse.spread(last, inputs[1])
-            doubts = {
-                "network": last.log_error[there].exp().mean().sqrt(),
-                "network_mostly": (last.log_error[there].mean() / 2).exp(),
-                "stages": apart.square().mean().sqrt(),
-                "stages_most": torch.quantile(apart.abs(), 0.99),
-                "own": own.square().mean().sqrt(),
-                "prior": prior[0],
-                "posterior": posterior[0],
-                "blind": (-(first.weight[there] + 1e-9).log().mean() / 2).exp(),
-            }
-            found = {name: float(value) for name, value in doubts.items()}
-            return [part[0].cpu().numpy() for part in (last.background, last.support, last.log_error, last.own)], found
+            shown, there = (torch.from_numpy(np.ascontiguousarray(part)).to(self._device) for part in (statistics, valid))
+            first, last = self._network(shown, there)
+            prior, posterior = coarse.spread(last, there)
+            surfaces = torch.stack([last.background, last.support, last.log_error, last.own], 1).cpu().numpy()
+            doubts = [_doubts(first, last, view, there[view] > 0) for view in range(len(shown))]
+            doubts = [{**each, "prior": prior[view], "posterior": posterior[view]} for view, each in enumerate(doubts)]
+            figures = torch.stack([torch.stack([value.double() for value in each.values()]) for each in doubts]).cpu().numpy()
+        return [(list(surface), dict(zip(doubts[0], map(float, row), strict=True))) for surface, row in zip(surfaces, figures, strict=True)]
+
+
+def _doubts(first: coarse.Said, last: coarse.Said, view: int, there: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Of one view, over the blocks that are in the frame."""
+    background, support, log_error = (part[view][there] for part in (last.background, last.support, last.log_error))
+    apart, own = background - first.background[view][there], last.own[view][there] - background
+    return {
+        "network": log_error.exp().mean().sqrt(),
+        "network_mostly": (log_error.mean() / 2).exp(),
+        "stages": apart.square().mean().sqrt(),
+        "stages_most": torch.quantile(apart.abs(), 0.99),
+        "own": (own * torch.sigmoid(support).sqrt()).square().mean().sqrt(),
+        "blind": (-(first.weight[view][there] + 1e-9).log().mean() / 2).exp(),
+    }
 
 
 def _rms(surface: Array) -> float:

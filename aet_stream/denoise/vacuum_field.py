@@ -46,8 +46,7 @@ _LEVEL = 100.0
 
 def pooled(surface: Array) -> Array:
     """(rows, columns) of blocks -> the grid of opinions: means of 2 x 2."""
-    found: Array = grid.in_blocks(surface, SPACING).mean((1, 3))
-    return found
+    return grid.means(grid.in_blocks(surface, SPACING))
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ def _coarse(frame: Frame, known: Array | None) -> CoarseBatch:
 
 def in_blocks(frame: Frame, blocks: Blocks) -> tuple[Array, Array]:
     """((rows, columns) true background, normalised; bool: where the particle is)."""
-    truth = grid.in_blocks(frame.background, blocks.block_px).mean((1, 3))
+    truth = grid.means(grid.in_blocks(frame.background, blocks.block_px))
     particle: Array = grid.in_blocks(frame.clean, blocks.block_px).max((1, 3)) > IN_PARTICLE
     return (truth - blocks.low) / blocks.span, particle
 

@@ -129,7 +129,7 @@ def read_vacuum(path: Path, denoiser: Denoiser) -> list[RealVacuum]:
                 continue
             vacuum = ~binary_dilation(estimate.support, iterations=2)
             if vacuum.mean() >= _MIN_VACUUM:
-                clean = grid.in_blocks(raw - estimate.background, describe(raw).block_px).mean((1, 3))
+                clean = grid.means(grid.in_blocks(raw - estimate.background, describe(raw).block_px))
                 found.append(RealVacuum(raw, vacuum, float(np.ptp(clean))))
     return found
 
