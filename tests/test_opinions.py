@@ -200,9 +200,10 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Denoiser:
     return Denoiser(model=str(path), device="cpu", threads=1)
 
 
-@pytest.mark.parametrize(("set_name", "gain_db"), [("published", 3.0), ("hard", 1.0)])
-def test_the_referee_makes_the_network_better(alone: Denoiser, set_name: str, gain_db: float) -> None:
-    """On frames of particles and films that neither has seen; what a frame may lose is less than what others win."""
+@pytest.mark.parametrize(("set_name", "gain_db", "mean_db"), [("published", 3.0, 54.5), ("hard", 0.5, 42.5)])
+def test_the_referee_makes_the_network_better(alone: Denoiser, set_name: str, gain_db: float, mean_db: float) -> None:
+    """On frames of particles and films that neither has seen; what a frame may lose is less than what others win. The better the network
+    is alone, the less there is to win: what comes out of it is asked for, too."""
     frames = sets.frames(set_name, 48)
     with_referee = Denoiser(model="default", device="cpu", threads=1)
     before, after = (
@@ -210,6 +211,7 @@ def test_the_referee_makes_the_network_better(alone: Denoiser, set_name: str, ga
         for denoiser in (alone, with_referee)
     )
     assert after.mean() > before.mean() + gain_db
+    assert after.mean() > mean_db
     assert (after - before).max() > 10
     assert (before - after).max() < 7
 

@@ -89,7 +89,7 @@ class OnDevice:
         starts, columns = (torch.from_numpy(part.astype(np.int32)) for part in (matrix.indptr, matrix.indices))
         values = torch.from_numpy(matrix.data)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta|Sparse invariant checks are implicitly disabled")
             return torch.sparse_csr_tensor(starts, columns, values, matrix.shape, check_invariants=True).to(self._device)
 
     def _inverse(self, sums: Array) -> torch.Tensor:
