@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from scipy.fft import fft2
 from scipy.ndimage import gaussian_filter, maximum_filter
 
 from aet_stream.projection import Array
@@ -86,7 +87,7 @@ def _spectrum(frame: Array, tile: int) -> Array:
     power = np.zeros((tile, tile))
     for y in down:
         for x in right:
-            power += np.abs(np.fft.fft2(frame[y : y + tile, x : x + tile] * window)) ** 2
+            power += np.abs(fft2(frame[y : y + tile, x : x + tile] * window)) ** 2
     smooth: Array = np.sqrt(gaussian_filter(power, 1.0, mode="wrap"))
     return smooth
 
