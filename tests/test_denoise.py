@@ -194,15 +194,33 @@ def test_a_touching_particle_is_said_to_touch(default: Denoiser) -> None:
 
 
 def test_the_solve_is_its_own_derivative() -> None:
-    """Gradients of the surface with respect to values, weights and spectrum: analytic against numeric; also where it was used before."""
+    """Gradients of the surface with respect to values, weights and spectrum: analytic against numeric."""
     torch.manual_seed(0)
-    with torch.inference_mode():
-        solve(torch.zeros(1, 10, 8), torch.ones(1, 10, 8), torch.zeros(1, 9))
     grid_ = _basis(10, 8, torch.device("cpu"))
     value = torch.randn(2, 10, 8, dtype=torch.float64, requires_grad=True)
     weight = (torch.rand(2, 10, 8, dtype=torch.float64) * 3).requires_grad_()
     spectrum = torch.randn(2, len(grid_.chosen), dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda a, b, c: _Solve.apply(a, b, c, grid_), (value, weight, spectrum))
+
+
+def test_what_was_used_can_be_learned_with() -> None:
+    """A network at work leaves nothing behind that a training in the same process could not use."""
+    observed = torch.ones(1, 12, 7)
+    with torch.inference_mode():
+        solve(observed, observed, torch.zeros(1, 9))
+    spectrum = torch.zeros(1, 9, requires_grad=True)
+    solve(observed, observed, spectrum).sum().backward()
+    assert spectrum.grad is not None
+
+
+def test_two_views_at_once_are_each_themselves(default: Denoiser) -> None:
+    """Asked together, of two different frames each gets its own answer and its own doubts."""
+    views = [describe(np.roll(frame(), by, 1)).statistics for by in (0, 70)]
+    together, alone = default._estimator._said(views), [default._estimator._said([view])[0] for view in views]
+    for (surfaces, doubts), (expected, of) in zip(together, alone, strict=True):
+        assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(surfaces, expected, strict=True))
+        assert doubts == pytest.approx(of, rel=1e-4)
+    assert together[0][1] != pytest.approx(together[1][1], rel=1e-2)
 
 
 def test_the_solve_goes_through_what_it_may_believe() -> None:

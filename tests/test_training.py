@@ -287,6 +287,18 @@ def test_several_processes_train_one_network(tmp_path: Path) -> None:
     assert load_card(out / "tiny.safetensors").trained["steps"] == 3
 
 
+def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More processes than GPUs are refused, with how many there may be."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for rank in range(2):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        assert train._device(rank) == torch.device("cuda", rank)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ConfigError, match="say at most 2"):
+        train._device(2)
+
+
 def test_learning_makes_the_error_smaller(tmp_path: Path) -> None:
     """On one fixed batch, forty steps help."""
     preset = load_preset(str(preset_file(tmp_path, steps=1000)))
@@ -314,19 +326,33 @@ def test_a_gradient_that_is_not_finite_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_recorded_step_is_the_step(tmp_path: Path) -> None:
-    """On a GPU the steps of a DnCNN are played from a recording: the same losses as without; a poisoned one changes no weight."""
-    preset = load_preset(str(preset_file(tmp_path, network="dncnn", steps=1000)))
+    """On a GPU the steps of a DnCNN are played from a recording: the losses are those without one, learning rate and running mean those of
+    the step, and a poisoned batch changes no weight."""
+    preset = load_preset(str(preset_file(tmp_path, network="dncnn", steps=32)))
     mixer = Mixer(preset.recipe, seed=1, particles=1, views=3)
     batches = PatchBatches(mixer, seed=1, batch=8, patch_px=40, per_frame=4)
     played, plain = (Training(preset, torch.device("cuda")) for _ in range(2))
     plain._learn = plain._learned
     losses = [[float(training.one_step(batches[step])) for step in range(30)] for training in (played, plain)]
+    assert played._learn._graph is not None
     assert np.allclose(*losses, rtol=0.1), losses
-    before = [part.clone() for part in played.model.parameters()]
+
+    def weights(model: torch.nn.Module) -> list[torch.Tensor]:
+        return [part.detach().clone() for part in model.parameters()]
+
+    before = weights(played.model)
     poisoned = batches[0]._replace(background=batches[0].background * float("nan"))
     assert played.one_step(poisoned).isnan()
     assert all(torch.equal(a, b) for a, b in zip(before, played.model.parameters(), strict=True))
+    mean = weights(played.average)
     assert played.one_step(batches[1]).isfinite()
+    for was, now, learned in zip(mean, played.average.parameters(), played.model.parameters(), strict=True):
+        assert torch.allclose(now, was + (learned - was) * (1 - min(preset.average, 32 / 42)), atol=1e-6)
+    before = weights(played.model)
+    assert learning_rate(played.step, preset) == 0
+    assert played.one_step(batches[2]).isfinite()
+    assert all(torch.equal(a, b) for a, b in zip(before, played.model.parameters(), strict=True))
+    played.step = preset.steps
     played.save(tmp_path / "checkpoint.pt")
     elsewhere = Training(preset, torch.device("cpu"))
     elsewhere.load(tmp_path / "checkpoint.pt")

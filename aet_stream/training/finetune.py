@@ -90,6 +90,8 @@ def finetune(model: str, series: Sequence[Path], out: Path, *, steps: int = STEP
         loss = training.one_step(real_batch(chosen, particles, rng) if step % 2 else simulated[step])
         if step % _SAY_EVERY == 0:
             logger.info("step %d of %d, loss %.3f", step, steps, loss)
+        if not loss.isfinite():
+            logger.warning("step %d was left out: its gradient was not finite", step)
     after = _marks(training, judge, exam)
     _refuse_if_worse(before, after)
     out.mkdir(parents=True, exist_ok=True)

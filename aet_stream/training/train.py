@@ -158,7 +158,7 @@ def _device(rank: int) -> torch.device:
         return torch.device("cpu")
     here, gpus = int(os.environ.get("LOCAL_RANK", rank)), torch.cuda.device_count()
     if here >= gpus:
-        raise ConfigError(f"torchrun --nproc-per-node: there are {gpus} GPUs here, one for each process: say at most {gpus}")
+        raise ConfigError(f"torchrun --nproc-per-node: each process wants a GPU of its own, {gpus} found here: say at most {gpus}")
     return torch.device("cuda", here)
 
 
@@ -299,27 +299,29 @@ def loop(training: Training, batches: Iterator[Any], judge: Judging, out: Path |
     if out and not training.step:
         (out / "log.csv").unlink(missing_ok=True)
     for batch in batches:
-        losses.append(training.one_step(batch))
+        loss = training.one_step(batch)
         training.minutes = before + (time.monotonic() - started) / 60
         done = training.step == training.preset.steps
         if out is None:
             continue
+        losses.append(loss)
         if time.monotonic() - said_at > SAY_EVERY_S:
             said_at = time.monotonic()
             left = (training.minutes - before) / (training.step - first) * (training.preset.steps - training.step)
-            logger.info("step %d of %d, loss %.4g, about %.0f min left", training.step, training.preset.steps, float(losses[-1]), left)
+            logger.info("step %d of %d, loss %.4g, about %.0f min left", training.step, training.preset.steps, float(loss), left)
         judged = training.step % every == 0 or done
         figures = judge(training.average, training.device) if judged else {}
+        if judged:
+            values = torch.stack(losses).cpu().numpy()
+            losses.clear()
+            if bad := np.count_nonzero(~np.isfinite(values)):
+                logger.warning("%d of the last %d steps were left out: their gradients were not finite", bad, len(values))
         if judged or time.monotonic() - saved_at > SAVE_EVERY_S:
             saved_at = time.monotonic()
             training.refuse_divergence(figures)
             training.save(out / "checkpoint.pt")
         if judged:
             logger.info("step %d: %s", training.step, ", ".join(f"{name} {value}" for name, value in figures.items()))
-            values = torch.stack(losses).cpu().numpy()
-            losses.clear()
-            if bad := np.count_nonzero(~np.isfinite(values)):
-                logger.warning("%d of the last %d steps were left out: their gradients were not finite", bad, len(values))
             row = {"step": training.step, "minutes": round(training.minutes, 2), "loss": float(f"{np.nanmean(values):.4g}"), **figures}
             _log_row(out / "log.csv", row)
             _plot(out / "log.csv", out / "loss.png")
