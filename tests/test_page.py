@@ -287,6 +287,27 @@ def test_a_hostile_file_name_is_only_text(browser: Browser, daemon: Daemon) -> N
     assert page.run("document.querySelectorAll('img[onerror], img[src=x]').length") == 0
 
 
+def test_a_chosen_series_opens_whatever_is_told_of_the_one_shown(browser: Browser, daemon: Daemon) -> None:
+    """News of the shown series, while the chosen one is on its way, do not call the choice off."""
+    page = opened(browser, daemon)
+    shown = page.run("aet.series")
+    page.run(
+        "window.late = []; const ask = window.fetch; window.fetch = (at, ...more) =>"
+        f" /series\\/[^/]+$/.test(at) && !at.endsWith('{shown}')"
+        " ? new Promise((go) => late.push(() => go(ask(at, ...more)))) : ask(at, ...more)"
+    )
+    page.run("[...document.querySelectorAll('#series-list button')].find((b) => b.innerText === 'old').click()")
+    page.wait("late.length === 1", what="the question for the old series")
+    page.run(
+        "window.told = 0; const parse = JSON.parse; JSON.parse = (text) => {"
+        " const said = parse(text); if (said?.type !== 'state') return said;"
+        f" told++; return {{ ...said, type: 'series', series: '{shown}', what: 'series.covered' }}; }}"
+    )
+    page.wait("told >= 2", what="news of the shown series")
+    page.run("late.forEach((go) => go())")
+    page.wait("document.querySelectorAll('.tile').length === 7", what="the old series")
+
+
 def test_an_old_series_opens_in_the_same_view_with_its_volume(browser: Browser, daemon: Daemon) -> None:
     """Chosen in the list: its own projections, its volume's three middle slices pixel by pixel, and following stops."""
     page = opened(browser, daemon)

@@ -27,7 +27,7 @@ function hear(message) {
   heardAt = performance.now();
   connected = true;
   stats.seq = message.seq;
-  if (message.dropped) openSeries(series?.id || state?.current); // we were too slow: read it anew instead of catching up
+  if (message.dropped) openSeries(wanted() || state?.current); // we were too slow: read it anew instead of catching up
   ({ snapshot, state: hearState, frame, look, advice, series: changed, event: noted })[message.type]?.(message);
 }
 
@@ -36,8 +36,7 @@ function snapshot(message) {
   showLog(log);
   hearState(message);
   loadList();
-  if (!series || following) openSeries(state.current || series?.id);
-  else openSeries(series.id);
+  openSeries((following && state.current) || wanted() || state.current);
 }
 
 function hearState(message) {
@@ -46,7 +45,7 @@ function hearState(message) {
   if (JSON.stringify(state.remedies) !== aside) refreshSoon(); // put aside, or released: no row tells of it
   // Asked again with every state until it is there: a series is announced a moment before it can be read.
   if (following && state.current && state.current !== series?.id && state.current !== underWay) openSeries(state.current);
-  if (series && state.current === series.id) {
+  if (series && state.current === series.id && !underWay) {
     const said = state.series.find((row) => row.id === series.id);
     if (said && said.stored > series.stored && !document.hidden) openSeries(series.id); // a message was lost on the way
   }
@@ -86,7 +85,7 @@ function advice(message) {
 
 function changed(message) {
   loadList();
-  if (message.series === series?.id) openSeries(series.id);
+  if (message.series === wanted()) openSeries(message.series);
 }
 
 function noted(message) {
@@ -98,6 +97,7 @@ function noted(message) {
 // -- series ------------------------------------------------------------------------------------------------------------------
 
 let opening = 0, underWay = null;
+const wanted = () => underWay || series?.id; // one that was chosen but is not there yet is not given up for news of the one that is shown
 
 async function openSeries(id) {
   if (!id) return;
