@@ -24,8 +24,9 @@ import torch
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.reconstruct.solver import Solution, solve
 from aet_stream.training import evaluate, train
-from aet_stream.training.batches import CoarseBatches, PatchBatches
+from aet_stream.training.batches import batches_of, on_device
 from aet_stream.training.dataset import Mixer
+from aet_stream.training.learning import Training
 from aet_stream.training.preset import load_preset
 from tests.bench import frame, latency
 
@@ -120,13 +121,8 @@ def training_steps(device: str) -> None:
     for name, steps in (("dncnn-2019", 50), ("default", 10)):
         preset = load_preset(name)
         mixer = Mixer(preset.recipe, seed=0, particles=2, views=3)
-        made = (
-            CoarseBatches(mixer, seed=1, batch=preset.batch)
-            if name == "default"
-            else PatchBatches(mixer, seed=1, batch=preset.batch, patch_px=preset.patch_px, per_frame=preset.patches_per_frame)
-        )
-        training = train.Training(preset, torch.device(device))
-        batch = train.on_device(made[0], training.device)
+        training = Training(preset, torch.device(device))
+        batch = on_device(batches_of(preset, mixer, seed=1, batch=preset.batch)[0], training.device)
         ways = {"": training.one_step, " not recorded": training._learned} if name != "default" else {"": training.one_step}
         for way, step in ways.items():
             many = steps if device != "cpu" else 1

@@ -219,9 +219,9 @@ def _basis(rows: int, columns: int, device: torch.device) -> _Basis:
     grid, knots = modes.basis(rows, columns), np.array(_KNOTS) * modes.FINEST
     knot = np.searchsorted(knots, grid.frequency).clip(1, len(knots) - 1)
     part = (grid.frequency - knots[knot - 1]) / (knots[knot] - knots[knot - 1])
-    parts = (grid.rows, grid.columns, grid.chosen, grid.row_products, grid.column_products, grid.pairs, knot, part)
+    arrays = (grid.rows, grid.columns, grid.chosen, grid.row_products, grid.column_products, grid.pairs, knot, part)
     with torch.inference_mode(False):  # what is made in that mode cannot be learned with later
-        return _Basis(*(torch.as_tensor(part, device=device) for part in parts))
+        return _Basis(*(torch.as_tensor(array, device=device) for array in arrays))
 
 
 def _log_modes(log_spectrum: Tensor, grid: _Basis) -> Tensor:

@@ -127,8 +127,10 @@ class OnBlocks:
             first, last = self._network(shown, there)
             prior, posterior = coarse.spread(last, there)
             surfaces = torch.stack([last.background, last.support, last.log_error, last.own], 1).cpu().numpy()
-            doubts = [_doubts(first, last, view, there[view] > 0) for view in range(len(shown))]
-            doubts = [{**each, "prior": prior[view], "posterior": posterior[view]} for view, each in enumerate(doubts)]
+            doubts = [
+                {**_doubts(first, last, view, there[view] > 0), "prior": prior[view], "posterior": posterior[view]}
+                for view in range(len(shown))
+            ]
             figures = torch.stack([torch.stack([value.double() for value in each.values()]) for each in doubts]).cpu().numpy()
         return [(list(surface), dict(zip(doubts[0], map(float, row), strict=True))) for surface, row in zip(surfaces, figures, strict=True)]
 

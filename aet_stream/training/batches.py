@@ -16,6 +16,7 @@ from aet_stream.denoise.coarse import MULTIPLE
 from aet_stream.denoise.features import Blocks, describe, normalisation
 from aet_stream.projection import Array
 from aet_stream.training.dataset import Frame, Mixer
+from aet_stream.training.preset import Preset
 
 IN_PARTICLE = 0.01
 """A block belongs to the particle where it reaches this share of the brightest pixel."""
@@ -39,8 +40,10 @@ class CoarseBatch(NamedTuple):
 
 
 def on_device(batch: Any, device: torch.device) -> Any:
-    """A batch of any kind, there."""
-    return batch.to(device) if isinstance(batch, Tensor) else type(batch)(*(part.to(device) for part in batch))
+    """A batch of any kind, there; from pinned memory without waiting for it."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    return type(batch)(*(part.to(device, non_blocking=True) for part in batch))
 
 
 def coarse_batch(frames: Sequence[Frame], known: Sequence[Array] | None = None) -> CoarseBatch:
@@ -115,11 +118,6 @@ class PatchBatch(NamedTuple):
     background: Tensor
     """(n, 1, y, x)"""
 
-    @classmethod
-    def stacked(cls, batches: Sequence[PatchBatch]) -> PatchBatch:
-        """Several batches of one size along a new first axis: fewer to hand over."""
-        return cls(*(torch.stack(parts) for parts in zip(*batches, strict=True)))
-
 
 class PatchBatches(Dataset[PatchBatch]):
     """One batch of patches per step."""
@@ -140,3 +138,10 @@ class PatchBatches(Dataset[PatchBatch]):
                 raws.append((frame.raw[window] - low) / span)
                 truths.append((frame.background[window] - low) / span)
         return PatchBatch(*(torch.from_numpy(np.stack(part)[:, None].astype(np.float32)) for part in (raws, truths)))
+
+
+def batches_of(preset: Preset, mixer: Mixer, *, seed: int, batch: int) -> Dataset[Any]:
+    """The batches that the network of a preset learns from."""
+    if preset.network == "coarse":
+        return CoarseBatches(mixer, seed=seed, batch=batch)
+    return PatchBatches(mixer, seed=seed, batch=batch, patch_px=preset.patch_px, per_frame=preset.patches_per_frame)

@@ -28,9 +28,9 @@ from aet_stream.training.batches import CoarseBatch, CoarseBatches, coarse_batch
 from aet_stream.training.calibrate import calibrate
 from aet_stream.training.dataset import LEARNT, Frame, Mixer, Pool, Recipe
 from aet_stream.training.judge import Judge
+from aet_stream.training.learning import Training
 from aet_stream.training.losses import mean_square_error
 from aet_stream.training.preset import Preset
-from aet_stream.training.train import Training
 
 logger = logging.getLogger(__name__)
 

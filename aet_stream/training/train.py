@@ -6,53 +6,42 @@ happened before it, so a stopped run goes on exactly where it was.
 
 from __future__ import annotations
 
-import copy
 import csv
 import ctypes
 import datetime
-import io
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from aet_stream import __version__, durable
-from aet_stream.denoise.coarse import Coarse
-from aet_stream.denoise.dncnn import DnCNN
+from aet_stream import __version__
 from aet_stream.denoise.referee import Referee
 from aet_stream.denoise.weights_file import Card, load_card, load_tensors, parts, save_weights
-from aet_stream.errors import ConfigError, ModelError
-from aet_stream.training.batches import CoarseBatches, PatchBatch, PatchBatches, on_device
+from aet_stream.errors import ConfigError
+from aet_stream.training.batches import batches_of
 from aet_stream.training.calibrate import calibrate
 from aet_stream.training.dataset import Mixer
 from aet_stream.training.hearings import HearingBatches, Hearings, RefereeJudge, as_preset, keep_only_own, origin, record
 from aet_stream.training.judge import Judge, judging
-from aet_stream.training.losses import coarse_loss, patch_loss, referee_loss
-from aet_stream.training.preset import Preset, RefereePreset, learning_rate, load_preset
-from aet_stream.training.recorded import Recorded
+from aet_stream.training.learning import Training
+from aet_stream.training.losses import referee_loss
+from aet_stream.training.preset import Preset, RefereePreset, load_preset
 
 logger = logging.getLogger(__name__)
 
 VALIDATE_EVERY = 250
 """Steps; in long runs more, so that there are about fifty times."""
-_AT_ONCE = 4
-"""Batches of patches that are handed over together: one by one takes longer than learning from them on a GPU."""
 SAY_EVERY_S = 20.0
 SAVE_EVERY_S = 300.0
-Loss = Callable[[Any, Any], Tensor]
 Judging = Callable[[nn.Module, torch.device], dict[str, float]]
-NETWORKS: dict[str, Callable[[], nn.Module]] = {"coarse": Coarse, "dncnn": DnCNN}
-LOSSES: dict[str, Loss] = {"coarse": coarse_loss, "dncnn": patch_loss}
 
 
 def run(preset_name: str, out: Path, *, steps: int = 0, seed: int | None = None, threads: int = 0, resume: bool = False) -> Path:
@@ -88,7 +77,7 @@ def run(preset_name: str, out: Path, *, steps: int = 0, seed: int | None = None,
     if preset.held_out:
         mixer.pool.keep(slice(0, -preset.held_out))
     judge = Judge(preset)
-    loop(training, _batches(preset, mixer, training.step, rank, ranks, makers, device), judge, out if rank == 0 else None)
+    loop(training, _batches(preset, mixer, training.step, rank, ranks, makers), judge, out if rank == 0 else None)
     if ranks > 1:
         torch.distributed.destroy_process_group()
     path = out / f"{preset.name}.safetensors"
@@ -162,132 +151,12 @@ def _device(rank: int) -> torch.device:
     return torch.device("cuda", here)
 
 
-def _batches(preset: Preset, mixer: Mixer, first: int, rank: int, ranks: int, makers: int, device: torch.device) -> Iterator[Any]:
+def _batches(preset: Preset, mixer: Mixer, first: int, rank: int, ranks: int, makers: int) -> Iterator[Any]:
     """One batch per step, made in processes beside this one; every rank makes its share."""
-    seed, share, steps = preset.seed + 7919 * (rank + 1), -(-preset.batch // ranks), range(first, preset.steps)
-    if preset.network == "coarse":
-        frames = CoarseBatches(mixer, seed=seed, batch=share)
-        yield from DataLoader(frames, batch_size=None, sampler=steps, num_workers=makers, prefetch_factor=4)
-    else:
-        patches = PatchBatches(mixer, seed=seed, batch=share, patch_px=preset.patch_px, per_frame=preset.patches_per_frame)
-        loader = DataLoader(patches, batch_size=_AT_ONCE, sampler=steps, collate_fn=PatchBatch.stacked, num_workers=makers)
-        for several in loader:
-            raws, backgrounds = on_device(several, device)
-            yield from (PatchBatch(*parts) for parts in zip(raws, backgrounds, strict=True))
-
-
-class Training:
-    """Everything that a checkpoint has to hold."""
-
-    def __init__(self, preset: Preset, device: torch.device, make: Callable[[], nn.Module] | None = None, loss: Loss | None = None) -> None:
-        """`make` and `loss`: another network than the preset names, and its loss."""
-        torch.manual_seed(preset.seed)
-        self.preset, self.device = preset, device
-        self.model = (make or NETWORKS[preset.network])()
-        self.model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = copy.deepcopy(self.model) if preset.average else self.model
-        """Running mean of the weights: it generalises better than any single step."""
-        self._rate, self._news = (torch.zeros((), device=device) for _ in range(2))
-        """Learning rate, and how much of the mean a step replaces: where a recorded step finds them."""
-        on_gpu = {"fused": True, "capturable": True} if device.type == "cuda" else {}
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=self._rate, weight_decay=preset.weight_decay, betas=(0.9, 0.99), foreach=False, **on_gpu
-        )
-        self._loss = loss or LOSSES[preset.network]
-        several = torch.distributed.is_available() and torch.distributed.is_initialized()
-        self._parallel: nn.Module = DistributedDataParallel(self.model) if several else self.model
-        alike = isinstance(self.model, DnCNN)  # in shape are the batches of a DnCNN
-        self._learn = Recorded(self._learned) if alike and device.type == "cuda" and not several else self._learned
-        self.step = 0
-        self.minutes = 0.0
-
-    def one_step(self, batch: Any) -> Tensor:
-        """Learn from a batch. Returns its loss, without waiting for it; NaN if the gradient was not finite and the step was left out."""
-        self._rate.fill_(learning_rate(self.step, self.preset))
-        self.step += 1
-        self._news.fill_(1 - min(self.preset.average, self.step / (self.step + 10)))
-        self._parallel.train()
-        return self._learn(on_device(batch, self.device))
-
-    def _learned(self, batch: Any) -> Tensor:
-        self.optimizer.zero_grad()
-        loss = self._loss(self._parallel, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        finite = nn.utils.clip_grad_norm_(self.model.parameters(), 1.0).isfinite()
-        if self.device.type == "cuda":
-            # As torch's GradScaler says that a step is to be left out: nobody waits.
-            self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
-            self.optimizer.step()
-        elif finite:
-            self.optimizer.step()
-        self._update_average()
-        return torch.where(finite, loss.detach(), torch.nan)
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        if self.average is self.model:
-            return
-        for mean, now in zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True):
-            if mean.dtype.is_floating_point:
-                mean.lerp_(now, self._news)
-            else:
-                mean.copy_(now)
-
-    def refuse_divergence(self, figures: dict[str, float]) -> None:
-        """Weights or figures that are no numbers are not worth keeping.
-
-        Raises
-        ------
-        ModelError : the run has diverged
-        """
-        weights = (*self.model.state_dict().values(), *self.average.state_dict().values())
-        if not (all(part.isfinite().all() for part in weights) and np.isfinite(list(figures.values())).all()):
-            said = f"preset {self.preset.name!r}: weights or figures are not finite at step {self.step}"
-            raise ModelError(f"{said}; start anew with a learning_rate below {self.preset.learning_rate}, in another --out")
-
-    def save(self, path: Path) -> None:
-        state = {"model": self.model.state_dict(), "average": self.average.state_dict(), "optimizer": self.optimizer.state_dict()}
-        buffer = io.BytesIO()
-        torch.save({**state, "step": self.step, "minutes": self.minutes, "preset": msgspec.to_builtins(self.preset)}, buffer)
-        durable.replace(path, buffer.getvalue())
-
-    def load(self, path: Path) -> None:
-        """Go on from a checkpoint.
-
-        Raises
-        ------
-        ConfigError : it is no checkpoint of this network, belongs to another preset, or is further than this run is to go
-        """
-        try:
-            state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
-            self._refuse_another_run(state, path)
-            self.model.load_state_dict(state["model"])
-            self.average.load_state_dict(state["average"])
-            own = self.optimizer.state_dict()["param_groups"]  # what the preset and this device want
-            self.optimizer.load_state_dict({**state["optimizer"], "param_groups": own})
-            for group in self.optimizer.param_groups:
-                group["lr"] = self._rate
-            self.step, self.minutes = state["step"], state["minutes"]
-        except (OSError, EOFError, LookupError, RuntimeError, TypeError, ValueError, UnpicklingError) as error:
-            raise ConfigError(f"{path}: no whole checkpoint of a {self.preset.network!r}: remove it, or choose another --out") from error
-
-    def _refuse_another_run(self, state: dict[str, Any], path: Path) -> None:
-        now = msgspec.to_builtins(self.preset)
-        was = state["preset"]
-        if isinstance(was, str):  # early checkpoints say no more
-            was = {"name": was, "seed": state["seed"]}
-        was, now = _flat(was), _flat({key: now[key] for key in was})
-        for key in [*was, *now]:
-            if was.get(key) != now.get(key) and key.rpartition(".")[2] != "steps":
-                raise ConfigError(f"{path}: {key} was {was.get(key)!r}, now {now.get(key)!r}: say it as it was, or choose another --out")
-        if state["step"] > self.preset.steps:
-            raise ConfigError(f"{path}: is at step {state['step']}, beyond steps {self.preset.steps}: say as many, or choose another --out")
-
-
-def _flat(preset: dict[str, Any]) -> dict[str, Any]:
-    """Every key of a preset, those of its referee as `referee.key`."""
-    referee = preset.get("referee") or {}
-    return {**preset, "referee": bool(referee), **{f"referee.{key}": value for key, value in referee.items()}}
+    seed, share = preset.seed + 7919 * (rank + 1), -(-preset.batch // ranks)
+    made = batches_of(preset, mixer, seed=seed, batch=share)
+    steps, pinned = range(first, preset.steps), torch.cuda.is_available()
+    return iter(DataLoader(made, batch_size=None, sampler=steps, num_workers=makers, prefetch_factor=4, pin_memory=pinned))
 
 
 def loop(training: Training, batches: Iterator[Any], judge: Judging, out: Path | None) -> None:
@@ -310,8 +179,9 @@ def loop(training: Training, batches: Iterator[Any], judge: Judging, out: Path |
             left = (training.minutes - before) / (training.step - first) * (training.preset.steps - training.step)
             logger.info("step %d of %d, loss %.4g, about %.0f min left", training.step, training.preset.steps, float(loss), left)
         judged = training.step % every == 0 or done
-        figures = judge(training.average, training.device) if judged else {}
+        figures: dict[str, float] = {}
         if judged:
+            figures = judge(training.average, training.device)
             values = torch.stack(losses).cpu().numpy()
             losses.clear()
             if bad := np.count_nonzero(~np.isfinite(values)):
