@@ -1,8 +1,9 @@
 # Every command does its own set-up; `make demo` and `make test` are all that a newcomer needs.
 PYTHON ?= python3
 BIN := .venv/bin
-# Tests wait more than they compute: side by side they take half the time; those of a module share what it has set up.
-PARALLEL := -n auto --maxprocesses 4 --dist loadscope
+# A third of a test's time is waiting: three share two cores. Those of a module share what it has set up; the longest come first (conftest.py).
+WORKERS := $(shell n=$$(( $$(nproc) * 3 / 2 )); echo $$(( n < 4 ? n : 4 )))
+PARALLEL := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 # Threads of OpenBLAS and OpenMP wait by spinning, and take the time of the tests beside them.
 test test-long: export OPENBLAS_NUM_THREADS := 1
 test test-long: export OMP_NUM_THREADS := 1

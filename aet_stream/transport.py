@@ -116,6 +116,7 @@ class HubSocket:
     """The hub's end: a ROUTER for everybody who talks to it and a PUB that tells what happened."""
 
     def __init__(self, output_root: Path) -> None:
+        self._folder = run_folder(output_root)
         self._router = _socket(zmq.ROUTER)
         self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # else messages to a peer that left vanish silently
         self._router.bind(_endpoint(output_root, "hub"))
@@ -158,8 +159,11 @@ class HubSocket:
         self._publisher.send_multipart([topic.encode(), msgspec.json.encode(what)])
 
     def close(self) -> None:
+        """And take the addresses away: who asks later need not wait for an answer."""
         self._router.close()
         self._publisher.close()
+        for name in ("hub", "events"):
+            (self._folder / name).unlink(missing_ok=True)
 
 
 class HubLink:

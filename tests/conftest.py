@@ -7,6 +7,13 @@ from pathlib import Path
 
 import pytest
 
+LONGEST = ("test_training", "test_failpoints", "test_align", "test_survives_kills", "test_triggers", "test_real_input", "test_wrong_things")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest modules first: begun last, one would go on long after all others have ended."""
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:

@@ -129,10 +129,10 @@ def turned(role: Role, client: socket.socket, limit_s: float = 20.0, *, until_sa
     client.setblocking(False)
     said, until = b"", time.monotonic() + limit_s
     while time.monotonic() < until:
-        role.step()
         try:
             piece = client.recv(65536)
         except BlockingIOError:
+            role.step()
             continue
         except ConnectionResetError:
             return said

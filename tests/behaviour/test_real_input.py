@@ -34,7 +34,13 @@ def replayed(
     source = test_data / "simulated-np"
     found = {}
     for kind in ("mrc", "tiff"):
-        daemon = Daemon(tmp_path_factory.mktemp(kind), reconstruct__on_close=kind == "mrc", reconstruct__iterations=2)
+        daemon = Daemon(
+            tmp_path_factory.mktemp(kind),
+            reconstruct__on_close=kind == "mrc",
+            reconstruct__iterations=2,
+            reconstruct__quality=False,
+            reconstruct__align=["center-of-mass"],
+        )
         series = daemon.out / "np2" / "series.h5"
         with plain_reader(series, daemon.log.with_name("reader.json")) as report:
             daemon.start("--until-idle", "3", "--strict")
