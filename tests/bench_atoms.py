@@ -28,7 +28,7 @@ from scipy.ndimage import gaussian_filter, maximum_filter
 from scipy.spatial import cKDTree
 
 from aet_stream.projection import Array
-from aet_stream.reconstruct.run import VOLUME
+from aet_stream.reconstruct.volume_file import VOLUME
 from aet_stream.simulate.writers import npy
 from tests.harness import Daemon
 

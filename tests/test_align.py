@@ -22,7 +22,8 @@ from aet_stream.reconstruct.export import export
 from aet_stream.reconstruct.preview import ALIGN, preview
 from aet_stream.reconstruct.projector import reproject
 from aet_stream.reconstruct.registered import Alignment, apply, binned
-from aet_stream.reconstruct.run import VOLUME, Options, reconstruct
+from aet_stream.reconstruct.run import Options, reconstruct
+from aet_stream.reconstruct.volume_file import VOLUME
 from tests.bench_reconstruct import fcc_sphere, gaussians
 from tests.test_reconstruct import BLOBS, TILTS_DEG, quick, views_of, write_series
 

@@ -19,7 +19,8 @@ import pytest
 from aet_stream.errors import ReconstructionError
 from aet_stream.projection import Array
 from aet_stream.reconstruct import apart, astra_backend, solver, tomopy_backend
-from aet_stream.reconstruct.run import VOLUME, Options, reconstruct
+from aet_stream.reconstruct.run import Options, reconstruct
+from aet_stream.reconstruct.volume_file import VOLUME
 from tests.harness import ENVIRONMENT, wait_for
 from tests.test_reconstruct import BLOBS, TILTS_DEG, place_of, views_of, write_series
 

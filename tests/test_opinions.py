@@ -64,7 +64,7 @@ def test_fringes_are_found_with_their_period_and_their_amplitude() -> None:
     wave = np.array(found.waves[0]) * np.sign(found.waves[0][0])
     assert np.abs(wave - np.array([0.8, 0.6]) / 7).max() < 1 / SIZE_PX
     amplitude = lattice.amplitudes(clean, found, 8)[0]
-    thickness = lattice.windowed(crystal(contrast=0.0)[0], found.window_px, 8).real
+    thickness = lattice.levels(crystal(contrast=0.0)[0], found.window_px, 8)
     assert np.corrcoef(amplitude.ravel(), thickness.ravel())[0, 1] > 0.999
 
 

@@ -21,8 +21,9 @@ from aet_stream.reconstruct import apart, solver
 from aet_stream.reconstruct.gpu import OnDevice
 from aet_stream.reconstruct.memory import machine_bytes
 from aet_stream.reconstruct.projector import Pieces, reproject
-from aet_stream.reconstruct.run import VOLUME, Options, reconstruct
+from aet_stream.reconstruct.run import Options, reconstruct
 from aet_stream.reconstruct.stopping import choose_iterations, noise_variance
+from aet_stream.reconstruct.volume_file import VOLUME
 
 SIGMA_PX = 2.0
 TILTS_DEG = np.linspace(-70, 70, 29)

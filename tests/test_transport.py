@@ -158,6 +158,6 @@ def test_events_reach_whoever_listens(tmp_path: Path, hub: HubSocket) -> None:
 def test_asking_without_a_daemon_says_so(tmp_path: Path) -> None:
     """At once, with the remedy: where none has ever been, and where one has ended."""
     for _ in range(2):
-        with pytest.raises(NotRunning, match="no daemon is running .* `aet-stream run`"):
+        with pytest.raises(NotRunning, match=r"no daemon is running .* `aet-stream run`"):
             ask(tmp_path, "status", timeout_s=60)
         HubSocket(tmp_path).close()

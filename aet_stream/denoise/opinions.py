@@ -84,7 +84,7 @@ def ask(frame: Array, blocks: Blocks, background: Array, drawn: Array, logit: Ar
     spacing_px = SPACING * blocks.block_px
     amplitude = lattice.amplitudes(particle, fringes, spacing_px)
     amplitude /= np.maximum(np.quantile(amplitude[:, inside[:, 0], inside[:, 1]], 0.995, axis=1), 1e-9)[:, None, None]
-    level = lattice.windowed((frame - np.float32(blocks.low)) / np.float32(blocks.span), fringes.window_px, spacing_px).real
+    level = lattice.levels((frame - np.float32(blocks.low)) / np.float32(blocks.span), fringes.window_px, spacing_px)
     try:
         crystal = Crystal(field, amplitude, level.astype(np.float64), fringes.window_px / spacing_px, inside)
     except LinAlgError:

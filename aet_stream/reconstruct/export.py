@@ -18,8 +18,9 @@ from scipy.io import savemat
 from aet_stream import durable
 from aet_stream.errors import ReconstructionError
 from aet_stream.projection import Array
+from aet_stream.reconstruct.input import read_input
+from aet_stream.reconstruct.volume_file import VOLUME
 
-VOLUME = "/reconstruction/volume"
 SUFFIXES = (".mrc", ".tif", ".tiff", ".mat")
 _FORMS = "write .mrc, .tif or .mat"
 
@@ -94,8 +95,6 @@ def _refuse_present(path: Path) -> None:
 
 
 def _export_series(source: Path, target: Path, *, overwrite: bool) -> list[Path]:
-    from aet_stream.reconstruct.run import read_input
-
     given = read_input(source)
     order = np.argsort(given.tilts_deg, kind="stable")
     views, tilts_deg = given.projections[order], given.tilts_deg[order]

@@ -14,8 +14,8 @@ from aet_stream.errors import ReconstructionError
 from aet_stream.projection import Array
 from aet_stream.reconstruct import solver
 from aet_stream.reconstruct.align import align
+from aet_stream.reconstruct.input import read_input
 from aet_stream.reconstruct.registered import apply, bin_factor, binned, binned_axis_px
-from aet_stream.reconstruct.run import read_input
 
 logger = logging.getLogger(__name__)
 

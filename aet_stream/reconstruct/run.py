@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -13,43 +11,23 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from aet_stream import __version__, durable
-from aet_stream.errors import AetError, ReconstructionError, TooFewProjections
-from aet_stream.layout import CLEAN, PER_PROJECTION, THETA, crc32
+from aet_stream.errors import AetError, ReconstructionError
 from aet_stream.projection import Array
 from aet_stream.reconstruct import apart, quality, solver
 from aet_stream.reconstruct.align import STEPS, align
-from aet_stream.reconstruct.export import VOLUME, write_volume
-from aet_stream.reconstruct.figure import draw_summary
-from aet_stream.reconstruct.quality import Quality
+from aet_stream.reconstruct.export import write_volume
+from aet_stream.reconstruct.input import Input, read_input
 from aet_stream.reconstruct.registered import Alignment, apply, brightest_rows
 from aet_stream.reconstruct.stopping import choose_iterations
+from aet_stream.reconstruct.volume_file import HDF5, VOLUME, Facts, Result, check_target, ensure_picture, is_done, save
 
 logger = logging.getLogger(__name__)
 
 BUILT_IN = "nesterov-sirt"
-HDF5 = (".h5", ".hdf5")
-OTHERS = (".mrc", ".tif", ".tiff")
 LEAST_SLICES = 32
 """Half volumes of fewer slices, where there are more, have too few shells to correlate."""
 _MIB = 2**20
 _SAY_EVERY_S = 5.0
-_AXES = "(slice y, row, column); tilt axis along y; row = (N-1)/2 - Y, column = (N-1)/2 + X; seen at (N-1)/2 + X cos(tilt) + Y sin(tilt)"
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """What a volume is made from."""
-
-    projections: Array
-    """(tilts, y, x) float32, finite"""
-    tilts_deg: Array
-    rows: Array
-    """Which rows of the series these are."""
-    pixel_size_nm: float
-    """NaN where the series does not say, or says different things."""
-    digest: str
-    """Names exactly these pixels at these tilts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +85,10 @@ def reconstruct(
         )
     wanted = out or series.with_name("reconstruction.h5")
     target = wanted if wanted.suffix in HDF5 else wanted.with_suffix(".h5")
-    _check_target(wanted, target, replaces=overwrite or out is None)
+    check_target(wanted, target, replaces=overwrite or out is None)
     given = read_input(series)
     solver.check(given.projections, given.tilts_deg, max(1, options.iterations))
-    identity: dict[str, str | int | float] = {
+    identity: Facts = {
         "series_digest": given.digest,
         "method": method,
         "iterations": options.iterations,
@@ -118,19 +96,19 @@ def reconstruct(
         "align": ",".join(options.align),
         "quality": int(options.quality),
     }
-    if _is_done(target, identity):
+    if is_done(target, identity):
         logger.info("%s holds this volume already", target)
     else:
         began = time.monotonic()
         logger.info("%s: %d projections of %d x %d px, %s", series, *given.projections.shape, method)
 
-        def keep(result: _Result, complete: bool) -> None:
+        def keep(result: Result, complete: bool) -> None:
             quality = int(options.quality and complete)  # where it is not, asking again judges
             facts = {**identity, "quality": quality, "seconds": round(time.monotonic() - began, 2), "series": series.name}
-            _save(target, given, result, facts)
+            save(target, given, result, facts)
 
         _make(given, method, options, progress or _Log(), keep)
-    _ensure_picture(target, f"{series.absolute().parent.name}, {method}")
+    ensure_picture(target, f"{series.absolute().parent.name}, {method}")
     if wanted != target:
         with h5py.File(target, "r", locking=False) as file:
             write_volume(file[VOLUME][()], float(file["reconstruction"].attrs["voxel_size_nm"]), wanted)
@@ -152,16 +130,7 @@ def check_method(wanted: str, device: str = "cpu") -> str:
     return method
 
 
-@dataclass(frozen=True, slots=True)
-class _Result:
-    volume: Array
-    residuals: Array
-    iterations: int
-    alignment: Alignment
-    quality: Quality
-
-
-Keep = Callable[[_Result, bool], None]
+Keep = Callable[[Result, bool], None]
 """Write it; whether all is there that was asked for."""
 
 
@@ -180,7 +149,7 @@ def _make(given: Input, method: str, options: Options, progress: solver.Progress
     for row in judged.suspects:
         tilt, residual = given.tilts_deg[row], judged.residual_per_tilt[row]
         logger.warning("row %d at %+.2f deg fits worse than the others (residual %.3f): look at it", given.rows[row], tilt, residual)
-    result = _Result(volume, residuals, iterations, found, judged)
+    result = Result(volume, residuals, iterations, found, judged)
     if options.quality and len(projections) >= 6:
         _compare_halves(given, projections, result, method, options, progress, keep)
     else:
@@ -188,7 +157,7 @@ def _make(given: Input, method: str, options: Options, progress: solver.Progress
 
 
 def _compare_halves(
-    given: Input, projections: Array, result: _Result, method: str, options: Options, progress: solver.Progress, keep: Keep
+    given: Input, projections: Array, result: Result, method: str, options: Options, progress: solver.Progress, keep: Keep
 ) -> None:
     """Keep the volume; make its halves, within the memory that is left; keep it with what they say. What goes wrong with them is said."""
     so_far = result.quality
@@ -236,72 +205,6 @@ def _beside(volume: Array, projections: Array, options: Options) -> tuple[slice,
     return brightest_rows(projections, most), for_one_mib if options.device == "cpu" else options.memory_mib
 
 
-def read_input(series: Path) -> Input:
-    """Frame by frame, each checked; blank and superseded projections are left out, deliberate repeats stay.
-
-    Raises
-    ------
-    ReconstructionError : unreadable, damaged, or nothing to use
-    """
-    try:
-        with h5py.File(series, "r", locking=False) as file:
-            facts = {name: file[f"{PER_PROJECTION}/{name}"][()] for name in ("blank", "superseded", "pixel_size_nm", "clean_crc32")}
-            rows = np.flatnonzero((facts["blank"] == 0) & (facts["superseded"] == 0))
-            tilts = file[THETA][()]
-            projections = np.empty((len(rows), *file[CLEAN].shape[1:]), np.float32)
-            for place, row in enumerate(rows.tolist()):
-                projections[place] = _frame(file, row, facts["clean_crc32"][row])
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
-        raise ReconstructionError(f"{series}: cannot be read as a tilt series: {error}") from error
-    if len(rows) < 3:
-        raise TooFewProjections(f"{series}: {len(rows)} of {len(tilts)} projections can be used; at least 3 are needed")
-    if not np.isfinite(tilts[rows]).all():
-        raise ReconstructionError(f"{series}: row {rows[~np.isfinite(tilts[rows])][0]} has no tilt")
-    digest = hashlib.sha256(facts["clean_crc32"][rows].tobytes() + tilts[rows].tobytes()).hexdigest()
-    return Input(projections, tilts[rows], rows, _common_size_nm(series, facts["pixel_size_nm"][rows]), digest)
-
-
-def _frame(file: h5py.File, row: int, checksum: int) -> Array:
-    frame: Array = file[CLEAN][row]
-    if crc32(frame) != checksum:
-        raise ReconstructionError(f"{file.filename}: row {row} is missing or damaged (checksum); `aet-stream verify` says more")
-    if not np.isfinite(frame).all():
-        raise ReconstructionError(f"{file.filename}: row {row} has pixels that are not finite (NaN or infinite)")
-    return frame
-
-
-def _common_size_nm(series: Path, sizes_nm: Array) -> float:
-    known = sizes_nm[np.isfinite(sizes_nm)]
-    if known.size == 0:
-        return float("nan")
-    if known.max() > 1.01 * known.min():
-        logger.warning("%s: pixel sizes between %g and %g nm in one series: the volume gets none", series, known.min(), known.max())
-        return float("nan")
-    return float(np.median(known))
-
-
-def _check_target(wanted: Path, target: Path, *, replaces: bool) -> None:
-    """Find out now, not after minutes of work. `target`: the volume's HDF5 file, which takes the place of an older volume only.
-
-    What else has its names goes with an older volume; where there is none, it may be the microscope's own.
-    """
-    if not wanted.parent.is_dir():
-        raise ReconstructionError(f"{wanted.parent} is no folder: make it first, or choose another --out")
-    picture = target.with_suffix(".png")
-    if wanted.suffix not in HDF5 + OTHERS or any(path.is_dir() for path in (wanted, target, picture)):
-        raise ReconstructionError(f"{wanted} cannot take the volume: name a file ending in .h5, .mrc or .tif, and none that is a folder")
-    try:
-        with h5py.File(target, "r", locking=False) as file:
-            is_volume = "reconstruction" in file
-    except OSError:
-        is_volume = False  # not there, or damaged: nothing to lose
-    else:
-        if not is_volume:
-            raise ReconstructionError(f"{target} holds something else than a volume, and would be lost: choose another --out")
-    if present := [path for path in (wanted, picture) if path != target and path.exists() and not (is_volume or replaces)]:
-        raise ReconstructionError(f"{present[0]} is there already: choose another --out, or say --overwrite")
-
-
 def _solve(
     projections: Array, tilts_deg: Array, method: str, iterations: int, options: Options, progress: solver.Progress
 ) -> tuple[Array, Array, int]:
@@ -334,60 +237,3 @@ class _Log:
         if now - self._said > _SAY_EVERY_S or done == total:
             self._said = now
             logger.info("%d %%, about %.0f s left", 100 * done // total, (now - self._began) * (total - done) / done)
-
-
-def _is_done(target: Path, identity: dict[str, str | int | float]) -> bool:
-    try:
-        with h5py.File(target, "r", locking=False) as file:
-            return all(file["reconstruction"].attrs[key] == value for key, value in identity.items())
-    except (OSError, KeyError, RuntimeError):
-        return False  # none, or not one of ours: it is replaced
-
-
-def _save(target: Path, given: Input, result: _Result, facts: dict[str, str | int | float]) -> None:
-    target.with_suffix(".png").unlink(missing_ok=True)  # a picture never shows another volume than the one beside it
-    try:
-        with durable.replacing(target, "volume") as draft, h5py.File(draft, "w") as file:
-            _write(file, given, result, facts)
-    except (OSError, RuntimeError) as error:  # HDF5 reports a full disk as either
-        raise ReconstructionError(f"{target}: cannot be written: {error}") from error
-
-
-def _write(file: h5py.File, given: Input, result: _Result, facts: dict[str, str | int | float]) -> None:
-    group = file.create_group("reconstruction")
-    dataset = group.create_dataset("volume", data=result.volume)
-    dataset.attrs["axes"] = _AXES
-    dataset.attrs["units"] = (
-        "arbitrary: gridrec's amplitude depends on the tilts" if facts["method"] == "tomopy:gridrec" else "counts per voxel"
-    )
-    group["tilts_deg"] = given.tilts_deg
-    group["rows"] = given.rows
-    group["residuals"] = result.residuals
-    group["shifts_px"] = result.alignment.shifts_px
-    group["shifts_px"].attrs["meaning"] = "[y, x] that each projection was moved by, after it was turned by axis_deg"
-    size_nm, software = given.pixel_size_nm, f"aet_stream {__version__}"
-    group.attrs.update(facts, iterations_done=result.iterations, voxel_size_nm=size_nm, software=software)
-    group.attrs.update(axis_deg=result.alignment.axis_deg, alignment=json.dumps(result.alignment.residuals))
-    _write_quality(group.create_group("quality"), given, result.quality)
-
-
-def _write_quality(group: h5py.Group, given: Input, found: Quality) -> None:
-    group["residual_per_tilt"] = found.residual_per_tilt
-    group["suspect_rows"] = given.rows[found.suspects]
-    group["fsc_per_px"], group["fsc"] = found.fsc_per_px, found.fsc
-    group["fsc"].attrs["slices"] = found.fsc_slices
-    group.attrs["resolution_px"] = found.resolution_px
-    group.attrs["resolution_nm"] = found.resolution_px * given.pixel_size_nm
-    group.attrs["missing_wedge_deg"] = found.missing_wedge_deg
-    group.attrs["note"] = (
-        f"No projection in {found.missing_wedge_deg:.0f} of 180 degrees: along the beam the volume is blurred by what was not seen, and the"
-        " Fourier shell correlation, whose halves miss the same wedge, says nothing about it."
-        f" {found.remark}".rstrip()
-    )
-
-
-def _ensure_picture(target: Path, title: str) -> None:
-    picture = target.with_suffix(".png")
-    if not picture.exists():
-        with h5py.File(target, "r", locking=False) as file:
-            draw_summary(file["reconstruction"], picture, title=title)

@@ -1,0 +1,76 @@
+"""What a volume is made from: the projections of `series.h5` that can be used, each checked."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from aet_stream.errors import ReconstructionError, TooFewProjections
+from aet_stream.layout import CLEAN, PER_PROJECTION, THETA, crc32
+from aet_stream.projection import Array
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What a volume is made from."""
+
+    projections: Array
+    """(tilts, y, x) float32, finite"""
+    tilts_deg: Array
+    rows: Array
+    """Which rows of the series these are."""
+    pixel_size_nm: float
+    """NaN where the series does not say, or says different things."""
+    digest: str
+    """Names exactly these pixels at these tilts."""
+
+
+def read_input(series: Path) -> Input:
+    """Frame by frame, each checked; blank and superseded projections are left out, deliberate repeats stay.
+
+    Raises
+    ------
+    ReconstructionError : unreadable, damaged, or nothing to use
+    """
+    try:
+        with h5py.File(series, "r", locking=False) as file:
+            facts = {name: file[f"{PER_PROJECTION}/{name}"][()] for name in ("blank", "superseded", "pixel_size_nm", "clean_crc32")}
+            rows = np.flatnonzero((facts["blank"] == 0) & (facts["superseded"] == 0))
+            tilts = file[THETA][()]
+            projections = np.empty((len(rows), *file[CLEAN].shape[1:]), np.float32)
+            for place, row in enumerate(rows.tolist()):
+                projections[place] = _frame(file, row, facts["clean_crc32"][row])
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        raise ReconstructionError(f"{series}: cannot be read as a tilt series: {error}") from error
+    if len(rows) < 3:
+        raise TooFewProjections(f"{series}: {len(rows)} of {len(tilts)} projections can be used; at least 3 are needed")
+    if not np.isfinite(tilts[rows]).all():
+        raise ReconstructionError(f"{series}: row {rows[~np.isfinite(tilts[rows])][0]} has no tilt")
+    digest = hashlib.sha256(facts["clean_crc32"][rows].tobytes() + tilts[rows].tobytes()).hexdigest()
+    return Input(projections, tilts[rows], rows, _common_size_nm(series, facts["pixel_size_nm"][rows]), digest)
+
+
+def _frame(file: h5py.File, row: int, checksum: int) -> Array:
+    frame: Array = file[CLEAN][row]
+    if crc32(frame) != checksum:
+        raise ReconstructionError(f"{file.filename}: row {row} is missing or damaged (checksum); `aet-stream verify` says more")
+    if not np.isfinite(frame).all():
+        raise ReconstructionError(f"{file.filename}: row {row} has pixels that are not finite (NaN or infinite)")
+    return frame
+
+
+def _common_size_nm(series: Path, sizes_nm: Array) -> float:
+    known = sizes_nm[np.isfinite(sizes_nm)]
+    if known.size == 0:
+        return float("nan")
+    if known.max() > 1.01 * known.min():
+        logger.warning("%s: pixel sizes between %g and %g nm in one series: the volume gets none", series, known.min(), known.max())
+        return float("nan")
+    return float(np.median(known))

@@ -1,0 +1,129 @@
+"""`reconstruction.h5` and the picture beside it: whether they may be written, whether they are there, written so that nobody sees half."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+
+from aet_stream import __version__, durable
+from aet_stream.errors import ReconstructionError
+from aet_stream.projection import Array
+from aet_stream.reconstruct.figure import draw_summary
+from aet_stream.reconstruct.input import Input
+from aet_stream.reconstruct.quality import Quality
+from aet_stream.reconstruct.registered import Alignment
+
+HDF5 = (".h5", ".hdf5")
+OTHERS = (".mrc", ".tif", ".tiff")
+VOLUME = "/reconstruction/volume"
+_AXES = "(slice y, row, column); tilt axis along y; row = (N-1)/2 - Y, column = (N-1)/2 + X; seen at (N-1)/2 + X cos(tilt) + Y sin(tilt)"
+
+Facts = dict[str, str | int | float]
+"""Attributes of the volume: what it was made from, and how."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What is written."""
+
+    volume: Array
+    """(slice y, row, column) float32"""
+    residuals: Array
+    """(iterations,) as a share of the projections; of others than the built-in solver: none"""
+    iterations: int
+    alignment: Alignment
+    quality: Quality
+
+
+def check_target(wanted: Path, target: Path, *, replaces: bool) -> None:
+    """Find out now, not after minutes of work. `target`: the volume's HDF5 file, which takes the place of an older volume only.
+
+    What else has its names goes with an older volume; where there is none, it may be the microscope's own.
+
+    Raises
+    ------
+    ReconstructionError : it cannot be written there, or something would be lost
+    """
+    if not wanted.parent.is_dir():
+        raise ReconstructionError(f"{wanted.parent} is no folder: make it first, or choose another --out")
+    picture = target.with_suffix(".png")
+    if wanted.suffix not in HDF5 + OTHERS or any(path.is_dir() for path in (wanted, target, picture)):
+        raise ReconstructionError(f"{wanted} cannot take the volume: name a file ending in .h5, .mrc or .tif, and none that is a folder")
+    try:
+        with h5py.File(target, "r", locking=False) as file:
+            is_volume = "reconstruction" in file
+    except OSError:
+        is_volume = False  # not there, or damaged: nothing to lose
+    else:
+        if not is_volume:
+            raise ReconstructionError(f"{target} holds something else than a volume, and would be lost: choose another --out")
+    if present := [path for path in (wanted, picture) if path != target and path.exists() and not (is_volume or replaces)]:
+        raise ReconstructionError(f"{present[0]} is there already: choose another --out, or say --overwrite")
+
+
+def is_done(target: Path, identity: Facts) -> bool:
+    """Does the file hold the volume of this input, by these options?"""
+    try:
+        with h5py.File(target, "r", locking=False) as file:
+            return all(file["reconstruction"].attrs[key] == value for key, value in identity.items())
+    except (OSError, KeyError, RuntimeError):
+        return False  # none, or not one of ours: it is replaced
+
+
+def save(target: Path, given: Input, result: Result, facts: Facts) -> None:
+    """Write it, in one go: nobody sees half of it.
+
+    Raises
+    ------
+    ReconstructionError : it cannot be written
+    """
+    target.with_suffix(".png").unlink(missing_ok=True)  # a picture never shows another volume than the one beside it
+    try:
+        with durable.replacing(target, "volume") as draft, h5py.File(draft, "w") as file:
+            _write(file, given, result, facts)
+    except (OSError, RuntimeError) as error:  # HDF5 reports a full disk as either
+        raise ReconstructionError(f"{target}: cannot be written: {error}") from error
+
+
+def _write(file: h5py.File, given: Input, result: Result, facts: Facts) -> None:
+    group = file.create_group("reconstruction")
+    dataset = group.create_dataset("volume", data=result.volume)
+    dataset.attrs["axes"] = _AXES
+    dataset.attrs["units"] = (
+        "arbitrary: gridrec's amplitude depends on the tilts" if facts["method"] == "tomopy:gridrec" else "counts per voxel"
+    )
+    group["tilts_deg"] = given.tilts_deg
+    group["rows"] = given.rows
+    group["residuals"] = result.residuals
+    group["shifts_px"] = result.alignment.shifts_px
+    group["shifts_px"].attrs["meaning"] = "[y, x] that each projection was moved by, after it was turned by axis_deg"
+    size_nm, software = given.pixel_size_nm, f"aet_stream {__version__}"
+    group.attrs.update(facts, iterations_done=result.iterations, voxel_size_nm=size_nm, software=software)
+    group.attrs.update(axis_deg=result.alignment.axis_deg, alignment=json.dumps(result.alignment.residuals))
+    _write_quality(group.create_group("quality"), given, result.quality)
+
+
+def _write_quality(group: h5py.Group, given: Input, found: Quality) -> None:
+    group["residual_per_tilt"] = found.residual_per_tilt
+    group["suspect_rows"] = given.rows[found.suspects]
+    group["fsc_per_px"], group["fsc"] = found.fsc_per_px, found.fsc
+    group["fsc"].attrs["slices"] = found.fsc_slices
+    group.attrs["resolution_px"] = found.resolution_px
+    group.attrs["resolution_nm"] = found.resolution_px * given.pixel_size_nm
+    group.attrs["missing_wedge_deg"] = found.missing_wedge_deg
+    group.attrs["note"] = (
+        f"No projection in {found.missing_wedge_deg:.0f} of 180 degrees: along the beam the volume is blurred by what was not seen, and the"
+        " Fourier shell correlation, whose halves miss the same wedge, says nothing about it."
+        f" {found.remark}".rstrip()
+    )
+
+
+def ensure_picture(target: Path, title: str) -> None:
+    """The picture beside it."""
+    picture = target.with_suffix(".png")
+    if not picture.exists():
+        with h5py.File(target, "r", locking=False) as file:
+            draw_summary(file["reconstruction"], picture, title=title)
