@@ -21,18 +21,28 @@ from aet_stream.denoise.hardware import has_bfloat16
 from aet_stream.messages import WIRE_VERSION, Acquired, Done, FileOffer, Job, Offer, Ready, Want
 from aet_stream.projection import Acquisition, Candidate, Quality, sha256_of
 from aet_stream.simulate.writers import tiff
+from aet_stream.training.dataset import Mixer, Recipe
 from aet_stream.transport import HubLink
 from tests.durability.soak import cost_of_safety
 from tests.harness import Daemon, running, wait_for
 
 MODEL = "default"
+SEED = 4_000_000
+"""Of particles and films that neither training nor judging meets."""
 
 
 def frame(index: int, size_px: int) -> np.ndarray:
-    """A particle on a slope, different for every index."""
+    """A ball on a slope, different for every index: for those who do not look at it."""
     y, x = np.mgrid[:size_px, :size_px].astype(np.float32) / size_px - 0.5
     blob = 900 * np.exp(-(x * x + y * y) / 0.03)
     return (blob + 300 + 100 * x + np.random.default_rng(index).poisson(40, (size_px, size_px))).astype("<u2")
+
+
+def recorded(count: int, size_px: int) -> list[np.ndarray]:
+    """As a microscope records them: simulated particles under films, half of the frames with noise; most of them show their columns."""
+    mixer = Mixer(Recipe(backgrounds=("film",), noise=0.5, plain=True, sizes_px=(size_px,)), seed=SEED, particles=6, views=2)
+    frames = [mixer.sample(np.random.default_rng([SEED, index])).raw for index in range(count)]
+    return [(4000 * (raw - raw.min()) + 200).astype("<u2") for raw in frames]
 
 
 def peak_mib(pid: int) -> int:
@@ -42,7 +52,7 @@ def peak_mib(pid: int) -> int:
 
 def latency(folder: Path, size_px: int, files: int) -> None:
     """One file at a time, closed by its writer; then as many at once, for throughput."""
-    contents = [tiff(frame(index, size_px), 0.0, 0.05) for index in range(files)]
+    contents = [tiff(pixels, 0.0, 0.05) for pixels in recorded(2 * files, size_px)]
     settings = {
         "denoise.model": MODEL,
         "monitor.enabled": True,
@@ -56,14 +66,13 @@ def latency(folder: Path, size_px: int, files: int) -> None:
         target.mkdir()
         wait_for(lambda: len(daemon.role_pids()) >= 5, limit_s=120, what="all roles")
         wait_for(lambda: daemon.status()["roles"].get("worker-0"), limit_s=120, what="the worker")
-        for index, content in enumerate(contents):
+        for index, content in enumerate(contents[:files]):
             (target / f"one_{index:03d}_{index:+d}deg.tif").write_bytes(content)
             wait_for(lambda index=index: daemon.status()["totals"]["stored"] == index + 1, limit_s=60)
         stages = daemon.status()["latency"]["stages"]
         words = "  ".join(f"{name} {f['p50_s'] * 1000:.0f}/{f['p99_s'] * 1000:.0f}" for name, f in stages.items())
         began = time.monotonic()
-        for index, _ in enumerate(contents):
-            content = tiff(frame(1000 + index, size_px), 0.0, 0.05)
+        for index, content in enumerate(contents[files:]):
             (target / f"many_{index:03d}_{90 - index:+d}deg.tif").write_bytes(content)
         wait_for(lambda: daemon.status()["totals"]["stored"] == 2 * files, limit_s=300)
         rate = files / (time.monotonic() - began)
@@ -146,12 +155,10 @@ def inference(folder: Path) -> None:
     hardware = f"{torch.get_num_threads()} threads, bfloat16 in the CPU: {has_bfloat16('cpu')}"
     print(f"DnCNN-17x64 at full resolution by our path against plain eager float32; {hardware}")
     for size_px, repeats in ((256, 9), (1024, 5)):
-        image = frame(0, size_px).astype(np.float32)
-        tensor = torch.from_numpy(image / 1000)[None, None]
         times: dict[str, list[float]] = {"eager": [], "ours": [], MODEL: []}
-        for _ in range(repeats + 1):
+        for image in (pixels.astype(np.float32) for pixels in recorded(repeats + 1, size_px)):
             for name, work in (
-                ("eager", lambda tensor=tensor: plain(tensor)),
+                ("eager", lambda image=image: plain(torch.from_numpy(image / 1000)[None, None])),
                 ("ours", lambda image=image: ours.estimate(image)),
                 (MODEL, lambda image=image: coarse.estimate(image)),
             ):
