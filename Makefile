@@ -12,7 +12,7 @@ test test-long: export OMP_NUM_THREADS := 1
 
 help:
 	@echo "make demo    a simulated microscope, the daemon, a volume, a picture: demo/summary.png"
-	@echo "make test    all tests but the long campaigns (ten to fifteen minutes on two cores)"
+	@echo "make test    all tests but the long campaigns (about ten minutes on two cores)"
 	@echo "make check   format, lint, types, import layers"
 	@echo "make bench   latency, throughput, memory, inference and reconstruction figures"
 
