@@ -58,8 +58,9 @@ class Worker:
 
     def _ask(self) -> None:
         if self._link is not None and self._denoiser is not None:
-            self._asked_at = time.monotonic()
-            self._link.send(Ready(name=self.name, model_sha256=self._denoiser.sha256, wire=WIRE_VERSION))
+            ready = Ready(name=self.name, model_sha256=self._denoiser.sha256, wire=WIRE_VERSION)
+            if self._link.send(ready):  # else there is no hub yet: the next step asks
+                self._asked_at = time.monotonic()
 
     def _do(self, job: Job, pixels: Array) -> None:
         if self._link is None or self._denoiser is None:

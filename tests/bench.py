@@ -64,8 +64,7 @@ def latency(folder: Path, size_px: int, files: int) -> None:
     with running(folder, **{key.replace(".", "__"): value for key, value in settings.items()}) as daemon:
         target = daemon.root / "series"
         target.mkdir()
-        wait_for(lambda: len(daemon.role_pids()) >= 5, limit_s=120, what="all roles")
-        wait_for(lambda: daemon.status()["roles"].get("worker-0"), limit_s=120, what="the worker")
+        wait_for(lambda: "ready: watching" in daemon.log.read_text(), limit_s=120, what="all roles to be ready")
         for index, content in enumerate(contents[:files]):
             (target / f"one_{index:03d}_{index:+d}deg.tif").write_bytes(content)
             wait_for(lambda index=index: daemon.status()["totals"]["stored"] == index + 1, limit_s=60)

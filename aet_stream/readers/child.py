@@ -120,13 +120,14 @@ class ReaderChild:
         return None if self._process is None else self._process.pid
 
     def suffixes(self) -> frozenset[str]:
-        """Every suffix that can be read, those of enabled plug-ins too.
+        """Every suffix that can be read, those of enabled plug-ins too. The child is begun with, so that the first file finds it ready.
 
         Raises
         ------
         ConfigError : a plug-in that is enabled is not installed
         """
         if not self._rules.plugins:
+            self._started()
             return SUFFIXES
         return frozenset(self._ask(_Request("suffixes"), "plug-ins")[0].suffixes)
 
