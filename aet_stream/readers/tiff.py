@@ -189,6 +189,7 @@ class Tiff:
         _as_many_as_described(path, size, pages, dtype)
         packed = all(page.get(_COMPRESSION, (1,))[0] != 1 for page in pages)
         self.probe = checked_probe(path, "tiff", len(pages), pages[0][_HEIGHT][0], pages[0][_WIDTH][0], dtype, sealed=packed)
+        self._said: list[Acquisition] = []
 
     def frames(self, image: int) -> Array:
         import tifffile
@@ -198,13 +199,16 @@ class Tiff:
             return finished(self._path, file.pages[image].asarray())
 
     def acquisition(self, image: int) -> Acquisition:
-        import tifffile
+        image_in_range(self._path, image, self.probe.images)
+        if not self._said:  # of all pages at once: each is found through all those before it
+            import tifffile
 
-        from aet_stream.readers.tiff_tags import acquisition
+            from aet_stream.readers.tiff_tags import acquisition
 
-        with tifffile.TiffFile(self._path) as file:
-            image_in_range(self._path, image, len(file.pages))
-            return acquisition(self._path, file, file.pages[image], single=self.probe.images == 1)
+            with tifffile.TiffFile(self._path) as file:
+                self._said = [acquisition(self._path, file, page, single=self.probe.images == 1) for page in file.pages]
+        image_in_range(self._path, image, len(self._said))
+        return self._said[image]
 
 
 open_source = Tiff
