@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -262,6 +263,16 @@ def test_angles_by_position_are_refused_where_the_position_is_in_doubt(tmp_path:
     npy_files(tmp_path / "zeros", {"img_01.npy": 1, "img_02.npy": 2, "img_10.npy": 10})
     images, tilts, _ = replay.load(tmp_path / "zeros", tmp_path / "tilts.rawtlt")
     assert [float(image[0, 0]) for image in images] == tilts.tolist()
+
+
+def test_a_replay_out_of_order_may_have_accidents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--shuffle with --fault: both."""
+    npy_files(tmp_path / "old", {f"a_{number}deg.npy": number for number in range(9)})
+    words = ["replay", str(tmp_path / "old"), "--cadence", "0", "--out", str(tmp_path / "new"), "--format", "npy", "--shuffle"]
+    assert main([*words, "--fault", "duplicate"]) == 0
+    written = re.findall(r"(\w+)_(\d{3})_\S+deg.npy \(", capsys.readouterr().err)
+    assert sorted(name for name, _ in written) == ["duplicate"] + ["probe"] * 9
+    assert written != sorted(written, key=lambda one: one[1])
 
 
 def test_a_replay_invents_no_pixel_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
