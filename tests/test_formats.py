@@ -507,6 +507,20 @@ def test_check_says_what_would_be_done_with_each_file(tmp_path: Path, capsys: py
     assert main(["check", str(folder / "a.dm4")]) == 0
 
 
+def test_check_says_what_is_no_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the daemon has it: not quarantined, but never looked at; a folder without images is not passed over in silence."""
+    from aet_stream.cli import main
+
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff")
+    (tmp_path / "a.mdoc").write_text("")
+    assert main(["check", str(tmp_path)]) == 0
+    assert "no image in it, nor below; looked at is what ends in .ali, .dm3," in capsys.readouterr().out
+    assert main(["check", str(tmp_path / "a.jpg"), str(tmp_path / "a.mdoc")]) == 1
+    said = capsys.readouterr().out
+    assert "never looked at: looked at is what ends in" in said
+    assert "never looked at: a sidecar, read with its image" in said
+
+
 def test_check_reads_each_header_once(tmp_path: Path) -> None:
     """500 files: one look each, one reading process; `make bench` says how long."""
     from aet_stream.readers.looking import Look
