@@ -738,6 +738,15 @@ def test_a_decimal_comma_between_commas_holds(tmp_path: Path) -> None:
     assert found[1] == 3.5
 
 
+def test_a_whole_number_in_a_tag_is_a_number(tmp_path: Path) -> None:
+    """Scripts write -34 degrees so, into a DM4 and the TIFF made of it."""
+    real, whole = struct.pack(">QQ", 1, 7) + struct.pack("<d", -34), struct.pack(">QQ", 1, 11) + struct.pack("<q", -34)
+    (tmp_path / "x.dm4").write_bytes(writers.dm4(THREE[0], -34, 0.05).replace(real, whole))
+    (tmp_path / "x.tif").write_bytes(containers.tiff_dm(THREE[0], -34, 0.05).replace(real, whole))
+    for name in ("x.dm4", "x.tif"):
+        assert open_source(tmp_path / name).acquisition(0).tilt_deg == -34.0
+
+
 def test_a_logical_mask_in_a_mat_file_is_no_projection(tmp_path: Path) -> None:
     """Of version 5 as of 7.3, where it is stored as bytes."""
     savemat(tmp_path / "five.mat", {"projections": THREE[0], "mask": THREE[0] > 0})
