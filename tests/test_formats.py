@@ -680,6 +680,18 @@ def test_a_compressed_page_with_fewer_strips_than_rows_is_waited_for(tmp_path: P
         open_source(path)
 
 
+def test_a_page_that_does_not_count_its_bytes_is_read(tmp_path: Path) -> None:
+    """Old programs leave out the count of the one strip; what is missing of it is still waited for."""
+    tags = [(256, 4, 48), (257, 4, 48), (258, 3, 16), (259, 3, 1), (262, 3, 1), (273, 4, 98), (277, 3, 1)]
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    content = struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + THREE[0].astype("<u2").tobytes()
+    (tmp_path / "x.tif").write_bytes(content)
+    assert np.array_equal(open_source(tmp_path / "x.tif").frames(0)[0], THREE[0])
+    (tmp_path / "x.tif").write_bytes(content[:-1])
+    with pytest.raises(SourceNotReady, match="the pixels"):
+        open_source(tmp_path / "x.tif")
+
+
 def test_velox_beside_a_live_transform_and_with_half_its_metadata(tmp_path: Path) -> None:
     """A group that is no image of a detector is left out; a frame without metadata of its own is waited for."""
     path = tmp_path / "x.emd"

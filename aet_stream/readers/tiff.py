@@ -139,16 +139,18 @@ def _pages(path: Path, size: int) -> tuple[list[Directory], str]:
         if _WIDTH not in page or _HEIGHT not in page:
             raise SourceError(f"{path.name}: a page without size")
         compression = page.get(_COMPRESSION, (1,))[0]
+        height, width = page[_HEIGHT][0], page[_WIDTH][0]
+        uncompressed = height * width * np.dtype(_dtype(path, page)).itemsize
         offsets = page.get(_STRIPS) or page.get(_TILES) or ()
         counts = page.get(_STRIP_BYTES) or page.get(_TILE_BYTES) or ()
+        if not counts and compression == 1 and len(offsets) == 1:  # old programs leave it out: it cannot be anything else
+            counts = (uncompressed,)
         if not offsets or len(offsets) != len(counts):
             raise SourceError(f"{path.name}: a page without pixels")
         need(path, size, max(o + c for o, c in zip(offsets, counts, strict=True)), "the pixels")
         wanted, written = _parts(page), sum(o >= 8 and c > 0 for o, c in zip(offsets, counts, strict=True))
         if written < wanted:
             raise SourceNotReady(f"{path.name}: {written} of {wanted} strips or tiles of a page are written")
-        height, width = page[_HEIGHT][0], page[_WIDTH][0]
-        uncompressed = height * width * np.dtype(_dtype(path, page)).itemsize
         if compression == 1 and sum(counts) < uncompressed:
             raise SourceError(f"{path.name}: {sum(counts)} bytes of pixels for {height} x {width} px")
         if compression != 1 and uncompressed > 2000 * max(1, sum(counts)):
