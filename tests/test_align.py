@@ -18,7 +18,7 @@ from aet_stream.errors import ReconstructionError
 from aet_stream.projection import Array
 from aet_stream.reconstruct import quality, solver
 from aet_stream.reconstruct.align import align
-from aet_stream.reconstruct.export import export
+from aet_stream.reconstruct.export import export, write_volume
 from aet_stream.reconstruct.preview import ALIGN, preview
 from aet_stream.reconstruct.projector import reproject
 from aet_stream.reconstruct.registered import Alignment, apply, binned
@@ -353,6 +353,12 @@ def test_exports_that_cannot_be_are_refused(files: Path, source: str, target: st
     """By name."""
     with pytest.raises(ReconstructionError, match=words):
         export(files / source, files / target)
+
+
+def test_what_a_mat_file_cannot_hold_is_refused_at_once(tmp_path: Path) -> None:
+    """A volume of 1,024 px has 4 GiB, one byte more than MATLAB's format counts: the others are named before any work."""
+    with pytest.raises(ReconstructionError, match=r"less than 4096: write \.mrc or \.tif"):
+        write_volume(np.broadcast_to(np.float32(1), (1024, 1024, 1024)), 0.05, tmp_path / "v.mat")
 
 
 @pytest.mark.parametrize("taken", ["taken.mrc", "taken.rawtlt"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import math
 import os
 import struct
@@ -120,17 +121,40 @@ def test_an_mdoc_of_frame_sets_names_its_file(test_data: Path, tmp_path: Path) -
         ("a.csv", "tilt\n1\n2\n3\n", "a.st", 0, 2, None),
         ("a.csv", "energy,counts\n1,2\n3,4\n", "a.st", 0, 2, None),
         ("a_override.csv", "tilt\n5\n", "a_override.tif", 0, 1, None),
+        ("all.csv", "file,tilt (°)\na.tif,-4\n", "a.tif", 0, 1, -4.0),
+        ("a.csv", "-6.000000e+01\n2.500000e+00\n", "a.st", 1, 2, 2.5),
+        ("a.csv", "-60.\n.5\n", "a.st", 1, 2, 0.5),
         ("a.rawtlt", " -3,5\n4\n", "a.st", 0, 2, -3.5),
         ("A.RAWTLT", "1\n2\n", "A.st", 1, 2, 2.0),
     ],
 )
 def test_tables_beside_images(tmp_path: Path, name: str, text: str, path: str, image: int, images: int, tilt: float | None) -> None:
-    """Columns by name, decimal commas, radians, one table for a folder, a last line without an end; never a guess."""
+    """Columns by name, decimal commas, radians, one table for a folder, numbers as NumPy writes them; never a guess."""
     (tmp_path / name).write_text(text)
     loose = [tmp_path / name] if name == "all.csv" else []
     assert [said.tilt_deg for said in beside(tmp_path / path, image, images, loose).tilts] == (
         [] if tilt is None else [pytest.approx(tilt)]
     )
+
+
+def test_a_table_of_a_windows_program_is_read(tmp_path: Path) -> None:
+    """Excel writes the letters of its own country, one byte each: they stand in the names of files, and as the sign of degrees."""
+    (tmp_path / "tilts.csv").write_bytes("file;tilt (°)\r\nTräger_1.tif;-12,5\r\n".encode("cp1252"))
+    assert [said.tilt_deg for said in beside(tmp_path / "Träger_1.tif", 0, 1, [tmp_path / "tilts.csv"]).tilts] == [-12.5]
+
+
+def test_a_long_stack_is_looked_at_in_time(tmp_path: Path) -> None:
+    """1,000 sections with all that SerialEM says of each, 4,000 pages: understood once, not once for every image."""
+    section = "".join(f"Key{number} = {number}.25 {number}\n" for number in range(24))
+    (tmp_path / "x.mrc").write_bytes(mrc(np.ones((1000, 8, 8), "<u2"), 0.0, 0.05))
+    (tmp_path / "x.mrc.mdoc").write_text("".join(f"[ZValue = {z}]\nTiltAngle = {z / 100}\n{section}\n" for z in range(1000)))
+    tifffile.imwrite(tmp_path / "x.tif", np.ones((4000, 8, 8), "<u2"), photometric="minisblack")
+    reader = ReaderChild(timeout_s=15, memory_mib=4096, max_file_mib=64)
+    try:
+        assert [unit.tilts[0].tilt_deg for unit in reader.look(tmp_path / "x.mrc").units] == [z / 100 for z in range(1000)]
+        assert len(reader.look(tmp_path / "x.tif").units) == 4000
+    finally:
+        reader.close()
 
 
 @pytest.mark.parametrize("loose", [False, True])
@@ -205,10 +229,11 @@ def test_an_emi_gives_stage_time_and_dwell(tmp_path: Path, unit: str, tilt: floa
 
 
 def test_a_stage_that_was_not_read_says_nothing(tmp_path: Path) -> None:
-    """0 on all five axes is no tilt of 0 degrees; 0 on one axis is."""
-    (tmp_path / "x.emi").write_bytes(writers.emi(0.0, stage=(0, 0, 0)))
-    assert beside(tmp_path / "x_1.ser", 0, 1).tilts == ()
-    assert "not read" in beside(tmp_path / "x_1.ser", 0, 1).remark
+    """0 on all five axes is no tilt of 0 degrees, nor is 0,0; 0 on one axis is."""
+    for unread in (writers.emi(0.0, stage=(0, 0, 0)), writers.emi(0.0, stage=(0, 0, 0)).replace(b">0.0", b">0,0")):
+        (tmp_path / "x.emi").write_bytes(unread)
+        assert beside(tmp_path / "x_1.ser", 0, 1).tilts == ()
+        assert "not read" in beside(tmp_path / "x_1.ser", 0, 1).remark
     (tmp_path / "x.emi").write_bytes(writers.emi(0.0))
     assert beside(tmp_path / "x_1.ser", 0, 1).tilts[0].tilt_deg == 0.0
 
@@ -482,6 +507,20 @@ def test_check_says_what_would_be_done_with_each_file(tmp_path: Path, capsys: py
     assert main(["check", str(folder / "a.dm4")]) == 0
 
 
+def test_check_says_what_is_no_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As the daemon has it: not quarantined, but never looked at; a folder without images is not passed over in silence."""
+    from aet_stream.cli import main
+
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8\xff")
+    (tmp_path / "a.mdoc").write_text("")
+    assert main(["check", str(tmp_path)]) == 0
+    assert "no image in it, nor below; looked at is what ends in .ali, .dm3," in capsys.readouterr().out
+    assert main(["check", str(tmp_path / "a.jpg"), str(tmp_path / "a.mdoc")]) == 1
+    said = capsys.readouterr().out
+    assert "never looked at: looked at is what ends in" in said
+    assert "never looked at: a sidecar, read with its image" in said
+
+
 def test_check_reads_each_header_once(tmp_path: Path) -> None:
     """500 files: one look each, one reading process; `make bench` says how long."""
     from aet_stream.readers.looking import Look
@@ -641,6 +680,18 @@ def test_a_compressed_page_with_fewer_strips_than_rows_is_waited_for(tmp_path: P
         open_source(path)
 
 
+def test_a_page_that_does_not_count_its_bytes_is_read(tmp_path: Path) -> None:
+    """Old programs leave out the count of the one strip; what is missing of it is still waited for."""
+    tags = [(256, 4, 48), (257, 4, 48), (258, 3, 16), (259, 3, 1), (262, 3, 1), (273, 4, 98), (277, 3, 1)]
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    content = struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + THREE[0].astype("<u2").tobytes()
+    (tmp_path / "x.tif").write_bytes(content)
+    assert np.array_equal(open_source(tmp_path / "x.tif").frames(0)[0], THREE[0])
+    (tmp_path / "x.tif").write_bytes(content[:-1])
+    with pytest.raises(SourceNotReady, match="the pixels"):
+        open_source(tmp_path / "x.tif")
+
+
 def test_velox_beside_a_live_transform_and_with_half_its_metadata(tmp_path: Path) -> None:
     """A group that is no image of a detector is left out; a frame without metadata of its own is waited for."""
     path = tmp_path / "x.emd"
@@ -660,6 +711,30 @@ def test_velox_beside_a_live_transform_and_with_half_its_metadata(tmp_path: Path
         open_source(path)
 
 
+@pytest.mark.parametrize(
+    "strange",
+    [{"Scan": None}, {"Scan": "off"}, {"BinaryResult": {"Detector": "HAADF", "PixelSize": None}}, {"BinaryResult": {"PixelSize": "0.05"}}],
+)
+def test_velox_metadata_of_another_kind_say_nothing(tmp_path: Path, strange: dict[str, object]) -> None:
+    """Nothing where a group of values is expected, or one value: the image is taken, with what else is known of it."""
+    path = tmp_path / "x.emd"
+    path.write_bytes(velox(THREE[0], -60.0, 0.05))
+    with h5py.File(path, "r+") as file:
+        metadata = next(iter(file["Data/Image"].values()))["Metadata"]
+        said = json.loads(metadata[:, 0].tobytes().rstrip(b"\0")) | strange
+        metadata[:, 0] = np.frombuffer(json.dumps(said).encode().ljust(len(metadata), b"\0"), np.uint8)
+    assert open_source(path).acquisition(0).tilt_deg == pytest.approx(-60)
+
+
+def test_a_text_that_is_not_utf8_costs_no_reader(tmp_path: Path, child: ReaderChild) -> None:
+    """LabVIEW and others write the letters of their own country into HDF5, one byte each."""
+    path = tmp_path / "x.emd"
+    path.write_bytes(writers.emd(known_image(0), 5.0, 0.05))
+    with h5py.File(path, "r+") as file:
+        file["microscope"].attrs.create("name", "Mikroskop \u00b5".encode("latin-1"), dtype=h5py.string_dtype())
+    assert child.look(path).units[0].acquisition.microscope == "Mikroskop ?"
+
+
 def test_an_mdoc_for_single_images_names_each(tmp_path: Path) -> None:
     """SerialEM's series of TIFF files: sections `[Image = im000.tif]`."""
     loose = tmp_path / "series.mdoc"
@@ -673,6 +748,25 @@ def test_a_decimal_comma_between_commas_holds(tmp_path: Path) -> None:
     found = [beside(tmp_path / name, 0, 1, [tmp_path / "tilts.csv"]).tilts[0].tilt_deg for name in ("x.tif", "y.tif")]
     assert math.isnan(found[0])
     assert found[1] == 3.5
+
+
+def test_a_whole_number_in_a_tag_is_a_number(tmp_path: Path) -> None:
+    """Scripts write -34 degrees so, into a DM4 and the TIFF made of it."""
+    real, whole = struct.pack(">QQ", 1, 7) + struct.pack("<d", -34), struct.pack(">QQ", 1, 11) + struct.pack("<q", -34)
+    (tmp_path / "x.dm4").write_bytes(writers.dm4(THREE[0], -34, 0.05).replace(real, whole))
+    (tmp_path / "x.tif").write_bytes(containers.tiff_dm(THREE[0], -34, 0.05).replace(real, whole))
+    for name in ("x.dm4", "x.tif"):
+        assert open_source(tmp_path / name).acquisition(0).tilt_deg == -34.0
+
+
+def test_a_logical_mask_in_a_mat_file_is_no_projection(tmp_path: Path) -> None:
+    """Of version 5 as of 7.3, where it is stored as bytes."""
+    savemat(tmp_path / "five.mat", {"projections": THREE[0], "mask": THREE[0] > 0})
+    with h5py.File(tmp_path / "seven.mat", "w", userblock_size=512) as file:
+        for name, kind, values in (("mask", "logical", THREE[0] > 0), ("projections", "uint16", THREE[0])):
+            file.create_dataset(name, data=values.T.astype("u1" if kind == "logical" else "<u2")).attrs["MATLAB_class"] = np.bytes_(kind)
+    for name in ("five.mat", "seven.mat"):
+        assert np.array_equal(open_source(tmp_path / name).frames(0)[0], THREE[0])
 
 
 def test_small_angles_in_a_mat_file_have_no_unit(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+from scipy.io import savemat
 
 from aet_stream.errors import ReaderDied, SourceError, SourceGone, SourceNotReady
 from aet_stream.readers import FORMATS, pixel_size_nm
@@ -57,8 +58,6 @@ def stack(kind: str, path: Path) -> np.ndarray:
     elif kind == "mrc":
         path.write_bytes(WRITERS["mrc"](images, 0.0, 0.1))
     elif kind == "mat":
-        from scipy.io import savemat
-
         savemat(path, {"p": images.transpose(1, 2, 0), "angles": np.c_[np.zeros(5), np.arange(5.0), np.zeros(5)]}, do_compression=True)
     else:
         with h5py.File(path, "w", userblock_size=512) as file:
@@ -178,7 +177,8 @@ def test_colour_text_and_complex_images_are_refused(tmp_path: Path, child: Reade
     """They are no projections; the type is named."""
     tifffile.imwrite(tmp_path / "rgb.tif", np.zeros((16, 16, 3), np.uint8), photometric="rgb")
     np.save(tmp_path / "complex.npy", np.zeros((16, 16), complex))
-    for name, words in (("rgb.tif", "colour"), ("complex.npy", "complex"), ("x.jpg", "no reader")):
+    savemat(tmp_path / "complex.mat", {"wave": np.full((16, 16), 1 + 2j)})
+    for name, words in (("rgb.tif", "colour"), ("complex.npy", "complex"), ("complex.mat", "complex"), ("x.jpg", "no reader")):
         (tmp_path / "x.jpg").write_bytes(b"jpg")
         with pytest.raises(SourceError, match=words):
             child.probe(tmp_path / name)
@@ -201,8 +201,6 @@ def test_a_file_that_is_gone_is_said_to_be_gone(tmp_path: Path, child: ReaderChi
 
 def test_a_reader_that_hangs_is_killed_and_the_next_file_is_read(tmp_path: Path) -> None:
     """A compressed variable that takes long to unpack, and little time for it."""
-    from scipy.io import savemat
-
     slow, good = tmp_path / "slow.mat", tmp_path / "good.npy"
     savemat(slow, {"p": np.zeros((6000, 6000, 6), "<f4")}, do_compression=True)
     good.write_bytes(WRITERS["npy"](known_image(3), 0.0, 0.1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -177,6 +178,43 @@ def test_a_replayed_folder_gives_the_same_images_and_tilts(tmp_path: Path) -> No
         reader.close()
 
 
+@pytest.mark.parametrize("kind", sorted(WRITERS))
+@pytest.mark.parametrize("dtype", ["<i2", "<u4", "<f8"])
+def test_a_replay_changes_no_number(tmp_path: Path, kind: str, dtype: str) -> None:
+    """Pixels of every type, a tilt as the stage was read, the pixel size; what a format cannot hold is refused, with a choice."""
+    image = (np.arange(1, 321).reshape(16, 20) + {"<i2": 0, "<u4": 1 << 24, "<f8": 1e-9}[dtype]).astype(dtype)
+    if kind == "mrc" and dtype != "<i2":
+        with pytest.raises(ValueError, match="choose tiff"):
+            list(microscope.shots([image], [-72.0034], 0.05, [kind], []))  # type: ignore[arg-type]
+        return
+    microscope.write(tmp_path, microscope.shots([image], [-72.0034], 0.05, [kind], []), told=lambda _: None)  # type: ignore[arg-type]
+    images, tilts, pixel_nm = replay.load(tmp_path, None)
+    assert np.array_equal(images[0], image)
+    assert tilts[0] == pytest.approx(-72.0034, abs=1e-9)
+    assert pixel_nm == (None if kind in ("npy", "mat") else pytest.approx(0.05))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("x.npy", b""), ("x.mat", b""), ("x.npy", WRITERS["npy"](np.array(["a", "b"]), 0, None))],
+    ids=["npy", "mat", "text"],
+)
+def test_angles_that_are_none_are_refused_by_name(tmp_path: Path, name: str, content: bytes) -> None:
+    """Whatever the library that reads them calls it."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match=f"{name}: no list of angles"):
+        replay.load_angles(tmp_path / name)
+
+
+def test_angles_of_either_version_of_matlab_are_read(tmp_path: Path) -> None:
+    """Version 7.3 is HDF5 behind a block of MATLAB's own."""
+    savemat(tmp_path / "five.mat", {"angles": [-3.0, 0.5]})
+    with h5py.File(tmp_path / "seven.mat", "w", userblock_size=512) as file:
+        file["angles"] = [[-3.0, 0.5]]
+    for name in ("five.mat", "seven.mat"):
+        assert replay.load_angles(tmp_path / name).tolist() == [-3.0, 0.5]
+
+
 def npy_files(folder: Path, names: dict[str, int]) -> dict[str, np.ndarray]:
     """One image per name; its number is in every pixel."""
     folder.mkdir()
@@ -225,6 +263,16 @@ def test_angles_by_position_are_refused_where_the_position_is_in_doubt(tmp_path:
     npy_files(tmp_path / "zeros", {"img_01.npy": 1, "img_02.npy": 2, "img_10.npy": 10})
     images, tilts, _ = replay.load(tmp_path / "zeros", tmp_path / "tilts.rawtlt")
     assert [float(image[0, 0]) for image in images] == tilts.tolist()
+
+
+def test_a_replay_out_of_order_may_have_accidents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--shuffle with --fault: both."""
+    npy_files(tmp_path / "old", {f"a_{number}deg.npy": number for number in range(9)})
+    words = ["replay", str(tmp_path / "old"), "--cadence", "0", "--out", str(tmp_path / "new"), "--format", "npy", "--shuffle"]
+    assert main([*words, "--fault", "duplicate"]) == 0
+    written = re.findall(r"(\w+)_(\d{3})_\S+deg.npy \(", capsys.readouterr().err)
+    assert sorted(name for name, _ in written) == ["duplicate"] + ["probe"] * 9
+    assert written != sorted(written, key=lambda one: one[1])
 
 
 def test_a_replay_invents_no_pixel_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

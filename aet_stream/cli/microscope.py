@@ -98,14 +98,12 @@ def _replay(arguments: argparse.Namespace) -> int:
     if target.is_dir() and any(target.iterdir()):
         raise AetError(f"{target} is not empty, and a series of its own is needed: choose another --name, or empty it")
     images, tilts_deg, pixel_size_nm = replay.load(arguments.source, arguments.angles)
-    order = microscope.arrival(len(images), shuffle=arguments.shuffle, seed=arguments.seed)
     try:
         files = list(microscope.shots(images, tilts_deg, pixel_size_nm, arguments.format.split(","), arguments.fault))  # type: ignore[arg-type]
     except ValueError as error:
         raise AetError(str(error)) from error
-    if not arguments.fault:
-        files = [files[index] for index in order]
-    count = _expose(iter(files), arguments, target.name)
+    order = microscope.arrival(len(files), shuffle=arguments.shuffle, seed=arguments.seed)
+    count = _expose((files[index] for index in order), arguments, target.name)
     print(f"{count} files in {target}")
     return EXIT_OK
 

@@ -229,14 +229,14 @@ def tags_of(path: Path, content: bytes) -> Tags:
 def _acquisition(image: _Image, index: int) -> Acquisition:
     tilt, said = _tilt(image, index)
     (scale_x, _, unit_x), (scale_y, _, unit_y) = image.axis(0), image.axis(1)
-    dwell_us = image.find("DigiScan", "Sample Time")
+    dwell_us = number_of(image.find("DigiScan", "Sample Time"))
     return Acquisition(
         tilt_deg=tilt,
         tilt_raw=said,
-        tilt_beta_deg=_float(image.find("Microscope Info", "Stage Position", "Stage Beta")),
+        tilt_beta_deg=number_of(image.find("Microscope Info", "Stage Position", "Stage Beta")),
         pixel_size_nm=pixel_size_nm((scale_y, unit_y), (scale_x, unit_x)),
         acquired_utc=utc_of(image.find("DataBar", "Acquisition Time (OS)")) if image.images == 1 else "",  # a stack's is its last image's
-        dwell_time_s=dwell_us * 1e-6 if isinstance(dwell_us, float) else None,
+        dwell_time_s=None if dwell_us is None else dwell_us * 1e-6,
         detector=str(image.find("DataBar", "Signal Name") or image.find("DataBar", "Device Name") or ""),
         microscope=str(image.find("Microscope Info", "Microscope") or ""),
         reader="dm",
@@ -252,11 +252,12 @@ def _tilt(image: _Image, index: int) -> tuple[float | None, str]:
             return (index - origin) * scale, f"stack axis: ({index} - {origin:g}) * {scale:g} {unit}"
         return None, ""
     alpha = image.find("Microscope Info", "Stage Position", "Stage Alpha")
-    return (float(alpha), f"Stage Alpha {alpha!r} deg") if isinstance(alpha, float) else (None, "")
+    return number_of(alpha), "" if number_of(alpha) is None else f"Stage Alpha {alpha!r} deg"
 
 
-def _float(value: Any) -> float | None:
-    return float(value) if isinstance(value, float) else None
+def number_of(value: Any) -> float | None:
+    """A tag's number, whole ones too; None for text, groups and what is not there."""
+    return float(value) if isinstance(value, (int, float)) else None
 
 
 def utc_of(filetime: Any) -> str:

@@ -78,11 +78,12 @@ class Velox:
         said = self._said[image]
         tilt, raw = _velox_tilt(said)
         beta, _ = _velox_tilt(said, "BetaTilt")
-        size, scan = _at(said, "BinaryResult", "PixelSize"), said.get("Scan", {})
-        units = [str(_at(said, "BinaryResult", f"PixelUnit{axis}") or "") for axis in "YX"]
-        along_y, along_x = ((_number(size.get(key)) or 0.0, unit) for key, unit in zip(("height", "width"), units, strict=True))
+        along_y, along_x = (
+            (_number(_at(said, "BinaryResult", "PixelSize", edge)) or 0.0, str(_at(said, "BinaryResult", f"PixelUnit{axis}") or ""))
+            for edge, axis in (("height", "Y"), ("width", "X"))
+        )
         started = _number(_at(said, "Acquisition", "AcquisitionStartDatetime", "DateTime")) or 0.0
-        rotation = _number(scan.get("ScanRotation"))
+        rotation = _number(_at(said, "Scan", "ScanRotation"))
         return Acquisition(
             tilt_deg=tilt,
             tilt_raw=raw,
@@ -90,8 +91,8 @@ class Velox:
             tilt_beta_deg=beta,
             pixel_size_nm=pixel_size_nm(along_y, along_x),
             acquired_utc=utc(started),
-            dwell_time_s=_number(scan.get("DwellTime")),
-            frame_time_s=_number(scan.get("FrameTime")),
+            dwell_time_s=_number(_at(said, "Scan", "DwellTime")),
+            frame_time_s=_number(_at(said, "Scan", "FrameTime")),
             scan_rotation_deg=() if rotation is None else (math.degrees(rotation),),
             detector=str(_at(said, "BinaryResult", "Detector") or ""),
             microscope=str(_at(said, "Instrument", "InstrumentModel") or ""),
@@ -121,7 +122,7 @@ def _velox_tilt(said: dict[str, Any], name: str = "AlphaTilt") -> tuple[float | 
 
 
 def _at(tree: Any, *names: str) -> Any:
-    """A value deep in the JSON; an empty dict stands for what is not there, so that `.get` works on."""
+    """A value deep in the JSON; an empty dict stands for what is not there, whatever stands in its place."""
     for name in names:
         tree = tree.get(name, {}) if isinstance(tree, dict) else {}
     return tree

@@ -93,8 +93,15 @@ def unit(source: Source, path: Path, stamp: str, image: int, loose: tuple[Path, 
 
 
 def _legible(said: Acquisition) -> Acquisition:
-    """Every text up to its first NUL: behind it lies what was in the instrument's memory, and HDF5 refuses it."""
-    texts = {name: text.partition("\0")[0] for name, text in msgspec.structs.asdict(said).items() if isinstance(text, str)}
+    """Every text up to its first NUL: behind it lies what was in the instrument's memory, and HDF5 refuses it.
+
+    Half characters, which HDF5 and JSON let pass and no message can carry, become question marks.
+    """
+    texts = {
+        name: text.partition("\0")[0].encode("utf-8", "replace").decode()
+        for name, text in msgspec.structs.asdict(said).items()
+        if isinstance(text, str)
+    }
     return msgspec.structs.replace(said, **texts)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from aet_stream.errors import SourceError
 from aet_stream.projection import Acquisition, Array
 from aet_stream.readers import checked_probe, finished, image_in_range, need
-from aet_stream.readers.hdf5 import MAGIC, member, numbers, opened
+from aet_stream.readers.hdf5 import MAGIC, attribute, member, numbers, opened
 
 _ANGLES = ("angles", "ang", "angle", "refined_angles", "tilt", "tilts", "theta")
 _CLASSES = {
@@ -90,7 +90,10 @@ def _choose(path: Path, variables: dict[str, tuple[tuple[int, ...], str]]) -> tu
         if len(shape) in (2, 3) and min(shape[:2]) >= _MIN_EDGE_PX and name not in _ANGLES
     ]
     if len(fitting) != 1:
-        found = ", ".join(name for name, _, _ in fitting) or f"none among {', '.join(variables) or 'no variables'}"
+        found = (
+            ", ".join(name for name, _, _ in fitting)
+            or f"none among {', '.join(variables) or 'no variables of a numeric type that can be stored'}"
+        )
         raise SourceError(f"{path.name}: needs exactly one projection array (y, x, images); found {found}")
     return fitting[0]
 
@@ -149,7 +152,10 @@ def _v5_variables(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
 def _v5_variable(path: Path, name: str) -> Array:
     from scipy.io import loadmat
 
-    return np.asarray(loadmat(str(path), appendmat=False, mat_dtype=True, variable_names=[name])[name])
+    values = loadmat(str(path), appendmat=False, variable_names=[name])[name]
+    if np.iscomplexobj(values):  # the header calls them double or single all the same
+        raise SourceError(f"{path.name}: {name} holds complex numbers, which are no projection")
+    return np.asarray(values, _v5_variables(path)[name][1])  # doubles may be stored as small integers
 
 
 # -- version 7.3 ----------------------------------------------------------------------------------------------------------------------
@@ -171,7 +177,7 @@ def _hdf5_variables(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     with opened(path) as file:
         for name in file:
             item = member(path, file, name)
-            if isinstance(item, h5py.Dataset) and item.dtype.kind in "iuf":
+            if isinstance(item, h5py.Dataset) and item.dtype.kind in "iuf" and attribute(item, "MATLAB_class") != "logical":
                 numbers(path, item)
                 found[name] = (tuple(reversed(item.shape)), item.dtype.str)
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import datetime
 import errno
+import functools
 import io
 import math
 import os
@@ -35,6 +36,7 @@ _PAIR = re.compile(r"^(\w+)\s*=\s*(.*?)\s*$")
 _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 _FILE_COLUMNS = ("file", "filename", "file_name", "name", "path")
 _IMAGE_COLUMNS = ("image", "section", "index", "zvalue", "z")
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?")
 _TILT_COLUMNS = ("tilt", "angle", "alpha", "tilt_angle", "tiltangle", "stage_a", "theta")
 
 
@@ -146,7 +148,11 @@ def _text(sidecar: Path, entry: os.stat_result) -> str:
         content = b"".join(part + b"\n" for part in re.findall(rb"<ObjectInfo>.{0,1000000}?</ObjectInfo>", content, re.DOTALL)[:64])
     if len(_texts) > 256:
         _texts.clear()
-    _texts[sidecar] = (stamp, content.decode("utf-8-sig", "replace"))
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:  # what Excel and SerialEM write on Windows; every byte is a character of it
+        text = content.decode("latin-1")
+    _texts[sidecar] = (stamp, text)
     return _texts[sidecar][1]
 
 
@@ -162,6 +168,7 @@ def candidate(number: str, said: str, unit: str = "deg") -> Candidate:
 # -- mdoc -----------------------------------------------------------------------------------------------------------------------------
 
 
+@functools.lru_cache(maxsize=4)
 def parse_mdoc(text: str) -> list[dict[str, str]]:
     """Sections of an mdoc file in order; `_kind` is ZValue or FrameSet, `_value` what stands behind it. Keys may come in any order."""
     sections: list[dict[str, str]] = [{"_kind": "", "_value": ""}]
@@ -236,12 +243,13 @@ def _from_rawtlt(text: str, sidecar: Path, image: int, images: int) -> Beside | 
     return Beside((candidate(lines[image], f"{sidecar.name}: {lines[image]}"),))
 
 
+@functools.lru_cache(maxsize=4)
 def rows_of(text: str) -> tuple[list[str], list[list[str]]]:
     """(column names in lower case, rows) of a table separated by semicolons, tabs or commas; no names where the first line is numbers."""
     first = text.split("\n", 1)[0]
     mark = ";" if ";" in first else "\t" if "\t" in first else ","
     rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=mark) if any(cell.strip() for cell in row)]
-    if rows and not any(re.fullmatch(r"[+-]?\d+(?:[.,]\d+)?", cell) for cell in rows[0]):
+    if rows and not any(_NUMBER.fullmatch(cell) for cell in rows[0]):
         return [cell.lower() for cell in rows[0]], rows[1:]
     return [], rows
 
@@ -249,7 +257,7 @@ def rows_of(text: str) -> tuple[list[str], list[list[str]]]:
 def tilt_column(names: list[str]) -> tuple[int, str]:
     """(index, unit) of the column of angles; (-1, "") where none says that it is."""
     for index, name in enumerate(names):
-        plain = re.sub(r"[\s(\[]*(?:_|\b)(deg|degree|degrees|°|rad|radians)[\])]*$", "", name).strip().replace(" ", "_")
+        plain = re.sub(r"[\s(\[]*(?:(?:_|\b)(?:deg|degree|degrees|rad|radians)|°)[\])]*$", "", name).strip().replace(" ", "_")
         if plain in _TILT_COLUMNS:
             return index, "rad" if re.search(r"(?:_|\b)rad", name) else "deg"
     return (0, "deg") if not names else (-1, "")
@@ -304,7 +312,7 @@ def _from_emi(text: str, sidecar: Path, path: Path) -> Beside | None:
         for data in root.iterfind("ExperimentalDescription/Root/Data")
     }
     alpha, unit = said.get("Stage A", ("", ""))
-    stage = [_number(said[label][0]) for label in ("Stage X", "Stage Y", "Stage Z", "Stage A", "Stage B") if label in said]
+    stage = [candidate(said[label][0], "").tilt_deg for label in ("Stage X", "Stage Y", "Stage Z", "Stage A", "Stage B") if label in said]
     read = any(value != 0 for value in stage)
     tilts = (candidate(alpha, f"{sidecar.name}: Stage A {alpha} {unit}", "rad" if unit == "rad" else "deg"),) if alpha and read else ()
     remark = "" if read or not alpha else f"{sidecar.name}: the stage reads 0 on every axis, so it was not read at all"

@@ -139,16 +139,18 @@ def _pages(path: Path, size: int) -> tuple[list[Directory], str]:
         if _WIDTH not in page or _HEIGHT not in page:
             raise SourceError(f"{path.name}: a page without size")
         compression = page.get(_COMPRESSION, (1,))[0]
+        height, width = page[_HEIGHT][0], page[_WIDTH][0]
+        uncompressed = height * width * np.dtype(_dtype(path, page)).itemsize
         offsets = page.get(_STRIPS) or page.get(_TILES) or ()
         counts = page.get(_STRIP_BYTES) or page.get(_TILE_BYTES) or ()
+        if not counts and compression == 1 and len(offsets) == 1:  # old programs leave it out: it cannot be anything else
+            counts = (uncompressed,)
         if not offsets or len(offsets) != len(counts):
             raise SourceError(f"{path.name}: a page without pixels")
         need(path, size, max(o + c for o, c in zip(offsets, counts, strict=True)), "the pixels")
         wanted, written = _parts(page), sum(o >= 8 and c > 0 for o, c in zip(offsets, counts, strict=True))
         if written < wanted:
             raise SourceNotReady(f"{path.name}: {written} of {wanted} strips or tiles of a page are written")
-        height, width = page[_HEIGHT][0], page[_WIDTH][0]
-        uncompressed = height * width * np.dtype(_dtype(path, page)).itemsize
         if compression == 1 and sum(counts) < uncompressed:
             raise SourceError(f"{path.name}: {sum(counts)} bytes of pixels for {height} x {width} px")
         if compression != 1 and uncompressed > 2000 * max(1, sum(counts)):
@@ -189,6 +191,7 @@ class Tiff:
         _as_many_as_described(path, size, pages, dtype)
         packed = all(page.get(_COMPRESSION, (1,))[0] != 1 for page in pages)
         self.probe = checked_probe(path, "tiff", len(pages), pages[0][_HEIGHT][0], pages[0][_WIDTH][0], dtype, sealed=packed)
+        self._said: list[Acquisition] = []
 
     def frames(self, image: int) -> Array:
         import tifffile
@@ -198,13 +201,16 @@ class Tiff:
             return finished(self._path, file.pages[image].asarray())
 
     def acquisition(self, image: int) -> Acquisition:
-        import tifffile
+        image_in_range(self._path, image, self.probe.images)
+        if not self._said:  # of all pages at once: each is found through all those before it
+            import tifffile
 
-        from aet_stream.readers.tiff_tags import acquisition
+            from aet_stream.readers.tiff_tags import acquisition
 
-        with tifffile.TiffFile(self._path) as file:
-            image_in_range(self._path, image, len(file.pages))
-            return acquisition(self._path, file, file.pages[image], single=self.probe.images == 1)
+            with tifffile.TiffFile(self._path) as file:
+                self._said = [acquisition(self._path, file, page, single=self.probe.images == 1) for page in file.pages]
+        image_in_range(self._path, image, len(self._said))
+        return self._said[image]
 
 
 open_source = Tiff

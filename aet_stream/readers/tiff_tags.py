@@ -45,7 +45,7 @@ def _imagej(file: Any, tags: dict[int, Any]) -> float | None:
 
 
 def _digital_micrograph(path: Path, tags: dict[int, Any]) -> Acquisition:
-    from aet_stream.readers.dm import tags_of, utc_of
+    from aet_stream.readers.dm import number_of, tags_of, utc_of
 
     along_x, along_y = ((float(tags.get(scale, 0)), str(tags.get(unit, ""))) for scale, unit in zip(_DM_SCALES, _DM_UNITS, strict=True))
     tree: Any = {}
@@ -62,11 +62,10 @@ def _digital_micrograph(path: Path, tags: dict[int, Any]) -> Acquisition:
         return value
 
     alpha = find("Microscope Info", "Stage Position", "Stage Alpha")
-    beta = find("Microscope Info", "Stage Position", "Stage Beta")
     return Acquisition(
-        tilt_deg=float(alpha) if isinstance(alpha, float) else None,
-        tilt_raw=f"Stage Alpha {alpha!r} deg" if isinstance(alpha, float) else "",
-        tilt_beta_deg=float(beta) if isinstance(beta, float) else None,
+        tilt_deg=number_of(alpha),
+        tilt_raw="" if number_of(alpha) is None else f"Stage Alpha {alpha!r} deg",
+        tilt_beta_deg=number_of(find("Microscope Info", "Stage Position", "Stage Beta")),
         pixel_size_nm=pixel_size_nm(along_y, along_x),
         acquired_utc=utc_of(find("DataBar", "Acquisition Time (OS)")),
         detector=str(find("DataBar", "Signal Name") or find("DataBar", "Device Name") or ""),

@@ -23,6 +23,8 @@ from aet_stream.reconstruct.volume_file import VOLUME
 
 SUFFIXES = (".mrc", ".tif", ".tiff", ".mat")
 _FORMS = "write .mrc, .tif or .mat"
+_MAT_BYTES = (1 << 32) - (1 << 16)
+"""An array in a .mat file of version 5 counts its bytes by 32 bits, with what stands before it."""
 
 
 def write_volume(volume: Array, voxel_size_nm: float, target: Path) -> None:
@@ -30,8 +32,9 @@ def write_volume(volume: Array, voxel_size_nm: float, target: Path) -> None:
 
     Raises
     ------
-    ReconstructionError : another suffix
+    ReconstructionError : another suffix, or too large for it
     """
+    _refuse_too_large(volume.nbytes, target)
     sections = np.ascontiguousarray(np.transpose(volume, (1, 0, 2)), dtype=np.float32)
     known_nm = voxel_size_nm if np.isfinite(voxel_size_nm) else 0.0
     with durable.replacing(target) as draft:
@@ -94,8 +97,14 @@ def _refuse_present(path: Path) -> None:
         raise ReconstructionError(f"{path} is there already: choose another name, or say --overwrite")
 
 
+def _refuse_too_large(nbytes: int, target: Path) -> None:
+    if target.suffix == ".mat" and nbytes > _MAT_BYTES:
+        raise ReconstructionError(f"{target}: {nbytes >> 20} MiB; an array in a .mat file has less than 4096: write .mrc or .tif")
+
+
 def _export_series(source: Path, target: Path, *, overwrite: bool) -> list[Path]:
     given = read_input(source)
+    _refuse_too_large(given.projections.nbytes, target)
     order = np.argsort(given.tilts_deg, kind="stable")
     views, tilts_deg = given.projections[order], given.tilts_deg[order]
     size_nm = given.pixel_size_nm if np.isfinite(given.pixel_size_nm) else 0.0

@@ -12,7 +12,7 @@ import numpy as np
 
 from aet_stream.projection import Array
 from aet_stream.simulate.series import SimulatedSeries
-from aet_stream.simulate.writers import KNOWS_TILT, SUFFIX, WRITERS, emi, mdoc
+from aet_stream.simulate.writers import KNOWS_TILT, SUFFIX, WRITERS, degrees, emi, mdoc
 
 logger = logging.getLogger(__name__)
 
@@ -61,12 +61,12 @@ def _shot(index: int, image: Array, tilt_deg: float, pixel_size_nm: float | None
         return Shot(name, WRITERS[kind](image, tilt_deg, pixel_size_nm), (f"{name}.mdoc", mdoc(name, [tilt_deg], pixel_size_nm)))
     if kind == "ser":
         return Shot(f"image_{index:03d}_1.ser", WRITERS[kind](image, tilt_deg, pixel_size_nm), (f"image_{index:03d}.emi", emi(tilt_deg)))
-    name = f"image_{index:03d}" if kind in KNOWS_TILT else f"probe_{index:03d}_{tilt_deg:+.2f}deg"
+    name = f"image_{index:03d}" if kind in KNOWS_TILT else f"probe_{index:03d}_{degrees(tilt_deg, sign=True)}deg"
     return Shot(name + SUFFIX[kind], WRITERS[kind](image, tilt_deg, pixel_size_nm))
 
 
 def _accident(fault: str, shot: Shot, index: int, image: Array, tilt_deg: float, pixel_size_nm: float | None) -> Shot:
-    stem, suffix = f"{fault}_{index:03d}_{tilt_deg:+.2f}deg", Path(shot.name).suffix
+    stem, suffix = f"{fault}_{index:03d}_{degrees(tilt_deg, sign=True)}deg", Path(shot.name).suffix
     match fault:
         case "truncated":
             return Shot(stem + suffix, shot.content[: len(shot.content) // 2])

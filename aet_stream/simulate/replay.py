@@ -12,6 +12,7 @@ from aet_stream.config import Angle
 from aet_stream.errors import SourceError
 from aet_stream.projection import Array
 from aet_stream.readers.frames import combine
+from aet_stream.readers.hdf5 import opened
 from aet_stream.readers.looking import Sources, Unit, look
 from aet_stream.readers.sidecar import LOOSE, SUFFIXES
 from aet_stream.watch.angle import resolve
@@ -103,19 +104,30 @@ def load_angles(path: Path) -> Array:
     ------
     SourceError : not a list of angles
     """
+    from scipy.io.matlab import MatReadError
+
     try:
         if path.suffix == ".mat":
-            from scipy.io import loadmat
-
-            values = next(v for k, v in loadmat(str(path)).items() if not k.startswith("_") and np.asarray(v).dtype.kind in "iuf")
+            values = _first_numbers(path)
         elif path.suffix == ".npy":
             values = np.load(path, allow_pickle=False)
         else:
             values = np.loadtxt(path)
-    except (OSError, ValueError, StopIteration) as error:
+        values = np.atleast_1d(np.asarray(values, dtype=np.float64))
+    except (OSError, ValueError, EOFError, StopIteration, MatReadError) as error:
         raise SourceError(f"{path}: no list of angles: {error}") from error
-    values = np.atleast_1d(np.asarray(values, dtype=np.float64))
     values = values[:, 1] if values.ndim == 2 and values.shape[1] == 3 else values.ravel()
     if not np.isfinite(values).all():
         raise SourceError(f"{path}: no list of angles: not all of them are finite")
     return values
+
+
+def _first_numbers(path: Path) -> Array:
+    """The first numeric variable of a .mat file, of version 5 or 7.3."""
+    import h5py
+    from scipy.io import loadmat
+
+    if h5py.is_hdf5(path):
+        with opened(path) as file:
+            return next(item[()].T for item in file.values() if isinstance(item, h5py.Dataset) and item.dtype.kind in "iuf")
+    return next(v for k, v in loadmat(str(path)).items() if not k.startswith("_") and np.asarray(v).dtype.kind in "iuf")

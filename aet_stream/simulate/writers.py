@@ -25,8 +25,12 @@ def tiff(pixels: Array, tilt_deg: float, pixel_size_nm: float | None) -> bytes:
     import tifffile
 
     buffer = io.BytesIO()
-    per_nm, unit = (None, {}) if pixel_size_nm is None else ((1 / pixel_size_nm, 1 / pixel_size_nm), {"unit": "nm"})
-    tifffile.imwrite(buffer, pixels, imagej=pixels.dtype.str in ("|u1", "<u2", "<f4"), resolution=per_nm, metadata=unit)
+    per_nm, words = (None, {}) if pixel_size_nm is None else ((1 / pixel_size_nm, 1 / pixel_size_nm), {"unit": "nm"})
+    if pixels.dtype.str in ("|u1", "<u2", "<f4"):
+        tifffile.imwrite(buffer, pixels, imagej=True, resolution=per_nm, metadata=words)
+    else:  # of other types ImageJ reads what it would not write
+        said = "".join(f"{key}={value}\n" for key, value in {"ImageJ": "1.54", **words}.items())
+        tifffile.imwrite(buffer, pixels, resolution=per_nm, metadata=None, description=said)
     return buffer.getvalue()
 
 
@@ -38,9 +42,19 @@ def npy(pixels: Array, tilt_deg: float, pixel_size_nm: float | None) -> bytes:
 
 
 def mrc(pixels: Array, tilt_deg: float, pixel_size_nm: float | None) -> bytes:
-    """MRC2014 (Cheng et al. 2015); (y, x) or (images, y, x). The tilt belongs into an mdoc."""
+    """MRC2014 (Cheng et al. 2015); (y, x) or (images, y, x). The tilt belongs into an mdoc.
+
+    Raises
+    ------
+    ValueError : it has no type that holds these pixels
+    """
     if pixels.dtype.str not in _MRC_MODES:
-        pixels = pixels.astype("<f4")
+        single = pixels.astype("<f4")
+        if not np.array_equal(single, pixels):
+            raise ValueError(
+                f"mrc holds no pixels of type {pixels.dtype}, and as float32 these would be others: choose tiff, npy, dm4 or mat"
+            )
+        pixels = single
     stack = pixels if pixels.ndim == 3 else pixels[None]
     images, height, width = stack.shape
     step = (pixel_size_nm or 0.0) * 10  # 0: not known
@@ -107,7 +121,7 @@ def emi(tilt_deg: float, *, unit: str = "deg", stage: tuple[float, float, float]
     """TIA's description of a `.ser`, XML among bytes of its own."""
     position = dict(zip(("Stage X", "Stage Y", "Stage Z"), stage, strict=True))
     rows = [("Microscope", "Simulated", "")] + [(label, f"{value:.3f}", "um") for label, value in position.items()]
-    rows += [("Stage A", f"{tilt_deg:.2f}", unit), ("Stage B", "0.00", unit)]
+    rows += [("Stage A", degrees(tilt_deg), unit), ("Stage B", "0.00", unit)]
     data = "".join(f"<Data><Label>{label}</Label><Value>{value}</Value><Unit>{u}</Unit></Data>" for label, value, u in rows)
     xml = (
         f"<ObjectInfo><ExperimentalDescription><Root>{data}</Root></ExperimentalDescription>"
@@ -170,6 +184,11 @@ def emd(pixels: Array, tilt_deg: float, pixel_size_nm: float | None) -> bytes:
         file.flush()
         image: bytes = file.id.get_file_image()
     return image
+
+
+def degrees(tilt_deg: float, *, sign: bool = False) -> str:
+    """A tilt as text: two digits behind the point as instruments have them, up to four where it has more."""
+    return np.format_float_positional(np.round(tilt_deg, 4) + 0.0, min_digits=2, sign=sign)
 
 
 def _known(pixel_size_nm: float | None, kind: str) -> float:

@@ -13,6 +13,7 @@ from aet_stream.naming import NO_TEXT, is_text, series_of, shown
 from aet_stream.projection import Acquisition, Candidate
 from aet_stream.readers.looking import Look, Unit
 from aet_stream.readers.plan import load_plan
+from aet_stream.readers.sidecar import SUFFIXES as SIDECARS
 from aet_stream.watch.angle import resolve
 from aet_stream.watch.settle import Settling
 from aet_stream.watch.watch import Reader
@@ -29,21 +30,33 @@ def describe_all(paths: Iterable[Path], reader: Reader, config: Config, *, say: 
     AetError : a path is not there
     """
     plan = load_plan(config.angle.plan)
+    suffixes = reader.suffixes()
     verdicts: Counter[str] = Counter()
     for folder, files in _by_folder(paths):
-        folder_files = Settling(folder, exclude=config.watch.exclude, settle_s=0.0, suffixes=reader.suffixes())
+        folder_files = Settling(folder, exclude=config.watch.exclude, settle_s=0.0, suffixes=suffixes)
         folder_files.scan(0.0)
         for name in files or sorted(folder_files.candidates):
             loose = tuple(str(folder / other) for other in folder_files.loose(name))
-            verdict, text = describe(folder / name, reader, config, loose=loose, plan=plan, excluded=folder_files.excluded(Path(name).name))
+            passed_over = "its name matches watch.exclude" if folder_files.excluded(Path(name).name) else _no_image(name, suffixes)
+            verdict, text = describe(folder / name, reader, config, loose=loose, plan=plan, passed_over=passed_over)
             verdicts[verdict] += 1
             say("\n".join(map(shown, text.split("\n"))))
         for name in () if files else folder_files.nameless:
             verdicts["would be quarantined"] += 1
             say(f"{shown(str(folder))}/{name}\n  would be quarantined: {NO_TEXT}")
+        if not (files or folder_files.candidates or folder_files.nameless):
+            say(f"{shown(str(folder))}\n  no image in it, nor below; looked at is what ends in {', '.join(sorted(suffixes))}")
     if sum(verdicts.values()) > 1:
         say("in all: " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))
     return not (verdicts.keys() - {"would be stored"})
+
+
+def _no_image(name: str, suffixes: frozenset[str]) -> str:
+    """Why a file of this name is none that is looked at, or an empty string."""
+    suffix = Path(name).suffix.lower()
+    if suffix in suffixes:
+        return ""
+    return "a sidecar, read with its image" if suffix in SIDECARS else f"looked at is what ends in {', '.join(sorted(suffixes))}"
 
 
 def _by_folder(paths: Iterable[Path]) -> list[tuple[Path, list[str]]]:
@@ -61,13 +74,13 @@ def _by_folder(paths: Iterable[Path]) -> list[tuple[Path, list[str]]]:
 
 
 def describe(
-    path: Path, reader: Reader, config: Config, *, loose: tuple[str, ...] = (), plan: tuple[float, ...] = (), excluded: bool = False
+    path: Path, reader: Reader, config: Config, *, loose: tuple[str, ...] = (), plan: tuple[float, ...] = (), passed_over: str = ""
 ) -> tuple[str, str]:
-    """(verdict, lines) for one file."""
+    """(verdict, lines) for one file; `passed_over`: why the daemon would not even open it."""
     name = shown(str(path))
     series = series_of(_relative(path, config), config.watch_root.name if config.watch.root else "", config.series)
-    if excluded:
-        return "never looked at", f"{name}\n  never looked at: its name matches watch.exclude"
+    if passed_over:
+        return "never looked at", f"{name}\n  never looked at: {passed_over}"
     if not is_text(str(path)):
         return "would be quarantined", f"{name}\n  would be quarantined: {NO_TEXT}"
     try:
