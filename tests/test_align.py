@@ -18,7 +18,7 @@ from aet_stream.errors import ReconstructionError
 from aet_stream.projection import Array
 from aet_stream.reconstruct import quality, solver
 from aet_stream.reconstruct.align import align
-from aet_stream.reconstruct.export import export
+from aet_stream.reconstruct.export import export, write_volume
 from aet_stream.reconstruct.preview import ALIGN, preview
 from aet_stream.reconstruct.projector import reproject
 from aet_stream.reconstruct.registered import Alignment, apply, binned
@@ -353,6 +353,14 @@ def test_exports_that_cannot_be_are_refused(files: Path, source: str, target: st
     """By name."""
     with pytest.raises(ReconstructionError, match=words):
         export(files / source, files / target)
+
+
+def test_what_is_too_large_for_matlab_is_refused(tmp_path: Path) -> None:
+    """A volume of 1024 px, 4 GiB: one line with what to do instead, and no file."""
+    volume = np.broadcast_to(np.float32(0), (1024, 1024, 1024))
+    with pytest.raises(ReconstructionError, match=r"v\.mat: 4\.0 GiB.*h5read"):
+        write_volume(volume, 0.04, tmp_path / "v.mat")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("taken", ["taken.mrc", "taken.rawtlt"])

@@ -23,6 +23,8 @@ from aet_stream.reconstruct.volume_file import VOLUME
 
 SUFFIXES = (".mrc", ".tif", ".tiff", ".mat")
 _FORMS = "write .mrc, .tif or .mat"
+_MAT_BYTES = 2**32 - 2**10
+"""A variable of a MATLAB 5 file counts its bytes, its own head among them, in 32 bits."""
 
 
 def write_volume(volume: Array, voxel_size_nm: float, target: Path) -> None:
@@ -30,8 +32,10 @@ def write_volume(volume: Array, voxel_size_nm: float, target: Path) -> None:
 
     Raises
     ------
-    ReconstructionError : another suffix
+    ReconstructionError : another suffix, or too large for a .mat
     """
+    if target.suffix == ".mat":
+        _refuse_large(volume.nbytes, target)
     sections = np.ascontiguousarray(np.transpose(volume, (1, 0, 2)), dtype=np.float32)
     known_nm = voxel_size_nm if np.isfinite(voxel_size_nm) else 0.0
     with durable.replacing(target) as draft:
@@ -43,6 +47,11 @@ def write_volume(volume: Array, voxel_size_nm: float, target: Path) -> None:
             savemat(str(draft), {"volume": np.transpose(volume, (0, 2, 1)), "voxel_size_nm": voxel_size_nm}, appendmat=False)
         else:
             raise ReconstructionError(f"{target}: a volume is not exported to {target.suffix or 'a name without suffix'}; {_FORMS}")
+
+
+def _refuse_large(bytes_: int, target: Path) -> None:
+    if bytes_ > _MAT_BYTES:
+        raise ReconstructionError(f"{target}: {bytes_ / 2**30:.1f} GiB, and a variable of a .mat holds 4: take .mrc, or h5read in MATLAB")
 
 
 def _write_mrc(pages: Array, pixel_size_nm: float, path: Path, *, volume: bool) -> None:
@@ -69,7 +78,7 @@ def export(source: Path, target: Path, *, overwrite: bool = False) -> list[Path]
 
     Raises
     ------
-    ReconstructionError : the source is neither, the target's suffix says no known form, or a file is there already
+    ReconstructionError : the source is neither, the target's suffix says no known form or cannot hold so much, or a file is there already
     """
     if target.suffix not in SUFFIXES:
         raise ReconstructionError(f"{target}: unknown form {target.suffix!r}; {_FORMS}")
@@ -100,6 +109,8 @@ def _export_series(source: Path, target: Path, *, overwrite: bool) -> list[Path]
     views, tilts_deg = given.projections[order], given.tilts_deg[order]
     size_nm = given.pixel_size_nm if np.isfinite(given.pixel_size_nm) else 0.0
     beside = target.with_name(f"{target.stem}_angles.mat") if target.suffix == ".mat" else target.with_suffix(".rawtlt")
+    if target.suffix == ".mat":
+        _refuse_large(views.nbytes, target)
     if not overwrite:
         _refuse_present(beside)
     with durable.replacing(target) as draft:
