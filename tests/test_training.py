@@ -491,14 +491,19 @@ def test_a_path_that_cannot_be_read_or_written_is_one_line_before_any_work(tmp_p
 
 
 def test_evaluation_ranks_what_it_should(tmp_path: Path) -> None:
-    """Doing nothing is worse than Laplace on films, Laplace worse than the network; one row per estimator and set; no NaN; a picture."""
-    report = evaluate.evaluate(["default"], frames=6, only=["hard", "clean"], trust_frames=20)
+    """Doing nothing is worse than Laplace on films, Laplace worse than the network; one row per estimator and set, no NaN, and a picture.
+
+    An estimator that is named twice, or is there anyway, is judged once.
+    """
+    report = evaluate.evaluate(["default", "laplace", "default"], frames=6, only=["hard", "clean"], trust_frames=20)
     found = {(score.set_name, score.estimator): score for score in report.scores}
     assert found["hard", "laplace"].mean_db > found["hard", "nothing"].mean_db + 8
     assert found["hard", "default"].mean_db > found["hard", "laplace"].mean_db
     assert found["clean", "nothing"].error_percent < 1e-3
     assert all(np.isfinite([score.mean_db, score.worst_db, score.mean_ssim, score.fine_outside]).all() for score in report.scores)
-    assert report.trusted[0].frames == 20
+    assert [(each.estimator, each.frames) for each in report.trusted] == [("default", 20), ("laplace", 20)]
+    real = [(each.estimator, each.tilt_deg) for each in report.real]
+    assert len(set(real)) == len(real)
     assert "gaussian-process" in evaluate.table(report)
     evaluate.draw("default", tmp_path / "frames.png", frames=4)
     assert (tmp_path / "frames.png").stat().st_size > 10_000
