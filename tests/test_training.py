@@ -33,6 +33,7 @@ from aet_stream.training.hearings import Hearings, keep_only_own, origin, record
 from aet_stream.training.learning import Training
 from aet_stream.training.losses import coarse_loss
 from aet_stream.training.preset import Preset, learning_rate, load_preset
+from aet_stream.training.scores import psnr_db
 from aet_stream.training.train import run
 from tests.harness import ENVIRONMENT, Daemon
 
@@ -507,6 +508,15 @@ def test_evaluation_ranks_what_it_should(tmp_path: Path) -> None:
     assert "gaussian-process" in evaluate.table(report)
     evaluate.draw("default", tmp_path / "frames.png", frames=4)
     assert (tmp_path / "frames.png").stat().st_size > 10_000
+
+
+def test_what_is_scored_is_what_would_be_stored() -> None:
+    """The offset goes first, as in the daemon: it would eat the digits of float32."""
+    (score,) = (s for s in evaluate.evaluate(["laplace"], frames=4, only=["offset 1e4"], trust_frames=0).scores if s.estimator == "laplace")
+    denoiser, frames = Denoiser(model="laplace"), sets.frames("offset 1e4", 4)
+    stored = [frame.raw.astype(np.float64) - denoiser.subtract(frame.raw).clean - frame.offset for frame in frames]
+    decibels = [psnr_db(frame.background, found) for frame, found in zip(frames, stored, strict=True)]
+    assert score.mean_db == pytest.approx(np.mean(decibels), abs=1e-3)
 
 
 @pytest.mark.parametrize("name", sorted(sets.SETS))

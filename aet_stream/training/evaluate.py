@@ -100,8 +100,9 @@ def evaluate(
 
 
 def _background_of(denoiser: Denoiser) -> Estimate:
+    """raw - clean, as it is stored."""
     denoiser.warm_up()
-    return lambda frame: denoiser.estimate(frame)[0].background
+    return lambda frame: frame.astype(np.float64) - denoiser.subtract(frame).clean
 
 
 def _score(set_name: str, name: str, estimate: Estimate, samples: list[Frame]) -> Score:
