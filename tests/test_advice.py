@@ -116,6 +116,12 @@ def test_what_is_wrong_is_said_with_figure_and_limit(name: str) -> None:
     assert hints(spoilt=spoilt, limits=Advice(enabled=False)) == []
 
 
+def test_a_jump_is_one_in_any_unit() -> None:
+    """A detector may count in amperes; a frame without anything in it has no jump."""
+    assert row_jump(jumped() * np.float32(1e-15)) == pytest.approx(row_jump(jumped()), rel=1e-3)
+    assert row_jump(np.zeros((64, 64), np.float32)) == 0
+
+
 def test_damage_is_seen_against_the_first_image_at_the_same_tilt() -> None:
     """A repeat without its lower part: less alike than the limit, and less of it; the first image is not blamed."""
     first, again = particle(0.0), particle(0.0, bitten=True)

@@ -177,6 +177,14 @@ def test_a_library_that_fails_costs_its_process_only(stand_in: Path, monkeypatch
         apart.solve(views_of(BLOBS, TILTS_DEG), TILTS_DEG, "tomopy:sirt", memory_mib=3000)
 
 
+def test_a_library_may_have_what_this_process_may(stand_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a container or a service has less than the machine: one error with words, before the kernel kills."""
+    monkeypatch.setenv("STAND_IN", "memory")
+    monkeypatch.setattr(solver, "machine_bytes", lambda: 1000 << 20)
+    with pytest.raises(ReconstructionError, match="needs more than 800 MiB"):
+        apart.solve(views_of(BLOBS, TILTS_DEG), TILTS_DEG, "tomopy:sirt")
+
+
 def test_it_ends_with_whoever_asked(stand_in: Path, tmp_path: Path) -> None:
     """The asking process is killed in the middle: the other one goes, too, though inside a long call."""
     note = tmp_path / "pid"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from aet_stream.denoise import classical, grid, modes, trust
+from aet_stream.denoise import classical, grid, hardware, modes, trust
 from aet_stream.denoise.coarse import _KNOTS, Said, _basis, _Solve, solve, spread
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.denoise.dncnn import DEPTH, DnCNN
@@ -346,6 +346,16 @@ def test_out_of_memory_leads_to_smaller_tiles_and_then_to_a_clear_end(full: Path
     network._layers = torch.nn.Sequential(Short(10))
     with pytest.raises(ModelError, match="not enough memory"):
         run(network, raw)
+
+
+@pytest.mark.parametrize(("asked", "kept"), [("float32", "float32"), ("auto", "bfloat16")])
+def test_the_cpu_keeps_to_the_precision_that_was_asked_for(full: Path, monkeypatch: pytest.MonkeyPatch, asked: str, kept: str) -> None:
+    """A GPU that is full hands over to the CPU: what was set by name holds there, too."""
+    monkeypatch.setattr(hardware, "has_bfloat16", lambda kind: True)
+    network = in_tiles(full, precision=asked, tile_px=64)
+    network._torch_device = torch.device("cuda")  # as if
+    network._take_less("pretended")
+    assert (network.device, network.precision) == ("cpu", kept)
 
 
 @pytest.mark.parametrize(

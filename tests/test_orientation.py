@@ -8,10 +8,10 @@ import h5py
 import numpy as np
 import pytest
 
-from aet_stream.layout import LAYOUT_VERSION, crc32
 from aet_stream.reconstruct.orientation import verdict, ways
 from aet_stream.simulate.formation import project_series, volume
 from aet_stream.simulate.particle import Particle
+from tests.test_reconstruct import write_series
 
 TILTS = np.linspace(-65, 65, 9)
 
@@ -74,6 +74,21 @@ def test_check_says_it_of_a_stored_series(tmp_path: Path, known: tuple[np.ndarra
     assert main(words[:3]) == 1
 
 
+@pytest.mark.parametrize("column", ["blank", "superseded"])
+def test_what_no_volume_takes_has_no_say(
+    tmp_path: Path, known: tuple[np.ndarray, np.ndarray], capsys: pytest.CaptureFixture[str], column: str
+) -> None:
+    """Blank and superseded rows show nothing of the specimen: with them nobody could tell."""
+    from aet_stream.cli import main
+
+    clean, truth = known
+    rows = np.arange(len(TILTS)) % 2 == 1
+    spoilt = np.where(rows[:, None, None], 0, clean)
+    assert main(_series_and_truth(tmp_path, spoilt, truth)) == 1
+    assert "cannot tell" in capsys.readouterr().out
+    assert main(_series_and_truth(tmp_path, spoilt, truth, **{column: rows.astype(np.uint8)})) == 0
+
+
 def test_check_forgives_nothing_for_an_orientation_that_is_right(
     tmp_path: Path, known: tuple[np.ndarray, np.ndarray], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,14 +104,9 @@ def test_check_forgives_nothing_for_an_orientation_that_is_right(
     assert "broken.tif" in capsys.readouterr().out
 
 
-def _series_and_truth(folder: Path, clean: np.ndarray, truth: np.ndarray) -> list[str]:
+def _series_and_truth(folder: Path, clean: np.ndarray, truth: np.ndarray, **columns: np.ndarray) -> list[str]:
     """A stored series and the volume of its specimen; the words that compare them."""
-    with h5py.File(folder / "series.h5", "w") as file:
-        file["/exchange/data"], file["/exchange/theta"] = clean.astype("<f4"), TILTS
-        file["/aet/raw"] = np.zeros(clean.shape, "<u2")
-        file["/aet/projection/clean_crc32"] = [crc32(frame.astype("<f4")) for frame in clean]
-        file.create_group("/aet/series").attrs["closed_utc"] = "now"
-        file.attrs["layout_version"] = LAYOUT_VERSION
+    write_series(folder / "series.h5", clean.astype(np.float32), TILTS, **columns)
     with h5py.File(folder / "truth.h5", "w") as file:
         file["volume"] = truth
     return ["check", "--series", str(folder / "series.h5"), "--known", str(folder / "truth.h5")]

@@ -17,7 +17,7 @@ import torch
 from aet_stream.errors import ReconstructionError
 from aet_stream.layout import CLEAN, PER_PROJECTION, THETA, crc32
 from aet_stream.projection import Array
-from aet_stream.reconstruct import apart, solver
+from aet_stream.reconstruct import apart, run, solver
 from aet_stream.reconstruct.gpu import OnDevice
 from aet_stream.reconstruct.memory import machine_bytes
 from aet_stream.reconstruct.projector import Pieces, reproject
@@ -249,6 +249,19 @@ def test_the_rule_looks_at_fewer_slices_where_memory_is_short() -> None:
     views = views_of(BLOBS, TILTS_DEG, width=128)
     assert 1 <= choose_iterations(views, TILTS_DEG, memory_mib=24) <= 100
     assert not noise_variance(views[:, 8:10]).any()
+
+
+def test_the_bound_on_a_gpu_is_none_on_this_machine(series: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule works on the CPU whatever solves: with a GPU's `memory_mib` it would take more than there is here, or needlessly little."""
+
+    def rule(*given: object, memory_mib: int, **more: object) -> int:
+        raise ReconstructionError(f"{memory_mib} MiB for the rule")
+
+    monkeypatch.setattr(run, "choose_iterations", rule)
+    monkeypatch.setattr(run, "check_method", lambda method, device: run.BUILT_IN)  # there may be no GPU here
+    for device, mib in (("cpu", 500), ("cuda", 0)):
+        with pytest.raises(ReconstructionError, match=f"^{mib} MiB"):
+            reconstruct(series, Options(align=(), device=device, memory_mib=500))
 
 
 def test_without_noise_nothing_is_stopped_early() -> None:

@@ -33,6 +33,7 @@ from aet_stream.training.hearings import Hearings, keep_only_own, origin, record
 from aet_stream.training.learning import Training
 from aet_stream.training.losses import coarse_loss
 from aet_stream.training.preset import Preset, learning_rate, load_preset
+from aet_stream.training.scores import psnr_db
 from aet_stream.training.train import run
 from tests.harness import ENVIRONMENT, Daemon
 
@@ -491,17 +492,31 @@ def test_a_path_that_cannot_be_read_or_written_is_one_line_before_any_work(tmp_p
 
 
 def test_evaluation_ranks_what_it_should(tmp_path: Path) -> None:
-    """Doing nothing is worse than Laplace on films, Laplace worse than the network; one row per estimator and set; no NaN; a picture."""
-    report = evaluate.evaluate(["default"], frames=6, only=["hard", "clean"], trust_frames=20)
+    """Doing nothing is worse than Laplace on films, Laplace worse than the network; one row per estimator and set, no NaN, and a picture.
+
+    An estimator that is named twice, or is there anyway, is judged once.
+    """
+    report = evaluate.evaluate(["default", "laplace", "default"], frames=6, only=["hard", "clean"], trust_frames=20)
     found = {(score.set_name, score.estimator): score for score in report.scores}
     assert found["hard", "laplace"].mean_db > found["hard", "nothing"].mean_db + 8
     assert found["hard", "default"].mean_db > found["hard", "laplace"].mean_db
     assert found["clean", "nothing"].error_percent < 1e-3
     assert all(np.isfinite([score.mean_db, score.worst_db, score.mean_ssim, score.fine_outside]).all() for score in report.scores)
-    assert report.trusted[0].frames == 20
+    assert [(each.estimator, each.frames) for each in report.trusted] == [("default", 20), ("laplace", 20)]
+    real = [(each.estimator, each.tilt_deg) for each in report.real]
+    assert len(set(real)) == len(real)
     assert "gaussian-process" in evaluate.table(report)
     evaluate.draw("default", tmp_path / "frames.png", frames=4)
     assert (tmp_path / "frames.png").stat().st_size > 10_000
+
+
+def test_what_is_scored_is_what_would_be_stored() -> None:
+    """The offset goes first, as in the daemon: it would eat the digits of float32."""
+    (score,) = (s for s in evaluate.evaluate(["laplace"], frames=4, only=["offset 1e4"], trust_frames=0).scores if s.estimator == "laplace")
+    denoiser, frames = Denoiser(model="laplace"), sets.frames("offset 1e4", 4)
+    stored = [frame.raw.astype(np.float64) - denoiser.subtract(frame.raw).clean - frame.offset for frame in frames]
+    decibels = [psnr_db(frame.background, found) for frame, found in zip(frames, stored, strict=True)]
+    assert score.mean_db == pytest.approx(np.mean(decibels), abs=1e-3)
 
 
 @pytest.mark.parametrize("name", sorted(sets.SETS))

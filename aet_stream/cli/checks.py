@@ -53,8 +53,8 @@ def _check(arguments: argparse.Namespace) -> int:
 def _is_oriented(path: Path | None, known: Path | None) -> bool:
     import h5py
 
+    from aet_stream.reconstruct.input import read_input
     from aet_stream.reconstruct.orientation import verdict, ways
-    from aet_stream.series import Series
 
     if path is None or known is None:
         raise AetError("--series and --known belong together: a series, and the volume of its specimen")
@@ -63,10 +63,8 @@ def _is_oriented(path: Path | None, known: Path | None) -> bool:
             volume = next(file[name][()] for name in ("volume", "reconstruction/volume") if name in file)
     except (OSError, StopIteration) as error:
         raise AetError(f"{known}: no readable /volume or /reconstruction/volume") from error
-    with Series(path) as series:
-        import numpy as np
-
-        right, said = verdict(ways(np.stack([series.clean(row) for row in range(len(series))]), series.tilts_deg, volume))
+    given = read_input(path)
+    right, said = verdict(ways(given.projections, given.tilts_deg, volume))
     print(f"{path}: {said}")
     return right
 

@@ -34,6 +34,8 @@ class InTiles:
         self.card, self.name, self.sha256 = card, card.name, card.sha256
         self._torch_device = find_device(device)
         self._dtype = find_precision(precision, card.bfloat16, self._torch_device)
+        self._on_cpu = precision if precision == "float32" else "auto"
+        """What is wanted of a CPU, should the GPU have too little memory: bfloat16 only where it is no slower."""
         model = made(DnCNN, card, path)
         self.halo_px = model.halo_px
         layers = loaded(model, load_tensors(path), path).folded().to(self._torch_device, self._dtype)
@@ -81,7 +83,7 @@ class InTiles:
             logger.warning("out of memory (%s): tiles of %d px from now on", said, self._tile_px)
         elif self._torch_device.type == "cuda":
             self._torch_device, self._tile_px = torch.device("cpu"), _CPU_TILE_PX
-            self._dtype = find_precision("auto", self.card.bfloat16, self._torch_device)
+            self._dtype = find_precision(self._on_cpu, self.card.bfloat16, self._torch_device)
             self._layers = self._layers.to(self._torch_device, self._dtype)
             logger.error("out of GPU memory even for the smallest tile (%s): on the CPU from now on", said)
         else:

@@ -73,7 +73,8 @@ def row_jump(clean: Array) -> float:
     narrow = clean[:, : clean.shape[1] // across * across].reshape(clean.shape[0], -1, across).mean(2)
     steps = np.abs(np.diff(narrow, axis=0)).mean(1)
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(steps, 10, mode="reflect"), 21)
-    return float((steps / np.maximum(np.median(windows, axis=1), 1e-12)).max())
+    usual = np.maximum(np.median(windows, axis=1), 1e-12 * steps.max())
+    return float(np.divide(steps, usual, out=np.zeros_like(steps), where=usual > 0).max())
 
 
 def likeness(a: Array, b: Array) -> float:

@@ -17,6 +17,7 @@ import numpy as np
 from aet_stream.errors import ReconstructionError
 from aet_stream.projection import Array
 from aet_stream.reconstruct import astra_backend, tomopy_backend
+from aet_stream.reconstruct.solver import limit_bytes
 
 BACKENDS: dict[str, ModuleType] = {"tomopy": tomopy_backend, "astra": astra_backend}
 _MIB = 2**20
@@ -49,7 +50,7 @@ def check(method: str) -> None:
     if name not in BACKENDS or not algorithm:
         raise ReconstructionError(f"method {method!r}: choose auto, nesterov-sirt, {', '.join(methods())}")
     BACKENDS[name].check(algorithm)
-    _ask(_Request(method, np.zeros((0, 0, 0), np.float32), np.zeros(0), 1, 1, 0))
+    _ask(_Request(method, np.zeros((0, 0, 0), np.float32), np.zeros(0), 1, 1, limit_bytes() // _MIB))
 
 
 def solve(
@@ -62,7 +63,7 @@ def solve(
     projections : (tilts, height, width) float32, finite
     iterations : 0: what is usual for the algorithm
     threads : 0: all cores
-    memory_mib : bound on the data of that process; 0: four fifths of the machine's memory
+    memory_mib : bound on the data of that process; 0: four fifths of what this process may have
 
     Raises
     ------
@@ -71,6 +72,7 @@ def solve(
     name, _, algorithm = method.partition(":")
     iterations = iterations or BACKENDS[name].usual_iterations(algorithm)
     volume = np.empty((projections.shape[1], projections.shape[2], projections.shape[2]), np.float32)
+    memory_mib = limit_bytes(memory_mib) // _MIB
     _ask(_Request(method, projections, np.asarray(tilts_deg, np.float64), iterations, threads, memory_mib), volume)
     return volume, iterations
 
@@ -103,7 +105,7 @@ def _serve(pipe: Connection, request: _Request) -> None:
     """The child: an empty message and the slices, or what went wrong."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides
     threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
-    limit = request.memory_mib * _MIB or int(0.8 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    limit = request.memory_mib * _MIB
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # not the address space, of which CUDA reserves more than there is
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     name, _, algorithm = request.method.partition(":")

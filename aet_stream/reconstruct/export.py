@@ -72,7 +72,7 @@ def export(source: Path, target: Path, *, overwrite: bool = False) -> list[Path]
 
     Raises
     ------
-    ReconstructionError : the source is neither, the target's suffix says no known form, or a file is there already
+    ReconstructionError : the source is neither, the target's suffix says no known form or cannot hold so much, or a file is there already
     """
     if target.suffix not in SUFFIXES:
         raise ReconstructionError(f"{target}: unknown form {target.suffix!r}; {_FORMS}")

@@ -142,7 +142,7 @@ def _make(given: Input, method: str, options: Options, progress: solver.Progress
     projections = apply(given.projections, found)
     iterations = options.iterations
     if method == BUILT_IN and not iterations:
-        iterations = choose_iterations(projections, given.tilts_deg, residual=options.residual, memory_mib=options.memory_mib)
+        iterations = choose_iterations(projections, given.tilts_deg, residual=options.residual, memory_mib=options.memory_here_mib)
         logger.info("%d iterations, by the stopping rule", iterations)
     volume, residuals, iterations = _solve(projections, given.tilts_deg, method, iterations, options, progress)
     judged = quality.judge(volume, projections, given.tilts_deg)

@@ -86,7 +86,7 @@ def evaluate(
     models: Sequence[str] = (), *, frames: int = 48, only: Sequence[str] = (), trust_frames: int = 400, seed: int = sets.SEED
 ) -> Report:
     """Score networks (all shipped ones by default) and the classical estimates on fixed sets."""
-    names = list(models) or sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
+    names = list(dict.fromkeys(models)) or sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
     denoisers = {name: Denoiser(model=name) for name in [*classical.NAMES, *names]}
     scores = []
     for set_name in only or sets.SETS:
@@ -94,14 +94,15 @@ def evaluate(
         logger.info("%s: %d frames (%s)", set_name, len(samples), sets.SETS[set_name].what)
         scores.append(_score(set_name, NOTHING, lambda frame: np.zeros_like(frame), samples))
         scores += [_score(set_name, name, _background_of(denoiser), samples) for name, denoiser in denoisers.items()]
-    real = [score for name in (NOTHING, "laplace", *names) for score in _real(name, denoisers.get(name))]
+    real = [score for name in dict.fromkeys((NOTHING, "laplace", *names)) for score in _real(name, denoisers.get(name))]
     hard = sets.frames("hard", trust_frames, seed=seed + 500, each=_SERIES) if trust_frames and "hard" in (only or sets.SETS) else []
     return Report(scores=scores, real=real, trusted=[_trusted(name, denoisers[name], hard) for name in names if hard])
 
 
 def _background_of(denoiser: Denoiser) -> Estimate:
+    """raw - clean, as it is stored."""
     denoiser.warm_up()
-    return lambda frame: denoiser.estimate(frame)[0].background
+    return lambda frame: frame.astype(np.float64) - denoiser.subtract(frame).clean
 
 
 def _score(set_name: str, name: str, estimate: Estimate, samples: list[Frame]) -> Score:
