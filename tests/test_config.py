@@ -87,7 +87,14 @@ def test_a_file_from_any_editor_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "override",
-    ["denoise.model=defaultt", "denoise.device=gpu", 'readers.enabled=["rsc"]', "angle.plan=/no/such/file", "monitor.tls_cert=x"],
+    [
+        "output.root=/dev/null/out",
+        "denoise.model=defaultt",
+        "denoise.device=gpu",
+        'readers.enabled=["rsc"]',
+        "angle.plan=/no/such/file",
+        "monitor.tls_cert=x",
+    ],
 )
 def test_check_refuses_what_run_would(tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str) -> None:
     """What a role would refuse at its start is no valid setting: said by name, not ending with 0."""

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aet_stream import config_file
-from aet_stream.cli.common import Add, settings, troubles
+from aet_stream.cli.common import Add, folder, settings, troubles
 from aet_stream.config import Config, Denoise
-from aet_stream.errors import AetError
+from aet_stream.errors import AetError, ConfigError
 from aet_stream.service import EXIT_FAILED, EXIT_OK
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def _check(arguments: argparse.Namespace) -> int:
         config_file.require_folders(config)
         if not config.watch_root.is_dir():
             print(f"watch.root {config.watch_root} is not there (yet): `run` would wait for it")
+        _require_output(config.output_root)
     reader = ReaderChild.of(config)
     try:
         _require_roles(config, reader)
@@ -54,6 +55,13 @@ def _check(arguments: argparse.Namespace) -> int:
         return EXIT_OK if describe_all(arguments.files, reader, config, say=print) and oriented and not wrong else EXIT_FAILED
     finally:
         reader.close()
+
+
+def _require_output(root: Path) -> None:
+    try:
+        folder(str(root))
+    except argparse.ArgumentTypeError as error:
+        raise ConfigError(f"output.root {error}") from None
 
 
 def _require_roles(config: Config, reader: ReaderChild) -> None:
