@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from pathlib import Path
@@ -13,6 +14,16 @@ import msgspec
 from aet_stream.config import Config
 from aet_stream.errors import ConfigError
 
+_KINDS = {
+    "float": "a number",
+    "int": "a whole number",
+    "bool": "true or false",
+    "str": 'text in "quotes"',
+    "array": "a list [...]",
+    "object": "a [section]",
+}
+"""What msgspec calls by other names than TOML."""
+
 
 def load(path: Path | None, overrides: list[str]) -> Config:
     """Settings from a TOML file (or the defaults) and `section.key=value` words, checked.
@@ -22,11 +33,10 @@ def load(path: Path | None, overrides: list[str]) -> Config:
     ConfigError : names the file or word, the key, the value and what would be right
     """
     tree: dict[str, Any] = {}
-    name = "built-in defaults"
+    name = " ".join([str(path or "built-in defaults"), *(f"--set {word}" for word in overrides)])
     if path is not None:
-        name = str(path)
         try:
-            tree = tomllib.loads(path.read_text(encoding="utf-8"))
+            tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a mark before the first line
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"{path}: {error}") from error
     for word in overrides:
@@ -34,7 +44,7 @@ def load(path: Path | None, overrides: list[str]) -> Config:
     try:
         config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{name}: {_explain(error)}") from error
+        raise ConfigError(f"{name}: {_explain(error, tree)}") from error
     return _checked(config, name)
 
 
@@ -53,18 +63,26 @@ def _override(tree: dict[str, Any], word: str) -> None:
     table[key] = value
 
 
-def _explain(error: msgspec.ValidationError) -> str:
+def _explain(error: msgspec.ValidationError, tree: Any) -> str:
     """What is wrong where, and what would be right."""
     found = re.fullmatch(r"(.*?)(?: - at `\$\.?(.*)`)?", str(error), re.DOTALL)
     assert found is not None
     what, key = found.group(1), found.group(2) or ""
-    if unknown := re.search(r"unknown field `(\w+)`", what):
+    if unknown := re.search(r"unknown field `(.*)`", what, re.DOTALL):
         room = type(getattr(Config(), key)) if key else Config
         known = ", ".join(room.__struct_fields__)
         return f"unknown key `{'.'.join(filter(None, (key, unknown.group(1))))}`; known here: {known}"
     if value := re.fullmatch("Invalid enum value (.*)", what):
         return f"{key} = {value.group(1)}: choose one of {', '.join(_choices(key))}"
-    return f"{key}: {what[0].lower()}{what[1:]}" if key else what
+    what = re.sub(r"`(\w+)`", lambda kind: _KINDS.get(kind[1], kind[1]), what[0].lower() + what[1:])
+    return f"{key} = {_value(tree, key)!r}: {what}"
+
+
+def _value(tree: Any, key: str) -> Any:
+    """What stands there, or around it."""
+    for part in re.findall(r"\w+", key):
+        tree = tree[int(part) if isinstance(tree, list) else part]
+    return tree
 
 
 def _choices(key: str) -> tuple[str, ...]:
@@ -93,6 +111,10 @@ def _is_web_address(text: str) -> bool:
 
 def _checked(config: Config, name: str) -> Config:
     """What no single field can say for itself."""
+    for section, table in msgspec.to_builtins(config).items():
+        for key, value in table.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"{name}: {section}.{key} = {value}: a finite number is needed")
     for key, pattern, group in (
         ("angle.filename_regex", config.angle.filename_regex, "angle"),
         ("frames.pattern", config.frames.pattern, "frame"),

@@ -194,6 +194,13 @@ def read_record(file: h5py.File) -> Record:
         raise StoreError(f"{file.filename}: no readable record: {error}") from error
 
 
+def unreadable(error: Exception) -> str:
+    """Why a file cannot be opened, in fewer words than HDF5's."""
+    if isinstance(error, IsADirectoryError):
+        return "it is a folder; name the .h5 file in it"
+    return "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
+
+
 def refuse_newer(file: h5py.File) -> None:
     """Never touch what we may not understand.
 

@@ -29,7 +29,7 @@ class Series:
         try:
             self._file = h5py.File(path, "r", locking=False)
         except OSError as error:
-            raise StoreError(f"{path}: cannot be opened as a tilt series: {error}") from error
+            raise StoreError(f"{path}: cannot be opened as a tilt series: {layout.unreadable(error)}") from error
         try:
             layout.refuse_newer(self._file)
             for name in (layout.PER_PROJECTION, layout.CLEAN, layout.ABOUT):

@@ -60,6 +60,7 @@ class Stop:
     def catch_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # our supervisor starts roles with it held back
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.asked = True

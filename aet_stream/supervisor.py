@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -109,7 +110,11 @@ class Supervisor:
         environment = {**os.environ, "NOTIFY_SOCKET": self._address}
         for variable in ("WATCHDOG_USEC", "WATCHDOG_PID"):
             environment.pop(variable, None)  # systemd's are for us
-        child.process = subprocess.Popen(self._command(child.name), stdin=subprocess.PIPE, env=environment)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C reaches the roles too: they hear it once they can (Stop)
+        try:
+            child.process = subprocess.Popen(self._command(child.name), stdin=subprocess.PIPE, env=environment)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         child.ready, child.started_at, child.beaten_at = False, time.monotonic(), time.monotonic()
         if child.process.stdin is not None:
             try:

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from aet_stream.cli import main
 from aet_stream.cli.common import troubles
 from aet_stream.config import Config
 from aet_stream.config_file import load, require_folders
@@ -39,7 +40,9 @@ def test_one_setting_for_one_run_wins_over_the_file(tmp_path: Path) -> None:
     [
         (["watch.settel_s=3"], "settle_s"),
         (["nothing.x=3"], "known here: watch"),
-        (["watch.scan_s=0"], "watch.scan_s"),
+        (["watch.scan_s=0"], "watch.scan_s = 0: expected a number > 0.0"),
+        (["series.idle_close_s=inf"], "series.idle_close_s = inf: a finite number is needed"),
+        (["angle.min_deg=nan"], "angle.min_deg = nan: a finite number is needed"),
         (["monitor.host=0.0.0.0"], "monitor.host"),
         (["angle.filename_regex=(\\d+)"], "group named `angle`"),
         (["webhook.url=http://h:99999/x"], "webhook.url"),
@@ -51,7 +54,9 @@ def test_one_setting_for_one_run_wins_over_the_file(tmp_path: Path) -> None:
         (["angle.min_deg=10", "angle.max_deg=5"], "below"),
         (["denoise.precision=half"], "denoise.precision = 'half': choose one of auto, float32, bfloat16"),
         (['angle.order=["metadata", "guess"]'], "angle.order[1] = 'guess': choose one of metadata, sidecar, filename"),
-        (["denoise.threads=many"], "denoise.threads: expected `int`, got `str`"),
+        (["denoise.threads=many"], "--set denoise.threads=many: denoise.threads = 'many': expected a whole number"),
+        (["angle.signs={n=1}"], "angle.signs[...] = {'n': 1}: expected text"),
+        (["watch.exclude=*.tmp"], "watch.exclude = '*.tmp': expected a list [...]"),
         (["nonsense"], "section.key=value"),
     ],
 )
@@ -71,6 +76,35 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
             path.write_bytes(content)
         with pytest.raises(ConfigError, match=r"c\.toml"):
             load(path, [])
+
+
+def test_a_file_from_any_editor_is_read(tmp_path: Path) -> None:
+    """A byte order mark and line ends as Windows writes them change nothing."""
+    path = tmp_path / "c.toml"
+    path.write_bytes("[denoise]\r\nmodel = 'laplace'\r\n".encode("utf-8-sig"))
+    assert load(path, []).denoise.model == "laplace"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "output.root=/dev/null/out",
+        "denoise.model=defaultt",
+        "denoise.device=gpu",
+        'readers.enabled=["rsc"]',
+        "angle.plan=/no/such/file",
+        "monitor.tls_cert=x",
+    ],
+)
+def test_check_refuses_what_run_would(tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str) -> None:
+    """What a role would refuse at its start is no valid setting: said by name, not ending with 0."""
+    words = [f"watch.root={tmp_path / 'in'}", f"output.root={tmp_path / 'out'}", "monitor.tls_key=x", "monitor.tls_cert=x", override]
+    if "tls" not in override:
+        words = [word for word in words if "tls" not in word]
+    assert main(["check", *(part for word in words for part in ("--set", word))])
+    said = capsys.readouterr()
+    assert override.split("=")[0] in said.err
+    assert "valid" not in said.out
 
 
 def test_the_watched_folder_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

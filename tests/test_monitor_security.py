@@ -23,7 +23,7 @@ from websockets.sync.client import connect
 
 from aet_stream.config import Config, Monitor
 from aet_stream.config_file import load
-from aet_stream.errors import ConfigError
+from aet_stream.errors import AetError, ConfigError
 from aet_stream.monitor import security
 from aet_stream.monitor.live import Live
 from aet_stream.monitor.metrics import Metrics
@@ -338,6 +338,14 @@ def test_with_a_certificate_all_is_encrypted(tmp_path: Path, certificate: tuple[
     key.unlink()
     with pytest.raises(ConfigError, match=r"tls_key .* cannot be read"):
         security.tls_settings(Monitor(tls_cert=str(cert), tls_key=str(key)))
+
+
+def test_an_address_of_another_computer_is_told_apart_from_a_taken_port(tmp_path: Path) -> None:
+    """The remedy names the setting that is wrong."""
+    (tmp_path / "run").mkdir()
+    words = [f"output.root={tmp_path}", "monitor.port=0", "monitor.host=192.0.2.1"]
+    with pytest.raises(AetError, match=r"192\.0\.2\.1 cannot be used .*: set monitor\.host to an address of this computer"):
+        Role(load(None, words)).start()
 
 
 def test_a_certificate_that_is_none_is_named_at_the_start(tmp_path: Path, certificate: tuple[Path, Path]) -> None:

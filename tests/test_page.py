@@ -197,6 +197,13 @@ def test_every_panel_says_the_truth(browser: Browser, daemon: Daemon) -> None:
     count = len(truth.theta)
     assert page.text("#words").startswith(f"tilt {count}, {truth.theta[-1]:+.1f}°, stored ")
     assert page.text("#words").count("1 held, 1 quarantined") == 1
+    whole = """(() => {
+        document.querySelector("#words").textContent += "; command failed 10 times: see aet-stream events; webhook failed 3 times";
+        const room = document.querySelector("#facts").getBoundingClientRect();
+        const facts = [...document.querySelectorAll("#facts span")].map((span) => span.getBoundingClientRect());
+        return facts.map((fact) => fact.right <= room.right + 1 && fact.bottom <= room.bottom + 1);
+    })()"""
+    assert page.run(whole) == [True, True]  # time since the last projection, room on the disk: however long the sentence
 
     page.wait("[...document.querySelectorAll('.tile img')].every((i) => i.complete && i.naturalWidth > 0)", what="thumbnails")
     tiles = [pixels_of(page, f"document.querySelectorAll('.tile img')[{place}]")[:, :, 0].ravel() for place in range(count)]

@@ -524,8 +524,9 @@ def test_what_is_no_series_is_told(tmp_path: Path) -> None:
     (tmp_path / "text.h5").write_text("hello")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["data"] = [1, 2, 3]
-    for name in ("missing.h5", "text.h5", "other.h5"):
-        with pytest.raises(ReconstructionError, match=rf"{name}: cannot be read as a tilt series"):
+    (tmp_path / "folder").mkdir()
+    for name, why in (("missing.h5", "there is no such file$"), ("folder", "it is a folder; name"), ("text.h5", ""), ("other.h5", "")):
+        with pytest.raises(ReconstructionError, match=rf"{name}: cannot be read as a tilt series: {why}"):
             reconstruct(tmp_path / name)
 
 

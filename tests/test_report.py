@@ -73,6 +73,8 @@ def test_a_closed_series_has_its_report_beside_it(tmp_path: Path) -> None:
     assert path.read_text() == kept
     refused = daemon.ask("report", str(path.with_name("series.h5")), "--out", str(path.with_name("series.h5")))
     assert (refused.returncode, h5py.is_hdf5(path.with_name("series.h5"))) == (1, True)
+    nowhere = daemon.ask("report", str(path.with_name("series.h5")), "--out", str(tmp_path / "nodir" / "r.html"))
+    assert (nowhere.returncode, "nodir/r.html: a file in a folder that exists" in nowhere.stderr) == (2, True)
     assert not list(path.parent.glob(".*.tmp"))
 
 
@@ -106,6 +108,18 @@ def test_what_is_held_today_is_named_however_much_an_old_series_holds(tmp_path: 
     shown = console.file.getvalue()
     assert re.findall(r"(?:held|quarantined) (\w+/\d\d).tif", shown) == ["s/61", "s/60", "old/59", "old/58", "old/57", "old/56"]
     assert "and 56 older ones" in shown
+
+
+def test_status_counts_the_series_it_does_not_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A glance shows ten; nobody has to think that those are all."""
+    ledger, _ = open_ledger(tmp_path)
+    with ledger.transaction():
+        for index in range(12):
+            ledger.end(ledger.want(f"s{index}", f"s{index}/a.tif", 0, "1"), "held", reason="no tilt")
+    ledger.close()
+    assert main(["status", "--set", f"output.root={tmp_path}"]) == 0
+    said = capsys.readouterr().out
+    assert (len(re.findall("^series ", said, re.MULTILINE)), "and 2 older series" in said) == (10, True)
 
 
 def children(pid: int, word: str) -> list[int]:

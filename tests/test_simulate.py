@@ -275,6 +275,12 @@ def test_a_replay_out_of_order_may_have_accidents(tmp_path: Path, capsys: pytest
     assert written != sorted(written, key=lambda one: one[1])
 
 
+def test_a_replay_of_nothing_says_so(tmp_path: Path) -> None:
+    """A mistyped source was never there: it is not called gone."""
+    with pytest.raises(SourceError, match="old: no such file or folder"):
+        replay.load(tmp_path / "old", None)
+
+
 def test_a_replay_invents_no_pixel_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Unknown stays unknown in every format that can leave it out; the others are refused, with a choice; several sizes are refused."""
     npy_files(tmp_path / "old", {"a_+10deg.npy": 1})

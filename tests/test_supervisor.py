@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -69,6 +70,19 @@ def test_a_killed_role_is_started_again(tmp_path: Path) -> None:
         turn_until(subject, lambda: watch.restarts == 1 and watch.ready)
         assert watch.process.pid != before
         assert hub.process.pid == untouched
+    finally:
+        subject.close()
+
+
+def test_ctrl_c_while_roles_start_is_heard_when_they_can(tmp_path: Path) -> None:
+    """A terminal's Ctrl-C reaches roles that are still importing: they end as asked, without a traceback each."""
+    subject = supervisor(tmp_path)
+    subject.start()
+    try:
+        roles = [child.process for child in subject.children.values() if child.process is not None]
+        for role in roles:
+            role.send_signal(signal.SIGINT)
+        assert [role.wait(60) for role in roles] == [0] * len(roles)
     finally:
         subject.close()
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aet_stream import config_file
-from aet_stream.cli.common import Add, settings, troubles
-from aet_stream.errors import AetError
+from aet_stream.cli.common import Add, folder, settings, troubles
+from aet_stream.config import Config, Denoise
+from aet_stream.errors import AetError, ConfigError
 from aet_stream.service import EXIT_FAILED, EXIT_OK
+
+if TYPE_CHECKING:
+    from aet_stream.readers.child import ReaderChild
 
 
 def add_commands(add: Add) -> None:
@@ -37,17 +42,48 @@ def _check(arguments: argparse.Namespace) -> int:
         config_file.require_folders(config)
         if not config.watch_root.is_dir():
             print(f"watch.root {config.watch_root} is not there (yet): `run` would wait for it")
-    wrong = list(troubles(config))
-    for line in wrong:
-        print(line)
-    if config.watch.root and config.output.root and not wrong:
-        print(f"settings are valid; input {config.watch_root}, output {config.output_root}")
-    oriented = _is_oriented(arguments.series, arguments.known) if arguments.series or arguments.known else True
+        _require_output(config.output_root)
     reader = ReaderChild.of(config)
     try:
+        _require_roles(config, reader)
+        wrong = list(troubles(config))
+        for line in wrong:
+            print(line)
+        if config.watch.root and config.output.root and not wrong:
+            print(f"settings are valid; input {config.watch_root}, output {config.output_root}")
+        oriented = _is_oriented(arguments.series, arguments.known) if arguments.series or arguments.known else True
         return EXIT_OK if describe_all(arguments.files, reader, config, say=print) and oriented and not wrong else EXIT_FAILED
     finally:
         reader.close()
+
+
+def _require_output(root: Path) -> None:
+    try:
+        folder(str(root))
+    except argparse.ArgumentTypeError as error:
+        raise ConfigError(f"output.root {error}") from None
+
+
+def _require_roles(config: Config, reader: ReaderChild) -> None:
+    """Refuse what a role of `run` would refuse once it has started.
+
+    Raises
+    ------
+    AetError : a reader that is not installed, a plan, certificate or network that cannot be loaded, a device that is not there
+    """
+    from aet_stream.readers.plan import load_plan
+
+    reader.suffixes()
+    load_plan(config.angle.plan)
+    if config.monitor.enabled and config.monitor.tls_cert:
+        from aet_stream.monitor.security import tls_settings
+
+        tls_settings(config.monitor)
+    if config.denoise != Denoise():  # loading torch takes seconds
+        from aet_stream.denoise.denoiser import Denoiser
+
+        wanted = config.denoise
+        Denoiser(model=wanted.model, device=wanted.device, precision=wanted.precision)
 
 
 def _is_oriented(path: Path | None, known: Path | None) -> bool:

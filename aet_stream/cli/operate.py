@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from aet_stream.cli.common import Add, output_root, settings
+from aet_stream.cli.common import Add, new_file, output_root, settings
 from aet_stream.errors import AetError, NotRunning
 from aet_stream.naming import shown
 from aet_stream.service import EXIT_OK, Stop, be_a_child
@@ -22,7 +22,7 @@ def add_commands(add: Add) -> None:
     top.add_argument("--once", action="store_true", help="show it once and end")
     report = add("report", _report, "one page about a series: what was done, figures, pictures, what was held")
     report.add_argument("series", type=Path, metavar="SERIES.h5")
-    report.add_argument("--out", type=Path, metavar="FILE", help="default: report.html beside the series")
+    report.add_argument("--out", type=new_file, metavar="FILE", help="default: report.html beside the series")
     report.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     close = add("close", _close, "close a series: one contiguous verified file")
     close.add_argument("series", metavar="SERIES")
@@ -30,7 +30,7 @@ def add_commands(add: Add) -> None:
     requeue.add_argument("ids", nargs="+", type=int, metavar="ID")
     release = add("release", _release, "give held projections their tilt angle")
     release.add_argument("ids", nargs="+", type=int, metavar="ID")
-    release.add_argument("--angle", type=float, required=True, metavar="DEG")
+    release.add_argument("--angle", type=float, required=True, metavar="DEG", help="with a point, no comma: --angle -34.5")
     events = add("events", _events, "what happened, and who has been told")
     events.add_argument("--failed", action="store_true", help="only what was tried too often")
     events.add_argument("--json", action="store_true", help="for machines")
@@ -123,6 +123,10 @@ def _status_text(status: dict[str, Any]) -> str:
 
     totals = status["totals"]
     lines = [f"daemon {status['daemon']}" + (f"  PAUSED: {status['paused']}" if status.get("paused") else "")]
+    if "roles" in status:
+        there = {key: status[key] for key in ("roles", "disk_free_bytes")}
+        lines += [f"NOT WORKING  {trouble}" for trouble in words.troubles(there, 0.0)]
+        lines += [f"PLEASE LOOK  {concern}" for concern in words.concerns(there)]
     lines.append("  ".join(f"{count} {name}" for name, count in totals.items()))
     for name, role in sorted(status.get("roles", {}).items()):
         stale = f"  silent for {role['age_s']:.0f} s" if role["age_s"] > 5 else ""
@@ -130,6 +134,8 @@ def _status_text(status: dict[str, Any]) -> str:
     for series in status["series"][:10]:
         tilt = "" if series["last_tilt_deg"] is None else f", last tilt {series['last_tilt_deg']:+.2f} deg"
         lines.append(f"series {series['name']}: {series['state']}, {series['stored']} stored{tilt}")
+    if len(status["series"]) > 10:
+        lines.append(f"and {len(status['series']) - 10} older series: --json names them")
     for name, tilts in status.get("planned_missing_deg", {}).items():
         if tilts:
             lines.append(f"  {name} lacks {len(tilts)} planned tilts: {', '.join(f'{tilt:g}' for tilt in tilts[:12])}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import socket
 from collections.abc import Iterator
@@ -93,9 +94,9 @@ class Monitor:
             listener.listen(128)  # READY is said before the first turn: who connects until then waits
         except OSError as error:
             listener.close()
-            raise AetError(
-                f"port {where.port} on {where.host} cannot be used ({error.strerror}): set monitor.port (0 takes any free one)"
-            ) from error
+            port_is_wrong = error.errno in (errno.EADDRINUSE, errno.EACCES)
+            remedy = "set monitor.port (0 takes any free one)" if port_is_wrong else "set monitor.host to an address of this computer"
+            raise AetError(f"port {where.port} on {where.host} cannot be used ({error.strerror}): {remedy}") from error
         name = f"[{where.host}]" if ":" in where.host else where.host or "0.0.0.0"
         self.url = f"{'https' if where.tls_cert else 'http'}://{name}:{listener.getsockname()[1]}"
         return listener

@@ -138,8 +138,8 @@ def load_plugins(names: Iterable[str]) -> frozenset[str]:
             continue
         found = list(importlib.metadata.entry_points(group=PLUGINS, name=name))
         if not found:
-            known = ", ".join(sorted(entry.name for entry in importlib.metadata.entry_points(group=PLUGINS))) or "none"
-            raise ConfigError(f"readers.enabled names {name!r}, but no such reader is installed (installed: rsciio, {known})")
+            known = ", ".join(["rsciio", *sorted(entry.name for entry in importlib.metadata.entry_points(group=PLUGINS))])
+            raise ConfigError(f"readers.enabled names {name!r}, but no such reader is installed (installed: {known})")
         plugin = found[0].load()
         _openers.update(dict.fromkeys((suffix.lower() for suffix in plugin.SUFFIXES), plugin.open_source))
     return SUFFIXES | _openers.keys()

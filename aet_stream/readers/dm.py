@@ -214,7 +214,7 @@ class Dm:
         with self._path.open("rb") as file:
             file.seek(found.pixels.offset + image * count * found.dtype.itemsize)
             content = file.read(count * found.dtype.itemsize)
-        need(self._path, len(content), count * found.dtype.itemsize, "the pixels")
+        need(self._path, len(content), count * found.dtype.itemsize, "the image")
         return finished(self._path, np.frombuffer(content, found.dtype).reshape(found.height, found.width))
 
     def acquisition(self, image: int) -> Acquisition:

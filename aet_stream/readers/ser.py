@@ -75,7 +75,7 @@ class Ser:
             raise SourceError(f"{name}: pixels of type {kind} are no projection")
         checked_probe(self._path, "ser", 1, height, width, _TYPES[kind])
         head = _Head(step_y, step_x, np.dtype(_TYPES[kind]), height, width)
-        need(self._path, size, offset + _ELEMENT.size + head.nbytes, "the pixels of an element")
+        need(self._path, size, offset + _ELEMENT.size + head.nbytes, "the image of an element")
         return head
 
     def _time(self, file: BinaryIO, offset: int, size: int, tag_kind: int) -> str:
@@ -92,7 +92,7 @@ class Ser:
         with self._path.open("rb") as file:
             file.seek(self._data[image] + _ELEMENT.size)
             content = file.read(head.nbytes)
-        need(self._path, len(content), head.nbytes, "the pixels")
+        need(self._path, len(content), head.nbytes, "the image")
         return finished(self._path, np.frombuffer(content, head.dtype).reshape(head.height, head.width)[::-1])
 
     def acquisition(self, image: int) -> Acquisition:

@@ -147,7 +147,7 @@ def _pages(path: Path, size: int) -> tuple[list[Directory], str]:
             counts = (uncompressed,)
         if not offsets or len(offsets) != len(counts):
             raise SourceError(f"{path.name}: a page without pixels")
-        need(path, size, max(o + c for o, c in zip(offsets, counts, strict=True)), "the pixels")
+        need(path, size, max(o + c for o, c in zip(offsets, counts, strict=True)), "the image")
         wanted, written = _parts(page), sum(o >= 8 and c > 0 for o, c in zip(offsets, counts, strict=True))
         if written < wanted:
             raise SourceNotReady(f"{path.name}: {written} of {wanted} strips or tiles of a page are written")

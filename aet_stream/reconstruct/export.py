@@ -17,6 +17,7 @@ from scipy.io import savemat
 
 from aet_stream import durable
 from aet_stream.errors import ReconstructionError
+from aet_stream.layout import unreadable
 from aet_stream.projection import Array
 from aet_stream.reconstruct.input import read_input
 from aet_stream.reconstruct.volume_file import VOLUME
@@ -87,7 +88,7 @@ def export(source: Path, target: Path, *, overwrite: bool = False) -> list[Path]
                 write_volume(volume, size_nm, target)
                 return [target]
     except (OSError, KeyError, RuntimeError) as error:
-        raise ReconstructionError(f"{source}: cannot be read: {error}") from error
+        raise ReconstructionError(f"{source}: cannot be read: {unreadable(error)}") from error
     return _export_series(source, target, overwrite=overwrite)
 
 

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from aet_stream.errors import ReconstructionError, TooFewProjections
-from aet_stream.layout import CLEAN, PER_PROJECTION, THETA, crc32
+from aet_stream.layout import CLEAN, PER_PROJECTION, THETA, crc32, unreadable
 from aet_stream.projection import Array
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def read_input(series: Path) -> Input:
             for place, row in enumerate(rows.tolist()):
                 projections[place] = _frame(file, row, facts["clean_crc32"][row])
     except (OSError, KeyError, RuntimeError, ValueError) as error:
-        raise ReconstructionError(f"{series}: cannot be read as a tilt series: {error}") from error
+        raise ReconstructionError(f"{series}: cannot be read as a tilt series: {unreadable(error)}") from error
     if len(rows) < 3:
         raise TooFewProjections(f"{series}: {len(rows)} of {len(tilts)} projections can be used; at least 3 are needed")
     if not np.isfinite(tilts[rows]).all():

@@ -32,6 +32,8 @@ def load(source: Path, angles: Path | None) -> tuple[list[Array], Array, float |
     ------
     SourceError : no images; a tilt that the daemon would hold by its own settings; angles that may be meant for other images
     """
+    if not source.exists():
+        raise SourceError(f"{source}: no such file or folder")
     beside = sorted(source.iterdir(), key=_natural) if source.is_dir() else [source]
     files = [path for path in beside if path.suffix.lower() not in SUFFIXES]
     loose = tuple(path for path in (beside if source.is_dir() else source.parent.iterdir()) if path.suffix.lower() in LOOSE)

@@ -101,6 +101,8 @@ class Watch:
         there = os.path.isdir(self.root)  # noqa: PTH112 - Path.is_dir raises what a share that is away answers
         if there and not self._there and self._config.watch.events:  # anew after an absence: events told of the folder that was
             self._rhythm.listening = self._hints.start(self.root)
+        if there and not self._there and self._rhythm.scans:
+            logger.info("watch.root %s is there again", self.root)
         if not there and (self._there or not self._rhythm.scans):
             logger.warning("watch.root %s is not there: waiting for it", self.root)
         self._there = there

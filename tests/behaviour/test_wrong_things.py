@@ -60,9 +60,12 @@ def test_a_folder_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
     daemon.start()
     try:
         wait_for(lambda: "is not there: waiting for it" in daemon.log.read_text(), what="a word about the folder")
+        wait_for(lambda: "NOT WORKING  the watched folder is not there" in daemon.ask("status").stdout, what="the same from status")
         put(later / "np", 0, 1.0)
         later.rename(daemon.root)
         daemon.wait_for_totals(stored=1)
+        assert f"watch.root {daemon.root} is there again" in daemon.log.read_text()
+        wait_for(lambda: "NOT WORKING" not in daemon.ask("status").stdout, what="nothing wrong any more")
     finally:
         assert daemon.stop() == 0
 
@@ -91,6 +94,7 @@ def test_a_taken_port_degrades_the_monitor_and_nothing_else(tmp_path: Path) -> N
                 )
 
             wait_for(lambda: "exit code" in degraded(), what="a degraded monitor")
+            assert "PLEASE LOOK  monitor ended with exit code 1" in daemon.ask("status").stdout
         assert f"port {port} on 127.0.0.1 cannot be used" in daemon.log.read_text()
 
 
