@@ -567,6 +567,37 @@ def test_ten_thousand_waiting_files_take_little_memory(desk: Desk) -> None:
     assert len(desk.flights.backlog) == 9992
 
 
+def test_what_is_asked_all_the_time_takes_no_longer_for_all_that_was_ever_stored(desk: Desk) -> None:
+    """Status once a second, what is due to be closed five times, one series with every commit; counted in steps of SQLite's machine."""
+
+    def closed(first: int, end: int) -> None:
+        with desk.ledger.transaction():
+            for name in (f"s{n:04d}" for n in range(first, end)):
+                desk.ledger.db.execute("INSERT INTO series (name, state, opened_at, last_at) VALUES (?, 'closed', 0, 0)", (name,))
+                desk.ledger.db.executemany(
+                    "INSERT INTO unit (series, path, image, stamp, state, number, first_at) VALUES (?, ?, 0, '', 'stored', ?, 0)",
+                    [(name, f"{name}/{number}", number) for number in range(20)],
+                )
+
+    def steps(*asked: Callable[[], object]) -> list[int]:
+        counted = []
+        for ask in asked:
+            turns: list[None] = []
+            desk.ledger.db.set_progress_handler(lambda turns=turns: turns.append(None), 10)
+            ask()
+            desk.ledger.db.set_progress_handler(None, 0)
+            counted.append(len(turns))
+        return counted
+
+    asked = (lambda: outcome(desk.ledger), desk.storing.close_series, lambda: desk.archive._about("s0007", None))
+    closed(0, 60)
+    before = steps(*asked)
+    closed(60, 900)
+    desk.storing._looked_at = 0.0
+    after = steps(*asked)
+    assert all(now < 4 * then + 500 for now, then in zip(after, before, strict=True)), (before, after)
+
+
 def test_a_failing_disk_is_waited_for(tmp_path: Path) -> None:
     """Whatever it says: the data stay in hand."""
     (tmp_path / "file").write_bytes(b"")
