@@ -394,6 +394,23 @@ def test_rows_of_different_hand_do_not_mix(desk: Desk) -> None:
     assert "orientation 'x', but the series has ''" in desk.ledger.in_state("held")[0]["reason"]
 
 
+@pytest.mark.parametrize("hold", ["no source names a tilt angle", ""])
+def test_what_a_person_has_judged_is_not_held_again_when_its_file_is_touched(desk: Desk, hold: str) -> None:
+    """As a share does that comes back with other inodes. Something new that is said of its tilt, or new pixels, are for a person again."""
+    desk.holds["s/a.tif"] = "not yet known"
+    desk.offer("a")
+    desk.acquire()
+    desk.outcomes.read_again(desk.outcomes.waiting(desk.ledger.in_state("held")[0]["id"]), -34.5)
+    desk.finish(1)
+    assert desk.state() == "stored"
+    desk.holds["s/a.tif"] = hold
+    desk.store("a", stamp="2")
+    assert (desk.state(), desk.ledger.in_state("held")) == ("same", [])
+    desk.tilts_deg["s/a.tif"] = 7.0
+    desk.store("a", stamp="3")
+    assert desk.state() == "held"
+
+
 def test_series_of_the_same_name_in_another_watched_folder_do_not_mix(desk: Desk) -> None:
     """watch.root was changed between two starts, names were used again: nothing is superseded, unless a person says that it is the same."""
     desk.pixels = {f"s/{name}.tif": known_image(index, 32) for index, name in enumerate("abc")}
