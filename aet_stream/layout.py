@@ -180,14 +180,15 @@ def read_record(file: h5py.File) -> Record:
     """
     try:
         refuse_newer(file)
-        values: dict[str, Any] = {}
+        attributes, values = file.attrs, dict[str, Any]()  # asked for once: that alone is a third of the time, for thousands at a start
+        there = set(attributes)
         for name in Record.__struct_fields__:
-            if name not in file.attrs:
+            if name not in there:
                 continue  # written before this field was known: its default holds
-            value = file.attrs[name]
+            value = attributes[name]
             values[name] = value.item() if isinstance(value, np.generic) else value
-        said = file.attrs.get("record_sha256")
-        if said != _said_sha256(values) and (said is not None or file.attrs["layout_version"] > 1):
+        said = attributes.get("record_sha256")
+        if said != _said_sha256(values) and (said is not None or attributes["layout_version"] > 1):
             raise StoreError(f"{file.filename}: the record is not what was written (record_sha256)")
         return msgspec.convert(values, Record)
     except (KeyError, OSError, RuntimeError, UnicodeDecodeError, msgspec.ValidationError) as error:

@@ -14,6 +14,8 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Protocol
 
@@ -28,6 +30,8 @@ EXIT_ALREADY_RUNNING = 4
 EXIT_DISK = 5  # the output cannot be written now: starting again later helps
 
 BEAT_S = 1.0
+STILL_AT_IT = "WATCHDOG=1\nEXTEND_TIMEOUT_USEC=60000000"
+"""Said while a start or a step takes long: whoever waits for us waits on, for a minute from then."""
 ORPHAN_GRACE_S = 1.5
 
 logger = logging.getLogger(__name__)
@@ -116,6 +120,35 @@ def notify(role: str, state: str) -> None:
             sender.sendto(f"{state}\nX_AET_ROLE={role}\nX_AET_PID={os.getpid()}".encode(), address)
         except OSError as error:
             logger.debug("nobody at NOTIFY_SOCKET: %s", error)
+
+
+_told_at = 0.0
+
+
+def still_at_it(role: str) -> None:
+    """A sign of life from within a long start or step, at most once a second."""
+    global _told_at
+    if time.monotonic() - _told_at >= BEAT_S:
+        _told_at = time.monotonic()
+        notify(role, STILL_AT_IT)
+
+
+@contextmanager
+def still_waiting(role: str) -> Iterator[None]:
+    """Signs of life while we wait for another process, whose time is bounded."""
+    over = threading.Event()
+
+    def tell() -> None:
+        while not over.wait(BEAT_S):
+            notify(role, STILL_AT_IT)
+
+    teller = threading.Thread(target=tell, name="still-waiting", daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        teller.join()
 
 
 def tie_to_parent(stop: Stop) -> None:

@@ -24,7 +24,7 @@ import msgspec
 from aet_stream.config import Config
 from aet_stream.config_file import require_folders
 from aet_stream.errors import AetError, AlreadyRunning, NotRunning
-from aet_stream.service import EXIT_ALREADY_RUNNING, EXIT_DISK, EXIT_FAILED, EXIT_OK, EXIT_STRICT, EXIT_USAGE, Stop, notify
+from aet_stream.service import EXIT_ALREADY_RUNNING, EXIT_DISK, EXIT_FAILED, EXIT_OK, EXIT_STRICT, EXIT_USAGE, STILL_AT_IT, Stop, notify
 from aet_stream.transport import HubLink, ask, run_folder
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ FIRST_BACK_OFF_S = 0.1
 LONGEST_BACK_OFF_S = 10.0
 HEALTHY_AFTER_S = 10.0
 START_LIMIT_S = 180.0
-"""Importing torch from a cold disk is slow."""
+"""Of silence: importing torch from a cold disk is slow. A hub that reads many projections says that it does."""
 GIVE_UP_AFTER = 5
 """Starts in a row that never became ready."""
 ASK_IDLE_S = 0.5
@@ -236,7 +236,9 @@ class Supervisor:
         notify(
             "supervisor", f"STATUS={'silent: ' + ', '.join(silent) if silent else 'degraded: ' + ', '.join(degraded) if degraded else 'ok'}"
         )
-        if self._told_ready and not silent:
+        if not self._told_ready:
+            notify("supervisor", STILL_AT_IT)  # a role that is silent at its start is our business
+        elif not silent:
             notify("supervisor", "WATCHDOG=1")
         if self._link is not None:
             self._link.beat({"roles": {child.name: self._status(child) for child in self.children.values()}})

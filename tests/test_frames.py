@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -167,6 +169,18 @@ def test_a_frame_that_vanishes_makes_no_poorer_visit() -> None:
     visits.forget("s/x_f2.tif")
     visits.note("s/y_f1.tif", [frame("y_f1.tif", 1.0, 0)])
     assert [visit.key[0] for visit in visits.due(1e9)] == ["s/y_f1.tif"]
+
+
+@pytest.mark.parametrize("group", ["pattern", "window"])
+def test_a_folder_of_many_frames_is_grouped_once_for_all(group: Literal["pattern", "window"]) -> None:
+    """Not once for every file: a start with thousands of them would take minutes."""
+    visits = Visits(Frames(group=group, expected=8))
+    began_s = time.process_time()
+    for index in range(1600):
+        name = f"x_{index // 8:04d}_f{index % 8}.tif"
+        visits.note(f"s/{name}", [frame(name, float(index // 8), float(index))])
+    assert [len(visit.frames) for visit in visits.due(0.0)] == [8] * 200
+    assert time.process_time() - began_s < 1.0
 
 
 def test_three_files_become_one_projection(tmp_path: Path) -> None:

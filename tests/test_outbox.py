@@ -245,6 +245,25 @@ def test_again_later_is_no_failed_try(pairs: Callable[..., Pair], answer: Any) -
     assert pair.hub.outbox.figures()["failed"] == 0
 
 
+@pytest.mark.parametrize("then", ["start", "clock"])
+def test_what_was_put_off_is_sent_at_the_next_start_and_when_the_clock_is_set_back(
+    pairs: Callable[..., Pair], monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    """Nobody waits for a time that the clock may never show again, nor for another start than the next."""
+    with http_receiver() as receiver:
+        receiver.answers = [503]
+        pair = pairs(webhook={"url": receiver.address, "events": ALL}, trigger={"again_s": 3600})
+        names = pair.announce(2)
+        pair.until(lambda: obey(pair.hub, "idle", {})[1]["put_off_events"] == 2)
+        real = time.time
+        if then == "start":
+            pair.new_hub()
+        else:
+            monkeypatch.setattr(time, "time", lambda: real() - 86400)
+        pair.until(pair.settled, limit_s=10)
+    assert [event["id"] for event in receiver.effects] == names
+
+
 def test_what_a_receiver_puts_off_is_not_unfinished(pairs: Callable[..., Pair]) -> None:
     """Nor is what waits behind it, nor what had failed before; another series, a failed try and what a person sends again are."""
     with http_receiver() as receiver:

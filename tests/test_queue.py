@@ -394,6 +394,23 @@ def test_rows_of_different_hand_do_not_mix(desk: Desk) -> None:
     assert "orientation 'x', but the series has ''" in desk.ledger.in_state("held")[0]["reason"]
 
 
+@pytest.mark.parametrize("hold", ["no source names a tilt angle", ""])
+def test_what_a_person_has_judged_is_not_held_again_when_its_file_is_touched(desk: Desk, hold: str) -> None:
+    """As a share does that comes back with other inodes. Something new that is said of its tilt, or new pixels, are for a person again."""
+    desk.holds["s/a.tif"] = "not yet known"
+    desk.offer("a")
+    desk.acquire()
+    desk.outcomes.read_again(desk.outcomes.waiting(desk.ledger.in_state("held")[0]["id"]), -34.5)
+    desk.finish(1)
+    assert desk.state() == "stored"
+    desk.holds["s/a.tif"] = hold
+    desk.store("a", stamp="2")
+    assert (desk.state(), desk.ledger.in_state("held")) == ("same", [])
+    desk.tilts_deg["s/a.tif"] = 7.0
+    desk.store("a", stamp="3")
+    assert desk.state() == "held"
+
+
 def test_series_of_the_same_name_in_another_watched_folder_do_not_mix(desk: Desk) -> None:
     """watch.root was changed between two starts, names were used again: nothing is superseded, unless a person says that it is the same."""
     desk.pixels = {f"s/{name}.tif": known_image(index, 32) for index, name in enumerate("abc")}
@@ -565,6 +582,37 @@ def test_ten_thousand_waiting_files_take_little_memory(desk: Desk) -> None:
     desk.intake.grant()
     assert len(desk.flights) == 8
     assert len(desk.flights.backlog) == 9992
+
+
+def test_what_is_asked_all_the_time_takes_no_longer_for_all_that_was_ever_stored(desk: Desk) -> None:
+    """Status once a second, what is due to be closed five times, one series with every commit; counted in steps of SQLite's machine."""
+
+    def closed(first: int, end: int) -> None:
+        with desk.ledger.transaction():
+            for name in (f"s{n:04d}" for n in range(first, end)):
+                desk.ledger.db.execute("INSERT INTO series (name, state, opened_at, last_at) VALUES (?, 'closed', 0, 0)", (name,))
+                desk.ledger.db.executemany(
+                    "INSERT INTO unit (series, path, image, stamp, state, number, first_at) VALUES (?, ?, 0, '', 'stored', ?, 0)",
+                    [(name, f"{name}/{number}", number) for number in range(20)],
+                )
+
+    def steps(*asked: Callable[[], object]) -> list[int]:
+        counted = []
+        for ask in asked:
+            turns: list[None] = []
+            desk.ledger.db.set_progress_handler(lambda turns=turns: turns.append(None), 10)
+            ask()
+            desk.ledger.db.set_progress_handler(None, 0)
+            counted.append(len(turns))
+        return counted
+
+    asked = (lambda: outcome(desk.ledger), desk.storing.close_series, lambda: desk.archive._about("s0007", None))
+    closed(0, 60)
+    before = steps(*asked)
+    closed(60, 900)
+    desk.storing._looked_at = 0.0
+    after = steps(*asked)
+    assert all(now < 4 * then + 500 for now, then in zip(after, before, strict=True)), (before, after)
 
 
 def test_a_failing_disk_is_waited_for(tmp_path: Path) -> None:

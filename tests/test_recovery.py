@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -17,7 +18,7 @@ import h5py
 import numpy as np
 import pytest
 
-from aet_stream import durable, layout
+from aet_stream import durable, layout, service
 from aet_stream.errors import NewerLayout, OutputFull, StoreError
 from aet_stream.hub import quarantine, suspects
 from aet_stream.hub.archive import Archive, open_ledger
@@ -29,6 +30,7 @@ from aet_stream.series import Series
 from aet_stream.transport import run_folder
 from tests.harness import known_image, wait_for
 from tests.test_store import ABOUT, CLOSED, made
+from tests.test_systemd_unit import FakeSystemd
 
 
 def opened(root: Path, fold_rows: int = 256) -> tuple[Archive, Ledger]:
@@ -292,6 +294,22 @@ def test_a_hub_that_was_killed_while_it_read_suspects_no_sound_file(tmp_path: Pa
         assert not (tmp_path / "quarantine").exists()
         assert not (tmp_path / "run" / "reading").exists()
         ledger.close()
+
+
+def test_a_hub_that_reads_for_long_says_that_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every file of a start, and while a child tries a suspect: who waits for the hub does not take it for one that hangs."""
+    stored(tmp_path, 3)
+    (tmp_path / "ledger.sqlite").unlink()
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setattr(service, "BEAT_S", 0.0)
+    with contextlib.closing(FakeSystemd(tmp_path / "notify")) as systemd:
+        recovered(tmp_path)[1].close()
+        assert sum("WATCHDOG=1" in words and "X_AET_ROLE=hub" in words for words in systemd.listen()) >= 3
+        run_folder(tmp_path).joinpath("reading").write_text("s/projections/000001.h5")
+        monkeypatch.setattr(service, "BEAT_S", 0.02)  # a Python starts in more
+        systemd.heard.clear()
+        suspects.set_aside(tmp_path)
+        assert sum("WATCHDOG=1" in words for words in systemd.listen()) >= 3
 
 
 def test_a_series_may_be_called_as_we_call_our_folders(tmp_path: Path) -> None:

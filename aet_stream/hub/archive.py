@@ -78,8 +78,8 @@ class Archive:
         for folder in sorted(self.root.iterdir()):
             if folder.name not in RESERVED and ((folder / "projections").is_dir() or (folder / SERIES_FILE).exists()):
                 self._recover_series(folder.name)
-        for row in self._ledger.series():
-            if row["state"] == "open" and row["stored"] and not (self.root / row["name"]).is_dir():
+        for row in self._ledger.series(state="open"):
+            if row["stored"] and not (self.root / row["name"]).is_dir():
                 self.store(row["name"])  # somebody has taken the folder of an open series away
         self._recover_quarantine()
 
@@ -104,7 +104,7 @@ class Archive:
                 file.unlink(missing_ok=True)
 
     def _state(self, name: str) -> str:
-        return next((series["state"] for series in self._ledger.series() if series["name"] == name), "")
+        return next((series["state"] for series in self._ledger.series(name)), "")
 
     def store(self, name: str) -> SeriesStore:
         """The store of one series, loaded from disk at first use."""
@@ -165,7 +165,7 @@ class Archive:
         store.write_master(self._about(name, None))
 
     def _about(self, name: str, closed_at: float | None) -> About:
-        series = next((series for series in self._ledger.series() if series["name"] == name), None) or {}
+        series = next(iter(self._ledger.series(name)), {})
         return About(
             name=name,
             opened_at=series.get("opened_at", time.time()),

@@ -43,11 +43,11 @@ def _resend(hub: Hub, names: Any) -> tuple[str, dict[str, Any]]:
 
 
 def _idle(hub: Hub) -> dict[str, Any]:
-    series, events, totals = hub.ledger.series(), hub.outbox.figures(), hub.ledger.totals()
+    series, events, totals = hub.ledger.series(state="open"), hub.outbox.figures(), hub.ledger.totals()
     put_off = hub.outbox.put_off()
     return {
         "idle_for_s": hub.idle_for_s(),
-        "open": [row["name"] for row in series if row["state"] == "open" and row["stored"]],
+        "open": [row["name"] for row in series if row["stored"]],
         "unfinished_events": events["pending"] - put_off,
         "put_off_events": put_off,
         "failed_events": events["failed"],
@@ -56,9 +56,9 @@ def _idle(hub: Hub) -> dict[str, Any]:
 
 
 def _close(hub: Hub, name: str) -> tuple[str, dict[str, Any]]:
-    series = next((row for row in hub.ledger.series() if row["name"] == name), None)
+    series = next(iter(hub.ledger.series(name)), None)
     if series is None or not series["stored"]:
-        known = ", ".join(row["name"] for row in hub.ledger.series()[:10]) or "none yet"
+        known = ", ".join(row["name"] for row in hub.ledger.series(limit=10)) or "none yet"
         raise AetError(f"no series {name!r} with stored projections; known: {known}")
     if series["state"] == "closed":
         return f"{name} is closed already", {"state": "closed"}

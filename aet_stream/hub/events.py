@@ -36,6 +36,7 @@ class Events:
         self._trigger = b""
         self._leased: dict[tuple[str, str], float] = {}
         """(event, sink) -> when the trigger last said that it works on it."""
+        self._clock_s = _clock_s()
 
     def lease(self, peer: bytes, sinks: tuple[str, ...]) -> None:
         """Hand the next delivery of each of these sinks to the trigger."""
@@ -71,7 +72,11 @@ class Events:
             self._leased[event_id, sink] = now
 
     def expire(self) -> None:
-        """The trigger has died over these: to be acted upon again."""
+        """The trigger has died over these: to be acted upon again. And a clock that was set back by a year makes no pause of a year."""
+        before, self._clock_s = self._clock_s, _clock_s()
+        if self._clock_s < before - 1:
+            with self._ledger.transaction():
+                self._outbox.end_pauses()
         for (event_id, sink), since in list(self._leased.items()):
             if time.monotonic() - since > self._lease_s:
                 row = self._outbox.delivery(event_id, sink)
@@ -118,3 +123,8 @@ class Events:
         self._leased.pop((event_id, sink), None)
         if self._trigger:
             self._send(self._trigger, EventOff(event_id=event_id, sink=sink))
+
+
+def _clock_s() -> float:
+    """Becomes less when the clock is set back."""
+    return time.time() - time.monotonic()

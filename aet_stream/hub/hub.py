@@ -254,7 +254,7 @@ class Hub:
         if not self.plan:
             return {}
         tolerance_deg = self.config.angle.plan_tolerance_deg
-        open_now = [series for series in self.ledger.series() if series["state"] == "open"][:50]
+        open_now = self.ledger.series(state="open", limit=50)
         taken_deg = {series["name"]: self.archive.tilts_deg(series["name"]) if series["stored"] else [] for series in open_now}
         return {name: missing(tilts_deg, self.plan, tolerance_deg) for name, tilts_deg in taken_deg.items()}
 

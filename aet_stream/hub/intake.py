@@ -10,8 +10,9 @@ from aet_stream import failpoints
 from aet_stream.config import Config
 from aet_stream.hub.archive import Archive
 from aet_stream.hub.flights import Flight, Flights, Pending
-from aet_stream.hub.ledger import AGAIN, SOURCE_GONE, Ledger
+from aet_stream.hub.ledger import AGAIN, SOURCE_GONE, Ledger, candidates_json
 from aet_stream.hub.outcomes import Outcomes
+from aet_stream.layout import Record
 from aet_stream.messages import Acquired, AnyMessage, NotAcquired, Offer, Want
 from aet_stream.naming import series_of, shown
 from aet_stream.projection import Array
@@ -104,6 +105,9 @@ class Intake:
         flight.raw, flight.extras = _parted(raw, acquired)
         if person is not None:
             flight.tilt_deg, flight.tilt_source = float(person), "person"
+        elif (judged := self._judged(flight, acquired)) is not None:
+            self._outcomes.end(flight, "same", f"projection {judged.number}: the file was touched, its pixels were not")
+            return
         elif acquired.candidates and not acquired.hold:
             flight.tilt_deg, flight.tilt_source = acquired.candidates[0].tilt_deg, acquired.candidates[0].source
         else:
@@ -111,6 +115,12 @@ class Intake:
             return
         if not self.settled(flight):
             flight.state, flight.nbytes = "waiting", raw.nbytes + flight.raw.size * 4
+
+    def _judged(self, flight: Flight, acquired: Acquired) -> Record | None:
+        """What is stored of this image with these pixels, at the tilt that a person gave it when its sources said the same as now."""
+        stored, said = self._archive.store(flight.series).same_pixels(acquired.sha256), candidates_json(acquired.candidates)
+        by_person = [record for record in stored if (record.path, record.image) == flight.key and record.tilt_source == "person"]
+        return next((record for record in by_person if record.tilt_candidates == said), None)
 
     def settled(self, flight: Flight) -> bool:
         """End the flight if its pixels have a row already, or cannot have one."""

@@ -56,6 +56,11 @@ CREATE INDEX unit_state ON unit (state);
 CREATE INDEX unit_series ON unit (series, state);
 CREATE INDEX unit_pixels ON unit (series, sha256);
 """
+#: For what is asked once a second: it must not take longer the more was ever stored. A ledger from before has them made at its next start.
+_INDICES = """
+CREATE INDEX IF NOT EXISTS unit_ended ON unit (state, ended_at);
+CREATE INDEX IF NOT EXISTS unit_blank ON unit (state, blank);
+"""
 
 
 #: What the disk, or another program, may do to a sound ledger; whatever else SQLite says of one is damage.
@@ -97,7 +102,7 @@ class Ledger:
             raise AetError(
                 f"{self.path} has layout {version}, this version writes {SCHEMA_VERSION}: move it away, it is rebuilt from the files"
             )
-        self._db.executescript(OUTBOX_SCHEMA)
+        self._db.executescript(OUTBOX_SCHEMA + _INDICES)
 
     def _check(self) -> None:
         """Read all of it: SQLite notices neither a letter that is none, nor a column of another name, before it meets them."""
@@ -273,7 +278,8 @@ class Ledger:
     def blanks(self, limit: int = 50) -> list[dict[str, Any]]:
         """The newest first."""
         rows = self._db.execute(
-            "SELECT id, series, path, image, number, tilt_deg FROM unit WHERE state = 'stored' AND blank ORDER BY id DESC LIMIT ?", (limit,)
+            "SELECT id, series, path, image, number, tilt_deg FROM unit WHERE state = 'stored' AND blank = 1 ORDER BY id DESC LIMIT ?",
+            (limit,),
         )
         return [dict(row) for row in rows]
 
@@ -283,8 +289,8 @@ class Ledger:
         """Top folders that files of a series lie in."""
         return {top_folder(row["path"]) for row in self._db.execute("SELECT path FROM unit WHERE series = ?", (series,))}
 
-    def series(self) -> list[dict[str, Any]]:
-        """Every series with its counts, the latest active first."""
+    def series(self, name: str | None = None, *, state: str | None = None, limit: int = -1) -> list[dict[str, Any]]:
+        """Series with their counts, the latest active first: all, or those of this name or in this state. Counting takes time for each."""
         rows = self._db.execute(
             "SELECT name, state, opened_at, last_at, closed_at, generation,"
             " (SELECT count(*) FROM unit WHERE series = name AND state = 'stored') AS stored,"
@@ -292,7 +298,8 @@ class Ledger:
             " (SELECT count(*) FROM unit WHERE series = name AND state = 'quarantined') AS quarantined,"
             " (SELECT count(*) FROM unit WHERE series = name AND state = 'duplicate') AS duplicates,"
             " (SELECT tilt_deg FROM unit WHERE series = name AND state = 'stored' ORDER BY number DESC LIMIT 1) AS last_tilt_deg"
-            " FROM series ORDER BY last_at DESC"
+            " FROM (SELECT * FROM series WHERE (?1 IS NULL OR name = ?1) AND (?2 IS NULL OR state = ?2) ORDER BY last_at DESC LIMIT ?3)",
+            (name, state, limit),
         )
         return [dict(row) for row in rows]
 
@@ -344,7 +351,7 @@ def outcome(ledger: Ledger, series: str | None = None) -> dict[str, Any]:
     """What `status` tells from the ledger alone: with or without a daemon. Lists are of `series`, where one is named."""
     return {
         "totals": ledger.totals(),
-        "series": [{**row, "tilts": ledger.tilts(row["name"])} for row in ledger.series() if series in (None, row["name"])][:50],
+        "series": [{**row, "tilts": ledger.tilts(row["name"])} for row in ledger.series(series, limit=50)],
         "held": ledger.in_state("held", series),
         "quarantined": ledger.in_state("quarantined", series),
         "blank": ledger.blanks(),

@@ -118,12 +118,17 @@ class Outbox:
     def start(self) -> None:
         """After a start nobody is known to work on anything; being interrupted is no failed try. Sinks may have been taken away."""
         self._db.execute("UPDATE delivery SET state = 'pending', attempts = max(0, attempts - 1) WHERE state = 'leased'")
+        self.end_pauses()
         marks = ",".join("?" * len(self._sinks))
         self._db.execute(
             f"UPDATE delivery SET state = 'superseded', detail = 'this sink is no longer configured' WHERE state = 'pending'"
             f" AND sink NOT IN ({marks})",
             tuple(self._sinks),
         )
+
+    def end_pauses(self) -> None:
+        """Whatever waits for its next try is tried now: the clock that measured the pauses may have been set back since."""
+        self._db.execute("UPDATE delivery SET next_at = 0 WHERE state = 'pending' AND next_at > 0")
 
     def resend(self, names: list[str] | None) -> int:
         """Try failed deliveries anew: of these events, or all (None). Returns how many."""

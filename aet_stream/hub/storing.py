@@ -200,9 +200,9 @@ class Storing:
         coming |= {series_of(path, root_name, self._config.series) for path, _ in self._flights.backlog}
         rules, due = self._config.series, []
         ended_folders = {top_folder(path) for path in self._sentinels}
-        for series in self._ledger.series():
+        for series in self._ledger.series(state="open"):
             name, stored = series["name"], series["stored"]
-            if series["state"] != "open" or not stored or name in coming:
+            if not stored or name in coming:
                 continue
             full = rules.expected and stored >= rules.expected and len(self._archive.tilts_deg(name)) >= rules.expected
             silent = rules.idle_close_s and self._silent_s(name, series["last_at"]) > rules.idle_close_s

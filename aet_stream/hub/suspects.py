@@ -20,6 +20,7 @@ import h5py
 
 from aet_stream import durable
 from aet_stream.layout import ABOUT, SERIES_FILE
+from aet_stream.service import still_at_it, still_waiting
 from aet_stream.transport import run_folder
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,11 @@ FROM_OUTSIDE = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.S
 
 @contextlib.contextmanager
 def reading(path: Path, root: Path) -> Iterator[None]:
-    """Leave word of `path`, a file below `output.root`, while it is read; it stays only if this process dies."""
+    """Leave word of `path`, a file below `output.root`, while it is read; it stays only if this process dies.
+
+    And a sign of life: thousands are read at a start, or when a series is checked, and that may take many minutes.
+    """
+    still_at_it("hub")
     said = root / "run" / "reading"
     with contextlib.suppress(OSError):  # a full disk must not keep anybody from reading
         said.write_bytes(os.fsencode(path.relative_to(root)))
@@ -80,7 +85,8 @@ def _kills(path: Path) -> bool:
     limit_s = PATIENCE_S + path.stat().st_size / SLOWEST_DISK_BYTES_PER_S
     for _ in range(KILLED_AT_MOST):
         try:
-            code = subprocess.run([sys.executable, "-m", __name__, str(path)], timeout=limit_s, check=False).returncode
+            with still_waiting("hub"):
+                code = subprocess.run([sys.executable, "-m", __name__, str(path)], timeout=limit_s, check=False).returncode
         except subprocess.TimeoutExpired:
             return True
         if code != -signal.SIGKILL:

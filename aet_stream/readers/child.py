@@ -293,9 +293,9 @@ class _Desk:
         except OSError as error:
             if error.errno is not None:
                 return _Answer("SourceNotReady", f"{path.name}: {error.strerror or error}"), None
-            return _Answer("SourceError", f"{path.name}: {error}"), None
+            return _Answer(_unlike_its_look(request), f"{path.name}: {error}"), None
         except Exception as error:  # noqa: BLE001 - damaged files make the format libraries raise anything at all
-            return _Answer("SourceError", f"{path.name}: {type(error).__name__}: {str(error)[:200]}"), None
+            return _Answer(_unlike_its_look(request), f"{path.name}: {type(error).__name__}: {str(error)[:200]}"), None
 
     def _read(self, request: _Request) -> tuple[_Answer, memoryview]:
         stacks: list[Array] = []
@@ -336,6 +336,11 @@ class _Desk:
         reading = Reading(units, sha256_of_frames(frames), drift, kind, dtype)
         count, height, width = planes.shape
         return _Answer("image", reading=reading, dtype=planes.dtype.str, shape=(count, height, width)), planes.data.cast("B")
+
+
+def _unlike_its_look(request: _Request) -> Literal["SourceNotReady", "SourceError"]:
+    """A file that could be looked at and cannot be read may be caught between two writes of one append: clocks tick too slowly to tell."""
+    return "SourceNotReady" if request.kind == "read" else "SourceError"
 
 
 def _exact(dtype: np.dtype[Any]) -> np.dtype[Any]:

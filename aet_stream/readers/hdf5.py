@@ -35,13 +35,18 @@ def opened(path: Path) -> Iterator[Any]:
     """
     import h5py
 
+    global _copy
     with _content(path) as content:
         try:
             file = h5py.File(content, "r")
         except OSError as error:
+            _copy = None
             raise SourceError(f"{path.name}: not a readable HDF5 file: {str(error)[:200]}") from error
         try:
             yield file
+        except (OSError, KeyError, RuntimeError, ValueError):
+            _copy = None  # it may be of a moment between two writes, under the same time
+            raise
         finally:
             file.close()
 

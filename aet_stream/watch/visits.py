@@ -76,6 +76,8 @@ class Visits:
         self._visits: dict[Key, Visit] = {}
         self._of_folder: dict[str, set[Key]] = {}
         self._untold: dict[Key, Visit] = {}
+        self._stale: set[str] = set()
+        """Folders to be grouped anew before anybody asks: once for many files, each of which would ask for all."""
 
     def note(self, path: str, frames: list[Frame]) -> None:
         """A file was looked at."""
@@ -83,7 +85,7 @@ class Visits:
         files = self._frames.setdefault(folder, {})
         before, files[path] = files.get(path, []), frames
         if self._rules.group != "container":
-            self._regroup(folder)
+            self._stale.add(folder)
             return
         for frame in frames:
             self._keep(Visit([frame]), folder)
@@ -91,6 +93,7 @@ class Visits:
 
     def forget(self, path: str) -> None:
         """A file has vanished. What it was a frame of is finished with: fewer frames are never taken for a new state."""
+        self._regroup()
         folder = path.rpartition("/")[0]
         files = self._frames.get(folder, {})
         mine = {frame.key for frame in files.pop(path, [])}
@@ -103,6 +106,7 @@ class Visits:
 
     def tell_again(self) -> None:
         """A new hub knows of nothing."""
+        self._regroup()
         for visit in self._visits.values():
             visit.told = False
         self._untold = dict(self._visits)
@@ -111,10 +115,12 @@ class Visits:
         return path in self._frames.get(path.rpartition("/")[0], {})
 
     def find(self, path: str, image: int) -> Visit | None:
+        self._regroup()
         return self._visits.get((path, image))
 
     def due(self, now: float) -> list[Visit]:
         """Visits that are complete and that the hub has not been told of."""
+        self._regroup()
         return [visit for visit in self._untold.values() if self._complete(visit, now)]
 
     def told(self, visit: Visit) -> None:
@@ -134,6 +140,7 @@ class Visits:
     @property
     def waiting(self) -> int:
         """Visits that the hub does not know of yet."""
+        self._regroup()
         return len(self._untold)
 
     def _complete(self, visit: Visit, now: float) -> bool:
@@ -156,11 +163,13 @@ class Visits:
             self._untold.pop(key, None)
             self._of_folder.get(folder, set()).discard(key)
 
-    def _regroup(self, folder: str) -> None:
-        visits = [Visit(frames) for frames in self._groups([f for frames in self._frames[folder].values() for f in frames])]
-        self._drop(self._of_folder.get(folder, set()) - {visit.key for visit in visits}, folder)
-        for visit in visits:
-            self._keep(visit, folder)
+    def _regroup(self) -> None:
+        while self._stale:
+            folder = self._stale.pop()
+            visits = [Visit(frames) for frames in self._groups([f for frames in self._frames[folder].values() for f in frames])]
+            self._drop(self._of_folder.get(folder, set()) - {visit.key for visit in visits}, folder)
+            for visit in visits:
+                self._keep(visit, folder)
 
     def _groups(self, frames: list[Frame]) -> Iterator[list[Frame]]:
         return self._by_name(frames) if self._rules.group == "pattern" else self._by_time(frames)

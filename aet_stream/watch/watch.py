@@ -97,8 +97,11 @@ class Watch:
 
     # -- seeing -----------------------------------------------------------------------------------------------------------------
 
+    def _root_is_there(self) -> bool:
+        return os.path.isdir(self.root)  # noqa: PTH112 - Path.is_dir raises what a share that is away answers
+
     def _look_for_root(self) -> None:
-        there = os.path.isdir(self.root)  # noqa: PTH112 - Path.is_dir raises what a share that is away answers
+        there = self._root_is_there()
         if there and not self._there and self._config.watch.events:  # anew after an absence: events told of the folder that was
             self._rhythm.listening = self._hints.start(self.root)
         if there and not self._there and self._rhythm.scans:
@@ -235,7 +238,7 @@ class Watch:
         if isinstance(error, SourceStillZero):
             candidate.look_at = min(candidate.look_at, max(candidate.changed_at + rules.zero_grace_s, now + LOOK_AGAIN_S))
         deadly = candidate.deaths >= DEATHS
-        if deadly or still_s >= limit_s:
+        if (deadly or still_s >= limit_s) and self._root_is_there():
             why = f"{candidate.deaths} reading processes died over it" if deadly else f"unchanged for {still_s:.0f} s"
             bad = NotAcquired(path=path, stamp=candidate.refused, image=0, why="bad", reason=f"{complaint} ({why})")
             if self.link.send(bad):
@@ -296,6 +299,8 @@ class Watch:
         try:
             projection, reading = self._reader.read_visit(members, lenient=any(frame.lenient for frame in visit.frames))
         except SourceGone as error:
+            if all(_is_gone(self.root / frame.path) for frame in visit.frames):
+                self._again(visit)  # its folder may only be away: the next scan forgets it, or finds it there again
             self._refuse(want, "gone", str(error))
         except SourceStillZero as error:
             self._again(visit, after_s=self._config.watch.zero_grace_s)
@@ -318,7 +323,7 @@ class Watch:
         now = time.monotonic()
         since = self._unread.setdefault((want.path, want.image, want.stamp), now)
         limit_s = self._config.watch.incomplete_s
-        if now - since >= limit_s:
+        if now - since >= limit_s and self._root_is_there():
             del self._unread[want.path, want.image, want.stamp]
             self._refuse(want, "bad", f"{error} (for {now - since:.0f} s)")
             return
@@ -361,6 +366,8 @@ class Watch:
         self._unread.pop((want.path, want.image, want.stamp), None)
 
     def _refuse(self, want: Want, why: str, reason: str) -> None:
+        if why == "gone" and not self._root_is_there():
+            why = "later"  # with everything else
         logger.debug("%s image %d: %s: %s", want.path, want.image, why, reason)
         self.link.send(NotAcquired(path=want.path, stamp=want.stamp, image=want.image, why=why, reason=reason))  # type: ignore[arg-type]
 

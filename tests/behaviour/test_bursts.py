@@ -168,3 +168,34 @@ def test_a_blip_of_the_folder_doubles_nothing(tmp_path: Path) -> None:
         bench.rest()
         assert bench.offered == states
         assert np.array_equal(bench.pixels("x_+3deg.npy"), known_image(3, 16))
+
+
+@pytest.mark.parametrize("how", ["gone", "failing", "one folder"])
+def test_what_was_to_be_read_while_the_folder_was_away_is_read_when_it_is_back(tmp_path: Path, how: str) -> None:
+    """Nothing is put aside because the share is away, not even what had just arrived; a folder below it may come back unseen."""
+    with Bench(tmp_path, "watch.incomplete_s=1", "watch.scan_s=1", want=False) as bench:
+        names = [f"s/x_{index:+d}deg.npy" for index in range(6)]
+        (bench.root / "s").mkdir()
+        for index, name in enumerate(names[:5]):
+            (bench.root / name).write_bytes(npy(known_image(index, 16), 0.0, 0.1))
+        bench.until(lambda: len(bench.offered) == 5)
+        with (bench.root / names[5]).open("wb") as growing:
+            growing.write(npy(known_image(5, 16), 0.0, 0.1))
+            growing.flush()
+            bench.until(lambda: names[5] in bench.watch._settling.candidates)
+            place, away = bench.root / "s" if how == "one folder" else bench.root, tmp_path / "away"
+            place.rename(away)
+        if how == "failing":
+            place.symlink_to(place)  # as a share that answers with an error
+        for name in names[:5]:
+            bench.ask(name, bench.offered[name, 0])
+        bench.want = True
+        bench.until(lambda: len(bench.refused) >= 5)
+        if how != "one folder":
+            over = time.monotonic() + 3
+            bench.until(lambda: time.monotonic() > over)
+            assert {refusal.why for refusal in bench.refused} == {"later"}
+        if how == "failing":
+            place.unlink()
+        away.rename(place)
+        bench.until(lambda: len(bench.taken) == 6, limit_s=20)

@@ -143,3 +143,26 @@ def test_a_container_goes_through_the_daemon(tmp_path: Path) -> None:
         assert file["frames"].dtype == np.uint16
         assert np.array_equal(file["frames"][()], stored[image])
     assert daemon.ask("verify", str(series)).returncode == 0
+
+
+def test_a_file_caught_between_two_writes_of_one_append_loses_no_image(tmp_path: Path) -> None:
+    """HDF5 writes the end of the file last; an image that was seen before is read when it is there again."""
+    with Bench(tmp_path, want=False) as bench:
+        path = bench.root / "tomo.emd"
+        made = StemTomo(path, repeats=2, size_px=64)
+        ends = []
+        for tilt in range(3):
+            made.append(np.stack([known_image(2 * tilt), known_image(2 * tilt + 1)]), 2.0 * tilt)
+            ends.append(path.read_bytes()[40:48])
+        bench.until(lambda: len(bench.offered) == 3)
+        for end in (ends[1], ends[2]):
+            with path.open("r+b") as file:
+                file.seek(40)
+                file.write(end)
+            if end == ends[1]:
+                bench.ask("tomo.emd", bench.offered["tomo.emd", 2], 2)
+                bench.until(lambda: bench.refused)
+                assert "addr overflow" in bench.refused[-1].reason
+        bench.want = True
+        bench.until(lambda: ("tomo.emd", 2) in bench.taken, limit_s=20)
+        assert [refusal.why for refusal in bench.refused if refusal.why != "later"] == []
