@@ -79,7 +79,7 @@ def test_the_oracle_sees_every_kind_of_wrong(tmp_path: Path) -> None:
         file["/aet/raw"][2, 3, 3] += 1
 
     def tilt(file: h5py.File) -> None:
-        file["/exchange/theta"][1] = 0.0
+        file["/exchange/theta"][1] += 1.0  # whichever came second
 
     def dirty(file: h5py.File) -> None:
         file["/exchange/data"][1, 4, 4] = float("nan")
