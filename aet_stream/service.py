@@ -14,8 +14,6 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Protocol
 
@@ -131,24 +129,6 @@ def still_at_it(role: str) -> None:
     if time.monotonic() - _told_at >= BEAT_S:
         _told_at = time.monotonic()
         notify(role, STILL_AT_IT)
-
-
-@contextmanager
-def still_waiting(role: str) -> Iterator[None]:
-    """Signs of life while we wait for another process, whose time is bounded."""
-    over = threading.Event()
-
-    def tell() -> None:
-        while not over.wait(BEAT_S):
-            notify(role, STILL_AT_IT)
-
-    teller = threading.Thread(target=tell, name="still-waiting", daemon=True)
-    teller.start()
-    try:
-        yield
-    finally:
-        over.set()
-        teller.join()
 
 
 def tie_to_parent(stop: Stop) -> None:

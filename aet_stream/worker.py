@@ -51,7 +51,7 @@ class Worker:
             return
         if time.monotonic() - self._asked_at > ASK_AGAIN_S:
             self._ask()
-        for message, pixels in self._link.receive(0.2 if self._asked_at else 0.05):
+        for message, pixels in self._link.receive(0.2 if self._asked_at else 0.05):  # soon again, until the hub was there once
             if isinstance(message, Job) and pixels is not None:
                 self._do(message, pixels)
                 self._ask()

@@ -28,7 +28,7 @@ from aet_stream.training.batches import batches_of, on_device
 from aet_stream.training.dataset import Mixer
 from aet_stream.training.learning import Training
 from aet_stream.training.preset import load_preset
-from tests.bench import frame, latency
+from tests.bench import frame, latency, recorded
 
 _LAYERS, _WIDTH, _KERNEL = 17, 64, 9
 _REPEATS = 30
@@ -97,7 +97,7 @@ def frames(device: str) -> None:
     for model in ("default", "dncnn-2019"):
         denoiser = Denoiser(model=model, device=device)
         for size_px in (1024, 2048) if device != "cpu" else (128, 256):
-            image = frame(0, size_px)
+            image = recorded(1, size_px)[0]
             repeats = _REPEATS if device != "cpu" else 2
             ms = median_ms(lambda image=image, denoiser=denoiser: denoiser.subtract(image), device, repeats)
             line = f"{model:<11}{size_px:>5}{ms:>12.1f}"

@@ -28,6 +28,14 @@ def child() -> Iterator[ReaderChild]:
     reader.close()
 
 
+def test_the_first_file_finds_a_process_that_reads() -> None:
+    """It is begun with the question of what can be read, at the start of the watch: loading takes it a quarter of a second."""
+    reader = ReaderChild(timeout_s=20, memory_mib=4096, max_file_mib=64)
+    assert ".tif" in reader.suffixes()
+    assert reader.pid is not None
+    reader.close()
+
+
 @pytest.mark.parametrize("kind", sorted(WRITERS))
 @pytest.mark.parametrize("dtype", ["<u2", "<f4", "|u1"])
 def test_what_was_written_comes_back(tmp_path: Path, child: ReaderChild, kind: str, dtype: str) -> None:

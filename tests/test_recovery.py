@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -260,15 +259,13 @@ def test_signals_from_outside_prove_nothing(tmp_path: Path, monkeypatch: pytest.
     path = tmp_path / "s" / "projections" / "000001.h5"
     run_folder(tmp_path).joinpath("reading").write_text("s/projections/000001.h5")
     trials: list[int] = []
-    real = subprocess.run
+    real = suspects._read_by_another
 
-    def killed(command: list[str], **options: Any) -> subprocess.CompletedProcess[Any]:
+    def killed(path: Path, limit_s: float) -> int | None:
         trials.append(1)
-        if len(trials) == 1:
-            return subprocess.CompletedProcess(command, -number)
-        return real(command, **options)
+        return -number if len(trials) == 1 else real(path, limit_s)
 
-    monkeypatch.setattr(suspects.subprocess, "run", killed)
+    monkeypatch.setattr(suspects, "_read_by_another", killed)
     suspects.set_aside(tmp_path)
     assert path.exists()
     assert len(trials) == (2 if number == signal.SIGKILL else 1)
@@ -278,7 +275,7 @@ def test_a_file_that_is_set_aside_is_never_shown_as_zeros(tmp_path: Path, monkey
     """Whatever kills its reader each time goes; so does the open series.h5 that would read zeros in its place."""
     stored(tmp_path, 3)
     run_folder(tmp_path).joinpath("reading").write_text("s/projections/000001.h5")
-    monkeypatch.setattr(suspects.subprocess, "run", lambda command, **options: subprocess.CompletedProcess(command, -signal.SIGSEGV))
+    monkeypatch.setattr(suspects, "_read_by_another", lambda path, limit_s: -signal.SIGSEGV)
     suspects.set_aside(tmp_path)
     assert not (tmp_path / "s" / "projections" / "000001.h5").exists()
     assert not (tmp_path / "s" / "series.h5").exists()

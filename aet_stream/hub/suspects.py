@@ -18,9 +18,8 @@ from pathlib import Path
 
 import h5py
 
-from aet_stream import durable
+from aet_stream import durable, service
 from aet_stream.layout import ABOUT, SERIES_FILE
-from aet_stream.service import still_at_it, still_waiting
 from aet_stream.transport import run_folder
 
 logger = logging.getLogger(__name__)
@@ -37,7 +36,7 @@ def reading(path: Path, root: Path) -> Iterator[None]:
 
     And a sign of life: thousands are read at a start, or when a series is checked, and that may take many minutes.
     """
-    still_at_it("hub")
+    service.still_at_it("hub")
     said = root / "run" / "reading"
     with contextlib.suppress(OSError):  # a full disk must not keep anybody from reading
         said.write_bytes(os.fsencode(path.relative_to(root)))
@@ -84,14 +83,26 @@ def _kills(path: Path) -> bool:
     """Does a process that reads it die of that? Signals of people and of the system prove nothing; SIGKILL only when it comes each time."""
     limit_s = PATIENCE_S + path.stat().st_size / SLOWEST_DISK_BYTES_PER_S
     for _ in range(KILLED_AT_MOST):
-        try:
-            with still_waiting("hub"):
-                code = subprocess.run([sys.executable, "-m", __name__, str(path)], timeout=limit_s, check=False).returncode
-        except subprocess.TimeoutExpired:
+        code = _read_by_another(path, limit_s)
+        if code is None:
             return True
         if code != -signal.SIGKILL:
             return code < 0 and -code not in FROM_OUTSIDE
     return True
+
+
+def _read_by_another(path: Path, limit_s: float) -> int | None:
+    """Exit code of a process that reads it; None: it has not ended in time."""
+    until = time.monotonic() + limit_s
+    with subprocess.Popen([sys.executable, "-m", __name__, str(path)]) as child:
+        try:
+            while time.monotonic() < until:
+                service.still_at_it("hub")
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return child.wait(service.BEAT_S)
+        finally:
+            child.kill()
+    return None
 
 
 def read_everything(path: Path) -> None:

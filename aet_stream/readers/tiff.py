@@ -201,7 +201,6 @@ class Tiff:
             return finished(self._path, file.pages[image].asarray())
 
     def acquisition(self, image: int) -> Acquisition:
-        image_in_range(self._path, image, self.probe.images)
         if not self._said:  # of all pages at once: each is found through all those before it
             import tifffile
 
