@@ -52,9 +52,18 @@ class Acquisition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scan_rotation_deg: tuple[float, ...] = ()
     """One per frame where known, or one for all."""
     detector: str = ""
+    dataset: str = ""
+    """Which of its file's datasets the image is of. Images of one are its frames and tilts; two at one time are two signals, whatever
+    their detector is called. Empty where a file holds only one."""
+    segment: str = ""
+    """Which part of a divided detector, in the file's own words; empty for a whole one, and where the file does not say."""
+    no_projection: str = ""
+    """Why the file itself says that the image is none, in words: computed from others, a diffraction pattern, a spectrum."""
     microscope: str = ""
     reader: str = ""
     """Name of the format reader that found all this."""
+    remark: str = ""
+    """What stands beside the pixels and could not be understood, in words: it is not known."""
 
 
 class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
