@@ -51,6 +51,9 @@ class Acquisition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     frame_time_s: float | None = None
     scan_rotation_deg: tuple[float, ...] = ()
     """One per frame where known, or one for all."""
+    tilt_axis_deg: float | None = None
+    """Where the file says that the tilt axis lies in the image, as SerialEM and IMOD count: from the vertical, counterclockwise, with
+    the first row shown at the bottom."""
     detector: str = ""
     microscope: str = ""
     reader: str = ""
