@@ -58,6 +58,8 @@ class Acquisition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     microscope: str = ""
     reader: str = ""
     """Name of the format reader that found all this."""
+    remark: str = ""
+    """Why something in the file that looks like a tilt is not taken for one; said where the projection is held for want of a tilt."""
 
 
 class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -89,7 +89,7 @@ def look(sources: Sources, path: Path, loose: tuple[Path, ...], *, lenient: bool
 def unit(source: Source, path: Path, stamp: str, image: int, loose: tuple[Path, ...], settle_s: float) -> Unit:
     said = beside(path, image, source.probe.images, loose, settle_s=settle_s)
     known = _legible(said.completing(source.acquisition(image)))
-    return Unit(image, _stamp(source, image, stamp, said), known, said.tilts, said.remark)
+    return Unit(image, _stamp(source, image, stamp, said), known, said.tilts, "; ".join(filter(None, (known.remark, said.remark))))
 
 
 def _legible(said: Acquisition) -> Acquisition:
