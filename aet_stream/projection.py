@@ -66,8 +66,8 @@ class Acquisition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reader: str = ""
     """Name of the format reader that found all this."""
     remark: str = ""
-    """What in the file is not believed, and why: metadata that cannot be understood, what looks like a tilt and is none. Said by check, where
-    the projection is held, and as its flag where it is stored."""
+    """What in the file is not believed, and why: metadata that cannot be understood, what looks like a tilt and is none. Said by check,
+    where the projection is held, and as its flag where it is stored."""
 
 
 class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
