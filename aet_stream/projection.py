@@ -51,6 +51,9 @@ class Acquisition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     frame_time_s: float | None = None
     scan_rotation_deg: tuple[float, ...] = ()
     """One per frame where known, or one for all."""
+    tilt_axis_deg: float | None = None
+    """Where the file says that the tilt axis lies in the image, as SerialEM and IMOD count: from the vertical, counterclockwise, with
+    the first row shown at the bottom."""
     detector: str = ""
     dataset: str = ""
     """Which of its file's datasets the image is of. Images of one are its frames and tilts; two at one time are two signals, whatever
@@ -63,7 +66,8 @@ class Acquisition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reader: str = ""
     """Name of the format reader that found all this."""
     remark: str = ""
-    """What stands beside the pixels and could not be understood, in words: it is not known."""
+    """What in the file is not believed, and why: metadata that cannot be understood, what looks like a tilt and is none. Said by check,
+    where the projection is held, and as its flag where it is stored."""
 
 
 class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

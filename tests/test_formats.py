@@ -84,6 +84,7 @@ def test_41_tilts_out_of_order_each_find_their_section(test_data: Path, tmp_path
         said = beside(tmp_path / name, 0, 1, [loose])
         assert said.tilts[0].tilt_deg == tilts[image], name
         assert said.known.pixel_size_nm == pytest.approx(0.54)
+        assert said.known.tilt_axis_deg == 85.3
 
 
 def test_real_sections_of_two_frames(test_data: Path, tmp_path: Path) -> None:
