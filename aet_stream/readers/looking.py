@@ -13,8 +13,9 @@ import numpy as np
 
 from aet_stream.errors import SourceError, SourceNotReady, SourceStillZero
 from aet_stream.projection import Acquisition, Array, Candidate
-from aet_stream.readers import Probe, Source, checked_probe, finished, image_in_range, open_source, regular_size, stat_stamp
+from aet_stream.readers import Probe, Source, open_source, regular_size, stat_stamp, understood
 from aet_stream.readers.beside import Beside, Figures, Stack
+from aet_stream.readers.frames import OneVisit
 from aet_stream.readers.sidecar import beside
 
 UNLIKELY = 1e-3
@@ -25,8 +26,6 @@ SECTOR_BYTES = 512
 COMPARED_BYTES = 512 << 20
 """The pixels of larger stacks are not read for what a sidecar says of their smallest, largest and mean value."""
 MOST_FIGURES = 10_000
-SAME_TILT_DEG = 0.1
-"""Frames of one visit whose tilts, as the file has them, differ by more are none."""
 
 
 class Unit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,6 +38,7 @@ class Unit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tilts: tuple[Candidate, ...] = ()
     """What sidecars say."""
     remark: str = ""
+    """What of all that could not be understood, or why a sidecar that is there says no tilt."""
 
 
 class Look(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,10 +94,13 @@ class Sources:
 
     def unit(self, opened: Opened, image: int, loose: tuple[Path, ...]) -> Unit:
         """All that is said of an image."""
-        said = self.beside(opened, image, loose)
-        known = _legible(said.completing(opened.source.acquisition(image)))
+        said, remarks, source = self.beside(opened, image, loose), list[str](), opened.source
+        unknown = Acquisition(reader=source.probe.reader)
+        own = understood(remarks, "what the file says of its image", lambda: source.acquisition(image), unknown)
+        own = msgspec.structs.replace(own, remark="; ".join(filter(None, (*remarks, own.remark))))
+        known = _legible(said.completing(own))
         remark = "; ".join(filter(None, (known.remark, said.remark)))
-        return Unit(image, _stamp(opened.source, image, opened.stamp, said), known, said.tilts, remark)
+        return Unit(image, _stamp(source, image, opened.stamp, said), known, said.tilts, remark)
 
     @staticmethod
     def unchanged(path: Path, stamp: str) -> None:
@@ -118,33 +121,9 @@ def look(sources: Sources, path: Path, loose: tuple[Path, ...], *, lenient: bool
         waiting = f"{probe.announced} images announced, {probe.images} are there"
     units = tuple(sources.unit(opened, image, loose) for image in range(probe.images))
     sources.unchanged(path, opened.stamp)
+    if units and all(unit.acquisition.no_projection for unit in units):
+        raise SourceError(f"{path.name}: no projection, as the file itself says: {units[0].acquisition.no_projection}")
     return Look(probe, units, waiting)
-
-
-class OneVisit:
-    """A file whose images are the frames of one visit."""
-
-    def __init__(self, source: Source, path: Path) -> None:
-        self._source, self._path = source, path
-        given = source.probe
-        if given.images < given.promised:
-            raise SourceNotReady(f"{path.name}: {given.images} of {given.promised} frames are there")
-        height, width = given.shape
-        self.probe = checked_probe(path, given.reader, 1, height, width, given.dtype, frames=given.images * given.frames,
-                                   bottom_up=given.bottom_up, sealed=given.sealed)  # fmt: skip
-
-    def frames(self, image: int) -> Array:
-        image_in_range(self._path, image, 1)
-        return finished(self._path, np.concatenate([self._source.frames(frame) for frame in range(self._source.probe.images)]))
-
-    def acquisition(self, image: int) -> Acquisition:
-        """What the file says of the first frame; no tilt that can be used if it says another one of another frame."""
-        said = [self._source.acquisition(frame) for frame in range(self._source.probe.images)]
-        tilts = [one.tilt_deg for one in said if one.tilt_deg is not None]
-        if not tilts or max(tilts) - min(tilts) <= SAME_TILT_DEG:
-            return said[0]
-        words = f"tilts from {min(tilts):g} to {max(tilts):g} deg of what a sidecar calls frames of one"
-        return msgspec.structs.replace(said[0], tilt_deg=math.nan, tilt_raw=words)
 
 
 _figures: dict[tuple[Path, int, str], Figures] = {}
