@@ -52,6 +52,10 @@ class Acquisition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scan_rotation_deg: tuple[float, ...] = ()
     """One per frame where known, or one for all."""
     detector: str = ""
+    dataset: str = ""
+    """Name, within the file, of what the image is a frame of; images of one dataset are meant to be taken one after another."""
+    computed: str = ""
+    """How it was made out of other images ("iDPC", "element map"); empty for one as acquired."""
     microscope: str = ""
     reader: str = ""
     """Name of the format reader that found all this."""
