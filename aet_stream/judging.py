@@ -166,7 +166,7 @@ def judge(acquired: Acquired, raw: Array, rows: Rows, site: Site, person_deg: fl
     rows : of its series, so far
     person_deg : the tilt that a person gave it, which answers every question but that for another setting or folder
     """
-    if aside := _left_out(acquired, site.rules) or (_computed(acquired) if person_deg is None else ""):
+    if aside := _left_out(acquired, site.rules) or (_no_projection(acquired) if person_deg is None else ""):
         return Verdict("other", aside)
     if person_deg is not None:
         tilt_deg, source = person_deg, "person"
@@ -190,24 +190,23 @@ def candidates_json(candidates: tuple[Candidate, ...]) -> str:
 
 
 def is_left_out(said: Acquisition, path: str, rules: Series) -> bool:
-    """Is it an image of another detector than `series.detector`?"""
-    wanted, detector, name = rules.detector.lower(), said.detector.lower(), detector_in_name(path).lower()
-    if not wanted or not (detector or name):
-        return False
-    return wanted != detector if detector else wanted not in (name, name.rstrip("0123456789"))
+    """Is it an image of another detector, or segment of one, than `series.detector`?"""
+    name = detector_in_name(path)
+    names = (said.detector, f"{said.detector} {said.segment}") if said.detector else (name, name.rstrip("0123456789"))
+    return bool(rules.detector and names[0]) and rules.detector.lower() not in map(str.lower, names)
 
 
 def _left_out(acquired: Acquired, rules: Series) -> str:
     said = acquired.acquisition
     if not is_left_out(said, acquired.path, rules):
         return ""
-    detector = said.detector or f"{detector_in_name(acquired.path)} (by its name)"
+    detector = f"{said.detector} {said.segment}".strip() or f"{detector_in_name(acquired.path)} (by its name)"
     return f"detector {detector}; series.detector is {rules.detector}: if it should not be, set it and `aet-stream requeue ID`"
 
 
-def _computed(acquired: Acquired) -> str:
-    how = acquired.acquisition.computed
-    return f"computed ({how}), not as acquired: to store it all the same, `aet-stream release ID --angle DEG`" if how else ""
+def _no_projection(acquired: Acquired) -> str:
+    why = acquired.acquisition.no_projection
+    return f"no projection, as the file itself says: {why}; if it is one, `aet-stream release ID --angle DEG`" if why else ""
 
 
 def _judged_before(acquired: Acquired, rows: Rows) -> Row | None:

@@ -138,6 +138,7 @@ def test_names_are_not_compared_with_what_files_say() -> None:
         ("BF_001.tif", {"detector": "HAADF"}, "stored"),
         ("HAADF_001.tif", {"detector": "BF"}, "other"),
         ("001.tif", {}, "stored"),
+        ("001.emd", {"detector": "HAADF", "segment": "A"}, "stored"),
     ],
 )
 def test_of_a_named_detector_the_others_are_recorded_even_without_a_tilt(name: str, said: dict[str, str], state: str) -> None:
@@ -148,12 +149,20 @@ def test_of_a_named_detector_the_others_are_recorded_even_without_a_tilt(name: s
     assert untilted.state == ("other" if state == "other" else "held")
 
 
-def test_a_computed_image_is_recorded_unless_a_person_wants_it() -> None:
+def test_of_a_divided_detector_one_segment_can_be_named() -> None:
+    """`DF4` means all of them, `DF4 B` that one."""
+    for wanted, states in (("DF4", ["stored", "stored"]), ("df4 b", ["other", "stored"])):
+        site = HERE._replace(rules=Series(detector=wanted))
+        found = [judge(acquired("a", PIXELS[0], detector="DF4", segment=part), PIXELS[0], Rows(), site).state for part in "AB"]
+        assert found == states
+
+
+def test_what_is_no_projection_is_recorded_unless_a_person_wants_it() -> None:
     """It does not even begin a series: the detector's own image comes after it and is stored."""
     rows = Rows()
-    made = acquired("map", PIXELS[0].astype("<f4"), computed="element map", pixel_size_nm=0.2)
+    made = acquired("map", PIXELS[0].astype("<f4"), no_projection="an element map", pixel_size_nm=0.2)
     verdict = store(rows, made, PIXELS[0].astype("<f4"))
-    assert (verdict.state, "element map" in verdict.reason) == ("other", True)
+    assert (verdict.state, "as the file itself says: an element map" in verdict.reason) == ("other", True)
     assert store(rows, acquired("a", PIXELS[1]), PIXELS[1]).state == "stored"
     assert judge(made, PIXELS[0].astype("<f4"), Rows(), HERE, person_deg=1.0).state == "stored"
 
