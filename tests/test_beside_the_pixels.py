@@ -11,6 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from scipy.io import savemat
 
 from aet_stream.errors import SourceError, SourceNotReady
 from aet_stream.readers.child import ReaderChild
@@ -475,4 +476,24 @@ def test_extended_headers_that_mean_nothing_cost_no_image(tmp_path: Path, kind: 
     path = tmp_path / "x.mrc"
     path.write_bytes(mrc_with(content, (-1, -1), kind))
     assert len(looked(path).units) == 3
+    assert np.array_equal(pixels_of(path), THREE)
+
+
+# -- MATLAB -------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_mat_file_needs_only_its_projections(tmp_path: Path) -> None:
+    """Links, angles that lie elsewhere or are no numbers of angles, in 7.3 and in 5: the images are read, and the tilts are not known."""
+    path = tmp_path / "x.mat"
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file["projections"] = THREE.transpose(0, 2, 1)
+        links(file)
+        file["alias"] = h5py.SoftLink("/projections")
+        file.create_dataset("angles", (3,), "f8", external=[("/etc/passwd", 0, 24)])
+    said = looked(path)
+    assert [unit.acquisition.tilt_deg for unit in said.units] == [None] * 3
+    assert "stored in another file" in said.units[0].remark
+    assert np.array_equal(pixels_of(path), THREE)
+    savemat(path, {"projections": THREE.transpose(1, 2, 0), "angles": np.array(TILTS) * 1j})
+    assert "complex" in looked(path).units[0].remark
     assert np.array_equal(pixels_of(path), THREE)
