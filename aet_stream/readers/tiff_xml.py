@@ -42,8 +42,8 @@ def jeol(description: str) -> Acquisition:
 
 
 def _is_mode(name: str) -> bool:
-    """An element that names a mode of the microscope: FunctionMode, ImagingMode, Mode/Name, ..."""
-    return re.search(r"mode(/?@?(name|text|value|label))?$", name, re.IGNORECASE) is not None
+    """An element or attribute that names a mode of the microscope: FunctionMode, ImagingMode, ModeString, Mode/Name, ..."""
+    return re.search(r"mode[^/]*(/(name|text|value|label|string))?$", name, re.IGNORECASE) is not None
 
 
 def ome(description: str, height: int, width: int) -> Acquisition:
