@@ -27,7 +27,7 @@ def looked(path: Path) -> Look:
 
 
 def pixels_of(path: Path) -> list[np.ndarray]:
-    source, _ = Sources(1 << 30).open(path)
+    source = Sources(1 << 30).open(path).source
     return [source.frames(image)[0] for image in range(source.probe.images)]
 
 
