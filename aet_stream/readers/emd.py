@@ -21,16 +21,26 @@ from aet_stream.readers.angle_array import is_angle_name
 from aet_stream.readers.hdf5 import attribute, known, member, numbers, opened
 from aet_stream.readers.velox import Velox, number
 
+_VELOX, _STEMTOMO = "Data/Image", "data/raw/tiltangles"
 _MAX_OBJECTS, _MAX_DEPTH = 20_000, 6
 
 
 def open_source(path: Path, size: int) -> Source:
     with opened(path) as file:
-        if known(path, file, "Data/Image") is not None:
-            return Velox(path, file)
-        if known(path, file, "data/raw/tiltangles") is not None:
-            return StemTomo(path, file)
-        return Berkeley(path, file)
+        return open_hdf5(path, file)
+
+
+def fits(path: Path, file: Any) -> bool:
+    """Is an HDF5 file of another name one of these?"""
+    return attribute(file, "version_major") is not None or any(known(path, file, name) is not None for name in (_VELOX, _STEMTOMO))
+
+
+def open_hdf5(path: Path, file: Any) -> Source:
+    if known(path, file, _VELOX) is not None:
+        return Velox(path, file)
+    if known(path, file, _STEMTOMO) is not None:
+        return StemTomo(path, file)
+    return Berkeley(path, file)
 
 
 # -- Berkeley ---------------------------------------------------------------------------------------------------------------------------
