@@ -161,7 +161,7 @@ MUTANTS = (
            without("sync_folder"), CRASH),
     Mutant("no rename", "half-written files under their final name", A + "durable:temporary",
            returns("path"), KILLS + "projection\\ or\\ master\\ or\\ close"),
-    Mutant("no idempotence", "a copy, or a result that comes twice, becomes a second row", A + "hub.store:SeriesStore.same_pixels",
+    Mutant("no idempotence", "a copy, or a result that comes twice, becomes a second row", A + "judging:Rows.same_pixels",
            returns("[]"), KILLS + "want"),
     Mutant("the ledger is believed, not the files", "stored, but killed before the ledger knew: read and stored again", A + "hub.intake:Intake._open",
            never("holds"), "tests/test_queue.py"),
