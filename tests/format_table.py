@@ -104,6 +104,8 @@ def fixtures(folder: Path) -> list[tuple[str, Path]]:
 
     add("Gatan DM3", "a.dm3", writers.dm3(one, -34.5, 0.05))
     add("Gatan DM4", "a.dm4", writers.dm4(one, -34.5, 0.05))
+    add("Gatan DM5", "a.dm5", exchanged.dm5(one, -34.5, 0.05))
+    add("Gatan DM5, stack with a tilt axis", "stack.dm5", exchanged.dm5(three, -34.5, 0.05, step_deg=2.0))
     add("FEI TIA `.ser` with `.emi`", "tia_1.ser", writers.ser(one, 0.0, 0.05))
     (folder / "tia.emi").write_bytes(writers.emi(-34.5))
     add("TIA, series stopped early", "stop_1.ser", writers.ser(three, 0.0, 0.05, total=10))

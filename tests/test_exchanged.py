@@ -313,3 +313,76 @@ def test_two_items_in_one_export_are_no_guess(tmp_path: Path) -> None:
         file.create_dataset("data/1", data=ONE).attrs["properties"] = "{}"
     with pytest.raises(SourceError, match="holds 2 data items"):
         looked(path)
+
+
+# -- DM5 --------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("thumbnail", [True, False])
+@pytest.mark.parametrize("dtype", ["<u2", "<f4", "<i4"])
+def test_an_image_of_dm5_is_read(tmp_path: Path, child: ReaderChild, dtype: str, thumbnail: bool) -> None:
+    """The tags of DM4 in HDF5: stage, size, time, detector; the thumbnail before it is passed over."""
+    path = tmp_path / "a.dm5"
+    path.write_bytes(exchanged.dm5(ONE.astype(dtype), -34.5, 0.05, thumbnail=thumbnail))
+    found = child.read(path, 0)[0]
+    assert np.array_equal(found.pixels, ONE)
+    said = found.acquisition
+    assert (said.tilt_deg, said.detector, said.acquired_utc[:19]) == (-34.5, "HAADF", "2016-08-08T15:26:37")
+    assert said.pixel_size_nm == pytest.approx(0.05)
+
+
+def test_a_stack_of_dm5_has_the_tilts_of_its_axis(tmp_path: Path) -> None:
+    """Not the stage's, which is that of its last image; also where the pixels lie in one row."""
+    path = tmp_path / "a.dm5"
+    path.write_bytes(exchanged.dm5(THREE, -34.5, 0.05, step_deg=2.0))
+    assert tilts(path) == [-34.5, -32.5, -30.5]
+    with h5py.File(path, "r+") as file:
+        data = file["ImageList/[1]/ImageData"]
+        values = data["Data"][()]
+        del data["Data"]
+        data["Data"] = values.ravel()
+    assert np.array_equal(pixels(path), THREE)
+
+
+def tagged(path: Path, place: str, name: str, value: object) -> Path:
+    path.write_bytes(exchanged.dm5(ONE, -34.5, 0.05))
+    with h5py.File(path, "r+") as file:
+        file.require_group(f"ImageList/[1]/{place}").attrs[name] = value
+    return path
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "value", "words"),
+    [
+        ("ImageTags/Meta Data", "Format", np.bytes_(b"Spectrum image"), "Meta Data.Format is 'Spectrum image'"),
+        ("ImageData/Calibrations/Dimension/[0]", "Units", np.bytes_(b"1/nm"), "a diffraction pattern"),
+        ("ImageData", "DataType", np.uint32(3), "pixels of type 3 are no projection"),
+        ("ImageData", "DataType", np.uint32(2), "bytes of pixels for"),
+        ("ImageData/Dimensions", "[0]", np.uint32(41), "bytes of pixels for"),
+        ("ImageData/Dimensions", "[0]", np.uint32(39), "its tags say"),
+    ],
+)
+def test_what_dm5_says_is_no_projection_is_refused(tmp_path: Path, place: str, name: str, value: object, words: str) -> None:
+    """As in DM4; and pixels that are not as the tags say."""
+    with pytest.raises(SourceError, match=words):
+        looked(tagged(tmp_path / "a.dm5", place, name, value))
+
+
+def test_units_of_dm5_may_be_in_the_letters_of_windows(tmp_path: Path) -> None:
+    """One byte for the sign of micrometres."""
+    path = tagged(tmp_path / "a.dm5", "ImageData/Calibrations/Dimension/[0]", "Units", np.bytes_("µm".encode("latin-1")))
+    with h5py.File(path, "r+") as file:
+        file["ImageList/[1]/ImageData/Calibrations/Dimension/[1]"].attrs["Units"] = np.bytes_("µm".encode())
+    assert looked(path).units[0].acquisition.pixel_size_nm == pytest.approx(50)
+
+
+def test_strange_tags_of_dm5_cost_no_image(tmp_path: Path) -> None:
+    """Tables, rectangles, groups within themselves: what is not a number or text where one should be is not known."""
+    path = tagged(tmp_path / "a.dm5", "ImageTags/Microscope Info/Stage Position", "Stage Alpha", np.zeros((2, 2)))
+    with h5py.File(path, "r+") as file:
+        tags = file["ImageList/[1]/ImageTags"]
+        tags["loop"] = tags
+        tags["soft"] = h5py.SoftLink("/nowhere")
+        tags.attrs["box"] = np.array((0, 1), dtype=[("top", "<f4"), ("left", "<f4")])
+    assert np.array_equal(pixels(path), ONE[None])
+    assert "no tilt angle" in str(tilts(path)[0])

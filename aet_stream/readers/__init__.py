@@ -40,6 +40,7 @@ FORMATS = {
     ".ali": "mrc",
     ".dm3": "dm",
     ".dm4": "dm",
+    ".dm5": "dm5",
     ".mat": "mat",
     ".ser": "ser",
     ".emd": "emd",

@@ -13,7 +13,7 @@ from aet_stream.errors import SourceError
 from aet_stream.readers import Source
 from aet_stream.readers.hdf5 import opened
 
-LAYOUTS = ("data_exchange", "nion", "emd")
+LAYOUTS = ("data_exchange", "nion", "dm5", "emd")
 _SHOWN = 6
 _MAX_OBJECTS = 2000
 
@@ -25,7 +25,7 @@ def open_source(path: Path, size: int) -> Source:
             if layout.fits(path, file):
                 source: Source = layout.open_hdf5(path, file)
                 return source
-        known = "Data Exchange (/exchange/data), Nion Swift (/data with properties), EMD"
+        known = "Data Exchange (/exchange/data), Nion Swift (/data with properties), DM5, EMD"
         raise SourceError(f"{path.name}: an HDF5 file of an unknown layout; known are {known}. It holds {_seen(file)}")
 
 

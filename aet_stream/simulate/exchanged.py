@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from aet_stream.projection import Array
+from aet_stream.simulate.writers import DM_PIXELS
 
 
 def _hdf5(fill: Callable[[Any], None]) -> bytes:
@@ -95,6 +96,34 @@ def swift_h5(pixels: Array, pixel_size_nm: float, *, name: str = "data", unit: s
 
     def fill(file: Any) -> None:
         file.create_dataset(name, data=pixels).attrs["properties"] = json.dumps(_swift(pixels, pixel_size_nm, unit, more))
+
+    return _hdf5(fill)
+
+
+def dm5(pixels: Array, tilt_deg: float, pixel_size_nm: float, *, step_deg: float = 0.0, thumbnail: bool = True) -> bytes:
+    """DigitalMicrograph 5: an image, or a stack whose axis goes on from `tilt_deg` in steps; before it, as ever, the thumbnail."""
+
+    def fill(file: Any) -> None:
+        number = 1 if thumbnail else 0
+        if thumbnail:
+            image = file.create_group("ImageList/[0]/ImageData")
+            image.attrs["DataType"] = np.uint32(23)
+            image["Data"] = np.zeros((6, 8), "<u4")
+            image.create_group("Dimensions").attrs.update({"[0]": np.uint32(8), "[1]": np.uint32(6)})
+            file.create_group("Thumbnails/[0]").attrs["ImageIndex"] = np.uint32(0)
+        file.create_group("ImageSourceList/[0]").attrs["ImageRef"] = np.uint32(number)
+        image = file.create_group(f"ImageList/[{number}]/ImageData")
+        image["Data"] = pixels
+        image.attrs["DataType"] = np.uint32(DM_PIXELS[pixels.dtype.str])
+        dimensions = image.create_group("Dimensions")
+        for index, edge in enumerate(reversed(pixels.shape)):
+            scale, origin, unit = (pixel_size_nm, 0.0, b"nm") if index < 2 else (step_deg, -tilt_deg / step_deg, b"deg")
+            dimensions.attrs[f"[{index}]"] = np.uint32(edge)
+            axis = image.create_group(f"Calibrations/Dimension/[{index}]")
+            axis.attrs.update({"Scale": np.float32(scale), "Origin": np.float32(origin), "Units": np.bytes_(unit)})
+        tags = file.create_group(f"ImageList/[{number}]/ImageTags")
+        tags.create_group("Microscope Info/Stage Position").attrs["Stage Alpha"] = float(tilt_deg)
+        tags.create_group("DataBar").attrs.update({"Signal Name": np.bytes_(b"HAADF"), "Acquisition Time (OS)": 131151435970008240.0})
 
     return _hdf5(fill)
 
