@@ -27,7 +27,7 @@ from aet_stream.hub.workers import Workers
 from aet_stream.layout import superseded
 from aet_stream.messages import WIRE_VERSION, Acquired, Beat, Done, Failed, FileOffer, Job, NotAcquired, Offer, Ready, Want, Working
 from aet_stream.monitor.words import remedies
-from aet_stream.projection import Acquisition, Candidate, Quality, Subtracted, sha256_of
+from aet_stream.projection import Acquisition, Candidate, Quality, Subtracted, VisitKey, sha256_of
 from aet_stream.transport import HubSocket
 from aet_stream.watch.angle import resolve
 from aet_stream.worker import Worker
@@ -197,7 +197,7 @@ def test_a_new_state_is_not_lost_when_a_worker_dies_over_the_old_one(desk: Desk)
     desk.intake.grant()
     assert [message.stamp for _, message in desk.sent if isinstance(message, Want)] == ["2"]
     desk.finish(1)
-    assert desk.archive.store("s").holds("s/a.tif", 0, "2")
+    assert desk.archive.store("s").holds(VisitKey("s/a.tif", 0, "2"))
     assert desk.ledger.ready() == []
 
 
@@ -211,7 +211,7 @@ def test_requeueing_a_file_that_was_mended_loses_nothing(desk: Desk) -> None:
     obey(desk, "requeue", {"ids": [row["id"] for row in desk.ledger.in_state("quarantined")]})  # type: ignore[arg-type]
     for _ in names:
         desk.finish(1)
-    assert all(desk.archive.store("s").holds(f"s/{name}.tif", 0, "2") for name in names)
+    assert all(desk.archive.store("s").holds(VisitKey(f"s/{name}.tif", 0, "2")) for name in names)
     assert desk.ledger.in_state("quarantined") == []
 
 
@@ -318,7 +318,7 @@ def test_a_unit_is_booked_in_the_series_that_it_is_stored_in(desk: Desk) -> None
     """It was held when other settings named another series: `status` counts it where it lies, and both series can be closed."""
     desk.pixels = {f"s/{name}.tif": known_image(index, 32) for index, name in enumerate("ab")}
     with desk.ledger.transaction():
-        desk.ledger.end(desk.ledger.want("elsewhere", "s/b.tif", 0, "1"), "held")
+        desk.ledger.end(desk.ledger.want("elsewhere", VisitKey("s/b.tif", 0, "1")), "held")
     desk.store("a")
     desk.outcomes.read_again(desk.outcomes.waiting(1), 7.0)
     desk.finish(1)
@@ -351,7 +351,7 @@ def test_a_second_worker_of_the_same_name_is_refused_while_the_first_lives(
 def test_a_command_with_a_number_that_is_none_changes_nothing(desk: Desk, ids: list[Any]) -> None:
     """One wrong number among right ones: refused, and the right ones wait as before."""
     with desk.ledger.transaction():
-        desk.ledger.end(desk.ledger.want("s", "s/a.tif", 0, "1"), "held")
+        desk.ledger.end(desk.ledger.want("s", VisitKey("s/a.tif", 0, "1")), "held")
     for arguments in ({"ids": ids}, {"ids": ids, "tilt_deg": 3.0}):
         with pytest.raises(AetError):
             obey(desk, "release" if "tilt_deg" in arguments else "requeue", arguments)  # type: ignore[arg-type]
@@ -523,8 +523,7 @@ def test_a_clock_that_is_set_moves_no_lease(desk: Desk, monkeypatch: pytest.Monk
 
 def test_a_unit_that_is_stored_already_is_not_asked_for(desk: Desk) -> None:
     """Offered again by a new watch between its commit and the ledger's knowing: the files know it."""
-    record, raw, clean = made(1)
-    desk.archive.commit("s", [(record, raw, clean)])
+    desk.archive.commit("s", [made(1)])
     desk.offer("1")
     assert desk.flights.backlog
     desk.intake.grant()

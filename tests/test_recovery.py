@@ -24,7 +24,7 @@ from aet_stream.hub.archive import Archive, open_ledger
 from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.outbox import Outbox
 from aet_stream.hub.store import SeriesStore
-from aet_stream.projection import sha256_of
+from aet_stream.projection import VisitKey, sha256_of
 from aet_stream.series import Series
 from aet_stream.transport import run_folder
 from tests.harness import known_image, wait_for
@@ -139,8 +139,8 @@ def test_a_file_that_vanishes_while_the_hub_runs_stops_nothing(tmp_path: Path) -
     unit = made(3)
     archive.commit("s", [unit])
     with ledger.transaction():
-        unit_id = ledger.want("s", "s/3.tif", 0, "1")
-    archive.unpublished["s"] = [(unit_id, unit[0], {"done_at": 0.0})]
+        unit_id = ledger.want("s", VisitKey("s/3.tif", 0, "1"))
+    archive.unpublished["s"] = [(unit_id, unit.record, {"done_at": 0.0})]
     archive.publish("s", archive.unpublished["s"])
     assert archive.lost
     assert states(ledger) == {"s/0.tif": "ready", "s/1.tif": "stored", "s/2.tif": "stored", "s/3.tif": "stored"}
@@ -176,7 +176,7 @@ def test_copies_are_read_again_when_their_original_is_lost(tmp_path: Path) -> No
     sha256 = sha256_of(known_image(1, 32))
     with ledger.transaction():
         for path, state in (("s/copy.tif", "duplicate"), ("s/1.tif", "same")):
-            ledger.end(ledger.want("s", path, 0, "2"), state, sha256=sha256)
+            ledger.end(ledger.want("s", VisitKey(path, 0, "2")), state, sha256=sha256)
     (tmp_path / "s" / "projections" / "000001.h5").unlink()
     archive.recover()
     waiting = {(row["path"], row["stamp"]) for row in ledger.ready()}
@@ -212,23 +212,14 @@ def test_a_foreign_file_with_our_name_is_set_aside(tmp_path: Path) -> None:
     """Another shape, another number, the same unit again: none of them becomes a row."""
     stored(tmp_path)
     folder = tmp_path / "s" / "projections"
-    raw = known_image(7, 16)
-    record = made(7)[0]
-    (folder / "000007.h5").write_bytes(layout.projection_image(_with(record, raw), raw, raw.astype("<f4")))
+    for name, foreign in (("000007.h5", made(7, size_px=16)), ("000009.h5", made(1, 9))):
+        (folder / name).write_bytes(layout.projection_image(foreign.record, foreign.planes))
     (folder / "000008.h5").write_bytes((folder / "000001.h5").read_bytes())
-    (folder / "000009.h5").write_bytes(layout.projection_image(made(1, 9)[0], *made(1, 9)[1:]))
     _, ledger = recovered(tmp_path)
     assert set(ledger.stored("s")) == {0, 1, 2}
     assert len(list((tmp_path / "quarantine").iterdir())) == 3
     sound(tmp_path, 3)
     ledger.close()
-
-
-def _with(record: layout.Record, raw: np.ndarray) -> layout.Record:
-    import msgspec
-
-    clean = raw.astype("<f4")
-    return msgspec.structs.replace(record, sha256=sha256_of(raw), raw_crc32=layout.crc32(raw), clean_crc32=layout.crc32(clean))
 
 
 def test_a_file_that_its_reader_does_not_survive_is_set_aside_by_the_next_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -497,8 +488,8 @@ def test_a_source_that_comes_back_is_read(tmp_path: Path) -> None:
     """Gone when it was asked for, and there again in the same state: quarantine was no end."""
     ledger, _ = open_ledger(tmp_path)
     with ledger.transaction():
-        ledger.end(ledger.want("s", "s/0.tif", 0, "1"), "quarantined", reason="source_gone: 0.tif is gone")
-        ledger.end(ledger.want("s", "s/1.tif", 0, "1"), "quarantined", reason="cut")
+        ledger.end(ledger.want("s", VisitKey("s/0.tif", 0, "1")), "quarantined", reason="source_gone: 0.tif is gone")
+        ledger.end(ledger.want("s", VisitKey("s/1.tif", 0, "1")), "quarantined", reason="cut")
     assert ledger.ended("s/0.tif") == set()
     assert ledger.ended("s/1.tif") == {(0, "1")}
     ledger.close()
@@ -516,8 +507,7 @@ def test_new_folders_are_synced_into_the_ones_above(tmp_path: Path, monkeypatch:
 def test_verify_notices_whatever_byte_is_flipped(tmp_path: Path, step: int) -> None:
     """One bit of every `step`-th byte of a closed file, in turn: noticed, or nothing that anybody reads has changed."""
     store = SeriesStore(tmp_path / "s", fold_rows=256)
-    raw = known_image(1, 8)
-    store.commit([(_with(made(1, 0)[0], raw), raw, raw.astype("<f4"))])
+    store.commit([made(1, 0, size_px=8)])
     list(store.close(CLOSED))
     path = tmp_path / "s" / "series.h5"
     content, truth = path.read_bytes(), everything(path)

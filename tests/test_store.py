@@ -14,17 +14,17 @@ import h5py
 import numpy as np
 import pytest
 
-from aet_stream import durable
+from aet_stream import durable, layout
 from aet_stream.cli import main
 from aet_stream.errors import StoreError
 from aet_stream.hub.archive import Archive, open_ledger
 from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.master import About
 from aet_stream.hub.outbox import Outbox
-from aet_stream.hub.store import SeriesStore
-from aet_stream.layout import Record, crc32
+from aet_stream.hub.store import Draft, SeriesStore
+from aet_stream.layout import crc32
 from aet_stream.naming import series_of
-from aet_stream.projection import Array, sha256_of
+from aet_stream.projection import VisitKey, sha256_of
 from aet_stream.series import Series
 from tests.harness import known_image
 
@@ -32,15 +32,16 @@ ABOUT = About(name="s", opened_at=1e9, closed_at=None, generation=0, expected=0,
 CLOSED = About(name="s", opened_at=1e9, closed_at=2e9, generation=0, expected=0, duplicates=0, config="{}")
 
 
-def made(index: int, number: int | None = None, **more: object) -> tuple[Record, Array, Array]:
-    raw = known_image(index, 32)
+def made(index: int, number: int | None = None, *, size_px: int = 32, **more: object) -> Draft:
+    """A projection with known pixels; `more`: values by their names in our files."""
+    raw = known_image(index, size_px)
     clean = raw.astype("<f4") - 7
     facts = dict(
         number=index if number is None else number, series="s", path=f"s/{index}.tif", image=0, stamp="1", sha256=sha256_of(raw),
         raw_crc32=crc32(raw), clean_crc32=crc32(clean), tilt_deg=float(3 * index), tilt_source="filename", tilt_candidates="[]",
         model="none", model_sha256="0", settle_s=0.0, read_s=0.0, queue_s=0.0, network_s=0.0, closed_at=1e9,
     ) | more  # fmt: skip
-    return Record(**facts), raw, clean
+    return Draft(layout.nested(facts), {"raw": raw, "clean": clean})
 
 
 def filled(folder: Path, count: int, **more: int) -> SeriesStore:
@@ -55,8 +56,8 @@ def test_a_master_shows_every_stored_projection_to_plain_readers(tmp_path: Path)
     filled(tmp_path, 3)
     with h5py.File(tmp_path / "s" / "series.h5") as file:
         for row in range(3):
-            _, raw, clean = made(row)
-            assert np.array_equal(file["/aet/raw"][row], raw)
+            clean = made(row).planes["clean"]
+            assert np.array_equal(file["/aet/raw"][row], made(row).planes["raw"])
             for name in ("/exchange/data", "/entry1/tomo_entry/data/data", "/entry1/tomo_entry/instrument/detector/data"):
                 assert np.array_equal(file[name][row], clean)
         assert file["/exchange/theta"][()].tolist() == [0, 3, 6]
@@ -222,7 +223,7 @@ def test_a_reader_that_never_closes_sees_what_it_opened(tmp_path: Path) -> None:
         list(store.close(CLOSED))
         assert old["/exchange/theta"][()].tolist() == [0, 3]
         for row in range(2):
-            assert np.array_equal(old["/exchange/data"][row], made(row)[2])
+            assert np.array_equal(old["/exchange/data"][row], made(row).planes["clean"])
         with h5py.File(tmp_path / "s" / "series.h5") as new:
             assert new["/exchange/theta"][()].tolist() == [0, 3, 6, 9, 12]
 
@@ -238,7 +239,7 @@ from tests.test_store import made
 with Series(sys.argv[1]) as series:
     resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))
     for row in range(len(series)):
-        assert np.array_equal(series.clean(row), made(row)[2]), row
+        assert np.array_equal(series.clean(row), made(row).planes["clean"]), row
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s" / "series.h5")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -276,8 +277,8 @@ def test_everything_is_rebuilt_from_the_projection_files(tmp_path: Path, loss: s
     for index in range(3):
         assert first.commit("s", [made(index)]) == 1
         with ledger.transaction():
-            unit = ledger.want("s", f"s/{index}.tif", 0, "1")
-        first.publish("s", [(unit, made(index)[0], {"settle": 0.0, "read": 0.0, "queue": 0.0, "network": 0.0, "done_at": time.time()})])
+            unit = ledger.want("s", VisitKey(f"s/{index}.tif", 0, "1"))
+        first.publish("s", [(unit, made(index).record, {"settle": 0.0, "read": 0.0, "queue": 0.0, "network": 0.0, "done_at": time.time()})])
     ledger.close()
     master, path = tmp_path / "s" / "series.h5", tmp_path / "ledger.sqlite"
     match loss:

@@ -19,8 +19,8 @@ from aet_stream.hub import quarantine, suspects
 from aet_stream.hub.ledger import Ledger, passing
 from aet_stream.hub.master import About
 from aet_stream.hub.outbox import Outbox
-from aet_stream.hub.store import Identity, SeriesStore, Stored
-from aet_stream.layout import SERIES_FILE, Record
+from aet_stream.hub.store import Draft, Identity, SeriesStore
+from aet_stream.layout import COLUMNS, SERIES_FILE, Record
 from aet_stream.naming import RESERVED
 
 logger = logging.getLogger(__name__)
@@ -178,7 +178,7 @@ class Archive:
 
     # -- commit -----------------------------------------------------------------------------------------------------------------
 
-    def commit(self, name: str, batch: Sequence[Stored]) -> int:
+    def commit(self, name: str, batch: Sequence[Draft]) -> int:
         """Store projections durably, as many as the disk takes. Closing starts again later; folding concerns old rows, and goes on."""
         if name in self._works and self._works[name][0] == "close":
             self._abandon(name)
@@ -211,9 +211,9 @@ class Archive:
 
     def _announce_stored(self, record: Record) -> None:
         shown = ("number", "tilt_deg", "tilt_source", "path", "image", "sha256", "trust", "blank", "pixel_size_nm")
-        data = {key: getattr(record, key) for key in shown}
-        data = {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in data.items()}
-        key = f"{record.number}|{record.sha256}|{record.clean_crc32:08x}|{record.tilt_deg!r}"
+        data = {name: COLUMNS[name].get(record) for name in shown}
+        data = {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in data.items()}
+        key = f"{record.number}|{record.sha256}|{record.checksums['clean']:08x}|{record.tilt_deg!r}"
         self._outbox.announce("projection.stored", record.series, key, data)
 
     def _announce_coverage(self, name: str) -> None:
@@ -272,7 +272,7 @@ class Archive:
         """The file is there: only now may anybody hear of it. The same content gives the same event ids, however often it is told."""
         digest = hashlib.sha256(name.encode())
         for record in self.store(name).records:
-            digest.update(f"{record.number}:{record.clean_crc32:08x}:{record.tilt_deg!r};".encode())
+            digest.update(f"{record.number}:{record.checksums['clean']:08x}:{record.tilt_deg!r};".encode())
         data = {"path": str(self.root / name / SERIES_FILE), "projections": len(self.store(name).records)}
         with self._ledger.transaction():
             self._ledger.close_series(name)

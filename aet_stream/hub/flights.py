@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from aet_stream.errors import StoreError
+from aet_stream.layout import Planes
 from aet_stream.messages import Acquired, Done
 from aet_stream.projection import Array
 
@@ -49,11 +50,11 @@ class Flight:
     def key(self) -> tuple[str, int]:
         return self.path, self.image
 
-    def pixels(self) -> tuple[Array, Array]:
-        """Raw and clean of a unit that is done."""
+    def planes(self) -> Planes:
+        """The pixels of a unit that is done."""
         if self.raw is None or self.clean is None:
             raise StoreError(f"{self.path}: its pixels are not here")
-        return self.raw, self.clean
+        return {"raw": self.raw, "clean": self.clean}
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from aet_stream.hub.outcomes import Outcomes
 from aet_stream.layout import Record
 from aet_stream.messages import Acquired, AnyMessage, NotAcquired, Offer, Want
 from aet_stream.naming import series_of, shown
-from aet_stream.projection import Array
+from aet_stream.projection import Array, VisitKey
 
 FORGOTTEN_S = 3.0
 """A unit that watch does not name this long after it was asked for got lost on the way: ask again."""
@@ -72,7 +72,7 @@ class Intake:
     def _open(self, pending: Pending) -> bool:
         """False, and off the list, if the unit has been stored since it was offered: the files know it before the ledger does."""
         series = series_of(pending.path, self._root_name, self._rules)
-        if self._archive.store(series).holds(pending.path, pending.image, pending.stamp):
+        if self._archive.store(series).holds(VisitKey(pending.path, pending.image, pending.stamp)):
             del self._flights.backlog[pending.path, pending.image]
             return False
         return True
@@ -80,7 +80,7 @@ class Intake:
     def _launch(self, pending: Pending) -> Flight:
         series = series_of(pending.path, self._root_name, self._rules)
         flight = Flight(
-            unit_id=self._ledger.want(series, pending.path, pending.image, pending.stamp),
+            unit_id=self._ledger.want(series, VisitKey(pending.path, pending.image, pending.stamp)),
             series=series,
             path=pending.path,
             image=pending.image,
@@ -119,7 +119,7 @@ class Intake:
     def _judged(self, flight: Flight, acquired: Acquired) -> Record | None:
         """What is stored of this image with these pixels, at the tilt that a person gave it when its sources said the same as now."""
         stored, said = self._archive.store(flight.series).same_pixels(acquired.sha256), candidates_json(acquired.candidates)
-        by_person = [record for record in stored if (record.path, record.image) == flight.key and record.tilt_source == "person"]
+        by_person = [record for record in stored if record.visit.source == flight.key and record.tilt_source == "person"]
         return next((record for record in by_person if record.tilt_candidates == said), None)
 
     def settled(self, flight: Flight) -> bool:
@@ -129,7 +129,7 @@ class Intake:
         if self._other_detector(flight):
             return True
         for record in self._archive.store(flight.series).same_pixels(flight.acquired.sha256):
-            same_image, same_tilt = (record.path, record.image) == flight.key, abs(record.tilt_deg - flight.tilt_deg) <= SAME_TILT_DEG
+            same_image, same_tilt = record.visit.source == flight.key, abs(record.tilt_deg - flight.tilt_deg) <= SAME_TILT_DEG
             if same_image and same_tilt:
                 self._outcomes.end(flight, "same", f"projection {record.number}: the file was touched, its pixels were not")
             elif same_image and flight.tilt_source != "person":
@@ -137,7 +137,9 @@ class Intake:
                 self._outcomes.end(flight, "held", said)
             elif same_tilt:
                 self._outcomes.end(
-                    flight, "duplicate", f"same pixels and tilt as {record.path} image {record.image} (projection {record.number})"
+                    flight,
+                    "duplicate",
+                    f"same pixels and tilt as {record.visit.path} image {record.visit.image} (projection {record.number})",
                 )
             else:
                 continue
@@ -167,7 +169,7 @@ class Intake:
         """Of several detectors one is used; the others are recorded, or held when nobody has said which one."""
         said = flight.acquired.acquisition.detector if flight.acquired else ""
         stored = self._archive.store(flight.series).records
-        used = self._rules.detector or (stored[0].detector if stored else "")
+        used = self._rules.detector or (stored[0].acquisition.detector if stored else "")
         if not said or not used or said.lower() == used.lower():
             return False
         if self._rules.detector:

@@ -15,6 +15,7 @@ The row `wanted` is written before the reading begins, so that whatever dies ove
 from __future__ import annotations
 
 import json
+import math
 import os
 import sqlite3
 import time
@@ -23,11 +24,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from aet_stream import layout
 from aet_stream.errors import AetError, OutputFull
 from aet_stream.hub.outbox import OUTBOX_SCHEMA, Outbox
 from aet_stream.layout import Record
 from aet_stream.naming import top_folder
+from aet_stream.projection import VisitKey
 
 SCHEMA_VERSION = 1
 STAGES = ("settle", "read", "queue", "network", "commit", "total")
@@ -158,14 +159,14 @@ class Ledger:
         )
         return {(row["image"], row["stamp"]) for row in rows}
 
-    def want(self, series: str, path: str, image: int, stamp: str) -> int:
-        """Note, before it happens, that a unit is going to be read; returns the visit's id."""
+    def want(self, series: str, visit: VisitKey) -> int:
+        """Note, before it happens, that a visit is going to be read; returns its id."""
         now = time.time()
         self._db.execute("INSERT OR IGNORE INTO series (name, opened_at, last_at) VALUES (?, ?, ?)", (series, now, now))
         row = self._db.execute(
             "INSERT INTO unit (series, path, image, stamp, state, first_at) VALUES (?, ?, ?, ?, 'wanted', ?)"
             " ON CONFLICT (path, image, stamp) DO UPDATE SET state = 'wanted', series = excluded.series RETURNING id",
-            (series, path, image, stamp, now),
+            (series, visit.path, visit.image, visit.stamp, now),
         ).fetchone()
         return int(row["id"])
 
@@ -186,7 +187,7 @@ class Ledger:
 
         True if copies of what it supersedes are to be read again: their pixels count no more, unless they get a row of their own.
         """
-        copies = sum(self._free_copies(record, path, image) for path, image in layout.members(record))
+        copies = sum(self._free_copies(record, path, image) for path, image in record.sources)
         self._db.execute(
             "UPDATE unit SET state = 'stored', reason = '', sha256 = ?, number = ?, tilt_deg = ?, blank = ?, trust = ?, ended_at = ?,"
             " settle_s = ?, read_s = ?, queue_s = ?, network_s = ?, commit_s = ?, total_s = ? WHERE id = ?",
@@ -194,15 +195,15 @@ class Ledger:
                 record.sha256,
                 record.number,
                 record.tilt_deg,
-                record.blank,
-                None if record.trust != record.trust else record.trust,
+                record.quality.blank,
+                None if math.isnan(record.quality.trust) else record.quality.trust,
                 time.time(),
                 *(stages.get(stage) for stage in STAGES),
                 unit_id,
             ),
         )
         self.settle_older(unit_id)
-        for path, image in layout.members(record)[1:]:
+        for path, image in record.sources[1:]:
             self._db.execute(
                 "UPDATE unit SET state = 'replaced' WHERE path = ? AND image = ? AND state IN ('held', 'quarantined', 'ready', 'wanted')",
                 (path, image),
@@ -229,7 +230,7 @@ class Ledger:
 
     def adopt(self, series: str, record: Record) -> bool:
         """A projection file that the ledger does not know: it is stored, whatever the ledger thought. Returns what `store` does."""
-        unit_id = self.want(series, record.path, record.image, record.stamp)
+        unit_id = self.want(series, record.visit)
         return self.store(unit_id, record, {stage: getattr(record, f"{stage}_s") for stage in STAGES[:4]})
 
     def stored(self, series: str) -> dict[int, tuple[str, int, str]]:

@@ -6,7 +6,6 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import msgspec
 
@@ -19,9 +18,11 @@ from aet_stream.hub.flights import Flight, Flights
 from aet_stream.hub.intake import Intake
 from aet_stream.hub.ledger import Ledger, candidates_json
 from aet_stream.hub.outcomes import Outcomes, Tell
+from aet_stream.hub.store import Draft
 from aet_stream.layout import Record
 from aet_stream.messages import SeriesEnd
 from aet_stream.naming import series_of, top_folder
+from aet_stream.projection import VisitKey
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class Storing:
     def _commit(self, name: str, done: list[Flight]) -> None:
         batch = self._batch(name, done)
         try:
-            stored = self._archive.commit(name, [(record, *flight.pixels(), flight.extras) for flight, record in batch]) if batch else 0
+            stored = self._archive.commit(name, [Draft(record, flight.planes(), flight.extras) for flight, record in batch]) if batch else 0
         except Unstorable as error:  # one file costs one file: the others are tried again at once
             flight = next(flight for flight, record in batch if record.number == error.number)
             self._outcomes.end(flight, "quarantined", str(error))
@@ -98,45 +99,27 @@ class Storing:
         acquired, done = flight.acquired, flight.done
         if acquired is None or done is None:
             raise StoreError(f"{flight.path}: not done yet")
-        raw, clean = flight.pixels()
-        known, row = acquired.acquisition, self._ledger.unit(flight.unit_id)
-        figures: dict[str, Any] = msgspec.structs.asdict(done.quality)
-        figures |= {f"{stage}_s": seconds for stage, seconds in _stages(flight).items()}
+        row = self._ledger.unit(flight.unit_id)
         return Record(
             number=number,
             series=flight.series,
-            path=flight.path,
-            image=flight.image,
-            stamp=flight.stamp,
+            visit=VisitKey(flight.path, flight.image, flight.stamp),
             sha256=acquired.sha256,
-            raw_crc32=layout.crc32(raw),
-            clean_crc32=layout.crc32(clean),
+            checksums={name: layout.crc32(pixels) for name, pixels in flight.planes().items()},
             tilt_deg=flight.tilt_deg,
             tilt_source=flight.tilt_source,
             tilt_candidates=candidates_json(acquired.candidates),
-            pixel_size_nm=_number(known.pixel_size_nm),
-            dwell_time_s=_number(known.dwell_time_s),
-            acquired_utc=known.acquired_utc,
-            detector=known.detector,
-            microscope=known.microscope,
-            reader=known.reader,
-            tilt_beta_deg=_number(known.tilt_beta_deg),
-            acquired_local=known.acquired_local,
-            frame_time_s=_number(known.frame_time_s),
-            scan_rotation_deg=_number(known.scan_rotation_deg[0] if known.scan_rotation_deg else None),
-            frames=acquired.drift.frames,
-            frames_averaged=acquired.drift.averaged,
-            frame_shifts_px=msgspec.json.encode(acquired.drift.shifts_px).decode() if acquired.drift.shifts_px else "",
-            drift_doubt_px=acquired.drift.doubt_px,
-            members=msgspec.json.encode(acquired.members).decode() if acquired.members else "",
+            acquisition=acquired.acquisition,
+            drift=acquired.drift,
+            quality=done.quality,
+            members=acquired.members,
             orientation=self._config.orientation.letters,
-            flag=acquired.drift.flag,
             closed_at=flight.closed_at,
             attempts=0 if row is None else row["attempts"],
             software=__version__,
             config_sha256=self._config_sha256,
             watch_root=self._intake.root,
-            **figures,
+            **{f"{stage}_s": seconds for stage, seconds in _stages(flight).items()},
         )
 
     def publish(self, *, at_once: bool = False) -> None:
@@ -152,16 +135,16 @@ class Storing:
         self._archive.publish(name, self._archive.unpublished[name])
         self._active_at[name] = time.monotonic()
         for _, record, stages in self._archive.unpublished.pop(name):
-            quarantine.remove(self._archive.root / "quarantine", record.path, record.image)  # if an earlier state of the file was there
+            quarantine.remove(self._archive.root / "quarantine", *record.visit.source)  # if an earlier state of the file was there
             self._tell_stored(record, stages)
 
     def _tell_stored(self, record: Record, stages: dict[str, float]) -> None:
         """One line per projection, with the time spent in each stage."""
         times = " ".join(f"{stage} {stages[stage]:.3f}" for stage in ("settle", "read", "queue", "network", "commit", "total"))
-        trust = "BLANK, nothing to see" if record.blank else f"trust {record.trust:.2f}"
+        trust = "BLANK, nothing to see" if record.quality.blank else f"trust {record.quality.trust:.2f}"
         where = f"series={record.series} projection={record.number} tilt={record.tilt_deg:+.2f} deg ({record.tilt_source})"
-        logger.info("%s %s %s[%d]: %s s", where, trust, record.path, record.image, times)
-        self._tell("projection.stored", {"record": msgspec.structs.asdict(record), "stages": stages})
+        logger.info("%s %s %s[%d]: %s s", where, trust, record.visit.path, record.visit.image, times)
+        self._tell("projection.stored", {"record": layout.flat(record), "stages": stages})
 
     # -- closing ----------------------------------------------------------------------------------------------------------------
 
@@ -237,7 +220,3 @@ def _stages(flight: Flight) -> dict[str, float]:
         "queue": flight.leased_at - flight.acquired_at,
         "network": flight.done_at - flight.leased_at,
     }
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
