@@ -14,7 +14,7 @@ import msgspec
 from aet_stream.projection import Acquisition, Candidate, Drift, Quality
 
 #: Raised whenever a message changes; roles of different versions refuse each other.
-WIRE_VERSION = 3
+WIRE_VERSION = 4
 
 
 class ArraySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

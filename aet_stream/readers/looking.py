@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from aet_stream.errors import SourceNotReady, SourceStillZero
+from aet_stream.errors import SourceError, SourceNotReady, SourceStillZero
 from aet_stream.projection import Acquisition, Array, Candidate
-from aet_stream.readers import Probe, Source, open_source, regular_size, stat_stamp
+from aet_stream.readers import Probe, Source, open_source, regular_size, stat_stamp, understood
 from aet_stream.readers.sidecar import Beside, beside
 
 UNLIKELY = 1e-3
@@ -30,6 +30,7 @@ class Unit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tilts: tuple[Candidate, ...] = ()
     """What sidecars say."""
     remark: str = ""
+    """What of all that could not be understood, or why a sidecar that is there says no tilt."""
 
 
 class Look(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,13 +84,18 @@ def look(sources: Sources, path: Path, loose: tuple[Path, ...], *, lenient: bool
         waiting = f"{probe.announced} images announced, {probe.images} are there"
     units = tuple(unit(source, path, stamp, image, loose, sources.settle_s) for image in range(probe.images))
     sources.unchanged(path, stamp)
+    if units and all(unit.acquisition.no_projection for unit in units):
+        raise SourceError(f"{path.name}: no projection, as the file itself says: {units[0].acquisition.no_projection}")
     return Look(probe, units, waiting)
 
 
 def unit(source: Source, path: Path, stamp: str, image: int, loose: tuple[Path, ...], settle_s: float) -> Unit:
-    said = beside(path, image, source.probe.images, loose, settle_s=settle_s)
-    known = _legible(said.completing(source.acquisition(image)))
-    return Unit(image, _stamp(source, image, stamp, said), known, said.tilts, said.remark)
+    said, remarks = beside(path, image, source.probe.images, loose, settle_s=settle_s), list[str]()
+    own = understood(remarks, "what the file says of its image", lambda: source.acquisition(image), Acquisition(reader=source.probe.reader))
+    own = msgspec.structs.replace(own, remark="; ".join(filter(None, (*remarks, own.remark))))
+    known = _legible(said.completing(own))
+    remark = "; ".join(filter(None, (known.remark, said.remark)))
+    return Unit(image, _stamp(source, image, stamp, said), known, said.tilts, remark)
 
 
 def _legible(said: Acquisition) -> Acquisition:

@@ -33,6 +33,8 @@ _MAX_EMI_BYTES = 512 << 20
 _NOT_THERE = (errno.ENOENT, errno.ENAMETOOLONG)
 _SECTION = re.compile(r"^\[(\w+)\s*=\s*(.*?)\]\s*$")
 _PAIR = re.compile(r"^(\w+)\s*=\s*(.*?)\s*$")
+_TILT_AXIS = re.compile(r"Tilt axis angle\s*=\s*([+-]?[\d.]+)", re.IGNORECASE)
+"""In a title of SerialEM: `[T =     Tilt axis angle = 85.3, binning = 4  spot = 8  camera = 2]`."""
 _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 _FILE_COLUMNS = ("file", "filename", "file_name", "name", "path")
 _IMAGE_COLUMNS = ("image", "section", "index", "zvalue", "z")
@@ -196,19 +198,21 @@ def _from_mdoc(text: str, sidecar: Path, path: Path, image: int, is_own: bool) -
             return None
         return Beside(
             (candidate(section["TiltAngle"], f"{sidecar.name}: TiltAngle = {section['TiltAngle']}"),),
-            _mdoc_known(section, sections[0]),
+            _mdoc_known(section, sections),
         )
     return None
 
 
-def _mdoc_known(section: dict[str, str], start: dict[str, str]) -> Acquisition:
-    spacing = _number(section.get("PixelSpacing") or start.get("PixelSpacing"))
+def _mdoc_known(section: dict[str, str], sections: list[dict[str, str]]) -> Acquisition:
+    spacing = _number(section.get("PixelSpacing") or sections[0].get("PixelSpacing"))
+    titles = " ".join(other["_value"] for other in sections if other["_kind"] == "T")
+    axis = _TILT_AXIS.search(titles)
     return Acquisition(
         pixel_size_nm=pixel_size_nm((spacing, "A"), (spacing, "A")) if spacing else None,
         acquired_local=_serialem_time(section.get("DateTime", "")),
         detector=section.get("ChannelName", ""),
         frame_time_s=_number(section.get("ExposureTime")),
-        microscope=start.get("T", "")[:60],
+        tilt_axis_deg=_number(axis[1]) if axis else None,
     )
 
 

@@ -127,6 +127,7 @@ def _unit(path: Path, look: Look, unit: Unit, config: Config, plan: tuple[float,
     stated, hold = resolve(unit.acquisition, unit.tilts, path.name, look.probe.promised, config.angle, remark=unit.remark, plan=plan)
     wanted, found = config.series.detector, unit.acquisition.detector
     lines = [f"  [{unit.image}] {_known(unit.acquisition)}", *(f"      {_stated(c)}" for c in stated)]
+    lines += [f"      not believed: {unit.acquisition.remark}"] if unit.acquisition.remark else []
     if wanted and found and wanted.lower() != found.lower():
         return "of another detector", [*lines, f"      would be recorded, not stored: series.detector is {wanted}"]
     if hold:
