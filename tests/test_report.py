@@ -17,7 +17,7 @@ from rich.console import Console
 
 from aet_stream.cli import main
 from aet_stream.hub.archive import open_ledger
-from aet_stream.hub.ledger import outcome
+from aet_stream.hub.ledger import summary
 from aet_stream.monitor.terminal import glance
 from aet_stream.projection import VisitKey
 from tests.harness import Daemon, put, running, wait_for
@@ -89,7 +89,7 @@ def test_what_is_held_today_is_named_however_much_an_old_series_holds(tmp_path: 
         for series, index in [("old", index) for index in range(60)] + [("s", 60), ("s", 61)]:
             unit = ledger.want(series, VisitKey(f"{series}/{index:02d}.tif", 0, "1"))
             ledger.end(unit, "held" if index < 61 else "quarantined", reason="no tilt")
-    status = outcome(ledger)
+    status = summary(ledger)
     ledger.close()
     pages = {}
     for name in ("old", "s"):

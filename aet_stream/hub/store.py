@@ -17,8 +17,8 @@ import numpy as np
 
 from aet_stream import durable, failpoints, layout
 from aet_stream.errors import OutputFull, StoreError, Unstorable
+from aet_stream.hub.crash_guard import CrashGuard
 from aet_stream.hub.master import About, Source, write_contiguous, write_virtual
-from aet_stream.hub.suspects import move, reading
 from aet_stream.layout import PLANES, PROJECTIONS, SERIES_FILE, Plane, Planes, Record, crc32
 from aet_stream.projection import Array, VisitKey
 
@@ -43,7 +43,7 @@ class Draft:
 class SeriesStore:
     """The only writer of one series folder."""
 
-    def __init__(self, folder: Path, *, fold_rows: int) -> None:
+    def __init__(self, folder: Path, guard: CrashGuard, *, fold_rows: int) -> None:
         self.folder = folder
         self.name = folder.name
         self.records: list[Record] = []
@@ -51,6 +51,7 @@ class SeriesStore:
         self._by_pixels: dict[str, list[Record]] = {}
         self._newest: dict[tuple[str, int], Record] = {}
         """(path, image) -> what was last stored of it, alone or within a mean."""
+        self._guard = guard
         self._next_number = 0
         self._fold_rows = fold_rows
         self._segments: list[tuple[int, int]] = []
@@ -157,7 +158,7 @@ class SeriesStore:
         """The pixels of one row from its projection file, checked."""
         record = self.records[row]
         path = self.folder / PROJECTIONS / layout.file_name(record.number)
-        with reading(path, self.folder.parent):
+        with self._guard.reading(path):
             stored, planes = layout.read_projection(str(path))
         if not layout.same(stored, record):
             raise StoreError(f"{self.folder}: projection {record.number} is not the one that was stored")
@@ -246,7 +247,7 @@ class SeriesStore:
             try:
                 self._take(self._load_one(path, whole=number not in known))
             except StoreError as error:
-                complaints.append(f"{error}; {move(path, self.folder.parent)}")
+                complaints.append(f"{error}; {self._guard.move(path)}")
                 if self._restore({number}, complaints):
                     self._take(self._load_one(path, whole=True))
         self._load_segments()
@@ -268,7 +269,7 @@ class SeriesStore:
         written = 0
         durable.make_folder(self.folder / PROJECTIONS)
         path = self.folder / SERIES_FILE
-        with reading(path, self.folder.parent), h5py.File(path, "r", locking=False) as file:
+        with self._guard.reading(path), h5py.File(path, "r", locking=False) as file:
             for row, number in enumerate(file[f"{layout.PER_PROJECTION}/number"][()]):
                 if number not in numbers:
                     continue
@@ -289,12 +290,12 @@ class SeriesStore:
 
     def _load_one(self, path: Path, *, whole: bool) -> Record:
         if whole:
-            with reading(path, self.folder.parent):
+            with self._guard.reading(path):
                 record, planes = layout.read_projection(str(path))
             frame = planes["raw"]
         else:
             try:
-                with reading(path, self.folder.parent), h5py.File(path, "r", locking=False) as file:
+                with self._guard.reading(path), h5py.File(path, "r", locking=False) as file:
                     record, frame = layout.read_record(file), _empty(file["raw"])
                     if shapes := {name: file[name].shape for name in record.checksums if file[name].shape != frame.shape}:
                         raise StoreError(f"{path}: raw is {frame.shape}, {shapes}")
@@ -317,7 +318,7 @@ class SeriesStore:
             first, end = (int(match[1]), int(match[2])) if match else (-1, -1)
             expected = _identity(self.records[first:end])
             try:
-                with reading(path, self.folder.parent), h5py.File(path, "r", locking=False) as file:
+                with self._guard.reading(path), h5py.File(path, "r", locking=False) as file:
                     found = (list(file.attrs["numbers"]), list(file.attrs["clean_crc32"]))
                     fits = (
                         end <= len(self.records)
@@ -333,7 +334,7 @@ class SeriesStore:
         """What the present `series.h5` shows, and whether it is the one file of a closed series; nothing when it is missing or damaged."""
         path = self.folder / SERIES_FILE
         try:
-            with reading(path, self.folder.parent), h5py.File(path, "r", locking=False) as file:
+            with self._guard.reading(path), h5py.File(path, "r", locking=False) as file:
                 columns = [file[f"{layout.PER_PROJECTION}/{name}"][()] for name in ("number", "path", "image", "sha256")]
                 rows = {int(n): (path.decode(), int(image), sha256.decode()) for n, path, image, sha256 in zip(*columns, strict=True)}
                 return rows, bool(file[layout.ABOUT].attrs["closed_utc"])
@@ -354,7 +355,7 @@ class SeriesStore:
             return
         shown, closed = self.shown()
         if not shown or (closed and not self.records):
-            logger.error("%s: not a readable series with its projections; %s", path, move(path, self.folder.parent))
+            logger.error("%s: not a readable series with its projections; %s", path, self._guard.move(path))
         elif not self.records:
             path.unlink()
 

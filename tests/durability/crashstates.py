@@ -22,6 +22,7 @@ import numpy as np
 
 from aet_stream.errors import AetError
 from aet_stream.hub.archive import Archive, open_ledger
+from aet_stream.hub.crash_guard import CrashGuard
 from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.outbox import Outbox
 from aet_stream.hub.store import Draft
@@ -129,19 +130,19 @@ def unit(index: int, number: int) -> Draft:
 
 def opened(root: Path) -> tuple[Archive, Ledger]:
     ledger, _ = open_ledger(root)
-    return Archive(root, ledger, Outbox(ledger.db, {"reconstruct": ("series.closed",)}), fold_rows=2, expected=0, config="{}"), ledger
+    return Archive(
+        root, ledger, Outbox(ledger.db, {"reconstruct": ("series.closed",)}), CrashGuard(root), fold_rows=2, expected=0, config="{}"
+    ), ledger
 
 
 def store(archive: Archive, ledger: Ledger, indices: list[int]) -> None:
     """Commit and publish as the hub does."""
-    batch = [unit(index, archive.store("s").next_number + place) for place, index in enumerate(indices)]
+    from tests.test_store import arrival
+
+    batch = [arrival(ledger, unit(index, archive.store("s").next_number + place)) for place, index in enumerate(indices)]
     if archive.commit("s", batch) != len(batch):
         raise AetError("the disk did not take it")
-    with ledger.transaction():
-        units = [(ledger.want("s", draft.record.visit), draft.record, {"done_at": 0.0}) for draft in batch]
-    archive.unpublished["s"] = units
-    archive.publish("s", units)
-    del archive.unpublished["s"]
+    archive.publish("s")
 
 
 def close(archive: Archive) -> None:
