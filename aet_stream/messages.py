@@ -90,7 +90,9 @@ class Acquired(Message, frozen=True, tag="acquired"):
     """What the planes behind the first one are."""
     extras_dtype: str = ""
     hold: str = ""
-    """Why the projection has to wait for a person, or empty."""
+    """Why its tilt is not known, or empty."""
+    doubt: str = ""
+    """What is odd about its file as a whole, so that a person should look, or empty."""
 
 
 class NotAcquired(Message, frozen=True, tag="not_acquired"):

@@ -23,7 +23,7 @@ def fly(some: InFlight, found: Offered) -> Wanted:
 
 def read(some: InFlight, wanted: Wanted) -> Read:
     acquired = Acquired(visit=wanted.key, sha256="", acquisition=Acquisition(), candidates=())
-    return some.wait(Read(wanted, acquired, np.zeros((2, 2), "<u2"), {}, 0.0, "filename", 0.0))
+    return some.wait(Read(wanted, acquired, np.zeros((2, 2), "<u2"), {}, None, 0.0))
 
 
 def names(some: InFlight, now_s: float = 0.0) -> list[str]:

@@ -84,9 +84,11 @@ class Read(_After):
     raw: Array
     extras: Planes
     """What is kept beside a mean of frames."""
-    tilt_deg: float
-    tilt_source: str
+    person_deg: float | None
+    """The tilt that a person gave it."""
     acquired_at: float
+    tilt_deg: float = float("nan")
+    tilt_source: str = ""
 
     @property
     def nbytes(self) -> int:

@@ -10,15 +10,14 @@ from aet_stream.config import Config
 from aet_stream.hub.archive import Archive
 from aet_stream.hub.endings import Endings
 from aet_stream.hub.in_flight import InFlight, Offered, Read, Subtracted, Wanted
-from aet_stream.hub.ledger import AGAIN, SOURCE_GONE, Ledger, candidates_json
+from aet_stream.hub.ledger import AGAIN, SOURCE_GONE, Ledger
 from aet_stream.hub.outgoing import Outgoing
 from aet_stream.hub.timing import Timing
-from aet_stream.layout import Planes, Record
+from aet_stream.judging import Site, Verdict, judge
+from aet_stream.layout import Planes
 from aet_stream.messages import Acquired, NotAcquired, Offer, Want
 from aet_stream.naming import series_of, shown
 from aet_stream.projection import Array, VisitKey
-
-SAME_TILT_DEG = 0.01
 
 
 class Intake:
@@ -95,78 +94,25 @@ class Intake:
         row = self._ledger.visit(wanted.visit_id)
         person_deg = None if row is None else row["person_tilt_deg"]
         raw, extras = _parted(pixels, acquired)
-        read = Read(wanted, acquired, raw, extras, float("nan"), "", self._timing.unix_s())
-        if person_deg is not None:
-            read = replace(read, tilt_deg=float(person_deg), tilt_source="person")
-        elif (judged := self._judged(read)) is not None:
-            self._endings.end(read, "same", f"projection {judged.number}: the file was touched, its pixels were not")
-            return
-        elif acquired.candidates and not acquired.hold:
-            read = replace(read, tilt_deg=acquired.candidates[0].tilt_deg, tilt_source=acquired.candidates[0].source)
-        else:
-            self._endings.end(read, "held", acquired.hold or "no source names a tilt angle")
-            return
-        if not self.settled(read):
+        read = Read(wanted, acquired, raw, extras, person_deg, self._timing.unix_s())
+        verdict = self._verdict(read)
+        read = replace(read, tilt_deg=verdict.tilt_deg, tilt_source=verdict.tilt_source)
+        if verdict.state == "stored":
             self._in_flight.wait(read)
-
-    def _judged(self, read: Read) -> Record | None:
-        """What is stored of this image with these pixels, at the tilt that a person gave it when its sources said the same as now."""
-        stored, said = self._archive.store(read.series).same_pixels(read.acquired.sha256), candidates_json(read.acquired.candidates)
-        by_person = [record for record in stored if record.visit.source == read.key.source and record.tilt_source == "person"]
-        return next((record for record in by_person if record.tilt_candidates == said), None)
-
-    def settled(self, state: Read | Subtracted) -> bool:
-        """End the visit if its pixels have a row already, or cannot have one."""
-        read = state if isinstance(state, Read) else state.read
-        if self._other_detector(state, read):
-            return True
-        for record in self._archive.store(read.series).same_pixels(read.acquired.sha256):
-            same_image, same_tilt = record.visit.source == read.key.source, abs(record.tilt_deg - read.tilt_deg) <= SAME_TILT_DEG
-            if same_image and same_tilt:
-                self._endings.end(state, "same", f"projection {record.number}: the file was touched, its pixels were not")
-            elif same_image and read.tilt_source != "person":
-                said = f"stored as projection {record.number} at {record.tilt_deg:g} deg, but its sources now say {read.tilt_deg:g} deg"
-                self._endings.end(state, "held", said)
-            elif same_tilt:
-                first = f"{record.visit.path} image {record.visit.image} (projection {record.number})"
-                self._endings.end(state, "duplicate", f"same pixels and tilt as {first}")
-            else:
-                continue
-            return True
-        misfit = self._misfit(read)
-        if misfit:
-            self._endings.end(state, "held", misfit)
-        return bool(misfit)
-
-    def _misfit(self, read: Read) -> str:
-        """Why it cannot be a row of its series, or an empty string."""
-        store = self._archive.store(read.series)
-        misfit = store.misfit(read.raw)
-        if misfit or not store.records:
-            return misfit
-        first, roots = store.records[0], [record.watch_root for record in store.records if record.watch_root]
-        if first.orientation != self._turn:
-            was = f"orientation {self._turn!r}, but the series has {first.orientation!r}"
-            return f"{was}: set orientation.* as it was, or put it into a folder of its own"
-        if roots and self.root not in roots and read.tilt_source != "person":
-            was = f"watch.root was {roots[-1]} for this series, now it is {self.root}"
-            same = "if it is the same under another name, `aet-stream release` one projection with its angle, and those after it follow"
-            return f"{was}: put it into a folder of another name; {same}"
-        return ""
-
-    def _other_detector(self, state: Read | Subtracted, read: Read) -> bool:
-        """Of several detectors one is used; the others are recorded, or held when nobody has said which one."""
-        said = read.acquired.acquisition.detector
-        stored = self._archive.store(read.series).records
-        used = self._rules.detector or (stored[0].acquisition.detector if stored else "")
-        if not said or not used or said.lower() == used.lower():
-            return False
-        if self._rules.detector:
-            remedy = f"if it should not be, set it and `aet-stream requeue {read.visit_id}`"
-            self._endings.end(state, "other", f"detector {said}; series.detector is {used}: {remedy}")
         else:
-            self._endings.end(state, "held", f"detector {said}, but the series has {used}: set series.detector to the one to use")
-        return True
+            self._endings.end(read, verdict.state, verdict.reason)
+
+    def _verdict(self, read: Read) -> Verdict:
+        """By the rows that its series has now."""
+        site = Site(self._rules, self._turn, self.root)
+        return judge(read.acquired, read.raw, self._archive.store(read.series).rows, site, read.person_deg)
+
+    def settled(self, subtracted: Subtracted) -> bool:
+        """End it if it cannot become a row any more, or is one already."""
+        verdict = self._verdict(subtracted.read)
+        if verdict.state != "stored":
+            self._endings.end(subtracted, verdict.state, verdict.reason)
+        return verdict.state != "stored"
 
     def hear_not_acquired(self, message: NotAcquired) -> None:
         wanted = self._in_flight.find(message.visit)

@@ -112,12 +112,21 @@ def write_contiguous(path: Path, records: list[Record], read: Callable[[int], Pl
         _write_rest(file, records, first.shape, about)
     failpoints.reach("close.written", path)
     durable.sync_file(path)
+    try:
+        yield from _read_back(path, records)
+    except (KeyError, RuntimeError, ValueError) as error:  # how HDF5 shows damage
+        raise StoreError(f"{path}: does not read back: {error}; the series stays open") from error
+    failpoints.reach("close.checked", path)
+
+
+def _read_back(path: Path, records: list[Record]) -> Generator[None]:
     with h5py.File(path, "r") as file:
         for row, record in enumerate(records):
             if {plane.name: crc32(file[plane.dataset][row]) for plane in PLANES if plane.name in record.checksums} != record.checksums:
                 raise StoreError(f"{path}: row {row} does not read back as it was written; the series stays open")
             yield
-    failpoints.reach("close.checked", path)
+        if layout.Contents.of(file) != file[layout.ABOUT].attrs["content_sha256"]:
+            raise StoreError(f"{path}: tilts or records do not read back as they were written; the series stays open")
 
 
 def _write_rest(file: h5py.File, records: list[Record], shape: tuple[int, ...], about: About) -> None:

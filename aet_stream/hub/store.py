@@ -19,6 +19,7 @@ from aet_stream import durable, failpoints, layout
 from aet_stream.errors import OutputFull, StoreError, Unstorable
 from aet_stream.hub.crash_guard import CrashGuard
 from aet_stream.hub.master import About, Source, write_contiguous, write_virtual
+from aet_stream.judging import Row, Rows
 from aet_stream.layout import PLANES, PROJECTIONS, SERIES_FILE, Plane, Planes, Record, crc32
 from aet_stream.projection import Array, VisitKey
 
@@ -48,7 +49,8 @@ class SeriesStore:
         self.name = folder.name
         self.records: list[Record] = []
         self._visits: set[VisitKey] = set()
-        self._by_pixels: dict[str, list[Record]] = {}
+        self.rows = Rows()
+        """What the records say about images that come after them."""
         self._newest: dict[tuple[str, int], Record] = {}
         """(path, image) -> what was last stored of it, alone or within a mean."""
         self._guard = guard
@@ -68,29 +70,18 @@ class SeriesStore:
         """Is this state of a source image stored?"""
         return visit in self._visits
 
-    def same_pixels(self, sha256: str) -> list[Record]:
-        """What is stored with exactly these pixels, and was not superseded by others."""
-        return [record for record in self._by_pixels.get(sha256, []) if self._newest[record.visit.source].sha256 == sha256]
-
     def current(self) -> list[Record]:
         """What was not superseded."""
         return [record for record in self.records if self._newest[record.visit.source] is record]
 
-    def _take(self, record: Record) -> None:
+    def _take(self, record: Record, frame: Array) -> None:
+        """Note a projection that is stored; `frame`: an image of its shape and dtype."""
+        self._frame = _empty(frame)
+        self.rows.take(_row(record, frame))
         self.records.append(record)
         self._visits.add(record.visit)
-        self._by_pixels.setdefault(record.sha256, []).append(record)
         self._newest |= dict.fromkeys(record.sources, record)
         self._next_number = max(self._next_number, record.number + 1)
-
-    def misfit(self, raw: Array) -> str:
-        """Why `raw` cannot be a row of this series, or an empty string."""
-        if self._frame is None or (raw.shape == self._frame.shape and raw.dtype == self._frame.dtype):
-            return ""
-        return (
-            f"{raw.shape[0]} x {raw.shape[1]} px of {raw.dtype}, but the series has "
-            f"{self._frame.shape[0]} x {self._frame.shape[1]} px of {self._frame.dtype}: put it into a folder of its own"
-        )
 
     # -- commit -----------------------------------------------------------------------------------------------------------------
 
@@ -106,7 +97,7 @@ class SeriesStore:
         """
         folder = self.folder / PROJECTIONS
         drafts: list[Path] = []
-        taken: list[Record] = []
+        taken: list[Draft] = []
         try:
             with durable.disk_errors(folder):
                 durable.make_folder(folder)
@@ -128,12 +119,11 @@ class SeriesStore:
                 failpoints.reach("projection.synced", durable.temporary(path))
                 durable.temporary(path).replace(path)
                 failpoints.reach("projection.renamed", path)
-                taken.append(draft.record)
+                taken.append(draft)
             durable.sync_folder(folder)  # from here on they are stored, whatever happens
         failpoints.reach("projection.durable", folder)
-        for record in taken:
-            self._take(record)
-        self._frame = _empty(batch[0].planes["raw"])
+        for draft in taken:
+            self._take(draft.record, draft.planes["raw"])
         return len(taken)
 
     def write_master(self, about: About) -> None:
@@ -238,18 +228,18 @@ class SeriesStore:
         file is written anew from there, so that the series can go on.
         """
         self.records, self._segments, self._frame = [], [], None
-        self._visits, self._by_pixels, self._newest = set(), {}, {}
+        self._visits, self.rows, self._newest = set(), Rows(), {}
         complaints: list[str] = []
         self._next_number = max(known, default=-1) + 1
         for number in self._complete_from_closed(complaints):
             path = self.folder / PROJECTIONS / layout.file_name(number)
             self._next_number = max(self._next_number, number + 1)
             try:
-                self._take(self._load_one(path, whole=number not in known))
+                self._take(*self._load_one(path, whole=number not in known))
             except StoreError as error:
                 complaints.append(f"{error}; {self._guard.move(path)}")
                 if self._restore({number}, complaints):
-                    self._take(self._load_one(path, whole=True))
+                    self._take(*self._load_one(path, whole=True))
         self._load_segments()
         return complaints
 
@@ -288,7 +278,8 @@ class SeriesStore:
         """Read every projection file whole, as `load` does with unknown ones; returns what was wrong."""
         return self.load({})
 
-    def _load_one(self, path: Path, *, whole: bool) -> Record:
+    def _load_one(self, path: Path, *, whole: bool) -> tuple[Record, Array]:
+        """The record, and a frame of its shape and dtype."""
         if whole:
             with self._guard.reading(path):
                 record, planes = layout.read_projection(str(path))
@@ -308,8 +299,7 @@ class SeriesStore:
             raise StoreError(f"{path}: {frame.shape} px of {frame.dtype} do not belong to a series of {series}")
         if self.holds(record.visit):
             raise StoreError(f"{path}: {record.visit.path} image {record.visit.image} is stored already")
-        self._frame = _empty(frame)
-        return record
+        return record, frame
 
     def _load_segments(self) -> None:
         """Use segments that still match; anything else about them is rebuilt from the projection files."""
@@ -367,6 +357,26 @@ def _segment_name(first: int, end: int) -> str:
 def _identity(records: list[Record]) -> tuple[list[int], list[int]]:
     """What a segment says of itself: numbers and checksums."""
     return [record.number for record in records], [record.checksums["clean"] for record in records]
+
+
+def _row(record: Record, frame: Array) -> Row:
+    known = record.acquisition
+    return Row(
+        number=record.number,
+        path=record.visit.path,
+        image=record.visit.image,
+        sha256=record.sha256,
+        tilt_deg=record.tilt_deg,
+        tilt_source=record.tilt_source,
+        tilt_candidates=record.tilt_candidates,
+        shape=frame.shape,
+        dtype=frame.dtype.str,
+        pixel_size_nm=known.pixel_size_nm,
+        detector=known.detector,
+        orientation=record.orientation,
+        watch_root=record.watch_root,
+        members=record.members,
+    )
 
 
 def _empty(frame: Array) -> Array:

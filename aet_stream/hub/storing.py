@@ -17,10 +17,11 @@ from aet_stream.hub.closing import Closing
 from aet_stream.hub.endings import Endings
 from aet_stream.hub.in_flight import InFlight, Subtracted
 from aet_stream.hub.intake import Intake
-from aet_stream.hub.ledger import Ledger, candidates_json
+from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.outgoing import Outgoing
 from aet_stream.hub.store import Draft
 from aet_stream.hub.timing import Timing
+from aet_stream.judging import candidates_json
 from aet_stream.layout import Record
 
 logger = logging.getLogger(__name__)
@@ -78,16 +79,18 @@ class Storing:
         batch: list[tuple[Subtracted, Arrival]] = []
         seen: set[str] = set()
         store = self._archive.store(name)
-        first_only = not store.records  # it decides what fits: size, type, detector
         for subtracted in self._in_flight.all(Subtracted):
-            if subtracted.series != name or self._intake.settled(subtracted):
+            acquired = subtracted.read.acquired
+            if subtracted.series != name or self._intake.settled(subtracted) or acquired.sha256 in seen:
                 continue
-            sha256 = subtracted.read.acquired.sha256
-            if sha256 not in seen and not (first_only and batch):
-                seen.add(sha256)
+            decides = store.rows.learns(acquired)  # what fits: size, type, detector, magnification
+            if not (decides and batch):
+                seen.add(acquired.sha256)
                 record = self._record(subtracted, store.next_number + len(batch))
                 draft = Draft(record, subtracted.planes, subtracted.read.extras)
                 batch.append((subtracted, Arrival(subtracted.visit_id, draft, subtracted.stages_s(), subtracted.done_at)))
+            if decides:
+                break
         return batch
 
     def _record(self, subtracted: Subtracted, number: int) -> Record:
