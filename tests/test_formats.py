@@ -22,8 +22,9 @@ from aet_stream.config_file import load
 from aet_stream.errors import ConfigError, SourceError, SourceNotReady, SourceStillZero
 from aet_stream.projection import Acquisition
 from aet_stream.readers import open_source
+from aet_stream.readers.beside import Beside
 from aet_stream.readers.child import Member, ReaderChild, Rules
-from aet_stream.readers.sidecar import Beside, beside
+from aet_stream.readers.sidecar import beside
 from aet_stream.simulate import containers, writers
 from aet_stream.simulate.writers import mrc, velox
 from aet_stream.watch.angle import resolve
@@ -240,11 +241,12 @@ def test_a_stage_that_was_not_read_says_nothing(tmp_path: Path) -> None:
 
 
 def test_xml_with_entities_is_refused(tmp_path: Path) -> None:
-    """A billion laughs in an emi or a SightX report: refused before a parser sees it."""
+    """A billion laughs in an emi or a SightX report: refused before a parser sees it. Beside an image it costs only what it says."""
     bomb = writers.emi(1.0).replace(b"<ObjectInfo>", b"<ObjectInfo><!DOCTYPE a [<!ENTITY x 'y'>]>")
     (tmp_path / "x.emi").write_bytes(bomb)
-    with pytest.raises(SourceError, match="entities"):
-        beside(tmp_path / "x_1.ser", 0, 1)
+    said = beside(tmp_path / "x_1.ser", 0, 1)
+    assert said.tilts == ()
+    assert "entities" in said.remark
     path = tmp_path / "j.tif"
     path.write_bytes(containers.tiff_jeol(known_image(0, 16), 1.0, 0.1).replace(b"<DateTime>2023-04-05", b"<!ENTITY x 'y'><DateT"))
     with pytest.raises(SourceError, match="entities"):

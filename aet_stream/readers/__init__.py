@@ -201,13 +201,13 @@ def checked_probe(path: Path, reader: str, images: int, height: int, width: int,
 
 
 def little(path: Path, dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
-    """The same type, little-endian; half floats become single ones.
+    """The same type, little-endian; half floats become single ones, integers of 64 bits those of 32, which hold every count.
 
     Raises
     ------
     SourceError : complex, RGB, text and the like are no projections
     """
-    dtype = np.dtype("<f4") if (dtype.kind, dtype.itemsize) == ("f", 2) else dtype.newbyteorder("<")
+    dtype = np.dtype({("f", 2): "<f4", ("i", 8): "<i4", ("u", 8): "<u4"}.get((dtype.kind, dtype.itemsize), dtype.newbyteorder("<")))
     if dtype.str not in RAW_DTYPES:
         raise SourceError(f"{path.name}: pixels of type {dtype} are no projection")
     return dtype
@@ -215,7 +215,12 @@ def little(path: Path, dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
 
 def finished(path: Path, pixels: Array) -> Array:
     """(frames, height, width) ready to travel: C order, little-endian, all finite. A single (height, width) is one frame."""
-    pixels = np.ascontiguousarray(pixels, dtype=little(path, pixels.dtype))
+    dtype = little(path, pixels.dtype)
+    if pixels.dtype.itemsize == 8 > dtype.itemsize and pixels.size:
+        least, most, held = int(pixels.min()), int(pixels.max()), np.iinfo(dtype.name)
+        if least < held.min or most > held.max:
+            raise SourceError(f"{path.name}: pixels from {least} to {most}, more than {held.bits} bits hold: save them as float64")
+    pixels = np.ascontiguousarray(pixels, dtype=dtype)
     pixels = pixels[None] if pixels.ndim == 2 else pixels
     if pixels.ndim != 3:
         raise SourceError(f"{path.name}: an image with {pixels.ndim} dimensions")

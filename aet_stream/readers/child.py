@@ -24,7 +24,7 @@ from aet_stream.errors import AetError, ConfigError, ReaderDied, SourceError, So
 from aet_stream.projection import Array, Drift, Projection
 from aet_stream.readers import SUFFIXES, Probe, finished, load_plugins
 from aet_stream.readers.frames import combine, sha256_of_frames
-from aet_stream.readers.looking import Look, Sources, Unit, look, unit, zero_tail
+from aet_stream.readers.looking import Look, Sources, Unit, look, zero_tail
 
 AHEAD_BYTES = 32 << 10
 """Questions sent before the first is answered, at most, beside that one: the pipe takes as much while the child is not listening."""
@@ -303,11 +303,12 @@ class _Desk:
         units: list[Unit] = []
         for member in request.members:
             path = Path(member.path)
-            source, stamp = self._sources.open(path)
-            frames = source.frames(member.image)
-            units.append(unit(source, path, stamp, member.image, tuple(map(Path, member.loose)), self._sources.settle_s))
-            Sources.unchanged(path, stamp)
-            zeros = 0 if source.probe.sealed else zero_tail(source, frames)
+            loose = tuple(map(Path, member.loose))
+            opened = self._sources.open(path, loose)
+            frames = opened.source.frames(member.image)
+            units.append(self._sources.unit(opened, member.image, loose))
+            Sources.unchanged(path, opened.stamp)
+            zeros = 0 if opened.source.probe.sealed else zero_tail(opened.source, frames)
             if zeros and not request.lenient:
                 raise SourceStillZero(f"{path.name}: its last {zeros} pixels are zero: not written yet?")
             news = (f"the last {zeros} pixels are zero" if zeros else "", units[-1].acquisition.remark)
