@@ -6,17 +6,16 @@ An image is judged by what watch says of it (`messages.Acquired`), by its pixels
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from aet_stream.config import Series
 from aet_stream.messages import Acquired
-from aet_stream.projection import Acquisition, Array, Candidate
+from aet_stream.naming import detector_in_name, is_left_out
+from aet_stream.projection import Array, Candidate
 
 SAME_TILT_DEG = 0.01
 SAME_SIZE = 0.01
@@ -189,13 +188,6 @@ def candidates_json(candidates: tuple[Candidate, ...]) -> str:
 # -- recorded, not stored -----------------------------------------------------------------------------------------------------------------
 
 
-def is_left_out(said: Acquisition, path: str, rules: Series) -> bool:
-    """Is it an image of another detector, or segment of one, than `series.detector`?"""
-    name = detector_in_name(path)
-    names = (said.detector, f"{said.detector} {said.segment}") if said.detector else (name, name.rstrip("0123456789"))
-    return bool(rules.detector and names[0]) and rules.detector.lower() not in map(str.lower, names)
-
-
 def _left_out(acquired: Acquired, rules: Series) -> str:
     said = acquired.acquisition
     if not is_left_out(said, acquired.path, rules):
@@ -298,16 +290,3 @@ def _other_site(image: _Image, rows: Rows, site: Site) -> Ruling:
 _RULES: tuple[Callable[[_Image, Rows, Site], Ruling], ...] = (
     _other_detector, _known_pixels, _doubted, _other_shape, _other_size, _other_site,
 )  # fmt: skip
-
-
-# -- names of detectors -------------------------------------------------------------------------------------------------------------------
-
-_WORD = re.compile(r"[^\W_]+")
-_DETECTOR = re.compile(r"(?:(?:HAADF|MAADF|LAADF|ADF|ABF|BF|[ID]?DPC)(?=\d*$)|DF\d*$)", re.IGNORECASE)
-
-
-def detector_in_name(path: str) -> str:
-    """The detector that a word of a file's name is; empty for none, and for several. The number of a DF is part of its name."""
-    words = (_DETECTOR.match(word) for word in _WORD.findall(PurePosixPath(path).stem))
-    found = {match.group(0).upper() for match in words if match}
-    return found.pop() if len(found) == 1 else ""

@@ -1,4 +1,4 @@
-"""Which series a source file belongs to, by its path alone; and how names are shown."""
+"""What names say: which series a source file belongs to, and which detector; and how they are shown."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from pathlib import PurePosixPath
 
 from aet_stream.config import Series
+from aet_stream.projection import Acquisition
 
 #: Folders under output.root that are no series.
 RESERVED = ("quarantine", "run")
@@ -47,6 +48,24 @@ def series_of(path: str, root_name: str, rules: Series | None = None) -> str:
     if len(coded) > _LONGEST_BYTES:
         name = f"{coded[:_LONGEST_BYTES].decode(errors='ignore')}_{_digest(coded)}"
     return f"{name}_" if name in (*RESERVED, *_NO_FOLDERS) or name.startswith(_LEDGER) else name
+
+
+_WORD = re.compile(r"[^\W_]+")
+_DETECTOR = re.compile(r"(?:(?:HAADF|MAADF|LAADF|ADF|ABF|BF|[ID]?DPC)(?=\d*$)|DF\d*$)", re.IGNORECASE)
+
+
+def detector_in_name(path: str) -> str:
+    """The detector that a word of a file's name is; empty for none, and for several. The number of a DF is part of its name."""
+    words = (_DETECTOR.match(word) for word in _WORD.findall(PurePosixPath(path).stem))
+    found = {match.group(0).upper() for match in words if match}
+    return found.pop() if len(found) == 1 else ""
+
+
+def is_left_out(said: Acquisition, path: str, rules: Series) -> bool:
+    """Is it an image of another detector, or segment of one, than `series.detector`? The file is believed before its name."""
+    name = detector_in_name(path)
+    names = (said.detector, f"{said.detector} {said.segment}") if said.detector else (name, name.rstrip("0123456789"))
+    return bool(rules.detector and names[0]) and rules.detector.lower() not in map(str.lower, names)
 
 
 def _coded(name: str) -> bytes:

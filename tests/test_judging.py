@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from aet_stream.config import Series
-from aet_stream.judging import Row, Rows, Site, Verdict, detector_in_name, judge
+from aet_stream.judging import Row, Rows, Site, Verdict, judge
 from aet_stream.messages import Acquired
+from aet_stream.naming import detector_in_name
 from aet_stream.projection import Acquisition, Array, Candidate, sha256_of
 from tests.harness import known_image
 
