@@ -81,6 +81,12 @@ class Angle(Section, frozen=True):
 
     By default the whole word before `deg`, and a sign or digits torn from it (`- 12`, `-12_5`), so that nothing is lost unseen.
     """
+    no_tilt_words: tuple[str, ...] = (
+        "step", "steps", "stepsize", "increment", "incr", "inc", "every", "each", "per", "range", "wedge",
+        "scan", "scanning", "scanrot", "scanrotation", "scandir", "fastscan", "dir", "direction",
+        "rot", "rotate", "rotated", "rotation", "cw", "ccw", "clockwise", "azimuth", "phi", "psi", "pretilt",
+    )  # fmt: skip
+    """Words directly before or after a number in a name (lower case) that make it no tilt: the projection is held."""
     filename_unit: Literal["deg", "rad"] = "deg"
     metadata_unit: Literal["file", "deg", "rad"] = "file"
     """What metadata count in. `file`: what the format says; the others overrule it."""

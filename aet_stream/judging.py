@@ -6,15 +6,16 @@ An image is judged by what watch says of it (`messages.Acquired`), by its pixels
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from aet_stream.config import Series
+from aet_stream.config import Config, Series
 from aet_stream.messages import Acquired
-from aet_stream.naming import detector_in_name, is_left_out
+from aet_stream.naming import detector_in_name, is_left_out, shown
 from aet_stream.projection import Array, Candidate
 
 SAME_TILT_DEG = 0.01
@@ -32,6 +33,10 @@ class Site(NamedTuple):
     """How pixels are turned: `config.Orientation.letters`."""
     watch_root: str
     """The watched folder, links resolved, as it can be shown."""
+
+    @classmethod
+    def of(cls, config: Config) -> Site:
+        return cls(config.series, config.orientation.letters, shown(os.path.realpath(config.watch_root)))
 
 
 class Verdict(NamedTuple):
@@ -183,6 +188,16 @@ def judge(acquired: Acquired, raw: Array, rows: Rows, site: Site, person_deg: fl
 def candidates_json(candidates: tuple[Candidate, ...]) -> str:
     """Statements about a tilt as a record keeps them."""
     return json.dumps([{"source": c.source, "raw": c.raw, "tilt_deg": c.tilt_deg, "unit": c.unit} for c in candidates])
+
+
+def parted(planes: Array, acquired: Acquired) -> tuple[Array, dict[str, Array]]:
+    """The image, and what travelled behind it: the variance over its frames, or the frames in their own type."""
+    if planes.ndim == 2:
+        return planes, {}
+    image = planes[0].astype("<f4")  # a mean is single precision, whatever its frames needed on the way
+    if acquired.extras == "frames":
+        return image, {"frames": planes[1:].astype(acquired.extras_dtype)}
+    return image, {"variance": planes[1].astype("<f4")}
 
 
 # -- recorded, not stored -----------------------------------------------------------------------------------------------------------------

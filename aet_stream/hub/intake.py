@@ -12,7 +12,7 @@ from aet_stream.hub.archive import Archive
 from aet_stream.hub.flights import Flight, Flights, Pending
 from aet_stream.hub.ledger import AGAIN, SOURCE_GONE, Ledger
 from aet_stream.hub.outcomes import Outcomes
-from aet_stream.judging import Site, judge
+from aet_stream.judging import Site, judge, parted
 from aet_stream.messages import Acquired, AnyMessage, NotAcquired, Offer, Want
 from aet_stream.naming import series_of, shown
 from aet_stream.projection import Array
@@ -101,7 +101,7 @@ class Intake:
         row = self._ledger.unit(flight.unit_id)
         flight.person_deg = None if row is None else row["person_tilt_deg"]
         flight.acquired, flight.acquired_at = acquired, time.time()
-        flight.raw, flight.extras = _parted(raw, acquired)
+        flight.raw, flight.extras = parted(raw, acquired)
         if not self.settled(flight):
             flight.state, flight.nbytes = "waiting", raw.nbytes + flight.raw.size * 4
 
@@ -145,13 +145,3 @@ class Intake:
             return None
         with self._ledger.transaction():
             return self._launch(pending)
-
-
-def _parted(planes: Array, acquired: Acquired) -> tuple[Array, dict[str, Array]]:
-    """The image, and what travelled behind it: the variance over its frames, or the frames in their own type."""
-    if planes.ndim == 2:
-        return planes, {}
-    image = planes[0].astype("<f4")  # a mean is single precision, whatever its frames needed on the way
-    if acquired.extras == "frames":
-        return image, {"frames": planes[1:].astype(acquired.extras_dtype)}
-    return image, {"variance": planes[1].astype("<f4")}
