@@ -28,26 +28,35 @@ def top_folder(path: str) -> str:
 def series_of(path: str, root_name: str, rules: Series | None = None) -> str:
     """The series of a file: by default the folder directly under the watched one (whatever lies deeper in it), or that one itself.
 
+    Folders in a path are joined by a tilde.
+
     Parameters
     ----------
     path : relative to the watched folder, with forward slashes
     root_name : name of the watched folder
     """
-    top = top_folder(path)
+    folder, top = path.rpartition("/")[0], top_folder(path)
+    by = "folder" if rules is None else rules.by
     name = top or root_name
-    if rules is not None and rules.by == "file":
-        name = path.removesuffix(PurePosixPath(path).suffix).replace("/", "~")
-        if "~" in path:  # else it might be the name of another
-            name = f"{name}_{_digest(_coded(path))}"
-    elif rules is not None and rules.by == "pattern":
-        found = re.search(rules.pattern, PurePosixPath(path).name)
-        name = re.sub(r"[^\w.+-]+", "_", found["series"]).lstrip(".") if found and found["series"] else name
-    elif top and name == root_name:
+    if by == "file":
+        name = _joined(path.removesuffix(PurePosixPath(path).suffix), path)
+    elif by == "leaf":
+        name = _joined(folder, folder) or root_name
+    elif rules is not None and by in ("pattern", "path_pattern"):
+        found = re.search(rules.pattern, PurePosixPath(path).name if by == "pattern" else path)
+        parts = found["series"].split("/") if found and found["series"] else []
+        name = "~".join(re.sub(r"[^\w.+-]+", "_", part) for part in parts).lstrip(".") if parts else name
+    if by in ("folder", "leaf") and top and name == root_name:
         return f"{name}_"
     coded = _coded(name)
     if len(coded) > _LONGEST_BYTES:
         name = f"{coded[:_LONGEST_BYTES].decode(errors='ignore')}_{_digest(coded)}"
     return f"{name}_" if name in (*RESERVED, *_NO_FOLDERS) or name.startswith(_LEDGER) else name
+
+
+def _joined(name: str, path: str) -> str:
+    """Folders of a path as one name; with a digest where that might be the name of another."""
+    return f"{name.replace('/', '~')}_{_digest(_coded(path))}" if "~" in path else name.replace("/", "~")
 
 
 _WORD = re.compile(r"[^\W_]+")

@@ -80,6 +80,7 @@ class _File:
     path: Path
     name: str
     """Relative to the watched folder."""
+    series: str
     verdict: str = ""
     """Known before any of its images was judged."""
     words: str = ""
@@ -104,10 +105,12 @@ class Foresight:
         there = Settling(folder, exclude=self._config.watch.exclude, settle_s=0.0, suffixes=self._suffixes)
         there.scan(0.0)
         visits = Visits(self._config.frames)
-        inside = folder.relative_to(self._root(folder)).as_posix()
+        root = self._root(folder)
+        inside = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
         files = {}
         for name in there.in_order(names) if names else list(there.candidates):
-            file = files[name] = _File(folder / name, name if inside == "." else f"{inside}/{name}")
+            series = series_of(f"{inside}{name}", root.name, self._config.series)
+            file = files[name] = _File(folder / name, f"{inside}{name}", series)
             self._look(file, there, name, visits)
         loose = {files[name].name: tuple(str(folder / other) for other in there.loose(name)) for name in files}
         by_name = {file.name: file for file in files.values()}
@@ -156,8 +159,7 @@ class Foresight:
         else:
             acquired, planes = self._witness.acquired(visit, visit.stamp, projection, reading)
             raw, stated = parted(planes, acquired)[0], acquired.candidates
-            series, site = self._series(files[0]), Site.of(self._config)
-            rows = self._rows.setdefault(series, Rows())
+            rows, site = self._rows.setdefault(files[0].series, Rows()), Site.of(self._config)
             found = judge(acquired, raw, rows, site)
             verdict, words = _WORDS[found.state], f"{_WORDS[found.state]}: {found.reason}"
             if found.state == "stored":
@@ -167,16 +169,13 @@ class Foresight:
         for file, frame in zip(files[1:], frames[1:], strict=True):
             file.images[frame.unit.image] = verdict, [f"      a frame of {visit.key[0]} image {visit.key[1]}, as which it {verdict}"]
 
-    def _series(self, file: _File) -> str:
-        return series_of(file.name, self._root(file.path.parent).name, self._config.series)
-
     def _told(self, file: _File) -> tuple[str, str]:
         """(verdict, lines) of one file."""
         name = shown(str(file.path))
         if file.look is None:
             return file.verdict, f"{name}\n  {file.words}"
         look, units = file.look, file.look.units
-        lines = [name, f"  {look.probe.reader}, {_images(look)}; series {self._series(file)}"]
+        lines = [name, f"  {look.probe.reader}, {_images(look)}; series {file.series}"]
         lines += [f"  still growing, or stopped early: {look.waiting}"] if look.waiting else []
         for place, unit in enumerate(units):
             if SHOWN_IMAGES <= place < len(units) - SHOWN_IMAGES:

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from aet_stream.readers.looking import Look
 from aet_stream.transport import HubLink
 from aet_stream.watch import settle
 from aet_stream.watch.events import Hints
+from aet_stream.watch.merging import Merging
 from aet_stream.watch.rhythm import Rhythm
 from aet_stream.watch.settle import Settling
 from aet_stream.watch.visits import Visit, Visits
@@ -67,6 +68,7 @@ class Watch:
             sentinel=config.series.sentinel,
         )
         self._visits = Visits(config.frames)
+        self._merging = Merging(self.root.name, config.series)
         self._asked: deque[Want] = deque()
         self._ends_told: dict[str, str] = {}
         self._nameless_told: dict[str, str] = {}
@@ -84,6 +86,11 @@ class Watch:
         self._link = HubLink(self._config.output_root, role="watch", name=self.name, wake_fd=self._hints.wake_fd)
         self._look_for_root()
         self._scan(time.monotonic())
+        self._say_merged(self._settling.candidates)
+
+    def _say_merged(self, paths: Iterable[str]) -> None:
+        for sentence in self._merging.note(paths):
+            logger.warning("%s", sentence)
 
     @property
     def link(self) -> HubLink:
@@ -187,6 +194,7 @@ class Watch:
         elif isinstance(look, AetError):
             self._not_yet(path, candidate, look, now)
         else:
+            self._say_merged([path])
             self._visits.note(path, self.witness.frames(path, look, closed_at=candidate.final_at, now=now, lenient=lenient))
             self._settle(path, candidate, look, now)
 
@@ -253,7 +261,8 @@ class Watch:
             if self.link.send(SeriesEnd(path=path, there=False)):
                 del self._ends_told[path]
         for path, stamp in self._settling.sentinels.items():
-            news = self._ends_told.get(path) != stamp and not self._settling.moving_in(top_folder(path)) and not self._visits.waiting
+            folder = path.rpartition("/")[0] if self._config.series.by == "leaf" else top_folder(path)
+            news = self._ends_told.get(path) != stamp and not self._settling.moving_in(folder) and not self._visits.waiting
             if news and self.link.send(SeriesEnd(path=path)):
                 self._ends_told[path] = stamp
 
