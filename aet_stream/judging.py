@@ -75,8 +75,8 @@ class Row:
         """The row that an image becomes when it is stored."""
         return cls(
             number=number,
-            path=acquired.path,
-            image=acquired.image,
+            path=acquired.visit.path,
+            image=acquired.visit.image,
             sha256=acquired.sha256,
             tilt_deg=verdict.tilt_deg,
             tilt_source=verdict.tilt_source,
@@ -157,7 +157,7 @@ class Rows:
             not self._rows
             or (said.pixel_size_nm is not None and self.pixel_size_nm(nobody) is None)
             or bool(said.detector and not self.detector(nobody))
-            or bool(detector_in_name(acquired.path) and not self.detector_name(nobody))
+            or bool(detector_in_name(acquired.visit.path) and not self.detector_name(nobody))
         )
 
 
@@ -205,9 +205,9 @@ def parted(planes: Array, acquired: Acquired) -> tuple[Array, dict[str, Array]]:
 
 def _left_out(acquired: Acquired, rules: Series) -> str:
     said = acquired.acquisition
-    if not is_left_out(said, acquired.path, rules):
+    if not is_left_out(said, acquired.visit.path, rules):
         return ""
-    detector = f"{said.detector} {said.segment}".strip() or f"{detector_in_name(acquired.path)} (by its name)"
+    detector = f"{said.detector} {said.segment}".strip() or f"{detector_in_name(acquired.visit.path)} (by its name)"
     return f"detector {detector}; series.detector is {rules.detector}: if it should not be, set it and `aet-stream requeue ID`"
 
 
@@ -219,7 +219,7 @@ def _no_projection(acquired: Acquired) -> str:
 def _judged_before(acquired: Acquired, rows: Rows) -> Row | None:
     """What is stored of this image with these pixels, at the tilt that a person gave it when its sources said the same as now."""
     said = candidates_json(acquired.candidates)
-    stored = [row for row in rows.same_pixels(acquired.sha256) if row.key == (acquired.path, acquired.image)]
+    stored = [row for row in rows.same_pixels(acquired.sha256) if row.key == acquired.visit.source]
     return next((row for row in stored if row.tilt_source == "person" and row.tilt_candidates == said), None)
 
 
@@ -234,7 +234,7 @@ class _Image(NamedTuple):
 
     @property
     def key(self) -> tuple[str, int]:
-        return self.acquired.path, self.acquired.image
+        return self.acquired.visit.source
 
 
 Ruling = tuple[State, str] | None
@@ -244,7 +244,7 @@ def _other_detector(image: _Image, rows: Rows, site: Site) -> Ruling:
     """Of several detectors one is used. What files say of theirs is compared with what files say, and names with names."""
     if site.rules.detector:
         return None
-    said, name = image.acquired.acquisition.detector, detector_in_name(image.acquired.path)
+    said, name = image.acquired.acquisition.detector, detector_in_name(image.acquired.visit.path)
     for found, used, by in ((said, rows.detector(image.key), ""), (name, rows.detector_name(image.key), " (by its name)")):
         if found and used and found.lower() != used.lower():
             return "held", f"detector {found}{by}, but the series has {used}: set series.detector to the one to use"

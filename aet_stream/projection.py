@@ -20,6 +20,21 @@ def sha256_of(pixels: Array) -> str:
     return hashlib.sha256(pixels.data if pixels.flags.c_contiguous else pixels.tobytes()).hexdigest()
 
 
+class VisitKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which visit to a tilt: one image, in one state of its file."""
+
+    path: str
+    """Source file, relative to watch.root, with forward slashes."""
+    image: int
+    stamp: str
+    """State of the source; changes whenever the image may have, or what its sidecar says."""
+
+    @property
+    def source(self) -> tuple[str, int]:
+        """(path, image), whatever its state."""
+        return self.path, self.image
+
+
 class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One statement about a tilt angle, kept with the words it was read from."""
 

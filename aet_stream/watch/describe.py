@@ -157,7 +157,7 @@ class Foresight:
         except AetError as error:
             verdict, words = _failed(error)
         else:
-            acquired, planes = self._witness.acquired(visit, visit.stamp, projection, reading)
+            acquired, planes = self._witness.acquired(visit, projection, reading)
             raw, stated = parted(planes, acquired)[0], acquired.candidates
             rows, site = self._rows.setdefault(files[0].series, Rows()), Site.of(self._config)
             found = judge(acquired, raw, rows, site)

@@ -15,7 +15,7 @@ from aet_stream.config import Config
 from aet_stream.errors import AetError, ReaderDied, SourceError, SourceGone, SourceNotReady, SourceStillZero, WireError
 from aet_stream.messages import FileOffer, NotAcquired, Offer, SeriesEnd, Want
 from aet_stream.naming import NO_TEXT, shown, top_folder
-from aet_stream.projection import Projection
+from aet_stream.projection import Projection, VisitKey
 from aet_stream.readers.child import Member, Reading
 from aet_stream.readers.looking import Look
 from aet_stream.transport import HubLink
@@ -72,7 +72,7 @@ class Watch:
         self._asked: deque[Want] = deque()
         self._ends_told: dict[str, str] = {}
         self._nameless_told: dict[str, str] = {}
-        self._unread: dict[tuple[str, int, str], float] = {}
+        self._unread: dict[VisitKey, float] = {}
         """Units whose pixels cannot be read, and since when."""
         self._link: HubLink | None = None
         self._witness: Witness | None = None
@@ -211,7 +211,7 @@ class Watch:
             return
         if look.probe.partial:
             reason = f"{look.probe.partial} bytes of image {look.probe.images} are there, and no more have come for {still_s:.0f} s"
-            cut = NotAcquired(path=path, stamp=candidate.refused, image=look.probe.images, why="bad", reason=reason)
+            cut = NotAcquired(visit=VisitKey(path, look.probe.images, candidate.refused), why="bad", reason=reason)
             if not self.link.send(cut):
                 return
         self._settling.pass_on(path)
@@ -231,7 +231,7 @@ class Watch:
         deadly = candidate.deaths >= DEATHS
         if (deadly or still_s >= limit_s) and self._root_is_there():
             why = f"{candidate.deaths} reading processes died over it" if deadly else f"unchanged for {still_s:.0f} s"
-            bad = NotAcquired(path=path, stamp=candidate.refused, image=0, why="bad", reason=f"{complaint} ({why})")
+            bad = NotAcquired(visit=VisitKey(path, 0, candidate.refused), why="bad", reason=f"{complaint} ({why})")
             if self.link.send(bad):
                 self._settling.pass_on(path)
 
@@ -248,9 +248,9 @@ class Watch:
             by_path.setdefault(visit.key[0], []).append(visit)
         offers = []
         for path, visits in by_path.items():
-            units = tuple((visit.key[1], visit.stamp) for visit in visits)
+            stamps = tuple((visit.key[1], visit.stamp) for visit in visits)
             nbytes = max(sum(frame.nbytes for frame in visit.frames) for visit in visits)
-            offers.append(FileOffer(path, units, nbytes, max(frame.closed_at for visit in visits for frame in visit.frames)))
+            offers.append(FileOffer(path, stamps, nbytes, max(frame.closed_at for visit in visits for frame in visit.frames)))
         if offers and self.link.send(Offer(files=tuple(offers))):
             for visit in [visit for visits in by_path.values() for visit in visits]:
                 self._visits.told(visit)
@@ -270,7 +270,7 @@ class Watch:
         """Images that no message can name as they are."""
         for path, stamp in self._settling.nameless.items():
             if self._nameless_told.get(path) != stamp:
-                if not self.link.send(NotAcquired(path=path, stamp=stamp, image=0, why="bad", reason=NO_TEXT)):
+                if not self.link.send(NotAcquired(visit=VisitKey(path, 0, stamp), why="bad", reason=NO_TEXT)):
                     return
                 self._nameless_told[path] = stamp
 
@@ -278,11 +278,11 @@ class Watch:
 
     def _answer(self, want: Want) -> None:
         """Read one visit for the hub, or say why not."""
-        visit = self._visits.find(want.path, want.image)
-        if visit is None or visit.stamp != want.stamp:
-            self._refuse(want, "gone" if _is_gone(self.root / want.path) else "later", "the file changed since it was offered")
+        visit = self._visits.find(*want.visit.source)
+        if visit is None or visit.stamp != want.visit.stamp:
+            self._refuse(want, "gone" if _is_gone(self.root / want.visit.path) else "later", "the file changed since it was offered")
             if visit is None:
-                self._settling.again(want.path)
+                self._settling.again(want.visit.path)
             else:
                 self._visits.tell_of(visit)
             self._rhythm.now()
@@ -313,10 +313,10 @@ class Watch:
     def _unreadable(self, want: Want, visit: Visit, error: SourceNotReady) -> None:
         """Its header could be read, its pixels cannot: again, less and less often; for long enough the same, and it is quarantined."""
         now = time.monotonic()
-        since = self._unread.setdefault((want.path, want.image, want.stamp), now)
+        since = self._unread.setdefault(want.visit, now)
         limit_s = self._config.watch.incomplete_s
         if now - since >= limit_s and self._root_is_there():
-            del self._unread[want.path, want.image, want.stamp]
+            del self._unread[want.visit]
             self._refuse(want, "bad", f"{error} (for {now - since:.0f} s)")
             return
         self._again(visit, not_before=now + min(max(LOOK_AGAIN_S, (now - since) / 2), limit_s / 4))
@@ -330,19 +330,19 @@ class Watch:
         self._rhythm.now()
 
     def _send(self, want: Want, visit: Visit, projection: Projection, reading: Reading) -> None:
-        answer, planes = self.witness.acquired(visit, want.stamp, projection, reading)
+        answer, planes = self.witness.acquired(visit, projection, reading)
         failpoints.reach("watch.send")
         try:
             self.link.send(answer, planes)
         except WireError as error:
             self._refuse(want, "bad", str(error))
-        self._unread.pop((want.path, want.image, want.stamp), None)
+        self._unread.pop(want.visit, None)
 
     def _refuse(self, want: Want, why: str, reason: str) -> None:
         if why == "gone" and not self._root_is_there():
             why = "later"  # with everything else
-        logger.debug("%s image %d: %s: %s", want.path, want.image, why, reason)
-        self.link.send(NotAcquired(path=want.path, stamp=want.stamp, image=want.image, why=why, reason=reason))  # type: ignore[arg-type]
+        logger.debug("%s image %d: %s: %s", want.visit.path, want.visit.image, why, reason)
+        self.link.send(NotAcquired(visit=want.visit, why=why, reason=reason))  # type: ignore[arg-type]
 
     # -- status -----------------------------------------------------------------------------------------------------------------
 
@@ -352,7 +352,7 @@ class Watch:
             {
                 "hub_id": self._hub_id,
                 "busy": bool(self._settling.candidates or self._visits.waiting or self._asked or not self._rhythm.scans),
-                "asked": [[want.path, want.image] for want in self._asked],
+                "asked": [list(want.visit.source) for want in self._asked],
                 "root": str(self.root),
                 "root_there": self._there,
                 "events": self._rhythm.listening,

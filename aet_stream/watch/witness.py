@@ -9,7 +9,7 @@ import numpy as np
 
 from aet_stream.config import Config
 from aet_stream.messages import Acquired
-from aet_stream.projection import Acquisition, Array, Candidate, Projection
+from aet_stream.projection import Acquisition, Array, Candidate, Projection, VisitKey
 from aet_stream.readers.child import Reading
 from aet_stream.readers.looking import Look, Unit
 from aet_stream.readers.plan import load_plan
@@ -57,16 +57,14 @@ class Witness:
         """Every statement about the tilt of an image that was looked at."""
         return self._resolve(frame.path, frame.unit, frame.images)[0]
 
-    def acquired(self, visit: Visit, stamp: str, projection: Projection, reading: Reading) -> tuple[Acquired, Array]:
+    def acquired(self, visit: Visit, projection: Projection, reading: Reading) -> tuple[Acquired, Array]:
         """A visit that was read, and its planes: (height, width), or (n, height, width) with what is kept beside the image behind it."""
         frames = visit.frames
         answers = [self._resolve(frame.path, unit, frame.images) for frame, unit in zip(frames, reading.units, strict=True)]
         hold = next((objection for _, objection in answers if objection), "") or self._apart([stated[0].tilt_deg for stated, _ in answers])
         planes = projection.pixels if projection.extras is None else np.concatenate([projection.pixels[None], projection.extras])
         said = Acquired(
-            path=visit.key[0],
-            stamp=stamp,
-            image=visit.key[1],
+            visit=VisitKey(*visit.key, visit.stamp),
             sha256=reading.sha256,
             acquisition=projection.acquisition,
             candidates=answers[0][0],

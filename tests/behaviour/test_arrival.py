@@ -235,7 +235,7 @@ def test_a_symbolic_link_is_refused_aloud(tmp_path: Path) -> None:
         (bench.root / "folder").symlink_to(tmp_path)
         bench.until(lambda: bench.refused)
         bench.rest()
-        assert [(refusal.path, refusal.why) for refusal in bench.refused] == [("x_+1.00deg.tif", "bad")]
+        assert [(refusal.visit.path, refusal.why) for refusal in bench.refused] == [("x_+1.00deg.tif", "bad")]
         assert "copy the file here" in bench.refused[0].reason
         assert not bench.taken
 
@@ -259,7 +259,7 @@ def test_a_file_replaced_while_it_is_queued_is_read_in_its_new_state(tmp_path: P
         bench.rest()
         ((message, pixels),) = bench.taken["s/x_+1.00deg.tif", 0]
         assert np.array_equal(pixels, known_image(3))
-        assert message.stamp == bench.offered["s/x_+1.00deg.tif", 0]
+        assert message.visit.stamp == bench.offered["s/x_+1.00deg.tif", 0]
 
 
 def test_whoever_asks_for_an_old_state_is_told_of_the_new_one_again(tmp_path: Path) -> None:
@@ -458,6 +458,6 @@ def test_a_broken_file_is_refused_in_one_state_however_its_folders_log_grows(tmp
                 file.write(f"x{index}.npy,{index}\n" if index else "file,tilt\n")
             done = len(bench.refused)
             bench.until(lambda done=done: len(bench.refused) > done)
-        assert len({refusal.stamp for refusal in bench.refused}) == 1
+        assert len({refusal.visit.stamp for refusal in bench.refused}) == 1
         (bench.root / "broken_+1.00deg.csv").write_text("tilt\n1\n")
-        bench.until(lambda: len({refusal.stamp for refusal in bench.refused}) == 2)
+        bench.until(lambda: len({refusal.visit.stamp for refusal in bench.refused}) == 2)
