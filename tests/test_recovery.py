@@ -16,9 +16,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from aet_stream.cli.verifying import verdicts
 
 from aet_stream import durable, layout
-from aet_stream.cli.verifying import verdicts
 from aet_stream.errors import NewerLayout, OutputFull
 from aet_stream.hub import quarantine
 from aet_stream.hub.archive import Archive, open_ledger
@@ -524,9 +524,8 @@ def _flipped(content: bytes, position: int, path: Path) -> Path:
 
 def test_verify_outlives_what_kills_or_hangs_its_reader(tmp_path: Path) -> None:
     """A file that is never done being read, here a pipe without a writer, has a verdict, and so has the one behind it."""
-    store = SeriesStore(tmp_path / "s", fold_rows=256)
-    raw = known_image(1, 8)
-    store.commit([(_with(made(1, 0)[0], raw), raw, raw.astype("<f4"))])
+    store = SeriesStore(tmp_path / "s", CrashGuard(tmp_path), fold_rows=256)
+    store.commit([made(1, 0, size_px=8)])
     list(store.close(CLOSED))
     endless = tmp_path / "endless.h5"
     os.mkfifo(endless)
