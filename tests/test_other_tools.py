@@ -71,12 +71,13 @@ def test_nxtomo(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_hyperspy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stack of images to scroll through."""
+    """A stack of images to scroll through, with its tilts."""
     found = run("hyperspy", folder, monkeypatch)
     signal = found["stack"]
     assert (signal.axes_manager.navigation_size, signal.axes_manager.signal_shape) == (6, (32, 32))
     with h5py.File("series.h5") as file:
         np.testing.assert_array_equal(signal.data, file["/exchange/data"][()])
+        np.testing.assert_array_equal(found["tilts_deg"], file["/exchange/theta"][()])
 
 
 @pytest.mark.tomopy

@@ -278,7 +278,10 @@ def _emd_groups(path: Path, group: Any, name: str = "", depth: int = 0, left: li
         left[0] -= 1
         if left[0] < 0:
             raise SourceError(f"{path.name}: more than {_MAX_GROUPS} groups and datasets")
-        if not isinstance(group.get(key, getlink=True), h5py.HardLink):
+        link = group.get(key, getlink=True)
+        if isinstance(link, h5py.SoftLink):
+            continue  # tomviz gives its data a second name by one; what is in the file is found by its first
+        if not isinstance(link, h5py.HardLink):
             raise SourceError(f"{path.name}: {name}/{key} is a link; only data inside the file are read")
         item = group[key]
         if isinstance(item, h5py.Group):
