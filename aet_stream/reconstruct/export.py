@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import mrcfile
@@ -74,15 +75,14 @@ def _write_mrc(pages: Array, pixel_size_nm: float, path: Path, *, volume: bool) 
 
 
 def write_tiff(pages: Array, pixel_size_nm: float, path: Path, *, limit_bytes: int = _TIFF_BYTES) -> None:
-    """(pages, y, x): ImageJ's dialect, a stack with its scale; a BigTIFF where that could not count its bytes."""
-    metadata, resolution = {"axes": "ZYX"}, None
+    """(pages, y, x): ImageJ's dialect, a stack with its scale; a BigTIFF, its scale per cm, where that could not count its bytes."""
+    big = pages.nbytes + len(pages) * _TIFF_PAGE_BYTES >= limit_bytes
+    form: dict[str, Any] = {"bigtiff": True, "photometric": "minisblack", "resolutionunit": "CENTIMETER"} if big else {"imagej": True}
+    metadata: dict[str, Any] = {"axes": "ZYX"}
     if pixel_size_nm:
-        metadata |= {"unit": "nm", "spacing": pixel_size_nm}  # type: ignore[dict-item]
-        resolution = (1 / pixel_size_nm, 1 / pixel_size_nm)
-    if pages.nbytes + len(pages) * _TIFF_PAGE_BYTES < limit_bytes:
-        tifffile.imwrite(path, pages, imagej=True, metadata=metadata, resolution=resolution)
-    else:
-        tifffile.imwrite(path, pages, bigtiff=True, photometric="minisblack", metadata=metadata, resolution=resolution)
+        metadata |= {"unit": "nm", "spacing": pixel_size_nm}
+        form["resolution"] = ((1e7 if big else 1) / pixel_size_nm,) * 2
+    tifffile.imwrite(path, pages, metadata=metadata, **form)
 
 
 def _write_emd(data: Array, axes: Sequence[str], pixel_size_nm: float, path: Path, tilts_deg: Array | None = None) -> None:
