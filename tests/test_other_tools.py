@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
+from aet_stream.reconstruct.run import Options, reconstruct
 from tests.durability import rig
 from tests.harness import known_image
 
@@ -28,6 +29,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     rig.expose(case.folder / "in")
     assert rig.attempt(case) == 0
     series = case.folder / "out" / "s"
+    reconstruct(series / "series.h5", Options(iterations=2, align=(), quality=False, threads=1))
     with h5py.File(series / "series.h5") as file:
         assert bool(file["/exchange/data"].is_virtual) != case.close
     return series
@@ -78,6 +80,7 @@ def test_hyperspy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with h5py.File("series.h5") as file:
         np.testing.assert_array_equal(signal.data, file["/exchange/data"][()])
         np.testing.assert_array_equal(found["tilts_deg"], file["/exchange/theta"][()])
+    assert found["volume"].axes_manager.signal_shape == (32, 32)
 
 
 @pytest.mark.tomopy
