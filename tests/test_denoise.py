@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from aet_stream.denoise import classical, grid, hardware, modes, trust
+from aet_stream.denoise import classical, grid, hardware, trust
+from aet_stream.denoise.architectures import load_network
 from aet_stream.denoise.coarse import _KNOTS, Said, _basis, _Solve, solve, spread
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.denoise.dncnn import DEPTH, DnCNN
 from aet_stream.denoise.features import describe
+from aet_stream.denoise.gaussian_process import cosines
 from aet_stream.denoise.in_tiles import InTiles
-from aet_stream.denoise.networks import load_network
 from aet_stream.denoise.weights_file import SHIPPED, Card, load_card, save_weights
 from aet_stream.errors import ModelError
 from aet_stream.training import sets
@@ -247,14 +248,14 @@ def test_blocks_that_are_not_in_the_frame_have_no_say() -> None:
 
 def test_the_spread_of_the_solve_is_that_of_the_gaussian_process() -> None:
     """Against the plain formula, block by block, with a part of the grid outside the frame."""
-    grid = modes.basis(16, 32)
+    grid = cosines.basis(16, 32)
     torch.manual_seed(1)
     weight, valid = torch.rand(1, 16, 32) * 5, torch.ones(1, 16, 32)
     weight[:, 12:], valid[:, 12:] = 0, 0
     spectrum = torch.linspace(1, -4, 9)[None]
     said = Said(weight, weight, weight, weight, weight, spectrum)
     phi = (grid.rows[:, None, :, None] * grid.columns[None, :, None, :]).reshape(16 * 32, -1)[:, grid.chosen]
-    variance = np.exp(np.interp(grid.frequency, np.array(_KNOTS) * modes.FINEST, spectrum[0].numpy()))
+    variance = np.exp(np.interp(grid.frequency, np.array(_KNOTS) * cosines.FINEST, spectrum[0].numpy()))
     left = np.linalg.inv(np.diag(1 / variance) + phi.T @ (weight[0].numpy().reshape(-1, 1) * phi))
     there = valid[0].numpy().reshape(-1) > 0
     prior, posterior = (float(part[0]) for part in spread(said, valid))

@@ -29,7 +29,7 @@ from aet_stream.projection import Array
 from aet_stream.training import calibrate, evaluate, finetune, sets, train
 from aet_stream.training.batches import CoarseBatch, CoarseBatches, PatchBatches
 from aet_stream.training.dataset import LEARNT, Mixer, Recipe
-from aet_stream.training.hearings import Hearings, keep_only_own, origin, record
+from aet_stream.training.gate import Hearings, keep_only_own, origin, record
 from aet_stream.training.learning import Training
 from aet_stream.training.losses import coarse_loss
 from aet_stream.training.preset import Preset, learning_rate, load_preset

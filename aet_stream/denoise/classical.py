@@ -14,7 +14,8 @@ from scipy.ndimage import binary_dilation, label, median_filter, uniform_filter
 from scipy.sparse import csr_array, eye_array, kron
 from scipy.sparse.linalg import spsolve
 
-from aet_stream.denoise import grid, modes
+from aet_stream.denoise import grid
+from aet_stream.denoise.gaussian_process import cosines
 from aet_stream.projection import Array
 
 BLOCKS = 32
@@ -25,7 +26,7 @@ _TEXTURED = 1.5
 """Blocks whose texture differs by less than this factor are all alike: there is nothing to split."""
 _LENGTHS = (1.5, 2.5, 4.0, 6.0, 10.0, 16.0)
 """Correlation lengths that the Gaussian process may choose from, in blocks."""
-_FINEST = 2 * modes.FINEST
+_FINEST = 2 * cosines.FINEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ def laplace(vacuum: Vacuum) -> Array:
 
 
 def gaussian_process(vacuum: Vacuum) -> Array:
-    """(rows, columns) float32: the mean of a Gaussian process given the vacuum, its length chosen by the evidence (see modes.py).
+    """(rows, columns) float32: the mean of a Gaussian process given the vacuum, its length chosen by the evidence (cosines.py).
 
     Rasmussen & Williams, Gaussian Processes for Machine Learning (2006), eq. 2.30; the noise is taken from how neighbouring blocks differ.
     """
@@ -117,7 +118,7 @@ def gaussian_process(vacuum: Vacuum) -> Array:
     share = uniform_filter(seen.astype(float), 3)
     rough = (values - uniform_filter(values, 3) / np.maximum(share, 1e-9))[seen & (share > 0.99)]
     noise = max(float(np.mean(rough**2)) if rough.size else 0.0, 1e-6 * amplitude)
-    basis = modes.basis(*means.shape, finest=_FINEST, margin=modes.MARGIN // 2)
+    basis = cosines.basis(*means.shape, finest=_FINEST, margin=cosines.MARGIN // 2)
     normal = (basis.row_products.T @ (seen.astype(float) / noise) @ basis.column_products).ravel()[basis.pairs]
     matrix = normal.reshape(2 * (len(basis.chosen),))
     right = (basis.rows.T @ (values / noise) @ basis.columns).ravel()[basis.chosen]

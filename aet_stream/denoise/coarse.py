@@ -2,8 +2,8 @@
 
 Per block, a U-Net says what the background is (residual learning: clean = raw - background), how sure it is of that, how far the observed
 mean may be taken for background, where it may change abruptly, and how large its error will be; per frame, how smooth the background is.
-The solve (modes.py) then takes vacuum as observations and the network's word where there is none. The second U-Net sees the frame without
-the background that the first one found, so that faint edges of the particle stand out.
+The solve (gaussian_process/cosines.py) then takes vacuum as observations and the network's word where there is none. The second U-Net sees
+the frame without the background that the first one found, so that faint edges of the particle stand out.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aet_stream.denoise import modes
 from aet_stream.denoise.features import CHANNELS
+from aet_stream.denoise.gaussian_process import cosines
 from aet_stream.denoise.hardware import has_bfloat16
 
 MULTIPLE = 16
 """Rows and columns of the grid are padded to a multiple of this."""
 _KNOTS = (0.0, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)
-"""Where the logarithm of the spectrum is given, in units of modes.FINEST; linear between."""
+"""Where the logarithm of the spectrum is given, in units of cosines.FINEST; linear between."""
 _SEEN = len(CHANNELS) + 14
 _SAID = 6
 
@@ -171,7 +171,7 @@ class Residual(nn.Module):
 
 
 def solve(value: Tensor, weight: Tensor, log_spectrum: Tensor) -> Tensor:
-    """The smooth surface through observations, see modes.py.
+    """The smooth surface through observations, see gaussian_process/cosines.py.
 
     Parameters
     ----------
@@ -199,7 +199,7 @@ def spread(said: Said, valid: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Basis(NamedTuple):
-    """A modes.Basis on a device."""
+    """A cosines.Basis on a device."""
 
     rows: Tensor
     columns: Tensor
@@ -216,7 +216,7 @@ class _Basis(NamedTuple):
 @lru_cache(maxsize=16)
 def _basis(rows: int, columns: int, device: torch.device) -> _Basis:
     """Sent there once, not with every solve."""
-    grid, knots = modes.basis(rows, columns), np.array(_KNOTS) * modes.FINEST
+    grid, knots = cosines.basis(rows, columns), np.array(_KNOTS) * cosines.FINEST
     knot = np.searchsorted(knots, grid.frequency).clip(1, len(knots) - 1)
     part = (grid.frequency - knots[knot - 1]) / (knots[knot] - knots[knot - 1])
     arrays = (grid.rows, grid.columns, grid.chosen, grid.row_products, grid.column_products, grid.pairs, knot, part)

@@ -37,7 +37,7 @@ class Denoiser:
         if model in classical.NAMES:
             self._estimator: Estimator = Classical(model)
         else:
-            from aet_stream.denoise.networks import load_network
+            from aet_stream.denoise.architectures import load_network
 
             network = load_network(find_weights(model), device=device, precision=precision, tile_px=tile_px, threads=threads)
             self._estimator = network

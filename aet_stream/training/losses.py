@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aet_stream.denoise.coarse import Coarse, Said
+from aet_stream.denoise.fusion.gate import CHANNELS, Referee
 from aet_stream.denoise.hardware import has_bfloat16
-from aet_stream.denoise.referee import CHANNELS, Referee
 from aet_stream.training.batches import CoarseBatch, PatchBatch
 
 _FLOOR = 3e-7

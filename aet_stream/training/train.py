@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from aet_stream import __version__
-from aet_stream.denoise.referee import Referee
+from aet_stream.denoise.fusion.gate import Referee
 from aet_stream.denoise.weights_file import Card, load_card, load_tensors, parts, save_weights
 from aet_stream.errors import ConfigError
 from aet_stream.training.batches import batches_of
 from aet_stream.training.calibrate import calibrate
 from aet_stream.training.dataset import Mixer
-from aet_stream.training.hearings import HearingBatches, Hearings, RefereeJudge, as_preset, keep_only_own, origin, record
+from aet_stream.training.gate import HearingBatches, Hearings, RefereeJudge, as_preset, keep_only_own, origin, record
 from aet_stream.training.judge import Judge, judging
 from aet_stream.training.learning import Training
 from aet_stream.training.losses import referee_loss

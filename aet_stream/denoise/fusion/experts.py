@@ -17,9 +17,10 @@ import numpy as np
 from scipy.linalg import LinAlgError, solve_triangular
 from scipy.ndimage import binary_dilation
 
-from aet_stream.denoise import grid, lattice
+from aet_stream.denoise import grid
 from aet_stream.denoise.features import Blocks
-from aet_stream.denoise.vacuum_field import SPACING, SPREAD, Field, Told, distances, observe, pooled, solved, thinned
+from aet_stream.denoise.fusion import fringes as lattice
+from aet_stream.denoise.fusion.kriging import SPACING, SPREAD, Field, Told, distances, observe, pooled, solved, thinned
 from aet_stream.projection import Array
 
 _LEAST_VACUUM, _LEAST_INSIDE = 40, 40

@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from aet_stream.denoise.coarse import UNet, blur
 from aet_stream.denoise.features import Blocks
-from aet_stream.denoise.opinions import Opinion, Opinions
-from aet_stream.denoise.vacuum_field import EDGE, pooled
+from aet_stream.denoise.fusion.experts import Opinion, Opinions
+from aet_stream.denoise.fusion.kriging import EDGE, pooled
 from aet_stream.projection import Array
 
 CHANNELS = (

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from aet_stream import durable
+from aet_stream.denoise.coarse_grid import OnBlocks, told
 from aet_stream.denoise.features import describe
-from aet_stream.denoise.on_blocks import OnBlocks, told
-from aet_stream.denoise.referee import CHANNELS
-from aet_stream.denoise.vacuum_field import EDGE, pooled
+from aet_stream.denoise.fusion.gate import CHANNELS
+from aet_stream.denoise.fusion.kriging import EDGE, pooled
 from aet_stream.denoise.weights_file import load_card
 from aet_stream.projection import Array
 from aet_stream.training.batches import cropped, in_blocks

@@ -8,10 +8,13 @@ import pytest
 import torch
 from scipy.ndimage import binary_dilation
 
-from aet_stream.denoise import grid, lattice, opinions, vacuum_field
+from aet_stream.denoise import grid
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.denoise.features import Blocks, describe
-from aet_stream.denoise.referee import CHANNELS, Referee
+from aet_stream.denoise.fusion import experts as opinions
+from aet_stream.denoise.fusion import fringes as lattice
+from aet_stream.denoise.fusion import kriging as vacuum_field
+from aet_stream.denoise.fusion.gate import CHANNELS, Referee
 from aet_stream.denoise.weights_file import SHIPPED, load_card, load_tensors, parts, save_weights
 from aet_stream.simulate.backgrounds import gaussian
 from aet_stream.training import sets

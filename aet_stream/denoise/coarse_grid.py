@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from aet_stream.denoise import coarse, detail, grid, opinions, referee
+from aet_stream.denoise import coarse, detail, grid
 from aet_stream.denoise.classical import Vacuum
 from aet_stream.denoise.estimate import Beat, Estimate
 from aet_stream.denoise.features import Blocks
+from aet_stream.denoise.fusion import experts as opinions
+from aet_stream.denoise.fusion import gate as referee
+from aet_stream.denoise.fusion.gate import Word
+from aet_stream.denoise.fusion.kriging import SPACING, pooled
 from aet_stream.denoise.hardware import find_device, take_threads
-from aet_stream.denoise.referee import Word
-from aet_stream.denoise.vacuum_field import SPACING, pooled
 from aet_stream.denoise.weights_file import Card, load_tensors, loaded, made, parts
 from aet_stream.projection import Array
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from aet_stream.denoise.coarse_grid import OnBlocks
 from aet_stream.denoise.in_tiles import InTiles
-from aet_stream.denoise.on_blocks import OnBlocks
 from aet_stream.denoise.weights_file import load_card
 
 

@@ -1,0 +1,1 @@
+"""Gaussian processes, each in the form that is quickest for what it is asked."""
