@@ -23,8 +23,10 @@ from aet_stream.projection import Acquisition, Array, Drift, Quality, VisitKey
 
 LAYOUT_VERSION = 2
 """1: only the frames had checksums. 2: `content_sha256` in series.h5, `record_sha256` in a projection file, `crc32` beside extras."""
-#: Readable by every HDF5 library since 1.10, which virtual datasets need anyway.
-LIBVER = ("v110", "v110")
+#: Of whatever holds its own pixels: every HDF5 library since 1.8 reads it, MATLAB's before R2021b among them.
+LIBVER = ("v108", "v108")
+#: Of a master: virtual datasets came with HDF5 1.10.
+LIBVER_VIRTUAL = ("v110", "v110")
 
 PROJECTIONS = "projections"
 SERIES_FILE = "series.h5"
