@@ -12,7 +12,7 @@ import torch
 
 from aet_stream.config import Denoise
 from aet_stream.denoise import classical, grid, hardware, trust
-from aet_stream.denoise.architectures import load_network
+from aet_stream.denoise.architectures import load_network, save_weights
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.denoise.dncnn import DEPTH, DnCNN
 from aet_stream.denoise.estimate import Image
@@ -22,7 +22,7 @@ from aet_stream.denoise.gaussian_process import cosines
 from aet_stream.denoise.gaussian_process.learned import KNOTS, solve, spread
 from aet_stream.denoise.in_tiles import InTiles
 from aet_stream.denoise.vacuum import find_vacuum
-from aet_stream.denoise.weights_file import SHIPPED, Card, load_card, save_weights
+from aet_stream.denoise.weights_file import SHIPPED, Card, load_card
 from aet_stream.errors import ModelError
 from aet_stream.training import sets
 from aet_stream.training.scores import caught, fine_share, psnr_db, rank_correlation, ssim
