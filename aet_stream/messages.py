@@ -14,7 +14,7 @@ import msgspec
 from aet_stream.projection import Acquisition, Candidate, Drift, Quality
 
 #: Raised whenever a message changes; roles of different versions refuse each other.
-WIRE_VERSION = 3
+WIRE_VERSION = 5
 
 
 class ArraySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,7 +94,9 @@ class Acquired(Message, frozen=True, tag="acquired"):
     """What the planes behind the first one are."""
     extras_dtype: str = ""
     hold: str = ""
-    """Why the projection has to wait for a person, or empty."""
+    """Why its tilt is not known, or empty."""
+    doubt: str = ""
+    """What is odd about its file as a whole, so that a person should look, or empty."""
 
 
 class NotAcquired(Message, frozen=True, tag="not_acquired"):

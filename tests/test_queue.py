@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from aet_stream import durable
 from aet_stream.config import Angle, Config, Orientation, Output, Queue, Series
@@ -61,6 +62,8 @@ class Desk:
         self.tilts_deg: dict[str, float] = {}
         self.holds: dict[str, str] = {}
         """What watch says of the tilt; otherwise 5 degrees, and nothing against it."""
+        self.doubts: dict[str, str] = {}
+        """What watch says of the file as a whole."""
         self.intake.hear_watch(b"watch", set())
 
     def _send(self, peer: bytes, message: Any, pixels: Any = None) -> bool:
@@ -83,6 +86,7 @@ class Desk:
                 acquisition=self.known.get(want.path, Acquisition()),
                 candidates=(Candidate("filename", "", self.tilts_deg.get(want.path, 5.0)),),
                 hold=self.holds.get(want.path, ""),
+                doubt=self.doubts.get(want.path, ""),
             )
             self.intake.hear_acquired(answer, pixels)
         self.sent = [item for item in self.sent if not isinstance(item[1], Want)]
@@ -428,6 +432,15 @@ def test_series_of_the_same_name_in_another_watched_folder_do_not_mix(desk: Desk
     assert [desk.state(name) for name in "abc"] == ["held", "stored", "stored"]
 
 
+def test_images_that_fly_together_are_compared_with_one_another(desk: Desk) -> None:
+    """The first row knows no magnification and no detector: the next that does decides, not all that a worker had at once."""
+    desk.pixels = {f"s/{name}.tif": known_image(index, 32) for index, name in enumerate("abcdef")}
+    desk.known |= {"s/b.tif": Acquisition(pixel_size_nm=0.05), "s/c.tif": Acquisition(pixel_size_nm=0.02)}
+    desk.known |= {"s/d.tif": Acquisition(detector="BF"), "s/e.tif": Acquisition(detector="HAADF")}
+    desk.store("a", "b", "c", "d", "e", "f")
+    assert [desk.state(name) for name in "abcdef"] == ["stored", "stored", "held", "stored", "held", "stored"]
+
+
 HAADF, BF = Acquisition(detector="HAADF"), Acquisition(detector="BF")
 OBJECTIONS = {
     "none": resolve(Acquisition(), (), "b.tif", 1, Angle()),
@@ -439,11 +452,11 @@ OBJECTIONS = {
 }
 
 
-@pytest.mark.parametrize("case", ["size", "turn", "detector", "root", "tilt", *OBJECTIONS])
+@pytest.mark.parametrize("case", ["size", "turn", "detector", "root", "tilt", "magnification", "doubt", *OBJECTIONS])
 def test_the_remedy_shown_for_whatever_is_held_helps(desk: Desk, case: str) -> None:
     """Each hold that there is, as it is made: a release where that is said, a new reading once the setting named is right, or a folder."""
     desk.pixels = {"s/b.tif": known_image(1, 32)}
-    desk.known = {"s/a.tif": HAADF, "s/b.tif": HAADF}
+    desk.known = {"s/a.tif": replace(HAADF, pixel_size_nm=0.05), "s/b.tif": HAADF}
     desk.store("a")
     name = "a" if case == "tilt" else "b"
     match case:
@@ -457,6 +470,10 @@ def test_the_remedy_shown_for_whatever_is_held_helps(desk: Desk, case: str) -> N
             desk.intake.root = "/another"
         case "tilt":
             desk.tilts_deg["s/a.tif"] = 8.0
+        case "magnification":
+            desk.known["s/b.tif"] = replace(HAADF, pixel_size_nm=0.02)
+        case "doubt":
+            desk.doubts["s/b.tif"] = "all 6 images of the file say 0 deg"
         case _:
             desk.holds["s/b.tif"] = OBJECTIONS[case][1]
     desk.store(name, stamp="2")
@@ -484,7 +501,7 @@ def test_the_remedy_shown_for_whatever_is_held_helps(desk: Desk, case: str) -> N
         obey(desk, "release", release)  # type: ignore[arg-type]
         desk.finish(1)
         assert desk.state(name) == "stored"
-        assert ("only if" in row["remedy"]) == (case == "root")
+        assert ("only if" in row["remedy"]) == (case in ("root", "magnification"))
 
 
 def test_a_worker_of_another_version_gets_no_work(desk: Desk) -> None:

@@ -16,7 +16,8 @@ from aet_stream.errors import ReaderDied, SourceError, SourceGone, SourceNotRead
 from aet_stream.readers import FORMATS, pixel_size_nm
 from aet_stream.readers.child import ReaderChild
 from aet_stream.readers.looking import Look
-from aet_stream.readers.sidecar import beside, parse_mdoc
+from aet_stream.readers.mdoc import parse_mdoc
+from aet_stream.readers.sidecar import beside
 from aet_stream.simulate.writers import KNOWS_TILT, SUFFIX, WRITERS, mdoc
 from tests.harness import known_image, wait_for
 
@@ -388,7 +389,7 @@ def test_real_files_are_read_as_they_are(test_data: Path, child: ReaderChild) ->
         assert acquisition.tilt_deg == (None if tilt is None else pytest.approx(tilt, abs=1e-3)), path.name
     assert child.read(test_data / "real-series" / "HAADF.dm3", 90)[0].acquisition.tilt_deg == 90.0
     sections = parse_mdoc((formats / "mdoc" / "tilt_series.mdoc").read_text())
-    assert len([section for section in sections if section["_kind"] == "ZValue" and "TiltAngle" in section]) == 41
+    assert len([section for section in sections.of("ZValue") if section.tilt]) == 41
 
 
 def test_every_suffix_has_a_reader() -> None:

@@ -336,14 +336,6 @@ def test_a_close_that_the_ledger_missed_is_announced_once(tmp_path: Path) -> Non
     ledger.close()
 
 
-def test_two_layouts_do_not_fit_into_one_series(tmp_path: Path) -> None:
-    """Another size or type is named."""
-    store = filled(tmp_path, 1)
-    assert store.misfit(known_image(1, 32)) == ""
-    assert "64 x 64" in store.misfit(known_image(1, 64))
-    assert "float32" in store.misfit(known_image(1, 32).astype("<f4"))
-
-
 @pytest.mark.parametrize(
     ("path", "series"),
     [

@@ -31,6 +31,8 @@ class Flight:
     alone: bool = False
     state: Literal["wanted", "waiting", "working", "done"] = "wanted"
     acquired: Acquired | None = None
+    person_deg: float | None = None
+    """The tilt that a person gave it."""
     tilt_deg: float = float("nan")
     tilt_source: str = ""
     raw: Array | None = None

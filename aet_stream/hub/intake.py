@@ -10,16 +10,15 @@ from aet_stream import failpoints
 from aet_stream.config import Config
 from aet_stream.hub.archive import Archive
 from aet_stream.hub.flights import Flight, Flights, Pending
-from aet_stream.hub.ledger import AGAIN, SOURCE_GONE, Ledger, candidates_json
+from aet_stream.hub.ledger import AGAIN, SOURCE_GONE, Ledger
 from aet_stream.hub.outcomes import Outcomes
-from aet_stream.layout import Record
+from aet_stream.judging import Site, judge
 from aet_stream.messages import Acquired, AnyMessage, NotAcquired, Offer, Want
 from aet_stream.naming import series_of, shown
 from aet_stream.projection import Array
 
 FORGOTTEN_S = 3.0
 """A unit that watch does not name this long after it was asked for got lost on the way: ask again."""
-SAME_TILT_DEG = 0.01
 
 Send = Callable[[bytes, AnyMessage], bool]
 
@@ -100,85 +99,22 @@ class Intake:
             return  # an answer to a question that has been taken back
         failpoints.reach("acquired.heard")
         row = self._ledger.unit(flight.unit_id)
-        person = None if row is None else row["person_tilt_deg"]
+        flight.person_deg = None if row is None else row["person_tilt_deg"]
         flight.acquired, flight.acquired_at = acquired, time.time()
         flight.raw, flight.extras = _parted(raw, acquired)
-        if person is not None:
-            flight.tilt_deg, flight.tilt_source = float(person), "person"
-        elif (judged := self._judged(flight, acquired)) is not None:
-            self._outcomes.end(flight, "same", f"projection {judged.number}: the file was touched, its pixels were not")
-            return
-        elif acquired.candidates and not acquired.hold:
-            flight.tilt_deg, flight.tilt_source = acquired.candidates[0].tilt_deg, acquired.candidates[0].source
-        else:
-            self._outcomes.end(flight, "held", acquired.hold or "no source names a tilt angle")
-            return
         if not self.settled(flight):
             flight.state, flight.nbytes = "waiting", raw.nbytes + flight.raw.size * 4
 
-    def _judged(self, flight: Flight, acquired: Acquired) -> Record | None:
-        """What is stored of this image with these pixels, at the tilt that a person gave it when its sources said the same as now."""
-        stored, said = self._archive.store(flight.series).same_pixels(acquired.sha256), candidates_json(acquired.candidates)
-        by_person = [record for record in stored if (record.path, record.image) == flight.key and record.tilt_source == "person"]
-        return next((record for record in by_person if record.tilt_candidates == said), None)
-
     def settled(self, flight: Flight) -> bool:
-        """End the flight if its pixels have a row already, or cannot have one."""
+        """End the flight if it cannot become a row, or is one already."""
         if flight.acquired is None or flight.raw is None:
             return False
-        if self._other_detector(flight):
-            return True
-        for record in self._archive.store(flight.series).same_pixels(flight.acquired.sha256):
-            same_image, same_tilt = (record.path, record.image) == flight.key, abs(record.tilt_deg - flight.tilt_deg) <= SAME_TILT_DEG
-            if same_image and same_tilt:
-                self._outcomes.end(flight, "same", f"projection {record.number}: the file was touched, its pixels were not")
-            elif same_image and flight.tilt_source != "person":
-                said = f"stored as projection {record.number} at {record.tilt_deg:g} deg, but its sources now say {flight.tilt_deg:g} deg"
-                self._outcomes.end(flight, "held", said)
-            elif same_tilt:
-                self._outcomes.end(
-                    flight, "duplicate", f"same pixels and tilt as {record.path} image {record.image} (projection {record.number})"
-                )
-            else:
-                continue
-            return True
-        misfit = self._misfit(flight, flight.raw)
-        if misfit:
-            self._outcomes.end(flight, "held", misfit)
-        return bool(misfit)
-
-    def _misfit(self, flight: Flight, raw: Array) -> str:
-        """Why it cannot be a row of its series, or an empty string."""
-        store = self._archive.store(flight.series)
-        misfit = store.misfit(raw)
-        if misfit or not store.records:
-            return misfit
-        first, roots = store.records[0], [record.watch_root for record in store.records if record.watch_root]
-        if first.orientation != self._turn:
-            was = f"orientation {self._turn!r}, but the series has {first.orientation!r}"
-            return f"{was}: set orientation.* as it was, or put it into a folder of its own"
-        if roots and self.root not in roots and flight.tilt_source != "person":
-            was = f"watch.root was {roots[-1]} for this series, now it is {self.root}"
-            same = "if it is the same under another name, `aet-stream release` one projection with its angle, and those after it follow"
-            return f"{was}: put it into a folder of another name; {same}"
-        return ""
-
-    def _other_detector(self, flight: Flight) -> bool:
-        """Of several detectors one is used; the others are recorded, or held when nobody has said which one."""
-        said = flight.acquired.acquisition.detector if flight.acquired else ""
-        stored = self._archive.store(flight.series).records
-        used = self._rules.detector or (stored[0].detector if stored else "")
-        if not said or not used or said.lower() == used.lower():
-            return False
-        if self._rules.detector:
-            self._outcomes.end(
-                flight,
-                "other",
-                f"detector {said}; series.detector is {used}: if it should not be, set it and `aet-stream requeue {flight.unit_id}`",
-            )
-        else:
-            self._outcomes.end(flight, "held", f"detector {said}, but the series has {used}: set series.detector to the one to use")
-        return True
+        rows, site = self._archive.store(flight.series).rows, Site(self._rules, self._turn, self.root)
+        verdict = judge(flight.acquired, flight.raw, rows, site, flight.person_deg)
+        flight.tilt_deg, flight.tilt_source = verdict.tilt_deg, verdict.tilt_source
+        if verdict.state != "stored":
+            self._outcomes.end(flight, verdict.state, verdict.reason)
+        return verdict.state != "stored"
 
     def hear_not_acquired(self, message: NotAcquired) -> None:
         flight = self._flights.find(message.path, message.image, message.stamp)

@@ -14,7 +14,6 @@ The row `wanted` is written before the reading begins, so that whatever dies ove
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 import time
@@ -358,7 +357,3 @@ def outcome(ledger: Ledger, series: str | None = None) -> dict[str, Any]:
         "latency": {"stages": ledger.latency()},
         "events": Outbox(ledger.db).figures(),
     }
-
-
-def candidates_json(candidates: tuple[Any, ...]) -> str:
-    return json.dumps([{"source": c.source, "raw": c.raw, "tilt_deg": c.tilt_deg, "unit": c.unit} for c in candidates])

@@ -7,6 +7,7 @@ then, the ledger and the world hear of it.
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from aet_stream import durable, failpoints, layout
 from aet_stream.errors import OutputFull, StoreError, Unstorable
 from aet_stream.hub.master import About, Source, write_contiguous, write_virtual
 from aet_stream.hub.suspects import move, reading
+from aet_stream.judging import Row, Rows
 from aet_stream.layout import PROJECTIONS, SERIES_FILE, Record, crc32
 from aet_stream.projection import Array
 
@@ -40,7 +42,8 @@ class SeriesStore:
         self.name = folder.name
         self.records: list[Record] = []
         self._visits: set[tuple[str, int, str]] = set()
-        self._by_pixels: dict[str, list[Record]] = {}
+        self.rows = Rows()
+        """What the records say about images that come after them."""
         self._newest: dict[tuple[str, int], Record] = {}
         """(path, image) -> what was last stored of it, alone or within a mean."""
         self._next_number = 0
@@ -59,29 +62,18 @@ class SeriesStore:
         """Is this state of a source image stored?"""
         return (path, image, stamp) in self._visits
 
-    def same_pixels(self, sha256: str) -> list[Record]:
-        """What is stored with exactly these pixels, and was not superseded by others."""
-        return [record for record in self._by_pixels.get(sha256, []) if self._newest[record.path, record.image].sha256 == sha256]
-
     def current(self) -> list[Record]:
         """What was not superseded."""
         return [record for record in self.records if self._newest[record.path, record.image] is record]
 
-    def _take(self, record: Record) -> None:
+    def _take(self, record: Record, frame: Array) -> None:
+        """Note a projection that is stored; `frame`: an image of its shape and dtype."""
+        self._frame = np.broadcast_to(frame.dtype.type(0), frame.shape)
         self.records.append(record)
+        self.rows.take(_row(record, self._frame))
         self._visits.add((record.path, record.image, record.stamp))
-        self._by_pixels.setdefault(record.sha256, []).append(record)
         self._newest |= dict.fromkeys(layout.members(record), record)
         self._next_number = max(self._next_number, record.number + 1)
-
-    def misfit(self, raw: Array) -> str:
-        """Why `raw` cannot be a row of this series, or an empty string."""
-        if self._frame is None or (raw.shape == self._frame.shape and raw.dtype == self._frame.dtype):
-            return ""
-        return (
-            f"{raw.shape[0]} x {raw.shape[1]} px of {raw.dtype}, but the series has "
-            f"{self._frame.shape[0]} x {self._frame.shape[1]} px of {self._frame.dtype}: put it into a folder of its own"
-        )
 
     # -- commit -----------------------------------------------------------------------------------------------------------------
 
@@ -97,7 +89,7 @@ class SeriesStore:
         """
         folder = self.folder / PROJECTIONS
         drafts: list[Path] = []
-        taken: list[Record] = []
+        taken: list[tuple[Record, Array]] = []
         try:
             with durable.disk_errors(folder):
                 durable.make_folder(folder)
@@ -114,16 +106,15 @@ class SeriesStore:
             if not drafts:
                 raise
         with durable.disk_errors(folder):
-            for (record, *_), path in zip(batch, drafts, strict=False):
+            for (record, raw, *_), path in zip(batch, drafts, strict=False):
                 failpoints.reach("projection.synced", durable.temporary(path))
                 durable.temporary(path).replace(path)
                 failpoints.reach("projection.renamed", path)
-                taken.append(record)
+                taken.append((record, raw))
             durable.sync_folder(folder)  # from here on they are stored, whatever happens
         failpoints.reach("projection.durable", folder)
-        for record in taken:
-            self._take(record)
-        self._frame = np.broadcast_to(batch[0][1].dtype.type(0), batch[0][1].shape)
+        for record, raw in taken:
+            self._take(record, raw)
         return len(taken)
 
     def write_master(self, about: About) -> None:
@@ -227,18 +218,18 @@ class SeriesStore:
         file is written anew from there, so that the series can go on.
         """
         self.records, self._segments, self._frame = [], [], None
-        self._visits, self._by_pixels, self._newest = set(), {}, {}
+        self._visits, self.rows, self._newest = set(), Rows(), {}
         complaints: list[str] = []
         self._next_number = max(known, default=-1) + 1
         for number in self._complete_from_closed(complaints):
             path = self.folder / PROJECTIONS / layout.file_name(number)
             self._next_number = max(self._next_number, number + 1)
             try:
-                self._take(self._load_one(path, whole=number not in known))
+                self._take(*self._load_one(path, whole=number not in known))
             except StoreError as error:
                 complaints.append(f"{error}; {move(path, self.folder.parent)}")
                 if self._restore({number}, complaints):
-                    self._take(self._load_one(path, whole=True))
+                    self._take(*self._load_one(path, whole=True))
         self._load_segments()
         return complaints
 
@@ -277,7 +268,8 @@ class SeriesStore:
         """Read every projection file whole, as `load` does with unknown ones; returns what was wrong."""
         return self.load({})
 
-    def _load_one(self, path: Path, *, whole: bool) -> Record:
+    def _load_one(self, path: Path, *, whole: bool) -> tuple[Record, Array]:
+        """The record, and a frame without content of its shape and dtype."""
         if whole:
             with reading(path, self.folder.parent):
                 record, raw, _ = layout.read_projection(str(path))
@@ -296,8 +288,7 @@ class SeriesStore:
             raise StoreError(f"{path}: {shape} px of {dtype} do not belong to a series of {self._frame.shape} px of {self._frame.dtype}")
         if self.holds(record.path, record.image, record.stamp):
             raise StoreError(f"{path}: {record.path} image {record.image} is stored already")
-        self._frame = np.broadcast_to(dtype.type(0), shape)
-        return record
+        return record, np.broadcast_to(dtype.type(0), shape)
 
     def _load_segments(self) -> None:
         """Use segments that still match; anything else about them is rebuilt from the projection files."""
@@ -351,6 +342,25 @@ def _segment_name(first: int, end: int) -> str:
 def _identity(records: list[Record]) -> tuple[list[int], list[int]]:
     """What a segment says of itself: numbers and checksums."""
     return [record.number for record in records], [record.clean_crc32 for record in records]
+
+
+def _row(record: Record, frame: Array) -> Row:
+    return Row(
+        number=record.number,
+        path=record.path,
+        image=record.image,
+        sha256=record.sha256,
+        tilt_deg=record.tilt_deg,
+        tilt_source=record.tilt_source,
+        tilt_candidates=record.tilt_candidates,
+        shape=frame.shape,
+        dtype=frame.dtype.str,
+        pixel_size_nm=None if math.isnan(record.pixel_size_nm) else record.pixel_size_nm,
+        detector=record.detector,
+        orientation=record.orientation,
+        watch_root=record.watch_root,
+        members=tuple(layout.members(record)) if record.members else (),
+    )
 
 
 def _same(a: Record, b: Record) -> bool:

@@ -17,8 +17,9 @@ from aet_stream.hub import quarantine
 from aet_stream.hub.archive import Archive
 from aet_stream.hub.flights import Flight, Flights
 from aet_stream.hub.intake import Intake
-from aet_stream.hub.ledger import Ledger, candidates_json
+from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.outcomes import Outcomes, Tell
+from aet_stream.judging import candidates_json
 from aet_stream.layout import Record
 from aet_stream.messages import SeriesEnd
 from aet_stream.naming import series_of, top_folder
@@ -83,15 +84,18 @@ class Storing:
         """What of one series is to be stored now. A copy that flew beside its original waits a turn, and is a duplicate then."""
         batch: list[tuple[Flight, Record]] = []
         seen: set[str] = set()
-        first_only = not self._archive.store(name).records  # it decides what fits: size, type, detector
         for flight in [flight for flight in done if flight.series == name]:
             if self._intake.settled(flight):
                 done.remove(flight)
                 continue
-            twin = flight.acquired.sha256 if flight.acquired else ""
-            if twin not in seen and not (first_only and batch):
-                seen.add(twin)
+            if flight.acquired is None or flight.acquired.sha256 in seen:
+                continue
+            decides = self._archive.store(name).rows.learns(flight.acquired)  # what fits: size, type, detector, magnification
+            if not (decides and batch):
+                seen.add(flight.acquired.sha256)
                 batch.append((flight, self._record(flight, self._archive.store(name).next_number + len(batch))))
+            if decides:
+                break
         return batch
 
     def _record(self, flight: Flight, number: int) -> Record:

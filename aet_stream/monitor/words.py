@@ -95,7 +95,7 @@ def output_setting(status: dict[str, Any]) -> str:
 
 
 def _held(reason: str) -> tuple[str, str]:
-    """What helps, and the words of the command that then does the rest (hub/intake.py says what no angle can release)."""
+    """What helps, and the words of the command that then does the rest (judging.py says what no angle can release)."""
     if re.match(r"\d+ x \d+ px of ", reason):
         return "give the other images a folder of their own; then it is read there", ""
     if reason.startswith("orientation "):
@@ -104,6 +104,8 @@ def _held(reason: str) -> tuple[str, str]:
         return "set series.detector to the one to use, start the daemon again and have it read again", "requeue ID"
     if reason.startswith("watch.root was "):
         return "give it a folder of another name; only if the watched folder is the same under another name: say its tilt", _RELEASE
+    if reason.startswith("pixel size "):
+        return "give it a folder of its own; only if it belongs to this series all the same: say its tilt", _RELEASE
     return "say its tilt", _RELEASE
 
 

@@ -24,7 +24,7 @@ from aet_stream.errors import AetError, ConfigError, ReaderDied, SourceError, So
 from aet_stream.projection import Array, Drift, Projection
 from aet_stream.readers import SUFFIXES, Probe, finished, load_plugins
 from aet_stream.readers.frames import combine, sha256_of_frames
-from aet_stream.readers.looking import Look, Sources, Unit, look, unit, zero_tail
+from aet_stream.readers.looking import Look, Sources, Unit, look, zero_tail
 
 AHEAD_BYTES = 32 << 10
 """Questions sent before the first is answered, at most, beside that one: the pipe takes as much while the child is not listening."""
@@ -299,33 +299,35 @@ class _Desk:
 
     def _read(self, request: _Request) -> tuple[_Answer, memoryview]:
         stacks: list[Array] = []
-        flag = ""
+        flags: list[str] = []
         units: list[Unit] = []
         for member in request.members:
             path = Path(member.path)
-            source, stamp = self._sources.open(path)
-            frames = source.frames(member.image)
-            units.append(unit(source, path, stamp, member.image, tuple(map(Path, member.loose)), self._sources.settle_s))
-            Sources.unchanged(path, stamp)
-            zeros = 0 if source.probe.sealed else zero_tail(source, frames)
+            loose = tuple(map(Path, member.loose))
+            opened = self._sources.open(path, loose)
+            frames = opened.source.frames(member.image)
+            units.append(self._sources.unit(opened, member.image, loose))
+            Sources.unchanged(path, opened.stamp)
+            zeros = 0 if opened.source.probe.sealed else zero_tail(opened.source, frames)
             if zeros and not request.lenient:
                 raise SourceStillZero(f"{path.name}: its last {zeros} pixels are zero: not written yet?")
-            flag = f"the last {zeros} pixels are zero" if zeros else flag
+            news = (f"the last {zeros} pixels are zero" if zeros else "", units[-1].acquisition.remark)
+            flags += [said for said in news if said and said not in flags]
             stacks.append(frames)
         name = Path(request.members[0].path).name
         if len({(frames.shape[1:], frames.dtype) for frames in stacks}) > 1:
             raise SourceError(f"{name}: the frames of this tilt have different sizes or types")
         frames = np.concatenate(stacks) if len(stacks) > 1 else stacks[0]
-        return self._combined(name, frames, tuple(units), flag)
+        return self._combined(name, frames, tuple(units), flags)
 
-    def _combined(self, name: str, frames: Array, units: tuple[Unit, ...], flag: str) -> tuple[_Answer, memoryview]:
+    def _combined(self, name: str, frames: Array, units: tuple[Unit, ...], flags: list[str]) -> tuple[_Answer, memoryview]:
         rules = self._rules
         travelling = (len(frames) + 1) * frames[0].size * _exact(frames.dtype).itemsize
         keep = rules.keep if travelling <= MAX_EXTRA_BYTES or rules.keep != "frames" else "moments"
         rotations = tuple(angle for u in units for angle in u.acquisition.scan_rotation_deg)
         frames = turned(frames, rules.turn)
         mean, extras, drift = combine(frames, rotations, keep=keep, max_shift=rules.max_shift)
-        drift = msgspec.structs.replace(drift, flag="; ".join(filter(None, (drift.flag, flag))))
+        drift = msgspec.structs.replace(drift, flag="; ".join(filter(None, (drift.flag, *flags))))
         kind: Literal["", "variance", "frames"] = "" if extras is None else "frames" if keep == "frames" else "variance"
         planes = mean[None]
         if extras is not None:

@@ -1,13 +1,12 @@
-"""The two kinds of `.emd`: Velox (Thermo Fisher) and Berkeley (NCEM), both HDF5.
+"""The two kinds of `.emd`, both HDF5: Velox (velox.py) and Berkeley (NCEM).
 
-Velox: `/Data/Image/<id>/Data` (y, x, frame) and one JSON text per frame in `Metadata`; angles in radians, as text; one id per detector.
-Berkeley: groups with `emd_group_type` = 1. Single images take their tilt from `/stage` (x, y, z, alpha, gamma). STEMTomo appends to
-`/data/raw/data` (tilt, repeat, y, x), with `tiltangles` beside it: a container that grows by one tilt at a time.
+Berkeley: groups with `emd_group_type` = 1, or, where none says so, those that hold `data` with axes. Single images take their tilt from
+`/stage` (x, y, z, alpha, gamma). STEMTomo appends to `/data/raw/data` (tilt, repeat, y, x), with `tiltangles` beside it: a container that
+grows by one tilt at a time. Links are not followed: what stands behind one is not known, and data behind one are refused.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import zlib
 from pathlib import Path
@@ -17,123 +16,20 @@ import numpy as np
 
 from aet_stream.errors import SourceError, SourceNotReady
 from aet_stream.projection import Acquisition, Array
-from aet_stream.readers import MAX_IMAGES, Source, checked_probe, finished, image_in_range, pixel_size_nm, utc
-from aet_stream.readers.hdf5 import attribute, member, numbers, opened
+from aet_stream.readers import Source, checked_probe, finished, image_in_range, no_space, pixel_size_nm, understood, utc
+from aet_stream.readers.hdf5 import attribute, known, member, numbers, opened
+from aet_stream.readers.velox import Velox, number
 
-_SAME_TILT_DEG = 0.01
-_MAX_GROUPS = 2000
+_MAX_OBJECTS, _MAX_DEPTH = 20_000, 6
 
 
 def open_source(path: Path, size: int) -> Source:
     with opened(path) as file:
-        if member(path, file, "Data/Image") is not None:
+        if known(path, file, "Data/Image") is not None:
             return Velox(path, file)
-        raw = member(path, file, "data/raw")
-        if raw is not None and member(path, raw, "tiltangles") is not None:
+        if known(path, file, "data/raw/tiltangles") is not None:
             return StemTomo(path, file)
         return Berkeley(path, file)
-
-
-# -- Velox ------------------------------------------------------------------------------------------------------------------------------
-
-
-class Velox:
-    """Every detector's images. Frames at one and the same tilt are frames of one image; otherwise each is an image of its own."""
-
-    def __init__(self, path: Path, file: Any) -> None:
-        self._path = path
-        self._images: list[tuple[str, int, int]] = []
-        """(dataset, first frame, frames)"""
-        self._said: list[dict[str, Any]] = []
-        shapes = []
-        group = member(path, file, "Data/Image")
-        for key in group:
-            item = member(path, group, f"{key}/Data")
-            if item is None or item.dtype.kind in "Vc" or member(path, group, f"{key}/Metadata") is None:
-                continue  # a live Fourier transform or the like, beside the detectors' images
-            data = numbers(path, item)
-            if data.ndim != 3 or data.shape[2] < 1:
-                raise SourceError(f"{path.name}: {data.name} has shape {data.shape}, not (y, x, frames)")
-            said = [_velox_json(path, group, key, frame) for frame in range(min(data.shape[2], MAX_IMAGES))]
-            tilts = [_velox_tilt(text)[0] for text in said]
-            known = [tilt for tilt in tilts if tilt is not None]
-            one = not known or (len(known) == len(tilts) and max(known) - min(known) <= _SAME_TILT_DEG)
-            self._images += [(data.name, 0, len(said))] if one else [(data.name, frame, 1) for frame in range(len(said))]
-            self._said += said[:1] if one else said
-            shapes.append((data.shape, data.dtype.str, len(said) if one else 1))
-        if not shapes:
-            raise SourceNotReady(f"{path.name}: no image is written yet")
-        (height, width, _), dtype, _ = max(shapes, key=lambda s: s[0][0] * s[0][1])
-        frames = max(frames for _, _, frames in shapes)
-        self.probe = checked_probe(path, "velox", len(self._images), height, width, dtype, frames=frames)
-
-    def frames(self, image: int) -> Array:
-        image_in_range(self._path, image, self.probe.images)
-        name, first, count = self._images[image]
-        with opened(self._path) as file:
-            pixels = numbers(self._path, member(self._path, file, name))[:, :, first : first + count]
-        return finished(self._path, np.moveaxis(pixels, 2, 0))
-
-    def acquisition(self, image: int) -> Acquisition:
-        said = self._said[image]
-        tilt, raw = _velox_tilt(said)
-        beta, _ = _velox_tilt(said, "BetaTilt")
-        along_y, along_x = (
-            (_number(_at(said, "BinaryResult", "PixelSize", edge)) or 0.0, str(_at(said, "BinaryResult", f"PixelUnit{axis}") or ""))
-            for edge, axis in (("height", "Y"), ("width", "X"))
-        )
-        started = _number(_at(said, "Acquisition", "AcquisitionStartDatetime", "DateTime")) or 0.0
-        rotation = _number(_at(said, "Scan", "ScanRotation"))
-        return Acquisition(
-            tilt_deg=tilt,
-            tilt_raw=raw,
-            tilt_unit="rad",
-            tilt_beta_deg=beta,
-            pixel_size_nm=pixel_size_nm(along_y, along_x),
-            acquired_utc=utc(started),
-            dwell_time_s=_number(_at(said, "Scan", "DwellTime")),
-            frame_time_s=_number(_at(said, "Scan", "FrameTime")),
-            scan_rotation_deg=() if rotation is None else (math.degrees(rotation),),
-            detector=str(_at(said, "BinaryResult", "Detector") or ""),
-            microscope=str(_at(said, "Instrument", "InstrumentModel") or ""),
-            reader="velox",
-        )
-
-
-def _velox_json(path: Path, group: Any, key: str, frame: int) -> dict[str, Any]:
-    metadata = numbers(path, member(path, group, f"{key}/Metadata"))
-    if metadata.ndim != 2 or metadata.dtype != np.uint8 or metadata.shape[0] > 1 << 22:
-        raise SourceError(f"{path.name}: metadata of shape {metadata.shape}")
-    if 1 < metadata.shape[1] <= frame:
-        raise SourceNotReady(f"{path.name}: {metadata.shape[1]} metadata are there; frame {frame} has none yet")
-    content = metadata[:, min(frame, metadata.shape[1] - 1)].tobytes().split(b"\0", 1)[0]
-    if not content.strip():
-        raise SourceNotReady(f"{path.name}: the metadata of frame {frame} are not written yet")
-    try:
-        said = json.loads(content)
-    except ValueError as error:
-        raise SourceError(f"{path.name}: damaged metadata of frame {frame}: {error}") from error
-    return said if isinstance(said, dict) else {}
-
-
-def _velox_tilt(said: dict[str, Any], name: str = "AlphaTilt") -> tuple[float | None, str]:
-    radians = _number(_at(said, "Stage", name))
-    return (None, "") if radians is None else (math.degrees(radians), f"Stage.{name} {radians!r} rad")
-
-
-def _at(tree: Any, *names: str) -> Any:
-    """A value deep in the JSON; an empty dict stands for what is not there, whatever stands in its place."""
-    for name in names:
-        tree = tree.get(name, {}) if isinstance(tree, dict) else {}
-    return tree
-
-
-def _number(value: Any) -> float | None:
-    try:
-        found = float(value)
-    except (TypeError, ValueError):
-        return None
-    return found if math.isfinite(found) else None
 
 
 # -- Berkeley ---------------------------------------------------------------------------------------------------------------------------
@@ -159,20 +55,17 @@ class StemTomo:
             path, "stemtomo", ready, data.shape[2], data.shape[3], data.dtype.str,
             frames=data.shape[1], announced=data.shape[0], container=True,
         )  # fmt: skip
-        self._sets = _table(path, file, "imageSetParameters")
-        calibration = _table(path, file, "imageParameters")
-        self._size = None
-        if calibration is not None and calibration.shape[0] >= 5 and calibration.shape[1]:
-            self._size = pixel_size_nm((float(calibration[4, 0]), "m"), (float(calibration[3, 0]), "m"))
-        self._size = self._size or _axis_size(path, file, "data/raw", 3, 4)
-        microscope, raw = member(path, file, "microscope"), member(path, file, "data/raw")
-        self._microscope, self._dwell = str(attribute(microscope, "name") or ""), _number(attribute(raw, "dwell time"))
+        self._remarks: list[str] = []
+        self._sets = understood(self._remarks, "imageSetParameters", lambda: _table(path, file, "imageSetParameters"), None)
+        self._size = understood(self._remarks, "the pixel size", lambda: _calibrated(path, file), None)
+        self._no_projection = no_space(*_units(path, file, "data/raw", 3, 4))
+        microscope, raw = known(path, file, "microscope"), known(path, file, "data/raw")
+        self._microscope, self._dwell = str(attribute(microscope, "name") or ""), number(attribute(raw, "dwell time"))
         # The compustage's scripting interface counts radians; the program writes its numbers down as "degrees".
         self._unit = "?" if "compu" in str(attribute(microscope, "stage type")).lower() else "deg"
-        axis = member(path, file, "data/raw/dim2")
-        self._rotations: tuple[float, ...] = ()
-        if axis is not None and (attribute(raw, "rotSetting") or "rot" in str(attribute(axis, "name")).lower()):
-            self._rotations = tuple(float(value) for value in np.ravel(axis[()])[: data.shape[1]])
+        self._rotations = understood(
+            self._remarks, "the scan rotations", lambda: _rotations(path, file, raw, data.shape[1]), tuple[float, ...]()
+        )
 
     def frames(self, image: int) -> Array:
         image_in_range(self._path, image, self.probe.images)
@@ -197,8 +90,10 @@ class StemTomo:
             acquired_utc=moment,
             dwell_time_s=self._dwell,
             scan_rotation_deg=self._rotations,
+            no_projection=self._no_projection,
             microscope=self._microscope,
             reader="stemtomo",
+            remark="; ".join(self._remarks),
         )
 
 
@@ -225,28 +120,42 @@ def _table(path: Path, file: Any, name: str) -> Array | None:
     return None
 
 
+def _calibrated(path: Path, file: Any) -> float | None:
+    """The pixel size, nm, from what the program measured, or else from the axes."""
+    table = _table(path, file, "imageParameters")
+    measured = table is not None and table.shape[0] >= 5 and table.shape[1]
+    size = pixel_size_nm((float(table[4, 0]), "m"), (float(table[3, 0]), "m")) if table is not None and measured else None
+    return size or _axis_size(path, file, "data/raw", 3, 4)
+
+
+def _rotations(path: Path, file: Any, raw: Any, repeats: int) -> tuple[float, ...]:
+    """Scan rotation of each repeat in degrees, where they are what the second axis counts."""
+    axis = member(path, file, "data/raw/dim2")
+    if axis is None or not (attribute(raw, "rotSetting") or "rot" in str(attribute(axis, "name")).lower()):
+        return ()
+    return tuple(float(value) for value in np.ravel(axis[()])[:repeats])
+
+
 class Berkeley:
     """A single image, or a stack whose first axis is in degrees."""
 
     def __init__(self, path: Path, file: Any) -> None:
         self._path = path
-        found = [name for name in _emd_groups(path, file) if member(path, file, f"{name}/data") is not None]
-        if not found:
-            raise SourceError(f"{path.name}: an EMD file without images (no Velox image, no group with emd_group_type 1)")
-        if len(found) > 1:
-            raise SourceError(f"{path.name}: {len(found)} data groups ({', '.join(found[:4])}); one is needed")
-        self._group = found[0]
-        data = numbers(path, member(path, file, f"{self._group}/data"))
+        self._group = group = _data_group(path, file)
+        data = numbers(path, member(path, file, f"{group}/data"))
         if data.ndim not in (2, 3):
             raise SourceError(f"{path.name}: {data.name} has shape {data.shape}; (y, x) or (images, y, x) are projections")
         images, height, width = (1, *data.shape) if data.ndim == 2 else data.shape
         self.probe = checked_probe(path, "emd", images, height, width, data.dtype.str)
-        self._size = _axis_size(path, file, self._group, data.ndim - 1, data.ndim)
-        self._tilts = _axis_tilts(path, file, self._group, images) if data.ndim == 3 else _stage_tilt(path, file)
-        times = member(path, file, f"{self._group}/acquisition times")
-        self._times = [] if times is None else [float(value) for value in np.ravel(times[()])]
-        stage = member(path, file, "microscope")
-        self._microscope, self._dwell = str(attribute(stage, "name") or ""), _number(attribute(stage, "dwell time"))
+        self._remarks: list[str] = []
+        y, x = data.ndim - 1, data.ndim
+        self._size = understood(self._remarks, "the pixel size", lambda: _axis_size(path, file, group, y, x), None)
+        self._no_projection = no_space(*_units(path, file, group, y, x), others=_units(path, file, group, *range(1, y)))
+        tilts = (lambda: _axis_tilts(path, file, group, images)) if data.ndim == 3 else (lambda: _stage_tilt(path, file))
+        self._tilts = understood(self._remarks, "the tilt", tilts, list[tuple[float | None, str]]())
+        self._times = understood(self._remarks, "the times", lambda: _times(path, file, group), list[float]())
+        microscope = known(path, file, "microscope")
+        self._microscope, self._dwell = str(attribute(microscope, "name") or ""), number(attribute(microscope, "dwell time"))
 
     def frames(self, image: int) -> Array:
         image_in_range(self._path, image, self.probe.images)
@@ -263,29 +172,59 @@ class Berkeley:
             pixel_size_nm=self._size,
             acquired_utc=utc(self._times[image]) if image < len(self._times) else "",
             dwell_time_s=self._dwell,
+            no_projection=self._no_projection,
             microscope=self._microscope,
             reader="emd",
+            remark="; ".join(self._remarks),
         )
 
 
-def _emd_groups(path: Path, group: Any, name: str = "", depth: int = 0, left: list[int] | None = None) -> list[str]:
-    """Names of the groups that hold data; bounded, because a damaged file may contain itself."""
+def _data_group(path: Path, file: Any) -> str:
+    """Name of the one group of a file that holds data: one that says so, else one with axes, else any.
+
+    Raises
+    ------
+    SourceError : there is none, or several
+    """
+    groups: dict[str, int] = {}
+    links: list[str] = []
+    _look_through(path, file, "", groups, links, [_MAX_OBJECTS])
+    best = [name for name, rank in groups.items() if rank == max(groups.values())]
+    if len(best) > 1:
+        raise SourceError(f"{path.name}: {len(best)} data groups ({', '.join(best[:4])}); one is needed")
+    if not best:
+        behind = f"; {links[0]} is a link, and only data inside the file are read" if links else ""
+        raise SourceError(f"{path.name}: an EMD file without images (no Velox image, no group with emd_group_type 1 or data{behind})")
+    return best[0]
+
+
+def _look_through(path: Path, group: Any, name: str, groups: dict[str, int], links: list[str], left: list[int], depth: int = 0) -> None:
+    """Note every group with data and its rank, and every link. Bounded, because a damaged file may contain itself."""
     import h5py
 
-    left = [_MAX_GROUPS] if left is None else left
-    found = []
-    for key in group if depth < 6 else ():
+    for key in group if depth < _MAX_DEPTH else ():
         left[0] -= 1
         if left[0] < 0:
-            raise SourceError(f"{path.name}: more than {_MAX_GROUPS} groups and datasets")
+            raise SourceError(f"{path.name}: more than {_MAX_OBJECTS} groups and datasets")
+        where = f"{name}/{key}".strip("/")
         if not isinstance(group.get(key, getlink=True), h5py.HardLink):
-            raise SourceError(f"{path.name}: {name}/{key} is a link; only data inside the file are read")
-        item = group[key]
+            links.append(where)
+            continue
+        item = known(path, group, key)
         if isinstance(item, h5py.Group):
-            where = f"{name}/{key}".strip("/")
-            found += [where] if attribute(item, "emd_group_type") == 1 else []
-            found += _emd_groups(path, item, where, depth + 1, left)
-    return found
+            if getattr(known(path, item, "data"), "ndim", 0) >= 2:
+                groups[where] = 2 if attribute(item, "emd_group_type") == 1 else int(known(path, item, "dim1") is not None)
+            _look_through(path, item, where, groups, links, left, depth + 1)
+
+
+def _units(path: Path, file: Any, group: str, *axes: int) -> list[str]:
+    return [str(attribute(known(path, file, f"{group}/dim{axis}"), "units") or "") for axis in axes]
+
+
+def _times(path: Path, file: Any, group: str) -> list[float]:
+    """Unix seconds of each image, where the file has them."""
+    times = member(path, file, f"{group}/acquisition times")
+    return [] if times is None else [float(value) for value in np.ravel(times[()])]
 
 
 def _axis_size(path: Path, file: Any, group: str, y: int, x: int) -> float | None:

@@ -68,12 +68,25 @@ def mrc(pixels: Array, tilt_deg: float, pixel_size_nm: float | None) -> bytes:
     return bytes(header) + np.ascontiguousarray(stack).tobytes()
 
 
-def mdoc(name: str, tilts_deg: list[float], pixel_size_nm: float | None) -> bytes:
-    """SerialEM's text beside an MRC file, one section per image."""
+def mdoc(
+    name: str, tilts_deg: list[float], pixel_size_nm: float | None, numbers: list[int] | None = None, images: Array | None = None
+) -> bytes:
+    """SerialEM's text beside an MRC file, one section per image; with its pixels' figures where they are given."""
     spacing = [] if pixel_size_nm is None else [f"PixelSpacing = {pixel_size_nm * 10:.4f}"]
     lines = [*spacing, f"ImageFile = {name}", ""]
     for index, tilt in enumerate(tilts_deg):
-        lines += [f"[ZValue = {index}]", f"TiltAngle = {tilt!r}", *spacing, ""]
+        lines += [f"[ZValue = {index if numbers is None else numbers[index]}]", f"TiltAngle = {tilt!r}", *spacing]
+        if images is not None:
+            least, most, mean = images[index].min(), images[index].max(), images[index].mean(dtype=np.float64)
+            lines.append(f"MinMaxMean = {least:g} {most:g} {mean:g}")
+        lines.append("")
+    return ("\n".join(lines) + "\n").encode()
+
+
+def frame_mdoc(name: str, tilt_deg: float, frames: int, pixel_size_nm: float, *, kind: str = "FrameSet") -> bytes:
+    """SerialEM's text about the file with the frames of one exposure; `kind` is ZValue in the text beside a series."""
+    lines = ["Voltage = 300", "", f"[{kind} = 0]", f"TiltAngle = {tilt_deg!r}", f"PixelSpacing = {pixel_size_nm * 10:.4f}"]
+    lines += [f"SubFramePath = D:\\frames\\{name}", f"NumSubFrames = {frames}", "DateTime = 31-Mar-23  16:24:15", ""]
     return ("\n".join(lines) + "\n").encode()
 
 

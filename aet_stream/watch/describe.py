@@ -13,7 +13,7 @@ from aet_stream.naming import NO_TEXT, is_text, series_of, shown
 from aet_stream.projection import Acquisition, Candidate
 from aet_stream.readers.looking import Look, Unit
 from aet_stream.readers.plan import load_plan
-from aet_stream.readers.sidecar import SUFFIXES as SIDECARS
+from aet_stream.readers.sidecar import is_sidecar
 from aet_stream.watch.angle import resolve
 from aet_stream.watch.settle import Settling
 from aet_stream.watch.watch import Reader
@@ -53,10 +53,9 @@ def describe_all(paths: Iterable[Path], reader: Reader, config: Config, *, say: 
 
 def _no_image(name: str, suffixes: frozenset[str]) -> str:
     """Why a file of this name is none that is looked at, or an empty string."""
-    suffix = Path(name).suffix.lower()
-    if suffix in suffixes:
-        return ""
-    return "a sidecar, read with its image" if suffix in SIDECARS else f"looked at is what ends in {', '.join(sorted(suffixes))}"
+    if is_sidecar(name):
+        return "a sidecar, read with its image"
+    return "" if Path(name).suffix.lower() in suffixes else f"looked at is what ends in {', '.join(sorted(suffixes))}"
 
 
 def _by_folder(paths: Iterable[Path]) -> list[tuple[Path, list[str]]]:
@@ -127,6 +126,7 @@ def _unit(path: Path, look: Look, unit: Unit, config: Config, plan: tuple[float,
     stated, hold = resolve(unit.acquisition, unit.tilts, path.name, look.probe.promised, config.angle, remark=unit.remark, plan=plan)
     wanted, found = config.series.detector, unit.acquisition.detector
     lines = [f"  [{unit.image}] {_known(unit.acquisition)}", *(f"      {_stated(c)}" for c in stated)]
+    lines += [f"      not believed: {unit.acquisition.remark}"] if unit.acquisition.remark else []
     if wanted and found and wanted.lower() != found.lower():
         return "of another detector", [*lines, f"      would be recorded, not stored: series.detector is {wanted}"]
     if hold:

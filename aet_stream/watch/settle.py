@@ -13,12 +13,11 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from aet_stream.naming import is_text, shown
 from aet_stream.readers import stat_stamp
-from aet_stream.readers.sidecar import LOOSE, sidecar_names
-from aet_stream.readers.sidecar import SUFFIXES as SIDECAR_SUFFIXES
+from aet_stream.readers.sidecar import is_loose, is_sidecar, sidecar_names
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +99,7 @@ class Settling:
 
     def _sort_sidecars(self) -> None:
         """Which sidecars belong to an image by their name, and which speak of images by theirs."""
-        sidecars = [path for path in self._stats if path.lower().endswith(SIDECAR_SUFFIXES)]
+        sidecars = [path for path in self._stats if is_sidecar(path)]
         self._with_sidecars = {path.rpartition("/")[0] for path in sidecars}
         own: set[str] = set()
         if sidecars:
@@ -108,7 +107,7 @@ class Settling:
             own = {name for path in images for name in sidecar_names(path)}
         loose: dict[str, list[str]] = {}
         for path in sidecars:
-            if path not in own and PurePosixPath(path).suffix.lower() in LOOSE:
+            if path not in own and is_loose(path):
                 loose.setdefault(path.rpartition("/")[0], []).append(path)
         self._loose = {folder: tuple(sorted(paths)) for folder, paths in loose.items()}
 
@@ -136,13 +135,14 @@ class Settling:
         if self._is_image(path):
             self._note(path, now, closed=closed)
             return False
-        return path.lower().endswith(SIDECAR_SUFFIXES) or self._is_sentinel(path)
+        return is_sidecar(path) or self._is_sentinel(path)
 
     def _is_sentinel(self, path: str) -> bool:
         return bool(self._sentinel) and fnmatch.fnmatchcase(path.rpartition("/")[2].lower(), self._sentinel)
 
     def _is_image(self, path: str) -> bool:
-        return os.path.splitext(path)[1].lower() in self.suffixes  # noqa: PTH122 - a Path for each of 10,000 files takes too long
+        # a Path for each of 10,000 files takes too long
+        return os.path.splitext(path)[1].lower() in self.suffixes and not is_sidecar(path)  # noqa: PTH122
 
     def _note(self, path: str, now: float, *, closed: bool) -> bool:
         """A file was seen in some state; True for an image that is new or changed."""
@@ -150,7 +150,7 @@ class Settling:
         if not self._is_image(path):
             if self._is_sentinel(path):
                 self.sentinels[path] = stat_stamp(entry)
-            elif not path.lower().endswith(SIDECAR_SUFFIXES):
+            elif not is_sidecar(path):
                 self.ignored.add(path)
             return False
         own, loose = [entry], []
