@@ -174,11 +174,14 @@ class Denoise(Section, frozen=True):
     """The background and who computes it."""
 
     model: str = "default"
-    """The shipped network (`default`), a classical estimator (`laplace`, `constant`) or a path to your own weights."""
+    """A shipped network (`default`, `dncnn-2019`), a path to weights of your own, or a classical estimator: `constant`, `polynomial`,
+    `laplace`, `expert` (the steps that experts do by hand) or `gaussian-process`."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto` takes bfloat16 where the hardware has it and the network's card allows it."""
+    fusion: bool = True
+    """Weigh the network against what vacuum and lattice fringes say of the background under the particle. `false`: the network alone."""
     tile_px: Count = 0
     """Edge of the tiles given to the network at once. 0: chosen from the memory there is."""
     workers: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1

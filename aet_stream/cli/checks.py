@@ -83,8 +83,7 @@ def _require_roles(config: Config, reader: ReaderChild) -> None:
     if config.denoise != Denoise():  # loading torch takes seconds
         from aet_stream.denoise.denoiser import Denoiser
 
-        wanted = config.denoise
-        Denoiser(model=wanted.model, device=wanted.device, precision=wanted.precision)
+        Denoiser(config.denoise)
 
 
 def _is_oriented(path: Path | None, known: Path | None) -> bool:
