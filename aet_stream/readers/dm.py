@@ -39,7 +39,7 @@ _FILETIME_EPOCH = datetime.datetime(1601, 1, 1, tzinfo=datetime.UTC)
 Tags = dict[str, Any]
 
 
-class _Pixels:
+class Pixels:
     """Where an array lies in the file."""
 
     def __init__(self, offset: int, count: int, code: str) -> None:
@@ -186,10 +186,10 @@ class _Tree:
             return self._array(count, struct.calcsize(f"<{code}"), code)
         offset = self._file.tell()
         text = self._read(count * 2).decode("utf-16-le", "replace")
-        return _Text(text, _Pixels(offset, count, code))
+        return _Text(text, Pixels(offset, count, code))
 
-    def _array(self, count: int, each: int, code: str) -> _Pixels:
-        found = _Pixels(self._file.tell(), count, code)
+    def _array(self, count: int, each: int, code: str) -> Pixels:
+        found = Pixels(self._file.tell(), count, code)
         need(self.path, self._size, found.offset + count * each, "an array of tags")
         self._file.seek(count * each, 1)
         return found
@@ -198,15 +198,15 @@ class _Tree:
 class _Text(str):
     """Text that may as well be a short array of pixels."""
 
-    pixels: _Pixels
+    pixels: Pixels
 
-    def __new__(cls, text: str, pixels: _Pixels) -> _Text:
+    def __new__(cls, text: str, pixels: Pixels) -> _Text:
         made = super().__new__(cls, text)
         made.pixels = pixels
         return made
 
 
-class _Image:
+class Image:
     """The one image of a file that is no thumbnail."""
 
     def __init__(self, path: Path, tree: Tags) -> None:
@@ -230,7 +230,7 @@ class _Image:
         self.dtype = np.dtype(_PIXELS[kind])
         place = data.get("Data")
         self.pixels = place.pixels if isinstance(place, _Text) else place
-        if not isinstance(self.pixels, _Pixels) or len(self.dimensions) not in (2, 3):
+        if not isinstance(self.pixels, Pixels) or len(self.dimensions) not in (2, 3):
             raise SourceError(f"{path.name}: an image of {len(self.dimensions)} dimensions is no projection")
         stored = self.pixels.count * struct.calcsize(f"<{self.pixels.code}") if self.pixels.code else 0
         if stored < self.images * self.height * self.width * self.dtype.itemsize:
@@ -277,7 +277,7 @@ class Dm:
             tree = _Tree(path, file, size)
             tags = tree.read()
         try:
-            self._image = image = _Image(path, tags)
+            self._image = image = Image(path, tags)
         except SourceError as error:
             kind = SourceNotReady if tree.unwritten or _ends_in_zeros(path, size) else SourceError
             raise kind(f"{error} ({tree.remark})" if tree.remark else str(error)) from error
@@ -295,7 +295,7 @@ class Dm:
         return finished(self._path, np.frombuffer(content, found.dtype).reshape(found.height, found.width))
 
     def acquisition(self, image: int) -> Acquisition:
-        return _acquisition(self._image, image, self._remark)
+        return acquisition_of(self._image, image, self._remark)
 
 
 def _ends_in_zeros(path: Path, size: int) -> bool:
@@ -311,7 +311,7 @@ def tags_of(path: Path, content: bytes) -> tuple[Tags, str]:
     return tree.read(), tree.remark
 
 
-def _acquisition(image: _Image, index: int, remark: str) -> Acquisition:
+def acquisition_of(image: Image, index: int, remark: str) -> Acquisition:
     tilt, said, doubt = _tilt(image, index)
     (scale_x, _, unit_x), (scale_y, _, unit_y) = image.axis(0), image.axis(1)
     dwell_us = number_of(image.find("DigiScan", "Sample Time"))
@@ -330,7 +330,7 @@ def _acquisition(image: _Image, index: int, remark: str) -> Acquisition:
     )
 
 
-def _no_projection(image: _Image) -> str:
+def _no_projection(image: Image) -> str:
     """Why the tags say that it is none; empty where they do not."""
     units = [image.axis(index)[2] for index in range(len(image.dimensions))]
     return no_image(image.find("Meta Data", "Format")) or no_space(*units[:2], others=units[2:]) or _diffraction(image)
@@ -342,7 +342,7 @@ def no_image(kind: Any) -> str:
     return f"Meta Data.Format is {text!r}" if re.search(r"spectr|diffraction", text, re.IGNORECASE) else ""
 
 
-def _diffraction(image: _Image) -> str:
+def _diffraction(image: Image) -> str:
     """A camera's image in diffraction mode, unless it has lengths. Scanned images are always taken in diffraction mode."""
     mode, operation, illumination = (
         str(image.find("Microscope Info", name) or "").upper() for name in ("Imaging Mode", "Operation Mode", "Illumination Mode")
@@ -354,7 +354,7 @@ def _diffraction(image: _Image) -> str:
     return "a diffraction pattern: Microscope Info.Imaging Mode is 'DIFFRACTION'"
 
 
-def _tilt(image: _Image, index: int) -> tuple[float | None, str, str]:
+def _tilt(image: Image, index: int) -> tuple[float | None, str, str]:
     """(degrees, as found, what is in doubt). Of a single image the stage's alpha; a stack's is only that of its last image."""
     if image.images == 1:
         alpha = image.find(*_STAGE_ALPHA)
@@ -366,7 +366,7 @@ def _tilt(image: _Image, index: int) -> tuple[float | None, str, str]:
     return (*found[0], "") if found else (None, "", "")
 
 
-def _of_plane(image: _Image, index: int) -> Iterator[tuple[float, str]]:
+def _of_plane(image: Image, index: int) -> Iterator[tuple[float, str]]:
     """All that is said of the tilt of one image of a stack, (degrees, as found)."""
     alpha = image.find("plane info", str(index), "source tags", *_STAGE_ALPHA)  # of the Stack Builder: the tags each image had
     if number_of(alpha) is not None:
