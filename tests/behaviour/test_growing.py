@@ -80,13 +80,13 @@ def test_an_image_waits_for_its_section(tmp_path: Path, pixels: bool) -> None:
     images, tilts = np.stack([known_image(index) + np.uint16(9 * index) for index in range(4)]), [-6.0, -3.0, 0.0, 3.0]
     with Bench(tmp_path) as bench:
         path = bench.root / "tilt.mrc"
+        path.with_name("tilt.mrc.mdoc").write_bytes(mdoc("tilt.mrc", [], 0.1))
         for count in range(1, 5):
             path.write_bytes(mrc(images[:count], 0.0, 0.1))
             bench.until(lambda: "so far" in str(bench.status.get("waiting_for")))
             text = mdoc("tilt.mrc", tilts[:count], 0.1, None, images if pixels else None)
             path.with_name("tilt.mrc.mdoc").write_bytes(text)
             bench.until(lambda count=count: len(bench.taken) == count)
-            (bench.root / "tilt.mrc.mdoc").write_bytes(text)
         bench.rest()
         assert [[(message.hold, message.candidates[0].tilt_deg) for message, _ in bench.taken["tilt.mrc", i]] for i in range(4)] == [
             [("", tilt)] for tilt in tilts
