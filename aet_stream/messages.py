@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from aet_stream.projection import Acquisition, Candidate, Drift, Quality
+from aet_stream.projection import Acquisition, Candidate, Drift, Quality, VisitKey
 
 #: Raised whenever a message changes; roles of different versions refuse each other.
 WIRE_VERSION = 5
@@ -55,7 +55,7 @@ class FileOffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     path: str
     """Relative to watch.root, with forward slashes."""
-    units: tuple[tuple[int, str], ...]
+    visits: tuple[tuple[int, str], ...]
     """(image, stamp) of each; the stamp changes whenever the image may have, or what its sidecar says."""
     nbytes: int
     """Pixel bytes of one image."""
@@ -72,17 +72,13 @@ class Offer(Message, frozen=True, tag="offer"):
 class Want(Message, frozen=True, tag="want"):
     """The hub asks watch for the pixels of one image."""
 
-    path: str
-    stamp: str
-    image: int
+    visit: VisitKey
 
 
 class Acquired(Message, frozen=True, tag="acquired"):
     """The pixels of one image and all that is known about them."""
 
-    path: str
-    stamp: str
-    image: int
+    visit: VisitKey
     sha256: str
     acquisition: Acquisition
     candidates: tuple[Candidate, ...]
@@ -102,9 +98,7 @@ class Acquired(Message, frozen=True, tag="acquired"):
 class NotAcquired(Message, frozen=True, tag="not_acquired"):
     """No pixels: `bad` for ever, `later` (try again when the file changes), `gone`, or the reader `died` over them."""
 
-    path: str
-    stamp: str
-    image: int
+    visit: VisitKey
     why: Literal["bad", "later", "gone", "died"]
     reason: str
 
@@ -131,8 +125,7 @@ class Job(Message, frozen=True, tag="job"):
 
     job_id: str
     series: str
-    path: str
-    image: int
+    visit: VisitKey
 
 
 class Working(Message, frozen=True, tag="working"):
@@ -142,11 +135,13 @@ class Working(Message, frozen=True, tag="working"):
 
 
 class Done(Message, frozen=True, tag="done"):
-    """The clean pixels follow."""
+    """The pixels without background follow."""
 
     job_id: str
     quality: Quality
     network_s: float
+    planes: tuple[str, ...] = ("clean",)
+    """Which of `layout.SUBTRACTED` they are, one behind the other."""
 
 
 class Failed(Message, frozen=True, tag="failed"):

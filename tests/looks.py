@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from aet_stream.readers import open_source
 from aet_stream.readers.looking import Look, Sources, look
 from tests.harness import known_image
 
@@ -19,7 +20,7 @@ def looked(path: Path) -> Look:
 
 def pixels_of(path: Path) -> list[np.ndarray]:
     """Every image of a file."""
-    source = Sources(1 << 30).open(path).source
+    source = open_source(path)
     return [source.frames(image)[0] for image in range(source.probe.images)]
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from scipy.io import savemat
 
 from aet_stream.errors import SourceError, SourceNotReady
 from aet_stream.readers.child import ReaderChild
@@ -417,3 +419,81 @@ def test_calibrations_that_are_no_numbers_say_nothing(tmp_path: Path, version: i
         path = dm_path(tmp_path, version, dm.file({"ImageList": [image]}))
         is_read(path)
         assert looked(path).units[0].acquisition.pixel_size_nm is None
+
+
+# -- MRC ----------------------------------------------------------------------------------------------------------------------------------
+
+TILTS = [-60.0, 0.5, 70.0]
+THREE = np.stack([known_image(index, 48) for index in range(3)])
+
+
+def mrc_with(extended: bytes, numbers: tuple[int, int], kind: bytes = b"") -> bytes:
+    """Three images behind an extended header of this type and these two numbers."""
+    plain = bytearray(writers.mrc(THREE, 0.0, 0.05))
+    struct.pack_into("<i", plain, 92, len(extended))
+    plain[104:108] = kind.ljust(4, b"\0")
+    struct.pack_into("<2h", plain, 128, *numbers)
+    return bytes(plain[:1024]) + extended + bytes(plain[1024:])
+
+
+def seri(mask: int, each: int, tilts: Sequence[float] = TILTS) -> bytes:
+    """SerialEM's records: the tilt first, then as many more bytes as the other items take."""
+    return b"".join(struct.pack("<h", round(tilt * 100)) + b"\7" * (each - 2) for tilt in tilts)
+
+
+@pytest.mark.parametrize(
+    ("mask", "each", "kind", "known"),
+    [(1, 2, b"", True), (3, 8, b"", True), (1 + 4 + 8 + 16, 10, b"", True), (63, 20, b"", True), (1 + 32 + 64, 8, b"    ", True),
+     (1 + 4, 14, b"SERI", True), (2, 6, b"", False), (1, 14, b"", False), (0, 32, b"", False), (4096 + 1, 2, b"", False),
+     (1, 2, b"CCP4", False)],
+)  # fmt: skip
+def test_old_files_of_serialem_have_their_tilts(tmp_path: Path, mask: int, each: int, kind: bytes, known: bool) -> None:
+    """Before extended headers had types the two numbers alone say what is in them, if they agree with each other."""
+    path = tmp_path / "x.mrc"
+    path.write_bytes(mrc_with(seri(mask, each), (each, mask), kind))
+    assert [unit.acquisition.tilt_deg for unit in looked(path).units] == (TILTS if known else [None] * 3)
+    assert np.array_equal(pixels_of(path), THREE)
+
+
+@pytest.mark.parametrize(
+    ("records", "numbers", "known"),
+    [(1024, (0, 0), True), (8192, (0, 0), True), (8192, (0, 32), True), (1024, (0, 32), True), (61, (0, 32), True), (61, (0, 0), False)],
+)
+def test_xplore3d_headers_of_any_length_are_read(tmp_path: Path, records: int, numbers: tuple[int, int], known: bool) -> None:
+    """1,024 records, 8,192 of later programs, or as many as the header says there are numbers for."""
+    rows = np.zeros((records, 32), "<f4")
+    rows[:3, 0], rows[:3, 1], rows[:3, 11] = TILTS, 0.5, 5e-11
+    path = tmp_path / "x.mrc"
+    path.write_bytes(mrc_with(rows.tobytes(), numbers))
+    assert [unit.acquisition.tilt_deg for unit in looked(path).units] == (TILTS if known else [None] * 3)
+    assert np.array_equal(pixels_of(path), THREE)
+
+
+@pytest.mark.parametrize("kind", [b"FEI1", b"FEI2", b"SERI", b"", b"HDF5", b"AGAR"])
+@pytest.mark.parametrize("content", [b"\xff" * 4096, b"noise" * 820, bytes(4096), b""], ids=["ones", "text", "zeros", "none"])
+def test_extended_headers_that_mean_nothing_cost_no_image(tmp_path: Path, kind: bytes, content: bytes) -> None:
+    """Of every type: whatever stands there, the pixels are read."""
+    path = tmp_path / "x.mrc"
+    path.write_bytes(mrc_with(content, (-1, -1), kind))
+    assert len(looked(path).units) == 3
+    assert np.array_equal(pixels_of(path), THREE)
+
+
+# -- MATLAB -------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_mat_file_needs_only_its_projections(tmp_path: Path) -> None:
+    """Links, angles that lie elsewhere or are no numbers of angles, in 7.3 and in 5: the images are read, and the tilts are not known."""
+    path = tmp_path / "x.mat"
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file["projections"] = THREE.transpose(0, 2, 1)
+        links(file)
+        file["alias"] = h5py.SoftLink("/projections")
+        file.create_dataset("angles", (3,), "f8", external=[("/etc/passwd", 0, 24)])
+    said = looked(path)
+    assert [unit.acquisition.tilt_deg for unit in said.units] == [None] * 3
+    assert "stored in another file" in said.units[0].remark
+    assert np.array_equal(pixels_of(path), THREE)
+    savemat(path, {"projections": THREE.transpose(1, 2, 0), "angles": np.array(TILTS) * 1j})
+    assert "complex" in looked(path).units[0].remark
+    assert np.array_equal(pixels_of(path), THREE)

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
+from aet_stream.reconstruct.run import Options, reconstruct
 from tests.durability import rig
 from tests.harness import known_image
 
@@ -28,6 +29,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     rig.expose(case.folder / "in")
     assert rig.attempt(case) == 0
     series = case.folder / "out" / "s"
+    reconstruct(series / "series.h5", Options(iterations=2, align=(), quality=False, threads=1))
     with h5py.File(series / "series.h5") as file:
         assert bool(file["/exchange/data"].is_virtual) != case.close
     return series
@@ -71,12 +73,14 @@ def test_nxtomo(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_hyperspy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stack of images to scroll through."""
+    """A stack of images to scroll through, with its tilts."""
     found = run("hyperspy", folder, monkeypatch)
     signal = found["stack"]
     assert (signal.axes_manager.navigation_size, signal.axes_manager.signal_shape) == (6, (32, 32))
     with h5py.File("series.h5") as file:
         np.testing.assert_array_equal(signal.data, file["/exchange/data"][()])
+        np.testing.assert_array_equal(found["tilts_deg"], file["/exchange/theta"][()])
+    assert found["volume"].axes_manager.signal_shape == (32, 32)
 
 
 @pytest.mark.tomopy

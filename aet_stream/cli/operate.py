@@ -105,14 +105,14 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _from_ledger(root: Path, series: str | None = None) -> dict[str, Any]:
-    from aet_stream.hub.ledger import Ledger, outcome
+    from aet_stream.hub.ledger import Ledger, summary
 
     path = root / "ledger.sqlite"
     if not path.exists():
         raise NotRunning(f"{root} has no ledger: nothing has ever run there; start with `aet-stream run`")
     try:
         ledger = Ledger(path, read_only=True)
-        return outcome(ledger, series)
+        return summary(ledger, series)
     except sqlite3.Error as error:
         raise AetError(f"{path}: {error}; `aet-stream run` rebuilds it from the projection files") from error
 

@@ -68,3 +68,13 @@ def table(root: Any) -> dict[str, tuple[str, str]]:
             row = {plain(child): (child.text or "").strip() for child in data}
             rows[row.get("Label", "")] = (row.get("Value", ""), row.get("Unit", ""))
     return rows
+
+
+def diffraction(mode: str) -> str:
+    """Why an image taken in this mode, as FEI's programs put it into that table, is no projection; empty where it is one.
+
+    `TEM nP SA Zoom Diffraction`; scanned images are always taken with the lenses in diffraction.
+    """
+    words = mode.upper().split()
+    scanned = words[:1] != ["TEM"]
+    return "" if scanned or "DIFFRACTION" not in words else f"a diffraction pattern: the mode of the microscope is {mode.strip()!r}"

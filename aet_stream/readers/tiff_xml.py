@@ -42,8 +42,8 @@ def jeol(description: str) -> Acquisition:
 
 
 def _is_mode(name: str) -> bool:
-    """An element that names a mode of the microscope: FunctionMode, ImagingMode, Mode/Name, ..."""
-    return re.search(r"mode(/?@?(name|text|value|label))?$", name, re.IGNORECASE) is not None
+    """An element or attribute that names a mode of the microscope: FunctionMode, ImagingMode, ModeString, Mode/Name, ..."""
+    return re.search(r"mode[^/]*(/(name|text|value|label|string))?$", name, re.IGNORECASE) is not None
 
 
 def ome(description: str, height: int, width: int) -> Acquisition:
@@ -104,7 +104,7 @@ def _fei_xml(text: str) -> Acquisition:
         acquired_utc=utc,
         acquired_local=local,
         detector=markup.first(texts, "detectorname") or markup.first(texts, "binaryresult/detector"),
-        no_projection=tem_diffraction(mode) or no_space(*(step_unit for _, step_unit in steps)),
+        no_projection=markup.diffraction(mode) or no_space(*(step_unit for _, step_unit in steps)),
         microscope=rows.get("Microscope", ("", ""))[0] or markup.first(texts, "instrumentmodel"),
         reader="tiff",
     )
@@ -126,14 +126,6 @@ def _unit(texts: dict[str, str], edge: str) -> str:
     place = next((name for name in texts if re.search(rf"{edge}$", name, re.IGNORECASE)), "")
     beside = (f"{place}@unit", f"{place}@Unit", f"{place.rsplit('/', 1)[0]}/unit", f"{place.rsplit('/', 1)[0]}/Unit")
     return next((texts[name] for name in beside if name in texts), "m")
-
-
-def tem_diffraction(mode: str) -> str:
-    """Why an image taken in this mode of FEI's user interface is none; STEM is always done with the lenses in diffraction."""
-    words = mode.split()
-    return (
-        f"a diffraction pattern: the mode of the microscope is {mode.strip()!r}" if words[:1] == ["TEM"] and "Diffraction" in words else ""
-    )
 
 
 def number_of(text: Any) -> float | None:

@@ -129,7 +129,7 @@ def test_a_stack_cut_off_in_a_section_gives_its_whole_ones_and_one_record(tmp_pa
         (bench.root / "tilt.mrc").write_bytes(whole[: 1024 + int(3.4 * 64 * 64 * 2)])
         bench.until(lambda: len(bench.taken) == 3 and bench.refused)
         (refusal,) = bench.refused
-        assert (refusal.image, refusal.why) == (3, "bad")
+        assert (refusal.visit.image, refusal.why) == (3, "bad")
         assert "bytes of image 3" in refusal.reason
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from aet_stream.config import Series
-from aet_stream.layout import Record, acquisition_order, repeats, superseded
+from aet_stream.layout import Record, acquisition_order, nested, repeats, superseded
 from aet_stream.naming import series_of
 from aet_stream.simulate.writers import dm4, tiff, velox
 from tests.harness import Daemon, known_image, put, running, wait_for
@@ -19,8 +19,8 @@ from tests.watching import Bench
 
 def record(number: int, tilt_deg: float, **more: object) -> Record:
     known = {"path": f"{number}.tif", "image": 0, "series": "s", "stamp": "", "sha256": "", "raw_crc32": 0, "clean_crc32": 0}
-    known |= {"tilt_source": "", "tilt_candidates": "", "closed_at": float(number)}
-    return Record(number=number, tilt_deg=tilt_deg, **{**known, **more})  # type: ignore[arg-type]
+    known |= {"tilt_source": "", "tilt_candidates": "", "closed_at": float(number), "model": "", "model_sha256": ""}
+    return nested({"number": number, "tilt_deg": tilt_deg, **known, **more})
 
 
 def test_deliberate_repeats_are_marked_and_retakes_are_not() -> None:
