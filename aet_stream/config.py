@@ -42,6 +42,9 @@ class Watch(Section, frozen=True):
     )  # fmt: skip
     """Names of files and folders (shell patterns, without regard to case) that are never looked at: drafts, and what Windows, Synology,
     QNAP and NetApp keep on a share beside its data: trash, snapshots, indices."""
+    newer_than: str = ""
+    """Files that are there at the first start and were written before are left out: `start` (the first start on this output), a date
+    (`2026-11-29`), or so long before the first start (`30 d`). What comes later is always taken. Empty: everything."""
     reader_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
     """A file that takes longer to read costs the reading process its life."""
     reader_memory_mib: AtLeastOne = 4096
