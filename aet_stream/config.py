@@ -296,9 +296,14 @@ class Monitor(Section, frozen=True):
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8571
     """0 takes any free port."""
     names: tuple[str, ...] = ()
-    """Further host names under which people reach it; requests for any other name are refused."""
+    """Further host names under which people reach it, a reverse proxy's among them; requests for any other name are refused."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks of reverse proxies that are believed what they say of the browser's side: X-Forwarded-Host, -Proto, -For."""
+    base_path: str = ""
+    """Path under which a reverse proxy passes requests on, as `/aet`. Empty: none, or the proxy takes it away."""
     token: Literal["auto", "always"] = "auto"
-    """`auto`: asked for unless `host` is loopback. `always`: on loopback too, for computers with several users."""
+    """`auto`: asked for unless `host` is loopback and neither `names` nor `trusted_proxies` let others in. `always`: there too, for
+    computers with several users."""
     token_file: str = ""
     """Readable by its owner only. Empty: `run/monitor.token` under the output folder."""
     tls_cert: str = ""
