@@ -216,6 +216,8 @@ class Reconstruct(Section, frozen=True):
     """Of the built-in solver: `cpu`, `cuda`, `cuda:0`, ... A GPU that the worker uses too makes intake wait."""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 7200.0
     """A reconstruction that takes longer is stopped and counts as a failed try."""
+    silence_s: Annotated[float, msgspec.Meta(gt=0)] = 900.0
+    """tomopy or ASTRA, which hand over a few slices at a time, hang when nothing has come for so long, and are stopped."""
     attempts: AtLeastOne = 3
     """Tries before it is put aside as failed."""
 
