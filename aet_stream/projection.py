@@ -44,7 +44,7 @@ class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The text or number as found, with its unit."""
     tilt_deg: float
     unit: str = "deg"
-    """What the number found was counted in: "deg", "rad", or "?" where the source leaves it in doubt."""
+    """What the number found was counted in: "deg", "rad", "?" where the source leaves it in doubt, or "" for one that is no tilt."""
 
 
 class Acquisition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -84,14 +84,16 @@ class Closing:
         coming = self._in_flight.series() | self._archive.unpublished()
         coming |= {series_of(path, self._root_name, self._rules) for path, _ in self._in_flight.backlog}
         rules, due = self._rules, []
-        ended_folders = {top_folder(path) for path in self._sentinels}
+        by_path = rules.by in ("leaf", "path_pattern")
+        ended_folders = set[str]() if by_path else {top_folder(path) for path in self._sentinels}
+        ended_series = {series_of(path, self._root_name, rules) for path in self._sentinels} if by_path else set[str]()
         for series in self._ledger.series(state="open"):
             name, stored = series["name"], series["stored"]
             if not stored or name in coming:
                 continue
             full = rules.expected and stored >= rules.expected and len(self._archive.tilts_deg(name)) >= rules.expected
             silent = rules.idle_close_s and self._silent_s(name, series["last_at"]) > rules.idle_close_s
-            ended = ended_folders and ended_folders & self._ledger.folders(name)
+            ended = name in ended_series or (ended_folders and ended_folders & self._ledger.folders(name))
             if name in self._asked or ended or full or silent:
                 due.append(name)
         return due

@@ -13,8 +13,7 @@ from aet_stream.hub.in_flight import InFlight, Offered, Read, Subtracted, Wanted
 from aet_stream.hub.ledger import AGAIN, SOURCE_GONE, Ledger
 from aet_stream.hub.outgoing import Outgoing
 from aet_stream.hub.timing import Timing
-from aet_stream.judging import Site, Verdict, judge
-from aet_stream.layout import Planes
+from aet_stream.judging import Site, Verdict, judge, parted
 from aet_stream.messages import Acquired, NotAcquired, Offer, Want
 from aet_stream.naming import series_of, shown
 from aet_stream.projection import Array, VisitKey
@@ -93,7 +92,7 @@ class Intake:
         failpoints.reach("acquired.heard")
         row = self._ledger.visit(wanted.visit_id)
         person_deg = None if row is None else row["person_tilt_deg"]
-        raw, extras = _parted(pixels, acquired)
+        raw, extras = parted(pixels, acquired)
         read = Read(wanted, acquired, raw, extras, person_deg, self._timing.unix_s())
         verdict = self._verdict(read)
         read = replace(read, tilt_deg=verdict.tilt_deg, tilt_source=verdict.tilt_source)
@@ -144,13 +143,3 @@ class Intake:
         with self._ledger.transaction():
             visit_id = self._ledger.want(self._series(offered), offered.key)
         return self._fly(offered, visit_id)
-
-
-def _parted(planes: Array, acquired: Acquired) -> tuple[Array, Planes]:
-    """The image, and what travelled behind it: the variance over its frames, or the frames in their own type."""
-    if planes.ndim == 2:
-        return planes, {}
-    image = planes[0].astype("<f4")  # a mean is single precision, whatever its frames needed on the way
-    if acquired.extras == "frames":
-        return image, {"frames": planes[1:].astype(acquired.extras_dtype)}
-    return image, {"variance": planes[1].astype("<f4")}

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +88,10 @@ class Settling:
         self.nameless = {shown(path): stat_stamp(found[path]) for path in nameless if self._is_image(path)}
         self._stats = {path: entry for path, entry in found.items() if path not in nameless} if nameless else found
         self._sort_sidecars()
-        self.untold = {path for path in self._stats if self._note(path, now, closed=False)}
+        new = [path for path in self._stats if self._note(path, now, closed=False)]
+        for path in self.in_order(new):
+            self.candidates[path] = self.candidates.pop(path)
+        self.untold = set(new)
         gone = (self.seen.keys() | self.candidates.keys() | self._since.keys()) - self._stats.keys()
         for path in gone:
             for known in (self.seen, self.candidates, self._since):
@@ -96,6 +99,14 @@ class Settling:
         self.ignored &= self._stats.keys()
         self.sentinels = {path: stamp for path, stamp in self.sentinels.items() if path in self._stats}
         return sorted(gone)
+
+    def final_at(self, path: str) -> float:
+        """When a file took its present name and content: unix seconds."""
+        return self.candidates[path].final_at
+
+    def in_order(self, paths: Iterable[str]) -> list[str]:
+        """As they were written: the first of a series decides what fits into it, whatever order the disk tells of them in."""
+        return sorted(paths, key=lambda path: (self._stats[path].st_mtime_ns if path in self._stats else 0, path))
 
     def _sort_sidecars(self) -> None:
         """Which sidecars belong to an image by their name, and which speak of images by theirs."""

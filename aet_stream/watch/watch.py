@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import datetime
 import logging
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
-
-import numpy as np
 
 from aet_stream import failpoints
 from aet_stream.config import Config
 from aet_stream.errors import AetError, ReaderDied, SourceError, SourceGone, SourceNotReady, SourceStillZero, WireError
-from aet_stream.messages import Acquired, FileOffer, NotAcquired, Offer, SeriesEnd, Want
+from aet_stream.messages import FileOffer, NotAcquired, Offer, SeriesEnd, Want
 from aet_stream.naming import NO_TEXT, shown, top_folder
-from aet_stream.projection import Acquisition, Candidate, Projection, VisitKey
+from aet_stream.projection import Projection, VisitKey
 from aet_stream.readers.child import Member, Reading
-from aet_stream.readers.looking import Look, Unit
-from aet_stream.readers.plan import load_plan
+from aet_stream.readers.looking import Look
 from aet_stream.transport import HubLink
 from aet_stream.watch import settle
-from aet_stream.watch.angle import resolve
 from aet_stream.watch.events import Hints
+from aet_stream.watch.merging import Merging
 from aet_stream.watch.rhythm import Rhythm
 from aet_stream.watch.settle import Settling
-from aet_stream.watch.visits import Frame, Visit, Visits, stamp_of
+from aet_stream.watch.visits import Visit, Visits
+from aet_stream.watch.witness import Witness
 
 logger = logging.getLogger(__name__)
 
@@ -71,29 +68,41 @@ class Watch:
             sentinel=config.series.sentinel,
         )
         self._visits = Visits(config.frames)
-        self._plan: tuple[float, ...] = ()
+        self._merging = Merging(self.root.name, config.series)
         self._asked: deque[Want] = deque()
         self._ends_told: dict[str, str] = {}
         self._nameless_told: dict[str, str] = {}
         self._unread: dict[VisitKey, float] = {}
         """Units whose pixels cannot be read, and since when."""
         self._link: HubLink | None = None
+        self._witness: Witness | None = None
         self._hub_id = ""
         self._rhythm = Rhythm(config.watch.scan_s)
         self._there = False
 
     def start(self) -> None:
-        self._plan = load_plan(self._config.angle.plan)
+        self._witness = Witness(self._config)
         self._settling.suffixes = self._reader.suffixes()
         self._link = HubLink(self._config.output_root, role="watch", name=self.name, wake_fd=self._hints.wake_fd)
         self._look_for_root()
         self._scan(time.monotonic())
+        self._say_merged(self._settling.candidates)
+
+    def _say_merged(self, paths: Iterable[str]) -> None:
+        for sentence in self._merging.note(paths):
+            logger.warning("%s", sentence)
 
     @property
     def link(self) -> HubLink:
         if self._link is None:
             raise SourceNotReady("watch has not been started")
         return self._link
+
+    @property
+    def witness(self) -> Witness:
+        if self._witness is None:
+            raise SourceNotReady("watch has not been started")
+        return self._witness
 
     # -- seeing -----------------------------------------------------------------------------------------------------------------
 
@@ -185,30 +194,12 @@ class Watch:
         elif isinstance(look, AetError):
             self._not_yet(path, candidate, look, now)
         else:
-            self._visits.note(path, [self._frame(path, look, unit, candidate, now, lenient=lenient) for unit in look.units])
+            self._say_merged([path])
+            self._visits.note(path, self.witness.frames(path, look, closed_at=candidate.final_at, now=now, lenient=lenient))
             self._settle(path, candidate, look, now)
 
     def _loose(self, path: str) -> tuple[str, ...]:
         return tuple(str(self.root / name) for name in self._settling.loose(path))
-
-    def _frame(self, path: str, look: Look, unit: Unit, candidate: settle.Candidate, now: float, *, lenient: bool) -> Frame:
-        _, hold, tilt_deg = self._resolve(path, unit, look.probe.promised)
-        return Frame(
-            path=path,
-            unit=unit,
-            images=look.probe.promised,
-            nbytes=look.probe.nbytes_per_image,
-            closed_at=candidate.final_at,
-            taken_at=taken_at(unit.acquisition) or candidate.final_at,
-            tilt_deg=None if hold else tilt_deg,
-            lenient=lenient,
-            seen_at=now,
-        )
-
-    def _resolve(self, path: str, unit: Unit, images: int) -> tuple[tuple[Candidate, ...], str, float]:
-        rules, plan = self._config.angle, self._plan
-        stated, hold = resolve(unit.acquisition, unit.tilts, path, images, rules, remark=unit.remark, plan=plan)
-        return stated, hold, stated[0].tilt_deg if stated else float("nan")
 
     def _settle(self, path: str, candidate: settle.Candidate, look: Look, now: float) -> None:
         """What could be taken is taken; images that are announced and zero, or cut off, are waited for."""
@@ -270,7 +261,8 @@ class Watch:
             if self.link.send(SeriesEnd(path=path, there=False)):
                 del self._ends_told[path]
         for path, stamp in self._settling.sentinels.items():
-            news = self._ends_told.get(path) != stamp and not self._settling.moving_in(top_folder(path)) and not self._visits.waiting
+            folder = path.rpartition("/")[0] if self._config.series.by == "leaf" else top_folder(path)
+            news = self._ends_told.get(path) != stamp and not self._settling.moving_in(folder) and not self._visits.waiting
             if news and self.link.send(SeriesEnd(path=path)):
                 self._ends_told[path] = stamp
 
@@ -312,7 +304,7 @@ class Watch:
         except ReaderDied as error:
             self._refuse(want, "died", str(error))
         else:
-            if stamp_of([unit.stamp for unit in reading.units]) != want.visit.stamp:
+            if [unit.stamp for unit in reading.units] != [frame.unit.stamp for frame in visit.frames]:
                 self._again(visit)
                 self._refuse(want, "later", "the file changed since it was offered")
                 return
@@ -338,24 +330,7 @@ class Watch:
         self._rhythm.now()
 
     def _send(self, want: Want, visit: Visit, projection: Projection, reading: Reading) -> None:
-        answers = [self._resolve(frame.path, unit, frame.images) for frame, unit in zip(visit.frames, reading.units, strict=True)]
-        stated, hold, tilt_deg = answers[0]
-        apart = max((abs(other - tilt_deg) for _, _, other in answers[1:]), default=0.0)
-        hold = next((objection for _, objection, _ in answers if objection), hold)
-        if not hold and apart > self._config.frames.tolerance_deg:
-            hold = f"its frames differ by {apart:g} deg in tilt (frames.tolerance_deg)"
-        answer = Acquired(
-            visit=want.visit,
-            sha256=reading.sha256,
-            acquisition=projection.acquisition,
-            candidates=stated,
-            members=tuple(frame.key for frame in visit.frames) if len(visit.frames) > 1 else (),
-            drift=projection.drift,
-            extras=reading.extras,
-            extras_dtype=reading.extras_dtype,
-            hold=hold,
-        )
-        planes = projection.pixels if projection.extras is None else np.concatenate([projection.pixels[None], projection.extras])
+        answer, planes = self.witness.acquired(visit, projection, reading)
         failpoints.reach("watch.send")
         try:
             self.link.send(answer, planes)
@@ -406,13 +381,3 @@ def _is_gone(path: Path) -> bool:
     except OSError as error:
         return isinstance(error, FileNotFoundError)
     return False
-
-
-def taken_at(acquisition: Acquisition) -> float:
-    """When an image was taken: unix seconds; 0 where the file does not say. Local times count as UTC: only differences matter."""
-    text = acquisition.acquired_utc or acquisition.acquired_local
-    try:
-        moment = datetime.datetime.fromisoformat(text)
-    except ValueError:
-        return 0.0
-    return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -18,7 +20,7 @@ from aet_stream.errors import SourceNotReady
 from aet_stream.readers import SUFFIXES
 from aet_stream.simulate.writers import emi, mdoc, mrc, npy, ser, tiff, velox
 from aet_stream.watch.settle import Settling
-from tests.harness import known_image, put
+from tests.harness import ENVIRONMENT, known_image, put
 from tests.watching import Bench
 
 
@@ -336,6 +338,29 @@ def test_a_watched_folder_that_comes_back_is_listened_to_again(tmp_path: Path) -
         bench.watch._rhythm.due_at += 600
         put(bench.root / "s", 0, 1.0)
         bench.until(lambda: bench.taken, limit_s=20)
+
+
+NO_INOTIFY_LEFT = """
+import logging, os, resource, sys
+from pathlib import Path
+from aet_stream.watch.events import Hints
+logging.basicConfig(format="%(message)s")
+hints = Hints()
+free = os.open(os.devnull, os.O_RDONLY)
+os.close(free)
+resource.setrlimit(resource.RLIMIT_NOFILE, (free, free))
+print(*(hints.start(Path(sys.argv[1])) for _ in range(3)))
+"""
+
+
+def test_without_an_inotify_instance_files_are_found_by_scanning_and_it_is_said_once(tmp_path: Path) -> None:
+    """As on a machine whose other programs have them all: no death of the watch, and no line for every time that it is tried."""
+    command = [sys.executable, "-c", NO_INOTIFY_LEFT, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=60, check=False)
+    assert done.stdout.split() == ["False"] * 3, done.stderr
+    (said,) = done.stderr.splitlines()
+    assert said.startswith(f"no file system events for {tmp_path} (")
+    assert said.endswith("the periodic scan alone finds files")
 
 
 def test_a_file_that_kills_its_reader_three_times_is_put_aside_and_others_go_on(tmp_path: Path) -> None:
