@@ -16,9 +16,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from aet_stream.cli.verifying import verdicts
 
 from aet_stream import durable, layout
+from aet_stream.cli.verifying import verdicts
 from aet_stream.errors import NewerLayout, OutputFull
 from aet_stream.hub import quarantine
 from aet_stream.hub.archive import Archive, open_ledger
