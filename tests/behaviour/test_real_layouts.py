@@ -43,8 +43,10 @@ def aged(path: Path, years: float) -> Path:
 
 def test_a_share_of_a_file_server_is_one_series_for_each_folder_of_data(tmp_path: Path, reader: ReaderChild) -> None:
     """Synology, QNAP, Windows and NetApp keep trash, thumbnails and snapshots beside the data: none of it is looked at."""
-    kept = ("#recycle", "@eaDir", "#snapshot/daily.0", "~snapshot", ".snapshot", "@Recycle", "@Recently-Snapshot", "System Volume Information",
-            "$RECYCLE.BIN/S-1-5-21", "lost+found", "np1/@eaDir/image_000.tif", "np1/#recycle", "Network Trash Folder", "@tmp")  # fmt: skip
+    kept = (
+        "#recycle", "@eaDir", "#snapshot/daily.0", "~snapshot", ".snapshot", "@Recycle", "@Recently-Snapshot", "$RECYCLE.BIN/S-1-5-21",
+        "System Volume Information", "lost+found", "np1/@eaDir/image_000.tif", "np1/#recycle", "Network Trash Folder", "@tmp",
+    )  # fmt: skip
     for index, place in enumerate(kept):
         put(tmp_path / "in" / place, index, 1.0 + index)
     for index in range(3):
