@@ -17,7 +17,7 @@ from aet_stream.errors import SourceError, SourceNotReady
 from aet_stream.readers.child import Member, ReaderChild, Rules
 from aet_stream.readers.looking import Look, Sources, look
 from aet_stream.simulate import replay
-from aet_stream.simulate.writers import frame_mdoc, mdoc, mrc
+from aet_stream.simulate.writers import emi, frame_mdoc, mdoc, mrc, ser
 from aet_stream.watch.angle import resolve
 from tests.harness import known_image
 
@@ -323,6 +323,26 @@ def test_a_table_that_names_the_file_says_what_it_lacks(tmp_path: Path) -> None:
     assert "names the file in 3 row(s), but not which of its 3 images" in str(verdicts(path, "all.csv")[0])
     (tmp_path / "all.csv").write_text("file,dose\nts.mrc,1\n")
     assert "has columns file, dose, and none named tilt, angle or alpha" in str(verdicts(path, "all.csv")[0])
+
+
+def test_theta_in_a_table_is_a_tilt_only_without_phi_and_psi(tmp_path: Path) -> None:
+    """Euler angles as a table."""
+    path = stack(tmp_path, [0, 1])
+    (tmp_path / "ts.csv").write_text("phi,theta,psi\n0,-60,0.0\n0,-36,0\n")
+    assert verdicts(path) == TILTS[:2]
+    (tmp_path / "ts.csv").write_text("phi,theta,psi\n0,-60,0\n12,-36,30\n")
+    found = verdicts(path)
+    assert found[0] == -60.0
+    assert "Euler angles (phi 12, theta -36, psi 30)" in str(found[1])
+
+
+def test_a_description_of_several_objects_is_not_of_any_other(tmp_path: Path) -> None:
+    """TIA's `.emi` of two objects says nothing of a third `.ser`, nor of one without a number."""
+    (tmp_path / "x.emi").write_bytes(emi(-12.0) + emi(30.0))
+    for name, expected in (("x_1.ser", -12.0), ("x_2.ser", 30.0), ("x_3.ser", "describes 2 objects"), ("x.ser", "describes 2 objects")):
+        (tmp_path / name).write_bytes(ser(IMAGES[0], 0.0, 0.5))
+        (found,) = verdicts(tmp_path / name)
+        assert found == expected or str(expected) in str(found), name
 
 
 # -- angles in MATLAB's files -----------------------------------------------------------------------------------------------------------
