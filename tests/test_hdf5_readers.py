@@ -170,14 +170,14 @@ def test_a_series_is_what_nxtomo_defines(series: Path) -> None:
 
 
 def test_a_series_opens_at_its_images(series: Path) -> None:
-    """Over its tilts and over nm, counted from the tilt axis."""
+    """Over its tilts and over nm, to the right of the tilt axis and upwards."""
     with h5py.File(series) as file:
         plot = default_plot(file)
         assert plot[plot.attrs["signal"]] == file["exchange/data"]
         axes = axes_of(plot)
         assert [(name, axis.attrs["units"]) for name, axis in axes.items()] == [("rotation_angle", "degree"), ("y", "nm"), ("x", "nm")]
         np.testing.assert_allclose(axes["x"], PIXEL_NM * (np.arange(WIDTH) - (WIDTH - 1) / 2))
-        np.testing.assert_allclose(axes["y"], PIXEL_NM * (np.arange(HEIGHT) - (HEIGHT - 1) / 2))
+        np.testing.assert_allclose(axes["y"], PIXEL_NM * ((HEIGHT - 1) / 2 - np.arange(HEIGHT)))
 
 
 def test_without_a_pixel_size_axes_count_pixels(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_without_a_pixel_size_axes_count_pixels(tmp_path: Path) -> None:
 
 
 def test_a_volume_opens_over_its_axes(files: Path) -> None:
-    """Slices, rows and columns in nm from the middle; its plot is the volume itself."""
+    """In nm from the middle, right-handed: to the right, upwards, towards who looks; its plot is the volume itself."""
     with h5py.File(files / "reconstruction.h5") as file:
         plot = default_plot(file)
         volume = plot[plot.attrs["signal"]]
@@ -199,7 +199,7 @@ def test_a_volume_opens_over_its_axes(files: Path) -> None:
         assert volume.attrs["target"] == "/reconstruction/volume"
         axes = axes_of(plot)
         assert {name: axis.attrs["units"] for name, axis in axes.items()} == {"y": "nm", "z": "nm", "x": "nm"}
-        assert all(float(axis[-1] - axis[-2]) == pytest.approx(PIXEL_NM) for axis in axes.values())
+        assert [float(axis[1] - axis[0]) for axis in axes.values()] == pytest.approx([-PIXEL_NM, -PIXEL_NM, PIXEL_NM])
         assert all(float(axis[0] + axis[-1]) == pytest.approx(0, abs=1e-9) for axis in axes.values())
 
 
