@@ -6,17 +6,17 @@ An image is judged by what watch says of it (`messages.Acquired`), by its pixels
 from __future__ import annotations
 
 import json
-import re
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from aet_stream.config import Series
+from aet_stream.config import Config, Series
 from aet_stream.messages import Acquired
-from aet_stream.projection import Acquisition, Array, Candidate
+from aet_stream.naming import detector_in_name, is_left_out, shown
+from aet_stream.projection import Array, Candidate
 
 SAME_TILT_DEG = 0.01
 SAME_SIZE = 0.01
@@ -33,6 +33,10 @@ class Site(NamedTuple):
     """How pixels are turned: `config.Orientation.letters`."""
     watch_root: str
     """The watched folder, links resolved, as it can be shown."""
+
+    @classmethod
+    def of(cls, config: Config) -> Site:
+        return cls(config.series, config.orientation.letters, shown(os.path.realpath(config.watch_root)))
 
 
 class Verdict(NamedTuple):
@@ -71,8 +75,8 @@ class Row:
         """The row that an image becomes when it is stored."""
         return cls(
             number=number,
-            path=acquired.path,
-            image=acquired.image,
+            path=acquired.visit.path,
+            image=acquired.visit.image,
             sha256=acquired.sha256,
             tilt_deg=verdict.tilt_deg,
             tilt_source=verdict.tilt_source,
@@ -153,7 +157,7 @@ class Rows:
             not self._rows
             or (said.pixel_size_nm is not None and self.pixel_size_nm(nobody) is None)
             or bool(said.detector and not self.detector(nobody))
-            or bool(detector_in_name(acquired.path) and not self.detector_name(nobody))
+            or bool(detector_in_name(acquired.visit.path) and not self.detector_name(nobody))
         )
 
 
@@ -186,21 +190,24 @@ def candidates_json(candidates: tuple[Candidate, ...]) -> str:
     return json.dumps([{"source": c.source, "raw": c.raw, "tilt_deg": c.tilt_deg, "unit": c.unit} for c in candidates])
 
 
+def parted(planes: Array, acquired: Acquired) -> tuple[Array, dict[str, Array]]:
+    """The image, and what travelled behind it: the variance over its frames, or the frames in their own type."""
+    if planes.ndim == 2:
+        return planes, {}
+    image = planes[0].astype("<f4")  # a mean is single precision, whatever its frames needed on the way
+    if acquired.extras == "frames":
+        return image, {"frames": planes[1:].astype(acquired.extras_dtype)}
+    return image, {"variance": planes[1].astype("<f4")}
+
+
 # -- recorded, not stored -----------------------------------------------------------------------------------------------------------------
-
-
-def is_left_out(said: Acquisition, path: str, rules: Series) -> bool:
-    """Is it an image of another detector, or segment of one, than `series.detector`?"""
-    name = detector_in_name(path)
-    names = (said.detector, f"{said.detector} {said.segment}") if said.detector else (name, name.rstrip("0123456789"))
-    return bool(rules.detector and names[0]) and rules.detector.lower() not in map(str.lower, names)
 
 
 def _left_out(acquired: Acquired, rules: Series) -> str:
     said = acquired.acquisition
-    if not is_left_out(said, acquired.path, rules):
+    if not is_left_out(said, acquired.visit.path, rules):
         return ""
-    detector = f"{said.detector} {said.segment}".strip() or f"{detector_in_name(acquired.path)} (by its name)"
+    detector = f"{said.detector} {said.segment}".strip() or f"{detector_in_name(acquired.visit.path)} (by its name)"
     return f"detector {detector}; series.detector is {rules.detector}: if it should not be, set it and `aet-stream requeue ID`"
 
 
@@ -212,7 +219,7 @@ def _no_projection(acquired: Acquired) -> str:
 def _judged_before(acquired: Acquired, rows: Rows) -> Row | None:
     """What is stored of this image with these pixels, at the tilt that a person gave it when its sources said the same as now."""
     said = candidates_json(acquired.candidates)
-    stored = [row for row in rows.same_pixels(acquired.sha256) if row.key == (acquired.path, acquired.image)]
+    stored = [row for row in rows.same_pixels(acquired.sha256) if row.key == acquired.visit.source]
     return next((row for row in stored if row.tilt_source == "person" and row.tilt_candidates == said), None)
 
 
@@ -227,7 +234,7 @@ class _Image(NamedTuple):
 
     @property
     def key(self) -> tuple[str, int]:
-        return self.acquired.path, self.acquired.image
+        return self.acquired.visit.source
 
 
 Ruling = tuple[State, str] | None
@@ -237,7 +244,7 @@ def _other_detector(image: _Image, rows: Rows, site: Site) -> Ruling:
     """Of several detectors one is used. What files say of theirs is compared with what files say, and names with names."""
     if site.rules.detector:
         return None
-    said, name = image.acquired.acquisition.detector, detector_in_name(image.acquired.path)
+    said, name = image.acquired.acquisition.detector, detector_in_name(image.acquired.visit.path)
     for found, used, by in ((said, rows.detector(image.key), ""), (name, rows.detector_name(image.key), " (by its name)")):
         if found and used and found.lower() != used.lower():
             return "held", f"detector {found}{by}, but the series has {used}: set series.detector to the one to use"
@@ -298,16 +305,3 @@ def _other_site(image: _Image, rows: Rows, site: Site) -> Ruling:
 _RULES: tuple[Callable[[_Image, Rows, Site], Ruling], ...] = (
     _other_detector, _known_pixels, _doubted, _other_shape, _other_size, _other_site,
 )  # fmt: skip
-
-
-# -- names of detectors -------------------------------------------------------------------------------------------------------------------
-
-_WORD = re.compile(r"[^\W_]+")
-_DETECTOR = re.compile(r"(?:(?:HAADF|MAADF|LAADF|ADF|ABF|BF|[ID]?DPC)(?=\d*$)|DF\d*$)", re.IGNORECASE)
-
-
-def detector_in_name(path: str) -> str:
-    """The detector that a word of a file's name is; empty for none, and for several. The number of a DF is part of its name."""
-    words = (_DETECTOR.match(word) for word in _WORD.findall(PurePosixPath(path).stem))
-    found = {match.group(0).upper() for match in words if match}
-    return found.pop() if len(found) == 1 else ""

@@ -20,6 +20,21 @@ def sha256_of(pixels: Array) -> str:
     return hashlib.sha256(pixels.data if pixels.flags.c_contiguous else pixels.tobytes()).hexdigest()
 
 
+class VisitKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which visit to a tilt: one image, in one state of its file."""
+
+    path: str
+    """Source file, relative to watch.root, with forward slashes."""
+    image: int
+    stamp: str
+    """State of the source; changes whenever the image may have, or what its sidecar says."""
+
+    @property
+    def source(self) -> tuple[str, int]:
+        """(path, image), whatever its state."""
+        return self.path, self.image
+
+
 class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One statement about a tilt angle, kept with the words it was read from."""
 
@@ -29,7 +44,7 @@ class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The text or number as found, with its unit."""
     tilt_deg: float
     unit: str = "deg"
-    """What the number found was counted in: "deg", "rad", or "?" where the source leaves it in doubt."""
+    """What the number found was counted in: "deg", "rad", "?" where the source leaves it in doubt, or "" for one that is no tilt."""
 
 
 class Acquisition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -100,15 +100,13 @@ def hub_ceiling(folder: Path, size_px: int, rows: int) -> None:
         while done < rows:
             for message, _ in watch.receive(0.001):
                 if isinstance(message, Want):
-                    number = int(message.path[2:7])
+                    number = int(message.visit.path[2:7])
                     image = pixels[number % 16].copy()
                     image[0, :2] = number % 65536, number // 65536
                     said = (Candidate("filename", "", number / 100.0),)
                     watch.send(
                         Acquired(
-                            path=message.path,
-                            stamp=message.stamp,
-                            image=0,
+                            visit=message.visit,
                             sha256=sha256_of(image),
                             acquisition=Acquisition(),
                             candidates=said,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from aet_stream.config import Series
-from aet_stream.judging import Row, Rows, Site, Verdict, detector_in_name, judge
+from aet_stream.judging import Row, Rows, Site, Verdict, judge
 from aet_stream.messages import Acquired
-from aet_stream.projection import Acquisition, Array, Candidate, sha256_of
+from aet_stream.naming import detector_in_name
+from aet_stream.projection import Acquisition, Array, Candidate, VisitKey, sha256_of
 from tests.harness import known_image
 
 PIXELS = [known_image(index, 32) for index in range(4)]
@@ -16,9 +17,7 @@ HERE = Site(Series(), "", "/data")
 
 def acquired(name: str, pixels: Array, tilt_deg: float | None = 5.0, *, hold: str = "", doubt: str = "", **said: object) -> Acquired:
     return Acquired(
-        path=f"s/{name}",
-        stamp="1",
-        image=0,
+        visit=VisitKey(f"s/{name}", 0, "1"),
         sha256=sha256_of(pixels),
         acquisition=Acquisition(**said),  # type: ignore[arg-type]
         candidates=() if tilt_deg is None else (Candidate("metadata", "", tilt_deg),),

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from aet_stream.config import Config
+from aet_stream.config import Config, Series
 from aet_stream.errors import AetError, ConfigError, ReaderDied, SourceError, SourceGone, SourceNotReady, SourceStillZero
 from aet_stream.projection import Array, Drift, Projection
 from aet_stream.readers import SUFFIXES, Probe, finished, load_plugins
@@ -41,6 +41,8 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     plugins: tuple[str, ...] = ()
     keep: str = "moments"
     max_shift: float = 0.25
+    series: Series = Series()
+    """Which detector's images will not be used."""
     turn: str = ""
     """Letters out of `t` (transpose), `y`, `x` (flip along that axis), in this order."""
 
@@ -53,6 +55,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
             plugins=config.readers.enabled,
             keep=config.frames.keep,
             max_shift=config.frames.max_shift,
+            series=config.series,
             turn=config.orientation.letters,
         )
 
@@ -299,7 +302,7 @@ class _Desk:
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._sources = Sources(rules.max_bytes, rules.settle_s)
+        self._sources = Sources(rules.max_bytes, rules.settle_s, rules.series)
         self._suffixes: frozenset[str] | None = None
 
     def answer(self, request: _Request) -> tuple[_Answer, memoryview | None]:
@@ -340,7 +343,7 @@ class _Desk:
             units.append(self._sources.unit(opened, member.image, loose))
             Sources.unchanged(path, opened.stamp)
             zeros = 0 if opened.source.probe.sealed else zero_tail(opened.source, frames)
-            if zeros and not request.lenient:
+            if zeros and not request.lenient and self._sources.waits_for(path, units[-1].acquisition):
                 raise SourceStillZero(f"{path.name}: its last {zeros} pixels are zero: not written yet?")
             news = (f"the last {zeros} pixels are zero" if zeros else "", units[-1].acquisition.remark)
             flags += [said for said in news if said and said not in flags]

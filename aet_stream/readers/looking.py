@@ -11,7 +11,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from aet_stream.config import Series
 from aet_stream.errors import SourceError, SourceNotReady, SourceStillZero
+from aet_stream.naming import is_left_out
 from aet_stream.projection import Acquisition, Array, Candidate
 from aet_stream.readers import Probe, Source, open_source, regular_size, stat_stamp, understood
 from aet_stream.readers.beside import Beside, Figures, Stack
@@ -39,6 +41,8 @@ class Unit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What sidecars say."""
     remark: str = ""
     """What of all that could not be understood, or why a sidecar that is there says no tilt."""
+    of_images: int = 1
+    """So many images of the file, from this one on, are the frames that it is made of."""
 
 
 class Look(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,8 +68,9 @@ class Opened:
 class Sources:
     """The last file that was understood, kept while it stays as it is: its images are asked for one after another."""
 
-    def __init__(self, max_bytes: int, settle_s: float = 0.0) -> None:
+    def __init__(self, max_bytes: int, settle_s: float = 0.0, series: Series | None = None) -> None:
         self.max_bytes, self.settle_s = max_bytes, settle_s
+        self._series = series or Series()
         self._kept: Opened | None = None
 
     def open(self, path: Path, loose: tuple[Path, ...] = ()) -> Opened:
@@ -94,13 +99,22 @@ class Sources:
 
     def unit(self, opened: Opened, image: int, loose: tuple[Path, ...]) -> Unit:
         """All that is said of an image."""
-        said, remarks, source = self.beside(opened, image, loose), list[str](), opened.source
+        said = self.beside(opened, image, loose)
+        known = _legible(said.completing(self.own(opened, image)))
+        remark = "; ".join(filter(None, (known.remark, said.remark)))
+        return Unit(image, _stamp(opened.source, image, opened.stamp, said), known, said.tilts, remark, max(1, said.frames))
+
+    @staticmethod
+    def own(opened: Opened, image: int) -> Acquisition:
+        """What the file itself says of an image."""
+        remarks, source = list[str](), opened.source
         unknown = Acquisition(reader=source.probe.reader)
         own = understood(remarks, "what the file says of its image", lambda: source.acquisition(image), unknown)
-        own = msgspec.structs.replace(own, remark="; ".join(filter(None, (*remarks, own.remark))))
-        known = _legible(said.completing(own))
-        remark = "; ".join(filter(None, (known.remark, said.remark)))
-        return Unit(image, _stamp(source, image, opened.stamp, said), known, said.tilts, remark)
+        return msgspec.structs.replace(own, remark="; ".join(filter(None, (*remarks, own.remark))))
+
+    def waits_for(self, path: Path, said: Acquisition) -> bool:
+        """Are zeros at its end a reason to wait for this image? Not for one that will not be stored."""
+        return not said.no_projection and not is_left_out(said, path.name, self._series)
 
     @staticmethod
     def unchanged(path: Path, stamp: str) -> None:
@@ -112,14 +126,13 @@ def look(sources: Sources, path: Path, loose: tuple[Path, ...], *, lenient: bool
     """What there is to take. `lenient`: zeros at the end have stood long enough to be believed."""
     opened = sources.open(path, loose)
     probe, waiting = opened.source.probe, ""
-    if not probe.sealed and not lenient:
-        ready = _written(opened.source, path)
-        if ready < probe.images:
-            waiting = f"images {ready} to {probe.images - 1} are all zero so far"
-            probe = msgspec.structs.replace(probe, images=ready, announced=max(probe.announced, probe.images))
-    if not waiting and probe.announced > probe.images:
+    late = set[int]() if probe.sealed or lenient else _not_written(sources, opened)
+    units = tuple(sources.unit(opened, image, loose) for image in range(probe.images) if image not in late)
+    if late:
+        waiting = f"image(s) {', '.join(map(str, sorted(late)))} end in zeros so far"
+        probe = msgspec.structs.replace(probe, images=len(units), announced=max(probe.announced, probe.images))
+    elif probe.announced > probe.images:
         waiting = f"{probe.announced} images announced, {probe.images} are there"
-    units = tuple(sources.unit(opened, image, loose) for image in range(probe.images))
     sources.unchanged(path, opened.stamp)
     if units and all(unit.acquisition.no_projection for unit in units):
         raise SourceError(f"{path.name}: no projection, as the file itself says: {units[0].acquisition.no_projection}")
@@ -170,23 +183,26 @@ def _stamp(source: Source, image: int, file_stamp: str, said: Beside) -> str:
     return f"{mark}+{zlib.crc32(msgspec.json.encode(said.tilts)):08x}" if said.tilts else mark
 
 
-def _written(source: Source, path: Path) -> int:
-    """How many images hold something up to their end.
+def _not_written(sources: Sources, opened: Opened) -> set[int]:
+    """Images whose end may not have been written yet: the last ones of each dataset. Those that nobody will use are not waited for.
 
     Raises
     ------
-    SourceStillZero : the first one, or any of a file that is written at once, does not
+    SourceStillZero : there is no other
     """
-    images = source.probe.images
-    ready = images
-    while ready and zero_tail(source, source.frames(ready - 1)) and source.probe.container:
-        ready -= 1
-    if ready and source.probe.container:
-        return ready
-    frames = source.frames(images - 1)
-    if tail := zero_tail(source, frames):
-        raise SourceStillZero(f"{path.name}: its last {tail} pixels are zero: not written yet? taken, flagged, after watch.zero_grace_s")
-    return images
+    source, late = opened.source, set[int]()
+    datasets: dict[str, list[int]] = {}
+    for image in range(source.probe.images):
+        said = sources.own(opened, image)
+        if sources.waits_for(opened.path, said):
+            datasets.setdefault(said.dataset, []).append(image)
+    for images in datasets.values():
+        while images and (tail := zero_tail(source, source.frames(images[-1]))):
+            late.add(images.pop())
+    if len(late) == source.probe.images:
+        still = f"its last {tail} pixels are zero: not written yet? taken, flagged, after watch.zero_grace_s"
+        raise SourceStillZero(f"{opened.path.name}: {still}")
+    return late
 
 
 def zero_tail(source: Source, frames: Array) -> int:
