@@ -111,6 +111,7 @@ def dm5(pixels: Array, tilt_deg: float, pixel_size_nm: float, *, step_deg: float
             image["Data"] = np.zeros((6, 8), "<u4")
             image.create_group("Dimensions").attrs.update({"[0]": np.uint32(8), "[1]": np.uint32(6)})
             file.create_group("Thumbnails/[0]").attrs["ImageIndex"] = np.uint32(0)
+        file.create_group("DocumentObjectList/[0]").attrs["ImageSource"] = np.uint64(0)
         file.create_group("ImageSourceList/[0]").attrs["ImageRef"] = np.uint32(number)
         image = file.create_group(f"ImageList/[{number}]/ImageData")
         image["Data"] = pixels
