@@ -346,10 +346,8 @@ def test_a_compustage_does_not_say_its_unit(tmp_path: Path) -> None:
 def test_a_tail_of_zeros_is_waited_for_and_then_flagged(tmp_path: Path, child: ReaderChild, kind: str) -> None:
     """Whole by its header, not written to the end: not ready; once it has stood for the grace, taken with a flag."""
     image = known_image(1, 48)
-    image[-1, -20:] = 0
-    if kind == "ser":
-        image = image[::-1].copy()
-        image[0, -20:] = 0
+    where = {"ser": np.s_[0, -20:], "mat": np.s_[-20:, -1]}.get(kind, np.s_[-1, -20:])  # the last in the file
+    image[where] = 0
     path = tmp_path / f"x{writers.SUFFIX[kind]}"
     path.write_bytes(writers.WRITERS[kind](image, 1.0, 0.1))
     with pytest.raises(SourceStillZero, match="zero_grace_s"):
@@ -360,6 +358,29 @@ def test_a_tail_of_zeros_is_waited_for_and_then_flagged(tmp_path: Path, child: R
     projection, _ = child.read_visit([Member(str(path), 0)], lenient=True)
     assert projection.drift.flag == "the last 20 pixels are zero"
     assert np.array_equal(projection.pixels, image)
+
+
+@pytest.mark.parametrize("kind", ["mat", "mat73", "npy"])
+def test_what_goes_down_the_columns_ends_with_one(tmp_path: Path, child: ReaderChild, kind: str) -> None:
+    """MATLAB's arrays and NumPy's in Fortran order, laid out in full and not written to the end: not one pixel of it is believed."""
+    path, stack = tmp_path / f"x.{kind[:3]}", np.asfortranarray(THREE.transpose(1, 2, 0))
+    if kind == "mat":
+        savemat(path, {"data": stack})
+    elif kind == "npy":
+        np.save(path, np.asfortranarray(THREE[0]))
+    else:
+        with h5py.File(path, "w", userblock_size=512) as file:
+            file["data"] = stack.T
+    whole = path.read_bytes()
+    last_column = THREE[0 if kind == "npy" else -1, :, -1].tobytes()
+    end = whole.rindex(last_column) + len(last_column)
+    for zeros in (8, 40, 200, 1000):
+        path.write_bytes(whole[: end - zeros] + bytes(zeros) + whole[end:])
+        if kind != "npy":
+            assert [unit.image for unit in child.look(path).units] == [0, 1]
+            continue
+        with pytest.raises(SourceStillZero):
+            child.look(path)
 
 
 def test_a_vacuum_that_the_detector_clips_is_not_waited_for(tmp_path: Path, child: ReaderChild) -> None:
