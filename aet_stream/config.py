@@ -177,11 +177,14 @@ class Denoise(Section, frozen=True):
     """The background and who computes it."""
 
     model: str = "default"
-    """The shipped network (`default`), a classical estimator (`laplace`, `constant`) or a path to your own weights."""
+    """A shipped network (`default`, `dncnn-2019`), a path to weights of your own, or a classical estimator: `constant`, `polynomial`,
+    `laplace`, `expert` (the steps that experts do by hand) or `gaussian-process`."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto` takes bfloat16 where the hardware has it and the network's card allows it."""
+    fusion: bool = True
+    """Weigh the network against what vacuum and lattice fringes say of the background under the particle. `false`: the network alone."""
     tile_px: Count = 0
     """Edge of the tiles given to the network at once. 0: chosen from the memory there is."""
     workers: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
@@ -213,6 +216,8 @@ class Reconstruct(Section, frozen=True):
     """Of the built-in solver: `cpu`, `cuda`, `cuda:0`, ... A GPU that the worker uses too makes intake wait."""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 7200.0
     """A reconstruction that takes longer is stopped and counts as a failed try."""
+    silence_s: Annotated[float, msgspec.Meta(gt=0)] = 900.0
+    """tomopy or ASTRA, which hand over a few slices at a time, hang when nothing has come for so long, and are stopped."""
     attempts: AtLeastOne = 3
     """Tries before it is put aside as failed."""
 
@@ -293,9 +298,14 @@ class Monitor(Section, frozen=True):
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8571
     """0 takes any free port."""
     names: tuple[str, ...] = ()
-    """Further host names under which people reach it; requests for any other name are refused."""
+    """Further host names under which people reach it, a reverse proxy's among them; requests for any other name are refused."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks of reverse proxies that are believed what they say of the browser's side: X-Forwarded-Host, -Proto, -For."""
+    base_path: str = ""
+    """Path under which a reverse proxy passes requests on, as `/aet`. Empty: none, or the proxy takes it away."""
     token: Literal["auto", "always"] = "auto"
-    """`auto`: asked for unless `host` is loopback. `always`: on loopback too, for computers with several users."""
+    """`auto`: asked for unless `host` is loopback and neither `names` nor `trusted_proxies` let others in. `always`: there too, for
+    computers with several users."""
     token_file: str = ""
     """Readable by its owner only. Empty: `run/monitor.token` under the output folder."""
     tls_cert: str = ""

@@ -23,8 +23,10 @@ from aet_stream.projection import Acquisition, Array, Drift, Quality, VisitKey
 
 LAYOUT_VERSION = 2
 """1: only the frames had checksums. 2: `content_sha256` in series.h5, `record_sha256` in a projection file, `crc32` beside extras."""
-#: Readable by every HDF5 library since 1.10, which virtual datasets need anyway.
-LIBVER = ("v110", "v110")
+#: Of whatever holds its own pixels: every HDF5 library since 1.8 reads it, MATLAB's before R2021b among them.
+LIBVER = ("v108", "v108")
+#: Of a master: virtual datasets came with HDF5 1.10.
+LIBVER_VIRTUAL = ("v110", "v110")
 
 PROJECTIONS = "projections"
 SERIES_FILE = "series.h5"
@@ -122,43 +124,38 @@ class Column:
     """One value of a record, under its name in our files: an attribute of a projection file, a dataset of series.h5."""
 
     name: str
-    where: tuple[str, ...]
-    """From the record down to the value, for example ("quality", "trust")."""
+    part: str
+    """What of a record it belongs to, for example "quality"; empty: to the record itself."""
+    field: str
     type: Any
     get: Callable[[Record], Any]
     """The value as it is written."""
-    read: Callable[[Any], Any]
-    """The value as it was."""
+    read: Callable[[Any], Any] | None
+    """The value as it was, where it is written otherwise."""
 
 
 #: Where the name in our files is another than that of the field.
 _NAMES = {"drift.averaged": "frames_averaged", "drift.shifts_px": "frame_shifts_px", "drift.doubt_px": "drift_doubt_px"}
-#: Of what the instrument says, the tilt stands in `tilt_candidates`, word for word.
-_ELSEWHERE = {"acquisition.tilt_deg", "acquisition.tilt_raw", "acquisition.tilt_unit"}
+#: Of what the instrument says, the tilt stands in `tilt_candidates`, word for word, and a remark in `flag`.
+_ELSEWHERE = {f"acquisition.{name}" for name in ("tilt_deg", "tilt_raw", "tilt_unit", "remark")}
 
 
-def _columns(kind: type[msgspec.Struct], where: tuple[str, ...] = ()) -> Iterator[Column]:
+def _columns(kind: type[msgspec.Struct], part: str = "") -> Iterator[Column]:
     """A column for each value of a record, and of the structures that it nests."""
     for field in msgspec.structs.fields(kind):
-        inside = (*where, field.name)
-        path = ".".join(inside)
+        path = f"{part}.{field.name}" if part else field.name
         if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
-            yield from _columns(field.type, inside)
+            yield from _columns(field.type, field.name)
         elif path == "checksums":
             yield from (_checksum(plane) for plane in PLANES)
         elif path not in _ELSEWHERE:
-            write, read = _CODECS.get(path) or _CODECS.get(field.type, (None, _as_it_is))
-            value = attrgetter(path)
-            get = value if write is None else lambda record, value=value, write=write: write(value(record))
-            yield Column(_NAMES.get(path, field.name), inside, field.type, get, read)
+            codec, value = _CODECS.get(path) or _CODECS.get(field.type), attrgetter(path)
+            get = value if codec is None else lambda record, value=value, write=codec[0]: write(value(record))
+            yield Column(_NAMES.get(path, field.name), part, field.name, field.type, get, codec and codec[1])
 
 
 def _checksum(plane: Plane) -> Column:
-    return Column(plane.checksum, ("checksums", plane.name), int, lambda record: record.checksums.get(plane.name, -1), _as_it_is)
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
+    return Column(plane.checksum, "checksums", plane.name, int, lambda record: record.checksums.get(plane.name, -1), None)
 
 
 def _json(value: tuple[Any, ...]) -> str:
@@ -170,13 +167,14 @@ def _from_json(text: str) -> Any:
 
 
 #: By path or type: how a value is written where HDF5 has none of its kind, and read again.
-_CODECS: dict[Any, tuple[Callable[[Any], Any] | None, Callable[[Any], Any]]] = {
+_CODECS: dict[Any, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     float | None: (lambda value: NAN if value is None else value, lambda value: None if value != value else value),
     "acquisition.scan_rotation_deg": (lambda each: each[0] if each else NAN, lambda first: () if first != first else (first,)),
     "drift.shifts_px": (_json, _from_json),
     "members": (_json, _from_json),
 }
 COLUMNS = {column.name: column for column in _columns(Record)}
+_PARTS = {column.part for column in COLUMNS.values()}
 
 
 def flat(record: Record) -> dict[str, Any]:
@@ -191,16 +189,12 @@ def nested(values: Mapping[str, Any]) -> Record:
     ------
     msgspec.ValidationError : one that every record has is missing, or is of another type
     """
-    tree: dict[str, Any] = {}
+    parts: dict[str, dict[str, Any]] = {part: {} for part in _PARTS}
     for name, value in values.items():
         column = COLUMNS[name]
-        if column.where[0] == "checksums" and value == -1:
-            continue
-        part = tree
-        for step in column.where[:-1]:
-            part = part.setdefault(step, {})
-        part[column.where[-1]] = column.read(value)
-    return msgspec.convert(tree, Record)
+        parts[column.part][column.field] = value if column.read is None else column.read(value)
+    parts["checksums"] = {name: value for name, value in parts["checksums"].items() if value != -1}
+    return msgspec.convert(parts.pop("") | parts, Record)
 
 
 def same(a: Record, b: Record) -> bool:

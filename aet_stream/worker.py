@@ -36,15 +36,8 @@ class Worker:
 
     def start(self) -> None:
         """Load the network and run it once, so that the first projection is as fast as the next."""
-        settings = self._config.denoise
         if self._denoiser is None:
-            self._denoiser = Denoiser(
-                model=settings.model,
-                device=settings.device,
-                precision=settings.precision,
-                tile_px=settings.tile_px,
-                threads=settings.threads,
-            )
+            self._denoiser = Denoiser(self._config.denoise)
         self._denoiser.warm_up()
         logger.info("model %s (%s)", self._denoiser.name, self._denoiser.sha256[:12])
         self._link = HubLink(self._config.output_root, role="worker", name=self.name)

@@ -136,9 +136,10 @@ def inference(folder: Path) -> None:
     """Our path against the same weights in a plain eager float32 DnCNN, interleaved."""
     import torch
 
+    from aet_stream.denoise.architectures import save_weights
     from aet_stream.denoise.denoiser import Denoiser
     from aet_stream.denoise.dncnn import DnCNN
-    from aet_stream.denoise.weights_file import Card, save_weights
+    from aet_stream.denoise.weights_file import Card
 
     torch.manual_seed(0)
     plain = DnCNN()

@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from scipy.io import savemat
 
-from aet_stream.errors import SourceError
+from aet_stream.errors import SourceError, SourceNotReady
 from aet_stream.readers.child import ReaderChild
-from aet_stream.readers.looking import Look, Sources, look
 from aet_stream.simulate import containers, writers
+from tests.dm_files import DmFile, stage
 from tests.harness import known_image
+from tests.looks import IMAGE, is_read, looked, pixels_of
 
-IMAGE = known_image(1, 48)[:, :40]
 KEY = "0" * 32
-
-
-def looked(path: Path) -> Look:
-    """What the reading process would say of it."""
-    return look(Sources(1 << 30), path, (), lenient=False)
-
-
-def pixels_of(path: Path) -> list[np.ndarray]:
-    source, _ = Sources(1 << 30).open(path)
-    return [source.frames(image)[0] for image in range(source.probe.images)]
 
 
 # -- HDF5 -------------------------------------------------------------------------------------------------------------------------------
@@ -303,3 +295,205 @@ def test_later_versions_tell_maps_by_their_group(tmp_path: Path) -> None:
     haadf, platinum = (unit.acquisition for unit in looked(path).units)
     assert not haadf.no_projection
     assert platinum.no_projection.startswith("an element map computed from spectra (Pt)")
+
+
+# -- DigitalMicrograph --------------------------------------------------------------------------------------------------------------------
+
+BOTH = pytest.mark.parametrize("version", [3, 4])
+UNKNOWN = 23
+
+
+def dm_path(folder: Path, version: int, content: bytes) -> Path:
+    path = folder / f"x.dm{version}"
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("more", [-100, -8, -4, 1, 4, 8, 24, 1000])
+@BOTH
+def test_the_length_in_a_dm_header_is_not_counted_on(tmp_path: Path, version: int, more: int) -> None:
+    """Programs count it in different ways (Nion Swift, 4 bytes more): a tree that ends where it says is whole, one that is cut is not."""
+    dm = DmFile(version)
+    whole = dm.file({"ImageList": [dm.image(IMAGE, stage(-34.5))]}, more_length=more)
+    path = dm_path(tmp_path, version, whole)
+    assert is_read(path) == ""
+    for cut in range(20, len(whole) - 8, 97):
+        path.write_bytes(whole[:cut])
+        assert_waited_for_or_read(path)
+
+
+def assert_waited_for_or_read(path: Path) -> None:
+    """Never refused, never wrong."""
+    try:
+        looked(path)
+    except SourceNotReady:
+        return
+    assert np.array_equal(pixels_of(path), [IMAGE])
+
+
+@BOTH
+def test_tags_of_unknown_kinds_are_passed_over(tmp_path: Path, version: int) -> None:
+    """Behind the image in DM3, where nobody can know how long they are; anywhere in DM4, which says so."""
+    dm = DmFile(version)
+    odd, strange = dm.entry(UNKNOWN, "odd", b"\7" * 33), dm.entry(21, "strange", dm.value([99], b"\1\2\3"))
+    last = dm.file({"ImageList": [dm.image(IMAGE, stage(-34.5))], "odd": odd, "strange": strange})
+    assert f"a tag of kind {UNKNOWN}" in is_read(dm_path(tmp_path, version, last))
+    first = dm.file({"odd": odd, "ImageList": [dm.image(IMAGE, {"strange": strange, **stage(-34.5)})]})
+    path = dm_path(tmp_path, version, first)
+    if version == 4:
+        assert f"2 tag(s) cannot be understood, and are not known: odd (a tag of kind {UNKNOWN}), strange" in is_read(path)
+    else:
+        with pytest.raises(SourceError, match=f"a tag of kind {UNKNOWN}"):
+            looked(path)
+
+
+@BOTH
+def test_a_tag_that_is_damaged_costs_no_image(tmp_path: Path, version: int) -> None:
+    """Among the image's own tags: in DM4 the others are still known, in DM3 those before it."""
+    dm = DmFile(version)
+    broken = dm.entry(21, "broken", b"%%%!" + bytes(40))
+    before = dm.file({"ImageList": [dm.image(IMAGE, {"broken": broken, **stage(-34.5)})], "ZZ": 1})
+    assert "a damaged tag" in is_read(dm_path(tmp_path, version, before), -34.5 if version == 4 else None)
+    behind = dm.file({"ImageList": [dm.image(IMAGE, {**stage(-34.5), "broken": broken})], "ZZ": 1})
+    assert "a damaged tag" in is_read(dm_path(tmp_path, version, behind))
+
+
+@BOTH
+def test_very_many_tags_cost_no_image(tmp_path: Path, version: int) -> None:
+    """Behind the image as in its own tags, and nested deeper than anybody means it; in DM4 before it, too."""
+    dm = DmFile(version)
+    many = {"many": [1] * 50_001}
+    assert "more than 50000 tags" in is_read(dm_path(tmp_path, version, dm.file({"ImageList": [dm.image(IMAGE, stage(-34.5))], "Z": many})))
+    own = dm.file({"ImageList": [dm.image(IMAGE, {**stage(-34.5), "Z": many})], "ZZ": 1})
+    assert "more than 50000 tags" in is_read(dm_path(tmp_path, version, own))
+    deep: Any = 1
+    for _ in range(40):
+        deep = {"deeper": deep}
+    assert "nested deeper" in is_read(dm_path(tmp_path, version, dm.file({"ImageList": [dm.image(IMAGE, stage(-34.5))], "Z": deep})))
+    if version == 4:
+        early = dm.file({"DocumentTags": many, "ImageList": [dm.image(IMAGE, {"A": many, **stage(-34.5)})]})
+        assert "2 tag(s) cannot be understood" in is_read(dm_path(tmp_path, version, early))
+
+
+@pytest.mark.parametrize("count", [2, 2**31 - 1])
+@BOTH
+def test_more_tags_announced_than_there_are_cost_no_image(tmp_path: Path, version: int, count: int) -> None:
+    """The header says that the file ends here."""
+    dm = DmFile(version)
+    path = dm_path(tmp_path, version, dm.file({"ImageList": [dm.image(IMAGE, stage(-34.5))]}, count=count))
+    assert "what follows is not known" in is_read(path)
+
+
+@BOTH
+def test_a_dm_file_laid_out_before_it_is_written_is_waited_for(tmp_path: Path, version: int) -> None:
+    """Zeros to its full length from anywhere: not ready, or the whole image."""
+    dm = DmFile(version)
+    whole = dm.file({"ImageList": [dm.image(IMAGE, stage(-34.5))], "ZZ": 1})
+    path = dm_path(tmp_path, version, whole)
+    for cut in range(24, len(whole), 61):
+        path.write_bytes(whole[:cut].ljust(len(whole), b"\0"))
+        assert_waited_for_or_read(path)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@BOTH
+def test_a_thumbnail_in_a_dm_file_is_no_image(tmp_path: Path, version: int, listed: bool) -> None:
+    """Grey as the image is: it is listed as one, or the document shows the other; and entries that hold no data count in the list."""
+    dm = DmFile(version)
+    thumbnail = dm.image(IMAGE[:10, :10].copy(), {})
+    tags: dict[str, Any] = {"ImageList": [{"Name": "empty"}, thumbnail, dm.image(IMAGE, stage(-34.5))]}
+    tags |= {"Thumbnails": [{"ImageIndex": 1}]} if listed else {"ImageSourceList": [{"ImageRef": 2}]}
+    assert is_read(dm_path(tmp_path, version, dm.file(tags))) == ""
+    tags.popitem()
+    with pytest.raises(SourceError, match="2 images and says of none"):
+        looked(dm_path(tmp_path, version, dm.file(tags)))
+
+
+@BOTH
+def test_calibrations_that_are_no_numbers_say_nothing(tmp_path: Path, version: int) -> None:
+    """Text, a group, nothing: the pixel size is not known."""
+    dm = DmFile(version)
+    for odd in ("wide", {"a": 1}, np.arange(3, dtype="<f4")):
+        image = dm.image(IMAGE, stage(-34.5))
+        image["ImageData"]["Calibrations"]["Dimension"][0]["Scale"] = odd
+        path = dm_path(tmp_path, version, dm.file({"ImageList": [image]}))
+        is_read(path)
+        assert looked(path).units[0].acquisition.pixel_size_nm is None
+
+
+# -- MRC ----------------------------------------------------------------------------------------------------------------------------------
+
+TILTS = [-60.0, 0.5, 70.0]
+THREE = np.stack([known_image(index, 48) for index in range(3)])
+
+
+def mrc_with(extended: bytes, numbers: tuple[int, int], kind: bytes = b"") -> bytes:
+    """Three images behind an extended header of this type and these two numbers."""
+    plain = bytearray(writers.mrc(THREE, 0.0, 0.05))
+    struct.pack_into("<i", plain, 92, len(extended))
+    plain[104:108] = kind.ljust(4, b"\0")
+    struct.pack_into("<2h", plain, 128, *numbers)
+    return bytes(plain[:1024]) + extended + bytes(plain[1024:])
+
+
+def seri(mask: int, each: int, tilts: Sequence[float] = TILTS) -> bytes:
+    """SerialEM's records: the tilt first, then as many more bytes as the other items take."""
+    return b"".join(struct.pack("<h", round(tilt * 100)) + b"\7" * (each - 2) for tilt in tilts)
+
+
+@pytest.mark.parametrize(
+    ("mask", "each", "kind", "known"),
+    [(1, 2, b"", True), (3, 8, b"", True), (1 + 4 + 8 + 16, 10, b"", True), (63, 20, b"", True), (1 + 32 + 64, 8, b"    ", True),
+     (1 + 4, 14, b"SERI", True), (2, 6, b"", False), (1, 14, b"", False), (0, 32, b"", False), (4096 + 1, 2, b"", False),
+     (1, 2, b"CCP4", False)],
+)  # fmt: skip
+def test_old_files_of_serialem_have_their_tilts(tmp_path: Path, mask: int, each: int, kind: bytes, known: bool) -> None:
+    """Before extended headers had types the two numbers alone say what is in them, if they agree with each other."""
+    path = tmp_path / "x.mrc"
+    path.write_bytes(mrc_with(seri(mask, each), (each, mask), kind))
+    assert [unit.acquisition.tilt_deg for unit in looked(path).units] == (TILTS if known else [None] * 3)
+    assert np.array_equal(pixels_of(path), THREE)
+
+
+@pytest.mark.parametrize(
+    ("records", "numbers", "known"),
+    [(1024, (0, 0), True), (8192, (0, 0), True), (8192, (0, 32), True), (1024, (0, 32), True), (61, (0, 32), True), (61, (0, 0), False)],
+)
+def test_xplore3d_headers_of_any_length_are_read(tmp_path: Path, records: int, numbers: tuple[int, int], known: bool) -> None:
+    """1,024 records, 8,192 of later programs, or as many as the header says there are numbers for."""
+    rows = np.zeros((records, 32), "<f4")
+    rows[:3, 0], rows[:3, 1], rows[:3, 11] = TILTS, 0.5, 5e-11
+    path = tmp_path / "x.mrc"
+    path.write_bytes(mrc_with(rows.tobytes(), numbers))
+    assert [unit.acquisition.tilt_deg for unit in looked(path).units] == (TILTS if known else [None] * 3)
+    assert np.array_equal(pixels_of(path), THREE)
+
+
+@pytest.mark.parametrize("kind", [b"FEI1", b"FEI2", b"SERI", b"", b"HDF5", b"AGAR"])
+@pytest.mark.parametrize("content", [b"\xff" * 4096, b"noise" * 820, bytes(4096), b""], ids=["ones", "text", "zeros", "none"])
+def test_extended_headers_that_mean_nothing_cost_no_image(tmp_path: Path, kind: bytes, content: bytes) -> None:
+    """Of every type: whatever stands there, the pixels are read."""
+    path = tmp_path / "x.mrc"
+    path.write_bytes(mrc_with(content, (-1, -1), kind))
+    assert len(looked(path).units) == 3
+    assert np.array_equal(pixels_of(path), THREE)
+
+
+# -- MATLAB -------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_mat_file_needs_only_its_projections(tmp_path: Path) -> None:
+    """Links, angles that lie elsewhere or are no numbers of angles, in 7.3 and in 5: the images are read, and the tilts are not known."""
+    path = tmp_path / "x.mat"
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file["projections"] = THREE.transpose(0, 2, 1)
+        links(file)
+        file["alias"] = h5py.SoftLink("/projections")
+        file.create_dataset("angles", (3,), "f8", external=[("/etc/passwd", 0, 24)])
+    said = looked(path)
+    assert [unit.acquisition.tilt_deg for unit in said.units] == [None] * 3
+    assert "stored in another file" in said.units[0].remark
+    assert np.array_equal(pixels_of(path), THREE)
+    savemat(path, {"projections": THREE.transpose(1, 2, 0), "angles": np.array(TILTS) * 1j})
+    assert "complex" in looked(path).units[0].remark
+    assert np.array_equal(pixels_of(path), THREE)

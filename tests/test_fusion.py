@@ -1,6 +1,8 @@
-"""Second opinions under the particle: what vacuum and lattice say, and the referee who weighs them."""
+"""Experts under the particle: what vacuum and lattice fringes say, and the gate that weighs them."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -8,17 +10,19 @@ import pytest
 import torch
 from scipy.ndimage import binary_dilation
 
-from aet_stream.denoise import grid
+from aet_stream.denoise import grid, trust
+from aet_stream.denoise.architectures import save_weights
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.denoise.features import Blocks, describe
-from aet_stream.denoise.fusion import experts as opinions
-from aet_stream.denoise.fusion import fringes as lattice
-from aet_stream.denoise.fusion import kriging as vacuum_field
-from aet_stream.denoise.fusion.gate import CHANNELS, Referee
-from aet_stream.denoise.weights_file import SHIPPED, load_card, load_tensors, parts, save_weights
+from aet_stream.denoise.fusion import fringes
+from aet_stream.denoise.fusion.experts import Experts, NetworkOutput, Posterior, consult
+from aet_stream.denoise.fusion.gate import CHANNELS, Gate
+from aet_stream.denoise.fusion.kriging import EDGE, pooled
+from aet_stream.denoise.weights_file import SHIPPED, load_card, load_tensors, parts
 from aet_stream.simulate.backgrounds import gaussian
 from aet_stream.training import sets
-from aet_stream.training.scores import psnr_db
+from aet_stream.training.calibrate import judged
+from aet_stream.training.scores import psnr_db, rank_correlation
 
 SIZE_PX = 256
 
@@ -36,10 +40,14 @@ SURE = 9.0
 """Logit of a support that is known"""
 
 
-def heard(
-    clean: np.ndarray, inside: np.ndarray, background: np.ndarray, *, rim: tuple[int, float] = (0, SURE)
-) -> tuple[opinions.Opinions, Blocks]:
-    """Opinions on a frame whose background is known to be nothing so far, by somebody who knows where the particle is, but for a rim of so
+def network(logit: np.ndarray) -> NetworkOutput:
+    """A network that knows where the particle is, and nothing of the background."""
+    nothing = np.zeros(logit.shape)
+    return NetworkOutput(nothing, logit, nothing, nothing, nothing)
+
+
+def asked(clean: np.ndarray, inside: np.ndarray, background: np.ndarray, *, rim: tuple[int, float] = (0, SURE)) -> tuple[Experts, Blocks]:
+    """Experts on a frame whose background is known to be nothing so far, by somebody who knows where the particle is, but for a rim of so
     many blocks: there, with this logit."""
     frame = (clean + background).astype(np.float32)
     blocks = describe(frame)
@@ -48,26 +56,25 @@ def heard(
     wide, unsure = rim
     if wide:
         logit[binary_dilation(support, iterations=wide) & ~support] = unsure
-    nothing = np.zeros(support.shape)
-    return opinions.ask(frame, blocks, nothing, np.zeros_like(frame), logit), blocks
+    return consult(frame, blocks, network(logit), np.zeros_like(frame)), blocks
 
 
-def error(opinion: opinions.Opinion, blocks: Blocks, background: np.ndarray, inside: np.ndarray) -> float:
+def error(posterior: Posterior, blocks: Blocks, background: np.ndarray, inside: np.ndarray) -> float:
     """Root mean square error under the particle, in units of the signal."""
-    truth = vacuum_field.pooled(grid.in_blocks(background, blocks.block_px).mean((1, 3)))
-    under = vacuum_field.pooled(grid.in_blocks(inside, blocks.block_px).mean((1, 3))) == 1
-    return float(np.sqrt(np.mean((opinion.background * blocks.span + blocks.low - truth)[under] ** 2)))
+    truth = pooled(grid.in_blocks(background, blocks.block_px).mean((1, 3)))
+    under = pooled(grid.in_blocks(inside, blocks.block_px).mean((1, 3))) == 1
+    return float(np.sqrt(np.mean((posterior.mean * blocks.span + blocks.low - truth)[under] ** 2)))
 
 
 def test_fringes_are_found_with_their_period_and_their_amplitude() -> None:
     """One plane wave on a ball: its frequency to a point of the spectrum, its amplitude as the ball's thickness."""
     clean, _ = crystal()
-    found = lattice.find(clean, 4)
+    found = fringes.find(clean, 4)
     assert found is not None
     wave = np.array(found.waves[0]) * np.sign(found.waves[0][0])
     assert np.abs(wave - np.array([0.8, 0.6]) / 7).max() < 1 / SIZE_PX
-    amplitude = lattice.amplitudes(clean, found, 8)[0]
-    thickness = lattice.levels(crystal(contrast=0.0)[0], found.window_px, 8)
+    amplitude = fringes.amplitudes(clean, found, 8)[0]
+    thickness = fringes.levels(crystal(contrast=0.0)[0], found.window_px, 8)
     assert np.corrcoef(amplitude.ravel(), thickness.ravel())[0, 1] > 0.999
 
 
@@ -77,7 +84,7 @@ def test_a_ball_without_a_lattice_has_no_fringes() -> None:
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 0.05, clean.shape).astype(np.float32)
     for frame in (noise, clean + noise, gaussian(rng, SIZE_PX) + noise):
-        assert lattice.find(frame, 4) is None
+        assert fringes.find(frame, 4) is None
 
 
 @pytest.mark.parametrize("sigma_seed", [0, 1, 2])
@@ -85,11 +92,11 @@ def test_the_vacuum_knows_how_smooth_the_background_is(sigma_seed: int) -> None:
     """Published backgrounds around and under a ball: kriging leaves a fraction of what there was, and says how much."""
     clean, inside = crystal(contrast=0.0)
     background = gaussian(np.random.default_rng(sigma_seed), SIZE_PX)
-    found, blocks = heard(clean, inside, background)
-    assert found.vacuum is not None
-    left = error(found.vacuum, blocks, background, inside)
+    found, blocks = asked(clean, inside, background)
+    assert found.kriging is not None
+    left = error(found.kriging, blocks, background, inside)
     assert left < 0.8 * background[inside].std()
-    said = float(np.sqrt(np.mean(found.vacuum.spread[found.vacuum.spread > 0] ** 2))) * blocks.span
+    said = float(np.sqrt(np.mean(found.kriging.sd[found.kriging.sd > 0] ** 2))) * blocks.span
     assert 1 / 3 < said / left < 3
 
 
@@ -101,9 +108,9 @@ def test_the_vacuum_is_heard_up_to_the_rim_of_the_particle(sigma_seed: int) -> N
     background = gaussian(np.random.default_rng(sigma_seed), SIZE_PX)
     left = {}
     for logit in (-0.01, -SURE):
-        found, blocks = heard(clean, inside, background, rim=(1, logit))
-        assert found.vacuum is not None
-        left[logit] = error(found.vacuum, blocks, background, inside)
+        found, blocks = asked(clean, inside, background, rim=(1, logit))
+        assert found.kriging is not None
+        left[logit] = error(found.kriging, blocks, background, inside)
     assert left[-SURE] < 0.95 * left[-0.01]
 
 
@@ -113,23 +120,23 @@ def test_a_rim_in_doubt_does_little_harm() -> None:
     clean, inside = crystal(contrast=0.0)
     background = gaussian(np.random.default_rng(0), SIZE_PX)
     rim = np.kron(binary_dilation(grid.in_blocks(inside, 4).any((1, 3)), iterations=2), np.ones((4, 4), bool)) & ~inside
-    doubted, blocks = heard(clean + 0.01 * rim.astype(np.float32), inside, background, rim=(2, 0.0))
-    believed, _ = heard(clean + 0.01 * rim.astype(np.float32), inside, background, rim=(2, -SURE))
-    assert doubted.vacuum is not None
-    assert believed.vacuum is not None
-    assert error(doubted.vacuum, blocks, background, inside) < 0.005
-    assert 0.02 < error(believed.vacuum, blocks, background, inside) < 0.1
+    doubted, blocks = asked(clean + 0.01 * rim.astype(np.float32), inside, background, rim=(2, 0.0))
+    believed, _ = asked(clean + 0.01 * rim.astype(np.float32), inside, background, rim=(2, -SURE))
+    assert doubted.kriging is not None
+    assert believed.kriging is not None
+    assert error(doubted.kriging, blocks, background, inside) < 0.005
+    assert 0.02 < error(believed.kriging, blocks, background, inside) < 0.1
 
 
-def test_a_rim_that_contradicts_the_vacuum_is_not_heard() -> None:
+def test_a_rim_that_contradicts_the_vacuum_is_not_asked() -> None:
     """Single blocks beside the particle that are taken for vacuum and hold a hundredth of it: as if they were in doubt."""
     clean, inside = crystal(contrast=0.0)
     background = gaussian(np.random.default_rng(0), SIZE_PX)
     support = grid.in_blocks(inside, 4).any((1, 3))
     rim = np.kron(binary_dilation(support) & ~support, np.ones((4, 4), np.float32))
-    believed, blocks = heard(clean + 0.01 * rim, inside, background, rim=(1, -SURE))
-    assert believed.vacuum is not None
-    assert error(believed.vacuum, blocks, background, inside) < 0.002
+    believed, blocks = asked(clean + 0.01 * rim, inside, background, rim=(1, -SURE))
+    assert believed.kriging is not None
+    assert error(believed.kriging, blocks, background, inside) < 0.002
 
 
 def test_a_step_in_the_vacuum_is_a_surprise() -> None:
@@ -137,12 +144,12 @@ def test_a_step_in_the_vacuum_is_a_surprise() -> None:
     clean, inside = crystal(contrast=0.0)
     smooth = gaussian(np.random.default_rng(0), SIZE_PX)
     stepped = smooth + 0.3 * (np.arange(SIZE_PX) > 30).astype(np.float32)
-    even, uneven = (heard(clean, inside, background)[0].field for background in (smooth, stepped))
+    even, uneven = (asked(clean, inside, background)[0].vacuum for background in (smooth, stepped))
     assert even is not None
     assert uneven is not None
-    assert np.abs(even.surprise).max() < 3.5
-    assert np.abs(uneven.surprise).max() > 4
-    assert abs(uneven.asked[np.argmax(np.abs(uneven.surprise)), 1] - 30 / 8) < 1.5
+    assert np.abs(even.left_out).max() < 3.5
+    assert np.abs(uneven.left_out).max() > 4
+    assert abs(uneven.left_out_at[np.argmax(np.abs(uneven.left_out)), 1] - 30 / 8) < 1.5
 
 
 @pytest.mark.parametrize("bent", [0.0, 1.2])
@@ -152,66 +159,61 @@ def test_the_lattice_shows_what_the_vacuum_cannot(seed: int, bent: float) -> Non
     the thickness or not."""
     clean, inside = crystal(bent=bent)
     background = gaussian(np.random.default_rng(seed), SIZE_PX)
-    found, blocks = heard(clean, inside, background)
-    assert found.vacuum is not None
-    assert found.lattice is not None
-    assert error(found.lattice, blocks, background, inside) < 0.6 * error(found.vacuum, blocks, background, inside)
+    found, blocks = asked(clean, inside, background)
+    assert found.kriging is not None
+    assert found.fringes is not None
+    assert error(found.fringes, blocks, background, inside) < 0.6 * error(found.kriging, blocks, background, inside)
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (16, 16), (64, 64), (63, 97), (200, 31)])
-def test_little_vacuum_or_little_particle_is_no_opinion_and_no_error(shape: tuple[int, int]) -> None:
+def test_little_vacuum_or_little_particle_is_no_word_and_no_error(shape: tuple[int, int]) -> None:
     """Frames of a few blocks, all particle or none: nothing is said, or something finite."""
     frame = np.random.default_rng(0).normal(0, 1, shape).astype(np.float32)
     blocks = describe(frame)
     rows, columns = blocks.statistics.shape[1:]
     for support in (np.zeros((rows, columns), bool), np.ones((rows, columns), bool), np.indices((rows, columns)).sum(0) < rows):
         logit = np.where(support, SURE, -SURE)
-        found = opinions.ask(frame, blocks, np.zeros((rows, columns)), np.zeros(shape, np.float32), logit)
-        for opinion in (found.vacuum, found.lattice):
-            assert opinion is None or np.isfinite(opinion.background).all()
+        found = consult(frame, blocks, network(logit), np.zeros(shape, np.float32))
+        for posterior in (found.kriging, found.fringes):
+            assert posterior is None or np.isfinite(posterior.mean).all()
 
 
-def test_the_referee_only_chooses() -> None:
-    """Without opinions nothing is corrected; with them the answer lies between them, whatever its weights."""
+def test_the_gate_only_chooses() -> None:
+    """Without experts nothing is corrected; with them the answer lies between them, whatever its weights."""
     torch.manual_seed(0)
-    referee = Referee().eval()
+    gate = Gate().eval()
     with torch.no_grad():
-        for weight in referee.parameters():
+        for weight in gate.parameters():
             weight.add_(0.2 * torch.randn_like(weight))
-    told = torch.randn(2, len(CHANNELS), vacuum_field.EDGE, vacuum_field.EDGE).abs()
-    names = {name: CHANNELS.index(name) for name in ("own", "vacuum", "lattice", "has vacuum", "has lattice", "valid")}
-    told[:, names["valid"]] = 1
-    told[:, names["own"]], told[:, names["vacuum"]], told[:, names["lattice"]] = 0.0, 1.0, -2.0
-    told[:, names["has vacuum"]], told[:, names["has lattice"]] = 0, 0
-    assert referee(told).correction.abs().max() < 1e-6
-    told[:, names["has vacuum"]] = 1
-    both = referee(told).correction
+    inputs = torch.randn(2, len(CHANNELS), EDGE, EDGE).abs()
+    names = {name: CHANNELS.index(name) for name in ("network", "kriging", "fringes", "has kriging", "has fringes", "valid")}
+    inputs[:, names["valid"]] = 1
+    inputs[:, names["network"]], inputs[:, names["kriging"]], inputs[:, names["fringes"]] = 0.0, 1.0, -2.0
+    inputs[:, names["has kriging"]], inputs[:, names["has fringes"]] = 0, 0
+    assert gate(inputs).correction.abs().max() < 1e-6
+    inputs[:, names["has kriging"]] = 1
+    both = gate(inputs).correction
     assert both.min() >= 0
     assert both.max() <= 1
-    told[:, names["has lattice"]] = 1
-    assert referee(told).correction.min() >= -2
-    assert referee(told).correction.max() <= 1
+    inputs[:, names["has fringes"]] = 1
+    assert gate(inputs).correction.min() >= -2
+    assert gate(inputs).correction.max() <= 1
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Denoiser:
-    """The shipped network without its referee, in a file of its own."""
-    path = tmp_path_factory.mktemp("alone") / "alone.safetensors"
-    network, referee = parts(load_tensors(SHIPPED / "default.safetensors"))
-    assert referee
-    save_weights(path, network, msgspec.structs.replace(load_card(SHIPPED / "default.safetensors"), name="alone"))
-    return Denoiser(model=str(path), device="cpu", threads=1)
+def alone() -> Denoiser:
+    """The shipped network without the fusion of experts."""
+    return Denoiser(model="default", fusion=False, device="cpu", threads=1)
 
 
 @pytest.mark.parametrize(("set_name", "gain_db", "mean_db"), [("published", 3.0, 54.5), ("hard", 0.5, 42.5)])
-def test_the_referee_makes_the_network_better(alone: Denoiser, set_name: str, gain_db: float, mean_db: float) -> None:
+def test_the_fusion_makes_the_network_better(alone: Denoiser, set_name: str, gain_db: float, mean_db: float) -> None:
     """On frames of particles and films that neither has seen; what a frame may lose is less than what others win. The better the network
     is alone, the less there is to win: what comes out of it is asked for, too."""
     frames = sets.frames(set_name, 48)
-    with_referee = Denoiser(model="default", device="cpu", threads=1)
+    fused = Denoiser(model="default", device="cpu", threads=1)
     before, after = (
-        np.array([psnr_db(frame.background, denoiser.estimate(frame.raw)[0].background) for frame in frames])
-        for denoiser in (alone, with_referee)
+        np.array([psnr_db(frame.background, denoiser.estimate(frame.raw)[0].background) for frame in frames]) for denoiser in (alone, fused)
     )
     assert after.mean() > before.mean() + gain_db
     assert after.mean() > mean_db
@@ -219,9 +221,25 @@ def test_the_referee_makes_the_network_better(alone: Denoiser, set_name: str, ga
     assert (before - after).max() < 7
 
 
-def test_a_file_without_a_referee_is_a_network_all_the_same(alone: Denoiser) -> None:
-    """Weights of before there was one: the network's own word."""
-    frame = sets.frames("hard", 4)[0]
-    estimate, _, _ = alone.estimate(frame.raw)
-    assert "referee" not in estimate.doubts
-    assert psnr_db(frame.background, estimate.background) > 25
+def test_a_file_without_a_gate_is_a_network_all_the_same(alone: Denoiser, tmp_path: Path) -> None:
+    """Weights of before there was one: the network's own background, bit by bit what `denoise.fusion = false` gives; its name says so."""
+    frame = sets.frames("hard", 4)[0].raw
+    weights, _ = parts(load_tensors(SHIPPED / "default.safetensors"))
+    path = save_weights(
+        tmp_path / "own.safetensors", weights, msgspec.structs.replace(load_card(SHIPPED / "default.safetensors"), name="own")
+    )
+    own, without = Denoiser(model=str(path), device="cpu", threads=1).subtract(frame), alone.subtract(frame)
+    assert own.clean.tobytes() == without.clean.tobytes()
+    assert (own.quality.model, without.quality.model) == ("own", "default without fusion")
+    assert "gate" not in alone.estimate(frame)[0].doubts
+
+
+def test_the_expected_error_without_fusion_has_a_rule_of_its_own(alone: Denoiser) -> None:
+    """The gate's doubts are not there: an error is still expected of the size it has."""
+    expected, true = [], []
+    for sample in sets.frames("hard", 24, seed=sets.SEED + 78):
+        evidence, error = judged(alone, sample)
+        expected.append(trust.expected_share(evidence.features(), alone.rule) * evidence.range)
+        true.append(error)
+    assert rank_correlation(np.array(expected), np.array(true)) > 0.75
+    assert 0.5 < np.median(np.array(expected) / np.array(true)) < 2

@@ -135,8 +135,6 @@ def hostile() -> dict[str, bytes]:
     struct.pack_into("<3i", mrc, 0, 100_000, 100_000, 1)
     extended = bytearray(WRITERS["mrc"](known_image(0, 16), 0.0, 0.1))
     struct.pack_into("<i", extended, 92, 2**31 - 1)
-    dm4 = bytearray(WRITERS["dm4"](known_image(0, 16), 0.0, 0.1))
-    struct.pack_into(">Q", dm4, 18, 2**62)
     nested = (
         struct.pack(">I", 3) + struct.pack(">I", 100) + struct.pack(">I", 1) + (b"\x01\x00" + struct.pack(">I", 1) + b"\x14\0\0") * 30_000
     )
@@ -147,7 +145,6 @@ def hostile() -> dict[str, bytes]:
         "object.npy": npy + pickled.ljust(117) + b"\n" + bytes(800),
         "huge.mrc": bytes(mrc),
         "extended.mrc": bytes(extended),
-        "tags.dm4": bytes(dm4),
         "nested.dm3": nested,
         "text.mat": b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + bytes(64),
         "text.tif": b"this is no image at all, but a page of text",

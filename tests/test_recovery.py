@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 from aet_stream import durable, layout
-from aet_stream.errors import NewerLayout, OutputFull, StoreError
+from aet_stream.cli.verifying import verdicts
+from aet_stream.errors import NewerLayout, OutputFull
 from aet_stream.hub import quarantine
 from aet_stream.hub.archive import Archive, open_ledger
 from aet_stream.hub.crash_guard import CrashGuard
@@ -500,20 +501,37 @@ def test_verify_notices_whatever_byte_is_flipped(tmp_path: Path, step: int) -> N
     path = tmp_path / "s" / "series.h5"
     content, truth = path.read_bytes(), everything(path)
     noticed, silent = 0, []
-    for position in range(0, len(content), step):
-        flipped = bytearray(content)
-        flipped[position] ^= 1 << (position % 8)
-        path.write_bytes(flipped)
-        try:
-            with Series(path) as series:
-                doubts = list(series.doubts())
-        except StoreError:
-            doubts = ["refused"]
-        noticed += bool(doubts)
-        if not doubts and everything(path) != truth:
-            silent.append(position)
+    positions = list(range(0, len(content), step))
+    for some in (positions[start : start + 200] for start in range(0, len(positions), 200)):
+        flipped = [_flipped(content, position, tmp_path / f"{position}.h5") for position in some]
+        for position, damaged, verdict in zip(some, flipped, verdicts(flipped, patience_s=10.0), strict=True):
+            sound = not (verdict.doubts or verdict.refused)
+            noticed += not sound
+            if sound and everything(damaged) != truth:
+                silent.append(position)
+            damaged.unlink()
     assert silent == []
     assert noticed > 10
+
+
+def _flipped(content: bytes, position: int, path: Path) -> Path:
+    """A copy in which one bit is another one."""
+    flipped = bytearray(content)
+    flipped[position] ^= 1 << (position % 8)
+    path.write_bytes(flipped)
+    return path
+
+
+def test_verify_outlives_what_kills_or_hangs_its_reader(tmp_path: Path) -> None:
+    """A file that is never done being read, here a pipe without a writer, has a verdict, and so has the one behind it."""
+    store = SeriesStore(tmp_path / "s", CrashGuard(tmp_path), fold_rows=256)
+    store.commit([made(1, 0, size_px=8)])
+    list(store.close(CLOSED))
+    endless = tmp_path / "endless.h5"
+    os.mkfifo(endless)
+    hung, sound = verdicts([endless, tmp_path / "s" / "series.h5"], patience_s=3.0)
+    assert "endless.h5: whatever reads it dies or never ends" in hung.refused
+    assert (sound.rows, sound.closed, sound.doubts, sound.refused) == (1, True, (), "")
 
 
 def everything(path: Path) -> dict[str, object]:

@@ -15,7 +15,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from aet_stream import __version__, durable, failpoints, layout
+from aet_stream import __version__, durable, failpoints, layout, nexus
 from aet_stream.consistency import error_in_series, intensity_ratio, mass_residual_px, trust_in_series
 from aet_stream.errors import StoreError
 from aet_stream.layout import PLANES, Planes, Record, crc32
@@ -30,6 +30,26 @@ NXCLASSES = {
     f"{layout.NXTOMO}/sample": "NXsample",
     f"{layout.NXTOMO}/data": "NXdata",
 }
+
+
+DESCRIBED: dict[str, dict[str, str]] = {
+    "instrument/detector/data": {
+        "units": "counts",
+        "long_name": "without background",
+        "interpretation": "image",
+        "description": "background-free: raw - background, nothing clipped or masked; (tilt, y, x), tilt axis along y",
+        "target": f"{layout.NXTOMO}/instrument/detector/data",
+    },
+    "instrument/detector/image_key": {"target": f"{layout.NXTOMO}/instrument/detector/image_key"},
+    "instrument/detector/x_pixel_size": {"units": "m"},
+    "instrument/detector/y_pixel_size": {"units": "m"},
+    "sample/rotation_angle": {"units": "degree", "long_name": "tilt", "target": f"{layout.NXTOMO}/sample/rotation_angle"},
+    "data/y": {"long_name": "along the tilt axis"},
+    "data/x": {"long_name": "across the tilt axis"},
+}
+"""Below NXTOMO: what a plot needs to know of a dataset. `target`: of the names that links give it, the one that counts."""
+LINKS = {"data": "instrument/detector/data", "rotation_angle": "sample/rotation_angle", "image_key": "instrument/detector/image_key"}
+"""Below NXTOMO/data: what they lead to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +84,7 @@ def write_virtual(folder: Path, records: list[Record], sources: list[Source], ra
     OutputFull : the disk does not take it
     """
     _check_sources(folder, records, sources, raw)
-    with h5py.File("master", "w", driver="core", backing_store=False, libver=layout.LIBVER, block_size=1 << 14) as file:
+    with h5py.File("master", "w", driver="core", backing_store=False, libver=layout.LIBVER_VIRTUAL, block_size=1 << 14) as file:
         for plane in PLANES:
             dtype = plane.dtype_beside(raw)
             virtual = h5py.VirtualLayout((len(records), *raw.shape), dtype)
@@ -133,19 +153,14 @@ def _write_rest(file: h5py.File, records: list[Record], shape: tuple[int, ...], 
     """All but the frames themselves."""
     file.attrs["layout_version"] = layout.LAYOUT_VERSION
     contents = layout.Contents()
-    theta = file.create_dataset(layout.THETA, data=contents.add(np.array([record.tilt_deg for record in records])))
-    theta.attrs["units"] = "deg"
+    file.create_dataset(layout.THETA, data=contents.add(np.array([record.tilt_deg for record in records])))
     # Never written, so they take no room: readers get the fill value.
     for name, value in layout.NEUTRAL.items():
         file.create_dataset(name, (1, *shape), "<f4", fillvalue=value)
-    file[layout.CLEAN].attrs["description"] = (
-        "background-free: raw - background, nothing clipped or masked; (tilt, y, x), tilt axis along y"
-    )
     _write_per_projection(file, records, contents, shape[0] * shape[1])
     _write_about(file, records, about)
-    _write_nxtomo(file, records, about, contents)
-    detector = f"{layout.NXTOMO}/instrument/detector"
-    for name in (*NXCLASSES, layout.THETA, layout.CLEAN, layout.ABOUT, f"{detector}/x_pixel_size", f"{detector}/y_pixel_size"):
+    _write_nxtomo(file, records, about, shape, contents)
+    for name in (*NXCLASSES, *(f"{layout.NXTOMO}/{name}" for name in DESCRIBED), layout.ABOUT):
         contents.add_attributes(file[name])
     file[layout.ABOUT].attrs["content_sha256"] = contents.sha256()
 
@@ -209,34 +224,39 @@ def _write_about(file: h5py.File, records: list[Record], about: About) -> None:
     )
 
 
-def _write_nxtomo(file: h5py.File, records: list[Record], about: About, contents: layout.Contents) -> None:
+def _write_nxtomo(file: h5py.File, records: list[Record], about: About, shape: tuple[int, ...], contents: layout.Contents) -> None:
+    """The same frames and tilts by the names of NXtomo, and a plot of them with its axes."""
     for path, name in NXCLASSES.items():
         file.require_group(path).attrs["NX_class"] = name
-    entry, detector = file[layout.NXTOMO], file[f"{layout.NXTOMO}/instrument/detector"]
-    pixel_size_m = (
-        next((record.acquisition.pixel_size_nm for record in records if record.acquisition.pixel_size_nm is not None), np.nan) * 1e-9
-    )
+    entry = file[layout.NXTOMO]
+    sizes_nm = (record.acquisition.pixel_size_nm for record in records)
+    size_nm = next((size for size in sizes_nm if size is not None), np.nan)
+    times = [about.opened_at, *(record.closed_at for record in records if np.isfinite(record.closed_at))]
     for key, value in {
         "definition": "NXtomo",
         "title": about.name,
-        "start_time": _utc(about.opened_at),
+        "start_time": _utc(min(times)),
+        "end_time": _utc(max(times)),
         "instrument/source/name": "STEM",
         "instrument/source/probe": "electron",
         "sample/name": about.name,
         "instrument/detector/image_key": np.zeros(len(records), np.int32),
         "instrument/detector/image_key_control": np.zeros(len(records), np.int32),
-        "instrument/detector/x_pixel_size": pixel_size_m,
-        "instrument/detector/y_pixel_size": pixel_size_m,
+        "instrument/detector/x_pixel_size": size_nm * 1e-9,
+        "instrument/detector/y_pixel_size": size_nm * 1e-9,
+        "data/y": nexus.positions(shape[0], size_nm),
+        "data/x": nexus.positions(shape[1], size_nm),
     }.items():
         entry[key] = contents.add(value)
-    for key in ("x_pixel_size", "y_pixel_size"):
-        detector[key].attrs["units"] = "m"
-    detector["data"] = file[layout.CLEAN]
-    entry["sample/rotation_angle"] = file[layout.THETA]
-    file[layout.THETA].attrs["units"] = "degree"
-    for key, target in (("data", layout.CLEAN), ("rotation_angle", layout.THETA), ("image_key", f"{detector.name}/image_key")):
-        entry[f"data/{key}"] = file[target]
-    entry["data"].attrs["signal"] = "data"
+    entry["instrument/detector/data"], entry["sample/rotation_angle"] = file[layout.CLEAN], file[layout.THETA]
+    for key, target in LINKS.items():
+        entry[f"data/{key}"] = entry[target]
+    for key, attributes in DESCRIBED.items():
+        entry[key].attrs.update(attributes)
+    for axis in ("y", "x"):
+        entry[f"data/{axis}"].attrs["units"] = nexus.unit(size_nm)
+    nexus.make_plot(entry["data"], "data", ("rotation_angle", "y", "x"), title=about.name)
+    nexus.set_default(file, *layout.NXTOMO.strip("/").split("/"), "data")
 
 
 def _utc(unix_s: float) -> str:

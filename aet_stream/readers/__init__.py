@@ -40,9 +40,14 @@ FORMATS = {
     ".ali": "mrc",
     ".dm3": "dm",
     ".dm4": "dm",
+    ".dm5": "dm5",
     ".mat": "mat",
     ".ser": "ser",
     ".emd": "emd",
+    ".h5": "h5",
+    ".hdf5": "h5",
+    ".nhdf": "h5",
+    ".ndata": "nion",
 }
 SUFFIXES = frozenset(FORMATS)
 PLUGINS = "aet_stream.readers"
@@ -153,8 +158,8 @@ def _looks_like(path: Path) -> str:
     with path.open("rb") as file:
         head = file.read(8)
     kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "")
-    belongs = {"TIFF": ".tif .tiff", "BigTIFF": ".tif .tiff", "NumPy": ".npy", "HDF5": ".emd .mat", "MATLAB": ".mat", "DM3": ".dm3 .dm4",
-               "DM4": ".dm3 .dm4", "SER": ".ser"}.get(kind, "-")  # fmt: skip
+    belongs = {"TIFF": ".tif .tiff", "BigTIFF": ".tif .tiff", "NumPy": ".npy", "HDF5": ".emd .mat .h5 .hdf5 .nhdf .dm5", "ZIP": ".ndata",
+               "MATLAB": ".mat", "DM3": ".dm3 .dm4", "DM4": ".dm3 .dm4", "SER": ".ser"}.get(kind, "-")  # fmt: skip
     return f" (its content looks like {kind})" if kind and path.suffix.lower() not in belongs.split() else ""
 
 

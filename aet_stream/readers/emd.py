@@ -10,26 +10,37 @@ from __future__ import annotations
 import math
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from aet_stream.errors import SourceError, SourceNotReady
 from aet_stream.projection import Acquisition, Array
 from aet_stream.readers import Source, checked_probe, finished, image_in_range, no_space, pixel_size_nm, understood, utc
+from aet_stream.readers.angle_array import is_angle_name
 from aet_stream.readers.hdf5 import attribute, known, member, numbers, opened
 from aet_stream.readers.velox import Velox, number
 
+_VELOX, _STEMTOMO = "Data/Image", "data/raw/tiltangles"
 _MAX_OBJECTS, _MAX_DEPTH = 20_000, 6
 
 
 def open_source(path: Path, size: int) -> Source:
     with opened(path) as file:
-        if known(path, file, "Data/Image") is not None:
-            return Velox(path, file)
-        if known(path, file, "data/raw/tiltangles") is not None:
-            return StemTomo(path, file)
-        return Berkeley(path, file)
+        return open_hdf5(path, file)
+
+
+def fits(path: Path, file: Any) -> bool:
+    """Is an HDF5 file of another name one of these?"""
+    return attribute(file, "version_major") is not None or any(known(path, file, name) is not None for name in (_VELOX, _STEMTOMO))
+
+
+def open_hdf5(path: Path, file: Any) -> Source:
+    if known(path, file, _VELOX) is not None:
+        return Velox(path, file)
+    if known(path, file, _STEMTOMO) is not None:
+        return StemTomo(path, file)
+    return Berkeley(path, file)
 
 
 # -- Berkeley ---------------------------------------------------------------------------------------------------------------------------
@@ -57,8 +68,10 @@ class StemTomo:
         )  # fmt: skip
         self._remarks: list[str] = []
         self._sets = understood(self._remarks, "imageSetParameters", lambda: _table(path, file, "imageSetParameters"), None)
-        self._size = understood(self._remarks, "the pixel size", lambda: _calibrated(path, file), None)
-        self._no_projection = no_space(*_units(path, file, "data/raw", 3, 4))
+        y, x = understood(self._remarks, "the axes", lambda: _axes(path, file, "data/raw", data.shape), [_Axis("")] * 4)[2:]
+        self._size = understood(self._remarks, "imageParameters", lambda: _calibrated(path, file), None)
+        self._size = self._size or pixel_size_nm((y.step, y.unit), (x.step, x.unit))
+        self._no_projection = no_space(y.unit, x.unit)
         microscope, raw = known(path, file, "microscope"), known(path, file, "data/raw")
         self._microscope, self._dwell = str(attribute(microscope, "name") or ""), number(attribute(raw, "dwell time"))
         # The compustage's scripting interface counts radians; the program writes its numbers down as "degrees".
@@ -121,11 +134,11 @@ def _table(path: Path, file: Any, name: str) -> Array | None:
 
 
 def _calibrated(path: Path, file: Any) -> float | None:
-    """The pixel size, nm, from what the program measured, or else from the axes."""
+    """The pixel size, nm, that the program measured."""
     table = _table(path, file, "imageParameters")
-    measured = table is not None and table.shape[0] >= 5 and table.shape[1]
-    size = pixel_size_nm((float(table[4, 0]), "m"), (float(table[3, 0]), "m")) if table is not None and measured else None
-    return size or _axis_size(path, file, "data/raw", 3, 4)
+    if table is None or table.shape[0] < 5 or not table.shape[1]:
+        return None
+    return pixel_size_nm((float(table[4, 0]), "m"), (float(table[3, 0]), "m"))
 
 
 def _rotations(path: Path, file: Any, raw: Any, repeats: int) -> tuple[float, ...]:
@@ -137,7 +150,7 @@ def _rotations(path: Path, file: Any, raw: Any, repeats: int) -> tuple[float, ..
 
 
 class Berkeley:
-    """A single image, or a stack whose first axis is in degrees."""
+    """A single image, or a stack with one axis in degrees or radians: the first (NCEM, tomviz), or another."""
 
     def __init__(self, path: Path, file: Any) -> None:
         self._path = path
@@ -145,14 +158,18 @@ class Berkeley:
         data = numbers(path, member(path, file, f"{group}/data"))
         if data.ndim not in (2, 3):
             raise SourceError(f"{path.name}: {data.name} has shape {data.shape}; (y, x) or (images, y, x) are projections")
-        images, height, width = (1, *data.shape) if data.ndim == 2 else data.shape
-        self.probe = checked_probe(path, "emd", images, height, width, data.dtype.str)
         self._remarks: list[str] = []
-        y, x = data.ndim - 1, data.ndim
-        self._size = understood(self._remarks, "the pixel size", lambda: _axis_size(path, file, group, y, x), None)
-        self._no_projection = no_space(*_units(path, file, group, y, x), others=_units(path, file, group, *range(1, y)))
-        tilts = (lambda: _axis_tilts(path, file, group, images)) if data.ndim == 3 else (lambda: _stage_tilt(path, file))
-        self._tilts = understood(self._remarks, "the tilt", tilts, list[tuple[float | None, str]]())
+        axes = understood(self._remarks, "the axes", lambda: _axes(path, file, group, data.shape), [_Axis("")] * data.ndim)
+        self._stacked = _tilted(axes) if data.ndim == 3 else -1
+        """Which axis counts images; -1 for a single one."""
+        y, x = (axis for index, axis in enumerate(axes) if index != self._stacked)
+        (height, width), images = (np.delete(data.shape, self._stacked), data.shape[self._stacked]) if data.ndim == 3 else (data.shape, 1)
+        self.probe = checked_probe(path, "emd", images, int(height), int(width), data.dtype.str)
+        others = [axes[self._stacked].unit] if data.ndim == 3 else []
+        self._size = pixel_size_nm((y.step, y.unit), (x.step, x.unit))
+        self._no_projection = no_space(y.unit, x.unit, others=others)
+        stated = (lambda: _axis_tilts(axes[self._stacked], images)) if data.ndim == 3 else (lambda: _stage_tilt(path, file))
+        self._tilts = understood(self._remarks, "the tilt", stated, _NO_TILTS)
         self._times = understood(self._remarks, "the times", lambda: _times(path, file, group), list[float]())
         microscope = known(path, file, "microscope")
         self._microscope, self._dwell = str(attribute(microscope, "name") or ""), number(attribute(microscope, "dwell time"))
@@ -161,22 +178,99 @@ class Berkeley:
         image_in_range(self._path, image, self.probe.images)
         with opened(self._path) as file:
             data = numbers(self._path, member(self._path, file, f"{self._group}/data"))
-            return finished(self._path, data[()] if data.ndim == 2 else data[image])
+            return finished(self._path, data[()] if data.ndim == 2 else data[(slice(None),) * self._stacked + (image,)])
 
     def acquisition(self, image: int) -> Acquisition:
         image_in_range(self._path, image, self.probe.images)
-        tilt, raw = self._tilts[image] if image < len(self._tilts) else (None, "")
+        said = self._tilts
         return Acquisition(
-            tilt_deg=tilt,
-            tilt_raw=raw,
+            tilt_deg=said.tilts_deg[image] if image < len(said.tilts_deg) else None,
+            tilt_raw=said.words[image] if image < len(said.words) else "",
+            tilt_unit=said.unit,
             pixel_size_nm=self._size,
             acquired_utc=utc(self._times[image]) if image < len(self._times) else "",
             dwell_time_s=self._dwell,
             no_projection=self._no_projection,
             microscope=self._microscope,
             reader="emd",
-            remark="; ".join(self._remarks),
+            remark="; ".join(filter(None, (*self._remarks, said.remark))),
         )
+
+
+class _Axis(NamedTuple):
+    """`dim1` and so on: what an axis of the data counts."""
+
+    key: str
+    values: tuple[float, ...] = ()
+    unit: str = ""
+    name: str = ""
+
+    @property
+    def step(self) -> float:
+        return self.values[1] - self.values[0] if len(self.values) > 1 else 0.0
+
+    @property
+    def angle_unit(self) -> str:
+        """ "deg" or "rad"; "?" for one that is called an angle and has no unit; empty for what is no tilt."""
+        unit = self.unit.lower()
+        if unit in ("deg", "degree", "degrees", "°"):
+            return "deg"
+        if unit in ("rad", "radian", "radians"):
+            return "rad"
+        return "?" if not unit and is_angle_name(self.name.lower().replace(" ", "_")) else ""
+
+
+class _Tilts(NamedTuple):
+    """What a file says of the tilt of its images."""
+
+    tilts_deg: tuple[float, ...] = ()
+    words: tuple[str, ...] = ()
+    unit: str = "deg"
+    remark: str = ""
+
+
+_NO_TILTS = _Tilts()
+
+
+def _axes(path: Path, file: Any, group: str, shape: tuple[int, ...]) -> list[_Axis]:
+    """The axes of the data, slowest first. EMD 1.0 counts them from 0, and keeps two values of one that is even."""
+    first = 0 if known(path, file, f"{group}/dim0") is not None else 1
+    found = []
+    for index, length in enumerate(shape):
+        key = f"dim{index + first}"
+        item = known(path, file, f"{group}/{key}")
+        values = np.ravel(item[()]).astype(np.float64) if item is not None and item.dtype.kind in "iuf" else np.zeros(0)
+        if first == 0 and len(values) == 2 < length:
+            values = values[0] + (values[1] - values[0]) * np.arange(length)
+        unit, name = (str(attribute(item, word) or "").strip("[] ") for word in ("units", "name"))
+        found.append(_Axis(key, tuple(values.tolist()), unit, name))
+    return found
+
+
+def _tilted(axes: list[_Axis]) -> int:
+    """The axis that counts tilts: the only one in an angle, or else the first."""
+    angles = [index for index, axis in enumerate(axes) if axis.angle_unit]
+    return angles[0] if len(angles) == 1 else 0
+
+
+def _axis_tilts(axis: _Axis, images: int) -> _Tilts:
+    unit = axis.angle_unit
+    if not unit:
+        counts = axis.unit or axis.name
+        return _Tilts(remark=f"{axis.key} counts {counts}, no angle" if counts else "")
+    if len(axis.values) != images:
+        return _Tilts(remark=f"{axis.key} holds {len(axis.values)} angles for {images} images")
+    words = tuple(f"{axis.key}[{index}] {value!r} {unit}" for index, value in enumerate(axis.values))
+    return _Tilts(tuple(map(math.degrees, axis.values)) if unit == "rad" else axis.values, words, unit)
+
+
+def _stage_tilt(path: Path, file: Any) -> _Tilts:
+    """NCEM writes the stage as x, y, z, alpha, gamma; alpha in degrees, without a unit."""
+    stage = member(path, file, "stage")
+    position = attribute(stage, "position")
+    if not isinstance(position, list) or len(position) < 4 or "TEAM" not in str(attribute(stage, "type")):
+        return _NO_TILTS
+    return _Tilts((float(position[3]),), (f"stage position[3] {float(position[3])!r} deg",))
 
 
 def _data_group(path: Path, file: Any) -> str:
@@ -217,38 +311,7 @@ def _look_through(path: Path, group: Any, name: str, groups: dict[str, int], lin
             _look_through(path, item, where, groups, links, left, depth + 1)
 
 
-def _units(path: Path, file: Any, group: str, *axes: int) -> list[str]:
-    return [str(attribute(known(path, file, f"{group}/dim{axis}"), "units") or "") for axis in axes]
-
-
 def _times(path: Path, file: Any, group: str) -> list[float]:
     """Unix seconds of each image, where the file has them."""
     times = member(path, file, f"{group}/acquisition times")
     return [] if times is None else [float(value) for value in np.ravel(times[()])]
-
-
-def _axis_size(path: Path, file: Any, group: str, y: int, x: int) -> float | None:
-    steps = []
-    for axis in (y, x):
-        item = member(path, file, f"{group}/dim{axis}")
-        values = np.ravel(item[:2]) if item is not None and item.ndim == 1 and item.size > 1 else np.zeros(2)
-        unit = str(attribute(item, "units") or "").strip("[] ")
-        steps.append((float(values[1]) - float(values[0]), unit))
-    return pixel_size_nm(steps[0], steps[1])
-
-
-def _axis_tilts(path: Path, file: Any, group: str, images: int) -> list[tuple[float | None, str]]:
-    item = member(path, file, f"{group}/dim1")
-    unit = str(attribute(item, "units") or "").strip("[] ").lower()
-    if item is None or unit not in ("deg", "degree", "degrees", "°") or item.shape != (images,):
-        return []
-    return [(float(value), f"dim1[{index}] {float(value)!r} {unit}") for index, value in enumerate(item[()])]
-
-
-def _stage_tilt(path: Path, file: Any) -> list[tuple[float | None, str]]:
-    """NCEM writes the stage as x, y, z, alpha, gamma; alpha in degrees, without a unit."""
-    stage = member(path, file, "stage")
-    position = attribute(stage, "position")
-    if not isinstance(position, list) or len(position) < 4 or "TEAM" not in str(attribute(stage, "type")):
-        return []
-    return [(float(position[3]), f"stage position[3] {float(position[3])!r} deg")]

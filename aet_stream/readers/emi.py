@@ -7,6 +7,7 @@ import re
 
 from aet_stream.errors import SourceError, SourceNotReady
 from aet_stream.projection import Acquisition
+from aet_stream.readers import markup
 from aet_stream.readers.beside import MONTHS, Asked, Beside, candidate, number
 
 
@@ -18,24 +19,16 @@ def from_emi(text: str, ask: Asked) -> Beside | None:
     SourceNotReady : it is not written yet
     SourceError : damaged, or hostile
     """
-    from xml.etree import ElementTree
-
     parts = [part + "</ObjectInfo>" for part in text.split("</ObjectInfo>") if "<ObjectInfo>" in part]
     if not parts:
         raise SourceNotReady(f"{ask.sidecar.name}: its description is not written yet")
     found = re.search(r"_(\d+)$", ask.path.stem)
     index = int(found[1]) - 1 if found and len(parts) > 1 else 0
-    part = parts[min(max(index, 0), len(parts) - 1)].strip()
-    if "<!" in part:
-        raise SourceError(f"{ask.sidecar.name}: its XML defines entities, which no microscope does")
     try:
-        root = ElementTree.fromstring(part)
-    except ElementTree.ParseError as error:
-        raise SourceError(f"{ask.sidecar.name}: damaged XML: {error}") from error
-    said = {
-        (data.findtext("Label") or "").strip(): ((data.findtext("Value") or "").strip(), (data.findtext("Unit") or "").strip())
-        for data in root.iterfind("ExperimentalDescription/Root/Data")
-    }
+        root = markup.parsed(parts[min(max(index, 0), len(parts) - 1)], "ObjectInfo")
+    except ValueError as error:
+        raise SourceError(f"{ask.sidecar.name}: {error}") from error
+    said = markup.table(root)
     alpha, unit = said.get("Stage A", ("", ""))
     stage = [candidate(said[label][0], "").tilt_deg for label in ("Stage X", "Stage Y", "Stage Z", "Stage A", "Stage B") if label in said]
     read = any(value != 0 for value in stage)
@@ -48,6 +41,7 @@ def from_emi(text: str, ask: Asked) -> Beside | None:
         dwell_time_s=number(root.findtext("AcquireInfo/DwellTimePath")),
         frame_time_s=number(root.findtext("AcquireInfo/FrameTime")),
         detector=(root.findtext("AcquireInfo/CameraNamePath") or "").strip(),
+        no_projection=markup.diffraction(said.get("Mode", ("", ""))[0]),
         microscope=said.get("Microscope", ("", ""))[0],
     )
     return Beside(tilts, known, remark)

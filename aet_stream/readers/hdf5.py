@@ -155,4 +155,9 @@ def attribute(item: Any, name: str) -> Any:
     value = value.tolist() if hasattr(value, "tolist") else value
     while isinstance(value, list) and len(value) == 1:
         value = value[0]
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode()
+    except UnicodeDecodeError:  # the letters of their own country, one byte each
+        return value.decode("latin-1")

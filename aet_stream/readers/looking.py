@@ -41,6 +41,8 @@ class Unit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What sidecars say."""
     remark: str = ""
     """What of all that could not be understood, or why a sidecar that is there says no tilt."""
+    of_images: int = 1
+    """So many images of the file, from this one on, are the frames that it is made of."""
 
 
 class Look(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -100,7 +102,7 @@ class Sources:
         said = self.beside(opened, image, loose)
         known = _legible(said.completing(self.own(opened, image)))
         remark = "; ".join(filter(None, (known.remark, said.remark)))
-        return Unit(image, _stamp(opened.source, image, opened.stamp, said), known, said.tilts, remark)
+        return Unit(image, _stamp(opened.source, image, opened.stamp, said), known, said.tilts, remark, max(1, said.frames))
 
     @staticmethod
     def own(opened: Opened, image: int) -> Acquisition:

@@ -15,9 +15,9 @@ import numpy as np
 
 from aet_stream.errors import SourceError
 from aet_stream.projection import Acquisition, Array
-from aet_stream.readers import checked_probe, finished, image_in_range, need
+from aet_stream.readers import checked_probe, finished, image_in_range, need, understood
 from aet_stream.readers.angle_array import is_angle_name, tilts_deg
-from aet_stream.readers.hdf5 import MAGIC, attribute, member, numbers, opened
+from aet_stream.readers.hdf5 import MAGIC, attribute, known, member, numbers, opened
 
 _CLASSES = {
     "double": "<f8",
@@ -47,7 +47,9 @@ class Mat:
         self._name, shape, dtype = _choose(path, variables)
         self._stack = len(shape) == 3
         self.probe = checked_probe(path, "mat", shape[2] if self._stack else 1, shape[0], shape[1], dtype)
-        self._stated = _stated(path, variables, self._name, self.probe.images)
+        remarks: list[str] = []
+        said = understood(remarks, "its angles", lambda: _stated(path, variables, self._name, self.probe.images), Stated())
+        self._stated = said._replace(remark="; ".join(filter(None, (*remarks, said.remark))))
         self._values: Array | None = None
 
     def acquisition(self, image: int) -> Acquisition:
@@ -84,11 +86,7 @@ class Stated(NamedTuple):
 
 def _choose(path: Path, variables: Variables) -> tuple[str, tuple[int, ...], str]:
     """(name, shape, dtype) of the projection array."""
-    fitting = [
-        (name, shape, dtype)
-        for name, (shape, dtype) in variables.items()
-        if len(shape) in (2, 3) and min(shape[:2]) >= _MIN_EDGE_PX and not is_angle_name(name)
-    ]
+    fitting = [(name, shape, dtype) for name, (shape, dtype) in variables.items() if _may_be_projections(shape) and not is_angle_name(name)]
     if len(fitting) != 1:
         found = (
             ", ".join(name for name, _, _ in fitting)
@@ -96,6 +94,10 @@ def _choose(path: Path, variables: Variables) -> tuple[str, tuple[int, ...], str
         )
         raise SourceError(f"{path.name}: needs exactly one projection array (y, x, images); found {found}")
     return fitting[0]
+
+
+def _may_be_projections(shape: tuple[int, ...]) -> bool:
+    return len(shape) in (2, 3) and min(shape[:2]) >= _MIN_EDGE_PX
 
 
 def _stated(path: Path, variables: Variables, projections: str, images: int) -> Stated:
@@ -227,10 +229,11 @@ def _hdf5_variables(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     found = {}
     with opened(path) as file:
         for name in file:
-            item = member(path, file, name)
+            item = known(path, file, name)  # a link is none
             if isinstance(item, h5py.Dataset) and item.dtype.kind in "iuf" and attribute(item, "MATLAB_class") != "logical":
-                numbers(path, item)
-                found[name] = (tuple(reversed(item.shape)), item.dtype.str)
+                if _may_be_projections(shape := tuple(reversed(item.shape))):
+                    numbers(path, item)
+                found[name] = (shape, item.dtype.str)
     return found
 
 

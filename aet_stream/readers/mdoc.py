@@ -147,7 +147,7 @@ class _Pairing(NamedTuple):
     sections: dict[int, list[Section]] = {}  # noqa: RUF012
     """Of each image; several where they contradict each other."""
     doubt: str = ""
-    """Why none can be told to belong to the others."""
+    """Why none can be told to belong to the other images."""
     late: bool = False
     """What is missing may still be written."""
 
@@ -163,13 +163,11 @@ def _paired(sections: list[Section], stack: Stack) -> _Pairing:
         for image in range(len(fits))
         if fits[image].any() and not any(sections[k] in counted.sections.get(image, ()) for k in np.flatnonzero(fits[image]))
     ]
-    if not counted.doubt and not crossed:
+    if counted.sections and not crossed:
         return counted
     seen = _by_pixels(sections, fits, stack)
-    if seen is not None:
-        return seen
-    if counted.doubt:
-        return counted
+    if seen is not None or not counted.sections:
+        return seen or counted
     image, name = crossed[0]
     return _Pairing(doubt=f"is not of these images: the pixels of image {image} are those of section {name} by its MinMaxMean")
 
@@ -177,20 +175,20 @@ def _paired(sections: list[Section], stack: Stack) -> _Pairing:
 def _by_number(sections: list[Section], stack: Stack) -> _Pairing:
     """Section i belongs to image i, if there is one for each."""
     images = stack.promised
-    numbers = [int(section.name) if section.name.isdecimal() else -1 for section in sections]
     found: dict[int, list[Section]] = {}
-    for z, section in zip(numbers, sections, strict=True):
-        found.setdefault(z, []).append(section)
-    if len(found) == images and (images == 1 or found.keys() == set(range(images))):
-        pairs = dict(enumerate(found.values())) if images == 1 else found
+    for section in sections:
+        found.setdefault(int(section.name) if section.name.isdecimal() else -1, []).append(section)
+    alone, in_order = images == len(found) == 1, found.keys() == set(range(len(found)))
+    if alone or (in_order and stack.counts(len(found))):
+        pairs = dict(enumerate(found.values())) if alone else found
         twice = next((z for z, several in pairs.items() if len({section.tilt for section in several}) > 1), None)
         if twice is None:
-            return _Pairing(pairs)
+            return _Pairing(pairs, f"has {len(found)} section(s) for {images} image(s)")
         return _Pairing(doubt=f"has section {twice} twice, at {' and '.join(section.tilt for section in pairs[twice])} deg")
     mend = "which is of which? Take out those whose image is gone, and number the others from 0 as the images are"
     if len(found) == images:
         return _Pairing(doubt=f"numbers its {images} sections {_listed(sorted(found))}: {mend}")
-    late = stack.grows and found.keys() == set(range(images - 1))
+    late = stack.grows and in_order and stack.counts(len(found) + 1)
     return _Pairing(doubt=f"has {len(found)} section(s) for {images} image(s){'' if late else f': {mend}'}", late=late)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from aet_stream.projection import Array
 
 _SER_TYPES = {"|u1": 1, "<u2": 2, "<u4": 3, "|i1": 4, "<i2": 5, "<i4": 6, "<f4": 7, "<f8": 8}
-_DM_PIXELS = {"<i2": 1, "<f4": 2, "|u1": 6, "<i4": 7, "|i1": 9, "<u2": 10, "<u4": 11, "<f8": 12}
+DM_PIXELS = {"<i2": 1, "<f4": 2, "|u1": 6, "<i4": 7, "|i1": 9, "<u2": 10, "<u4": 11, "<f8": 12}
 _DM_CODES = {"<i2": 2, "<f4": 6, "|u1": 10, "<i4": 3, "|i1": 9, "<u2": 4, "<u4": 5, "<f8": 7}
 _MRC_MODES = {"|i1": 0, "<i2": 1, "<f4": 2, "<u2": 6}
 
@@ -243,7 +243,7 @@ def _dm(pixels: Array, tilt_deg: float, pixel_size_nm: float | None, *, wide: bo
         ("ImageData", [
             ("Calibrations", [("Dimension", [("", calibration) for _ in pixels.shape])]),
             ("Data", pixels),
-            ("DataType", _DM_PIXELS[pixels.dtype.str]),
+            ("DataType", DM_PIXELS[pixels.dtype.str]),
             ("Dimensions", [("", edge) for edge in reversed(pixels.shape)]),
         ]),
         ("ImageTags", [("Microscope Info", [("Stage Position", [("Stage Alpha", float(tilt_deg))])])]),

@@ -47,6 +47,11 @@ class Frame:
         return self.path, self.unit.image
 
     @property
+    def made_of(self) -> tuple[Key, ...]:
+        """The images of its file that it is made of: usually itself."""
+        return tuple((self.path, self.unit.image + further) for further in range(self.unit.of_images))
+
+    @property
     def said(self) -> Acquisition:
         return self.unit.acquisition
 

@@ -63,12 +63,13 @@ class Witness:
         answers = [self._resolve(frame.path, unit, frame.images) for frame, unit in zip(frames, reading.units, strict=True)]
         hold = next((objection for _, objection in answers if objection), "") or self._apart([stated[0].tilt_deg for stated, _ in answers])
         planes = projection.pixels if projection.extras is None else np.concatenate([projection.pixels[None], projection.extras])
+        made_of = tuple(key for frame in frames for key in frame.made_of)
         said = Acquired(
             visit=VisitKey(*visit.key, visit.stamp),
             sha256=reading.sha256,
             acquisition=projection.acquisition,
             candidates=answers[0][0],
-            members=tuple(frame.key for frame in frames) if len(frames) > 1 else (),
+            members=made_of if len(made_of) > 1 else (),
             drift=projection.drift,
             extras=reading.extras,
             extras_dtype=reading.extras_dtype,

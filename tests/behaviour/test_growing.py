@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from aet_stream.simulate.containers import SerialEm, StemTomo
-from aet_stream.simulate.writers import mrc
+from aet_stream.simulate.writers import mdoc, mrc
 from tests.harness import ENVIRONMENT, Daemon, known_image, plain_rows
 from tests.watching import Bench
 
@@ -72,6 +72,25 @@ def test_a_serialem_stack_grows_and_each_section_is_read_once(tmp_path: Path, an
             assert len(found) == 1
             assert found[0][0].candidates[0].tilt_deg == -30.0 + 5 * index
             assert np.array_equal(found[0][1], known_image(index))
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+def test_an_image_waits_for_its_section(tmp_path: Path, pixels: bool) -> None:
+    """SerialEM writes the image, then its section; on a share it may come seconds later: taken once, with its tilt, and never held."""
+    images, tilts = np.stack([known_image(index) + np.uint16(9 * index) for index in range(4)]), [-6.0, -3.0, 0.0, 3.0]
+    with Bench(tmp_path) as bench:
+        path = bench.root / "tilt.mrc"
+        path.with_name("tilt.mrc.mdoc").write_bytes(mdoc("tilt.mrc", [], 0.1))
+        for count in range(1, 5):
+            path.write_bytes(mrc(images[:count], 0.0, 0.1))
+            bench.until(lambda: "so far" in str(bench.status.get("waiting_for")))
+            text = mdoc("tilt.mrc", tilts[:count], 0.1, None, images if pixels else None)
+            path.with_name("tilt.mrc.mdoc").write_bytes(text)
+            bench.until(lambda count=count: len(bench.taken) == count)
+        bench.rest()
+        assert [[(message.hold, message.candidates[0].tilt_deg) for message, _ in bench.taken["tilt.mrc", i]] for i in range(4)] == [
+            [("", tilt)] for tilt in tilts
+        ]
 
 
 def test_preallocated_sections_wait_until_they_are_written(tmp_path: Path) -> None:

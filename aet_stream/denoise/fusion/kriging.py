@@ -1,19 +1,20 @@
-"""The vacuum as a witness: kriging, a Gaussian process seen up to the rim of the particle, whose length and roughness the vacuum itself
-decides (Rasmussen & Williams, Gaussian Processes for Machine Learning (2006), 2.2, 5.4).
+"""Kriging: the vacuum continued under the particle by a Gaussian process that is seen up to the particle's rim, and whose length and
+roughness the vacuum itself decides.
 
 All on a grid of every second block, in the normalised units of features.Blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import LinAlgError, cholesky, solve_triangular
+from scipy.linalg import LinAlgError
 
 from aet_stream.denoise import grid
 from aet_stream.denoise.features import BLOCKS, Blocks
+from aet_stream.denoise.gaussian_process.dense import Conditioned, condition, most_evident, squared_distances, thinned
 from aet_stream.projection import Array
 
 SPACING = 2
@@ -45,18 +46,18 @@ _LEVEL = 100.0
 
 
 def pooled(surface: Array) -> Array:
-    """(rows, columns) of blocks -> the grid of opinions: means of 2 x 2."""
+    """(rows, columns) of blocks -> the grid of the experts: means of 2 x 2."""
     return grid.means(grid.in_blocks(surface, SPACING))
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
-    """Means that show the vacuum."""
+class Observations:
+    """Means of windows that show the vacuum."""
 
     at: Array
-    """(n, 2) in points of the grid"""
+    """(n, 2) centres, in points of the grid"""
     wide: Array
-    """(n,) variances of their windows, points squared"""
+    """(n,) variances of the windows, points squared"""
     mean: Array
     """(n,)"""
     noise: Array
@@ -66,12 +67,12 @@ class Observed:
         """All of them, in this order."""
         return self.at, self.wide, self.mean, self.noise
 
-    def __getitem__(self, which: Array) -> Observed:
-        return Observed(*(part[which] for part in self.parts()))
+    def __getitem__(self, which: Array) -> Observations:
+        return Observations(*(part[which] for part in self.parts()))
 
 
-def observe(blocks: Blocks, logit: Array, seen: Array) -> tuple[Observed, Observed]:
-    """The vacuum of a frame. Under the particle a smooth field is known the better the nearer it is seen.
+def observe(blocks: Blocks, logit: Array, seen: Array) -> tuple[Observations, Observations]:
+    """The vacuum of a frame. Under the particle a smooth background is known the better the nearer it is seen.
 
     Parameters
     ----------
@@ -86,18 +87,18 @@ def observe(blocks: Blocks, logit: Array, seen: Array) -> tuple[Observed, Observ
     means = blocks.statistics[0].astype(np.float64)
     noise = np.square(blocks.statistics[4].astype(np.float64) / blocks.block_px)
     noise += np.square(_SPILT * np.exp(np.minimum(logit, _RIM)))
-    whole = Observed(
+    whole = Observations(
         np.argwhere(seen).astype(np.float64), np.full(seen.sum(), SPREAD), pooled(means)[seen], pooled(noise)[seen] / SPACING**2
     )
     rows, columns = logit.shape
     rim = np.kron(~seen, np.ones((SPACING, SPACING), bool))[:rows, :columns] & (logit < _RIM)
     at = (np.argwhere(rim) - (SPACING - 1) / 2) / SPACING
-    single = Observed(at, np.full(len(at), SPREAD / SPACING**2), means[rim], noise[rim])
+    single = Observations(at, np.full(len(at), SPREAD / SPACING**2), means[rim], noise[rim])
     return whole, single[np.argsort(logit[rim], kind="stable")]
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Prediction:
     """What the vacuum says of some points."""
 
     at: Array
@@ -105,75 +106,83 @@ class Told:
     mean: Array
     """(n,)"""
     variance: Array
-    tied: Array
-    """(vacuum, n): L^-1 k, what ties them to the vacuum"""
+    white_covariance: Array
+    """(vacuum, n): L^-1 k, their covariance with the vacuum"""
 
 
-class Field:
-    """A stationary Gaussian process of unknown mean level, seen in the vacuum."""
+class Kriging:
+    """A stationary Gaussian process of unknown mean level, conditioned on the vacuum."""
 
-    def __init__(self, whole: Observed, rim: Observed) -> None:
+    def __init__(self, whole: Observations, rim: Observations) -> None:
         """`whole`: a few of it choose the covariance; `rim`: counts as long as it agrees with what comes before."""
-        vacuum = Observed(*(np.concatenate(pair) for pair in zip(whole.parts(), rim.parts(), strict=True)))
+        vacuum = Observations(*(np.concatenate(pair) for pair in zip(whole.parts(), rim.parts(), strict=True)))
         self._level = float(vacuum.mean.mean())
         values = vacuum.mean - self._level
         few = thinned(whole.at, _CHOOSING)
         self.length, self.roughness, self.strength = _chosen(vacuum[few], values[few])
-        self.asked = vacuum.at[few].astype(np.int64)
-        """(n, 2): where `surprise` was measured"""
-        self.surprise = self._left_out(vacuum[few], values[few])
-        """(n,): what these points are beyond what the others foretell, in standard deviations (Rasmussen & Williams, 5.12)"""
-        sure = len(whole.at)
-        solution = None
+        self.left_out_at = vacuum.at[few].astype(np.int64)
+        """(n, 2): where `left_out` was measured"""
+        self.left_out = self._left_out(vacuum[few], values[few])
+        """(n,): leave-one-out residuals, in standard deviations (Rasmussen & Williams, 5.12)"""
+        fit = self._fit_all(vacuum, values, sure=len(whole.at))
+        used = len(whole.at) + _agreeing(fit.white[len(whole.at) :])
+        self._vacuum, self._fit = vacuum[np.arange(used)], fit.first(used)
+
+    def _fit_all(self, vacuum: Observations, values: Array, sure: int) -> Conditioned:
+        """Rougher than the few points would have it, if the `sure` ones contradict that.
+
+        Raises
+        ------
+        LinAlgError : no roughness makes the covariance positive
+        """
+        fit = None
         for roughness in _ROUGHNESS[_ROUGHNESS.index(self.roughness) :]:
             self.roughness = roughness
-            solution = solved(self._own_covariance(vacuum), values)
-            if solution and np.mean(solution[1][:sure] ** 2) < _AGREEING:
+            fit = condition(self._own_covariance(vacuum), values)
+            if fit and np.mean(fit.white[:sure] ** 2) < _AGREEING:
                 break
-        if solution is None:
+        if fit is None:
             raise LinAlgError("no roughness makes the covariance positive")
-        factor, weights = solution
-        heard = sure + _agreeing(weights[sure:])
-        self._seen, self._factor, self._weights = vacuum[np.arange(heard)], factor[:heard, :heard], weights[:heard]
+        return fit
 
-    def at(self, points: Array, wide: float = SPREAD) -> Told:
-        """The field at (n, 2) points; `wide`: variance of the windows in which it is seen there."""
-        across = self.covariance(self._seen.at, points, self._seen.wide[:, None] + wide)
-        tied = solve_triangular(self._factor, across, lower=True, overwrite_b=True, check_finite=False)
+    def at(self, points: Array, wide: float = SPREAD) -> Prediction:
+        """The background at (n, 2) points; `wide`: variance of the windows in which it is seen there."""
+        across = self.covariance(self._vacuum.at, points, self._vacuum.wide[:, None] + wide)
+        white = self._fit.whitened(across, overwrite=True)
         own = self.strength**2 * (_LEVEL + self.length**2 / (self.length**2 + 2 * wide))
-        return Told(points, tied.T @ self._weights + self._level, np.maximum(own - np.square(tied).sum(0), 1e-14), tied)
+        return Prediction(points, white.T @ self._fit.white + self._level, np.maximum(own - np.square(white).sum(0), 1e-14), white)
 
-    def _left_out(self, some: Observed, values: Array) -> Array:
-        solution = solved(self._own_covariance(some), values)
-        if solution is None:
+    def _left_out(self, some: Observations, values: Array) -> Array:
+        fit = condition(self._own_covariance(some), values)
+        if fit is None:
             return np.zeros(len(values))
-        inverse = solve_triangular(solution[0], np.eye(len(values)), lower=True, overwrite_b=True, check_finite=False)
-        found: Array = inverse.T @ solution[1] / np.sqrt(np.square(inverse).sum(0))
-        return found
+        inverse = fit.whitened(np.eye(len(values)), overwrite=True)
+        residuals: Array = inverse.T @ fit.white / np.sqrt(np.square(inverse).sum(0))
+        return residuals
 
-    def _own_covariance(self, observed: Observed) -> Array:
+    def _own_covariance(self, observed: Observations) -> Array:
         """(n, n) of observations, with what they do not share."""
-        found = self.covariance(observed.at, observed.at, observed.wide[:, None] + observed.wide)
-        found[np.diag_indices(len(found))] += self.roughness * self.strength**2 + observed.noise
-        return found
+        covariance = self.covariance(observed.at, observed.at, observed.wide[:, None] + observed.wide)
+        covariance[np.diag_indices(len(covariance))] += self.roughness * self.strength**2 + observed.noise
+        return covariance
 
     def covariance(self, one: Array, other: Array, wide: float | Array) -> Array:
         """(n, m) between points; `wide`: sum of the variances of the windows in which both are seen."""
-        found = _shared(distances(one, other), self.length, wide)
-        found *= self.strength**2
-        return found
+        covariance = _shared(squared_distances(one, other), self.length, wide)
+        covariance *= self.strength**2
+        return covariance
 
 
-def _agreeing(surprises: Array) -> int:
-    """How many observations are to be heard, given what each is beyond what those before it foretell, in standard deviations."""
-    squares = np.append(0.0, np.cumsum(np.square(surprises)))
+def _agreeing(white: Array) -> int:
+    """How many observations count, given what each is beyond what those before it foretell, in standard deviations."""
+    squares = np.append(0.0, np.cumsum(np.square(white)))
     lately = (squares[_LATELY:] - squares[:-_LATELY]) / _LATELY
     contradicting = np.flatnonzero(lately > _CONTRADICTING)
-    return int(contradicting[0]) if contradicting.size else len(surprises)
+    return int(contradicting[0]) if contradicting.size else len(white)
 
 
 def _shared(apart: Array, length: float, wide: float | Array) -> Array:
-    """(n, m): covariance of a field of variance 1 between points at squared distances; overwrites them."""
+    """(n, m): covariance of a background of variance 1 between points at squared distances; overwrites them."""
     broader = length**2 + wide
     apart *= -1 / (2 * broader)
     np.exp(apart, out=apart)
@@ -182,52 +191,30 @@ def _shared(apart: Array, length: float, wide: float | Array) -> Array:
     return apart
 
 
-def _chosen(vacuum: Observed, values: Array) -> tuple[float, float, float]:
-    """(length, roughness, strength) of highest evidence; the strength follows from the other two."""
-    apart, wide = distances(vacuum.at, vacuum.at), vacuum.wide[:, None] + vacuum.wide
-    variance = max(float(np.mean(values**2)), 1e-14)
-    best, found = -np.inf, (float(_LENGTHS[-1]), _ROUGHNESS[-1], variance**0.5)
+Shape = tuple[float, float, float]
+"""(length, roughness, strength) of a covariance"""
 
-    def weigh(lengths: Iterable[float], roughnesses: Iterable[float]) -> None:
-        nonlocal best, found
+
+def _chosen(vacuum: Observations, values: Array) -> Shape:
+    """Of highest evidence; the strength follows from the other two."""
+    apart, wide = squared_distances(vacuum.at, vacuum.at), vacuum.wide[:, None] + vacuum.wide
+    variance = max(float(np.mean(values**2)), 1e-14)
+
+    def fits(lengths: Iterable[float], roughnesses: Iterable[float]) -> Iterator[tuple[float, Shape]]:
         for length in lengths:
             shared = _shared(apart.copy(), length, wide)
             for roughness in roughnesses:
-                solution = solved(shared + np.diag(roughness + vacuum.noise / variance), values)
-                if solution is None:
-                    continue
-                factor, white = solution
-                square = max(float(np.mean(white**2)), 1e-20)
-                evidence = -len(values) / 2 * np.log(square) - float(np.log(np.diag(factor)).sum())
-                if evidence > best:
-                    best, found = evidence, (float(length), roughness, square**0.5)
+                fit = condition(shared + np.diag(roughness + vacuum.noise / variance), values)
+                if fit is not None:
+                    square = max(float(np.mean(fit.white**2)), 1e-20)
+                    evidence = -len(values) / 2 * np.log(square) - fit.log_root_determinant
+                    yield evidence, (float(length), roughness, square**0.5)
 
-    weigh(_LENGTHS, _ROUGHNESS)
+    unknown = (float(_LENGTHS[-1]), _ROUGHNESS[-1], variance**0.5)
+    best = most_evident((-np.inf, unknown), fits(_LENGTHS, _ROUGHNESS))
     step = float(_LENGTHS[1] / _LENGTHS[0])
     for _ in range(_FINER):
         step **= 0.5
-        weigh((found[0] * step, found[0] / step), (found[1],))
-    return found
-
-
-def solved(matrix: Array, values: Array) -> tuple[Array, Array] | None:
-    """(its Cholesky factor L, L^-1 values); None: the matrix is not positive."""
-    try:
-        factor = cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
-    except LinAlgError:
-        return None
-    return factor, solve_triangular(factor, values, lower=True, check_finite=False)
-
-
-def thinned(at: Array, most: int) -> Array:
-    """Indices of at most so many points, at random (near ones among them) but always the same, rows and columns alike."""
-    y, x = at[:, 0].astype(np.int64), at[:, 1].astype(np.int64)
-    mixed = ((y + x) * 7919 + y * x * 104729) * 2654435761 % 2**32
-    return np.sort(np.argsort(mixed, kind="stable")[:most])
-
-
-def distances(one: Array, other: Array) -> Array:
-    """(n, m) float64: squared distances."""
-    one, other = one.astype(np.float64), other.astype(np.float64)
-    found: Array = np.square(one).sum(1)[:, None] + np.square(other).sum(1) - 2 * one @ other.T  # whole numbers: exact
-    return found
+        length, roughness, _ = best[1]
+        best = most_evident(best, fits((length * step, length / step), (roughness,)))
+    return best[1]
