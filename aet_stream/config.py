@@ -42,6 +42,9 @@ class Watch(Section, frozen=True):
     )  # fmt: skip
     """Names of files and folders (shell patterns, without regard to case) that are never looked at: drafts, and what Windows, Synology,
     QNAP and NetApp keep on a share beside its data: trash, snapshots, indices."""
+    newer_than: str = ""
+    """Files that are there at the first start and were written before are left out: `start` (the first start on this output), a date
+    (`2026-11-29`), or so long before the first start (`30 d`). What comes later is always taken. Empty: everything."""
     reader_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
     """A file that takes longer to read costs the reading process its life."""
     reader_memory_mib: AtLeastOne = 4096
@@ -213,6 +216,8 @@ class Reconstruct(Section, frozen=True):
     """Of the built-in solver: `cpu`, `cuda`, `cuda:0`, ... A GPU that the worker uses too makes intake wait."""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 7200.0
     """A reconstruction that takes longer is stopped and counts as a failed try."""
+    silence_s: Annotated[float, msgspec.Meta(gt=0)] = 900.0
+    """tomopy or ASTRA, which hand over a few slices at a time, hang when nothing has come for so long, and are stopped."""
     attempts: AtLeastOne = 3
     """Tries before it is put aside as failed."""
 
@@ -293,9 +298,14 @@ class Monitor(Section, frozen=True):
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8571
     """0 takes any free port."""
     names: tuple[str, ...] = ()
-    """Further host names under which people reach it; requests for any other name are refused."""
+    """Further host names under which people reach it, a reverse proxy's among them; requests for any other name are refused."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks of reverse proxies that are believed what they say of the browser's side: X-Forwarded-Host, -Proto, -For."""
+    base_path: str = ""
+    """Path under which a reverse proxy passes requests on, as `/aet`. Empty: none, or the proxy takes it away."""
     token: Literal["auto", "always"] = "auto"
-    """`auto`: asked for unless `host` is loopback. `always`: on loopback too, for computers with several users."""
+    """`auto`: asked for unless `host` is loopback and neither `names` nor `trusted_proxies` let others in. `always`: there too, for
+    computers with several users."""
     token_file: str = ""
     """Readable by its owner only. Empty: `run/monitor.token` under the output folder."""
     tls_cert: str = ""

@@ -48,6 +48,8 @@ class Pulse(Message, frozen=True, tag="pulse"):
     """The hub's answer to a beat. A new `hub_id` means that the hub has started anew and knows no offers."""
 
     hub_id: str
+    newer_than_s: float = 0.0
+    """Unix seconds: what was written before may have to be left out; 0: nothing."""
 
 
 class FileOffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,12 +105,42 @@ class NotAcquired(Message, frozen=True, tag="not_acquired"):
     reason: str
 
 
+class OlderFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An image that was last written before `watch.newer_than`. Times are unix seconds."""
+
+    path: str
+    stamp: str
+    written_at: float
+    changed_at: float
+    """When it took its place on its disk, as far as the disk knows."""
+
+
+class Older(Message, frozen=True, tag="older"):
+    """Files that watch leaves alone unless the hub wants them taken, because they were not there from the first."""
+
+    files: tuple[OlderFile, ...]
+    last: bool
+    """All that there are have been named."""
+
+
+class NoReader(Message, frozen=True, tag="no_reader"):
+    """All files below the watched folder that may be images, and that nobody can read: (folder, how they are called, how many)."""
+
+    folders: tuple[tuple[str, str, int], ...]
+
+
 class SeriesEnd(Message, frozen=True, tag="series_end"):
     """The instrument says that a series has ended: a sentinel file lies in its folder."""
 
     path: str
     there: bool = True
     """False: it was taken away, and ends nothing more."""
+
+
+class Taken(Message, frozen=True, tag="taken"):
+    """These older files are to be taken all the same."""
+
+    paths: tuple[str, ...]
 
 
 class Ready(Message, frozen=True, tag="ready"):
@@ -205,6 +237,21 @@ class Reply(Message, frozen=True, tag="reply"):
     data: dict[str, Any] = {}
 
 
-ToHub = Beat | Offer | Acquired | NotAcquired | SeriesEnd | Ready | Working | Done | Failed | EventPlease | EventDone | Command
-FromHub = Pulse | Want | Job | Event | EventOff | Reply
+ToHub = (
+    Beat
+    | Offer
+    | Acquired
+    | NotAcquired
+    | Older
+    | NoReader
+    | SeriesEnd
+    | Ready
+    | Working
+    | Done
+    | Failed
+    | EventPlease
+    | EventDone
+    | Command
+)
+FromHub = Pulse | Want | Taken | Job | Event | EventOff | Reply
 AnyMessage = ToHub | FromHub

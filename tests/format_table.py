@@ -130,10 +130,13 @@ def fixtures(folder: Path) -> list[tuple[str, Path]]:
     for kind, writer in kinds:
         add(f"MRC, {kind} header", f"{kind}.mrc", writer(three, TILTS, 0.05))
     add("MRC, FEI1 header", "FEI1.mrc", containers.mrc_fei(three, TILTS, 0.05, kind="FEI1"))
+    add("MRC, SerialEM before 2014", "serialem_old.mrc", containers.mrc_seri(three, TILTS, 0.05, kind=b""))
     add("TIFF, ImageJ", "imagej_-34.50deg.tif", writers.tiff(one, 0.0, 0.05))
     add("TIFF of DigitalMicrograph", "dm.tif", containers.tiff_dm(one, -34.5, 0.05))
     add("TIFF of TVIPS", "tvips.tif", containers.tiff_tvips(one, -34.5, 0.05))
     add("TIFF of JEOL SightX", "jeol.tif", containers.tiff_jeol(one, -34.5, 0.05))
+    add("TIFF of FEI", "fei.tif", containers.tiff_fei(one, -34.5, 0.05))
+    add("OME-TIFF", "ome_-34.50deg.tif", containers.tiff_ome(one, 0.0, 0.05))
     add("TIFF with `.csv`", "table.tif", writers.tiff(one, 0.0, 0.05))
     (folder / "all.csv").write_text("file;tilt (deg)\ntable.tif;-34,5\n")
     add("NumPy", "numpy_-34.50deg.npy", writers.npy(one, 0.0, 0.05))

@@ -6,8 +6,11 @@ A series as the hub writes it, while it is open (a master over single files) and
 from __future__ import annotations
 
 import re
+import sys
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import dedent
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -18,7 +21,7 @@ from aet_stream.reconstruct.run import Options, reconstruct
 from tests.durability import rig
 from tests.harness import known_image
 
-PAGE = Path(__file__).parents[1] / "docs" / "reconstruction.md"
+README, PAGE = (Path(__file__).parents[1] / name for name in ("README.md", "docs/reconstruction.md"))
 CLEAN = np.stack([known_image(index, 32) for index in range(rig.GOOD)]).astype(np.float32) - np.float32(rig.BACKGROUND)
 TILTS_DEG = 3.0 * np.arange(rig.GOOD)
 
@@ -51,6 +54,24 @@ def in_order(tilts_deg: Any) -> np.ndarray:
     """Rows by tilt: units arrive in any order."""
     np.testing.assert_allclose(np.sort(tilts_deg), TILTS_DEG, atol=1e-6)
     return np.argsort(tilts_deg)
+
+
+def recon(tomo: np.ndarray, theta: np.ndarray, *, center: float, algorithm: str, num_iter: int) -> np.ndarray:
+    """Stands in for tomopy's, and has no usual number of iterations."""
+    return np.zeros((tomo.shape[1], tomo.shape[2], tomo.shape[2]))
+
+
+def test_the_lines_of_the_readme(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As printed, one after the other; tomopy's, too, where it is not installed."""
+    if find_spec("tomopy") is None:
+        monkeypatch.setitem(sys.modules, "tomopy", SimpleNamespace(recon=recon))
+    monkeypatch.chdir(folder)
+    names: dict[str, Any] = {}
+    for lines in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL):
+        exec(dedent(lines), names)
+    order = in_order(names["tilts_deg"])
+    np.testing.assert_array_equal(names["clean"][order], CLEAN)
+    assert names["volume"].shape == (32, 32, 32)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -141,6 +141,7 @@ def _status_text(status: dict[str, Any]) -> str:
             lines.append(f"  {name} lacks {len(tilts)} planned tilts: {', '.join(f'{tilt:g}' for tilt in tilts[:12])}")
     for path, complaint in status.get("roles", {}).get("watch", {}).get("status", {}).get("waiting_for", {}).items():
         lines.append(f"WAITING      {path}: {complaint or 'for its writer'}")
+    lines += [f"LEFT OUT     {note}" for note in words.notes(status, most=20)]
     total = status["latency"]["stages"].get("total")
     if total:
         stages = ", ".join(f"{name} {figures['p50_s']:.3f}" for name, figures in status["latency"]["stages"].items() if name != "total")

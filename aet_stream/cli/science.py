@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from aet_stream.cli.common import Add, folder, new_file, picture, share, whole, whole_from
+from aet_stream.cli.common import Add, folder, new_file, number_from, picture, share, whole, whole_from
 from aet_stream.errors import AetError, TooFewProjections
 from aet_stream.service import EXIT_OK, be_a_child
 
@@ -28,8 +28,13 @@ def add_commands(add: Add) -> None:
     reconstruct.add_argument("--memory", type=whole, default=0, metavar="MIB", help="bound for the solver (0: 4/5 of what there is)")
     reconstruct.add_argument("--device", default="cpu", help="of the built-in solver: cpu, cuda, cuda:0 ... (default: cpu)")
     reconstruct.add_argument(
-        "--out", type=Path, metavar="FILE", help="default: reconstruction.h5 beside the series; .mrc, .tif or .emd as well"
+        "--silence",
+        type=number_from(1e-3, 1e9),
+        default=900.0,
+        metavar="S",
+        help="tomopy and ASTRA: stopped after so long without a slice (default: 900)",
     )
+    reconstruct.add_argument("--out", type=Path, metavar="FILE", help="default: reconstruction.h5 beside it; .mrc, .tif, .emd as well")
     reconstruct.add_argument("--overwrite", action="store_true", help="with --out: replace files that are there")
     reconstruct.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     preview = add("preview", _preview, "a small volume of a series that is still growing", config=False)
@@ -88,6 +93,7 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
         memory_mib=arguments.memory,
         device=arguments.device,
+        silence_s=arguments.silence,
     )
     try:
         print(reconstruct(arguments.series, options, out=arguments.out, overwrite=arguments.overwrite))

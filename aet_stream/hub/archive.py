@@ -41,6 +41,16 @@ class Arrival:
 
 
 @dataclass(frozen=True, slots=True)
+class _Stored:
+    """The same, once its pixels are on disk and no longer in memory."""
+
+    visit_id: int
+    record: Record
+    stages_s: dict[str, float]
+    done_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Closed:
     """A series that is one verified file now."""
 
@@ -95,7 +105,7 @@ class Archive:
         self._lost = True
         """A stored projection was damaged, is gone or was superseded: its source, or what was a copy of it, is to be read again.
         And at a start, whatever the hub before has left."""
-        self._unpublished: dict[str, list[Arrival]] = {}
+        self._unpublished: dict[str, list[_Stored]] = {}
         """Stored, but not yet shown in `series.h5` nor known to the ledger."""
 
     # -- start ------------------------------------------------------------------------------------------------------------------
@@ -185,9 +195,9 @@ class Archive:
         before = store.identities()
         complaints = store.check()
         self._reconcile(name, store, known, complaints)
-        arrivals = self._unpublished.pop(name, [])
-        there = [arrival for arrival in arrivals if arrival.draft.record.number in store.identities()]
-        self._lost = self._lost or len(arrivals) != len(there)
+        before_it = self._unpublished.pop(name, [])
+        there = [stored for stored in before_it if stored.record.number in store.identities()]
+        self._lost = self._lost or len(before_it) != len(there)
         if there:
             self._unpublished[name] = there
         if store.identities() == before and not complaints:
@@ -223,7 +233,9 @@ class Archive:
         if name in self._works and self._works[name][0] == "close":
             self._abandon(name)
         stored = self.store(name).commit([arrival.draft for arrival in batch])
-        self._unpublished.setdefault(name, []).extend(batch[:stored])
+        for arrival in batch[:stored]:
+            noted = _Stored(arrival.visit_id, arrival.draft.record, arrival.stages_s, arrival.done_at)
+            self._unpublished.setdefault(name, []).append(noted)
         return stored
 
     def publish(self, name: str) -> list[tuple[Record, dict[str, float]]]:
@@ -241,11 +253,10 @@ class Archive:
         failpoints.reach("publish.begin", self.root / name)
         with self._ledger.transaction():
             self._ledger.open_series(name)
-            for arrival in self._unpublished.get(name, []):
-                record = arrival.draft.record
-                total_s = readable_at - record.closed_at
-                stages_s = {**arrival.stages_s, "commit": readable_at - arrival.done_at, "total": total_s}
-                self._lost |= self._ledger.store(arrival.visit_id, record, stages_s)
+            for stored in self._unpublished.get(name, []):
+                record = stored.record
+                stages_s = {**stored.stages_s, "commit": readable_at - stored.done_at, "total": readable_at - record.closed_at}
+                self._lost |= self._ledger.store(stored.visit_id, record, stages_s)
                 self._announce_stored(record)
                 published.append((record, stages_s))
             self._announce_coverage(name)

@@ -25,6 +25,7 @@ from aet_stream.hub.events import Events
 from aet_stream.hub.in_flight import InFlight, Subtracted
 from aet_stream.hub.intake import Intake
 from aet_stream.hub.ledger import summary
+from aet_stream.hub.left_out import LeftOut
 from aet_stream.hub.outbox import Outbox
 from aet_stream.hub.outgoing import Letter, News, Outgoing
 from aet_stream.hub.storing import Storing
@@ -40,8 +41,10 @@ from aet_stream.messages import (
     EventPlease,
     Failed,
     Job,
+    NoReader,
     NotAcquired,
     Offer,
+    Older,
     Pulse,
     Ready,
     Reply,
@@ -98,6 +101,7 @@ class Core:
         self.in_flight = InFlight(queue.credit, queue.credit_mib << 20, queue.lease_s, self.hub_id)
         self.endings = Endings(queue, self.ledger, self.outbox, self.in_flight, self.root / "quarantine", outgoing, timing)
         self.intake = Intake(config, self.ledger, self.archive, self.in_flight, self.endings, outgoing, timing)
+        self.left_out = LeftOut(config, self.ledger, outgoing, timing)
         self.workers = Workers(self.in_flight, self.endings, outgoing, timing)
         self.events = Events(config, self.ledger, self.outbox, outgoing, timing)
         self.closing = Closing(config, self.ledger, self.archive, self.in_flight, self.events, outgoing, timing)
@@ -182,6 +186,10 @@ class Core:
                 self.intake.hear_acquired(message, pixels)
             case NotAcquired():
                 self.intake.hear_not_acquired(message)
+            case Older():
+                self.left_out.hear_older(peer, message)
+            case NoReader():
+                self.left_out.hear_no_reader(message)
             case SeriesEnd():
                 self.closing.hear_end(message)
             case Ready():
@@ -206,7 +214,7 @@ class Core:
             logger.error("%s speaks version %d of the queue, this hub %d: install the same aet_stream", beat.name, beat.wire, WIRE_VERSION)
             return
         self._roles[beat.name] = (self._timing.now_s(), beat)
-        self._outgoing.send(peer, Pulse(hub_id=self.hub_id))
+        self._outgoing.send(peer, Pulse(hub_id=self.hub_id, newer_than_s=self.left_out.limit_s))
         if beat.role == "watch":
             self.closing.hear_watch(peer)
             self.intake.hear_watch(peer, {(path, image) for path, image in beat.status.get("asked", [])})

@@ -32,6 +32,8 @@ from aet_stream.projection import VisitKey
 SCHEMA_VERSION = 2
 """1: the table of visits was called `unit`."""
 STAGES = ("settle", "read", "queue", "network", "commit", "total")
+LISTED = 50
+"""Folders with files that nobody reads, in the status."""
 #: States that end a visit until the file changes or a person speaks.
 ENDED = ("stored", "duplicate", "same", "other", "quarantined", "held", "replaced")
 
@@ -61,6 +63,14 @@ CREATE INDEX IF NOT EXISTS visit_series ON visit (series, state);
 CREATE INDEX IF NOT EXISTS visit_pixels ON visit (series, sha256);
 CREATE INDEX IF NOT EXISTS visit_ended ON visit (state, ended_at);
 CREATE INDEX IF NOT EXISTS visit_blank ON visit (state, blank);
+"""
+#: What of the watched folder is not taken (left_out.py), and since when. Tables that a ledger from before gets at its next start.
+_LEFT_OUT = """
+CREATE TABLE IF NOT EXISTS no_reader (folder TEXT NOT NULL, kind TEXT NOT NULL, files INTEGER NOT NULL, PRIMARY KEY (folder, kind)) STRICT;
+CREATE TABLE IF NOT EXISTS older (
+    root TEXT NOT NULL, path TEXT NOT NULL, stamp TEXT NOT NULL, written_at REAL NOT NULL, PRIMARY KEY (root, path)
+) STRICT;
+CREATE TABLE IF NOT EXISTS first (what TEXT PRIMARY KEY, at REAL NOT NULL) STRICT;
 """
 _FROM_1 = """
 ALTER TABLE unit RENAME TO visit;
@@ -112,13 +122,13 @@ class Ledger:
             raise AetError(
                 f"{self.path} has layout {version}, this version writes {SCHEMA_VERSION}: move it away, it is rebuilt from the files"
             )
-        self._db.executescript(OUTBOX_SCHEMA + _INDICES)
+        self._db.executescript(OUTBOX_SCHEMA + _LEFT_OUT + _INDICES)
 
     def _check(self) -> None:
         """Read all of it: SQLite notices neither a letter that is none, nor a column of another name, before it meets them."""
         said = self._db.execute("PRAGMA integrity_check(1)").fetchone()[0]
         model = sqlite3.connect(":memory:")
-        model.executescript(_SCHEMA + OUTBOX_SCHEMA)
+        model.executescript(_SCHEMA + OUTBOX_SCHEMA + _LEFT_OUT)
         for (table,) in model.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
             columns = f"PRAGMA table_info({table})"
             if said == "ok" and [*map(tuple, self._db.execute(columns))] != model.execute(columns).fetchall():
@@ -344,6 +354,17 @@ class Ledger:
             "others": counts["other"],
         }
 
+    def left_out(self) -> dict[str, Any]:
+        """How many files are older than wanted, and which no reader knows: (folder, how they are called, how many)."""
+        try:
+            older = self._db.execute(
+                "SELECT count(*) FROM older JOIN first ON first.what = 'limit ' || older.root WHERE older.written_at < first.at"
+            ).fetchone()[0]
+            rows = self._db.execute("SELECT folder, kind, files FROM no_reader ORDER BY folder, kind").fetchall()
+        except sqlite3.OperationalError:
+            return {"older": 0, "no_reader": [], "no_reader_files": 0}  # of an earlier version, which no hub has opened since
+        return {"older": older, "no_reader": [list(row) for row in rows[:LISTED]], "no_reader_files": sum(row["files"] for row in rows)}
+
     def latency(self, last: int = 1000) -> dict[str, dict[str, float]]:
         """Median and 99th percentile of each stage over the last stored projections, in seconds."""
         columns = ", ".join(f"{stage}_s" for stage in STAGES)
@@ -365,6 +386,7 @@ def summary(ledger: Ledger, series: str | None = None) -> dict[str, Any]:
         "held": ledger.in_state("held", series),
         "quarantined": ledger.in_state("quarantined", series),
         "blank": ledger.blanks(),
+        "left_out": ledger.left_out(),
         "latency": {"stages": ledger.latency()},
         "events": Outbox(ledger.db).figures(),
     }

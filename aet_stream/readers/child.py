@@ -46,6 +46,19 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     turn: str = ""
     """Letters out of `t` (transpose), `y`, `x` (flip along that axis), in this order."""
 
+    @classmethod
+    def of(cls, config: Config) -> Rules:
+        """Those that a configuration asks for."""
+        return cls(
+            max_bytes=config.watch.max_file_mib << 20,
+            settle_s=config.watch.settle_s,
+            plugins=config.readers.enabled,
+            keep=config.frames.keep,
+            max_shift=config.frames.max_shift,
+            series=config.series,
+            turn=config.orientation.letters,
+        )
+
 
 class Member(msgspec.Struct, frozen=True):
     """One image of one file."""
@@ -105,17 +118,8 @@ class ReaderChild:
     @classmethod
     def of(cls, config: Config) -> ReaderChild:
         """The reader that a configuration asks for."""
-        turn = config.orientation
-        rules = Rules(
-            max_bytes=0,
-            settle_s=config.watch.settle_s,
-            plugins=config.readers.enabled,
-            keep=config.frames.keep,
-            max_shift=config.frames.max_shift,
-            series=config.series,
-            turn="t" * turn.transpose + "y" * turn.flip_y + "x" * turn.flip_x,
-        )
         limits = config.watch
+        rules = Rules.of(config)
         return cls(timeout_s=limits.reader_timeout_s, memory_mib=limits.reader_memory_mib, max_file_mib=limits.max_file_mib, rules=rules)
 
     @property
@@ -190,11 +194,7 @@ class ReaderChild:
         """
         name = Path(members[0].path).name
         answer, content = self._ask(_Request("read", tuple(members), lenient), name)
-        reading = answer.reading
-        if reading is None or content is None:
-            raise ReaderDied(f"{name}: the reading process answered nonsense")
-        planes = np.frombuffer(content, answer.dtype).reshape(answer.shape)
-        return Projection(planes[0], reading.units[0].acquisition, reading.drift, planes[1:] if len(planes) > 1 else None), reading
+        return _visit(answer, content, name)
 
     def read(self, path: Path, image: int) -> tuple[Projection, str]:
         """One image and the SHA-256 of its pixel bytes.
@@ -222,11 +222,9 @@ class ReaderChild:
             raise ReaderDied(f"{name}: reading took longer than {self._timeout_s:g} s (watch.reader_timeout_s)")
         answer = _answers.decode(pipe.recv_bytes())
         content = pipe.recv_bytes() if answer.kind == "image" else None
-        if answer.kind in _ERRORS:
-            if answer.kind == "ReaderDied":
-                self._kill()  # out of memory: whatever it still holds goes with it
-            raise _ERRORS[answer.kind](answer.text)
-        return answer, content
+        if answer.kind == "ReaderDied":
+            self._kill()  # out of memory: whatever it still holds goes with it
+        return _unless_error(answer), content
 
     def _started(self) -> Connection:
         if self._pipe is None or self._process is None or not self._process.is_alive():
@@ -248,6 +246,39 @@ class ReaderChild:
 
     def close(self) -> None:
         self._kill()
+
+
+class ReaderHere:
+    """The same in this process, without its limits: for programs of others, which a process begun from them would run again."""
+
+    def __init__(self, config: Config) -> None:
+        self._desk = _Desk(Rules.of(config))
+
+    def look(self, path: Path, *, lenient: bool = False) -> Look:
+        """As ReaderChild.look."""
+        answer, _ = self._desk.answer(_Request("look", (Member(str(path), -1),), lenient))
+        look = _unless_error(answer).look
+        assert look is not None
+        return look
+
+    def read_visit(self, members: Sequence[Member], *, lenient: bool = False) -> tuple[Projection, Reading]:
+        """As ReaderChild.read_visit."""
+        answer, content = self._desk.answer(_Request("read", tuple(members), lenient))
+        return _visit(_unless_error(answer), content, Path(members[0].path).name)
+
+
+def _unless_error(answer: _Answer) -> _Answer:
+    if answer.kind in _ERRORS:
+        raise _ERRORS[answer.kind](answer.text)
+    return answer
+
+
+def _visit(answer: _Answer, content: bytes | memoryview | None, name: str) -> tuple[Projection, Reading]:
+    reading = answer.reading
+    if reading is None or content is None:
+        raise ReaderDied(f"{name}: the reading process answered nonsense")
+    planes = np.frombuffer(content, answer.dtype).reshape(answer.shape)
+    return Projection(planes[0], reading.units[0].acquisition, reading.drift, planes[1:] if len(planes) > 1 else None), reading
 
 
 def _serve(pipe: Connection, memory_bytes: int, rules: Rules) -> None:

@@ -194,6 +194,8 @@ class Foresight:
         said = [(QUARANTINED, f"{folder}/{name}\n  {QUARANTINED}: {NO_TEXT}") for name in there.nameless]
         merged = Merging(self._root(folder).name, self._config.series).note(names)
         said += [("", f"{folder}\n  {sentence}") for sentence in merged]
+        for below, kind, count in there.no_reader:
+            said += [(UNREAD, f"{folder / below}\n  {count} file{'' if count == 1 else 's'} {kind}: no reader")]
         if not (names or said):
             said.append(("", f"{folder}\n  no image in it, nor below; looked at is what ends in {', '.join(sorted(self._suffixes))}"))
         return said

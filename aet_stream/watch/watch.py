@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import time
@@ -13,9 +14,10 @@ from typing import Protocol
 from aet_stream import failpoints
 from aet_stream.config import Config
 from aet_stream.errors import AetError, ReaderDied, SourceError, SourceGone, SourceNotReady, SourceStillZero, WireError
-from aet_stream.messages import FileOffer, NotAcquired, Offer, SeriesEnd, Want
+from aet_stream.messages import FileOffer, NoReader, NotAcquired, Offer, Older, OlderFile, SeriesEnd, Taken, Want
 from aet_stream.naming import NO_TEXT, shown, top_folder
 from aet_stream.projection import Projection, VisitKey
+from aet_stream.readers import stat_stamp
 from aet_stream.readers.child import Member, Reading
 from aet_stream.readers.looking import Look
 from aet_stream.transport import HubLink
@@ -34,6 +36,7 @@ OFFERED_AT_ONCE = 1000
 """Units in one message."""
 OFFERED_LETTERS = 100_000
 """Of their names, which may be long: a message holds a megabyte."""
+OLDER_AT_ONCE = 200
 LOOK_BUDGET_S = 0.3
 LOOKS_AT_ONCE = 32
 DEATHS = 3
@@ -72,6 +75,8 @@ class Watch:
         self._asked: deque[Want] = deque()
         self._ends_told: dict[str, str] = {}
         self._nameless_told: dict[str, str] = {}
+        self._unread_told: tuple[tuple[str, str, int], ...] | None = None
+        self._older_told = False
         self._unread: dict[VisitKey, float] = {}
         """Units whose pixels cannot be read, and since when."""
         self._link: HubLink | None = None
@@ -138,6 +143,9 @@ class Watch:
         for message, _ in self.link.receive(0.0 if self._asked else soon):
             if isinstance(message, Want):
                 self._asked.append(message)
+            elif isinstance(message, Taken):
+                for path in message.paths:
+                    self._settling.take(path, time.monotonic())
         if self.link.hub_id != self._hub_id:
             self._greet(self.link.hub_id)
         now = time.monotonic()
@@ -159,18 +167,22 @@ class Watch:
             self._offer(now)
             self._tell_ends()
             self._tell_nameless()
+            self._tell_unread()
+            self._tell_older()
             if self._asked and time.monotonic() - now < self._config.watch.reader_timeout_s:  # one timeout a step is enough
                 self._answer(self._asked.popleft())
 
     def _greet(self, hub_id: str) -> None:
         """A new hub knows of nothing: show it everything, and look again at what could not be read."""
         self._hub_id = hub_id
+        self._settling.leave_out(self.link.newer_than_s)
         self._visits.tell_again()
         for path in [path for path in self._settling.seen if not self._visits.knows(path)]:
             self._settling.again(path)
         self._asked.clear()
         self._ends_told.clear()
         self._nameless_told.clear()
+        self._unread_told, self._older_told = None, False
         self._unread.clear()
         self._rhythm.now()
 
@@ -274,6 +286,28 @@ class Watch:
                     return
                 self._nameless_told[path] = stamp
 
+    def _tell_unread(self) -> None:
+        """Files that may be images, of formats without a reader."""
+        unread = _fitting(self._settling.no_reader)
+        if unread != self._unread_told and self.link.send(NoReader(folders=unread)):
+            self._unread_told = unread
+
+    def _tell_older(self) -> None:
+        """Images that are older than wanted: the hub says which of them were not there from the first. A bounded number a turn."""
+        if not self._older_to_tell() or not self._there:
+            return
+        left = self._settling.older_to_tell
+        some = dict(itertools.islice(left.items(), OLDER_AT_ONCE))
+        files = tuple(OlderFile(path, stat_stamp(entry), entry.st_mtime, entry.st_ctime) for path, entry in some.items())
+        if self.link.send(Older(files=files, last=len(some) == len(left))):
+            self._older_told = True
+            for path in some:
+                del left[path]
+
+    def _older_to_tell(self) -> bool:
+        """Does the hub not know of all images yet that are older than wanted? Once it is told that there are none."""
+        return bool(self._settling.newer_than_s) and (not self._older_told or bool(self._settling.older_to_tell))
+
     # -- answering --------------------------------------------------------------------------------------------------------------
 
     def _answer(self, want: Want) -> None:
@@ -351,7 +385,9 @@ class Watch:
         self.link.beat(
             {
                 "hub_id": self._hub_id,
-                "busy": bool(self._settling.candidates or self._visits.waiting or self._asked or not self._rhythm.scans),
+                "busy": bool(
+                    self._settling.candidates or self._visits.waiting or self._asked or not self._rhythm.scans or self._older_to_tell()
+                ),
                 "asked": [list(want.visit.source) for want in self._asked],
                 "root": str(self.root),
                 "root_there": self._there,
@@ -362,7 +398,7 @@ class Watch:
                 "moving": len(self._settling.candidates),
                 "visits_waiting": self._visits.waiting,
                 "waiting_for": moving,
-                "ignored": sorted(self._settling.ignored)[:20],
+                "older": len(self._settling.older),
                 "unreadable": sorted(map(shown, self._settling.unreadable))[:20],
             }
         )
@@ -372,6 +408,12 @@ class Watch:
         self._hints.close()
         if self._link is not None:
             self._link.close()
+
+
+def _fitting(folders: tuple[tuple[str, str, int], ...]) -> tuple[tuple[str, str, int], ...]:
+    """As many as one message holds."""
+    letters = itertools.accumulate(len(folder) + len(kind) for folder, kind, _ in folders)
+    return tuple(folder for folder, so_far in zip(folders, letters, strict=True) if so_far <= OFFERED_LETTERS)
 
 
 def _is_gone(path: Path) -> bool:
