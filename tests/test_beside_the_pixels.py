@@ -113,6 +113,15 @@ def test_two_groups_of_data_are_no_guess(tmp_path: Path) -> None:
         looked(path)
 
 
+def test_data_of_two_names_are_one(tmp_path: Path) -> None:
+    """Hard links to the data, to their group, and of a group to itself: one image, and no end without an end."""
+    path = tmp_path / "x.emd"
+    path.write_bytes(writers.emd(IMAGE, -34.5, 0.05))
+    with h5py.File(path, "r+") as file:
+        file["alias"], file["scalars/data"], file["data/single/again"] = file["data/single"], file["data/single/data"], file["data"]
+    assert is_read(path) == ""
+
+
 @pytest.mark.parametrize(
     ("name", "value", "left"),
     [
@@ -149,6 +158,19 @@ def test_a_growing_series_needs_only_its_pixels_and_tilts(tmp_path: Path) -> Non
 
 
 # -- Velox ------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_one_text_for_all_frames_is_heard(tmp_path: Path) -> None:
+    """Metadata of one column, or of none, as other programs write them."""
+    path = tmp_path / "x.emd"
+    for columns in (1, None):
+        path.write_bytes(writers.velox(IMAGE, -34.5, 0.05))
+        with h5py.File(path, "r+") as file:
+            group = file[f"Data/Image/{KEY}"]
+            text = group["Metadata"][:, 0]
+            del group["Metadata"]
+            group["Metadata"] = text if columns is None else text[:, None]
+        assert looked(path).units[0].acquisition.tilt_deg == pytest.approx(-34.5)
 
 
 def damage(path: Path, content: bytes, frame: int = 0) -> None:

@@ -29,6 +29,10 @@ def doubts(frames: Sequence[Frame], config: Config, *, growing: bool) -> dict[in
     ):
         if len({frame.said.dataset for frame in group}) > 1:
             found |= dict.fromkeys((frame.unit.image for frame in group), _which(group))
+    named = sorted({frame.said.detector for frame in frames if frame.said.detector and not frame.said.no_projection})
+    for frame in used if named else ():
+        if frame.said.dataset and not frame.said.detector:
+            found.setdefault(frame.unit.image, _of_which(frame, named))
     fewest = FEWEST_WHILE_GROWING if growing else FEWEST
     for group in _grouped(used, lambda frame: (frame.said.detector.lower(), frame.said.dataset)):
         tilts_deg = [frame.tilt_deg for frame in group if frame.tilt_deg is not None]
@@ -52,6 +56,13 @@ def _which(group: list[Frame]) -> str:
     setting = f"set series.detector to one of {', '.join(names)}, or " if len(names) == len(group) else ""
     release = f"`aet-stream release ID --angle {'DEG' if tilt_deg is None else f'{tilt_deg:g}'}`"
     return f"images {images} {of} were taken at one time and are no frames of one dataset: which one is the projection? {setting}{release}"
+
+
+def _of_which(frame: Frame, named: list[str]) -> str:
+    """Among signals of named detectors it may be one more of theirs, or of no detector at all."""
+    tilt = "DEG" if frame.tilt_deg is None else f"{frame.tilt_deg:g}"
+    others = ", ".join(named)
+    return f"the file names no detector of this image, beside those of {others}: is it a projection? `aet-stream release ID --angle {tilt}`"
 
 
 def _all_the_same(tilt_deg: float) -> str:
