@@ -380,6 +380,16 @@ def test_a_tag_that_is_damaged_costs_no_image(tmp_path: Path, version: int) -> N
     assert "a damaged tag" in is_read(dm_path(tmp_path, version, behind))
 
 
+def test_a_tag_of_dm4_that_says_more_than_it_has_costs_no_image(tmp_path: Path) -> None:
+    """An array of more bytes than the entry, or the file, has; zeros in the middle of a group: the next entry is where the length says."""
+    dm = DmFile(4)
+    greedy = dm.entry(21, "greedy", dm.value([20, 4, 1 << 40], bytes(64)))
+    hollow = dm.entry(20, "hollow", b"\1\0" + dm.number(3) + bytes(200))
+    image = dm.image(IMAGE, {"greedy": greedy, "hollow": hollow, **stage(-34.5)})
+    said = is_read(dm_path(tmp_path, 4, dm.file({"greedy": greedy, "ImageList": [image], "ZZ": 1})))
+    assert "3 tag(s) cannot be understood" in said
+
+
 @BOTH
 def test_very_many_tags_cost_no_image(tmp_path: Path, version: int) -> None:
     """Behind the image as in its own tags, and nested deeper than anybody means it; in DM4 before it, too."""

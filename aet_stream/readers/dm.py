@@ -74,7 +74,7 @@ class _Tree:
         self.broken_off = ""
         """Why the tree could not be followed to its end."""
         self.unwritten = False
-        """Because there are zeros, or nothing, where it should go on."""
+        """There are zeros, or nothing, where a tag should go on."""
 
     def read(self) -> Tags:
         """The whole tree, or as much of it as can be understood.
@@ -128,9 +128,10 @@ class _Tree:
         try:
             self._count()
             self._understand(kind, name or str(index), tags, depth)
-        except _Lost as error:
+        except (_Lost, SourceNotReady) as error:
             if not length or end > self._size or self._left < 0 or self._tags > _MAX_TAGS_IN_ALL:
                 raise  # nothing says where to go on, or the group that this tag is in has too many
+            self.unwritten |= isinstance(error, SourceNotReady)
             self._skipped.append(f"{name or index} ({error})")
             self._file.seek(end)
 
@@ -281,7 +282,7 @@ class Dm:
         except SourceError as error:
             kind = SourceNotReady if tree.unwritten or _ends_in_zeros(path, size) else SourceError
             raise kind(f"{error} ({tree.remark})" if tree.remark else str(error)) from error
-        self._remark, whole = tree.remark, not tree.broken_off
+        self._remark, whole = tree.remark, not (tree.broken_off or tree.unwritten)
         self.probe = checked_probe(path, "dm", image.images, image.height, image.width, image.dtype.str, sealed=whole)
 
     def frames(self, image: int) -> Array:
