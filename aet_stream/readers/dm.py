@@ -145,7 +145,7 @@ class _Tree:
         if kind == _GROUP:
             tags[name] = inner = Tags()
             left, own = self._left, depth <= _UPPERMOST
-            self._left = _MAX_TAGS if own else left
+            self._left = _MAX_TAGS if own and self._wide else left
             try:
                 self._group(inner, depth + 1)
             finally:
@@ -350,9 +350,9 @@ def _diffraction(image: Image) -> str:
     )
     scanned = operation == "SCANNING" or illumination.startswith("STEM") or image.find("DigiScan") is not None
     (scale_x, _, unit_x), (scale_y, _, unit_y) = image.axis(0), image.axis(1)
-    if mode != "DIFFRACTION" or scanned or pixel_size_nm((scale_y, unit_y), (scale_x, unit_x)):
+    if "DIFFRACTION" not in (mode, operation) or scanned or pixel_size_nm((scale_y, unit_y), (scale_x, unit_x)):
         return ""
-    return "a diffraction pattern: Microscope Info.Imaging Mode is 'DIFFRACTION'"
+    return "a diffraction pattern: the mode in Microscope Info is 'DIFFRACTION'"
 
 
 def _tilt(image: Image, index: int) -> tuple[float | None, str, str]:

@@ -221,8 +221,9 @@ def _no_projection(signal: _Signal, signals: list[_Signal]) -> str:
         return f"computed by Velox ({by}), not acquired by a detector"
     said = signal.frames[0].said
     camera = signal.kind == "ImagingDetector" or (not signal.kind and _CAMERAS.search(signal.detector))
-    if camera and str(at(said, "Optics", "ProjectorMode")) == _DIFFRACTION:
-        return f"a diffraction pattern: the camera {signal.detector} looked at the diffraction plane (ProjectorMode 1)"
+    mode = str(at(said, "Optics", "ProjectorMode")) == _DIFFRACTION or _text(at(said, "Optics", "TemOperatingSubMode")) == "Diffraction"
+    if camera and mode:
+        return f"a diffraction pattern: the camera {signal.detector} looked at the diffraction plane (ProjectorMode, TemOperatingSubMode)"
     return no_space(*(unit for _, unit in _steps(said)))
 
 
