@@ -97,6 +97,11 @@ KINDS = {
         "{choice}say the tilt of the one that is",
         "release ID --angle {tilt}",
     ),
+    "no_detector": Kind(
+        "the file names no detector of this image, beside those of {others}: is it a projection?",
+        "if it is one, say its tilt",
+        "release ID --angle {tilt}",
+    ),
     "one_tilt": Kind(
         "all images of the file say {tilt_deg:g} deg, as programs write that know no tilt",
         "if it is true, say so",

@@ -9,13 +9,16 @@ from aet_stream.judging import Row, Rows, Site, Verdict, judge
 from aet_stream.messages import Acquired
 from aet_stream.naming import detector_in_name
 from aet_stream.projection import Acquisition, Array, Candidate, VisitKey, sha256_of
+from aet_stream.reasons import Reason
 from tests.harness import known_image
 
 PIXELS = [known_image(index, 32) for index in range(4)]
 HERE = Site(Series(), "", "/data")
 
 
-def acquired(name: str, pixels: Array, tilt_deg: float | None = 5.0, *, hold: str = "", doubt: str = "", **said: object) -> Acquired:
+def acquired(
+    name: str, pixels: Array, tilt_deg: float | None = 5.0, *, hold: Reason | None = None, doubt: Reason | None = None, **said: object
+) -> Acquired:
     return Acquired(
         visit=VisitKey(f"s/{name}", 0, "1"),
         sha256=sha256_of(pixels),
@@ -144,7 +147,7 @@ def test_of_a_named_detector_the_others_are_recorded_even_without_a_tilt(name: s
     """The file is believed before its name. What is left out need not be released for want of an angle."""
     site = HERE._replace(rules=Series(detector="HAADF"))
     assert judge(acquired(name, PIXELS[0], **said), PIXELS[0], Rows(), site).state == state
-    untilted = judge(acquired(name, PIXELS[0], None, hold="no tilt angle", **said), PIXELS[0], Rows(), site)
+    untilted = judge(acquired(name, PIXELS[0], None, hold=Reason("no_tilt", {"because": ""}), **said), PIXELS[0], Rows(), site)
     assert untilted.state == ("other" if state == "other" else "held")
 
 
@@ -170,9 +173,9 @@ def test_a_doubt_about_the_file_holds_until_a_person_speaks_but_unmakes_no_row()
     """What was stored before the doubt arose, with these pixels and at this tilt, stays as it is."""
     rows = Rows()
     store(rows, acquired("a", PIXELS[0]), PIXELS[0])
-    assert store(rows, acquired("a", PIXELS[0], doubt="all tilts are 5 deg"), PIXELS[0]).state == "same"
-    doubtful = acquired("b", PIXELS[1], doubt="all tilts are 5 deg")
-    assert store(rows, doubtful, PIXELS[1])[:2] == ("held", "all tilts are 5 deg")
+    assert store(rows, acquired("a", PIXELS[0], doubt=Reason("one_tilt", {"tilt_deg": 5.0})), PIXELS[0]).state == "same"
+    doubtful = acquired("b", PIXELS[1], doubt=Reason("one_tilt", {"tilt_deg": 5.0}))
+    assert store(rows, doubtful, PIXELS[1])[:2] == ("held", "all images of the file say 5 deg")
     assert store(rows, doubtful, PIXELS[1], person_deg=6.0).state == "stored"
 
 

@@ -16,7 +16,7 @@ from aet_stream.watch.describe import describe_all
 from tests.mixtures import MANY, Mixture, Right
 from tests.rehearsal import Ending, Rehearsal
 
-FEW = 12
+FEW = 8
 _STATES = {
     "would be stored": "stored",
     "would be held": "held",

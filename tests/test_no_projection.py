@@ -77,6 +77,7 @@ REFUSED: dict[str, tuple[dict[str, Any], Sequence[tuple[float, float, str]], np.
     "spectrum image by its format": ({"Meta Data": {"Format": "Spectrum image", "Signal": "EELS"}}, (NM, NM, RAW), STACK, "Spectrum image"),
     "spectrum by its format": ({"Meta Data": {"Format": "Spectrum"}}, (NM, NM), IMAGE, "'Spectrum'"),
     "diffraction by its format": ({"Meta Data": {"Format": "Diffraction image"}}, (NM, NM), IMAGE, "Diffraction image"),
+    "a camera in diffraction, by its operation": (mode("", "DIFFRACTION", "TEM"), (RAW, RAW), IMAGE, "'DIFFRACTION'"),
     "a camera in diffraction": (mode("DIFFRACTION", "IMAGING", "TEM"), (RAW, RAW), IMAGE, "'DIFFRACTION'"),
 }
 READ: dict[str, tuple[dict[str, Any], Sequence[tuple[float, float, str]]]] = {

@@ -115,8 +115,10 @@ class Foresight:
             self._look(file, there, name, visits)
         loose = {files[name].name: tuple(str(folder / other) for other in there.loose(name)) for name in files}
         by_name = {file.name: file for file in files.values()}
-        for visit in visits.due(math.inf):
-            self._judge(visit, [by_name[frame.path] for frame in visit.frames], loose)
+        for later_s in (0.0, math.inf):  # those that may still get another frame are waited for
+            for visit in visits.due(later_s):
+                self._judge(visit, [by_name[frame.path] for frame in visit.frames], loose)
+                visits.told(visit)
         told = [self._told(files[name]) for name in names or sorted(files)]
         return told + ([] if names else self._of_all(folder, there, [file.name for file in files.values()]))
 

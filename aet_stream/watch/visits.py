@@ -166,6 +166,8 @@ class Visits:
         rules = self._rules
         if rules.group == "container" or len(visit.frames) == rules.expected:
             return True
+        if rules.group == "pattern" and self._named_as_frame(visit.frames[0]) is None:
+            return True  # no other can belong to it
         return now - max(frame.seen_at for frame in visit.frames) >= rules.window_s
 
     def _keep(self, visit: Visit, folder: str) -> None:
@@ -197,15 +199,18 @@ class Visits:
     def _by_name(self, frames: list[Frame]) -> Iterator[list[Frame]]:
         groups: dict[tuple[str, int], list[tuple[str, Frame]]] = {}
         for frame in frames:
-            name = PurePosixPath(frame.path).name
-            found = self._pattern.search(name)
-            if found is None or frame.images > 1:
+            found = self._named_as_frame(frame)
+            if found is None:
                 groups[frame.path, frame.unit.image] = [("", frame)]
                 continue
-            start, end = found.span("frame")
+            name, (start, end) = found.string, found.span("frame")
             groups.setdefault((f"{name[:start]}*{name[end:]}", -1), []).append((found["frame"], frame))
         for members in groups.values():
             yield [frame for _, frame in sorted(members, key=lambda m: (len(m[0]), m[0], m[1].path))]
+
+    def _named_as_frame(self, frame: Frame) -> re.Match[str] | None:
+        """How the name of its file tells it from other frames of its tilt, if it does."""
+        return None if frame.images > 1 else self._pattern.search(PurePosixPath(frame.path).name)
 
     def _by_time(self, frames: list[Frame]) -> Iterator[list[Frame]]:
         """Runs of images at one tilt, each taken within the window after the one before."""

@@ -30,6 +30,10 @@ def doubts(frames: Sequence[Frame], config: Config, *, growing: bool) -> dict[in
     ):
         if len({frame.said.dataset for frame in group}) > 1:
             found |= dict.fromkeys((frame.unit.image for frame in group), _which(group))
+    named = sorted({frame.said.detector for frame in frames if frame.said.detector and not frame.said.no_projection})
+    for frame in used if named else ():
+        if frame.said.dataset and not frame.said.detector:
+            found.setdefault(frame.unit.image, _of_which(frame, named))
     fewest = FEWEST_WHILE_GROWING if growing else FEWEST
     for group in _grouped(used, lambda frame: (frame.said.detector.lower(), frame.said.dataset)):
         tilts_deg = [frame.tilt_deg for frame in group if frame.tilt_deg is not None]
@@ -52,6 +56,11 @@ def _which(group: list[Frame]) -> Reason:
     names = sorted({f"{frame.said.detector} {frame.said.segment}" for frame in group if frame.said.detector and frame.said.segment})
     choice = f"set series.detector to one of {', '.join(names)}, or " if len(names) == len(group) else ""
     return why("which_image", images=images, of=of, choice=choice, tilt="DEG" if tilt_deg is None else f"{tilt_deg:g}")
+
+
+def _of_which(frame: Frame, named: list[str]) -> Reason:
+    """Among signals of named detectors it may be one more of theirs, or of no detector at all."""
+    return why("no_detector", others=", ".join(named), tilt="DEG" if frame.tilt_deg is None else f"{frame.tilt_deg:g}")
 
 
 def _all_the_same(tilt_deg: float) -> Reason:
