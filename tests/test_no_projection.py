@@ -109,7 +109,7 @@ def test_64_planes_of_a_spectrum_image_are_one_record(tmp_path: Path) -> None:
         path = dm(bench.root / "np1", {"Meta Data": {"Format": "Spectrum image"}}, (NM, NM, (0.5, 0.0, "eV")), np.stack([IMAGE] * 64))
         bench.until(lambda: bench.refused)
         bench.rest()
-        assert [(refused.path, refused.why) for refused in bench.refused] == [(f"np1/{path.name}", "bad")]
+        assert [(refused.visit.path, refused.why) for refused in bench.refused] == [(f"np1/{path.name}", "bad")]
         assert "Spectrum image" in bench.refused[0].reason
         assert not bench.offered
 
