@@ -253,6 +253,10 @@ _SIZES_NM = (1e-4, 1e6)
 """Pixels of electron microscopes lie between a tenth of a picometre and a millimetre; metres are no pixel size."""
 
 
+def is_length(unit: str) -> bool:
+    return unit.strip().lower().replace("angstrom", "a") in _UNIT_NM
+
+
 def pixel_size_nm(along_y: tuple[float, str], along_x: tuple[float, str]) -> float | None:
     """Pixel size from two (value, unit) calibrations; None unless both are lengths as microscopes have them, and agree within 1 %."""
     sizes = []
