@@ -69,7 +69,7 @@ CREATE TABLE IF NOT EXISTS no_reader (folder TEXT NOT NULL, kind TEXT NOT NULL, 
 CREATE TABLE IF NOT EXISTS older (
     root TEXT NOT NULL, path TEXT NOT NULL, stamp TEXT NOT NULL, written_at REAL NOT NULL, PRIMARY KEY (root, path)
 ) STRICT;
-CREATE TABLE IF NOT EXISTS first (what TEXT PRIMARY KEY, at REAL NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS note (what TEXT PRIMARY KEY, value REAL NOT NULL) STRICT;
 """
 _FROM_1 = """
 ALTER TABLE unit RENAME TO visit;
@@ -368,13 +368,15 @@ class Ledger:
     def left_out(self) -> dict[str, Any]:
         """How many files are older than wanted, and which no reader knows: (folder, how they are called, how many)."""
         try:
-            older = self._db.execute(
-                "SELECT count(*) FROM older JOIN first ON first.what = 'limit ' || older.root WHERE older.written_at < first.at"
-            ).fetchone()[0]
+            older = self._db.execute("SELECT value FROM note WHERE what = 'older'").fetchone()
             rows = self._db.execute("SELECT folder, kind, files FROM no_reader ORDER BY folder, kind").fetchall()
         except sqlite3.OperationalError:
             return {"older": 0, "no_reader": [], "no_reader_files": 0}  # of an earlier version, which no hub has opened since
-        return {"older": older, "no_reader": [list(row) for row in rows[:LISTED]], "no_reader_files": sum(row["files"] for row in rows)}
+        return {
+            "older": int(older[0]) if older else 0,
+            "no_reader": [list(row) for row in rows[:LISTED]],
+            "no_reader_files": sum(row["files"] for row in rows),
+        }
 
     def latency(self, last: int = 1000) -> dict[str, dict[str, float]]:
         """Median and 99th percentile of each stage over the last stored projections, in seconds."""
