@@ -18,7 +18,7 @@ from pathlib import Path
 
 import h5py
 
-from aet_stream import durable, service
+from aet_stream import durable, lifeline, service
 from aet_stream.layout import ABOUT, SERIES_FILE
 from aet_stream.transport import run_folder
 
@@ -94,7 +94,7 @@ def _kills(path: Path) -> bool:
 def _read_by_another(path: Path, limit_s: float) -> int | None:
     """Exit code of a process that reads it; None: it has not ended in time."""
     until = time.monotonic() + limit_s
-    with subprocess.Popen([sys.executable, "-m", __name__, str(path)]) as child:
+    with subprocess.Popen(lifeline.command(__name__, str(path))) as child:
         try:
             while time.monotonic() < until:
                 service.still_at_it("hub")

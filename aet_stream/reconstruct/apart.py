@@ -7,13 +7,13 @@ import multiprocessing
 import os
 import resource
 import signal
-import threading
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import ModuleType
 
 import numpy as np
 
+from aet_stream import lifeline
 from aet_stream.errors import ReconstructionError
 from aet_stream.projection import Array
 from aet_stream.reconstruct import astra_backend, tomopy_backend
@@ -81,7 +81,8 @@ def _ask(request: _Request, volume: Array | None = None) -> None:
     """Have it done, and fill the volume."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    child = context.Process(target=_serve, args=(theirs, request), name=request.method, daemon=True)
+    tied = (os.getpid(), __name__, _serve.__name__, theirs, request)
+    child = context.Process(target=lifeline.call, args=tied, name=request.method, daemon=True)
     child.start()
     theirs.close()
     try:
@@ -104,7 +105,6 @@ def _ask(request: _Request, volume: Array | None = None) -> None:
 def _serve(pipe: Connection, request: _Request) -> None:
     """The child: an empty message and the slices, or what went wrong."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides
-    threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
     limit = request.memory_mib * _MIB
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # not the address space, of which CUDA reserves more than there is
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -126,10 +126,3 @@ def _serve(pipe: Connection, request: _Request) -> None:
         pipe.send_bytes(said.encode())
         for one in volume:
             pipe.send_bytes(np.ascontiguousarray(one, np.float32).data)
-
-
-def _end_with_parent(pipe: Connection) -> None:
-    """It never says anything: what can be read is its end. A thread, because the library may be inside one long call."""
-    with contextlib.suppress(EOFError, OSError):
-        pipe.recv_bytes()
-    os._exit(1)
