@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from aet_stream import newer_than
 from aet_stream.config import Config, Monitor
 from aet_stream.errors import ConfigError
 
@@ -127,8 +128,9 @@ def _checked(config: Config, name: str) -> Config:
             raise ConfigError(f"{name}: {key} is no regular expression: {error}") from error
         if pattern and group not in known:
             raise ConfigError(f"{name}: {key} needs a group named `{group}`: (?P<{group}>...)")
-    if config.series.by == "pattern" and not config.series.pattern:
-        raise ConfigError(f"{name}: series.by is pattern, but series.pattern is empty")
+    if config.series.by in ("pattern", "path_pattern") and not config.series.pattern:
+        raise ConfigError(f"{name}: series.by is {config.series.by}, but series.pattern is empty")
+    newer_than.limit_s(config.watch.newer_than, 0.0)
     if not set(config.angle.signs.values()) <= {"+", "-", ""}:
         raise ConfigError(f"{name}: angle.signs maps letters to + or -, not {config.angle.signs}")
     if not config.angle.order:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
+from scipy.spatial import cKDTree
 
 from aet_stream.errors import ReconstructionError
 from aet_stream.projection import Array
@@ -67,9 +68,14 @@ def relative_error(found: Array, truth: Array) -> float:
 
 
 def atom_error_px(found: Array, places: Array, sigma_px: float) -> float:
-    """Median 3-D distance between atoms and the parabola's peak nearest to them, after a blur of a third of their width."""
+    """Median 3-D distance between atoms and the parabola's peak nearest to them, after a blur of a third of their width.
+
+    Looked at is what lies nearer to an atom than half the way to its neighbours, and within 3 px.
+    """
     smooth = gaussian_filter(found, sigma_px / 3)
+    apart_px = float(np.median(cKDTree(places).query(places, k=2)[0][:, 1]))
     offsets = np.stack(np.meshgrid(*[np.arange(-3, 4)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    offsets = offsets[np.linalg.norm(offsets, axis=1) < max(1.5, min(3 * 3**0.5, apart_px / 2))]
     distances = []
     for place in places:
         near = np.rint(place).astype(int) + offsets

@@ -33,16 +33,20 @@ needs_astra = pytest.mark.skipif(find_spec("astra") is None, reason="ASTRA does 
 STAND_IN = """
 import os, time
 import numpy as np
+if os.environ.get("STAND_IN") == "hang at once": time.sleep(3600)
 def recon(tomo, theta, *, center, algorithm, sinogram_order, ncore, num_iter=1):
     os.environ["TOMOPY_PYTHON_THREADS"] = "1"
     what = os.environ.get("STAND_IN", "")
     if what == "abort": os.abort()
     if what == "memory": np.ones(1 << 36, np.uint8)
     if what == "raise": raise RuntimeError("two\\nlines")
+    if what == "hang": time.sleep(3600)
     if what.startswith("/"):
         open(what, "w").write(str(os.getpid()))
         time.sleep(60)
-    return np.full((tomo.shape[1], tomo.shape[2], tomo.shape[2]), num_iter, np.float32)
+    volume = np.full((tomo.shape[1], tomo.shape[2], tomo.shape[2]), num_iter, np.float32)
+    if tomo.shape[2] == 640: volume[:, 0] = tomo[0]
+    return volume
 """
 
 
@@ -97,6 +101,14 @@ def test_what_is_refused_of_tomopy_deserves_it(algorithm: str) -> None:
     assert not np.isfinite(volume).all() or np.abs(volume).max() > 10
     with pytest.raises(ReconstructionError, match="is refused"):
         apart.check(f"tomopy:{algorithm}")
+
+
+@needs_tomopy
+@pytest.mark.tomopy
+def test_bart_of_tomopy_is_its_sirt() -> None:
+    """To the last bit, as docs/reconstruction.md says: one checks nothing that the other has not."""
+    one, other = (apart.solve(point(48), ROUND_DEG, f"tomopy:{algorithm}", iterations=5)[0] for algorithm in ("sirt", "bart"))
+    np.testing.assert_array_equal(one, other)
 
 
 @needs_tomopy
@@ -158,13 +170,23 @@ def test_absence_is_explained(tmp_path: Path) -> None:
 
 def test_the_answer_of_another_process_is_ours(stand_in: Path) -> None:
     """The volume comes back whole; iterations as asked for, or as is usual; nothing is left in our environment."""
-    views = views_of(BLOBS, TILTS_DEG)
+    views, before = views_of(BLOBS, TILTS_DEG), set(sys.modules)  # the real one may be here, and imported
     for asked, done in ((7, 7), (0, 50)):
         volume, iterations = apart.solve(views, TILTS_DEG, "tomopy:sirt", iterations=asked)
         assert (iterations, volume.shape, volume.dtype) == (done, (17, 48, 48), np.float32)
         assert (volume == done).all()
     assert "TOMOPY_PYTHON_THREADS" not in os.environ
-    assert "tomopy" not in sys.modules
+    assert "tomopy" not in set(sys.modules) - before
+
+
+def test_slices_go_there_and_come_back_a_few_at_a_time(stand_in: Path) -> None:
+    """Each piece is put where it belongs, and told of; the last one is the whole."""
+    views = np.random.default_rng(0).random((len(TILTS_DEG), 21, 640)).astype(np.float32)
+    told: list[tuple[int, int]] = []
+    volume, _ = apart.solve(views, TILTS_DEG, "tomopy:sirt", threads=3, progress=lambda done, total: told.append((done, total)))
+    assert told == [(6, 21), (12, 21), (18, 21), (21, 21)]
+    assert (volume[:, 1:] == 50).all()
+    np.testing.assert_array_equal(volume[:, 0], views[0])
 
 
 @pytest.mark.parametrize(("what", "words"), [
@@ -175,6 +197,22 @@ def test_a_library_that_fails_costs_its_process_only(stand_in: Path, monkeypatch
     monkeypatch.setenv("STAND_IN", what)
     with pytest.raises(ReconstructionError, match=words):
         apart.solve(views_of(BLOBS, TILTS_DEG), TILTS_DEG, "tomopy:sirt", memory_mib=3000)
+
+
+def test_a_process_that_dies_before_it_hears_what_is_asked_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when memory is short: however much it was to be sent, one error with words."""
+    (tmp_path / "sitecustomize.py").write_text("import os, sys\nif any('spawn_main' in word for word in sys.orig_argv): os._exit(9)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(ReconstructionError, match=r"tomopy:sirt: its process died \(exit code 9"):
+        apart.solve(np.ones((29, 64, 96), np.float32), TILTS_DEG, "tomopy:sirt")
+
+
+@pytest.mark.parametrize("where", ["hang", "hang at once"])
+def test_a_library_that_hangs_is_stopped(stand_in: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """In a call, or while it is loaded: after its time, with the setting that gives it more."""
+    monkeypatch.setenv("STAND_IN", where)
+    with pytest.raises(ReconstructionError, match=r"handed nothing over for 4 s and was stopped.*reconstruct\.silence_s"):
+        apart.solve(views_of(BLOBS, TILTS_DEG), TILTS_DEG, "tomopy:sirt", silence_s=4)
 
 
 def test_a_library_may_have_what_this_process_may(stand_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,18 +6,22 @@ A series as the hub writes it, while it is open (a master over single files) and
 from __future__ import annotations
 
 import re
+import sys
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import dedent
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 
+from aet_stream.reconstruct.run import Options, reconstruct
 from tests.durability import rig
 from tests.harness import known_image
 
-PAGE = Path(__file__).parents[1] / "docs" / "reconstruction.md"
+README, PAGE = (Path(__file__).parents[1] / name for name in ("README.md", "docs/reconstruction.md"))
 CLEAN = np.stack([known_image(index, 32) for index in range(rig.GOOD)]).astype(np.float32) - np.float32(rig.BACKGROUND)
 TILTS_DEG = 3.0 * np.arange(rig.GOOD)
 
@@ -28,6 +32,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     rig.expose(case.folder / "in")
     assert rig.attempt(case) == 0
     series = case.folder / "out" / "s"
+    reconstruct(series / "series.h5", Options(iterations=2, align=(), quality=False, threads=1))
     with h5py.File(series / "series.h5") as file:
         assert bool(file["/exchange/data"].is_virtual) != case.close
     return series
@@ -51,6 +56,24 @@ def in_order(tilts_deg: Any) -> np.ndarray:
     return np.argsort(tilts_deg)
 
 
+def recon(tomo: np.ndarray, theta: np.ndarray, *, center: float, algorithm: str, num_iter: int) -> np.ndarray:
+    """Stands in for tomopy's, and has no usual number of iterations."""
+    return np.zeros((tomo.shape[1], tomo.shape[2], tomo.shape[2]))
+
+
+def test_the_lines_of_the_readme(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As printed, one after the other; tomopy's, too, where it is not installed."""
+    if find_spec("tomopy") is None:
+        monkeypatch.setitem(sys.modules, "tomopy", SimpleNamespace(recon=recon))
+    monkeypatch.chdir(folder)
+    names: dict[str, Any] = {}
+    for lines in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL):
+        exec(dedent(lines), names)
+    order = in_order(names["tilts_deg"])
+    np.testing.assert_array_equal(names["clean"][order], CLEAN)
+    assert names["volume"].shape == (32, 32, 32)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_dxchange(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Data, neutral white and dark, tilts in radians."""
@@ -71,12 +94,14 @@ def test_nxtomo(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_hyperspy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stack of images to scroll through."""
+    """A stack of images to scroll through, with its tilts."""
     found = run("hyperspy", folder, monkeypatch)
     signal = found["stack"]
     assert (signal.axes_manager.navigation_size, signal.axes_manager.signal_shape) == (6, (32, 32))
     with h5py.File("series.h5") as file:
         np.testing.assert_array_equal(signal.data, file["/exchange/data"][()])
+        np.testing.assert_array_equal(found["tilts_deg"], file["/exchange/theta"][()])
+    assert found["volume"].axes_manager.signal_shape == (32, 32)
 
 
 @pytest.mark.tomopy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import resource
 import subprocess
 import sys
@@ -20,10 +21,13 @@ from aet_stream.projection import Array
 from aet_stream.reconstruct import apart, run, solver
 from aet_stream.reconstruct.gpu import OnDevice
 from aet_stream.reconstruct.memory import machine_bytes
+from aet_stream.reconstruct.progress import ProgressLog
 from aet_stream.reconstruct.projector import Pieces, reproject
 from aet_stream.reconstruct.run import Options, reconstruct
 from aet_stream.reconstruct.stopping import choose_iterations, noise_variance
 from aet_stream.reconstruct.volume_file import VOLUME
+from tests.bench_reconstruct import SIGMA_PX as SIGMA_PX_OF_ATOMS
+from tests.bench_reconstruct import atom_error_px, fcc_sphere, gaussians
 
 SIGMA_PX = 2.0
 TILTS_DEG = np.linspace(-70, 70, 29)
@@ -207,6 +211,13 @@ def test_reprojection_is_what_was_projected() -> None:
     views = views_of(BLOBS, TILTS_DEG)
     again = reproject(solver.solve(views, TILTS_DEG, iterations=60).volume, TILTS_DEG)
     assert np.linalg.norm(again - views) < 0.01 * np.linalg.norm(views)
+
+
+def test_the_bench_knows_an_atom_from_its_neighbour() -> None:
+    """At 96 px they are 3.4 px apart: in the truth itself, each atom is where it is."""
+    atoms, middle, sigma_px = fcc_sphere(96), 47.5, SIGMA_PX_OF_ATOMS * 96 / 256
+    places = middle + atoms[np.linalg.norm(atoms, axis=1) < 12]
+    assert atom_error_px(gaussians(places, (96,) * 3, sigma_px), places, sigma_px) < 0.05
 
 
 # -- when to stop -----------------------------------------------------------------------------------------------------------------------
@@ -536,6 +547,22 @@ def test_progress_is_logged_with_the_time_left(series: Path, caplog: pytest.LogC
         reconstruct(series, quick(2))
     assert "29 projections of 17 x 48 px, nesterov-sirt" in caplog.text
     assert "100 %, about 0 s left" in caplog.text
+
+
+def test_no_time_left_is_foretold_before_it_can_be_known(caplog: pytest.LogCaptureFixture) -> None:
+    """What was done before the first step does not count, nor does another solve: steps of 0.1 s promise what they take, or nothing."""
+    now = [0.0]
+    log, told = ProgressLog(clock=lambda: now[0]), []
+    with caplog.at_level("INFO", logger="aet_stream"):
+        for total in (200, 100):
+            now[0] += 60  # alignment, or the matrices
+            for done in range(1, total + 1):
+                now[0] += 0.1
+                caplog.clear()
+                log(done, total)
+                told += [(float(left), 0.1 * (total - done)) for left in re.findall(r"about (\d+) s left", caplog.text)]
+    assert len(told) >= 5
+    assert all(said == pytest.approx(true, abs=1) for said, true in told), told
 
 
 @pytest.mark.parametrize(

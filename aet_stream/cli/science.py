@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from aet_stream.cli.common import Add, folder, new_file, picture, share, whole, whole_from
+from aet_stream.cli.common import Add, folder, new_file, number_from, picture, share, whole, whole_from
 from aet_stream.errors import AetError, TooFewProjections
 from aet_stream.service import EXIT_OK, be_a_child
 
@@ -27,7 +27,14 @@ def add_commands(add: Add) -> None:
     reconstruct.add_argument("--threads", type=whole, default=0, help="0: all cores")
     reconstruct.add_argument("--memory", type=whole, default=0, metavar="MIB", help="bound for the solver (0: 4/5 of what there is)")
     reconstruct.add_argument("--device", default="cpu", help="of the built-in solver: cpu, cuda, cuda:0 ... (default: cpu)")
-    reconstruct.add_argument("--out", type=Path, metavar="FILE", help="default: reconstruction.h5 beside the series; .mrc or .tif as well")
+    reconstruct.add_argument(
+        "--silence",
+        type=number_from(1e-3, 1e9),
+        default=900.0,
+        metavar="S",
+        help="tomopy and ASTRA: stopped after so long without a slice (default: 900)",
+    )
+    reconstruct.add_argument("--out", type=Path, metavar="FILE", help="default: reconstruction.h5 beside it; .mrc, .tif, .emd as well")
     reconstruct.add_argument("--overwrite", action="store_true", help="with --out: replace files that are there")
     reconstruct.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     preview = add("preview", _preview, "a small volume of a series that is still growing", config=False)
@@ -37,7 +44,7 @@ def add_commands(add: Add) -> None:
     preview.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     export = add("export", _export, "a series or a volume for other programs", config=False)
     export.add_argument("source", type=Path, metavar="FILE.h5", help="series.h5 or reconstruction.h5")
-    export.add_argument("target", type=Path, metavar="TARGET", help="a name ending in .mrc, .tif or .mat")
+    export.add_argument("target", type=Path, metavar="TARGET", help="a name ending in .mrc (.st, .rec, .map), .tif, .emd or .mat")
     export.add_argument("--overwrite", action="store_true", help="replace files that are there")
     train = add("train", _train, "make a network from simulated particles", config=False)
     train.add_argument("--preset", help="default, dncnn-2019, or a TOML file of your own (default: default)")
@@ -86,6 +93,7 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
         memory_mib=arguments.memory,
         device=arguments.device,
+        silence_s=arguments.silence,
     )
     try:
         print(reconstruct(arguments.series, options, out=arguments.out, overwrite=arguments.overwrite))
@@ -107,7 +115,7 @@ def _preview(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    """Write a series or a volume for other programs: MRC with .rawtlt, TIFF, or MATLAB files as GENFIRE and RESIRE read them."""
+    """Write a series or a volume for other programs: MRC or TIFF with .rawtlt, EMD for tomviz, .mat for GENFIRE and RESIRE."""
     from aet_stream.reconstruct.export import export
 
     for path in export(arguments.source, arguments.target, overwrite=arguments.overwrite):

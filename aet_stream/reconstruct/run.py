@@ -17,9 +17,10 @@ from aet_stream.reconstruct import apart, quality, solver
 from aet_stream.reconstruct.align import STEPS, align
 from aet_stream.reconstruct.export import write_volume
 from aet_stream.reconstruct.input import Input, read_input
+from aet_stream.reconstruct.progress import ProgressLog
 from aet_stream.reconstruct.registered import Alignment, apply, brightest_rows
 from aet_stream.reconstruct.stopping import choose_iterations
-from aet_stream.reconstruct.volume_file import HDF5, VOLUME, Facts, Result, check_target, ensure_picture, is_done, save
+from aet_stream.reconstruct.volume_file import HDF5, VOLUME, Facts, Result, check_target, ensure_picture, form_of, is_done, save
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,6 @@ BUILT_IN = "nesterov-sirt"
 LEAST_SLICES = 32
 """Half volumes of fewer slices, where there are more, have too few shells to correlate."""
 _MIB = 2**20
-_SAY_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,8 @@ class Options:
     memory_mib: int = 0
     device: str = "cpu"
     """Of the built-in solver: cpu, cuda, cuda:0, ..."""
+    silence_s: float = apart.SILENCE_S
+    """How long a library of other people's may hand nothing over."""
 
     @property
     def memory_here_mib(self) -> int:
@@ -69,7 +71,7 @@ def reconstruct(
     ----------
     out : default: reconstruction.h5 beside the series. With another suffix (.mrc, .tif) that file is written too. A picture lies beside.
     overwrite : with `out`: replace files of its names even where no volume of ours lies beside them
-    progress : called with (steps done, steps in all); by default a log line every few seconds. Others tell nothing.
+    progress : called with (steps done, steps in all), of tomopy and ASTRA slices; by default a log line every few seconds
 
     Raises
     ------
@@ -84,7 +86,7 @@ def reconstruct(
             f"a residual of {options.residual:g} to stop at does not go with {other}: leave one of them out (--residual)"
         )
     wanted = out or series.with_name("reconstruction.h5")
-    target = wanted if wanted.suffix in HDF5 else wanted.with_suffix(".h5")
+    target = wanted if form_of(wanted) == HDF5 else wanted.with_suffix(".h5")
     check_target(wanted, target, replaces=overwrite or out is None)
     given = read_input(series)
     solver.check(given.projections, given.tilts_deg, max(1, options.iterations))
@@ -107,7 +109,7 @@ def reconstruct(
             facts = {**identity, "quality": quality, "seconds": round(time.monotonic() - began, 2), "series": series.name}
             save(target, given, result, facts)
 
-        _make(given, method, options, progress or _Log(), keep)
+        _make(given, method, options, progress or ProgressLog(), keep)
     ensure_picture(target, f"{series.absolute().parent.name}, {method}")
     if wanted != target:
         with h5py.File(target, "r", locking=False) as file:
@@ -211,7 +213,14 @@ def _solve(
     """Volume, residuals (of others: none), iterations."""
     if method != BUILT_IN:
         volume, done = apart.solve(
-            projections, tilts_deg, method, iterations=iterations, threads=options.threads, memory_mib=options.memory_mib
+            projections,
+            tilts_deg,
+            method,
+            iterations=iterations,
+            threads=options.threads,
+            memory_mib=options.memory_mib,
+            silence_s=options.silence_s,
+            progress=progress,
         )
         return volume, np.zeros(0), done
     solution = solver.solve(
@@ -224,16 +233,3 @@ def _solve(
         device=options.device,
     )
     return solution.volume, solution.residuals, iterations
-
-
-class _Log:
-    """A line every few seconds, with the time left."""
-
-    def __init__(self) -> None:
-        self._began = self._said = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._said > _SAY_EVERY_S or done == total:
-            self._said = now
-            logger.info("%d %%, about %.0f s left", 100 * done // total, (now - self._began) * (total - done) / done)

@@ -41,6 +41,7 @@ def configured(config: Config) -> dict[str, Begin]:
         settings = config.reconstruct
         words = ["--method", settings.method, "--iterations", str(settings.iterations), "--align", ",".join(settings.align)]
         words += ["--threads", str(settings.threads), "--memory", str(settings.memory_mib), "--device", settings.device]
+        words += ["--silence", str(settings.silence_s)]
         words += [] if settings.quality else ["--no-quality"]
         return ours(event, "reconstruct", *words, timeout_s=settings.timeout_s, last=False)
 

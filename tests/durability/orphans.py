@@ -67,27 +67,23 @@ class Group:
                 daemon.command("run", *daemon.set), stdout=log, stderr=log, env=ENVIRONMENT, start_new_session=True
             )
 
-    def turn(self, *, killing: bool) -> None:
-        """As the campaign's groups are turned, which are looked after here by nobody."""
+    def members(self) -> dict[int, str]:
+        return members(self._process.pid)
 
-    def kill(self) -> tuple[dict[int, str], dict[int, str]]:
-        """Kill the supervisor alone: who was there, and who still is after GONE_S."""
-        there = members(self._process.pid)
-        self._process.kill()
+    def kill(self) -> dict[int, str]:
+        """Kill the supervisor alone: who is still there after GONE_S."""
         until = time.monotonic() + GONE_S
+        self._process.kill()
         self._process.wait()
-        time.sleep(max(0.0, until - time.monotonic()))
-        return there, members(self._process.pid)
+        while (left := self.members()) and time.monotonic() < until:
+            time.sleep(0.02)
+        return left
 
     def clear(self) -> None:
         """Whoever is left would make the next start wait."""
-        for pid in members(self._process.pid):
+        for pid in self.members():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-
-    def stop(self) -> None:
-        self._process.terminate()
-        self._process.wait(60)
 
 
 def run(folder: Path, *, seed: int, kills: int, busy: int = 2, longest_life_s: float = LONGEST_LIFE_S) -> dict[str, Any]:
@@ -108,9 +104,8 @@ def run(folder: Path, *, seed: int, kills: int, busy: int = 2, longest_life_s: f
                     microscope.expose()
                 microscope.grow()
                 time.sleep(0.05)
-            before, after = group.kill()
-            there.update(map(kind, before.values()))
-            left.update(map(kind, after.values()))
+            there.update(map(kind, group.members().values()))
+            left.update(map(kind, group.kill().values()))
             group.clear()
     microscope.grow(all_of_them=True)
     code = daemon.run("--until-idle", "5", limit_s=900)

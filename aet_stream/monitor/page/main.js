@@ -248,7 +248,7 @@ function showState() {
   else if (stale) say($("stale"), `stale for ${duration(Math.max(away, silent)).replace(/\.\d+/, "")}: ${away > STALE_S ? "the monitor does not answer" : "the hub is silent"}; is aet-stream running?`);
   if (!state) return;
   const worries = [...(state.troubles || []), ...(state.concerns || []).filter((text) => !/held|quarantined/.test(text))];
-  say($("words"), [state.words, ...worries].join("; "));
+  say($("words"), [state.words, ...worries, ...(state.notes || [])].join("; "));
   const said = state.series.find((row) => row.id === state.current), facts = [];
   if (said) facts.push(`last ${duration(Math.max(0, Date.now() / 1000 - said.last_at)).replace(/\.\d+/, "")} ago`);
   if (state.cadence_s && state.expected > said?.tilts) facts.push(`about ${duration(state.cadence_s * (state.expected - said.tilts))} left`);

@@ -1,4 +1,5 @@
-"""Smooth surfaces as sums of cosines, fitted to weighted observations: the one solve behind the network and the Gaussian process.
+"""Smooth surfaces as sums of cosines, fitted to weighted observations: the estimator `gaussian-process`, and in torch (learned.py) the
+solve inside the default network.
 
 A background b on a grid of blocks is modelled as Phi c: cosines on a domain a little wider than the frame (so that nothing is assumed at
 its edges), with independent coefficients of variance S(frequency). Observations y of precision W then give
@@ -11,11 +12,13 @@ matrix of some 330 unknowns costs a few million operations to build, whatever th
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
+from aet_stream.denoise.gaussian_process.dense import condition, most_evident
 from aet_stream.projection import Array
 
 FINEST = 0.125
@@ -62,3 +65,31 @@ def _cosines(count: int, finest: float, margin: int) -> tuple[Array, Array]:
     k = np.arange(int(finest * 2 * domain) + 1)
     at = (np.arange(count) + 0.5 + margin) / domain
     return np.cos(np.pi * k[None] * at[:, None]) * np.where(k == 0, 1, np.sqrt(2)), k / (2 * domain)
+
+
+def posterior_mean(basis: Basis, values: Array, precision: Array, amplitude: float, lengths: Sequence[float]) -> Array:
+    """(rows, columns) the smooth surface through observations, its correlation length the one of highest evidence.
+
+    Parameters
+    ----------
+    values, precision : (rows, columns) what was observed, and 1 / its variance; 0 where nothing was
+    amplitude : variance of the surface
+    lengths : correlation lengths to choose from, in blocks
+    """
+    normal = (basis.row_products.T @ precision @ basis.column_products).ravel()[basis.pairs].reshape(2 * (len(basis.chosen),))
+    right = (basis.rows.T @ (values * precision) @ basis.columns).ravel()[basis.chosen]
+    _, coefficients = most_evident((-np.inf, np.zeros(len(right))), _fits(basis, normal, right, amplitude, lengths))
+    full = np.zeros(basis.rows.shape[1] * basis.columns.shape[1])
+    full[basis.chosen] = coefficients
+    surface: Array = basis.rows @ full.reshape(basis.rows.shape[1], -1) @ basis.columns.T
+    return surface
+
+
+def _fits(basis: Basis, normal: Array, right: Array, amplitude: float, lengths: Sequence[float]) -> Iterator[tuple[float, Array]]:
+    """(evidence, coefficients) of every length."""
+    for length in lengths:
+        spectrum = np.exp(-2 * (np.pi * length * basis.frequency) ** 2)
+        scale = np.sqrt(amplitude * spectrum / spectrum.sum())
+        fit = condition(normal * scale[:, None] * scale + np.eye(len(scale)), right * scale)
+        if fit is not None:  # of coefficients, unlike of observations, a longer white vector is more evident
+            yield float(fit.white @ fit.white) / 2 - fit.log_root_determinant, fit.weights * scale

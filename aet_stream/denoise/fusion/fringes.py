@@ -1,9 +1,9 @@
-"""The lattice as a witness: how much of a resolved crystal lies at a place shows in how strong its fringes are there, whatever lies below.
+"""Lattice fringes: how much of a resolved crystal lies at a place shows in how strong its fringes are there, whatever lies below.
 
 A smooth background has nothing at the frequencies of a lattice. The amplitude of a fringe grows with the thickness t of the crystal, at
 first in proportion and in all as |sin(pi g_z t)| / (pi g_z), g_z being how far the wave is out of the image plane (kinematical: Williams &
 Carter, Transmission Electron Microscopy (2009), 13.4). The mean grows with the thickness too; what it has beyond that is background
-(opinions.py).
+(experts.py).
 """
 
 from __future__ import annotations
