@@ -52,9 +52,9 @@ def members(session: int) -> dict[int, str]:
 
 def kind(command: str) -> str:
     """What a process is, from its command line."""
-    for name in ("spawn_main", "resource_tracker", "reconstruct", "preview", "report", "hub", "watch", "worker", "trigger", "monitor"):
-        if name in command:
-            return {"spawn_main": "child of a role"}.get(name, name)
+    for name in ("readers.child", "crash_guard", "reconstruct", "preview", "report", "hub", "watch", "worker", "trigger", "monitor", "run"):
+        if f" {name}" in command or f".{name}" in command:
+            return {"run": "supervisor", "readers.child": "reader"}.get(name, name)
     return "other"
 
 
