@@ -36,9 +36,6 @@ def _check(arguments: argparse.Namespace) -> int:
     from aet_stream.watch.describe import describe_all
 
     config = settings(arguments)
-    for key in ("watch", "output"):
-        if not getattr(config, key).root:
-            print(f"{key}.root is not set")
     if config.watch.root and config.output.root:
         config_file.require_folders(config)
         if not config.watch_root.is_dir():
@@ -53,7 +50,10 @@ def _check(arguments: argparse.Namespace) -> int:
         if config.watch.root and config.output.root and not wrong:
             print(f"settings are valid; input {config.watch_root}, output {config.output_root}")
         oriented = _is_oriented(arguments.series, arguments.known) if arguments.series or arguments.known else True
-        return EXIT_OK if describe_all(arguments.files, reader, config, say=print) and oriented and not wrong else EXIT_FAILED
+        well = describe_all(arguments.files, reader, config, say=print) and oriented and not wrong
+        if unset := [f"{key}.root" for key in ("watch", "output") if not getattr(config, key).root]:
+            print(f"not set, and needed by `run`: {', '.join(unset)}")
+        return EXIT_OK if well else EXIT_FAILED
     finally:
         reader.close()
 
