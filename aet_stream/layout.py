@@ -85,6 +85,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """JSON: (path, image) of each image, when several went into this projection."""
     orientation: str = ""
     """How the pixels were turned when they were read: `t` transposed, `y` and `x` flipped along that axis."""
+    tilt_axis_deg: float = NAN
+    """Where the tilt axis lies in these pixels, from +y towards -x; NaN: nobody says, so along y."""
     flag: str = ""
     """What is not as it should be with these pixels."""
     closed_at: float = NAN

@@ -130,6 +130,7 @@ class Storing:
             drift_doubt_px=acquired.drift.doubt_px,
             members=msgspec.json.encode(acquired.members).decode() if acquired.members else "",
             orientation=self._config.orientation.letters,
+            tilt_axis_deg=self._config.orientation.axis_deg(known.tilt_axis_deg),
             flag=acquired.drift.flag,
             closed_at=flight.closed_at,
             attempts=0 if row is None else row["attempts"],

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from aet_stream.config import Config
+from aet_stream.config import Config, Orientation
 from aet_stream.errors import AetError, ReaderDied, SourceError, SourceGone, SourceNotReady
 from aet_stream.naming import NO_TEXT, is_text, series_of, shown
 from aet_stream.projection import Acquisition, Candidate
@@ -127,11 +128,21 @@ def _unit(path: Path, look: Look, unit: Unit, config: Config, plan: tuple[float,
     stated, hold = resolve(unit.acquisition, unit.tilts, path.name, look.probe.promised, config.angle, remark=unit.remark, plan=plan)
     wanted, found = config.series.detector, unit.acquisition.detector
     lines = [f"  [{unit.image}] {_known(unit.acquisition)}", *(f"      {_stated(c)}" for c in stated)]
+    lines += _axis(unit.acquisition, config.orientation)
     if wanted and found and wanted.lower() != found.lower():
         return "of another detector", [*lines, f"      would be recorded, not stored: series.detector is {wanted}"]
     if hold:
         return "would be held", [*lines, f"      would be held: {hold}"]
     return "would be stored", [*lines, f"      would be stored at {stated[0].tilt_deg:+.3f} deg from {stated[0].source}"]
+
+
+def _axis(said: Acquisition, orientation: Orientation) -> list[str]:
+    """Where the tilt axis is taken to lie, if anybody says it."""
+    axis_deg, by_file = orientation.axis_deg(said.tilt_axis_deg), orientation.tilt_axis_deg == "file"
+    if math.isnan(axis_deg):
+        return []
+    source = f"its file says {said.tilt_axis_deg:g}" if by_file else "orientation.tilt_axis_deg"
+    return [f"      tilt axis {axis_deg:+.1f} deg from the vertical  ({source})"]
 
 
 def _stated(candidate: Candidate) -> str:
