@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from aet_stream.tilts import SAME_TILT_DEG
+
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
@@ -35,8 +37,16 @@ class Watch(Section, frozen=True):
     """A file whose own header asks for more bytes than it has is quarantined after this long without a change."""
     zero_grace_s: Seconds = 300.0
     """A file that is whole by its header but ends in zeros is stored, flagged, after this long unchanged. Longer than a tilt takes."""
-    exclude: tuple[str, ...] = (".*", "*~", "*.tmp", "*.part", "*.partial", "*downloading*", "*_override.*")
-    """File names (shell patterns, without regard to case) that are never looked at."""
+    exclude: tuple[str, ...] = (
+        ".*", "*~", "*.tmp", "*.part", "*.partial", "*downloading*", "*_override.*",
+        "#recycle", "@Recycle", "$RECYCLE.BIN", "RECYCLER", "System Volume Information", "lost+found", "Network Trash Folder",
+        "#snapshot", "~snapshot", "@Recently-Snapshot", "@eaDir", "@tmp",
+    )  # fmt: skip
+    """Names of files and folders (shell patterns, without regard to case) that are never looked at: drafts, and what Windows, Synology,
+    QNAP and NetApp keep on a share beside its data: trash, snapshots, indices."""
+    newer_than: str = ""
+    """Files that are there at the first start and were written before are left out: `start` (the first start on this output), a date
+    (`2026-11-29`), or so long before the first start (`30 d`). What comes later is always taken. Empty: everything."""
     reader_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
     """A file that takes longer to read costs the reading process its life."""
     reader_memory_mib: AtLeastOne = 4096
@@ -63,7 +73,7 @@ class Frames(Section, frozen=True):
     expected: Count = 0
     """Frames per tilt. 0: not known, a tilt is complete when no further frame has come for `window_s`."""
     window_s: Seconds = 10.0
-    tolerance_deg: Seconds = 0.1
+    tolerance_deg: Seconds = SAME_TILT_DEG
     """Frames whose tilts differ by more are no frames of one tilt."""
     max_shift: Annotated[float, msgspec.Meta(gt=0, le=0.5)] = 0.25
     """Drift between frames beyond this share of the edge is not believed: averaged as they are, flagged."""
@@ -81,6 +91,12 @@ class Angle(Section, frozen=True):
 
     By default the whole word before `deg`, and a sign or digits torn from it (`- 12`, `-12_5`), so that nothing is lost unseen.
     """
+    no_tilt_words: tuple[str, ...] = (
+        "step", "steps", "stepsize", "increment", "incr", "inc", "every", "each", "per", "range", "wedge",
+        "scan", "scanning", "scanrot", "scanrotation", "scandir", "fastscan", "dir", "direction",
+        "rot", "rotate", "rotated", "rotation", "cw", "ccw", "clockwise", "azimuth", "phi", "psi", "pretilt",
+    )  # fmt: skip
+    """Words directly before or after a number in a name (lower case) that make it no tilt: the projection is held."""
     filename_unit: Literal["deg", "rad"] = "deg"
     metadata_unit: Literal["file", "deg", "rad"] = "file"
     """What metadata count in. `file`: what the format says; the others overrule it."""
@@ -133,10 +149,12 @@ class Orientation(Section, frozen=True):
 class Series(Section, frozen=True):
     """What is one tilt series, and when it ends."""
 
-    by: Literal["folder", "file", "pattern"] = "folder"
-    """`folder`: the one directly under the watched folder, whatever lies deeper in it. `file`: every file (a stack, a container) is a
-    series, called `folder~file`. `pattern`: the group `series` of `pattern` in the file name; names that do not match go by folder."""
+    by: Literal["folder", "leaf", "file", "pattern", "path_pattern"] = "folder"
+    """`folder`: the one directly under the watched folder, whatever lies deeper in it. `leaf`: every folder that images lie in, called
+    `user~date~np1`. `file`: every file (a stack, a container), called `folder~file`. `pattern`: the group `series` of `pattern` in the file
+    name; `path_pattern`: in the path below the watched folder; what does not match goes by folder."""
     pattern: str = ""
+    """A regular expression, for `pattern` and `path_pattern`."""
     detector: str = ""
     """Of several detectors, the one whose images are used; the others are recorded, not stored. Empty: a second one is held."""
     expected: Count = 0
@@ -177,11 +195,14 @@ class Denoise(Section, frozen=True):
     """The background and who computes it."""
 
     model: str = "default"
-    """The shipped network (`default`), a classical estimator (`laplace`, `constant`) or a path to your own weights."""
+    """A shipped network (`default`, `dncnn-2019`), a path to weights of your own, or a classical estimator: `constant`, `polynomial`,
+    `laplace`, `expert` (the steps that experts do by hand) or `gaussian-process`."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto` takes bfloat16 where the hardware has it and the network's card allows it."""
+    fusion: bool = True
+    """Weigh the network against what vacuum and lattice fringes say of the background under the particle. `false`: the network alone."""
     tile_px: Count = 0
     """Edge of the tiles given to the network at once. 0: chosen from the memory there is."""
     workers: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
@@ -295,9 +316,14 @@ class Monitor(Section, frozen=True):
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8571
     """0 takes any free port."""
     names: tuple[str, ...] = ()
-    """Further host names under which people reach it; requests for any other name are refused."""
+    """Further host names under which people reach it, a reverse proxy's among them; requests for any other name are refused."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks of reverse proxies that are believed what they say of the browser's side: X-Forwarded-Host, -Proto, -For."""
+    base_path: str = ""
+    """Path under which a reverse proxy passes requests on, as `/aet`. Empty: none, or the proxy takes it away."""
     token: Literal["auto", "always"] = "auto"
-    """`auto`: asked for unless `host` is loopback. `always`: on loopback too, for computers with several users."""
+    """`auto`: asked for unless `host` is loopback and neither `names` nor `trusted_proxies` let others in. `always`: there too, for
+    computers with several users."""
     token_file: str = ""
     """Readable by its owner only. Empty: `run/monitor.token` under the output folder."""
     tls_cert: str = ""
@@ -331,8 +357,8 @@ class Advice(Section, frozen=True):
     """Correlation with the first image at the same tilt, best displacement."""
     damage_intensity_above: Share = 0.1
     """Change of the total intensity since the first image at the same tilt."""
-    same_tilt_deg: Seconds = 0.3
-    """Tilts that differ by less are repeats."""
+    same_tilt_deg: Seconds = SAME_TILT_DEG
+    """Tilts that differ by no more are repeats."""
 
 
 class Supervise(Section, frozen=True):

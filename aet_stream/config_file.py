@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import ipaddress
 import math
 import re
 import tomllib
@@ -11,7 +13,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from aet_stream.config import Config
+from aet_stream import newer_than
+from aet_stream.config import Config, Monitor
 from aet_stream.errors import ConfigError
 
 _KINDS = {
@@ -42,10 +45,19 @@ def load(path: Path | None, overrides: list[str]) -> Config:
     for word in overrides:
         _override(tree, word)
     try:
-        config = msgspec.convert(tree, Config)
+        config = msgspec.convert(_with_dates_as_text(tree), Config)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{name}: {_explain(error, tree)}") from error
     return _checked(config, name)
+
+
+def _with_dates_as_text(tree: dict[str, Any]) -> dict[str, Any]:
+    """TOML has dates, and so they need no quotes."""
+
+    def text(value: Any) -> Any:
+        return value.isoformat() if isinstance(value, datetime.date | datetime.time) else value
+
+    return {name: {key: text(value) for key, value in table.items()} if isinstance(table, dict) else table for name, table in tree.items()}
 
 
 def _override(tree: dict[str, Any], word: str) -> None:
@@ -132,8 +144,9 @@ def _checked(config: Config, name: str) -> Config:
             raise ConfigError(f"{name}: {key} is no regular expression: {error}") from error
         if pattern and group not in known:
             raise ConfigError(f"{name}: {key} needs a group named `{group}`: (?P<{group}>...)")
-    if config.series.by == "pattern" and not config.series.pattern:
-        raise ConfigError(f"{name}: series.by is pattern, but series.pattern is empty")
+    if config.series.by in ("pattern", "path_pattern") and not config.series.pattern:
+        raise ConfigError(f"{name}: series.by is {config.series.by}, but series.pattern is empty")
+    newer_than.limit_s(config.watch.newer_than, 0.0)
     if not set(config.angle.signs.values()) <= {"+", "-", ""}:
         raise ConfigError(f"{name}: angle.signs maps letters to + or -, not {config.angle.signs}")
     if not config.angle.order:
@@ -150,9 +163,24 @@ def _checked(config: Config, name: str) -> Config:
         raise ConfigError(
             f"{name}: monitor.host {config.monitor.host!r} is every address: say in monitor.names under which names it is reached"
         )
+    _check_ways_in(config.monitor, name)
     if bool(config.monitor.tls_cert) != bool(config.monitor.tls_key):
         raise ConfigError(f"{name}: monitor.tls_cert and monitor.tls_key belong together: set both or none")
     return config
+
+
+def _check_ways_in(monitor: Monitor, name: str) -> None:
+    """Names, addresses and a path that requests are compared with: what can never match is a mistake."""
+    for one in monitor.names:
+        if not re.fullmatch(r"[\w-]+(\.[\w-]+)*\.?|[0-9a-fA-F:.]+", one, re.ASCII):
+            raise ConfigError(f"{name}: monitor.names {one!r}: a host name as lab.example is needed, without http://, port or path")
+    for one in monitor.trusted_proxies:
+        try:
+            ipaddress.ip_network(one)
+        except ValueError as error:
+            raise ConfigError(f"{name}: monitor.trusted_proxies {one!r}: an address or network is needed, as 10.0.0.5: {error}") from error
+    if not re.fullmatch(r"(/[\w.~-]*[\w~-])*", monitor.base_path, re.ASCII):
+        raise ConfigError(f"{name}: monitor.base_path {monitor.base_path!r}: a path as /aet is needed, with / before it and none behind")
 
 
 def require_folders(config: Config) -> None:

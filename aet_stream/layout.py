@@ -1,14 +1,16 @@
 """Names inside our HDF5 files, and the record that stands beside every projection.
 
-A projection file (`projections/000007.h5`) holds `/raw` and `/clean` and the fields of `Record` as attributes. `series.h5` shows all of
-them as one series: Data Exchange for dxchange and tomopy, NXtomo by hard links, and `/aet` for what is ours.
+A projection file (`projections/000007.h5`) holds its pixels (`PLANES`) and, as attributes, the values of its `Record` (`COLUMNS`).
+`series.h5` shows all of them as one series: Data Exchange for dxchange and tomopy, NXtomo by hard links, and `/aet` for what is ours.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,15 @@ import msgspec
 import numpy as np
 
 from aet_stream.errors import NewerLayout, StoreError
-from aet_stream.projection import Array
+from aet_stream.projection import Acquisition, Array, Drift, Quality, VisitKey
+from aet_stream.tilts import SAME_TILT_DEG
 
 LAYOUT_VERSION = 2
 """1: only the frames had checksums. 2: `content_sha256` in series.h5, `record_sha256` in a projection file, `crc32` beside extras."""
-#: Readable by every HDF5 library since 1.10, which virtual datasets need anyway.
-LIBVER = ("v110", "v110")
+#: Of whatever holds its own pixels: every HDF5 library since 1.8 reads it, MATLAB's before R2021b among them.
+LIBVER = ("v108", "v108")
+#: Of a master: virtual datasets came with HDF5 1.10.
+LIBVER_VIRTUAL = ("v110", "v110")
 
 PROJECTIONS = "projections"
 SERIES_FILE = "series.h5"
@@ -37,82 +42,71 @@ ABOUT = "/aet/series"
 NXTOMO = "/entry1/tomo_entry"
 
 NAN = float("nan")
-SAME_TILT_DEG = 0.1
-"""Visits within this are visits to one tilt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plane:
+    """One image of every projection, beside the others."""
+
+    name: str
+    """Of its dataset in projection and segment files."""
+    dataset: str
+    """In series.h5."""
+    dtype: str | None
+    """None: as the detector wrote it."""
+    fill: float
+    """What plain readers see where a file has none."""
+
+    @property
+    def checksum(self) -> str:
+        """Name of the column with the CRC-32 of each of its frames; -1 where there is none."""
+        return f"{self.name}_crc32"
+
+    def dtype_beside(self, raw: Array) -> np.dtype[Any]:
+        """Its type in a series with such raw frames."""
+        return np.dtype(self.dtype or raw.dtype)
+
+
+#: All pixels that are kept. One more is one more line here, and a field of that name in `projection.Subtracted`, which the worker fills.
+PLANES = (Plane("raw", RAW, None, 0), Plane("clean", CLEAN, "<f4", NAN))
+SUBTRACTED = PLANES[1:]
+"""Those that the worker answers with, all of float32."""
+
+#: The pixels of one projection by the name of their plane, each (height, width).
+Planes = Mapping[str, Array]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is known about one stored projection. Written once; every field becomes one dataset under /aet/projection."""
+    """All that is known about one stored projection. Written once; `COLUMNS` says under which names its values stand in our files."""
 
     number: int
     """Name of the projection file, and order of arrival."""
     series: str
-    path: str
-    """Source file, relative to the watched folder."""
-    image: int
-    stamp: str
-    """State of the source file when it was read."""
+    visit: VisitKey
     sha256: str
     """Of the raw pixels' bytes."""
-    raw_crc32: int
-    clean_crc32: int
+    checksums: dict[str, int]
+    """Plane -> CRC-32 of its pixels."""
     tilt_deg: float
     tilt_source: str
     """metadata, sidecar, filename or person."""
     tilt_candidates: str
     """JSON: every statement about the tilt that was found."""
-    pixel_size_nm: float = NAN
-    dwell_time_s: float = NAN
-    acquired_utc: str = ""
-    detector: str = ""
-    microscope: str = ""
-    reader: str = ""
-    tilt_beta_deg: float = NAN
-    acquired_local: str = ""
-    """ISO 8601 without zone, where only the instrument's local time is known."""
-    frame_time_s: float = NAN
-    scan_rotation_deg: float = NAN
-    """Of the first frame."""
-    frames: int = 1
-    """Frames of this visit that were read."""
-    frames_averaged: int = 1
-    """Of these, the ones that /aet/raw is the mean of."""
-    frame_shifts_px: str = ""
-    """JSON: (y, x) by which each averaged frame lay off the first."""
-    drift_doubt_px: float = NAN
-    """Largest difference between the shifts that two independent halves of the pixels ask for."""
-    members: str = ""
-    """JSON: (path, image) of each image, when several went into this projection."""
+    acquisition: Acquisition = Acquisition()
+    drift: Drift = Drift()
+    quality: Quality
+    members: tuple[tuple[str, int], ...] = ()
+    """(path, image) of each image, when several went into this projection."""
     orientation: str = ""
     """How the pixels were turned when they were read: `t` transposed, `y` and `x` flipped along that axis."""
     tilt_axis_deg: float = NAN
     """Where the tilt axis lies in these pixels, from +y towards -x; NaN: nobody says, so along y."""
-    flag: str = ""
-    """What is not as it should be with these pixels."""
     closed_at: float = NAN
     """Unix seconds when the source file took its final form."""
     settle_s: float = NAN
     read_s: float = NAN
     queue_s: float = NAN
     network_s: float = NAN
-    model: str = ""
-    model_sha256: str = ""
-    background_mean: float = NAN
-    vacuum_noise: float = NAN
-    vacuum_residual: float = NAN
-    vacuum_fraction: float = NAN
-    edge_contact: float = NAN
-    laplace_rms: float = NAN
-    gp_rms: float = NAN
-    expected_error: float = NAN
-    total_intensity: float = NAN
-    mass_x_px: float = NAN
-    mass_y_px: float = NAN
-    trust: float = NAN
-    fallback: str = ""
-    blank: bool = False
-    device: str = ""
-    precision: str = ""
     attempts: int = 0
     """Readers or workers that died over this projection before it was stored."""
     software: str = ""
@@ -120,10 +114,108 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     watch_root: str = ""
     """The watched folder, links resolved: `path` counts from it."""
 
+    @property
+    def sources(self) -> tuple[tuple[str, int], ...]:
+        """(path, image) of every image that went into the projection, the one that names it first."""
+        return self.members or (self.visit.source,)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One value of a record, under its name in our files: an attribute of a projection file, a dataset of series.h5."""
+
+    name: str
+    part: str
+    """What of a record it belongs to, for example "quality"; empty: to the record itself."""
+    field: str
+    type: Any
+    get: Callable[[Record], Any]
+    """The value as it is written."""
+    read: Callable[[Any], Any] | None
+    """The value as it was, where it is written otherwise."""
+
+
+#: Where the name in our files is another than that of the field.
+_NAMES = {
+    "acquisition.tilt_axis_deg": "tilt_axis_stated_deg",
+    "drift.averaged": "frames_averaged",
+    "drift.shifts_px": "frame_shifts_px",
+    "drift.doubt_px": "drift_doubt_px",
+}
+#: Of what the instrument says, the tilt stands in `tilt_candidates`, word for word, and a remark in `flag`.
+_ELSEWHERE = {f"acquisition.{name}" for name in ("tilt_deg", "tilt_raw", "tilt_unit", "remark")}
+
+
+def _columns(kind: type[msgspec.Struct], part: str = "") -> Iterator[Column]:
+    """A column for each value of a record, and of the structures that it nests."""
+    for field in msgspec.structs.fields(kind):
+        path = f"{part}.{field.name}" if part else field.name
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            yield from _columns(field.type, field.name)
+        elif path == "checksums":
+            yield from (_checksum(plane) for plane in PLANES)
+        elif path not in _ELSEWHERE:
+            codec, value = _CODECS.get(path) or _CODECS.get(field.type), attrgetter(path)
+            get = value if codec is None else lambda record, value=value, write=codec[0]: write(value(record))
+            yield Column(_NAMES.get(path, field.name), part, field.name, field.type, get, codec and codec[1])
+
+
+def _checksum(plane: Plane) -> Column:
+    return Column(plane.checksum, "checksums", plane.name, int, lambda record: record.checksums.get(plane.name, -1), None)
+
+
+def _json(value: tuple[Any, ...]) -> str:
+    return msgspec.json.encode(value).decode() if value else ""
+
+
+def _from_json(text: str) -> Any:
+    return msgspec.json.decode(text) if text else ()
+
+
+#: By path or type: how a value is written where HDF5 has none of its kind, and read again.
+_CODECS: dict[Any, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    float | None: (lambda value: NAN if value is None else value, lambda value: None if value != value else value),
+    "acquisition.scan_rotation_deg": (lambda each: each[0] if each else NAN, lambda first: () if first != first else (first,)),
+    "drift.shifts_px": (_json, _from_json),
+    "members": (_json, _from_json),
+}
+COLUMNS = {column.name: column for column in _columns(Record)}
+_PARTS = {column.part for column in COLUMNS.values()}
+
+
+def flat(record: Record) -> dict[str, Any]:
+    """The values of a record by their names in our files."""
+    return {name: column.get(record) for name, column in COLUMNS.items()}
+
+
+def nested(values: Mapping[str, Any]) -> Record:
+    """The record that has these values; those that are missing, because they were not known when it was written, have their default.
+
+    Raises
+    ------
+    msgspec.ValidationError : one that every record has is missing, or is of another type
+    """
+    parts: dict[str, dict[str, Any]] = {part: {} for part in _PARTS}
+    for name, value in values.items():
+        column = COLUMNS[name]
+        parts[column.part][column.field] = value if column.read is None else column.read(value)
+    parts["checksums"] = {name: value for name, value in parts["checksums"].items() if value != -1}
+    return msgspec.convert(parts.pop("") | parts, Record)
+
+
+def same(a: Record, b: Record) -> bool:
+    """Is the same written of both?"""
+    return a == b or _said_sha256(flat(a)) == _said_sha256(flat(b))
+
 
 def crc32(pixels: Array) -> int:
     """Checksum of an array's bytes in C order, little-endian."""
     return zlib.crc32(np.ascontiguousarray(pixels).data)
+
+
+def nbytes(record: Record, raw: Array) -> int:
+    """Of the pixels of a projection whose raw frame has this shape and dtype."""
+    return sum(raw.size * plane.dtype_beside(raw).itemsize for plane in PLANES if plane.name in record.checksums)
 
 
 def file_name(number: int) -> str:
@@ -137,7 +229,7 @@ def projection_files(folder: Path) -> dict[int, Path]:
     return {number: path for number, path in paths.items() if path.exists()}
 
 
-def projection_image(record: Record, raw: Array, clean: Array, extras: dict[str, Array] | None = None) -> bytes:
+def projection_image(record: Record, planes: Planes, extras: Planes | None = None) -> bytes:
     """The bytes of a projection file. Made in memory, so that a full disk shows as a plain error with its number.
 
     Parameters
@@ -149,18 +241,18 @@ def projection_image(record: Record, raw: Array, clean: Array, extras: dict[str,
     ValueError : HDF5 cannot hold a field of the record, such as a text with a NUL in it
     """
     with h5py.File("projection", "w", driver="core", backing_store=False, libver=LIBVER, block_size=1 << 16) as file:
-        file.create_dataset("raw", data=raw)
-        file.create_dataset("clean", data=clean)
+        for name in record.checksums:
+            file.create_dataset(name, data=planes[name])
         for name, pixels in (extras or {}).items():
             file.create_dataset(name, data=pixels).attrs["crc32"] = crc32(pixels)
         file.attrs["layout_version"] = LAYOUT_VERSION
-        for name in record.__struct_fields__:
-            value = getattr(record, name)
+        values = flat(record)
+        for name, value in values.items():
             try:
                 file.attrs[name] = value
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{name} {value!r:.100}: {error}") from error
-        file.attrs["record_sha256"] = _said_sha256({name: getattr(record, name) for name in record.__struct_fields__})
+        file.attrs["record_sha256"] = _said_sha256(values)
         file.flush()
         image: bytes = file.id.get_file_image()
     return image
@@ -184,7 +276,7 @@ def read_record(file: h5py.File) -> Record:
         refuse_newer(file)
         attributes, values = file.attrs, dict[str, Any]()  # asked for once: that alone is a third of the time, for thousands at a start
         there = set(attributes)
-        for name in Record.__struct_fields__:
+        for name in COLUMNS:
             if name not in there:
                 continue  # written before this field was known: its default holds
             value = attributes[name]
@@ -192,8 +284,8 @@ def read_record(file: h5py.File) -> Record:
         said = attributes.get("record_sha256")
         if said != _said_sha256(values) and (said is not None or attributes["layout_version"] > 1):
             raise StoreError(f"{file.filename}: the record is not what was written (record_sha256)")
-        return msgspec.convert(values, Record)
-    except (KeyError, OSError, RuntimeError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        return nested(values)
+    except (KeyError, OSError, RuntimeError, TypeError, ValueError, msgspec.DecodeError) as error:
         raise StoreError(f"{file.filename}: no readable record: {error}") from error
 
 
@@ -216,8 +308,8 @@ def refuse_newer(file: h5py.File) -> None:
         raise NewerLayout(f"{file.filename} has layout {version}, this version knows {LAYOUT_VERSION}: use the aet_stream that wrote it")
 
 
-def row_of(file: h5py.File, row: int) -> tuple[Record, Array, Array]:
-    """Record, raw and clean pixels of one row of a closed series, checked against their checksums.
+def row_of(file: h5py.File, row: int) -> tuple[Record, Planes]:
+    """Record and pixels of one row of a closed series, checked against their checksums.
 
     Raises
     ------
@@ -225,28 +317,27 @@ def row_of(file: h5py.File, row: int) -> tuple[Record, Array, Array]:
     """
     try:
         values: dict[str, Any] = {}
-        for field in msgspec.structs.fields(Record):
-            if f"{PER_PROJECTION}/{field.name}" in file:
-                value = file[f"{PER_PROJECTION}/{field.name}"][row]
-                values[field.name] = value.decode() if isinstance(value, bytes) else value.item()
-                if field.type is bool:
-                    values[field.name] = bool(value)
-        record, raw, clean = msgspec.convert(values, Record), file[RAW][row], file[CLEAN][row]
-    except (OSError, KeyError, RuntimeError, ValueError, msgspec.ValidationError) as error:
+        for name, column in COLUMNS.items():
+            if f"{PER_PROJECTION}/{name}" in file:
+                value = file[f"{PER_PROJECTION}/{name}"][row]
+                values[name] = value.decode() if isinstance(value, bytes) else column.type(value) if column.type is bool else value.item()
+        record = nested(values)
+        planes = {plane.name: file[plane.dataset][row] for plane in PLANES if plane.name in record.checksums}
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError, msgspec.DecodeError) as error:
         raise StoreError(f"{file.filename}: row {row} cannot be read: {error}") from error
-    check_pixels(f"{file.filename} row {row}", record, raw, clean)
-    return record, raw, clean
+    check_pixels(f"{file.filename} row {row}", record, planes)
+    return record, planes
 
 
-def check_pixels(where: str, record: Record, raw: Array, clean: Array) -> None:
+def check_pixels(where: str, record: Record, planes: Planes) -> None:
     """
     Raises
     ------
     StoreError : the pixels are not what was written
     """
-    for name, pixels, expected in (("raw", raw, record.raw_crc32), ("clean", clean, record.clean_crc32)):
-        if crc32(pixels) != expected:
-            raise StoreError(f"{where}: the checksum of the {name} pixels is {crc32(pixels):08x}, written was {expected:08x}")
+    for name, expected in record.checksums.items():
+        if crc32(planes[name]) != expected:
+            raise StoreError(f"{where}: the checksum of the {name} pixels is {crc32(planes[name]):08x}, written was {expected:08x}")
 
 
 class Contents:
@@ -286,8 +377,8 @@ class Contents:
         return contents.sha256()
 
 
-def read_projection(path: str) -> tuple[Record, Array, Array]:
-    """Record, raw and clean pixels of a projection file, checked against their checksums.
+def read_projection(path: str) -> tuple[Record, Planes]:
+    """Record and pixels of a projection file, checked against their checksums.
 
     Raises
     ------
@@ -295,25 +386,21 @@ def read_projection(path: str) -> tuple[Record, Array, Array]:
     """
     try:
         with h5py.File(path, "r", locking=False) as file:
-            record, raw, clean = read_record(file), file["raw"][()], file["clean"][()]
-            for name in file.keys() - {"raw", "clean"}:
+            record = read_record(file)
+            planes = {name: file[name][()] for name in record.checksums}
+            for name in file.keys() - planes.keys():
                 if "crc32" in file[name].attrs and crc32(file[name][()]) != file[name].attrs["crc32"]:
                     raise StoreError(f"{path}: {name} is not what was written (checksum)")
     except (OSError, KeyError, RuntimeError) as error:
         raise StoreError(f"{path}: not a readable projection file: {error}") from error
-    check_pixels(path, record, raw, clean)
-    return record, raw, clean
-
-
-def members(record: Record) -> list[tuple[str, int]]:
-    """(path, image) of every image that went into a projection, the one that names it first."""
-    return [(path, image) for path, image in json.loads(record.members)] if record.members else [(record.path, record.image)]
+    check_pixels(path, record, planes)
+    return record, planes
 
 
 def superseded(records: list[Record]) -> list[bool]:
     """Which records were followed by new pixels of the same source image, or by a mean that their image went into."""
-    newest = {key: record.number for record in records for key in members(record)}
-    return [newest[record.path, record.image] != record.number for record in records]
+    newest = {source: record.number for record in records for source in record.sources}
+    return [newest[record.visit.source] != record.number for record in records]
 
 
 def repeats(records: list[Record]) -> list[int]:
@@ -330,6 +417,6 @@ def repeats(records: list[Record]) -> list[int]:
 def acquisition_order(records: list[Record]) -> list[int]:
     """Rows in the order in which the images were taken: by the instrument's clock where every record has it, else as the files came."""
     for clock in ("acquired_utc", "acquired_local"):
-        if all(getattr(record, clock) for record in records):
-            return sorted(range(len(records)), key=lambda row: (getattr(records[row], clock), records[row].number))
-    return sorted(range(len(records)), key=lambda row: (records[row].closed_at, records[row].path, records[row].image))
+        if all(getattr(record.acquisition, clock) for record in records):
+            return sorted(range(len(records)), key=lambda row: (getattr(records[row].acquisition, clock), records[row].number))
+    return sorted(range(len(records)), key=lambda row: (records[row].closed_at, records[row].visit.source))

@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from aet_stream.projection import Acquisition, Candidate, Drift, Quality
+from aet_stream.projection import Acquisition, Candidate, Drift, Quality, VisitKey
 
 #: Raised whenever a message changes; roles of different versions refuse each other.
-WIRE_VERSION = 3
+WIRE_VERSION = 5
 
 
 class ArraySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,6 +48,8 @@ class Pulse(Message, frozen=True, tag="pulse"):
     """The hub's answer to a beat. A new `hub_id` means that the hub has started anew and knows no offers."""
 
     hub_id: str
+    newer_than_s: float = 0.0
+    """Unix seconds: what was written before may have to be left out; 0: nothing."""
 
 
 class FileOffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,7 +57,7 @@ class FileOffer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     path: str
     """Relative to watch.root, with forward slashes."""
-    units: tuple[tuple[int, str], ...]
+    visits: tuple[tuple[int, str], ...]
     """(image, stamp) of each; the stamp changes whenever the image may have, or what its sidecar says."""
     nbytes: int
     """Pixel bytes of one image."""
@@ -72,17 +74,13 @@ class Offer(Message, frozen=True, tag="offer"):
 class Want(Message, frozen=True, tag="want"):
     """The hub asks watch for the pixels of one image."""
 
-    path: str
-    stamp: str
-    image: int
+    visit: VisitKey
 
 
 class Acquired(Message, frozen=True, tag="acquired"):
     """The pixels of one image and all that is known about them."""
 
-    path: str
-    stamp: str
-    image: int
+    visit: VisitKey
     sha256: str
     acquisition: Acquisition
     candidates: tuple[Candidate, ...]
@@ -94,17 +92,41 @@ class Acquired(Message, frozen=True, tag="acquired"):
     """What the planes behind the first one are."""
     extras_dtype: str = ""
     hold: str = ""
-    """Why the projection has to wait for a person, or empty."""
+    """Why its tilt is not known, or empty."""
+    doubt: str = ""
+    """What is odd about its file as a whole, so that a person should look, or empty."""
 
 
 class NotAcquired(Message, frozen=True, tag="not_acquired"):
     """No pixels: `bad` for ever, `later` (try again when the file changes), `gone`, or the reader `died` over them."""
 
-    path: str
-    stamp: str
-    image: int
+    visit: VisitKey
     why: Literal["bad", "later", "gone", "died"]
     reason: str
+
+
+class OlderFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An image that was last written before `watch.newer_than`. Times are unix seconds."""
+
+    path: str
+    stamp: str
+    written_at: float
+    changed_at: float
+    """When it took its place on its disk, as far as the disk knows."""
+
+
+class Older(Message, frozen=True, tag="older"):
+    """Files that watch leaves alone unless the hub wants them taken, because they were not there from the first."""
+
+    files: tuple[OlderFile, ...]
+    last: bool
+    """All that there are have been named."""
+
+
+class NoReader(Message, frozen=True, tag="no_reader"):
+    """All files below the watched folder that may be images, and that nobody can read: (folder, how they are called, how many)."""
+
+    folders: tuple[tuple[str, str, int], ...]
 
 
 class SeriesEnd(Message, frozen=True, tag="series_end"):
@@ -113,6 +135,12 @@ class SeriesEnd(Message, frozen=True, tag="series_end"):
     path: str
     there: bool = True
     """False: it was taken away, and ends nothing more."""
+
+
+class Taken(Message, frozen=True, tag="taken"):
+    """These older files are to be taken all the same."""
+
+    paths: tuple[str, ...]
 
 
 class Ready(Message, frozen=True, tag="ready"):
@@ -129,8 +157,7 @@ class Job(Message, frozen=True, tag="job"):
 
     job_id: str
     series: str
-    path: str
-    image: int
+    visit: VisitKey
 
 
 class Working(Message, frozen=True, tag="working"):
@@ -140,11 +167,13 @@ class Working(Message, frozen=True, tag="working"):
 
 
 class Done(Message, frozen=True, tag="done"):
-    """The clean pixels follow."""
+    """The pixels without background follow."""
 
     job_id: str
     quality: Quality
     network_s: float
+    planes: tuple[str, ...] = ("clean",)
+    """Which of `layout.SUBTRACTED` they are, one behind the other."""
 
 
 class Failed(Message, frozen=True, tag="failed"):
@@ -208,6 +237,21 @@ class Reply(Message, frozen=True, tag="reply"):
     data: dict[str, Any] = {}
 
 
-ToHub = Beat | Offer | Acquired | NotAcquired | SeriesEnd | Ready | Working | Done | Failed | EventPlease | EventDone | Command
-FromHub = Pulse | Want | Job | Event | EventOff | Reply
+ToHub = (
+    Beat
+    | Offer
+    | Acquired
+    | NotAcquired
+    | Older
+    | NoReader
+    | SeriesEnd
+    | Ready
+    | Working
+    | Done
+    | Failed
+    | EventPlease
+    | EventDone
+    | Command
+)
+FromHub = Pulse | Want | Taken | Job | Event | EventOff | Reply
 AnyMessage = ToHub | FromHub

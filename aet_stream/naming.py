@@ -1,4 +1,4 @@
-"""Which series a source file belongs to, by its path alone; and how names are shown."""
+"""What names say: which series a source file belongs to, and which detector; and how they are shown."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 from pathlib import PurePosixPath
 
 from aet_stream.config import Series
+from aet_stream.projection import Acquisition
 
 #: Folders under output.root that are no series.
 RESERVED = ("quarantine", "run")
@@ -27,26 +28,53 @@ def top_folder(path: str) -> str:
 def series_of(path: str, root_name: str, rules: Series | None = None) -> str:
     """The series of a file: by default the folder directly under the watched one (whatever lies deeper in it), or that one itself.
 
+    Folders in a path are joined by a tilde.
+
     Parameters
     ----------
     path : relative to the watched folder, with forward slashes
     root_name : name of the watched folder
     """
-    top = top_folder(path)
+    folder, top = path.rpartition("/")[0], top_folder(path)
+    by = "folder" if rules is None else rules.by
     name = top or root_name
-    if rules is not None and rules.by == "file":
-        name = path.removesuffix(PurePosixPath(path).suffix).replace("/", "~")
-        if "~" in path:  # else it might be the name of another
-            name = f"{name}_{_digest(_coded(path))}"
-    elif rules is not None and rules.by == "pattern":
-        found = re.search(rules.pattern, PurePosixPath(path).name)
-        name = re.sub(r"[^\w.+-]+", "_", found["series"]).lstrip(".") if found and found["series"] else name
-    elif top and name == root_name:
+    if by == "file":
+        name = _joined(path.removesuffix(PurePosixPath(path).suffix), path)
+    elif by == "leaf":
+        name = _joined(folder, folder) or root_name
+    elif rules is not None and by in ("pattern", "path_pattern"):
+        found = re.search(rules.pattern, PurePosixPath(path).name if by == "pattern" else path)
+        parts = found["series"].split("/") if found and found["series"] else []
+        name = "~".join(re.sub(r"[^\w.+-]+", "_", part) for part in parts).lstrip(".") if parts else name
+    if by in ("folder", "leaf") and top and name == root_name:
         return f"{name}_"
     coded = _coded(name)
     if len(coded) > _LONGEST_BYTES:
         name = f"{coded[:_LONGEST_BYTES].decode(errors='ignore')}_{_digest(coded)}"
     return f"{name}_" if name in (*RESERVED, *_NO_FOLDERS) or name.startswith(_LEDGER) else name
+
+
+def _joined(name: str, path: str) -> str:
+    """Folders of a path as one name; with a digest where that might be the name of another."""
+    return f"{name.replace('/', '~')}_{_digest(_coded(path))}" if "~" in path else name.replace("/", "~")
+
+
+_WORD = re.compile(r"[^\W_]+")
+_DETECTOR = re.compile(r"(?:(?:HAADF|MAADF|LAADF|ADF|ABF|BF|[ID]?DPC)(?=\d*$)|DF\d*$)", re.IGNORECASE)
+
+
+def detector_in_name(path: str) -> str:
+    """The detector that a word of a file's name is; empty for none, and for several. The number of a DF is part of its name."""
+    words = (_DETECTOR.match(word) for word in _WORD.findall(PurePosixPath(path).stem))
+    found = {match.group(0).upper() for match in words if match}
+    return found.pop() if len(found) == 1 else ""
+
+
+def is_left_out(said: Acquisition, path: str, rules: Series) -> bool:
+    """Is it an image of another detector, or segment of one, than `series.detector`? The file is believed before its name."""
+    name = detector_in_name(path)
+    names = (said.detector, f"{said.detector} {said.segment}") if said.detector else (name, name.rstrip("0123456789"))
+    return bool(rules.detector and names[0]) and rules.detector.lower() not in map(str.lower, names)
 
 
 def _coded(name: str) -> bytes:

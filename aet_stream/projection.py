@@ -20,6 +20,21 @@ def sha256_of(pixels: Array) -> str:
     return hashlib.sha256(pixels.data if pixels.flags.c_contiguous else pixels.tobytes()).hexdigest()
 
 
+class VisitKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which visit to a tilt: one image, in one state of its file."""
+
+    path: str
+    """Source file, relative to watch.root, with forward slashes."""
+    image: int
+    stamp: str
+    """State of the source; changes whenever the image may have, or what its sidecar says."""
+
+    @property
+    def source(self) -> tuple[str, int]:
+        """(path, image), whatever its state."""
+        return self.path, self.image
+
+
 class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One statement about a tilt angle, kept with the words it was read from."""
 
@@ -29,7 +44,7 @@ class Candidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The text or number as found, with its unit."""
     tilt_deg: float
     unit: str = "deg"
-    """What the number found was counted in: "deg", "rad", or "?" where the source leaves it in doubt."""
+    """What the number found was counted in: "deg", "rad", "?" where the source leaves it in doubt, or "" for one that is no tilt."""
 
 
 class Acquisition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,9 +70,19 @@ class Acquisition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the file says that the tilt axis lies in the image, as SerialEM and IMOD count: from the vertical, counterclockwise, with
     the first row shown at the bottom."""
     detector: str = ""
+    dataset: str = ""
+    """Which of its file's datasets the image is of. Images of one are its frames and tilts; two at one time are two signals, whatever
+    their detector is called. Empty where a file holds only one."""
+    segment: str = ""
+    """Which part of a divided detector, in the file's own words; empty for a whole one, and where the file does not say."""
+    no_projection: str = ""
+    """Why the file itself says that the image is none, in words: computed from others, a diffraction pattern, a spectrum."""
     microscope: str = ""
     reader: str = ""
     """Name of the format reader that found all this."""
+    remark: str = ""
+    """What in the file is not believed, and why: metadata that cannot be understood, what looks like a tilt and is none. Said by check,
+    where the projection is held, and as its flag where it is stored."""
 
 
 class Drift(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

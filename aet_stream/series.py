@@ -87,18 +87,29 @@ class Series:
 
     def raw(self, row: int) -> Array:
         """(height, width) as acquired, detector counts, checked."""
-        return self._frame(layout.RAW, "raw_crc32", row)
+        return self.plane("raw", row)
 
     def clean(self, row: int) -> Array:
         """(height, width) float32 detector counts without background, checked."""
-        return self._frame(layout.CLEAN, "clean_crc32", row)
+        return self.plane("clean", row)
 
-    def _frame(self, dataset: str, checksum: str, row: int) -> Array:
+    def planes(self, row: int) -> dict[str, Array]:
+        """All pixels of one projection by the name of their plane, checked."""
+        return {plane.name: self.plane(plane.name, row) for plane in layout.PLANES if self._has(plane, row)}
+
+    def _has(self, plane: layout.Plane, row: int) -> bool:
+        column = f"{layout.PER_PROJECTION}/{plane.checksum}"
+        return column in self._file and int(self._file[column][row]) != -1
+
+    def plane(self, name: str, row: int) -> Array:
+        """(height, width) of one of the planes that `layout.PLANES` names, checked."""
+        plane = next(plane for plane in layout.PLANES if plane.name == name)
+        dataset = plane.dataset
         try:
             pixels: Array = self._file[dataset][row]
-        except (OSError, RuntimeError) as error:
+        except (OSError, KeyError, RuntimeError) as error:
             raise StoreError(f"{self.path}: row {row} of {dataset} cannot be read: {error}") from error
-        expected = int(self._file[f"{layout.PER_PROJECTION}/{checksum}"][row])
+        expected = int(self._file[f"{layout.PER_PROJECTION}/{plane.checksum}"][row])
         if layout.crc32(pixels) != expected:
             hint = "" if self.closed else "; is the projections folder beside it?"
             raise StoreError(f"{self.path}: row {row} of {dataset} is missing or damaged (checksum){hint}")
@@ -127,7 +138,7 @@ class Series:
         if not np.array_equal(self.tilts_deg, self.column("tilt_deg")):
             yield f"{layout.THETA} and {layout.PER_PROJECTION}/tilt_deg differ"
         yield from self._doubts_about_files(records)
-        shapes = {name: self._file[name].shape for name in (layout.RAW, layout.CLEAN)}
+        shapes = {plane.dataset: self._file[plane.dataset].shape for plane in layout.PLANES if plane.dataset in self._file}
         for name, shape in shapes.items():
             if shape[0] != len(self):
                 yield f"{name} has {shape[0]} rows, {layout.THETA} {len(self)}"
@@ -170,13 +181,15 @@ class Series:
 
     def _doubts_of(self, row: int) -> Iterator[str]:
         try:
-            raw, clean = self.raw(row), self.clean(row)
+            planes = self.planes(row)
         except StoreError as error:
             yield str(error)
             return
-        if clean.shape != raw.shape or not np.isfinite(clean).all():
-            yield f"row {row}: clean has values that are not finite"
-        if not self._averaged(row) and self.column("sha256")[row] != sha256_of(raw):
+        for plane in layout.SUBTRACTED:
+            pixels = planes.get(plane.name)
+            if pixels is not None and (pixels.shape != planes["raw"].shape or not np.isfinite(pixels).all()):
+                yield f"row {row}: {plane.name} has values that are not finite"
+        if not self._averaged(row) and self.column("sha256")[row] != sha256_of(planes["raw"]):
             yield f"row {row}: raw is not what was read from {self.column('path')[row]}"
         if not self.column("model_sha256")[row]:
             yield f"row {row}: no record of the model that made it"

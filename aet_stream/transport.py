@@ -172,6 +172,8 @@ class HubLink:
     def __init__(self, output_root: Path, *, role: str, name: str, wake_fd: int | None = None) -> None:
         self.role, self.name = role, name
         self.hub_id = ""
+        self.newer_than_s = 0.0
+        """What its pulse says."""
         self._dealer = _socket(zmq.DEALER)
         self._dealer.setsockopt(zmq.IDENTITY, f"{name}.{os.getpid()}.{os.urandom(3).hex()}".encode())
         self._dealer.setsockopt(zmq.IMMEDIATE, 1)  # with no hub there, nothing piles up
@@ -204,7 +206,7 @@ class HubLink:
                 return
             message, pixels = decode(frames)
             if isinstance(message, Pulse):
-                self.hub_id = message.hub_id
+                self.hub_id, self.newer_than_s = message.hub_id, message.newer_than_s
             else:
                 yield message, pixels
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import time
 
+import numpy as np
+
 from aet_stream import failpoints
 from aet_stream.config import Config
 from aet_stream.denoise.denoiser import Denoiser
+from aet_stream.layout import SUBTRACTED
 from aet_stream.messages import WIRE_VERSION, Done, Failed, Job, Ready, Working
 from aet_stream.projection import Array
 from aet_stream.service import BEAT_S, notify
@@ -33,15 +36,8 @@ class Worker:
 
     def start(self) -> None:
         """Load the network and run it once, so that the first projection is as fast as the next."""
-        settings = self._config.denoise
         if self._denoiser is None:
-            self._denoiser = Denoiser(
-                model=settings.model,
-                device=settings.device,
-                precision=settings.precision,
-                tile_px=settings.tile_px,
-                threads=settings.threads,
-            )
+            self._denoiser = Denoiser(self._config.denoise)
         self._denoiser.warm_up()
         logger.info("model %s (%s)", self._denoiser.name, self._denoiser.sha256[:12])
         self._link = HubLink(self._config.output_root, role="worker", name=self.name)
@@ -70,13 +66,15 @@ class Worker:
         try:
             result = self._denoiser.subtract(pixels, beat=lambda: self._working(job))
         except Exception as error:
-            logger.exception("%s image %d", job.path, job.image)
+            logger.exception("%s image %d", job.visit.path, job.visit.image)
             self._failed += 1
             link.send(Failed(job_id=job.job_id, reason=f"{type(error).__name__}: {error}"))
             return
         self._done += 1
         failpoints.reach("worker.send")
-        link.send(Done(job_id=job.job_id, quality=result.quality, network_s=time.monotonic() - began), result.clean)
+        planes = {plane.name: getattr(result, plane.name) for plane in SUBTRACTED}
+        done = Done(job_id=job.job_id, quality=result.quality, network_s=time.monotonic() - began, planes=tuple(planes))
+        link.send(done, result.clean if len(planes) == 1 else np.stack([*planes.values()]))
         failpoints.reach("worker.sent")
 
     def _working(self, job: Job) -> None:

@@ -100,15 +100,13 @@ def hub_ceiling(folder: Path, size_px: int, rows: int) -> None:
         while done < rows:
             for message, _ in watch.receive(0.001):
                 if isinstance(message, Want):
-                    number = int(message.path[2:7])
+                    number = int(message.visit.path[2:7])
                     image = pixels[number % 16].copy()
                     image[0, :2] = number % 65536, number // 65536
                     said = (Candidate("filename", "", number / 100.0),)
                     watch.send(
                         Acquired(
-                            path=message.path,
-                            stamp=message.stamp,
-                            image=0,
+                            visit=message.visit,
                             sha256=sha256_of(image),
                             acquisition=Acquisition(),
                             candidates=said,
@@ -138,9 +136,10 @@ def inference(folder: Path) -> None:
     """Our path against the same weights in a plain eager float32 DnCNN, interleaved."""
     import torch
 
+    from aet_stream.denoise.architectures import save_weights
     from aet_stream.denoise.denoiser import Denoiser
     from aet_stream.denoise.dncnn import DnCNN
-    from aet_stream.denoise.weights_file import Card, save_weights
+    from aet_stream.denoise.weights_file import Card
 
     torch.manual_seed(0)
     plain = DnCNN()

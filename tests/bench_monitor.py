@@ -167,14 +167,12 @@ class Instrument:
                 self._ready()
 
     def _give(self, want: Want) -> None:
-        number = int(want.path.split("/")[1][:6])
+        number = int(want.visit.path.split("/")[1][:6])
         image = self._base.copy()
         image[0, :2] = number % 65536, number // 65536
         tilt_deg = (number % PER_SERIES) * 1.4 - 70
         said = (Candidate("filename", "", tilt_deg),)
-        self._watch.send(
-            Acquired(path=want.path, stamp=want.stamp, image=0, sha256=sha256_of(image), acquisition=Acquisition(), candidates=said), image
-        )
+        self._watch.send(Acquired(visit=want.visit, sha256=sha256_of(image), acquisition=Acquisition(), candidates=said), image)
 
     def _ready(self) -> None:
         self._worker.send(Ready(name="worker", model_sha256="0", wire=WIRE_VERSION))

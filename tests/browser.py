@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,12 +132,11 @@ class Page:
 class Browser:
     """A Chromium with a new, empty profile."""
 
-    def __init__(self, executable: str, folder: Path) -> None:
+    def __init__(self, executable: str, folder: Path, flags: Sequence[str] = ()) -> None:
         self.pages: list[Page] = []
         self._port_file = folder / "DevToolsActivePort"
-        self._process = subprocess.Popen(
-            [executable, *FLAGS, f"--user-data-dir={folder}", "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        command = [executable, *FLAGS, *flags, f"--user-data-dir={folder}", "about:blank"]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         until = time.monotonic() + 60
         while not self._port_file.exists() or not self._port_file.read_text().strip():
             if time.monotonic() > until or self._process.poll() is not None:
@@ -174,13 +173,13 @@ class Browser:
 
 
 @contextlib.contextmanager
-def chromium(folder: Path) -> Iterator[Browser]:
+def chromium(folder: Path, *flags: str) -> Iterator[Browser]:
     """A browser that is closed at the end; the test skips where there is none."""
     executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if executable is None:
         pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
     folder.mkdir(parents=True, exist_ok=True)
-    browser = Browser(executable, folder)
+    browser = Browser(executable, folder, flags)
     try:
         yield browser
     finally:

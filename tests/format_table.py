@@ -16,7 +16,7 @@ from aet_stream.config import Angle
 from aet_stream.errors import AetError
 from aet_stream.readers.child import ReaderChild
 from aet_stream.readers.looking import Look
-from aet_stream.simulate import containers, writers
+from aet_stream.simulate import containers, exchanged, writers
 from aet_stream.watch.angle import resolve
 from tests.harness import known_image
 
@@ -51,10 +51,23 @@ NOTES = """
 - **STEMTomo on a compustage**: the scripting interface counts radians, the program writes "degrees". Such tilts are held until
   `angle.metadata_unit` says which.
 - **TVIPS**: the tilt is taken from `TemStagePosition`, not from `SpecimenTiltAngle`, whose scale nobody knows.
-- **Sidecars**: `.mdoc` (by name, or one for a folder that names its images), `.rawtlt` (as many lines as images), `.csv` (by name, or one
-  for a folder with a column `file`; a column named tilt, angle or alpha, `(rad)` where it is radians; decimal commas with `;`), `.emi`.
+- **Berkeley EMD**: the only axis in degrees or radians counts the tilts, wherever it is; one called `angles` without a unit is held until
+  `angle.metadata_unit` says which. Axes of EMD 1.0, which are counted from `dim0`, are understood.
+- **`.h5`** is read if it is Data Exchange, Nion Swift or an EMD; of another layout nothing is guessed. White and dark fields of Data Exchange
+  are not applied. A series that aet-stream wrote is refused: its background is gone.
+- **Nion Swift**: the stage's tilt is a number without a unit (`StageOutA`): held until `angle.metadata_unit` says which. A sequence has a tilt
+  for each image only where its first axis counts degrees or radians.
+- **Euler angles** (phi, theta, psi) are tilts only where phi and psi are zero; else the images are held, and a `.rawtlt` beside the file decides.
+- **Integers of 64 bits**, as NumPy and MATLAB write them, are stored as 32 bits; a file with larger numbers is refused.
+- **Sidecars**: `.mdoc`, `.idoc` (by name, by `ImageFile`, or one for a folder that names its images), `.rawtlt` and `.tlt` (as many lines as
+  images), `.csv` (by name, or one for a folder with a column `file`, and of stacks one named `image`, counted from 0, or all of it from 1; a
+  column named tilt, angle or alpha, `(rad)` where it is radians; decimal commas with `;`), `.emi`, `angles.mat` beside `projections.mat`.
   A last line without its end may still be written: it is believed after `watch.settle_s`. A sidecar that cannot be read is waited for; one that
-  is a link, or larger than 16 MiB, holds its images.
+  is a link, or larger than 16 MiB, holds its images; what of one is damaged is not known.
+- **Which section of an `.mdoc` is of which image**: section i of image i, if there is one for each. Otherwise (images were taken out, or turned
+  round) the one whose `MinMaxMean` the pixels have, in stacks up to 512 MiB; what that does not settle is held.
+- **Frames**: a file that an `.mdoc` names with `FrameSet` or `SubFramePath`, and whose images are as many as `NumSubFrames`, is one visit of so
+  many frames.
 - **Other formats**: `readers.enabled = ["rsciio"]` opens the door to RosettaSciIO, if it is installed (GPL-3.0, never needed otherwise).
   A package of your own adds a reader by an entry point in the group `aet_stream.readers`: an object with `SUFFIXES` and `open_source`.
 
@@ -91,6 +104,8 @@ def fixtures(folder: Path) -> list[tuple[str, Path]]:
 
     add("Gatan DM3", "a.dm3", writers.dm3(one, -34.5, 0.05))
     add("Gatan DM4", "a.dm4", writers.dm4(one, -34.5, 0.05))
+    add("Gatan DM5", "a.dm5", exchanged.dm5(one, -34.5, 0.05))
+    add("Gatan DM5, stack with a tilt axis", "stack.dm5", exchanged.dm5(three, -34.5, 0.05, step_deg=2.0))
     add("FEI TIA `.ser` with `.emi`", "tia_1.ser", writers.ser(one, 0.0, 0.05))
     (folder / "tia.emi").write_bytes(writers.emi(-34.5))
     add("TIA, series stopped early", "stop_1.ser", writers.ser(three, 0.0, 0.05, total=10))
@@ -115,14 +130,28 @@ def fixtures(folder: Path) -> list[tuple[str, Path]]:
     for kind, writer in kinds:
         add(f"MRC, {kind} header", f"{kind}.mrc", writer(three, TILTS, 0.05))
     add("MRC, FEI1 header", "FEI1.mrc", containers.mrc_fei(three, TILTS, 0.05, kind="FEI1"))
+    add("MRC, SerialEM before 2014", "serialem_old.mrc", containers.mrc_seri(three, TILTS, 0.05, kind=b""))
     add("TIFF, ImageJ", "imagej_-34.50deg.tif", writers.tiff(one, 0.0, 0.05))
     add("TIFF of DigitalMicrograph", "dm.tif", containers.tiff_dm(one, -34.5, 0.05))
     add("TIFF of TVIPS", "tvips.tif", containers.tiff_tvips(one, -34.5, 0.05))
     add("TIFF of JEOL SightX", "jeol.tif", containers.tiff_jeol(one, -34.5, 0.05))
+    add("TIFF of FEI", "fei.tif", containers.tiff_fei(one, -34.5, 0.05))
+    add("OME-TIFF", "ome_-34.50deg.tif", containers.tiff_ome(one, 0.0, 0.05))
     add("TIFF with `.csv`", "table.tif", writers.tiff(one, 0.0, 0.05))
     (folder / "all.csv").write_text("file;tilt (deg)\ntable.tif;-34,5\n")
     add("NumPy", "numpy_-34.50deg.npy", writers.npy(one, 0.0, 0.05))
     add("MATLAB 5", "matlab.mat", writers.mat(one, -34.5, 0.05))
+    add("MATLAB, `projections.mat` with `angles.mat`", "projections.mat", exchanged.genfire_projections(three))
+    (folder / "angles.mat").write_bytes(exchanged.genfire_angles(TILTS))
+    add("tomviz", "tomviz.emd", exchanged.tomviz(three, TILTS, 0.05))
+    add("tomviz, radians, tilts last", "last.emd", exchanged.tomviz(three, TILTS, 0.05, axis=2, unit="[rad]"))
+    add("Data Exchange", "exchange.h5", exchanged.data_exchange(three, TILTS))
+    add("Nion Swift `.ndata`", "swift_-34.50deg.ndata", exchanged.ndata(one, 0.05))
+    add("Nion Swift `.h5`", "swift_-34.50deg.h5", exchanged.swift_h5(one, 0.05))
+    add("MRC with `.tlt`", "imod.ali", writers.mrc(three, 0.0, 0.05))
+    (folder / "imod.tlt").write_text("".join(f"{tilt:8.2f}\n" for tilt in TILTS))
+    add("MRC, frames of an exposure, with `.mdoc`", "frames.mrc", writers.mrc(three, 0.0, 0.05))
+    (folder / "frames.mrc.mdoc").write_bytes(writers.frame_mdoc("frames.mrc", -34.5, 3, 0.05))
     return made
 
 
@@ -175,7 +204,7 @@ def first_table(folder: Path, reader: ReaderChild) -> str:
 
 def second_table(data: Path, reader: ReaderChild) -> str:
     files = sorted(p for p in (data / "formats").rglob("*") if p.is_file() and p.suffix not in (".emi", ".mdoc", ".etspy"))
-    files += [data / "real-series" / "HAADF.dm3", *sorted((data / "simulated-np").glob("np*.mat"))]
+    files += [data / "real-series" / "HAADF.dm3", *sorted((data / "simulated-np").glob("np*.mat")), data / "data-exchange" / "tooth.h5"]
     return COLUMNS + "".join(row(f"{path.parent.name}/{path.name}", path, reader) for path in files)
 
 

@@ -318,7 +318,7 @@ def test_a_volume_becomes_mrc_and_tiff(files: Path) -> None:
         volume = file[VOLUME][()]
     export(files / "reconstruction.h5", files / "v.mrc")
     with mrcfile.open(files / "v.mrc") as mrc:
-        np.testing.assert_array_equal(mrc.data, volume.transpose(1, 0, 2))
+        np.testing.assert_array_equal(mrc.data, volume.transpose(1, 0, 2)[::-1, ::-1])  # first row lowest, first section farthest
         assert mrc.voxel_size.x == pytest.approx(0.4)
         assert mrc.is_volume()
     assert mrcfile.validate(files / "v.mrc")
@@ -333,7 +333,7 @@ def test_a_series_becomes_a_stack_in_the_order_of_tilts(files: Path) -> None:
     """MRC with .rawtlt beside it."""
     assert export(files / "series.h5", files / "s.mrc") == [files / "s.mrc", files / "s.rawtlt"]
     with mrcfile.open(files / "s.mrc") as mrc:
-        np.testing.assert_array_equal(mrc.data, views_of(BLOBS, TILTS_DEG))
+        np.testing.assert_array_equal(mrc.data, views_of(BLOBS, TILTS_DEG)[:, ::-1])  # first row lowest
         assert mrc.is_image_stack()
     np.testing.assert_allclose(np.loadtxt(files / "s.rawtlt"), TILTS_DEG, atol=1e-4)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,54 @@ def test_by_default_a_name_that_may_mean_something_else_holds(name: str, tilt: f
         assert ("no tilt angle" if tilt is None else "which is no number") in hold
     else:
         assert ([candidate.tilt_deg for candidate in stated], hold) == ([tilt], "")
+
+
+@pytest.mark.parametrize(
+    ("name", "seen"),
+    [
+        ("NP_2deg_step_001.tif", "2deg_step"),
+        ("NP_2deg-Steps.tif", "2deg-Steps"),
+        ("2.5deg per image 003.tif", "2.5deg per"),
+        ("NP_scan_90deg.tif", "scan_90deg"),
+        ("NP_scan_0deg.tif", "scan_0deg"),
+        ("np (rot = 90deg).tif", "rot = 90deg"),
+        ("np_ROT-12deg.tif", "ROT-12deg"),
+        ("np_rotation_n12deg.tif", "rotation_n12deg"),
+        ("np_90deg_cw.tif", "90deg_cw"),
+        ("np_psi_30deg.tif", "psi_30deg"),
+        ("every 2deg.tif", "every 2deg"),
+    ],
+)
+def test_the_word_beside_a_number_may_make_it_no_tilt(name: str, seen: str) -> None:
+    """A step, a scan direction, an angle of another axis: held, with what was seen; and it is a tilt if a person takes the word out."""
+    _, hold = resolve(known(None), (), name, 1, Angle())
+    assert f"the filename says {seen!r}, which is no tilt by the word beside the number" in hold
+    word = next(word for word in Angle().no_tilt_words if word in re.split(r"[\W\d_]+", seen.lower()))
+    left = tuple(other for other in Angle().no_tilt_words if other != word)
+    assert "no tilt by the word" not in resolve(known(None), (), name, 1, Angle(no_tilt_words=left))[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "tilt"),
+    [
+        ("np_30deg.tif", 30.0),
+        ("scan_012_-34.5deg.tif", -34.5),
+        ("step-3_-66deg.tif", -66.0),
+        ("footstep_12deg.tif", 12.0),
+        ("12deg_rotor.tif", 12.0),
+        ("alpha_12deg_image3.tif", 12.0),
+    ],
+)
+def test_words_elsewhere_in_a_name_change_nothing(name: str, tilt: float) -> None:
+    """With a number between, or as a part of a longer word."""
+    stated, hold = resolve(known(None), (), name, 1, Angle())
+    assert ([candidate.tilt_deg for candidate in stated], hold) == ([tilt], "")
+
+
+def test_a_number_that_is_no_tilt_by_its_name_still_disagrees_with_one_that_is_another() -> None:
+    """The file says 0 and may know nothing: which of them is meant is for a person. Where both say the same there is nothing to ask."""
+    assert "sources disagree" in resolve(known(0.0), (), "np_scan_30deg.dm4", 1, Angle())[1]
+    assert resolve(known(30.0), (), "np_scan_30deg.dm4", 1, Angle())[1] == ""
 
 
 def known(tilt_deg: float | None) -> Acquisition:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 
-from aet_stream.denoise import classical, grid, hardware, modes, trust
-from aet_stream.denoise.coarse import _KNOTS, Said, _basis, _Solve, solve, spread
+from aet_stream.config import Denoise
+from aet_stream.denoise import classical, grid, hardware, trust
+from aet_stream.denoise.architectures import load_network, save_weights
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.denoise.dncnn import DEPTH, DnCNN
+from aet_stream.denoise.estimate import Image
+from aet_stream.denoise.estimators import CLASSICAL
 from aet_stream.denoise.features import describe
+from aet_stream.denoise.gaussian_process import cosines
+from aet_stream.denoise.gaussian_process.learned import KNOTS, solve, spread
 from aet_stream.denoise.in_tiles import InTiles
-from aet_stream.denoise.networks import load_network
-from aet_stream.denoise.weights_file import SHIPPED, Card, load_card, save_weights
+from aet_stream.denoise.vacuum import find_vacuum
+from aet_stream.denoise.weights_file import SHIPPED, Card, load_card
 from aet_stream.errors import ModelError
 from aet_stream.training import sets
 from aet_stream.training.scores import caught, fine_share, psnr_db, rank_correlation, ssim
@@ -50,19 +56,18 @@ def default() -> Denoiser:
     return Denoiser(model="default", device="cpu", threads=1)
 
 
-def in_tiles(path: Path, *, precision: str = "float32", tile_px: int = 0) -> InTiles:
-    network = load_network(path, device="cpu", precision=precision, tile_px=tile_px, threads=0)
+def in_tiles(path: Path, *, precision: Literal["auto", "float32", "bfloat16"] = "float32", tile_px: int = 0) -> InTiles:
+    network = load_network(path, Denoise(device="cpu", precision=precision, tile_px=tile_px))
     assert isinstance(network, InTiles)
     return network
 
 
 def run(network: InTiles, raw: np.ndarray, beats: list[int] | None = None) -> np.ndarray:
-    raw = raw.astype(np.float32)
     beat = (lambda: beats.append(1)) if beats is not None else (lambda: None)
-    return network.background(raw, describe(raw), classical.find_vacuum(raw), beat).background
+    return network.background(Image(raw.astype(np.float32)), beat).background
 
 
-@pytest.mark.parametrize("model", ["default", *classical.NAMES])
+@pytest.mark.parametrize("model", ["default", *CLASSICAL])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_any_frame_comes_back_in_its_shape_and_reversibly(model: str, shape: tuple[int, int]) -> None:
     """clean is float32, and raw - clean is a smooth background; nothing is clipped or masked."""
@@ -172,7 +177,7 @@ def test_an_answer_that_is_no_number_never_reaches_the_series(default: Denoiser,
     assert default.subtract(frame()).quality.fallback == ""
 
 
-@pytest.mark.parametrize(("model", "least"), [("default", 0.75), *((name, 0.5) for name in classical.NAMES)])
+@pytest.mark.parametrize(("model", "least"), [("default", 0.75), *((name, 0.5) for name in CLASSICAL)])
 def test_expected_errors_rank_true_ones(model: str, least: float) -> None:
     """On hard frames of unseen particles, the calibrated error goes with the true one, and is of its size; of a classical estimate, too."""
     from aet_stream.training.calibrate import judged
@@ -196,11 +201,10 @@ def test_a_touching_particle_is_said_to_touch(default: Denoiser) -> None:
 def test_the_solve_is_its_own_derivative() -> None:
     """Gradients of the surface with respect to values, weights and spectrum: analytic against numeric."""
     torch.manual_seed(0)
-    grid_ = _basis(10, 8, torch.device("cpu"))
     value = torch.randn(2, 10, 8, dtype=torch.float64, requires_grad=True)
     weight = (torch.rand(2, 10, 8, dtype=torch.float64) * 3).requires_grad_()
-    spectrum = torch.randn(2, len(grid_.chosen), dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda a, b, c: _Solve.apply(a, b, c, grid_), (value, weight, spectrum))
+    spectrum = torch.randn(2, len(KNOTS), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(solve, (value, weight, spectrum))
 
 
 def test_what_was_used_can_be_learned_with() -> None:
@@ -216,7 +220,7 @@ def test_what_was_used_can_be_learned_with() -> None:
 def test_two_views_at_once_are_each_themselves(default: Denoiser) -> None:
     """Asked together, of two different frames each gets its own answer and its own doubts."""
     views = [describe(np.roll(frame(), by, 1)).statistics for by in (0, 70)]
-    together, alone = default._estimator._said(views), [default._estimator._said([view])[0] for view in views]
+    together, alone = default._estimator._views(views), [default._estimator._views([view])[0] for view in views]
     for (surfaces, doubts), (expected, of) in zip(together, alone, strict=True):
         assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(surfaces, expected, strict=True))
         assert doubts == pytest.approx(of, rel=1e-4)
@@ -247,17 +251,16 @@ def test_blocks_that_are_not_in_the_frame_have_no_say() -> None:
 
 def test_the_spread_of_the_solve_is_that_of_the_gaussian_process() -> None:
     """Against the plain formula, block by block, with a part of the grid outside the frame."""
-    grid = modes.basis(16, 32)
+    grid = cosines.basis(16, 32)
     torch.manual_seed(1)
     weight, valid = torch.rand(1, 16, 32) * 5, torch.ones(1, 16, 32)
     weight[:, 12:], valid[:, 12:] = 0, 0
     spectrum = torch.linspace(1, -4, 9)[None]
-    said = Said(weight, weight, weight, weight, weight, spectrum)
     phi = (grid.rows[:, None, :, None] * grid.columns[None, :, None, :]).reshape(16 * 32, -1)[:, grid.chosen]
-    variance = np.exp(np.interp(grid.frequency, np.array(_KNOTS) * modes.FINEST, spectrum[0].numpy()))
+    variance = np.exp(np.interp(grid.frequency, np.array(KNOTS) * cosines.FINEST, spectrum[0].numpy()))
     left = np.linalg.inv(np.diag(1 / variance) + phi.T @ (weight[0].numpy().reshape(-1, 1) * phi))
     there = valid[0].numpy().reshape(-1) > 0
-    prior, posterior = (float(part[0]) for part in spread(said, valid))
+    prior, posterior = (float(part[0]) for part in spread(weight, spectrum, valid))
     assert prior == pytest.approx(np.sqrt(((phi**2) @ variance)[there].mean()), rel=1e-6)
     assert posterior == pytest.approx(np.sqrt(((phi @ left) * phi).sum(1)[there].mean()), rel=1e-6)
     assert posterior < prior
@@ -270,8 +273,7 @@ def test_classical_surfaces_restore_what_they_can_describe(name: str) -> None:
     slope = 100 + 0.4 * x - 0.2 * y
     hidden = slope.copy()
     hidden[90:170, 80:160] += 500 + 50 * np.sin(np.arange(80))
-    vacuum = classical.find_vacuum(hidden)
-    found = classical.draw(classical.ESTIMATES[name](vacuum), vacuum, (256, 256))
+    found = CLASSICAL[name].background(Image(hidden), lambda: None).background
     assert np.abs(found - slope)[16:-16, 16:-16].max() < 3
 
 
@@ -281,9 +283,9 @@ def test_laplace_restores_what_is_linear_under_a_particle() -> None:
     slope = 100 + x - 0.5 * y
     hidden = slope.copy()
     hidden[30:60, 30:60] += 500
-    vacuum = classical.find_vacuum(hidden)
+    vacuum = find_vacuum(hidden)
     assert vacuum.mask[12:18, 12:18].all()
-    found = classical.draw(classical.laplace(vacuum), vacuum, (96, 96))
+    found = grid.draw(classical.laplace(vacuum), vacuum.block_px, (96, 96))
     assert np.abs(found - slope)[8:88, 8:88].max() < 3
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-import shutil
 import socket
 import ssl
 import stat
@@ -17,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.testclient import TestClient
-from starlette.websockets import WebSocketDisconnect
+from starlette.testclient import TestClient, WebSocketDenialResponse
 from websockets.sync.client import connect
 
 from aet_stream.config import Config, Monitor
@@ -32,52 +30,138 @@ from aet_stream.monitor.monitor import Monitor as Role
 from aet_stream.monitor.shelf import Shelf
 from aet_stream.monitor.web import Web
 from tests.harness import running, wait_for
+from tests.proxy import certificate as made_certificate
 from tests.test_monitor import address
 
 TOKEN = "t" * 43
+EVENTS = "ws://127.0.0.1:8571/api/v1/events"
 
 
-def client(folder: Path, token: str = TOKEN, **headers: str) -> TestClient:
+def client(folder: Path, token: str = TOKEN, peer: str = "127.0.0.1", **settings: Any) -> TestClient:
     live = Live(Config(), Shelf(folder))
-    web = Web(Monitor(), live, Metrics(lambda: live.status, lambda: 0), token)
-    return TestClient(web.app(), base_url="http://127.0.0.1:8571", headers=headers, follow_redirects=False)
+    web = Web(Monitor(**settings), live, Metrics(lambda: live.status, lambda: 0), token)
+    return TestClient(web.app(), base_url="http://127.0.0.1:8571", follow_redirects=False, client=(peer, 50000))
+
+
+def log_in(web: TestClient, **headers: str) -> str:
+    """The cookie, with all that is said of it."""
+    answer = web.post("/login", data={"token": TOKEN}, headers={"origin": "http://127.0.0.1:8571", **headers})
+    assert (answer.status_code, answer.headers["location"]) == (303, "./"), answer.text
+    return str(answer.headers["set-cookie"])
+
+
+def refusal(web: TestClient, headers: dict[str, str]) -> tuple[int, str]:
+    """Of the WebSocket: code and words."""
+    with pytest.raises(WebSocketDenialResponse) as found, web.websocket_connect(EVENTS, headers=headers):
+        pass
+    return found.value.status_code, found.value.text
 
 
 def test_without_the_token_nothing_is_shown(tmp_path: Path) -> None:
     """No token, a wrong one, another's cookie: refused; the right one: served; liveness is open to all."""
     web = client(tmp_path)
+    name = log_in(client(tmp_path)).partition("=")[0]
     for path in ("/api/v1/state", "/status.json", "/metrics", "/api/v1/series", "/static/main.js"):
         assert web.get(path).status_code == 401
         assert web.get(path, headers={"authorization": "Bearer wrong"}).status_code == 401
-        assert web.get(path, headers={"cookie": f"{security.COOKIE}={TOKEN}"}).status_code == 401
-    assert web.get("/", headers={"accept": "text/html"}).headers["location"] == "/login"
+        assert web.get(path, headers={"cookie": f"{name}={TOKEN}"}).status_code == 401
+    for path, way in (("/", "login"), ("/api/v1/series/0000000000000000/report.html", "../../../../login")):
+        assert web.get(path, headers={"accept": "text/html"}).headers["location"] == way
     assert web.get("/livez").status_code == 200
     assert web.get("/api/v1/state", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 200
     for headers in ({}, {"authorization": "Bearer wrong"}):
-        with pytest.raises(WebSocketDisconnect), web.websocket_connect("/api/v1/events", headers=headers):
-            pass
+        assert refusal(web, headers)[0] == 401
 
 
 def test_logging_in_gives_a_cookie_that_is_not_the_token(tmp_path: Path) -> None:
-    """HttpOnly, SameSite=Strict, good beside any neighbour; another site's form, a large one and too many tries are refused."""
+    """HttpOnly, SameSite=Lax, good beside any neighbour; another site's form, a large one and too many tries are refused."""
     web = client(tmp_path)
     own = {"origin": "http://127.0.0.1:8571"}
-    assert web.post("/login", data={"token": TOKEN}).status_code == 403
-    assert web.post("/login", data={"token": TOKEN}, headers={"origin": "http://evil.example"}).status_code == 403
+    for foreign in ({}, {"origin": "http://evil.example"}, {"origin": "null"}, {"origin": "https://127.0.0.1:8571"}):
+        assert web.post("/login", data={"token": TOKEN}, headers=foreign).status_code == 403
     assert web.post("/login", data={"token": "x" * 5000}, headers=own).status_code == 413
-    answer = web.post("/login", data={"token": TOKEN}, headers=own)
-    cookie = answer.headers["set-cookie"]
+    cookie = log_in(web)
     assert "HttpOnly" in cookie
-    assert "samesite=strict" in cookie.lower()
+    assert "samesite=lax" in cookie.lower()
+    assert "path=" not in cookie.lower()  # it holds where the browser sees the page, which a proxy may have put anywhere
     assert TOKEN not in cookie
     assert web.get("/api/v1/state").status_code == 200
     ours = cookie.split(";")[0]
     for neighbours in (f'prefs={{"a": 1}}; {ours}', f"{ours}; a[b]=ü,;=;x", f'"; {ours}'):
         assert client(tmp_path).get("/api/v1/state", headers={"cookie": neighbours.encode()}).status_code == 200
-    for wrong in (f"{ours}x", security.COOKIE, f"{security.COOKIE}=", f"x{ours}", f"{security.COOKIE}=ü"):
+    name = cookie.partition("=")[0]
+    for wrong in (f"{ours}x", name, f"{name}=", f"x{ours}", f"{name}=ü"):
         assert client(tmp_path).get("/api/v1/state", headers={"cookie": wrong.encode()}).status_code == 401
     codes = [web.post("/login", data={"token": "no"}, headers=own).status_code for _ in range(security.TRIES + 1)]
     assert codes[-1] == 429
+
+
+def test_a_cookie_is_named_for_port_and_token(tmp_path: Path) -> None:
+    """Another port, or another token at the same port of another path: another name; after a restart the same."""
+    name = log_in(client(tmp_path)).partition("=")[0]
+    assert log_in(client(tmp_path)).partition("=")[0] == name
+    assert log_in(client(tmp_path, port=8572)).partition("=")[0] != name
+    web = client(tmp_path, "u" * 43)
+    answer = web.post("/login", data={"token": "u" * 43}, headers={"origin": "http://127.0.0.1:8571"})
+    assert answer.headers["set-cookie"].partition("=")[0] != name
+    assert TOKEN[:8] not in name
+
+
+PROXIED = {"origin": "https://lab.example", "x-forwarded-host": "lab.example:443", "x-forwarded-proto": "https"}
+
+
+@pytest.mark.parametrize(
+    ("trusted", "peer", "believed"),
+    [
+        ("10.0.0.5", "10.0.0.5", True),
+        ("10.0.0.0/24", "10.0.0.5", True),
+        ("10.0.0.5", "::ffff:10.0.0.5", True),
+        ("fd00::/8", "fd00::5", True),
+        ("10.0.0.5", "10.0.0.6", False),
+        ("fd00::/8", "10.0.0.5", False),
+        ("127.0.0.1", "nonsense", False),
+    ],
+)
+def test_only_a_trusted_proxy_is_believed(tmp_path: Path, trusted: str, peer: str, believed: bool) -> None:
+    """What it says of name and scheme opens the log-in and the socket, and makes the cookie Secure; of all others nothing counts."""
+    web = client(tmp_path, peer=peer, names=("lab.example",), trusted_proxies=(trusted,))
+    if believed:
+        assert "; Secure" in log_in(web, **PROXIED)
+        with web.websocket_connect(EVENTS, headers={**PROXIED, "authorization": f"Bearer {TOKEN}"}) as events:
+            assert events.receive_json()["type"] == "snapshot"
+        assert "; Secure" not in log_in(web)
+        chain = {**PROXIED, "x-forwarded-host": "evil.example, lab.example", "x-forwarded-proto": "http, https"}
+        assert "; Secure" in log_in(web, **chain)  # each proxy adds to what came: the nearest has the last word
+        assert web.get("/livez", headers={"x-forwarded-host": "evil.example"}).status_code == 400
+        assert web.get("/livez", headers={**PROXIED, "host": "evil.example"}).status_code == 400
+    else:
+        answer = web.post("/login", data={"token": TOKEN}, headers=PROXIED)
+        assert answer.status_code == 403
+        assert "trusted_proxies" in answer.text
+        assert web.get("/livez", headers={"x-forwarded-host": "evil.example"}).status_code == 200
+
+
+def test_a_path_before_ours_may_stay_or_be_taken_away(tmp_path: Path) -> None:
+    """`base_path`: with it, without it, and as people write it, without its last /; no other path is let in by it."""
+    web = client(tmp_path, base_path="/deep/aet")
+    for path in ("/deep/aet/livez", "/livez"):
+        assert web.get(path).status_code == 200
+    assert web.get("/deep/aet").headers["location"] == "aet/"
+    assert web.get("/deep/aet/", headers={"accept": "text/html"}).headers["location"] == "login"
+    for path in ("/deep/aet/api/v1/state", "/deep/aetx/livez", "/deep/aet/deep/aet/livez", "/aet/livez"):
+        assert web.get(path).status_code == 401
+
+
+def test_ways_in_that_cannot_be_are_mistakes() -> None:
+    """Each named with its setting and value."""
+    for word in (
+        'names=["https://lab.example"]', 'names=["lab.example:8443"]', 'names=["*.example"]', 'names=[""]',
+        'trusted_proxies=["lab.example"]', 'trusted_proxies=["10.0.0.5/24"]',
+        "base_path=aet", "base_path=/aet/", "base_path=/", "base_path=/..",
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=rf"monitor\.{word.partition('=')[0]} '"):
+            load(None, [f"monitor.{word}"])
+    load(None, ['monitor.names=["lab.example", "192.0.2.1", "fd00::1"]', "monitor.base_path=/a.b/c-d_e~f"])
 
 
 def test_foreign_names_and_origins_are_refused(tmp_path: Path) -> None:
@@ -85,9 +169,13 @@ def test_foreign_names_and_origins_are_refused(tmp_path: Path) -> None:
     web = client(tmp_path, token="")
     assert web.get("/", headers={"host": "evil.example"}).status_code == 400
     assert web.get("/", headers={"host": "127.0.0.1/../x"}).status_code == 400
+    assert web.get("/livez", headers={"host": "LOCALHOST.:8571"}).status_code == 200
     for origin in ("http://evil.example", "http://127.0.0.1:9999", "null", "http://["):
-        with pytest.raises(WebSocketDisconnect), web.websocket_connect("/api/v1/events", headers={"origin": origin}):
-            pass
+        code, said = refusal(web, {"origin": origin})
+        assert code == 403
+        assert "trusted_proxies" in said or "Origin: null" in said
+    with web.websocket_connect(EVENTS, headers={"origin": "http://127.0.0.1:8571"}) as events:
+        assert events.receive_json()["type"] == "snapshot"
     answer = web.get("/")
     assert answer.headers["content-security-policy"] == security.CSP
     assert "unsafe" not in security.CSP
@@ -109,6 +197,9 @@ def test_the_token_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="chmod 600"):
         security.token_for(settings, tmp_path)
     assert security.token_for(Monitor(), tmp_path) == ""
+    path.chmod(0o600)
+    for others in (Monitor(names=("lab.example",)), Monitor(trusted_proxies=("127.0.0.1",)), Monitor(token="always")):
+        assert security.token_for(others, tmp_path) == token
     with pytest.raises(ConfigError, match=r"monitor\.names"):
         load(None, ["monitor.host=0.0.0.0"])
 
@@ -300,13 +391,7 @@ def test_who_never_takes_his_answers_is_shown_the_door(role: Role, monkeypatch: 
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    """Certificate and key for 127.0.0.1, signed by itself."""
-    if shutil.which("openssl") is None:
-        pytest.skip("no openssl to make a certificate with")
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=aet -addext subjectAltName=IP:127.0.0.1"
-    subprocess.run([*command.split(), "-keyout", str(key), "-out", str(cert)], check=True, capture_output=True)
-    return cert, key
+    return made_certificate(tmp_path, "IP:127.0.0.1")
 
 
 def test_with_a_certificate_all_is_encrypted(tmp_path: Path, certificate: tuple[Path, Path]) -> None:

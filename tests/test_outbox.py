@@ -20,10 +20,11 @@ import pytest
 from aet_stream.config import Config
 from aet_stream.coverage import covered_deg, largest_gap_deg
 from aet_stream.errors import ConfigError
-from aet_stream.hub.commands import obey
+from aet_stream.hub.core import Core
 from aet_stream.hub.hub import Hub
 from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.outbox import Outbox
+from aet_stream.hub.timing import Timing
 from aet_stream.trigger import webhook
 from aet_stream.trigger.trigger import Trigger
 from tests.harness import wait_for
@@ -46,15 +47,20 @@ class Pair:
             **settings,
         }
         self.config = msgspec.convert(tree, Config)
-        self.hub = Hub(self.config)
-        self.hub.start()
+        self.clock_off_s = 0.0
+        """How far the computer's clock was set back or forth."""
+        self._start_hub()
         self.trigger = Trigger(self.config)
         self.trigger.start()
 
+    @property
+    def core(self) -> Core:
+        return self.hub.core
+
     def announce(self, count: int, *, series: str = "s", event: str = "series.closed", first: int = 0) -> list[str]:
         """The ids of new events."""
-        with self.hub.ledger.transaction():
-            return [str(self.hub.outbox.announce(event, series, str(n), {"n": n})) for n in range(first, first + count)]
+        with self.core.ledger.transaction():
+            return [str(self.core.outbox.announce(event, series, str(n), {"n": n})) for n in range(first, first + count)]
 
     def turn(self) -> None:
         self.trigger.step()
@@ -69,15 +75,18 @@ class Pair:
         wait_for(there, limit_s=limit_s, what=f"deliveries: {self.deliveries()}")
 
     def deliveries(self) -> list[tuple[str, str]]:
-        return [(row["sink"], row["state"]) for row in self.hub.outbox.listed()]
+        return [(row["sink"], row["state"]) for row in self.core.outbox.listed()]
 
     def settled(self) -> bool:
-        return self.hub.outbox.figures()["pending"] == 0
+        return self.core.outbox.figures()["pending"] == 0
 
     def new_hub(self) -> None:
         """The hub dies and another takes over; what the dead one had on its sockets is lost."""
         self.hub.close()
-        self.hub = Hub(self.config)
+        self._start_hub()
+
+    def _start_hub(self) -> None:
+        self.hub = Hub(self.config, timing=Timing(unix_s=lambda: time.time() + self.clock_off_s))
         self.hub.start()
 
     def new_trigger(self) -> None:
@@ -157,12 +166,12 @@ def test_too_many_failures_put_an_event_aside_until_a_person_resends_it(receivin
     receiver.answers = [500, 500, 500]
     first, second = pair.announce(2)
     pair.until(lambda: pair.settled() and len(receiver.effects) == 1)
-    (dead,) = pair.hub.outbox.figures()["dead"]
+    (dead,) = pair.core.outbox.figures()["dead"]
     assert (dead["event_id"], dead["attempts"]) == (first, 3)
     assert "500" in dead["detail"] or "not the event's id" in dead["detail"]
     assert [event["id"] for event in receiver.effects] == [second]
-    with pair.hub.ledger.transaction():
-        assert pair.hub.outbox.resend([first]) == 1
+    with pair.core.ledger.transaction():
+        assert pair.core.outbox.resend([first]) == 1
     pair.until(pair.settled)
     assert [event["id"] for event in receiver.effects] == [second, first]
 
@@ -189,8 +198,8 @@ def test_nobody_there_costs_tries_not_events(pairs: Callable[..., Pair]) -> None
         port = probe.getsockname()[1]
     pair = pairs(webhook={"url": f"http://127.0.0.1:{port}/hook", "events": ALL}, trigger={"longest_pause_s": 0.1, "attempts": 1000})
     ids = pair.announce(3)
-    pair.until(lambda: pair.hub.outbox.listed()[-1]["attempts"] >= 3)
-    assert "refused" in pair.hub.outbox.listed()[-1]["detail"]
+    pair.until(lambda: pair.core.outbox.listed()[-1]["attempts"] >= 3)
+    assert "refused" in pair.core.outbox.listed()[-1]["detail"]
     with http_receiver(port) as receiver:
         pair.until(pair.settled)
     assert [event["id"] for event in receiver.tries] == ids
@@ -224,11 +233,11 @@ def test_a_missing_secret_fails_the_webhook_alone(tmp_path: Path, pairs: Callabl
         (event_id,) = pair.announce(1)
         pair.until(pair.settled)
         assert sorted(pair.deliveries()) == [("command", "done"), ("webhook", "failed")]
-        assert f"webhook.secret_file {secret}" in pair.hub.outbox.figures()["dead"][0]["detail"]
+        assert f"webhook.secret_file {secret}" in pair.core.outbox.figures()["dead"][0]["detail"]
         assert receiver.tries == []
         secret.write_text("any text\n")
-        with pair.hub.ledger.transaction():
-            assert pair.hub.outbox.resend([event_id]) == 1
+        with pair.core.ledger.transaction():
+            assert pair.core.outbox.resend([event_id]) == 1
         pair.until(pair.settled)
     assert "webhook-signature" in receiver.headers[0]
 
@@ -242,24 +251,21 @@ def test_again_later_is_no_failed_try(pairs: Callable[..., Pair], answer: Any) -
         (event_id,) = pair.announce(1)
         pair.until(pair.settled)
     assert [event["id"] for event in receiver.effects] == [event_id]
-    assert pair.hub.outbox.figures()["failed"] == 0
+    assert pair.core.outbox.figures()["failed"] == 0
 
 
 @pytest.mark.parametrize("then", ["start", "clock"])
-def test_what_was_put_off_is_sent_at_the_next_start_and_when_the_clock_is_set_back(
-    pairs: Callable[..., Pair], monkeypatch: pytest.MonkeyPatch, then: str
-) -> None:
+def test_what_was_put_off_is_sent_at_the_next_start_and_when_the_clock_is_set_back(pairs: Callable[..., Pair], then: str) -> None:
     """Nobody waits for a time that the clock may never show again, nor for another start than the next."""
     with http_receiver() as receiver:
         receiver.answers = [503]
         pair = pairs(webhook={"url": receiver.address, "events": ALL}, trigger={"again_s": 3600})
         names = pair.announce(2)
-        pair.until(lambda: obey(pair.hub, "idle", {})[1]["put_off_events"] == 2)
-        real = time.time
+        pair.until(lambda: pair.core.commands.obey("idle", {})[1]["put_off_events"] == 2)
         if then == "start":
             pair.new_hub()
         else:
-            monkeypatch.setattr(time, "time", lambda: real() - 86400)
+            pair.clock_off_s = -86400.0
         pair.until(pair.settled, limit_s=10)
     assert [event["id"] for event in receiver.effects] == names
 
@@ -271,21 +277,21 @@ def test_what_a_receiver_puts_off_is_not_unfinished(pairs: Callable[..., Pair]) 
         pair = pairs(webhook={"url": receiver.address, "events": ALL}, trigger={"again_s": 3600, "longest_pause_s": 3600, "attempts": 2})
 
         def waiting() -> tuple[int, int]:
-            said = obey(pair.hub, "idle", {})[1]
+            said = pair.core.commands.obey("idle", {})[1]
             return said["put_off_events"], said["unfinished_events"]
 
         pair.announce(3)
         pair.until(lambda: waiting() == (3, 0))
         other = pair.announce(1, series="t")
         assert waiting() == (3, 1)
-        pair.until(lambda: pair.hub.outbox.delivery(other[0], "webhook")["ended_at"] is not None)
+        pair.until(lambda: pair.core.outbox.delivery(other[0], "webhook")["ended_at"] is not None)
         assert waiting() == (3, 1)
-        with pair.hub.ledger.transaction():
-            pair.hub.ledger.db.execute("UPDATE delivery SET next_at = 1 WHERE series = 't'")  # as if an hour had passed
+        with pair.core.ledger.transaction():
+            pair.core.ledger.db.execute("UPDATE delivery SET next_at = 1 WHERE series = 't'")  # as if an hour had passed
         pair.until(lambda: waiting() == (4, 0))
-        with pair.hub.ledger.transaction():
-            pair.hub.outbox.end(other[0], "webhook", "failed", "as if it had been tried often")
-            assert pair.hub.outbox.resend(other) == 1
+        with pair.core.ledger.transaction():
+            pair.core.outbox.end(other[0], "webhook", "failed", "as if it had been tried often")
+            assert pair.core.outbox.resend(other) == 1
         assert waiting() == (3, 1)
 
 
@@ -297,7 +303,7 @@ def test_redirects_are_not_followed(pairs: Callable[..., Pair]) -> None:
         pair.announce(1)
         pair.until(pair.settled)
     assert other.tries == []
-    assert pair.hub.outbox.figures()["failed"] == 1
+    assert pair.core.outbox.figures()["failed"] == 1
 
 
 def test_an_answer_byte_by_byte_is_cut_at_the_timeout() -> None:
@@ -355,7 +361,7 @@ def test_exit_75_means_again_later_and_other_codes_a_failed_try(tmp_path: Path, 
     pair.until(lambda: len(program.tries) > 3)
     program.answer(1)
     pair.until(pair.settled)
-    (dead,) = pair.hub.outbox.figures()["dead"]
+    (dead,) = pair.core.outbox.figures()["dead"]
     assert (dead["attempts"], dead["detail"]) == (2, "exit code 1")
     assert program.effects == set()
 
@@ -366,7 +372,7 @@ def test_a_command_that_hangs_is_stopped(tmp_path: Path, pairs: Callable[..., Pa
     (tmp_path / "program" / "wait").touch()
     pair = pairs(command={"argv": program.argv, "events": ALL, "timeout_s": 1.0}, trigger={"longest_pause_s": 0.05})
     (event_id,) = pair.announce(1)
-    pair.until(lambda: "stopped after" in pair.hub.outbox.listed()[0]["detail"])
+    pair.until(lambda: "stopped after" in pair.core.outbox.listed()[0]["detail"])
     (tmp_path / "program" / "wait").unlink()
     pair.until(pair.settled)
     assert program.effects == {event_id}
@@ -377,7 +383,7 @@ def test_a_command_that_is_not_there_is_named(tmp_path: Path, pairs: Callable[..
     pair = pairs(command={"argv": [str(tmp_path / "nothing")], "events": ALL}, trigger={"attempts": 1})
     pair.announce(1)
     pair.until(pair.settled)
-    assert "nothing cannot be started: No such file" in pair.hub.outbox.figures()["dead"][0]["detail"]
+    assert "nothing cannot be started: No such file" in pair.core.outbox.figures()["dead"][0]["detail"]
 
 
 # -- what happens to what ---------------------------------------------------------------------------------------------------------------
@@ -399,7 +405,7 @@ def test_the_same_happening_is_announced_once(pairs: Callable[..., Pair]) -> Non
     pair = pairs(command={"argv": ["/bin/true"], "events": ALL})
     (first,) = pair.announce(1)
     assert pair.announce(1) == ["None"]
-    assert len(pair.hub.outbox.listed()) == 1
+    assert len(pair.core.outbox.listed()) == 1
     other = Ledger(pair.config.output_root / "other.sqlite")
     with other.transaction():
         assert Outbox(other.db).announce("series.closed", "s", "0", {}) == first
@@ -411,8 +417,8 @@ def test_a_failed_transaction_announces_nothing(pairs: Callable[..., Pair]) -> N
     pair = pairs(command={"argv": ["/bin/true"], "events": ALL})
 
     def fail_later() -> None:
-        with pair.hub.ledger.transaction():
-            pair.hub.outbox.announce("held", "s", "x", {})
+        with pair.core.ledger.transaction():
+            pair.core.outbox.announce("held", "s", "x", {})
             raise RuntimeError("the disk, say")
 
     with pytest.raises(RuntimeError):
@@ -433,14 +439,14 @@ def test_a_sink_that_is_no_longer_configured_keeps_nobody_waiting(pairs: Callabl
 def test_previews_are_coalesced_and_called_off(pairs: Callable[..., Pair]) -> None:
     """Of many milestones only the last is leased; when the series closes, what is left is called off."""
     pair = pairs(preview={"enabled": True})
-    outbox, first = pair.hub.outbox, pair.announce(3, event="coverage.milestone")
-    with pair.hub.ledger.transaction():
+    outbox, first = pair.core.outbox, pair.announce(3, event="coverage.milestone")
+    with pair.core.ledger.transaction():
         leased = outbox.lease("preview")
     assert leased is not None
     assert leased["event_id"] == first[-1]
     assert [state for _, state in pair.deliveries()] == ["leased", "superseded", "superseded"]
     pair.announce(1, event="coverage.milestone", first=3)
-    with pair.hub.ledger.transaction():
+    with pair.core.ledger.transaction():
         assert outbox.lease("preview") is None  # one at a time
         assert outbox.supersede("preview", "s") == [first[-1]]
     assert pair.settled()

@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from matplotlib.image import imread
 from aet_stream.consistency import fit_law
 from tests.browser import Browser, Page, chromium
 from tests.harness import ENVIRONMENT, Daemon, known_image, put, running, wait_for
+from tests.proxy import free_port
 from tests.test_monitor import address, get
 
 pytestmark = pytest.mark.timeout(400)
@@ -73,12 +73,6 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         (found.root / "np" / "broken_+50.0deg.tif").write_bytes(b"II*\0 no image")
         found.wait_for_totals(stored=15, held=1, quarantined=1)
         yield found
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def opened(browser: Browser, daemon: Daemon) -> Page:

@@ -1,33 +1,30 @@
-"""Ill-mannered workers, units and clocks: slow, dead, late, twice, wrong, of another version; and what kills whoever takes it."""
+"""Ill-mannered workers, visits and clocks: slow, dead, late, twice, wrong, of another version; and what kills whoever takes it."""
 
 from __future__ import annotations
 
+import re
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from aet_stream import durable
-from aet_stream.config import Angle, Config, Orientation, Output, Queue, Series
+from aet_stream.config import Angle, Config, Output
 from aet_stream.errors import AetError, OutputFull
-from aet_stream.hub import workers
-from aet_stream.hub.archive import Archive, open_ledger
-from aet_stream.hub.commands import obey
-from aet_stream.hub.flights import Flights
-from aet_stream.hub.intake import Intake
-from aet_stream.hub.ledger import outcome
-from aet_stream.hub.outbox import Outbox
-from aet_stream.hub.outcomes import Outcomes
-from aet_stream.hub.storing import Storing
-from aet_stream.hub.workers import Workers
+from aet_stream.hub.core import Core
+from aet_stream.hub.ledger import summary
+from aet_stream.hub.outgoing import Letter, News
+from aet_stream.hub.timing import Timing
 from aet_stream.layout import superseded
-from aet_stream.messages import WIRE_VERSION, Acquired, Beat, Done, Failed, FileOffer, Job, NotAcquired, Offer, Ready, Want, Working
+from aet_stream.messages import WIRE_VERSION, Acquired, Beat, Done, Failed, FileOffer, Job, NotAcquired, Offer, Ready, ToHub, Want, Working
 from aet_stream.monitor.words import remedies
-from aet_stream.projection import Acquisition, Candidate, Quality, Subtracted, sha256_of
+from aet_stream.projection import Acquisition, Candidate, Quality, Subtracted, VisitKey, sha256_of
 from aet_stream.transport import HubSocket
 from aet_stream.watch.angle import resolve
 from aet_stream.worker import Worker
@@ -36,100 +33,158 @@ from tests.test_store import made
 
 PIXELS = known_image(0, 32)
 CLEAN = PIXELS.astype("<f4")
-READY = Ready(name="w", model_sha256="0", wire=WIRE_VERSION)
 
 
-class Desk:
-    """The hub without its socket: what it sends is kept in a list."""
-
-    def __init__(self, root: Path, *, lease_s: float = 30.0) -> None:
-        rules = Queue(lease_s=lease_s, attempts=3, alone_pause_s=0.0)
-        self.config = Config()
-        self.sent: list[tuple[bytes, Any]] = []
-        self.ledger, _ = open_ledger(root)
-        outbox = Outbox(self.ledger.db, {})
-        self.archive = Archive(root, self.ledger, outbox, fold_rows=256, expected=0, config="{}")
-        self.flights = Flights(rules.credit, rules.credit_mib << 20, rules.lease_s)
-        self.outcomes = Outcomes(rules, self.ledger, outbox, self.flights, root / "quarantine", lambda topic, what: None)
-        self.intake = Intake(self.config, self.ledger, self.archive, self.flights, self.outcomes, self._send)
-        self.workers = Workers("hub", self.flights, self.outcomes, self._send)
-        tell = lambda topic, what: None  # noqa: E731
-        self.storing = Storing(self.config, self.ledger, self.archive, self.flights, self.intake, self.outcomes, tell)
-        self.pixels: dict[str, np.ndarray] = {}
-        self.known: dict[str, Acquisition] = {}
-        """What watch finds in a file; otherwise PIXELS, and nothing said of them."""
-        self.tilts_deg: dict[str, float] = {}
-        self.holds: dict[str, str] = {}
-        """What watch says of the tilt; otherwise 5 degrees, and nothing against it."""
-        self.intake.hear_watch(b"watch", set())
-
-    def _send(self, peer: bytes, message: Any, pixels: Any = None) -> bool:
-        self.sent.append((peer, message))
-        return True
-
-    def offer(self, *names: str, stamp: str = "1", folder: str = "s") -> None:
-        self.intake.hear_offer(Offer(files=tuple(FileOffer(f"{folder}/{name}.tif", ((0, stamp),), 2048, 1e9) for name in names)))
-
-    def acquire(self) -> None:
-        """Watch answers whatever is wanted."""
-        self.intake.grant()
-        for _, want in [item for item in self.sent if isinstance(item[1], Want)]:
-            pixels = self.pixels.get(want.path, PIXELS)
-            answer = Acquired(
-                path=want.path,
-                stamp=want.stamp,
-                image=0,
-                sha256=sha256_of(pixels),
-                acquisition=self.known.get(want.path, Acquisition()),
-                candidates=(Candidate("filename", "", self.tilts_deg.get(want.path, 5.0)),),
-                hold=self.holds.get(want.path, ""),
-            )
-            self.intake.hear_acquired(answer, pixels)
-        self.sent = [item for item in self.sent if not isinstance(item[1], Want)]
-
-    def job(self, peer: bytes = b"w1", ready: Ready = READY) -> Job | None:
-        """The work that a worker gets when it asks."""
-        self.acquire()
-        self.workers.hear_ready(peer, ready)
-        self.workers.assign()
-        jobs = [message for to, message in self.sent if isinstance(message, Job) and to == peer]
-        self.sent.clear()
-        return jobs[-1] if jobs else None
-
-    def store(self, *names: str, stamp: str = "1") -> None:
-        """Offer files, have a worker subtract each, and store what can be stored."""
-        self.offer(*names, stamp=stamp)
-        self.finish(len(names))
-
-    def take_up(self) -> None:
-        """As the hub does with what the ledger calls ready."""
-        for row in self.ledger.ready():
-            self.outcomes.take_up(row["path"], row["image"], row["stamp"], row["attempts"])
-        self.finish(len(self.flights.backlog))
-
-    def finish(self, count: int, *, commit: bool = True) -> None:
-        for number in range(count):
-            job = self.job(f"w{number}".encode(), Ready(name=f"w{number}", model_sha256="0", wire=WIRE_VERSION))
-            if job is not None:
-                self.workers.hear_done(done(job), CLEAN)
-        while commit and self.workers.done:
-            self.storing.commit(self.workers.done)
-        self.storing.publish(at_once=True)
-
-    def state(self, name: str = "a", folder: str = "s") -> str:
-        row = self.ledger.db.execute("SELECT state FROM unit WHERE path = ? ORDER BY id DESC", (f"{folder}/{name}.tif",)).fetchone()
-        return str(row["state"])
+def ready(name: str = "w") -> Ready:
+    return Ready(name=name, model_sha256="0", wire=WIRE_VERSION)
 
 
 def done(job: Job) -> Done:
     return Done(job_id=job.job_id, quality=Quality("none", "0"), network_s=0.0)
 
 
+class Clock:
+    """Goes on only when a test says so."""
+
+    def __init__(self) -> None:
+        self.now_s, self.unix_s = 1000.0, time.time()
+
+    def advance(self, seconds: float) -> None:
+        self.now_s, self.unix_s = self.now_s + seconds, self.unix_s + seconds
+
+
+class Desk:
+    """A real core, and watch and workers as the test plays them; what the core sends is kept in a list."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.clock = Clock()
+        self.sent: list[Letter] = []
+        self.pixels: dict[str, np.ndarray] = {}
+        self.known: dict[str, Acquisition] = {}
+        """What watch finds in a file; otherwise PIXELS, and nothing said of them."""
+        self.tilts_deg: dict[str, float] = {}
+        self.holds: dict[str, str] = {}
+        """What watch says of the tilt; otherwise 5 degrees, and nothing against it."""
+        self.doubts: dict[str, str] = {}
+        """What watch says of the file as a whole."""
+        self.core = self._opened({})
+
+    def _opened(self, settings: dict[str, Any]) -> Core:
+        tree = {
+            "watch": {"root": "/microscope/in"},
+            "output": {"root": str(self.root), "group_s": 0.0},
+            "queue": {"attempts": 3, "alone_pause_s": 0.0},
+        }
+        timing = Timing(now_s=lambda: self.clock.now_s, unix_s=lambda: self.clock.unix_s)
+        return Core(msgspec.convert(tree | settings, Config), timing=timing)
+
+    def restart(self, **settings: Any) -> None:
+        """The hub ends and starts again, with other settings perhaps."""
+        self.core.close()
+        self.sent.clear()
+        self.core = self._opened(settings)
+
+    def post(self, outgoing: Iterable[Letter | News]) -> None:
+        self.sent += [each for each in outgoing if isinstance(each, Letter)]
+
+    def hear(self, message: ToHub, pixels: np.ndarray | None = None, peer: bytes = b"w") -> None:
+        self.post(self.core.hear(peer, message, pixels))
+
+    def beat(self) -> None:
+        """Watch lives, and has nothing left to answer."""
+        self.hear(Beat(role="watch", name="watch", pid=1, wire=WIRE_VERSION, status={"asked": []}), peer=b"watch")
+
+    def turn(self) -> None:
+        self.beat()
+        self.post(self.core.turn())
+
+    def obey(self, name: str, **arguments: Any) -> None:
+        self.core.commands.obey(name, arguments)
+
+    def taken(self, kind: type) -> list[tuple[bytes, Any]]:
+        """What was sent of one kind since, and to whom."""
+        taken = [(letter.peer, letter.message) for letter in self.sent if isinstance(letter.message, kind)]
+        self.sent = [letter for letter in self.sent if not isinstance(letter.message, kind)]
+        return taken
+
+    def offer(self, *names: str, stamp: str = "1", folder: str = "s") -> None:
+        self.hear(Offer(files=tuple(FileOffer(f"{folder}/{name}.tif", ((0, stamp),), 2048, 1e9) for name in names)), peer=b"watch")
+
+    def answer(self) -> None:
+        """Watch answers whatever is wanted."""
+        for _, want in self.taken(Want):
+            path = want.visit.path
+            pixels = self.pixels.get(path, PIXELS)
+            answer = Acquired(
+                visit=want.visit,
+                sha256=sha256_of(pixels),
+                acquisition=self.known.get(path, Acquisition()),
+                candidates=(Candidate("filename", "", self.tilts_deg.get(path, 5.0)),),
+                hold=self.holds.get(path, ""),
+                doubt=self.doubts.get(path, ""),
+            )
+            self.hear(answer, pixels, peer=b"watch")
+
+    def job(self, peer: bytes = b"w", asking: Ready | None = None) -> Job | None:
+        """The work that a worker gets when it asks."""
+        self.turn()
+        self.answer()
+        self.hear(asking or ready(), peer=peer)
+        self.turn()
+        jobs = [job for to, job in self.taken(Job) if to == peer]
+        return jobs[-1] if jobs else None
+
+    def run(self) -> None:
+        """Watch answers, a worker works, until nothing moves any more."""
+        self.sent.clear()
+        while True:
+            self.clock.advance(0.3)
+            self.turn()
+            moved = bool(self.sent and [letter for letter in self.sent if isinstance(letter.message, Want | Job)])
+            self.answer()
+            for _, job in self.taken(Job):
+                self.hear(done(job), self.pixels.get(job.visit.path, PIXELS).astype("<f4"))
+            self.hear(ready())
+            if not moved and not self.core.at_work and (self.core.paused or not self.core.in_hand()):
+                return
+
+    def store(self, *names: str, stamp: str = "1", folder: str = "s") -> None:
+        """Offer files, have a worker subtract each, and store what can be stored."""
+        self.offer(*names, stamp=stamp, folder=folder)
+        self.run()
+
+    def counts(self, state: str) -> int:
+        count: int = self.core.status()["queue"][state]
+        return count
+
+    def stored(self, name: str, stamp: str) -> bool:
+        return self.core.archive.store("s").holds(VisitKey(f"s/{name}.tif", 0, stamp))
+
+    def bad(self, name: str, stamp: str = "1", why: str = "bad") -> None:
+        """Watch cannot read it."""
+        self.hear(NotAcquired(visit=VisitKey(f"s/{name}.tif", 0, stamp), why=why, reason="cut off"), peer=b"watch")  # type: ignore[arg-type]
+
+    def wanted(self) -> list[str]:
+        """The state of each file that watch is asked for now."""
+        self.turn()
+        return [want.visit.stamp for _, want in self.taken(Want)]
+
+    def state(self, name: str = "a", folder: str = "s") -> str:
+        path = f"{folder}/{name}.tif"
+        row = self.core.ledger.db.execute("SELECT state FROM visit WHERE path = ? ORDER BY id DESC", (path,)).fetchone()
+        return str(row["state"])
+
+    def records(self) -> list[Path]:
+        """Of what is in quarantine."""
+        return list((self.root / "quarantine").glob("*.json"))
+
+
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
     desk = Desk(tmp_path)
     yield desk
-    desk.ledger.close()
+    desk.core.close()
 
 
 def test_a_silent_worker_loses_its_lease_and_its_late_result_is_dropped(desk: Desk) -> None:
@@ -137,16 +192,17 @@ def test_a_silent_worker_loses_its_lease_and_its_late_result_is_dropped(desk: De
     desk.offer("a")
     first = desk.job()
     assert first is not None
-    next(iter(desk.flights)).deadline = time.monotonic() - 1
-    desk.workers.expire()
-    second = desk.job(b"w2", Ready(name="w2", model_sha256="0", wire=WIRE_VERSION))
+    desk.clock.advance(31.0)
+    second = desk.job(b"w2", ready("w2"))
     assert second is not None
     assert second.job_id != first.job_id
-    desk.workers.hear_done(done(first), CLEAN)
-    assert desk.workers.done == []
-    desk.workers.hear_done(done(second), CLEAN)
-    desk.workers.hear_done(done(second), CLEAN)
-    assert len(desk.workers.done) == 1
+    desk.hear(done(first), CLEAN)
+    assert desk.counts("done") == 0
+    desk.hear(done(second), CLEAN)
+    desk.hear(done(second), CLEAN)
+    assert desk.counts("done") == 1
+    desk.run()
+    assert len(desk.core.archive.store("s").records) == 1
 
 
 def test_signs_of_life_keep_a_lease(desk: Desk) -> None:
@@ -154,23 +210,21 @@ def test_signs_of_life_keep_a_lease(desk: Desk) -> None:
     desk.offer("a")
     job = desk.job()
     assert job is not None
-    flight = next(iter(desk.flights))
-    flight.deadline = time.monotonic() - 1
-    desk.workers.hear_working(Working(job_id=job.job_id))
-    desk.workers.expire()
-    assert flight.state == "working"
+    for _ in range(3):
+        desk.clock.advance(20.0)
+        desk.hear(Working(job_id=job.job_id))
+        desk.turn()
+    assert desk.counts("working") == 1
 
 
 def test_results_for_nobody_do_nothing(desk: Desk) -> None:
     """A job that never was, or of the hub before."""
     desk.offer("a")
-    job = desk.job()
-    assert job is not None
+    assert desk.job() is not None
     for stranger in ("", "hub.99", "otherhub.0"):
-        desk.workers.hear_done(Done(job_id=stranger, quality=Quality("none", "0"), network_s=0.0), CLEAN)
-        desk.workers.hear_failed(Failed(job_id=stranger, reason="x"))
-    assert desk.workers.done == []
-    assert next(iter(desk.flights)).state == "working"
+        desk.hear(Done(job_id=stranger, quality=Quality("none", "0"), network_s=0.0), CLEAN)
+        desk.hear(Failed(job_id=stranger, reason="x"))
+    assert (desk.counts("done"), desk.counts("working")) == (0, 1)
 
 
 def test_a_broken_new_state_waits_for_the_result_of_the_old_one(desk: Desk) -> None:
@@ -178,13 +232,10 @@ def test_a_broken_new_state_waits_for_the_result_of_the_old_one(desk: Desk) -> N
     desk.offer("a")
     job = desk.job()
     assert job is not None
-    desk.intake.hear_not_acquired(NotAcquired(path="s/a.tif", stamp="2", image=0, why="bad", reason="cut off"))
-    desk.workers.hear_done(done(job), CLEAN)
-    (flight,) = desk.workers.done
-    assert flight.stamp == "1"
-    desk.flights.land(flight)
-    desk.intake.grant()
-    assert [message.stamp for _, message in desk.sent if isinstance(message, Want)] == ["2"]
+    desk.bad("a", stamp="2")
+    desk.hear(done(job), CLEAN)
+    assert desk.wanted() == ["2"]
+    assert desk.stored("a", "1")
 
 
 def test_a_new_state_is_not_lost_when_a_worker_dies_over_the_old_one(desk: Desk) -> None:
@@ -193,12 +244,12 @@ def test_a_new_state_is_not_lost_when_a_worker_dies_over_the_old_one(desk: Desk)
     job = desk.job()
     assert job is not None
     desk.offer("a", stamp="2")
-    desk.workers.hear_failed(Failed(job_id=job.job_id, reason="it died"))
-    desk.intake.grant()
-    assert [message.stamp for _, message in desk.sent if isinstance(message, Want)] == ["2"]
-    desk.finish(1)
-    assert desk.archive.store("s").holds("s/a.tif", 0, "2")
-    assert desk.ledger.ready() == []
+    desk.hear(Failed(job_id=job.job_id, reason="it died"))
+    assert desk.wanted() == ["2"]
+    desk.clock.advance(3.5)  # that letter was lost
+    desk.run()
+    assert desk.stored("a", "2")
+    assert desk.core.ledger.ready() == []
 
 
 def test_requeueing_a_file_that_was_mended_loses_nothing(desk: Desk) -> None:
@@ -206,13 +257,12 @@ def test_requeueing_a_file_that_was_mended_loses_nothing(desk: Desk) -> None:
     names = [f"{index:02d}" for index in range(20)]
     for name in names:
         desk.pixels[f"s/{name}.tif"] = known_image(int(name), 32)
-        desk.intake.hear_not_acquired(NotAcquired(path=f"s/{name}.tif", stamp="1", image=0, why="bad", reason="cut off"))
+        desk.bad(name)
     desk.offer(*names, stamp="2")
-    obey(desk, "requeue", {"ids": [row["id"] for row in desk.ledger.in_state("quarantined")]})  # type: ignore[arg-type]
-    for _ in names:
-        desk.finish(1)
-    assert all(desk.archive.store("s").holds(f"s/{name}.tif", 0, "2") for name in names)
-    assert desk.ledger.in_state("quarantined") == []
+    desk.obey("requeue", ids=[row["id"] for row in desk.core.ledger.in_state("quarantined")])
+    desk.run()
+    assert all(desk.stored(name, "2") for name in names)
+    assert desk.core.ledger.in_state("quarantined") == []
 
 
 @pytest.mark.parametrize("clean", [CLEAN[:5], CLEAN.astype("<f8"), np.full_like(CLEAN, np.nan)], ids=["shape", "dtype", "NaN"])
@@ -222,26 +272,35 @@ def test_a_wrong_result_is_charged_and_not_stored(desk: Desk, clean: np.ndarray)
     for _ in range(4):
         job = desk.job()
         assert job is not None
-        desk.workers.hear_done(done(job), clean)
-        assert desk.workers.done == []
+        desk.hear(done(job), clean)
+        assert desk.counts("done") == 0
     assert desk.state() == "quarantined"
-    assert "the worker answered" in next((desk.outcomes.folder).glob("*.json")).read_text()
+    assert "the worker answered" in desk.records()[0].read_text()
 
 
-def test_a_projection_that_kills_every_worker_ends_in_quarantine(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_planes_that_nobody_knows_are_charged(desk: Desk) -> None:
+    """A worker of another make sends other pixels than are kept: none of them is taken for another."""
+    desk.offer("a")
+    job = desk.job()
+    assert job is not None
+    desk.hear(Done(job_id=job.job_id, quality=Quality("none", "0"), network_s=0.0, planes=("dirty",)), CLEAN)
+    assert (desk.counts("done"), desk.core.ledger.visit(1)["attempts"]) == (0, 1)  # type: ignore[index]
+
+
+def test_a_projection_that_kills_every_worker_ends_in_quarantine(desk: Desk) -> None:
     """Three deaths, one more try alone, then aside; what stands beside it goes on."""
     desk.offer("bomb")
     for number in range(4):
         job = desk.job(f"w{number}".encode())
         assert job is not None
-        assert job.path == "s/bomb.tif"
-        monkeypatch.setattr(workers, "CROSSING_S", 0.0)  # it is silent for long enough
-        desk.workers.hear_ready(f"w{number + 1}".encode(), READY)  # its successor under the same name
+        assert job.visit.path == "s/bomb.tif"
+        desk.clock.advance(4.0)  # it is silent for long enough
+        desk.hear(ready(), peer=f"w{number + 1}".encode())  # its successor under the same name
     assert desk.state("bomb") == "quarantined"
     desk.offer("good")
-    good = desk.job(b"w9")
+    good = desk.job(b"w4")
     assert good is not None
-    assert good.path == "s/good.tif"
+    assert good.visit.path == "s/good.tif"
 
 
 def test_a_text_that_hdf5_cannot_hold_costs_one_file(desk: Desk) -> None:
@@ -251,8 +310,8 @@ def test_a_text_that_hdf5_cannot_hold_costs_one_file(desk: Desk) -> None:
     desk.store("a")
     desk.store("b", "c", "d")
     assert [desk.state(name) for name in "abcd"] == ["stored", "stored", "quarantined", "stored"]
-    assert "detector 'HAADF" in next(desk.outcomes.folder.glob("*.json")).read_text()
-    assert not list((desk.archive.root / "s" / "projections").glob(".*"))
+    assert "detector 'HAADF" in desk.records()[0].read_text()
+    assert not list((desk.root / "s" / "projections").glob(".*"))
 
 
 def test_a_name_that_is_written_again_and_again_loses_no_image(desk: Desk) -> None:
@@ -263,10 +322,10 @@ def test_a_name_that_is_written_again_and_again_loses_no_image(desk: Desk) -> No
         desk.store("latest", stamp=str(number))
         desk.store(f"copy_{number}")
         assert desk.state(f"copy_{number}") == "duplicate"
-        desk.take_up()
+        desk.run()
     assert [desk.state(f"copy_{number}") for number in range(3)] == ["stored", "stored", "duplicate"]
     desk.store("latest", stamp="touched")
-    records = desk.archive.store("s").records
+    records = desk.core.archive.store("s").records
     counted = sorted(record.sha256 for record, old in zip(records, superseded(records), strict=True) if not old)
     assert counted == sorted(sha256_of(image) for image in images)
     assert len(records) == 5
@@ -274,16 +333,18 @@ def test_a_name_that_is_written_again_and_again_loses_no_image(desk: Desk) -> No
 
 def test_a_series_is_full_when_as_many_images_are_there_as_rows_that_count(desk: Desk) -> None:
     """A tilt that is taken again under the same name does not end the series before its last one, nor count for plan or coverage."""
-    desk.storing._config = Config(series=Series(expected=3, idle_close_s=0))
+    desk.restart(series={"expected": 3, "idle_close_s": 0})
     desk.pixels = {f"s/{name}.tif": known_image(index, 32) for index, name in enumerate("abc")}
     desk.store("a", "b")
     desk.pixels["s/b.tif"] = known_image(7, 32)
     desk.store("b", stamp="2")
-    assert len(desk.archive.store("s").records) == 3
-    assert desk.storing._due() == []
-    assert len(desk.archive.tilts_deg("s")) == outcome(desk.ledger)["series"][0]["tilts"] == 2
+    desk.run()
+    (series,) = summary(desk.core.ledger)["series"]
+    assert (series["stored"], series["state"]) == (3, "open")
+    assert len(desk.core.archive.tilts_deg("s")) == series["tilts"] == 2
     desk.store("c")
-    assert desk.storing._due() == ["s"]
+    desk.run()
+    assert desk.core.ledger.series("s")[0]["state"] == "closed"
 
 
 def test_a_file_that_is_restored_counts_again(desk: Desk) -> None:
@@ -291,7 +352,7 @@ def test_a_file_that_is_restored_counts_again(desk: Desk) -> None:
     for number, index in enumerate((0, 7, 0, 0)):
         desk.pixels["s/a.tif"] = known_image(index, 32)
         desk.store("a", stamp=str(number))
-    records = desk.archive.store("s").records
+    records = desk.core.archive.store("s").records
     assert [record.sha256 for record in records] == [sha256_of(known_image(index, 32)) for index in (0, 7, 0)]
     assert superseded(records) == [True, True, False]
     assert desk.state() == "same"
@@ -300,73 +361,81 @@ def test_a_file_that_is_restored_counts_again(desk: Desk) -> None:
 def test_a_series_whose_folder_cannot_be_written_stops_no_other(desk: Desk) -> None:
     """A file lies where its folder belongs: it waits, with what the system says of it, while the other series goes on."""
     desk.pixels = {f"s/{name}.tif": known_image(index, 32) for index, name in enumerate("abc")}
-    (desk.archive.root / "s").touch()
+    (desk.root / "s").touch()
     desk.offer("a")
     desk.offer("b", folder="t")
-    desk.finish(2, commit=False)
-    with pytest.raises(OutputFull, match=r"s/projections: (Not a directory|File exists)"):
-        desk.storing.commit(desk.workers.done)
-    desk.storing.publish(at_once=True)
-    assert [flight.path for flight in desk.workers.done] == ["s/a.tif"]
+    jobs = [desk.job(b"w1", ready("w1")), desk.job(b"w2", ready("w2"))]
+    for job in jobs:
+        assert job is not None
+        desk.hear(done(job), CLEAN)
+    desk.turn()
+    assert re.search(r"s/projections: (Not a directory|File exists)", desk.core.paused)
+    assert desk.counts("done") == 1
     assert desk.state("b", folder="t") == "stored"
-    (desk.archive.root / "s").unlink()
-    desk.finish(0)
+    (desk.root / "s").unlink()
+    desk.clock.advance(3.0)
+    desk.turn()
     assert desk.state("a") == "stored"
+    assert desk.core.paused == ""
 
 
-def test_a_unit_is_booked_in_the_series_that_it_is_stored_in(desk: Desk) -> None:
+def test_a_visit_is_booked_in_the_series_that_it_is_stored_in(desk: Desk) -> None:
     """It was held when other settings named another series: `status` counts it where it lies, and both series can be closed."""
     desk.pixels = {f"s/{name}.tif": known_image(index, 32) for index, name in enumerate("ab")}
-    with desk.ledger.transaction():
-        desk.ledger.end(desk.ledger.want("elsewhere", "s/b.tif", 0, "1"), "held")
+    ledger = desk.core.ledger
+    with ledger.transaction():
+        ledger.end(ledger.want("elsewhere", VisitKey("s/b.tif", 0, "1")), "held")
     desk.store("a")
-    desk.outcomes.read_again(desk.outcomes.waiting(1), 7.0)
-    desk.finish(1)
-    assert {row["name"]: row["stored"] for row in desk.ledger.series()} == {"s": 2, "elsewhere": 0}
-    desk.archive.begin_close("elsewhere")
-    assert not desk.archive.working_on("elsewhere")
+    desk.obey("release", ids=[1], tilt_deg=7.0)
+    desk.run()
+    assert {row["name"]: row["stored"] for row in ledger.series()} == {"s": 2, "elsewhere": 0}
+    with pytest.raises(AetError):
+        desk.obey("close", series="elsewhere")
+    desk.obey("close", series="s")
+    desk.run()
+    assert [row["state"] for row in ledger.series("s")] == ["closed"]
 
 
-def test_a_second_worker_of_the_same_name_is_refused_while_the_first_lives(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_second_worker_of_the_same_name_is_refused_while_the_first_lives(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
     """Started by hand beside the daemon's: nothing is charged to what the first one has; its silence makes the second its successor."""
     desk.offer("a")
-    job, now = desk.job(), time.monotonic()
+    job = desk.job()
     assert job is not None
-    for turn in range(10):
-        monkeypatch.setattr(time, "monotonic", lambda turn=turn: now + turn)
-        desk.workers.hear_working(Working(job_id=job.job_id))
+    for _ in range(10):
+        desk.clock.advance(1.0)
+        desk.hear(Working(job_id=job.job_id))
         assert desk.job(b"second") is None
-    assert [record.getMessage() for record in caplog.records] == [
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
         "two workers are called w: the second gets no work; start it with another --name"
     ]
-    monkeypatch.setattr(time, "monotonic", lambda: now + 20)
-    desk.workers.hear_ready(b"second", READY)
+    desk.clock.advance(20.0)
+    desk.hear(ready(), peer=b"second")
     assert desk.job(b"second") is not None
-    assert desk.ledger.ready()[0]["attempts"] == 1
+    assert desk.core.ledger.ready()[0]["attempts"] == 1
 
 
 @pytest.mark.parametrize("ids", [[1, 777], [1, 10**19], [1, -1], [1, "2"]])
 def test_a_command_with_a_number_that_is_none_changes_nothing(desk: Desk, ids: list[Any]) -> None:
     """One wrong number among right ones: refused, and the right ones wait as before."""
-    with desk.ledger.transaction():
-        desk.ledger.end(desk.ledger.want("s", "s/a.tif", 0, "1"), "held")
-    for arguments in ({"ids": ids}, {"ids": ids, "tilt_deg": 3.0}):
-        with pytest.raises(AetError):
-            obey(desk, "release" if "tilt_deg" in arguments else "requeue", arguments)  # type: ignore[arg-type]
+    ledger = desk.core.ledger
+    with ledger.transaction():
+        ledger.end(ledger.want("s", VisitKey("s/a.tif", 0, "1")), "held")
+    with pytest.raises(AetError):
+        desk.obey("requeue", ids=ids)
+    with pytest.raises(AetError):
+        desk.obey("release", ids=ids, tilt_deg=3.0)
     assert desk.state() == "held"
 
 
 def test_a_detector_that_was_mistyped_can_be_read_after_all(desk: Desk) -> None:
     """Its images were another detector's; a person corrects the setting and queues them again."""
     desk.known = {"s/a.tif": Acquisition(detector="HAADF")}
-    desk.intake._rules = Series(detector="HADF")
+    desk.restart(series={"detector": "HADF"})
     desk.store("a")
     assert desk.state() == "other"
-    desk.intake._rules = Series(detector="HAADF")
-    obey(desk, "requeue", {"ids": [1]})  # type: ignore[arg-type]
-    desk.finish(1)
+    desk.restart(series={"detector": "HAADF"})
+    desk.obey("requeue", ids=[1])
+    desk.run()
     assert desk.state() == "stored"
 
 
@@ -374,12 +443,13 @@ def test_a_file_that_is_gone_can_be_put_out_of_quarantine(desk: Desk) -> None:
     """It vanished before it was read, which is told; a person who queues it again knows."""
     for state in ("quarantined", "gone"):
         desk.offer("a")
-        desk.intake.grant()
-        desk.intake.hear_not_acquired(NotAcquired(path="s/a.tif", stamp="1", image=0, why="gone", reason="no such file"))
+        desk.turn()
+        desk.bad("a", why="gone")
         assert desk.state() == state
-        assert len(list(desk.outcomes.folder.glob("*.json"))) == (state == "quarantined")
+        assert len(desk.records()) == (state == "quarantined")
         if state == "quarantined":
-            obey(desk, "requeue", {"ids": [1]})  # type: ignore[arg-type]
+            desk.obey("requeue", ids=[1])
+    desk.sent.clear()
     desk.store("a")
     assert desk.state() == "stored"
 
@@ -388,24 +458,23 @@ def test_rows_of_different_hand_do_not_mix(desk: Desk) -> None:
     """The setting was changed between two starts, in the middle of a series: held, with what to do."""
     desk.pixels = {f"s/{name}.tif": known_image(index, 32) for index, name in enumerate("ab")}
     desk.store("a")
-    desk.intake._turn = Orientation(flip_x=True).letters
+    desk.restart(orientation={"flip_x": True})
     desk.store("b")
     assert [desk.state(name) for name in "ab"] == ["stored", "held"]
-    assert "orientation 'x', but the series has ''" in desk.ledger.in_state("held")[0]["reason"]
+    assert "orientation 'x', but the series has ''" in desk.core.ledger.in_state("held")[0]["reason"]
 
 
 @pytest.mark.parametrize("hold", ["no source names a tilt angle", ""])
 def test_what_a_person_has_judged_is_not_held_again_when_its_file_is_touched(desk: Desk, hold: str) -> None:
     """As a share does that comes back with other inodes. Something new that is said of its tilt, or new pixels, are for a person again."""
     desk.holds["s/a.tif"] = "not yet known"
-    desk.offer("a")
-    desk.acquire()
-    desk.outcomes.read_again(desk.outcomes.waiting(desk.ledger.in_state("held")[0]["id"]), -34.5)
-    desk.finish(1)
+    desk.store("a")
+    desk.obey("release", ids=[desk.core.ledger.in_state("held")[0]["id"]], tilt_deg=-34.5)
+    desk.run()
     assert desk.state() == "stored"
     desk.holds["s/a.tif"] = hold
     desk.store("a", stamp="2")
-    assert (desk.state(), desk.ledger.in_state("held")) == ("same", [])
+    assert (desk.state(), desk.core.ledger.in_state("held")) == ("same", [])
     desk.tilts_deg["s/a.tif"] = 7.0
     desk.store("a", stamp="3")
     assert desk.state() == "held"
@@ -415,17 +484,25 @@ def test_series_of_the_same_name_in_another_watched_folder_do_not_mix(desk: Desk
     """watch.root was changed between two starts, names were used again: nothing is superseded, unless a person says that it is the same."""
     desk.pixels = {f"s/{name}.tif": known_image(index, 32) for index, name in enumerate("abc")}
     desk.store("a")
-    desk.intake.root = "/another"
+    desk.restart(watch={"root": "/another"})
     desk.pixels["s/a.tif"] = known_image(7, 32)
-    desk.offer("a", "b", stamp="2")
-    desk.finish(1)
+    desk.store("a", "b", stamp="2")
     assert [desk.state(name) for name in "ab"] == ["held", "held"]
-    held = {row["path"]: row for row in desk.ledger.in_state("held")}
+    held = {row["path"]: row for row in desk.core.ledger.in_state("held")}
     assert "now it is /another: put it into a folder of another name" in held["s/b.tif"]["reason"]
-    desk.outcomes.read_again(desk.outcomes.waiting(held["s/b.tif"]["id"]), 5.0)
-    desk.finish(1)
+    desk.obey("release", ids=[held["s/b.tif"]["id"]], tilt_deg=5.0)
+    desk.run()
     desk.store("c", stamp="2")
     assert [desk.state(name) for name in "abc"] == ["held", "stored", "stored"]
+
+
+def test_images_that_fly_together_are_compared_with_one_another(desk: Desk) -> None:
+    """The first row knows no magnification and no detector: the next that does decides, not all that a worker had at once."""
+    desk.pixels = {f"s/{name}.tif": known_image(index, 32) for index, name in enumerate("abcdef")}
+    desk.known |= {"s/b.tif": Acquisition(pixel_size_nm=0.05), "s/c.tif": Acquisition(pixel_size_nm=0.02)}
+    desk.known |= {"s/d.tif": Acquisition(detector="BF"), "s/e.tif": Acquisition(detector="HAADF")}
+    desk.store("a", "b", "c", "d", "e", "f")
+    assert [desk.state(name) for name in "abcdef"] == ["stored", "stored", "held", "stored", "held", "stored"]
 
 
 HAADF, BF = Acquisition(detector="HAADF"), Acquisition(detector="BF")
@@ -439,52 +516,55 @@ OBJECTIONS = {
 }
 
 
-@pytest.mark.parametrize("case", ["size", "turn", "detector", "root", "tilt", *OBJECTIONS])
+@pytest.mark.parametrize("case", ["size", "turn", "detector", "root", "tilt", "magnification", "doubt", *OBJECTIONS])
 def test_the_remedy_shown_for_whatever_is_held_helps(desk: Desk, case: str) -> None:
     """Each hold that there is, as it is made: a release where that is said, a new reading once the setting named is right, or a folder."""
     desk.pixels = {"s/b.tif": known_image(1, 32)}
-    desk.known = {"s/a.tif": HAADF, "s/b.tif": HAADF}
+    desk.known = {"s/a.tif": replace(HAADF, pixel_size_nm=0.05), "s/b.tif": HAADF}
     desk.store("a")
     name = "a" if case == "tilt" else "b"
     match case:
         case "size":
             desk.pixels["s/b.tif"] = desk.pixels["t/b.tif"] = PIXELS.astype("<u4")
         case "turn":
-            desk.intake._turn = "x"
+            desk.restart(orientation={"flip_x": True})
         case "detector":
             desk.known["s/b.tif"] = BF
         case "root":
-            desk.intake.root = "/another"
+            desk.restart(watch={"root": "/another"})
         case "tilt":
             desk.tilts_deg["s/a.tif"] = 8.0
+        case "magnification":
+            desk.known["s/b.tif"] = replace(HAADF, pixel_size_nm=0.02)
+        case "doubt":
+            desk.doubts["s/b.tif"] = "all 6 images of the file say 0 deg"
         case _:
             desk.holds["s/b.tif"] = OBJECTIONS[case][1]
     desk.store(name, stamp="2")
-    (held,) = desk.ledger.in_state("held")
+    (held,) = desk.core.ledger.in_state("held")
     (row,) = remedies({"held": [dict(held)]})
-    release = {"ids": [held["id"]], "tilt_deg": 8.0}
     if not row["command"].startswith(f"aet-stream release {held['id']} --angle"):
-        obey(desk, "release", release)  # type: ignore[arg-type]
-        desk.finish(1)
+        desk.obey("release", ids=[held["id"]], tilt_deg=8.0)
+        desk.run()
         assert desk.state(name) == "held"
     if case == "size":
         assert not row["command"]
         assert "folder" in row["remedy"]
         desk.offer(name, folder="t")
-        desk.finish(1)
+        desk.run()
         assert desk.state(name, "t") == "stored"
     elif case in ("turn", "detector"):
         assert row["command"] == f"aet-stream requeue {held['id']}"
         assert ("orientation.*" if case == "turn" else "series.detector") in row["remedy"]
-        desk.intake._turn, desk.intake._rules = "", Series(detector="BF" if case == "detector" else "")
-        obey(desk, "requeue", {"ids": [held["id"]]})  # type: ignore[arg-type]
-        desk.finish(1)
+        desk.restart(series={"detector": "BF" if case == "detector" else ""})
+        desk.obey("requeue", ids=[held["id"]])
+        desk.run()
         assert desk.state(name) == "stored"
     else:
-        obey(desk, "release", release)  # type: ignore[arg-type]
-        desk.finish(1)
+        desk.obey("release", ids=[held["id"]], tilt_deg=8.0)
+        desk.run()
         assert desk.state(name) == "stored"
-        assert ("only if" in row["remedy"]) == (case == "root")
+        assert ("only if" in row["remedy"]) == (case in ("root", "magnification"))
 
 
 def test_a_worker_of_another_version_gets_no_work(desk: Desk) -> None:
@@ -497,39 +577,35 @@ def test_a_worker_of_another_version_gets_no_work(desk: Desk) -> None:
 def test_a_worker_with_another_model_is_named(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
     """It works, each projection says by which model; and the log says so once."""
     for _ in range(3):
-        desk.workers.hear_ready(b"1", Ready(name="w1", model_sha256="a" * 64, wire=WIRE_VERSION))
-        desk.workers.hear_ready(b"2", Ready(name="w2", model_sha256="b" * 64, wire=WIRE_VERSION))
+        desk.hear(Ready(name="w1", model_sha256="a" * 64, wire=WIRE_VERSION), peer=b"1")
+        desk.hear(Ready(name="w2", model_sha256="b" * 64, wire=WIRE_VERSION), peer=b"2")
     assert [record.getMessage() for record in caplog.records if "another model" in record.getMessage()] == [
         "w2 has another model (bbbbbbbbbbbb) than was used so far"
     ]
 
 
-def test_a_clock_that_is_set_moves_no_lease(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_is_set_moves_no_lease(desk: Desk) -> None:
     """An hour back or forth: nothing expires, nothing is asked for twice."""
     desk.offer("a", "b")
-    desk.intake.grant()
-    real = time.time
-    for step_s in (3600.0, -3600.0):
-        monkeypatch.setattr(time, "time", lambda step_s=step_s: real() + step_s)
-        desk.intake.hear_watch(b"watch", set())
-        assert [flight.state for flight in desk.flights] == ["wanted", "wanted"]
-    job = desk.job()
-    assert job is not None
-    monkeypatch.setattr(time, "time", lambda: real() + 3600)
-    desk.workers.expire()
-    desk.workers.hear_ready(b"w1", READY)
-    assert desk.flights.find_job(job.job_id) is not None
+    desk.turn()
+    for step_s in (3600.0, -7200.0):
+        desk.clock.unix_s += step_s
+        desk.turn()
+        assert desk.counts("wanted") == 2
+    assert desk.job() is not None
+    desk.clock.unix_s += 7200.0
+    desk.turn()
+    desk.hear(ready())
+    assert desk.counts("working") == 1
 
 
-def test_a_unit_that_is_stored_already_is_not_asked_for(desk: Desk) -> None:
+def test_a_visit_that_is_stored_already_is_not_asked_for(desk: Desk) -> None:
     """Offered again by a new watch between its commit and the ledger's knowing: the files know it."""
-    record, raw, clean = made(1)
-    desk.archive.commit("s", [(record, raw, clean)])
+    desk.core.archive.store("s").commit([made(1)])
     desk.offer("1")
-    assert desk.flights.backlog
-    desk.intake.grant()
-    assert desk.sent == []
-    assert not desk.flights.backlog
+    assert desk.counts("offered") == 1
+    assert desk.wanted() == []
+    assert desk.counts("offered") == 0
 
 
 def test_a_worker_that_subtracts_for_long_is_there_all_the_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -568,7 +644,7 @@ def test_a_worker_that_subtracts_for_long_is_there_all_the_while(tmp_path: Path,
         worker.start()
         try:
             wait_for(lambda: worker.step() or count(Ready), what="the worker to ask")
-            assert hub.send(peers[0], Job(job_id="1", series="s", path="s/a.tif", image=0), PIXELS)
+            assert hub.send(peers[0], Job(job_id="1", series="s", visit=VisitKey("s/a.tif", 0, "1")), PIXELS)
             wait_for(lambda: worker.step() or count(Done), what="its answer")
         finally:
             worker.close()
@@ -579,20 +655,20 @@ def test_a_worker_that_subtracts_for_long_is_there_all_the_while(tmp_path: Path,
 def test_ten_thousand_waiting_files_take_little_memory(desk: Desk) -> None:
     """They wait where they are: only as many as the credit allows are asked for."""
     desk.offer(*(f"{index:05d}" for index in range(10_000)))
-    desk.intake.grant()
-    assert len(desk.flights) == 8
-    assert len(desk.flights.backlog) == 9992
+    desk.turn()
+    assert (desk.counts("wanted"), desk.counts("offered")) == (8, 9992)
 
 
 def test_what_is_asked_all_the_time_takes_no_longer_for_all_that_was_ever_stored(desk: Desk) -> None:
     """Status once a second, what is due to be closed five times, one series with every commit; counted in steps of SQLite's machine."""
+    ledger = desk.core.ledger
 
     def closed(first: int, end: int) -> None:
-        with desk.ledger.transaction():
+        with ledger.transaction():
             for name in (f"s{n:04d}" for n in range(first, end)):
-                desk.ledger.db.execute("INSERT INTO series (name, state, opened_at, last_at) VALUES (?, 'closed', 0, 0)", (name,))
-                desk.ledger.db.executemany(
-                    "INSERT INTO unit (series, path, image, stamp, state, number, first_at) VALUES (?, ?, 0, '', 'stored', ?, 0)",
+                ledger.db.execute("INSERT INTO series (name, state, opened_at, last_at) VALUES (?, 'closed', 0, 0)", (name,))
+                ledger.db.executemany(
+                    "INSERT INTO visit (series, path, image, stamp, state, number, first_at) VALUES (?, ?, 0, '', 'stored', ?, 0)",
                     [(name, f"{name}/{number}", number) for number in range(20)],
                 )
 
@@ -600,17 +676,16 @@ def test_what_is_asked_all_the_time_takes_no_longer_for_all_that_was_ever_stored
         counted = []
         for ask in asked:
             turns: list[None] = []
-            desk.ledger.db.set_progress_handler(lambda turns=turns: turns.append(None), 10)
+            ledger.db.set_progress_handler(lambda turns=turns: turns.append(None), 10)
             ask()
-            desk.ledger.db.set_progress_handler(None, 0)
+            ledger.db.set_progress_handler(None, 0)
             counted.append(len(turns))
         return counted
 
-    asked = (lambda: outcome(desk.ledger), desk.storing.close_series, lambda: desk.archive._about("s0007", None))
+    asked = (lambda: summary(ledger), desk.core.closing.due, lambda: ledger.series("s0007"))
     closed(0, 60)
     before = steps(*asked)
     closed(60, 900)
-    desk.storing._looked_at = 0.0
     after = steps(*asked)
     assert all(now < 4 * then + 500 for now, then in zip(after, before, strict=True)), (before, after)
 

@@ -20,16 +20,16 @@ import torch
 from aet_stream import layout
 from aet_stream.cli import main
 from aet_stream.denoise import coarse
+from aet_stream.denoise.architectures import save_weights
 from aet_stream.denoise.denoiser import Denoiser
-from aet_stream.denoise.estimate import Estimate
-from aet_stream.denoise.features import describe
-from aet_stream.denoise.weights_file import SHIPPED, Card, load_card, load_tensors, parts, save_weights
+from aet_stream.denoise.estimate import Estimate, Image
+from aet_stream.denoise.weights_file import SHIPPED, Card, load_card, load_tensors, parts, write_card
 from aet_stream.errors import ConfigError, ModelError, OutputFull
 from aet_stream.projection import Array
 from aet_stream.training import calibrate, evaluate, finetune, sets, train
 from aet_stream.training.batches import CoarseBatch, CoarseBatches, PatchBatches
 from aet_stream.training.dataset import LEARNT, Mixer, Recipe
-from aet_stream.training.hearings import Hearings, keep_only_own, origin, record
+from aet_stream.training.gate import SAMPLES_FILE, Samples, cached, keep_only_own, origin
 from aet_stream.training.learning import Training
 from aet_stream.training.losses import coarse_loss
 from aet_stream.training.preset import Preset, learning_rate, load_preset
@@ -62,8 +62,8 @@ calibration_frames = 4
 patch_px = 40
 patches_per_frame = 4
 """
-REFEREE = """
-[referee]
+GATE = """
+[gate]
 particles = 2
 views = 2
 frames = 8
@@ -95,12 +95,10 @@ def test_bfloat16_is_used_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPa
     assert seen == [expected] * 2 + [torch.float32] * 2
 
 
-def preset_file(
-    tmp_path: Path, network: str = "coarse", steps: int = 6, views: int = 2, held_out: int = 0, *, referee: bool = False
-) -> Path:
+def preset_file(tmp_path: Path, network: str = "coarse", steps: int = 6, views: int = 2, held_out: int = 0, *, gate: bool = False) -> Path:
     path, judging = tmp_path / "tiny.toml", 6 if network == "coarse" else 1
     text = TINY.format(network=network, steps=steps, views=views, held_out=held_out, judging=judging)
-    path.write_text(text + (REFEREE if referee else ""))
+    path.write_text(text + (GATE if gate else ""))
     return path
 
 
@@ -122,33 +120,33 @@ def test_a_trained_network_can_be_used_at_once(tmp_path: Path, network: str, hel
     assert found.quality.expected_error > 0
 
 
-def test_a_referee_is_trained_after_its_network_and_travels_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One file holds both; what was heard for it is thrown away, its own log stays; a finished run has nothing to hear again."""
-    path = run(str(preset_file(tmp_path, views=3, referee=True)), tmp_path / "out", threads=1)
-    network, referee = parts(load_tensors(path))
+def test_a_gate_is_trained_after_its_network_and_travels_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One file holds both; its samples are thrown away, its own log stays; a finished run makes none again."""
+    path = run(str(preset_file(tmp_path, views=3, gate=True)), tmp_path / "out", threads=1)
+    network, gate = parts(load_tensors(path))
     assert network
-    assert referee
+    assert gate
     assert load_card(path).figures["hard_mean_db"] > 0
     assert "moved" in load_card(path).trust
-    assert not (tmp_path / "out" / "referee" / "hearings.npy").exists()
-    with (tmp_path / "out" / "referee" / "log.csv").open() as file:
+    assert not (tmp_path / "out" / "gate" / SAMPLES_FILE).exists()
+    with (tmp_path / "out" / "gate" / "log.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["5"]
-    monkeypatch.setattr(train, "record", None)
-    assert (tmp_path / "out" / "referee" / "origin.txt").exists()
-    again = run(str(preset_file(tmp_path, views=3, referee=True)), tmp_path / "out", threads=1, resume=True)
+    monkeypatch.setattr(train, "cached", None)
+    assert (tmp_path / "out" / "gate" / "origin.txt").exists()
+    again = run(str(preset_file(tmp_path, views=3, gate=True)), tmp_path / "out", threads=1, resume=True)
     same, too = parts(load_tensors(again))
     assert all(torch.equal(network[name], same[name]) for name in network)
-    assert all(torch.equal(referee[name], too[name]) for name in referee)
+    assert all(torch.equal(gate[name], too[name]) for name in gate)
 
 
-def test_a_referee_goes_on_only_with_its_own_network_and_hearings(tmp_path: Path) -> None:
+def test_a_gate_goes_on_only_with_its_own_network_and_samples(tmp_path: Path) -> None:
     """What another network, other frames, or an early run that does not say have left is thrown away; how it learns makes no difference."""
-    preset, out = load_preset(str(preset_file(tmp_path, referee=True))), tmp_path / "referee"
-    assert preset.referee
-    own = origin("aa", preset, preset.referee)
-    slower, fewer = (msgspec.structs.replace(preset.referee, **words) for words in ({"learning_rate": 1e-4}, {"frames": 4}))
-    others = [origin("bb", preset, preset.referee), origin("aa", preset, fewer)]
-    others.append(origin("aa", msgspec.structs.replace(preset, noise=0.1), preset.referee))
+    preset, out = load_preset(str(preset_file(tmp_path, gate=True))), tmp_path / "gate"
+    assert preset.gate
+    own = origin("aa", preset, preset.gate)
+    slower, fewer = (msgspec.structs.replace(preset.gate, **words) for words in ({"learning_rate": 1e-4}, {"frames": 4}))
+    others = [origin("bb", preset, preset.gate), origin("aa", preset, fewer)]
+    others.append(origin("aa", msgspec.structs.replace(preset, noise=0.1), preset.gate))
     assert origin("aa", preset, slower) == own
     assert own not in others
     out.mkdir()
@@ -158,46 +156,46 @@ def test_a_referee_goes_on_only_with_its_own_network_and_hearings(tmp_path: Path
         (own, own, False, False),
         (own, others[0], True, False),
     ):
-        for name in ("checkpoint.pt", "hearings.npy"):
+        for name in ("checkpoint.pt", SAMPLES_FILE):
             (out / name).write_bytes(b"left")
         (out / "origin.txt").unlink(missing_ok=True)
         if before:
             (out / "origin.txt").write_text(before)
         keep_only_own(out, now, resume=resume)
-        assert [(out / name).exists() for name in ("checkpoint.pt", "hearings.npy")] == [kept] * 2
+        assert [(out / name).exists() for name in ("checkpoint.pt", SAMPLES_FILE)] == [kept] * 2
         assert (out / "origin.txt").read_text() == now
 
 
-def test_what_was_heard_is_not_heard_again(tmp_path: Path) -> None:
+def test_a_sample_is_made_once(tmp_path: Path) -> None:
     """A stopped run goes on with the frames that are missing; the file is as if it had never stopped."""
-    preset = load_preset(str(preset_file(tmp_path, referee=True)))
-    assert preset.referee
-    heard = Hearings(SHIPPED / "default.safetensors", preset, preset.referee)
-    straight = record(heard, 5, tmp_path / "straight.npy", makers=0)
-    stopped = record(heard, 5, tmp_path / "stopped.npy", makers=0)
+    preset = load_preset(str(preset_file(tmp_path, gate=True)))
+    assert preset.gate
+    samples = Samples(SHIPPED / "default.safetensors", preset, preset.gate)
+    straight = cached(samples, 5, tmp_path / "straight.npy", makers=0)
+    stopped = cached(samples, 5, tmp_path / "stopped.npy", makers=0)
     stopped[2:] = 0
     kept = stopped[:2].copy()
     kept[0, 0, 0, 0] = stopped[0, 0, 0, 0] = 7.0
-    again = record(heard, 5, tmp_path / "stopped.npy", makers=0)
+    again = cached(samples, 5, tmp_path / "stopped.npy", makers=0)
     assert np.array_equal(again[:2], kept)
     assert np.array_equal(again[2:], straight[2:])
 
 
 @pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EOPNOTSUPP])
-def test_hearings_have_their_room_before_the_first_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: int) -> None:
+def test_samples_have_their_room_before_the_first_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: int) -> None:
     """A full disk is one line and leaves nothing; a file system that cannot set room aside does without."""
 
     def fallocate(descriptor: int, offset: int, size: int) -> None:
         raise OSError(reason, os.strerror(reason))
 
-    path = tmp_path / "hearings.npy"
+    path = tmp_path / SAMPLES_FILE
     monkeypatch.setattr(os, "posix_fallocate", fallocate)
     if reason == errno.ENOSPC:
-        with pytest.raises(OutputFull, match=r"hearings\.npy: No space left"):
-            record([], 0, path, makers=0)
+        with pytest.raises(OutputFull, match=r"samples\.npy: No space left"):
+            cached([], 0, path, makers=0)
         assert not path.exists()
     else:
-        assert len(record([], 0, path, makers=0)) == 0
+        assert len(cached([], 0, path, makers=0)) == 0
 
 
 def test_a_resumed_run_goes_on_exactly_where_it_was(tmp_path: Path) -> None:
@@ -221,19 +219,19 @@ def test_a_resumed_run_goes_on_exactly_where_it_was(tmp_path: Path) -> None:
 
 def test_a_run_goes_on_only_from_its_own_checkpoint(tmp_path: Path) -> None:
     """Any other key than `steps`, fewer steps than were made, or a file that is none: one line with what differs. Early ones say less."""
-    preset, path = load_preset(str(preset_file(tmp_path, referee=True))), tmp_path / "checkpoint.pt"
-    assert preset.referee
+    preset, path = load_preset(str(preset_file(tmp_path, gate=True))), tmp_path / "checkpoint.pt"
+    assert preset.gate
     first = Training(preset, torch.device("cpu"))
     first.step = 2
     first.save(path)
-    slower = msgspec.structs.replace(preset.referee, learning_rate=1e-4)
+    slower = msgspec.structs.replace(preset.gate, learning_rate=1e-4)
     for changed, said in (
         ({"seed": 4}, "seed was 3, now 4"),
         ({"learning_rate": 0.1}, "learning_rate was 0.001, now 0.1"),
         ({"backgrounds": ["film"]}, r"backgrounds was \['film', 'gaussian'\], now \['film'\]"),
-        ({"network": "dncnn", "referee": None}, "network was 'coarse', now 'dncnn'"),
-        ({"referee": slower}, r"referee\.learning_rate was 0\.001, now 0\.0001"),
-        ({"referee": None}, "referee was True, now False"),
+        ({"network": "dncnn", "gate": None}, "network was 'coarse', now 'dncnn'"),
+        ({"gate": slower}, r"gate\.learning_rate was 0\.001, now 0\.0001"),
+        ({"gate": None}, "gate was True, now False"),
         ({"steps": 1}, "step 2, beyond steps 1"),
     ):
         with pytest.raises(ConfigError, match=said):
@@ -421,11 +419,12 @@ def test_a_wrong_preset_is_named() -> None:
         ("dncnn", "patch_px = 40", "", "patch_px"),
         ("dncnn", "patch_px = 40", "patch_px = 2", "patch_px"),
         ("dncnn", "patch_px = 40", "patch_px = 257", "patch_px: 3 to 256"),
-        ("dncnn", "calibration_frames = 4", "calibration_frames = 4" + REFEREE, "referee"),
+        ("dncnn", "calibration_frames = 4", "calibration_frames = 4" + GATE, "gate"),
         ("coarse", "held_out = 0", "held_out = 4", "held_out"),
         ("coarse", "atoms = 1000", "atoms = 1", "atoms"),
         ("coarse", "learning_rate = 1e-3", "learning_rate = inf", "learning_rate: a finite"),
         ("coarse", "weight_decay = 0.0", "weight_decay = nan", "weight_decay"),
+        ("coarse", 'network = "coarse"', 'network = "transformer"', "network: choose from coarse, dncnn"),
         ("coarse", 'name = "tiny"', 'name = "a/b"', "name"),
         ("coarse", 'name = "tiny"', 'name = ""', "name"),
     ],
@@ -434,7 +433,7 @@ def test_a_preset_that_cannot_work_is_refused(tmp_path: Path, network: str, was:
     """While it is read, with its file and key."""
     path = preset_file(tmp_path, network)
     text = path.read_text()
-    if "[referee]" in becomes:
+    if "[gate]" in becomes:
         text = text.replace(was, "") + was  # a table stands last
     assert was in text
     path.write_text(text.replace(was, becomes))
@@ -453,7 +452,8 @@ def test_a_preset_that_cannot_work_is_refused(tmp_path: Path, network: str, was:
 )
 def test_a_card_that_says_what_cannot_be_is_refused(tmp_path: Path, words: dict[str, object], said: str) -> None:
     """One line with the card's name."""
-    path = save_weights(tmp_path / "n.safetensors", coarse.Coarse().state_dict(), Card(name="n", **words))  # type: ignore[arg-type]
+    path = save_weights(tmp_path / "n.safetensors", coarse.Coarse().state_dict(), Card(name="n", architecture="coarse"))
+    write_card(path, msgspec.structs.replace(load_card(path), **words))
     with pytest.raises(ModelError, match=rf"n\.json: .*{said}"):
         Denoiser(model=str(path), device="cpu")
     with pytest.raises(ModelError, match=r"n: its card has no usable trained\.preset"):
@@ -540,8 +540,9 @@ def stored_series(folder: Path) -> Path:
 class SeesVacuum:
     """An estimator that finds no particle, and no background."""
 
-    def estimate(self, raw: Array) -> tuple[Estimate, None, None]:
-        return Estimate(np.zeros_like(raw), support=np.zeros(describe(raw).statistics.shape[1:], bool)), None, None
+    def estimate(self, raw: Array) -> tuple[Estimate, Image]:
+        image = Image(raw)
+        return Estimate(np.zeros_like(raw), support=np.zeros(image.blocks.statistics.shape[1:], bool)), image
 
 
 def test_a_network_can_be_tuned_on_stored_series_and_is_promoted_only_if_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -574,7 +575,7 @@ def test_a_network_can_be_tuned_on_stored_series_and_is_promoted_only_if_better(
 def test_tuning_says_what_it_cannot_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Another kind of network, or words that do not go together: one line."""
     path = run(str(preset_file(tmp_path, "dncnn", steps=1)), tmp_path / "out", threads=1)
-    with pytest.raises(ModelError, match="DnCNN"):
+    with pytest.raises(ModelError, match="this one is a dncnn"):
         finetune.finetune(str(path), [], tmp_path / "x")
     words = ["train", "--out", str(tmp_path / "x"), "--from"]
     for more, said in (

@@ -12,7 +12,7 @@ import zmq
 
 from aet_stream.errors import NotRunning, WireError
 from aet_stream.messages import ArraySpec, Beat, Done, Job, Pulse, Ready
-from aet_stream.projection import RAW_DTYPES, Quality
+from aet_stream.projection import RAW_DTYPES, Quality, VisitKey
 from aet_stream.transport import EventStream, HubLink, HubSocket, ask, encode
 from tests.harness import wait_for
 
@@ -102,7 +102,7 @@ def test_an_oversize_array_is_refused_before_it_is_sent() -> None:
 
 def test_a_message_to_a_peer_that_left_is_known_to_be_lost(hub: HubSocket) -> None:
     """The hub takes the job back instead of waiting for it."""
-    assert not hub.send(b"nobody", Job(job_id="1", series="s", path="p", image=0))
+    assert not hub.send(b"nobody", Job(job_id="1", series="s", visit=VisitKey("p", 0, "1")))
 
 
 def test_a_role_notices_a_new_hub(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from aet_stream.config import Config
 from aet_stream.config_file import load
 from aet_stream.messages import Acquired, Beat, NotAcquired, Offer, Pulse, SeriesEnd, Want
+from aet_stream.projection import VisitKey
 from aet_stream.readers.child import ReaderChild
 from aet_stream.transport import HubSocket
 from aet_stream.watch.watch import Watch
@@ -64,12 +65,12 @@ class Bench:
                 self._hub.send(peer, Pulse(hub_id="bench"))
             elif isinstance(message, Offer):
                 for file in message.files:
-                    for image, stamp in file.units:
+                    for image, stamp in file.visits:
                         self.offered[file.path, image] = stamp
                         if self.want:
-                            self._hub.send(peer, Want(path=file.path, stamp=stamp, image=image))
+                            self._hub.send(peer, Want(visit=VisitKey(file.path, image, stamp)))
             elif isinstance(message, Acquired) and pixels is not None:
-                self.taken.setdefault((message.path, message.image), []).append((message, np.array(pixels)))
+                self.taken.setdefault(message.visit.source, []).append((message, np.array(pixels)))
             elif isinstance(message, NotAcquired):
                 self.refused.append(message)
             elif isinstance(message, SeriesEnd):
@@ -77,7 +78,7 @@ class Bench:
 
     def ask(self, path: str, stamp: str, image: int = 0) -> None:
         """Want an image in whatever state the hub believes in."""
-        self._hub.send(self._peer, Want(path=path, stamp=stamp, image=image))
+        self._hub.send(self._peer, Want(visit=VisitKey(path, image, stamp)))
 
     def until(self, condition: Callable[[], Any], *, limit_s: float = 90.0) -> None:
         """Turn until `condition` is true."""
@@ -104,7 +105,7 @@ class Bench:
         return scans >= self._quiet_from + 3
 
     def _bad(self) -> int:
-        return len({(r.path, r.image) for r in self.refused if r.why == "bad"} & self.offered.keys())
+        return len({r.visit.source for r in self.refused if r.why == "bad"} & self.offered.keys())
 
     def pixels(self, path: str, image: int = 0) -> np.ndarray:
         return self.taken[path, image][-1][1]
@@ -152,7 +153,7 @@ class WatchProcess:
                 self._hub.send(peer, Pulse(hub_id="listening"))
             elif isinstance(message, Offer):
                 self.paths.update(file.path for file in message.files)
-                self.offers.update((file.path, image, stamp) for file in message.files for image, stamp in file.units)
+                self.offers.update((file.path, image, stamp) for file in message.files for image, stamp in file.visits)
 
     def until(self, condition: Callable[[], Any], *, limit_s: float = 120.0) -> float:
         """Listen until `condition` is true; seconds that took."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ def add_commands(add: Add) -> None:
     check.add_argument("--series", type=Path, metavar="SERIES.h5", help="with --known: are sign, axis and hand of this series right?")
     check.add_argument("--known", type=Path, metavar="VOLUME.h5", help="the true volume of its specimen: /volume, /reconstruction/volume")
     verify = add("verify", _verify, "checksums, completeness, provenance of a series; non-zero on any doubt", config=False)
-    verify.add_argument("series", type=Path, metavar="SERIES.h5")
+    verify.add_argument("series", nargs="+", type=Path, metavar="SERIES.h5")
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -82,8 +83,7 @@ def _require_roles(config: Config, reader: ReaderChild) -> None:
     if config.denoise != Denoise():  # loading torch takes seconds
         from aet_stream.denoise.denoiser import Denoiser
 
-        wanted = config.denoise
-        Denoiser(model=wanted.model, device=wanted.device, precision=wanted.precision)
+        Denoiser(config.denoise)
 
 
 def _is_oriented(path: Path | None, known: Path | None) -> bool:
@@ -107,13 +107,16 @@ def _is_oriented(path: Path | None, known: Path | None) -> bool:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    """Read every frame of a series and compare it with what was written; one line per doubt."""
-    from aet_stream.series import Series
+    """Read every frame of each series and compare it with what was written; one line per doubt."""
+    from aet_stream.cli.verifying import verdicts
 
-    with Series(arguments.series) as series:
-        doubts = list(series.doubts())
-        state = "closed" if series.closed else "open"
-        print(f"{arguments.series}: {len(series)} projections, {state}, {len(doubts)} doubt(s)")
-    for doubt in doubts:
-        print(f"  {doubt}")
-    return EXIT_FAILED if doubts else EXIT_OK
+    sound = True
+    for path, verdict in zip(arguments.series, verdicts(arguments.series), strict=True):
+        sound = sound and not (verdict.doubts or verdict.refused)
+        if verdict.refused:
+            print(verdict.refused, file=sys.stderr)
+            continue
+        print(f"{path}: {verdict.rows} projections, {'closed' if verdict.closed else 'open'}, {len(verdict.doubts)} doubt(s)")
+        for doubt in verdict.doubts:
+            print(f"  {doubt}")
+    return EXIT_OK if sound else EXIT_FAILED

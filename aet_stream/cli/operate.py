@@ -105,14 +105,14 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _from_ledger(root: Path, series: str | None = None) -> dict[str, Any]:
-    from aet_stream.hub.ledger import Ledger, outcome
+    from aet_stream.hub.ledger import Ledger, summary
 
     path = root / "ledger.sqlite"
     if not path.exists():
         raise NotRunning(f"{root} has no ledger: nothing has ever run there; start with `aet-stream run`")
     try:
         ledger = Ledger(path, read_only=True)
-        return outcome(ledger, series)
+        return summary(ledger, series)
     except sqlite3.Error as error:
         raise AetError(f"{path}: {error}; `aet-stream run` rebuilds it from the projection files") from error
 
@@ -141,6 +141,7 @@ def _status_text(status: dict[str, Any]) -> str:
             lines.append(f"  {name} lacks {len(tilts)} planned tilts: {', '.join(f'{tilt:g}' for tilt in tilts[:12])}")
     for path, complaint in status.get("roles", {}).get("watch", {}).get("status", {}).get("waiting_for", {}).items():
         lines.append(f"WAITING      {path}: {complaint or 'for its writer'}")
+    lines += [f"LEFT OUT     {note}" for note in words.notes(status, most=20)]
     total = status["latency"]["stages"].get("total")
     if total:
         stages = ", ".join(f"{name} {figures['p50_s']:.3f}" for name, figures in status["latency"]["stages"].items() if name != "total")

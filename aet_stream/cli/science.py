@@ -48,7 +48,7 @@ def add_commands(add: Add) -> None:
         metavar="S",
         help="tomopy and ASTRA: stopped after so long without a slice (default: 900)",
     )
-    reconstruct.add_argument("--out", type=Path, metavar="FILE", help="default: reconstruction.h5 beside the series; .mrc or .tif as well")
+    reconstruct.add_argument("--out", type=Path, metavar="FILE", help="default: reconstruction.h5 beside it; .mrc, .tif, .emd as well")
     reconstruct.add_argument("--overwrite", action="store_true", help="with --out: replace files that are there")
     reconstruct.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     preview = add("preview", _preview, "a small volume of a series that is still growing", config=False)
@@ -58,7 +58,7 @@ def add_commands(add: Add) -> None:
     preview.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     export = add("export", _export, "a series or a volume for other programs", config=False)
     export.add_argument("source", type=Path, metavar="FILE.h5", help="series.h5 or reconstruction.h5")
-    export.add_argument("target", type=Path, metavar="TARGET", help="a name ending in .mrc, .tif or .mat")
+    export.add_argument("target", type=Path, metavar="TARGET", help="a name ending in .mrc (.st, .rec, .map), .tif, .emd or .mat")
     export.add_argument("--overwrite", action="store_true", help="replace files that are there")
     train = add("train", _train, "make a network from simulated particles", config=False)
     train.add_argument("--preset", help="default, dncnn-2019, or a TOML file of your own (default: default)")
@@ -131,7 +131,7 @@ def _preview(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    """Write a series or a volume for other programs: MRC with .rawtlt, TIFF, or MATLAB files as GENFIRE and RESIRE read them."""
+    """Write a series or a volume for other programs: MRC or TIFF with .rawtlt, EMD for tomviz, .mat for GENFIRE and RESIRE."""
     from aet_stream.reconstruct.export import export
 
     for path in export(arguments.source, arguments.target, overwrite=arguments.overwrite):

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.fft import irfft2, rfft2
 from scipy.optimize import nnls
 
+from aet_stream.denoise.gaussian_process import periodic
 from aet_stream.projection import Array
 
 _LENGTHS = (0.7, 1.2, 2.0, 3.5, 6.0)
@@ -24,9 +25,6 @@ _MARGIN = 24
 _LEAST_PAIRS = 50
 _LEAST_BLOCKS = 64
 """Fewer vacuum blocks teach no covariance."""
-_STEPS = 150
-_TOLERANCE = 1e-6
-"""Of the squared residual, where the solve ends: after 10 to 30 steps where there is noise."""
 _LEAST_NOISE = 1e-3
 """Share of the variance of what is sought that counts as noise at least: without any, the solve takes hundreds of steps."""
 
@@ -56,8 +54,8 @@ def of_vacuum(residual: Array, vacuum: Array, noise: Array) -> Array:
         return np.zeros((rows, columns))
     variance = np.full(shape, 1.0)
     variance[:rows, :columns] = noise
-    found: Array = _posterior_mean(values, seen, np.maximum(variance, _LEAST_NOISE * kernel[0, 0]), kernel)[:rows, :columns]
-    return found
+    variance = np.maximum(variance, _LEAST_NOISE * kernel[0, 0])
+    return periodic.posterior_mean(values, seen, variance, kernel)[:rows, :columns]
 
 
 def _covariance(values: Array, seen: Array) -> Array:
@@ -81,31 +79,3 @@ def _lags(shape: tuple[int, int]) -> tuple[Array, Array, Array]:
     near = distance <= _FARTHEST
     gaussians = np.stack([*(np.exp(-((distance / length) ** 2) / 2) for length in _LENGTHS), (distance == 0).astype(float)])
     return near, gaussians, 1 / (1 + distance[near])
-
-
-def _posterior_mean(values: Array, seen: Array, variance: Array, kernel: Array) -> Array:
-    """K (S K S + N)^-1 values by conjugate gradients, K applied by Fourier transforms.
-
-    They also invert it exactly for vacuum and the same noise everywhere: a good guess where most of the frame is vacuum.
-    """
-    shape = (values.shape[0], values.shape[1])
-    spectrum = np.maximum(rfft2(kernel).real, 0)
-    inverse = 1 / (spectrum + np.median(variance[seen > 0]))
-
-    def times(factor: Array, surface: Array) -> Array:
-        product: Array = irfft2(factor * rfft2(surface), shape)
-        return product
-
-    weights, left = np.zeros(shape), values.copy()
-    towards = scaled = seen * times(inverse, left)
-    size = first = float((left * scaled).sum())
-    for _ in range(_STEPS):
-        if size <= _TOLERANCE * first:
-            break
-        across = seen * times(spectrum, towards) + variance * towards
-        step = size / float((towards * across).sum())
-        weights, left = weights + step * towards, left - step * across
-        scaled = seen * times(inverse, left)
-        before, size = size, float((left * scaled).sum())
-        towards = scaled + size / before * towards
-    return times(spectrum, weights)

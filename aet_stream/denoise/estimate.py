@@ -4,14 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
-from aet_stream.denoise.classical import Vacuum
+from aet_stream.denoise import features, vacuum
 from aet_stream.denoise.features import Blocks
+from aet_stream.denoise.vacuum import Vacuum
 from aet_stream.projection import Array
 
 Beat = Callable[[], None]
 """Called between pieces of work: it goes on."""
+
+
+class Image:
+    """A projection on its way through an estimator; what is seen of it is found when it is first asked for."""
+
+    def __init__(self, pixels: Array) -> None:
+        """`pixels`: (height, width) float32, counts, not all the same."""
+        self.pixels = pixels
+        self.shape = (int(pixels.shape[0]), int(pixels.shape[1]))
+
+    @cached_property
+    def blocks(self) -> Blocks:
+        """Statistics of at most 64 x 64 blocks, as networks see them."""
+        return features.describe(self.pixels)
+
+    @cached_property
+    def vacuum(self) -> Vacuum:
+        """Where nothing but background is seen, as classical estimates take it."""
+        return vacuum.find_vacuum(self.pixels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +48,14 @@ class Estimate:
 
 
 class Estimator(Protocol):
-    """Finds the background of a frame."""
+    """Finds the background of an image."""
 
-    name: str
-    sha256: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def sha256(self) -> str:
+        """Of all that decides its results: of weights, or of code."""
 
     @property
     def device(self) -> str: ...
@@ -38,5 +63,9 @@ class Estimator(Protocol):
     @property
     def precision(self) -> str: ...
 
-    def background(self, frame: Array, blocks: Blocks, vacuum: Vacuum, beat: Beat) -> Estimate:
-        """The background of a (height, width) float32 frame, in the same units; its blocks and vacuum were found before."""
+    @property
+    def rule(self) -> Mapping[str, float]:
+        """For the expected error, see trust.py."""
+
+    def background(self, image: Image, beat: Beat) -> Estimate:
+        """The background of an image, in the same units."""

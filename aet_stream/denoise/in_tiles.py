@@ -5,17 +5,21 @@ from __future__ import annotations
 import gc
 import logging
 import os
-from pathlib import Path
+from collections.abc import Mapping
+from typing import cast
 
 import numpy as np
 import torch
+from torch import nn
 
-from aet_stream.denoise.classical import Vacuum
+from aet_stream.config import Denoise
 from aet_stream.denoise.dncnn import DnCNN
-from aet_stream.denoise.estimate import Beat, Estimate
-from aet_stream.denoise.features import Blocks, normalisation
+from aet_stream.denoise.estimate import Beat, Estimate, Image
+from aet_stream.denoise.features import normalisation
+from aet_stream.denoise.fusion.gate import Gate
 from aet_stream.denoise.hardware import find_device, find_precision, take_threads
-from aet_stream.denoise.weights_file import Card, load_tensors, loaded, made
+from aet_stream.denoise.trust import WITHOUT_CARD
+from aet_stream.denoise.weights_file import Card
 from aet_stream.errors import ModelError
 from aet_stream.projection import Array
 
@@ -29,18 +33,20 @@ _CUDA_TILE_PX = 2048
 class InTiles:
     """A DnCNN at full resolution; when memory runs out it takes smaller tiles, then the CPU."""
 
-    def __init__(self, path: Path, card: Card, *, device: str, precision: str, tile_px: int, threads: int) -> None:
-        self._threads = threads or len(os.sched_getaffinity(0))
+    def __init__(self, model: nn.Module, card: Card, settings: Denoise, gate: Gate | None = None) -> None:
+        """`model`: a DnCNN; `gate`: there is nothing for one to weigh here."""
+        self._threads = settings.threads or len(os.sched_getaffinity(0))
         self.card, self.name, self.sha256 = card, card.name, card.sha256
-        self._torch_device = find_device(device)
-        self._dtype = find_precision(precision, card.bfloat16, self._torch_device)
-        self._on_cpu = precision if precision == "float32" else "auto"
+        self.rule: Mapping[str, float] = card.trust or WITHOUT_CARD
+        self._torch_device = find_device(settings.device)
+        self._dtype = find_precision(settings.precision, card.bfloat16, self._torch_device)
+        self._on_cpu = settings.precision if settings.precision == "float32" else "auto"
         """What is wanted of a CPU, should the GPU have too little memory: bfloat16 only where it is no slower."""
-        model = made(DnCNN, card, path)
-        self.halo_px = model.halo_px
-        layers = loaded(model, load_tensors(path), path).folded().to(self._torch_device, self._dtype)
-        self._layers: torch.nn.Sequential = layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._tile_px = tile_px or (_CUDA_TILE_PX if self._torch_device.type == "cuda" else _CPU_TILE_PX)
+        network = cast(DnCNN, model)
+        self.halo_px = network.halo_px
+        layers = network.folded().to(self._torch_device, self._dtype)
+        self._layers: nn.Sequential = layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._tile_px = settings.tile_px or (_CUDA_TILE_PX if self._torch_device.type == "cuda" else _CPU_TILE_PX)
 
     @property
     def device(self) -> str:
@@ -50,8 +56,9 @@ class InTiles:
     def precision(self) -> str:
         return str(self._dtype).removeprefix("torch.")
 
-    def background(self, frame: Array, blocks: Blocks, vacuum: Vacuum, beat: Beat) -> Estimate:
+    def background(self, image: Image, beat: Beat) -> Estimate:
         take_threads(self._threads)
+        frame = image.pixels
         low, span = normalisation(frame)
         normal = (frame - np.float32(low)) / np.float32(span)
         return Estimate(self._in_tiles(normal, beat) * np.float32(span) + np.float32(low))

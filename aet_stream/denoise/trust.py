@@ -16,22 +16,14 @@ import numpy as np
 from scipy.ndimage import binary_dilation
 
 from aet_stream.denoise import classical, grid
-from aet_stream.denoise.classical import Vacuum
-from aet_stream.denoise.estimate import Estimate
-from aet_stream.denoise.features import Blocks
+from aet_stream.denoise.estimate import Estimate, Image
+from aet_stream.denoise.vacuum import Vacuum
 from aet_stream.projection import Array, Quality
 
 HALF_TRUSTED = 0.03
 """Expected error, as a share of the particle's range, at which trust is a half."""
-CLASSICAL: Mapping[str, Mapping[str, float]] = {
-    "constant": {"intercept": -0.270, "gp": 0.797, "laplace": -0.040, "edge": 0.974, "vacuum": -0.137},
-    "polynomial": {"intercept": -0.257, "gp": 0.437, "laplace": 0.219, "background": 0.070, "edge": 0.847, "vacuum": -0.252},
-    "laplace": {"intercept": -0.187, "gp": 0.600, "background": 0.132, "edge": 1.047, "vacuum": -0.403},
-    "gaussian-process": {"intercept": -0.110, "laplace": 0.815, "background": -0.019, "edge": 1.159, "vacuum": -0.346},
-}
-"""For the estimators that have no card: fitted as a network's is (training/calibrate.py), on the same 1,600 frames."""
 WITHOUT_CARD: Mapping[str, float] = {"intercept": -0.9, "gp": 0.35, "laplace": 0.35}
-"""For a network whose card has no rule: half of how far Laplace and the Gaussian process are away, on a logarithmic scale."""
+"""For an estimator of which no rule is known: half of how far Laplace and the Gaussian process are away, on a logarithmic scale."""
 _LEAST = 1e-4
 """Shares of the range below this are all alike."""
 
@@ -78,21 +70,20 @@ class Evidence:
         return found | {"vacuum": self.vacuum_fraction, "edge": self.edge_contact}
 
 
-def gather(frame: Array, estimate: Estimate, vacuum: Vacuum, blocks: Blocks) -> Evidence:
-    """Evidence of one subtraction; `frame` (height, width) float32 as acquired, counts."""
-    shape = (frame.shape[0], frame.shape[1])
-    clean = frame - estimate.background
+def gather(image: Image, estimate: Estimate) -> Evidence:
+    """Evidence of one subtraction."""
+    vacuum, blocks = image.vacuum, image.blocks
+    clean = image.pixels - estimate.background
     block = blocks.block_px
     means, _, _, deviation = grid.statistics(clean, block)
-    support = _classical_support(vacuum, shape, block) if estimate.support is None else estimate.support
+    support = _classical_support(vacuum, image.shape, block) if estimate.support is None else estimate.support
     seen: Array = np.logical_not(binary_dilation(support))
     rim = np.concatenate([support[0], support[-1], support[1:-1, 0], support[1:-1, -1]])
     low, high = np.percentile(means, (0.5, 99.5))
     below = grid.at_centres(estimate.background, vacuum.block_px)
-    known = {name: classical.ESTIMATES[name](vacuum) for name in ("laplace", "gaussian-process")}
     weights = np.where(seen, 0.0, means)
     total = float(weights.sum())
-    y, x = ((np.arange(n) + 0.5) * block - size / 2 for n, size in zip(means.shape, shape, strict=True))
+    y, x = ((np.arange(n) + 0.5) * block - size / 2 for n, size in zip(means.shape, image.shape, strict=True))
     centred = total > 0.02 * float(np.abs(means).sum())
     return Evidence(
         range=float(high - low),
@@ -103,8 +94,8 @@ def gather(frame: Array, estimate: Estimate, vacuum: Vacuum, blocks: Blocks) -> 
         vacuum_residual=float(means[seen].mean()) if seen.any() else float("nan"),
         vacuum_fraction=float(seen.mean()),
         edge_contact=float(rim.mean()),
-        laplace_rms=_rms(below - known["laplace"]),
-        gp_rms=_rms(below - known["gaussian-process"]),
+        laplace_rms=_rms(below - classical.laplace(vacuum)),
+        gp_rms=_rms(below - classical.gaussian_process(vacuum)),
         doubts=estimate.doubts,
         total=total * block * block,
         mass_x_px=float(weights.sum(0) @ x / total) if centred else float("nan"),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from aet_stream import durable
-from aet_stream.denoise.classical import NAMES
 from aet_stream.errors import ModelError
 
 if TYPE_CHECKING:
@@ -19,15 +19,14 @@ if TYPE_CHECKING:
 Model = TypeVar("Model", bound="nn.Module")
 
 SHIPPED = Path(__file__).parent / "weights"
-_REFEREE = "referee."
 
 
 class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a weights file is; JSON beside it."""
 
     name: str
-    architecture: Literal["DnCNN", "Coarse"] = "DnCNN"
-    """DnCNN: full resolution; Coarse: blocks, see coarse.py."""
+    architecture: str = "dncnn"
+    """See architectures.py; case does not matter."""
     shape: dict[str, Any] = {}
     """What the class of that name is made with, where it is not its default."""
     bfloat16: bool = False
@@ -40,9 +39,11 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     figures: dict[str, Any] = {}
     trust: dict[str, float] = {}
     """The rule for the expected error, see trust.py; empty: not calibrated."""
+    trust_alone: dict[str, float] = {}
+    """The same for the network without fusion."""
 
 
-def find_weights(model: str, *, setting: str = "denoise.model", others: Sequence[str] = NAMES) -> Path:
+def find_weights(model: str, *, setting: str = "denoise.model", others: Sequence[str] = ()) -> Path:
     """The weights file of a shipped name or a path; `setting` asks for it, and takes `others` than networks as well.
 
     Raises
@@ -70,12 +71,14 @@ def load_card(path: Path) -> Card:
         raise ModelError(f"{path}: its card {card_path.name} is missing; keep both files together") from error
     except (OSError, UnicodeDecodeError, msgspec.MsgspecError) as error:
         raise ModelError(f"{card_path}: {error}") from error
-    if card.trust and "intercept" not in card.trust:
-        raise ModelError(f"{card_path}: trust has no intercept; take the whole card, or leave trust empty")
+    for rule in (card.trust, card.trust_alone):
+        if rule and "intercept" not in rule:
+            raise ModelError(f"{card_path}: trust has no intercept; take the whole card, or leave trust empty")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if card.sha256 != found:
         raise ModelError(f"{path}: its SHA-256 is {found[:12]}, the card says {card.sha256[:12]}: not the file that was made")
-    return card
+    rule = {re.sub("^referee", "gate", name): weight for name, weight in card.trust.items()}
+    return msgspec.structs.replace(card, trust=rule)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -122,15 +125,14 @@ def loaded(model: Model, tensors: Mapping[str, Tensor], path: Path) -> Model:
 
 
 def parts(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(the network's tensors, its referee's): both are in one file; a file may have no referee."""
-    referee = {name.removeprefix(_REFEREE): tensor for name, tensor in tensors.items() if name.startswith(_REFEREE)}
-    return {name: tensor for name, tensor in tensors.items() if not name.startswith(_REFEREE)}, referee
+    """(the network's tensors, its gate's): both are in one file; a file may have no gate."""
+    names = {name: re.sub(r"^(gate|referee)\.", "", name) for name in tensors}
+    gate = {bare: tensors[name] for name, bare in names.items() if bare != name}
+    return {name: tensors[name] for name, bare in names.items() if bare == name}, gate
 
 
-def save_weights(path: Path, network: Mapping[str, Tensor], card: Card, referee: Mapping[str, Tensor] | None = None) -> Path:
-    """Write the weights (state dictionaries of a network and its referee), then the card with their hash.
-
-    Networks on blocks are stored in float16: half the size, and their answers differ by less than -100 dB.
+def write(path: Path, tensors: Mapping[str, Tensor], card: Card) -> Path:
+    """Write tensors, then the card with their hash.
 
     Raises
     ------
@@ -138,14 +140,14 @@ def save_weights(path: Path, network: Mapping[str, Tensor], card: Card, referee:
     """
     from safetensors.torch import save
 
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in network.items()}
-    tensors |= {_REFEREE + name: tensor.cpu().contiguous() for name, tensor in (referee or {}).items()}
-    if card.architecture == "Coarse":
-        tensors = {name: tensor.half() for name, tensor in tensors.items()}
     if unusable := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
         raise ModelError(f"{path}: {unusable[0]} is not finite, nothing is written; train again with a smaller learning_rate")
-    content = save(tensors)
+    content = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
     durable.replace(path, content)
-    card = msgspec.structs.replace(card, sha256=hashlib.sha256(content).hexdigest())
-    durable.replace(path.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(card), indent=2))
+    write_card(path, msgspec.structs.replace(card, sha256=hashlib.sha256(content).hexdigest()))
     return path
+
+
+def write_card(path: Path, card: Card) -> None:
+    """Beside the weights at `path`."""
+    durable.replace(path.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(card), indent=2))

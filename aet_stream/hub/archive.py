@@ -11,22 +11,52 @@ import math
 import sqlite3
 import time
 from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from aet_stream import coverage, failpoints
 from aet_stream.errors import OutputFull, StoreError
-from aet_stream.hub import quarantine, suspects
+from aet_stream.hub import quarantine
+from aet_stream.hub.crash_guard import CrashGuard
 from aet_stream.hub.ledger import Ledger, passing
 from aet_stream.hub.master import About
 from aet_stream.hub.outbox import Outbox
-from aet_stream.hub.store import Identity, SeriesStore, Stored
-from aet_stream.layout import SERIES_FILE, Record
+from aet_stream.hub.store import Draft, Identity, SeriesStore
+from aet_stream.layout import COLUMNS, SERIES_FILE, Record
 from aet_stream.naming import RESERVED
 
 logger = logging.getLogger(__name__)
 
-#: A stored projection on its way to readers: visit in the ledger, record, seconds in each stage and `done_at`.
-Unit = tuple[int, Record, dict[str, float]]
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A projection on its way into its series."""
+
+    visit_id: int
+    draft: Draft
+    stages_s: dict[str, float]
+    """Seconds in each stage up to the worker's answer."""
+    done_at: float
+    """When that came: unix seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """The same, once its pixels are on disk and no longer in memory."""
+
+    visit_id: int
+    record: Record
+    stages_s: dict[str, float]
+    done_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A series that is one verified file now."""
+
+    name: str
+    previews_off: list[str]
+    """Events whose preview somebody works on in vain."""
 
 
 def open_ledger(root: Path) -> tuple[Ledger, bool]:
@@ -50,30 +80,39 @@ class Archive:
     """Owner of every series folder under the output root."""
 
     def __init__(
-        self, root: Path, ledger: Ledger, outbox: Outbox, *, fold_rows: int, expected: int, milestone_deg: float = 15.0, config: str
+        self,
+        root: Path,
+        ledger: Ledger,
+        outbox: Outbox,
+        guard: CrashGuard,
+        *,
+        fold_rows: int,
+        expected: int,
+        milestone_deg: float = 15.0,
+        config: str,
     ) -> None:
         self.root = root
         self._ledger = ledger
         self._fold_rows = fold_rows
         self._expected = expected
         self._outbox = outbox
+        self._guard = guard
         self._milestone_deg = milestone_deg
         self._config = config
         self._stores: dict[str, SeriesStore] = {}
         self._works: dict[str, tuple[str, Generator[None]]] = {}
         """Series -> what is being done to it piece by piece: ("close" or "fold", the work)."""
-        self.called_off: list[tuple[str, str]] = []
-        """(sink, event) that somebody is working on in vain."""
-        self.lost = False
-        """A stored projection was damaged, is gone or was superseded: its source, or what was a copy of it, is to be read again."""
-        self.unpublished: dict[str, list[Unit]] = {}
+        self._lost = True
+        """A stored projection was damaged, is gone or was superseded: its source, or what was a copy of it, is to be read again.
+        And at a start, whatever the hub before has left."""
+        self._unpublished: dict[str, list[_Stored]] = {}
         """Stored, but not yet shown in `series.h5` nor known to the ledger."""
 
     # -- start ------------------------------------------------------------------------------------------------------------------
 
     def recover(self) -> None:
         """Make ledger and `series.h5` agree with the projection files, which are the truth."""
-        suspects.set_aside(self.root)
+        self._guard.set_aside()
         failpoints.reach("recover.drafts", self.root)
         for folder in sorted(self.root.iterdir()):
             if folder.name not in RESERVED and ((folder / "projections").is_dir() or (folder / SERIES_FILE).exists()):
@@ -84,7 +123,7 @@ class Archive:
         self._recover_quarantine()
 
     def _recover_series(self, name: str) -> None:
-        store = SeriesStore(self.root / name, fold_rows=self._fold_rows)
+        store = SeriesStore(self.root / name, self._guard, fold_rows=self._fold_rows)
         store.remove_drafts()
         shown, closed = store.shown()
         if closed and self._state(name) == "closed" and shown == self._ledger.stored(name) and set(store.numbers_on_disk()) <= set(shown):
@@ -98,7 +137,7 @@ class Archive:
             store.write_master(self._about(name, None))
 
     def _recover_quarantine(self) -> None:
-        """Drafts of a killed hub, and records of units that have been dealt with since."""
+        """Drafts of a killed hub, and records of images that have been dealt with since."""
         for file, path, image in quarantine.left_over(self.root / "quarantine"):
             if not path or self._ledger.dealt_with(path, image):
                 file.unlink(missing_ok=True)
@@ -109,7 +148,7 @@ class Archive:
     def store(self, name: str) -> SeriesStore:
         """The store of one series, loaded from disk at first use."""
         if name not in self._stores:
-            store = SeriesStore(self.root / name, fold_rows=self._fold_rows)
+            store = SeriesStore(self.root / name, self._guard, fold_rows=self._fold_rows)
             known = self._ledger.stored(name)
             complaints = store.load(known)
             self._reconcile(name, store, known, complaints)
@@ -134,11 +173,11 @@ class Archive:
             for number in gone:
                 logger.error("%s: projection %d is gone; its source will be read again", name, number)
                 self._ledger.lose(name, number)
-                self.lost = True
+                self._lost = True
             self._ledger.open_series(name, at=min((record.closed_at for record in store.records), default=None))
             for record in new:
                 logger.info("%s: projection %d was stored before the ledger knew; taken up", name, record.number)
-                self.lost |= self._ledger.adopt(name, record)
+                self._lost |= self._ledger.adopt(name, record)
                 self._announce_stored(record)
             failpoints.reach("recover.commit", store.folder)
         failpoints.reach("recover.committed", store.folder)
@@ -156,9 +195,11 @@ class Archive:
         before = store.identities()
         complaints = store.check()
         self._reconcile(name, store, known, complaints)
-        units = self.unpublished.get(name, [])
-        self.unpublished[name] = [unit for unit in units if unit[1].number in store.identities()]
-        self.lost = self.lost or len(units) != len(self.unpublished[name])
+        before_it = self._unpublished.pop(name, [])
+        there = [stored for stored in before_it if stored.record.number in store.identities()]
+        self._lost = self._lost or len(before_it) != len(there)
+        if there:
+            self._unpublished[name] = there
         if store.identities() == before and not complaints:
             raise OutputFull(str(error)) from error
         store.drop_master()
@@ -178,14 +219,27 @@ class Archive:
 
     # -- commit -----------------------------------------------------------------------------------------------------------------
 
-    def commit(self, name: str, batch: Sequence[Stored]) -> int:
+    def unpublished(self) -> set[str]:
+        """Series with projections that are stored, and not yet readable."""
+        return set(self._unpublished)
+
+    def to_read_again(self) -> list[sqlite3.Row]:
+        """Visits whose sources are to be read though nobody offers them: asked for once, then only when something was lost since."""
+        lost, self._lost = self._lost, False
+        return self._ledger.ready() if lost else []
+
+    def commit(self, name: str, batch: Sequence[Arrival]) -> int:
         """Store projections durably, as many as the disk takes. Closing starts again later; folding concerns old rows, and goes on."""
         if name in self._works and self._works[name][0] == "close":
             self._abandon(name)
-        return self.store(name).commit(batch)
+        stored = self.store(name).commit([arrival.draft for arrival in batch])
+        for arrival in batch[:stored]:
+            noted = _Stored(arrival.visit_id, arrival.draft.record, arrival.stages_s, arrival.done_at)
+            self._unpublished.setdefault(name, []).append(noted)
+        return stored
 
-    def publish(self, name: str, units: list[Unit]) -> None:
-        """Show stored projections in `series.h5`, then enter them into the ledger as (visit, record, stage times).
+    def publish(self, name: str) -> list[tuple[Record, dict[str, float]]]:
+        """Show what is stored in `series.h5`, then enter it into the ledger; returns each record, and the seconds in each stage.
 
         Raises
         ------
@@ -195,25 +249,27 @@ class Archive:
             self.store(name).write_master(self._about(name, None))
         except StoreError as error:
             self._mend(name, error)
-            units = self.unpublished[name]
-        readable_at = time.time()
+        readable_at, published = time.time(), list[tuple[Record, dict[str, float]]]()
         failpoints.reach("publish.begin", self.root / name)
         with self._ledger.transaction():
             self._ledger.open_series(name)
-            for unit_id, record, stages in units:
-                stages["commit"] = readable_at - stages["done_at"]
-                stages["total"] = readable_at - record.closed_at
-                self.lost |= self._ledger.store(unit_id, record, stages)
+            for stored in self._unpublished.get(name, []):
+                record = stored.record
+                stages_s = {**stored.stages_s, "commit": readable_at - stored.done_at, "total": readable_at - record.closed_at}
+                self._lost |= self._ledger.store(stored.visit_id, record, stages_s)
                 self._announce_stored(record)
+                published.append((record, stages_s))
             self._announce_coverage(name)
             failpoints.reach("publish.commit", self.root / name)
+        self._unpublished.pop(name, None)
         failpoints.reach("publish.committed", self.root / name)
+        return published
 
     def _announce_stored(self, record: Record) -> None:
         shown = ("number", "tilt_deg", "tilt_source", "path", "image", "sha256", "trust", "blank", "pixel_size_nm")
-        data = {key: getattr(record, key) for key in shown}
-        data = {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in data.items()}
-        key = f"{record.number}|{record.sha256}|{record.clean_crc32:08x}|{record.tilt_deg!r}"
+        data = {name: COLUMNS[name].get(record) for name in shown}
+        data = {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in data.items()}
+        key = f"{record.number}|{record.sha256}|{record.checksums['clean']:08x}|{record.tilt_deg!r}"
         self._outbox.announce("projection.stored", record.series, key, data)
 
     def _announce_coverage(self, name: str) -> None:
@@ -235,12 +291,12 @@ class Archive:
         """Is a series (or any) being closed or folded?"""
         return bool(self._works) if name is None else name in self._works
 
-    def work(self, budget_s: float) -> list[str]:
+    def work(self, budget_s: float) -> list[Closed]:
         """Go on with closing and folding for about `budget_s`; returns the series that are now closed."""
         until = time.monotonic() + budget_s
         closed = []
         for name, store in list(self._stores.items()):
-            if name in self._works or name in self.unpublished or not store.needs_folding():
+            if name in self._works or name in self._unpublished or not store.needs_folding():
                 continue
             if self._state(name) == "closed":  # somebody asked for its records: it is one file, and stays it
                 del self._stores[name]
@@ -263,16 +319,18 @@ class Archive:
             if kind == "fold":
                 self._stores[name].write_master(self._about(name, None))
             else:
-                self._announce_closed(name)
+                closed.append(Closed(name, self._announce_closed(name)))
                 self._stores.pop(name)  # its records are on disk; memory is for open series
-                closed.append(name)
         return closed
 
-    def _announce_closed(self, name: str) -> None:
-        """The file is there: only now may anybody hear of it. The same content gives the same event ids, however often it is told."""
+    def _announce_closed(self, name: str) -> list[str]:
+        """The file is there: only now may anybody hear of it. The same content gives the same event ids, however often it is told.
+
+        Returns the previews that nobody needs any more.
+        """
         digest = hashlib.sha256(name.encode())
         for record in self.store(name).records:
-            digest.update(f"{record.number}:{record.clean_crc32:08x}:{record.tilt_deg!r};".encode())
+            digest.update(f"{record.number}:{record.checksums['clean']:08x}:{record.tilt_deg!r};".encode())
         data = {"path": str(self.root / name / SERIES_FILE), "projections": len(self.store(name).records)}
         with self._ledger.transaction():
             self._ledger.close_series(name)
@@ -280,7 +338,7 @@ class Archive:
             off = self._outbox.supersede("preview", name)
             failpoints.reach("close.commit", self.root / name)
         failpoints.reach("close.committed", self.root / name)
-        self.called_off += [("preview", event_id) for event_id in off]
+        return off
 
     def _abandon(self, name: str) -> None:
         if name in self._works:

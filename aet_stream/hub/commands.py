@@ -3,79 +3,99 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
+from aet_stream.config import Config
 from aet_stream.errors import AetError
-
-if TYPE_CHECKING:
-    from aet_stream.hub.hub import Hub
-
-
-def obey(hub: Hub, name: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Do what was asked; returns a sentence and data.
-
-    Raises
-    ------
-    AetError : it cannot be done, and why
-    """
-    match name:
-        case "status":
-            return "", hub.status()
-        case "idle":
-            return "", _idle(hub)
-        case "close":
-            return _close(hub, str(arguments.get("series", "")))
-        case "requeue":
-            return _again(hub, arguments.get("ids", []), None)
-        case "release":
-            return _again(hub, arguments.get("ids", []), _tilt(hub, arguments.get("tilt_deg")))
-        case "resend":
-            return _resend(hub, arguments.get("ids"))
-    raise AetError(f"the hub knows no command {name!r}")
+from aet_stream.hub.closing import Closing
+from aet_stream.hub.endings import Endings
+from aet_stream.hub.ledger import Ledger
+from aet_stream.hub.outbox import Outbox
 
 
-def _resend(hub: Hub, names: Any) -> tuple[str, dict[str, Any]]:
-    with hub.ledger.transaction():
-        count = hub.outbox.resend(names)
-    if names and not count:
-        raise AetError(f"{', '.join(names)}: no failed delivery of that name; `aet-stream events --failed` lists them")
-    return f"{count} will be sent again", {}
+class Commands:
+    """Does what is asked, or says why not."""
 
+    def __init__(
+        self,
+        config: Config,
+        ledger: Ledger,
+        outbox: Outbox,
+        endings: Endings,
+        closing: Closing,
+        *,
+        status: Callable[[], dict[str, Any]],
+        idle_for_s: Callable[[], float],
+    ) -> None:
+        self._limits = config.angle
+        self._ledger = ledger
+        self._outbox = outbox
+        self._endings = endings
+        self._closing = closing
+        self._status = status
+        self._idle_for_s = idle_for_s
 
-def _idle(hub: Hub) -> dict[str, Any]:
-    series, events, totals = hub.ledger.series(state="open"), hub.outbox.figures(), hub.ledger.totals()
-    put_off = hub.outbox.put_off()
-    return {
-        "idle_for_s": hub.idle_for_s(),
-        "open": [row["name"] for row in series if row["stored"]],
-        "unfinished_events": events["pending"] - put_off,
-        "put_off_events": put_off,
-        "failed_events": events["failed"],
-        **totals,
-    }
+    def obey(self, name: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """Do what was asked; returns a sentence and data.
 
+        Raises
+        ------
+        AetError : it cannot be done, and why
+        """
+        match name:
+            case "status":
+                return "", self._status()
+            case "idle":
+                return "", self._idle()
+            case "close":
+                return self._close(str(arguments.get("series", "")))
+            case "requeue":
+                return self._again(arguments.get("ids", []), None)
+            case "release":
+                return self._again(arguments.get("ids", []), self._tilt(arguments.get("tilt_deg")))
+            case "resend":
+                return self._resend(arguments.get("ids"))
+        raise AetError(f"the hub knows no command {name!r}")
 
-def _close(hub: Hub, name: str) -> tuple[str, dict[str, Any]]:
-    series = next(iter(hub.ledger.series(name)), None)
-    if series is None or not series["stored"]:
-        known = ", ".join(row["name"] for row in hub.ledger.series(limit=10)) or "none yet"
-        raise AetError(f"no series {name!r} with stored projections; known: {known}")
-    if series["state"] == "closed":
-        return f"{name} is closed already", {"state": "closed"}
-    hub.storing.close_asked.add(name)
-    return f"closing {name}", {"state": "closing"}
+    def _resend(self, names: Any) -> tuple[str, dict[str, Any]]:
+        with self._ledger.transaction():
+            count = self._outbox.resend(names)
+        if names and not count:
+            raise AetError(f"{', '.join(names)}: no failed delivery of that name; `aet-stream events --failed` lists them")
+        return f"{count} will be sent again", {}
 
+    def _idle(self) -> dict[str, Any]:
+        series, events, totals = self._ledger.series(state="open"), self._outbox.figures(), self._ledger.totals()
+        put_off = self._outbox.put_off()
+        return {
+            "idle_for_s": self._idle_for_s(),
+            "open": [row["name"] for row in series if row["stored"]],
+            "unfinished_events": events["pending"] - put_off,
+            "put_off_events": put_off,
+            "failed_events": events["failed"],
+            **totals,
+        }
 
-def _again(hub: Hub, ids: list[Any], tilt_deg: float | None) -> tuple[str, dict[str, Any]]:
-    if not ids or not all(isinstance(unit_id, int) and 0 <= unit_id < 1 << 63 for unit_id in ids):
-        raise AetError(f"{ids!r}: give the numbers that `aet-stream status` shows")
-    for row in [hub.outcomes.waiting(unit_id) for unit_id in ids]:  # all or none
-        hub.outcomes.read_again(row, tilt_deg)
-    return f"{len(ids)} will be read again", {}
+    def _close(self, name: str) -> tuple[str, dict[str, Any]]:
+        series = next(iter(self._ledger.series(name)), None)
+        if series is None or not series["stored"]:
+            known = ", ".join(row["name"] for row in self._ledger.series(limit=10)) or "none yet"
+            raise AetError(f"no series {name!r} with stored projections; known: {known}")
+        if series["state"] == "closed":
+            return f"{name} is closed already", {"state": "closed"}
+        self._closing.ask(name)
+        return f"closing {name}", {"state": "closing"}
 
+    def _again(self, ids: list[Any], tilt_deg: float | None) -> tuple[str, dict[str, Any]]:
+        if not ids or not all(isinstance(visit_id, int) and 0 <= visit_id < 1 << 63 for visit_id in ids):
+            raise AetError(f"{ids!r}: give the numbers that `aet-stream status` shows")
+        for row in [self._endings.waiting(visit_id) for visit_id in ids]:  # all or none
+            self._endings.read_again(row, tilt_deg)
+        return f"{len(ids)} will be read again", {}
 
-def _tilt(hub: Hub, value: Any) -> float:
-    limits = hub.config.angle
-    if not isinstance(value, (int, float)) or not math.isfinite(value) or not limits.min_deg <= value <= limits.max_deg:
-        raise AetError(f"tilt {value!r}: give degrees between {limits.min_deg:g} and {limits.max_deg:g}")
-    return float(value)
+    def _tilt(self, value: Any) -> float:
+        limits = self._limits
+        if not isinstance(value, (int, float)) or not math.isfinite(value) or not limits.min_deg <= value <= limits.max_deg:
+            raise AetError(f"tilt {value!r}: give degrees between {limits.min_deg:g} and {limits.max_deg:g}")
+        return float(value)

@@ -5,38 +5,35 @@ from __future__ import annotations
 import json
 import logging
 import math
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from aet_stream import failpoints
 from aet_stream.config import Config
 from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.outbox import Outbox
-from aet_stream.hub.outcomes import Tell
-from aet_stream.messages import AnyMessage, Event, EventDone, EventOff
+from aet_stream.hub.outgoing import Outgoing
+from aet_stream.hub.timing import Timing
+from aet_stream.messages import Event, EventDone, EventOff
 
 logger = logging.getLogger(__name__)
-
-FORGOTTEN_S = 3.0
-"""A leased delivery that the trigger does not name this long afterwards got lost."""
 
 
 class Events:
     """Every event reaches every sink at least once; its id stays the same, so acting twice does no harm."""
 
-    def __init__(self, config: Config, ledger: Ledger, outbox: Outbox, *, send: Callable[[bytes, AnyMessage], bool], tell: Tell) -> None:
+    def __init__(self, config: Config, ledger: Ledger, outbox: Outbox, outgoing: Outgoing, timing: Timing) -> None:
         self._rules = config.trigger
         self._root = config.output_root
         self._attempts = {"reconstruct": config.reconstruct.attempts, "preview": 2, "report": 3}
         self._lease_s = config.queue.lease_s
         self._ledger = ledger
         self._outbox = outbox
-        self._send = send
-        self._tell = tell
+        self._outgoing = outgoing
+        self._timing = timing
         self._trigger = b""
         self._leased: dict[tuple[str, str], float] = {}
         """(event, sink) -> when the trigger last said that it works on it."""
-        self._clock_s = _clock_s()
+        self._clock_s = self._wall_clock_s()
 
     def lease(self, peer: bytes, sinks: tuple[str, ...]) -> None:
         """Hand the next delivery of each of these sinks to the trigger."""
@@ -46,11 +43,10 @@ class Events:
             with self._ledger.transaction():
                 row = self._outbox.lease(sink)
             if row is not None:
-                self._leased[row["event_id"], sink] = time.monotonic()
+                self._leased[row["event_id"], sink] = self._timing.now_s()
                 what = {key: row[key] for key in ("event_id", "event", "series", "at", "sink")}
                 failpoints.reach("event.leased")
-                self._send(peer, Event(**what, data=json.loads(row["data"]), attempt=row["attempts"]))
-                failpoints.reach("event.sent")
+                self._outgoing.send(peer, Event(**what, data=json.loads(row["data"]), attempt=row["attempts"]))
 
     def _meet(self, peer: bytes) -> None:
         """Another trigger than before: its predecessor is dead, and what that one worked on is to be done again."""
@@ -61,9 +57,9 @@ class Events:
     def hear_trigger(self, peer: bytes, working_on: Iterable[list[str]]) -> None:
         """The trigger lives, and this is all that it works on: whatever else was leased got lost, on the way or with its predecessor."""
         self._meet(peer)
-        now, at_work = time.monotonic(), {(event_id, sink) for event_id, sink in working_on}
+        now, at_work = self._timing.now_s(), {(event_id, sink) for event_id, sink in working_on}
         for key, since in list(self._leased.items()):
-            if key not in at_work and now - since > FORGOTTEN_S:
+            if key not in at_work and now - since > self._timing.forgotten_s:
                 self._leased[key] = -math.inf
         for event_id, sink in at_work:
             if (event_id, sink) not in self._leased:
@@ -73,12 +69,12 @@ class Events:
 
     def expire(self) -> None:
         """The trigger has died over these: to be acted upon again. And a clock that was set back by a year makes no pause of a year."""
-        before, self._clock_s = self._clock_s, _clock_s()
+        before, self._clock_s = self._clock_s, self._wall_clock_s()
         if self._clock_s < before - 1:
             with self._ledger.transaction():
                 self._outbox.end_pauses()
         for (event_id, sink), since in list(self._leased.items()):
-            if time.monotonic() - since > self._lease_s:
+            if self._timing.now_s() - since > self._lease_s:
                 row = self._outbox.delivery(event_id, sink)
                 if row is not None and row["state"] == "leased":
                     self._failed(event_id, sink, row["attempts"], "the trigger was silent")
@@ -98,7 +94,7 @@ class Events:
                 if done.sink == "reconstruct" and volume.exists():  # of one or two projections there is none
                     self._outbox.announce("reconstruction.done", row["series"], done.event_id, {"volume": str(volume)})
             logger.info("%s", words)
-            self._tell(f"{done.sink}.done", {"series": row["series"], "event_id": done.event_id, "detail": done.detail})
+            self._outgoing.tell(f"{done.sink}.done", {"series": row["series"], "event_id": done.event_id, "detail": done.detail})
         elif done.again_s:
             with self._ledger.transaction():
                 self._outbox.end(done.event_id, done.sink, "pending", done.detail, pause_s=done.again_s, charged=False)
@@ -122,9 +118,8 @@ class Events:
         """Tell the trigger that nobody needs this any more."""
         self._leased.pop((event_id, sink), None)
         if self._trigger:
-            self._send(self._trigger, EventOff(event_id=event_id, sink=sink))
+            self._outgoing.send(self._trigger, EventOff(event_id=event_id, sink=sink))
 
-
-def _clock_s() -> float:
-    """Becomes less when the clock is set back."""
-    return time.time() - time.monotonic()
+    def _wall_clock_s(self) -> float:
+        """Becomes less when the clock is set back."""
+        return self._timing.unix_s() - self._timing.now_s()

@@ -1,6 +1,6 @@
-"""What became of every unit: an SQLite index that survives kills and power cuts, and can be rebuilt from the files.
+"""What became of every visit: an SQLite index that survives kills and power cuts, and can be rebuilt from the files.
 
-A visit is one unit at one state of its source file: (path, image, stamp). Its life:
+A visit is one image at one state of its source file (`VisitKey`). Its life:
 
     wanted -> stored | duplicate | same | other | quarantined | held | dropped | gone
     held, quarantined, other, duplicate -> ready -> wanted ...
@@ -14,7 +14,7 @@ The row `wanted` is written before the reading begins, so that whatever dies ove
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import sqlite3
 import time
@@ -23,21 +23,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from aet_stream import layout
 from aet_stream.errors import AetError, OutputFull
 from aet_stream.hub.outbox import OUTBOX_SCHEMA, Outbox
 from aet_stream.layout import Record
 from aet_stream.naming import top_folder
+from aet_stream.projection import VisitKey
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1: the table of visits was called `unit`."""
 STAGES = ("settle", "read", "queue", "network", "commit", "total")
+LISTED = 50
+"""Folders with files that nobody reads, in the status."""
 #: States that end a visit until the file changes or a person speaks.
 ENDED = ("stored", "duplicate", "same", "other", "quarantined", "held", "replaced")
 
-#: The reason of a unit that has ended before, and is to be read again.
+#: The reason of a visit that has ended before, and is to be read again.
 AGAIN = "to be read again"
 
-#: How the reason of a unit begins whose file had vanished: it is no end, if the file comes back.
+#: How the reason of a visit begins whose file had vanished: it is no end, if the file comes back.
 SOURCE_GONE = "source_gone"
 
 _SCHEMA = """
@@ -45,21 +48,34 @@ CREATE TABLE series (
     name TEXT PRIMARY KEY, state TEXT NOT NULL DEFAULT 'open', opened_at REAL NOT NULL, last_at REAL NOT NULL, closed_at REAL,
     generation INTEGER NOT NULL DEFAULT 0
 ) STRICT;
-CREATE TABLE unit (
+CREATE TABLE visit (
     id INTEGER PRIMARY KEY, series TEXT NOT NULL, path TEXT NOT NULL, image INTEGER NOT NULL, stamp TEXT NOT NULL,
     state TEXT NOT NULL, sha256 TEXT, number INTEGER, tilt_deg REAL, reason TEXT NOT NULL DEFAULT '', attempts INTEGER NOT NULL DEFAULT 0,
     person_tilt_deg REAL, blank INTEGER NOT NULL DEFAULT 0, trust REAL, first_at REAL NOT NULL, ended_at REAL,
     settle_s REAL, read_s REAL, queue_s REAL, network_s REAL, commit_s REAL, total_s REAL,
     UNIQUE (path, image, stamp), UNIQUE (series, number)
 ) STRICT;
-CREATE INDEX unit_state ON unit (state);
-CREATE INDEX unit_series ON unit (series, state);
-CREATE INDEX unit_pixels ON unit (series, sha256);
 """
 #: For what is asked once a second: it must not take longer the more was ever stored. A ledger from before has them made at its next start.
 _INDICES = """
-CREATE INDEX IF NOT EXISTS unit_ended ON unit (state, ended_at);
-CREATE INDEX IF NOT EXISTS unit_blank ON unit (state, blank);
+CREATE INDEX IF NOT EXISTS visit_state ON visit (state);
+CREATE INDEX IF NOT EXISTS visit_series ON visit (series, state);
+CREATE INDEX IF NOT EXISTS visit_pixels ON visit (series, sha256);
+CREATE INDEX IF NOT EXISTS visit_ended ON visit (state, ended_at);
+CREATE INDEX IF NOT EXISTS visit_blank ON visit (state, blank);
+"""
+#: What of the watched folder is not taken (left_out.py), and since when. Tables that a ledger from before gets at its next start.
+_LEFT_OUT = """
+CREATE TABLE IF NOT EXISTS no_reader (folder TEXT NOT NULL, kind TEXT NOT NULL, files INTEGER NOT NULL, PRIMARY KEY (folder, kind)) STRICT;
+CREATE TABLE IF NOT EXISTS older (
+    root TEXT NOT NULL, path TEXT NOT NULL, stamp TEXT NOT NULL, written_at REAL NOT NULL, PRIMARY KEY (root, path)
+) STRICT;
+CREATE TABLE IF NOT EXISTS first (what TEXT PRIMARY KEY, at REAL NOT NULL) STRICT;
+"""
+_FROM_1 = """
+ALTER TABLE unit RENAME TO visit;
+DROP INDEX IF EXISTS unit_state; DROP INDEX IF EXISTS unit_series; DROP INDEX IF EXISTS unit_pixels;
+DROP INDEX IF EXISTS unit_ended; DROP INDEX IF EXISTS unit_blank;
 """
 
 
@@ -80,6 +96,8 @@ class Ledger:
         self.path = path
         if read_only:
             self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=2)
+            if self._db.execute("PRAGMA user_version").fetchone()[0] == 1:  # no hub has opened it since
+                self._db.execute("CREATE TEMP VIEW visit AS SELECT * FROM unit")
         else:
             self._db = sqlite3.connect(path, isolation_level=None, timeout=2)
         self._db.row_factory = sqlite3.Row
@@ -98,17 +116,19 @@ class Ledger:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        elif version == 1:
+            self._db.executescript(f"BEGIN; {_FROM_1} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
         elif version != SCHEMA_VERSION:
             raise AetError(
                 f"{self.path} has layout {version}, this version writes {SCHEMA_VERSION}: move it away, it is rebuilt from the files"
             )
-        self._db.executescript(OUTBOX_SCHEMA + _INDICES)
+        self._db.executescript(OUTBOX_SCHEMA + _LEFT_OUT + _INDICES)
 
     def _check(self) -> None:
         """Read all of it: SQLite notices neither a letter that is none, nor a column of another name, before it meets them."""
         said = self._db.execute("PRAGMA integrity_check(1)").fetchone()[0]
         model = sqlite3.connect(":memory:")
-        model.executescript(_SCHEMA + OUTBOX_SCHEMA)
+        model.executescript(_SCHEMA + OUTBOX_SCHEMA + _LEFT_OUT)
         for (table,) in model.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
             columns = f"PRAGMA table_info({table})"
             if said == "ok" and [*map(tuple, self._db.execute(columns))] != model.execute(columns).fetchall():
@@ -148,63 +168,63 @@ class Ledger:
         if self._db.in_transaction:
             self._db.execute("ROLLBACK")
 
-    # -- units ------------------------------------------------------------------------------------------------------------------
+    # -- visits -----------------------------------------------------------------------------------------------------------------
 
     def ended(self, path: str) -> set[tuple[int, str]]:
         """(image, stamp) of this file's images that need nothing more in that state."""
         marks = ",".join("?" * len(ENDED))
         rows = self._db.execute(
-            f"SELECT image, stamp FROM unit WHERE path = ? AND state IN ({marks}) AND reason NOT LIKE '{SOURCE_GONE}%'", (path, *ENDED)
+            f"SELECT image, stamp FROM visit WHERE path = ? AND state IN ({marks}) AND reason NOT LIKE '{SOURCE_GONE}%'", (path, *ENDED)
         )
         return {(row["image"], row["stamp"]) for row in rows}
 
-    def want(self, series: str, path: str, image: int, stamp: str) -> int:
-        """Note, before it happens, that a unit is going to be read; returns the visit's id."""
+    def want(self, series: str, visit: VisitKey) -> int:
+        """Note, before it happens, that a visit is going to be read; returns its id."""
         now = time.time()
         self._db.execute("INSERT OR IGNORE INTO series (name, opened_at, last_at) VALUES (?, ?, ?)", (series, now, now))
         row = self._db.execute(
-            "INSERT INTO unit (series, path, image, stamp, state, first_at) VALUES (?, ?, ?, ?, 'wanted', ?)"
+            "INSERT INTO visit (series, path, image, stamp, state, first_at) VALUES (?, ?, ?, ?, 'wanted', ?)"
             " ON CONFLICT (path, image, stamp) DO UPDATE SET state = 'wanted', series = excluded.series RETURNING id",
-            (series, path, image, stamp, now),
+            (series, visit.path, visit.image, visit.stamp, now),
         ).fetchone()
         return int(row["id"])
 
-    def charge(self, unit_id: int) -> int:
-        """Something died over this unit; returns how often that has happened."""
-        row = self._db.execute("UPDATE unit SET attempts = attempts + 1 WHERE id = ? RETURNING attempts", (unit_id,)).fetchone()
+    def charge(self, visit_id: int) -> int:
+        """Something died over this visit; returns how often that has happened."""
+        row = self._db.execute("UPDATE visit SET attempts = attempts + 1 WHERE id = ? RETURNING attempts", (visit_id,)).fetchone()
         return int(row["attempts"])
 
-    def end(self, unit_id: int, state: str, *, reason: str = "", sha256: str | None = None, tilt_deg: float | None = None) -> None:
+    def end(self, visit_id: int, state: str, *, reason: str = "", sha256: str | None = None, tilt_deg: float | None = None) -> None:
         """A visit ends without a row of its own in the series."""
         self._db.execute(
-            "UPDATE unit SET state = ?, reason = ?, sha256 = ?, tilt_deg = ?, ended_at = ? WHERE id = ?",
-            (state, reason, sha256, tilt_deg, time.time(), unit_id),
+            "UPDATE visit SET state = ?, reason = ?, sha256 = ?, tilt_deg = ?, ended_at = ? WHERE id = ?",
+            (state, reason, sha256, tilt_deg, time.time(), visit_id),
         )
 
-    def store(self, unit_id: int, record: Record, stages: dict[str, float]) -> bool:
-        """The unit is a readable row of its series. Older visits of the same image that waited for a person are settled by it.
+    def store(self, visit_id: int, record: Record, stages: dict[str, float]) -> bool:
+        """The visit is a readable row of its series. Older visits of the same image that waited for a person are settled by it.
 
         True if copies of what it supersedes are to be read again: their pixels count no more, unless they get a row of their own.
         """
-        copies = sum(self._free_copies(record, path, image) for path, image in layout.members(record))
+        copies = sum(self._free_copies(record, path, image) for path, image in record.sources)
         self._db.execute(
-            "UPDATE unit SET state = 'stored', reason = '', sha256 = ?, number = ?, tilt_deg = ?, blank = ?, trust = ?, ended_at = ?,"
+            "UPDATE visit SET state = 'stored', reason = '', sha256 = ?, number = ?, tilt_deg = ?, blank = ?, trust = ?, ended_at = ?,"
             " settle_s = ?, read_s = ?, queue_s = ?, network_s = ?, commit_s = ?, total_s = ? WHERE id = ?",
             (
                 record.sha256,
                 record.number,
                 record.tilt_deg,
-                record.blank,
-                None if record.trust != record.trust else record.trust,
+                record.quality.blank,
+                None if math.isnan(record.quality.trust) else record.quality.trust,
                 time.time(),
                 *(stages.get(stage) for stage in STAGES),
-                unit_id,
+                visit_id,
             ),
         )
-        self.settle_older(unit_id)
-        for path, image in layout.members(record)[1:]:
+        self.settle_older(visit_id)
+        for path, image in record.sources[1:]:
             self._db.execute(
-                "UPDATE unit SET state = 'replaced' WHERE path = ? AND image = ? AND state IN ('held', 'quarantined', 'ready', 'wanted')",
+                "UPDATE visit SET state = 'replaced' WHERE path = ? AND image = ? AND state IN ('held', 'quarantined', 'ready', 'wanted')",
                 (path, image),
             )
         self._db.execute("UPDATE series SET last_at = ? WHERE name = ?", (time.time(), record.series))
@@ -213,63 +233,63 @@ class Ledger:
     def _free_copies(self, record: Record, path: str, image: int) -> int:
         """How many duplicates there were of the row of this image that `record` supersedes."""
         return self._db.execute(
-            f"UPDATE unit SET state = 'ready', reason = '{AGAIN}' WHERE series = ?1 AND state = 'duplicate' AND sha256 != ?5"
-            " AND sha256 = (SELECT sha256 FROM unit WHERE series = ?1 AND path = ?2 AND image = ?3 AND state = 'stored' AND number < ?4"
+            f"UPDATE visit SET state = 'ready', reason = '{AGAIN}' WHERE series = ?1 AND state = 'duplicate' AND sha256 != ?5"
+            " AND sha256 = (SELECT sha256 FROM visit WHERE series = ?1 AND path = ?2 AND image = ?3 AND state = 'stored' AND number < ?4"
             " ORDER BY number DESC LIMIT 1)",
             (record.series, path, image, record.number, record.sha256),
         ).rowcount
 
-    def settle_older(self, unit_id: int) -> None:
+    def settle_older(self, visit_id: int) -> None:
         """Whatever else was open about this image is settled by this visit."""
         self._db.execute(
-            "UPDATE unit SET state = 'replaced' WHERE state IN ('held', 'quarantined', 'ready', 'wanted') AND id != ?1"
-            " AND (path, image) = (SELECT path, image FROM unit WHERE id = ?1)",
-            (unit_id,),
+            "UPDATE visit SET state = 'replaced' WHERE state IN ('held', 'quarantined', 'ready', 'wanted') AND id != ?1"
+            " AND (path, image) = (SELECT path, image FROM visit WHERE id = ?1)",
+            (visit_id,),
         )
 
     def adopt(self, series: str, record: Record) -> bool:
         """A projection file that the ledger does not know: it is stored, whatever the ledger thought. Returns what `store` does."""
-        unit_id = self.want(series, record.path, record.image, record.stamp)
-        return self.store(unit_id, record, {stage: getattr(record, f"{stage}_s") for stage in STAGES[:4]})
+        visit_id = self.want(series, record.visit)
+        return self.store(visit_id, record, {stage: getattr(record, f"{stage}_s") for stage in STAGES[:4]})
 
     def stored(self, series: str) -> dict[int, tuple[str, int, str]]:
         """Number -> (path, image, SHA-256 of the pixels) of every stored projection."""
-        rows = self._db.execute("SELECT number, path, image, sha256 FROM unit WHERE series = ? AND state = 'stored'", (series,))
+        rows = self._db.execute("SELECT number, path, image, sha256 FROM visit WHERE series = ? AND state = 'stored'", (series,))
         return {row["number"]: (row["path"], row["image"], row["sha256"]) for row in rows}
 
     def lose(self, series: str, number: int) -> None:
         """A stored projection's file is gone: its source has to be read again, and so have its copies: one may be all there is."""
         self._db.execute(
-            "UPDATE unit SET state = 'ready' WHERE series = ?1 AND state IN ('duplicate', 'same')"
-            " AND sha256 = (SELECT sha256 FROM unit WHERE series = ?1 AND number = ?2)",
+            "UPDATE visit SET state = 'ready' WHERE series = ?1 AND state IN ('duplicate', 'same')"
+            " AND sha256 = (SELECT sha256 FROM visit WHERE series = ?1 AND number = ?2)",
             (series, number),
         )
-        self._db.execute("UPDATE unit SET state = 'ready', number = NULL WHERE series = ? AND number = ?", (series, number))
+        self._db.execute("UPDATE visit SET state = 'ready', number = NULL WHERE series = ? AND number = ?", (series, number))
 
     def dealt_with(self, path: str, image: int) -> bool:
         """Is this image known, and not in quarantine?"""
-        states = {row["state"] for row in self._db.execute("SELECT state FROM unit WHERE path = ? AND image = ?", (path, image))}
+        states = {row["state"] for row in self._db.execute("SELECT state FROM visit WHERE path = ? AND image = ?", (path, image))}
         return bool(states & {"stored", "duplicate", "same", "other", "held", "gone"}) and "quarantined" not in states
 
-    def unit(self, unit_id: int) -> sqlite3.Row | None:
-        row: sqlite3.Row | None = self._db.execute("SELECT * FROM unit WHERE id = ?", (unit_id,)).fetchone()
+    def visit(self, visit_id: int) -> sqlite3.Row | None:
+        row: sqlite3.Row | None = self._db.execute("SELECT * FROM visit WHERE id = ?", (visit_id,)).fetchone()
         return row
 
-    def released(self, unit_id: int, tilt_deg: float | None) -> None:
+    def released(self, visit_id: int, tilt_deg: float | None) -> None:
         """A person has spoken: try again, with this tilt if one was given."""
         self._db.execute(
-            "UPDATE unit SET state = 'ready', reason = ?, attempts = 0, person_tilt_deg = coalesce(?, person_tilt_deg) WHERE id = ?",
-            (AGAIN, tilt_deg, unit_id),
+            "UPDATE visit SET state = 'ready', reason = ?, attempts = 0, person_tilt_deg = coalesce(?, person_tilt_deg) WHERE id = ?",
+            (AGAIN, tilt_deg, visit_id),
         )
 
     def ready(self) -> list[sqlite3.Row]:
-        """Units that wait to be read without a new offer, and those whose reading the last hub did not see the end of."""
-        return self._db.execute("SELECT * FROM unit WHERE state IN ('ready', 'wanted') ORDER BY id").fetchall()
+        """Visits that wait to be read without a new offer, and those whose reading the last hub did not see the end of."""
+        return self._db.execute("SELECT * FROM visit WHERE state IN ('ready', 'wanted') ORDER BY id").fetchall()
 
     def in_state(self, state: str, series: str | None = None, limit: int = 50) -> list[dict[str, Any]]:
         """The last that came into this state, of one series or of all, the newest first."""
         rows = self._db.execute(
-            "SELECT id, series, path, image, reason, attempts, tilt_deg, ended_at FROM unit"
+            "SELECT id, series, path, image, reason, attempts, tilt_deg, ended_at FROM visit"
             " WHERE state = ?1 AND (?2 IS NULL OR series = ?2) ORDER BY ended_at DESC, id DESC LIMIT ?3",
             (state, series, limit),
         )
@@ -278,7 +298,7 @@ class Ledger:
     def blanks(self, limit: int = 50) -> list[dict[str, Any]]:
         """The newest first."""
         rows = self._db.execute(
-            "SELECT id, series, path, image, number, tilt_deg FROM unit WHERE state = 'stored' AND blank = 1 ORDER BY id DESC LIMIT ?",
+            "SELECT id, series, path, image, number, tilt_deg FROM visit WHERE state = 'stored' AND blank = 1 ORDER BY id DESC LIMIT ?",
             (limit,),
         )
         return [dict(row) for row in rows]
@@ -287,17 +307,17 @@ class Ledger:
 
     def folders(self, series: str) -> set[str]:
         """Top folders that files of a series lie in."""
-        return {top_folder(row["path"]) for row in self._db.execute("SELECT path FROM unit WHERE series = ?", (series,))}
+        return {top_folder(row["path"]) for row in self._db.execute("SELECT path FROM visit WHERE series = ?", (series,))}
 
     def series(self, name: str | None = None, *, state: str | None = None, limit: int = -1) -> list[dict[str, Any]]:
         """Series with their counts, the latest active first: all, or those of this name or in this state. Counting takes time for each."""
         rows = self._db.execute(
             "SELECT name, state, opened_at, last_at, closed_at, generation,"
-            " (SELECT count(*) FROM unit WHERE series = name AND state = 'stored') AS stored,"
-            " (SELECT count(*) FROM unit WHERE series = name AND state = 'held') AS held,"
-            " (SELECT count(*) FROM unit WHERE series = name AND state = 'quarantined') AS quarantined,"
-            " (SELECT count(*) FROM unit WHERE series = name AND state = 'duplicate') AS duplicates,"
-            " (SELECT tilt_deg FROM unit WHERE series = name AND state = 'stored' ORDER BY number DESC LIMIT 1) AS last_tilt_deg"
+            " (SELECT count(*) FROM visit WHERE series = name AND state = 'stored') AS stored,"
+            " (SELECT count(*) FROM visit WHERE series = name AND state = 'held') AS held,"
+            " (SELECT count(*) FROM visit WHERE series = name AND state = 'quarantined') AS quarantined,"
+            " (SELECT count(*) FROM visit WHERE series = name AND state = 'duplicate') AS duplicates,"
+            " (SELECT tilt_deg FROM visit WHERE series = name AND state = 'stored' ORDER BY number DESC LIMIT 1) AS last_tilt_deg"
             " FROM (SELECT * FROM series WHERE (?1 IS NULL OR name = ?1) AND (?2 IS NULL OR state = ?2) ORDER BY last_at DESC LIMIT ?3)",
             (name, state, limit),
         )
@@ -317,15 +337,15 @@ class Ledger:
 
     def tilts(self, series: str) -> int:
         """How many images have a stored projection; one that was taken again under its name counts once."""
-        query = "SELECT count(DISTINCT path || '/' || image) FROM unit WHERE series = ? AND state = 'stored'"
+        query = "SELECT count(DISTINCT path || '/' || image) FROM visit WHERE series = ? AND state = 'stored'"
         return int(self._db.execute(query, (series,)).fetchone()[0])
 
     # -- figures ----------------------------------------------------------------------------------------------------------------
 
     def totals(self) -> dict[str, int]:
-        """How many units ended how."""
+        """How many visits ended how."""
         counts = dict.fromkeys(("stored", "duplicate", "other", "held", "quarantined"), 0)
-        counts.update({row["state"]: row["n"] for row in self._db.execute("SELECT state, count(*) AS n FROM unit GROUP BY state")})
+        counts.update({row["state"]: row["n"] for row in self._db.execute("SELECT state, count(*) AS n FROM visit GROUP BY state")})
         return {
             "stored": counts["stored"],
             "held": counts["held"],
@@ -334,10 +354,21 @@ class Ledger:
             "others": counts["other"],
         }
 
+    def left_out(self) -> dict[str, Any]:
+        """How many files are older than wanted, and which no reader knows: (folder, how they are called, how many)."""
+        try:
+            older = self._db.execute(
+                "SELECT count(*) FROM older JOIN first ON first.what = 'limit ' || older.root WHERE older.written_at < first.at"
+            ).fetchone()[0]
+            rows = self._db.execute("SELECT folder, kind, files FROM no_reader ORDER BY folder, kind").fetchall()
+        except sqlite3.OperationalError:
+            return {"older": 0, "no_reader": [], "no_reader_files": 0}  # of an earlier version, which no hub has opened since
+        return {"older": older, "no_reader": [list(row) for row in rows[:LISTED]], "no_reader_files": sum(row["files"] for row in rows)}
+
     def latency(self, last: int = 1000) -> dict[str, dict[str, float]]:
         """Median and 99th percentile of each stage over the last stored projections, in seconds."""
         columns = ", ".join(f"{stage}_s" for stage in STAGES)
-        rows = self._db.execute(f"SELECT {columns} FROM unit WHERE state = 'stored' ORDER BY ended_at DESC LIMIT ?", (last,)).fetchall()
+        rows = self._db.execute(f"SELECT {columns} FROM visit WHERE state = 'stored' ORDER BY ended_at DESC LIMIT ?", (last,)).fetchall()
         figures = {}
         for stage in STAGES:
             values = sorted(row[f"{stage}_s"] for row in rows if row[f"{stage}_s"] is not None)
@@ -347,7 +378,7 @@ class Ledger:
         return figures
 
 
-def outcome(ledger: Ledger, series: str | None = None) -> dict[str, Any]:
+def summary(ledger: Ledger, series: str | None = None) -> dict[str, Any]:
     """What `status` tells from the ledger alone: with or without a daemon. Lists are of `series`, where one is named."""
     return {
         "totals": ledger.totals(),
@@ -355,10 +386,7 @@ def outcome(ledger: Ledger, series: str | None = None) -> dict[str, Any]:
         "held": ledger.in_state("held", series),
         "quarantined": ledger.in_state("quarantined", series),
         "blank": ledger.blanks(),
+        "left_out": ledger.left_out(),
         "latency": {"stages": ledger.latency()},
         "events": Outbox(ledger.db).figures(),
     }
-
-
-def candidates_json(candidates: tuple[Any, ...]) -> str:
-    return json.dumps([{"source": c.source, "raw": c.raw, "tilt_deg": c.tilt_deg, "unit": c.unit} for c in candidates])

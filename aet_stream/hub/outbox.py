@@ -11,6 +11,7 @@ import hashlib
 import json
 import sqlite3
 import time
+from collections.abc import Callable
 from typing import Any
 
 OUTBOX_SCHEMA = """
@@ -40,14 +41,17 @@ def event_id(event: str, series: str, key: str) -> str:
 class Outbox:
     """Every method that writes belongs into a transaction of the ledger."""
 
-    def __init__(self, db: sqlite3.Connection, sinks: dict[str, tuple[str, ...]] | None = None) -> None:
+    def __init__(
+        self, db: sqlite3.Connection, sinks: dict[str, tuple[str, ...]] | None = None, *, unix_s: Callable[[], float] = time.time
+    ) -> None:
         """`sinks`: who acts upon events -> which ones it is given."""
         self._db = db
         self._sinks = sinks or {}
+        self._unix_s = unix_s
 
     def announce(self, event: str, series: str, key: str, data: dict[str, Any]) -> str | None:
         """Something happened. Returns the event's id, or None if it has been announced before."""
-        name, now = event_id(event, series, key), time.time()
+        name, now = event_id(event, series, key), self._unix_s()
         row = self._db.execute(
             "INSERT OR IGNORE INTO event (event_id, event, series, data, at) VALUES (?, ?, ?, ?, ?) RETURNING seq",
             (name, event, series, json.dumps(data), now),
@@ -65,13 +69,13 @@ class Outbox:
             self._db.execute(
                 "UPDATE delivery SET state = 'superseded', ended_at = ?1 WHERE sink = ?2 AND state = 'pending'"
                 f" AND seq < ({latest} AND later.state IN ('pending', 'leased'))",
-                (time.time(), sink),
+                (self._unix_s(), sink),
             )
         row = self._db.execute(
             "UPDATE delivery SET state = 'leased', attempts = attempts + 1 WHERE (sink, seq) = (SELECT sink, seq FROM (SELECT sink,"
             " min(seq) AS seq FROM delivery WHERE sink = ? AND state IN ('pending', 'leased') GROUP BY series) JOIN delivery"
             " USING (sink, seq) WHERE state = 'pending' AND next_at <= ? ORDER BY seq LIMIT 1) RETURNING seq",
-            (sink, time.time()),
+            (sink, self._unix_s()),
         ).fetchone()
         if row is None:
             return None
@@ -80,7 +84,7 @@ class Outbox:
 
     def anything_for(self, sinks: tuple[str, ...]) -> list[str]:
         """Those of the sinks that something is due for; a cheap look before a transaction."""
-        rows = self._db.execute("SELECT DISTINCT sink FROM delivery WHERE state = 'pending' AND next_at <= ?", (time.time(),))
+        rows = self._db.execute("SELECT DISTINCT sink FROM delivery WHERE state = 'pending' AND next_at <= ?", (self._unix_s(),))
         return [row["sink"] for row in rows if row["sink"] in sinks]
 
     def delivery(self, name: str, sink: str) -> sqlite3.Row | None:
@@ -89,7 +93,7 @@ class Outbox:
 
     def end(self, name: str, sink: str, state: str, detail: str, *, pause_s: float = 0.0, charged: bool = True) -> None:
         """A try has ended; `charged=False` forgets that it was one: the delivery is put off, with a time to try it, and never ended."""
-        now = time.time()
+        now = self._unix_s()
         self._db.execute(
             "UPDATE delivery SET state = ?, detail = ?, next_at = ?, ended_at = ?, attempts = max(0, attempts - ?)"
             " WHERE sink = ? AND seq = (SELECT seq FROM event WHERE event_id = ?)",

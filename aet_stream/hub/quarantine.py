@@ -11,39 +11,40 @@ from pathlib import Path
 from typing import Any
 
 from aet_stream import durable, failpoints
+from aet_stream.projection import VisitKey
 
 
 def record_path(folder: Path, path: str, image: int) -> Path:
-    """Where the record of one unit lies: readable, and unique whatever signs the path has."""
+    """Where the record of one image lies: readable, and unique whatever signs the path has."""
     readable = re.sub(r"[^\w.+-]+", "_", path, flags=re.ASCII)[-80:]
     return folder / f"{readable}-{image:04d}-{hashlib.sha256(path.encode()).hexdigest()[:8]}.json"
 
 
-def write(folder: Path, *, unit_id: int, series: str, path: str, image: int, reason: str, attempts: int) -> None:
-    """Write (or renew) the record of one unit.
+def write(folder: Path, visit: VisitKey, *, visit_id: int, series: str, reason: str, attempts: int) -> None:
+    """Write (or renew) the record of one visit.
 
     Raises
     ------
     OutputFull : the disk does not take it
     """
-    target = record_path(folder, path, image)
+    target = record_path(folder, *visit.source)
     with durable.disk_errors(target):
         durable.make_folder(folder)
     content: dict[str, Any] = {
-        "id": unit_id,
+        "id": visit_id,
         "series": series,
-        "path": path,
-        "image": image,
+        "path": visit.path,
+        "image": visit.image,
         "reason": reason,
         "attempts": attempts,
         "quarantined_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "remedy": f"mend or replace the file and it is read again by itself; or: aet-stream requeue {unit_id}",
+        "remedy": f"mend or replace the file and it is read again by itself; or: aet-stream requeue {visit_id}",
     }
     durable.replace(target, json.dumps(content, indent=2).encode(), "quarantine")
 
 
 def remove(folder: Path, path: str, image: int) -> None:
-    """The unit has been dealt with."""
+    """The image has been dealt with."""
     failpoints.reach("quarantine.remove", folder)
     record_path(folder, path, image).unlink(missing_ok=True)
 

@@ -9,22 +9,21 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
-import msgspec
 import numpy as np
 
 from aet_stream import durable, failpoints, layout
 from aet_stream.errors import OutputFull, StoreError, Unstorable
+from aet_stream.hub.crash_guard import CrashGuard
 from aet_stream.hub.master import About, Source, write_contiguous, write_virtual
-from aet_stream.hub.suspects import move, reading
-from aet_stream.layout import PROJECTIONS, SERIES_FILE, Record, crc32
-from aet_stream.projection import Array
+from aet_stream.judging import Row, Rows
+from aet_stream.layout import PLANES, PROJECTIONS, SERIES_FILE, Plane, Planes, Record, crc32
+from aet_stream.projection import Array, VisitKey
 
 logger = logging.getLogger(__name__)
-
-Stored = tuple[Record, Array, Array] | tuple[Record, Array, Array, dict[str, Array]]
 
 #: Whose projection it is: (path, image, SHA-256 of the raw pixels).
 Identity = tuple[str, int, str]
@@ -32,17 +31,29 @@ Identity = tuple[str, int, str]
 _SEGMENT = re.compile(r"segment_(\d{6})_(\d{6})\.h5")
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A projection on its way to the disk."""
+
+    record: Record
+    planes: Planes
+    extras: Planes = field(default_factory=dict)
+    """What is kept beside a mean of frames."""
+
+
 class SeriesStore:
     """The only writer of one series folder."""
 
-    def __init__(self, folder: Path, *, fold_rows: int) -> None:
+    def __init__(self, folder: Path, guard: CrashGuard, *, fold_rows: int) -> None:
         self.folder = folder
         self.name = folder.name
         self.records: list[Record] = []
-        self._visits: set[tuple[str, int, str]] = set()
-        self._by_pixels: dict[str, list[Record]] = {}
+        self._visits: set[VisitKey] = set()
+        self.rows = Rows()
+        """What the records say about images that come after them."""
         self._newest: dict[tuple[str, int], Record] = {}
         """(path, image) -> what was last stored of it, alone or within a mean."""
+        self._guard = guard
         self._next_number = 0
         self._fold_rows = fold_rows
         self._segments: list[tuple[int, int]] = []
@@ -55,38 +66,27 @@ class SeriesStore:
         """Never one that a file has had before: an old master that somebody holds open must not show other pixels."""
         return self._next_number
 
-    def holds(self, path: str, image: int, stamp: str) -> bool:
+    def holds(self, visit: VisitKey) -> bool:
         """Is this state of a source image stored?"""
-        return (path, image, stamp) in self._visits
-
-    def same_pixels(self, sha256: str) -> list[Record]:
-        """What is stored with exactly these pixels, and was not superseded by others."""
-        return [record for record in self._by_pixels.get(sha256, []) if self._newest[record.path, record.image].sha256 == sha256]
+        return visit in self._visits
 
     def current(self) -> list[Record]:
         """What was not superseded."""
-        return [record for record in self.records if self._newest[record.path, record.image] is record]
+        return [record for record in self.records if self._newest[record.visit.source] is record]
 
-    def _take(self, record: Record) -> None:
+    def _take(self, record: Record, frame: Array) -> None:
+        """Note a projection that is stored; `frame`: an image of its shape and dtype."""
+        self._frame = _empty(frame)
+        self.rows.take(_row(record, frame))
         self.records.append(record)
-        self._visits.add((record.path, record.image, record.stamp))
-        self._by_pixels.setdefault(record.sha256, []).append(record)
-        self._newest |= dict.fromkeys(layout.members(record), record)
+        self._visits.add(record.visit)
+        self._newest |= dict.fromkeys(record.sources, record)
         self._next_number = max(self._next_number, record.number + 1)
-
-    def misfit(self, raw: Array) -> str:
-        """Why `raw` cannot be a row of this series, or an empty string."""
-        if self._frame is None or (raw.shape == self._frame.shape and raw.dtype == self._frame.dtype):
-            return ""
-        return (
-            f"{raw.shape[0]} x {raw.shape[1]} px of {raw.dtype}, but the series has "
-            f"{self._frame.shape[0]} x {self._frame.shape[1]} px of {self._frame.dtype}: put it into a folder of its own"
-        )
 
     # -- commit -----------------------------------------------------------------------------------------------------------------
 
-    def commit(self, batch: Sequence[Stored]) -> int:
-        """Store (record, raw, clean) durably, as many as the disk takes; returns how many. A fourth part is kept beside the pixels.
+    def commit(self, batch: Sequence[Draft]) -> int:
+        """Store projections durably, as many as the disk takes; returns how many.
 
         The first missing one did not fit: keep it and try again later.
 
@@ -97,14 +97,15 @@ class SeriesStore:
         """
         folder = self.folder / PROJECTIONS
         drafts: list[Path] = []
-        taken: list[Record] = []
+        taken: list[Draft] = []
         try:
             with durable.disk_errors(folder):
                 durable.make_folder(folder)
-            for record, raw, clean, *extras in batch:
-                path = folder / layout.file_name(record.number)
+            for draft in batch:
+                record, path = draft.record, folder / layout.file_name(draft.record.number)
                 with durable.disk_errors(path):
-                    durable.write_synced(durable.temporary(path), layout.projection_image(record, raw, clean, *extras), "projection")
+                    image = layout.projection_image(record, draft.planes, draft.extras)
+                    durable.write_synced(durable.temporary(path), image, "projection")
                 drafts.append(path)
         except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
             for path in drafts:
@@ -114,16 +115,15 @@ class SeriesStore:
             if not drafts:
                 raise
         with durable.disk_errors(folder):
-            for (record, *_), path in zip(batch, drafts, strict=False):
+            for draft, path in zip(batch, drafts, strict=False):
                 failpoints.reach("projection.synced", durable.temporary(path))
                 durable.temporary(path).replace(path)
                 failpoints.reach("projection.renamed", path)
-                taken.append(record)
+                taken.append(draft)
             durable.sync_folder(folder)  # from here on they are stored, whatever happens
         failpoints.reach("projection.durable", folder)
-        for record in taken:
-            self._take(record)
-        self._frame = np.broadcast_to(batch[0][1].dtype.type(0), batch[0][1].shape)
+        for draft in taken:
+            self._take(draft.record, draft.planes["raw"])
         return len(taken)
 
     def write_master(self, about: About) -> None:
@@ -144,15 +144,15 @@ class SeriesStore:
 
     # -- closing ----------------------------------------------------------------------------------------------------------------
 
-    def read(self, row: int) -> tuple[Array, Array]:
-        """Raw and clean of one row from its projection file, checked."""
+    def read(self, row: int) -> Planes:
+        """The pixels of one row from its projection file, checked."""
         record = self.records[row]
         path = self.folder / PROJECTIONS / layout.file_name(record.number)
-        with reading(path, self.folder.parent):
-            stored, raw, clean = layout.read_projection(str(path))
-        if stored != record and not _same(stored, record):
+        with self._guard.reading(path):
+            stored, planes = layout.read_projection(str(path))
+        if not layout.same(stored, record):
             raise StoreError(f"{self.folder}: projection {record.number} is not the one that was stored")
-        return raw, clean
+        return planes
 
     def close(self, about: About) -> Generator[None]:
         """Make `series.h5` one contiguous, verified file; yields often, so that the hub can go on with other things."""
@@ -187,21 +187,22 @@ class SeriesStore:
         return len(self.records) - folded >= 2 * self._fold_rows
 
     def _write_segment(self, draft: Path, first: int, end: int) -> Generator[None]:
-        raw, clean = self.read(first)
+        records = self.records[first:end]
+        raw = self.read(first)["raw"]
         with h5py.File(draft, "w", libver=layout.LIBVER) as file:
-            file.attrs["numbers"], file.attrs["clean_crc32"] = _identity(self.records[first:end])
-            raws = file.create_dataset("raw", (end - first, *raw.shape), raw.dtype)
-            cleans = file.create_dataset("clean", (end - first, *clean.shape), clean.dtype)
-            for frame in range(end - first):
-                raws[frame], cleans[frame] = self.read(first + frame)
-                durable.sync_now_and_then(draft, frame, raw.nbytes + clean.nbytes)
+            file.attrs["numbers"], file.attrs["clean_crc32"] = _identity(records)
+            frames = {plane.name: _frames(file, plane, len(records), raw) for plane in PLANES}
+            for frame, record in enumerate(records):
+                for name, pixels in self.read(first + frame).items():
+                    frames[name][frame] = pixels
+                durable.sync_now_and_then(draft, frame, layout.nbytes(record, raw))
                 failpoints.reach("fold.frame", draft)
                 yield
         failpoints.reach("fold.written", draft)
         durable.sync_file(draft)
         with h5py.File(draft, "r") as file:
-            for frame, record in enumerate(self.records[first:end]):
-                if crc32(file["raw"][frame]) != record.raw_crc32 or crc32(file["clean"][frame]) != record.clean_crc32:
+            for frame, record in enumerate(records):
+                if {name: crc32(file[name][frame]) for name in record.checksums} != record.checksums:
                     raise StoreError(f"{draft}: frame {frame} does not read back as it was written")
                 yield
         failpoints.reach("fold.checked", draft)
@@ -227,18 +228,18 @@ class SeriesStore:
         file is written anew from there, so that the series can go on.
         """
         self.records, self._segments, self._frame = [], [], None
-        self._visits, self._by_pixels, self._newest = set(), {}, {}
+        self._visits, self.rows, self._newest = set(), Rows(), {}
         complaints: list[str] = []
         self._next_number = max(known, default=-1) + 1
         for number in self._complete_from_closed(complaints):
             path = self.folder / PROJECTIONS / layout.file_name(number)
             self._next_number = max(self._next_number, number + 1)
             try:
-                self._take(self._load_one(path, whole=number not in known))
+                self._take(*self._load_one(path, whole=number not in known))
             except StoreError as error:
-                complaints.append(f"{error}; {move(path, self.folder.parent)}")
+                complaints.append(f"{error}; {self._guard.move(path)}")
                 if self._restore({number}, complaints):
-                    self._take(self._load_one(path, whole=True))
+                    self._take(*self._load_one(path, whole=True))
         self._load_segments()
         return complaints
 
@@ -258,17 +259,17 @@ class SeriesStore:
         written = 0
         durable.make_folder(self.folder / PROJECTIONS)
         path = self.folder / SERIES_FILE
-        with reading(path, self.folder.parent), h5py.File(path, "r", locking=False) as file:
+        with self._guard.reading(path), h5py.File(path, "r", locking=False) as file:
             for row, number in enumerate(file[f"{layout.PER_PROJECTION}/number"][()]):
                 if number not in numbers:
                     continue
                 try:
-                    record, raw, clean = layout.row_of(file, row)
+                    record, planes = layout.row_of(file, row)
                 except StoreError as error:
                     complaints.append(str(error))
                     continue
                 anew = self.folder / PROJECTIONS / layout.file_name(record.number)
-                durable.replace(anew, layout.projection_image(record, raw, clean))
+                durable.replace(anew, layout.projection_image(record, planes))
                 logger.warning("%s: written anew from the closed series.h5", anew)
                 written += 1
         return written
@@ -277,27 +278,28 @@ class SeriesStore:
         """Read every projection file whole, as `load` does with unknown ones; returns what was wrong."""
         return self.load({})
 
-    def _load_one(self, path: Path, *, whole: bool) -> Record:
+    def _load_one(self, path: Path, *, whole: bool) -> tuple[Record, Array]:
+        """The record, and a frame of its shape and dtype."""
         if whole:
-            with reading(path, self.folder.parent):
-                record, raw, _ = layout.read_projection(str(path))
-            shape, dtype = raw.shape, raw.dtype
+            with self._guard.reading(path):
+                record, planes = layout.read_projection(str(path))
+            frame = planes["raw"]
         else:
             try:
-                with reading(path, self.folder.parent), h5py.File(path, "r", locking=False) as file:
-                    record, shape, dtype = layout.read_record(file), file["raw"].shape, file["raw"].dtype
-                    if file["clean"].shape != shape:
-                        raise StoreError(f"{path}: raw is {shape}, clean {file['clean'].shape}")
+                with self._guard.reading(path), h5py.File(path, "r", locking=False) as file:
+                    record, frame = layout.read_record(file), _empty(file["raw"])
+                    if shapes := {name: file[name].shape for name in record.checksums if file[name].shape != frame.shape}:
+                        raise StoreError(f"{path}: raw is {frame.shape}, {shapes}")
             except (OSError, KeyError, RuntimeError) as error:
                 raise StoreError(f"{path}: not a readable projection file: {error}") from error
         if record.number != int(path.stem):
             raise StoreError(f"{path}: holds projection {record.number}")
-        if self._frame is not None and (shape, dtype) != (self._frame.shape, self._frame.dtype):
-            raise StoreError(f"{path}: {shape} px of {dtype} do not belong to a series of {self._frame.shape} px of {self._frame.dtype}")
-        if self.holds(record.path, record.image, record.stamp):
-            raise StoreError(f"{path}: {record.path} image {record.image} is stored already")
-        self._frame = np.broadcast_to(dtype.type(0), shape)
-        return record
+        if self._frame is not None and (frame.shape, frame.dtype) != (self._frame.shape, self._frame.dtype):
+            series = f"{self._frame.shape} px of {self._frame.dtype}"
+            raise StoreError(f"{path}: {frame.shape} px of {frame.dtype} do not belong to a series of {series}")
+        if self.holds(record.visit):
+            raise StoreError(f"{path}: {record.visit.path} image {record.visit.image} is stored already")
+        return record, frame
 
     def _load_segments(self) -> None:
         """Use segments that still match; anything else about them is rebuilt from the projection files."""
@@ -306,9 +308,13 @@ class SeriesStore:
             first, end = (int(match[1]), int(match[2])) if match else (-1, -1)
             expected = _identity(self.records[first:end])
             try:
-                with reading(path, self.folder.parent), h5py.File(path, "r", locking=False) as file:
+                with self._guard.reading(path), h5py.File(path, "r", locking=False) as file:
                     found = (list(file.attrs["numbers"]), list(file.attrs["clean_crc32"]))
-                    fits = end <= len(self.records) and found == expected and len(file["raw"]) == len(file["clean"]) == end - first
+                    fits = (
+                        end <= len(self.records)
+                        and found == expected
+                        and {len(file[plane.name]) for plane in PLANES if plane.name in file} == {end - first}
+                    )
             except (OSError, KeyError, RuntimeError):
                 fits = False
             if fits and first == (self._segments[-1][1] if self._segments else 0):
@@ -318,7 +324,7 @@ class SeriesStore:
         """What the present `series.h5` shows, and whether it is the one file of a closed series; nothing when it is missing or damaged."""
         path = self.folder / SERIES_FILE
         try:
-            with reading(path, self.folder.parent), h5py.File(path, "r", locking=False) as file:
+            with self._guard.reading(path), h5py.File(path, "r", locking=False) as file:
                 columns = [file[f"{layout.PER_PROJECTION}/{name}"][()] for name in ("number", "path", "image", "sha256")]
                 rows = {int(n): (path.decode(), int(image), sha256.decode()) for n, path, image, sha256 in zip(*columns, strict=True)}
                 return rows, bool(file[layout.ABOUT].attrs["closed_utc"])
@@ -327,7 +333,7 @@ class SeriesStore:
 
     def identities(self) -> dict[int, Identity]:
         """Number -> whose projection it is."""
-        return {record.number: (record.path, record.image, record.sha256) for record in self.records}
+        return {record.number: (*record.visit.source, record.sha256) for record in self.records}
 
     def drop_master(self) -> None:
         """Take away a `series.h5` that would mislead: over no sources at all a master is read as NaN.
@@ -339,7 +345,7 @@ class SeriesStore:
             return
         shown, closed = self.shown()
         if not shown or (closed and not self.records):
-            logger.error("%s: not a readable series with its projections; %s", path, move(path, self.folder.parent))
+            logger.error("%s: not a readable series with its projections; %s", path, self._guard.move(path))
         elif not self.records:
             path.unlink()
 
@@ -350,9 +356,33 @@ def _segment_name(first: int, end: int) -> str:
 
 def _identity(records: list[Record]) -> tuple[list[int], list[int]]:
     """What a segment says of itself: numbers and checksums."""
-    return [record.number for record in records], [record.clean_crc32 for record in records]
+    return [record.number for record in records], [record.checksums["clean"] for record in records]
 
 
-def _same(a: Record, b: Record) -> bool:
-    """Equal, with NaN equal to NaN."""
-    return msgspec.json.encode(a) == msgspec.json.encode(b)
+def _row(record: Record, frame: Array) -> Row:
+    known = record.acquisition
+    return Row(
+        number=record.number,
+        path=record.visit.path,
+        image=record.visit.image,
+        sha256=record.sha256,
+        tilt_deg=record.tilt_deg,
+        tilt_source=record.tilt_source,
+        tilt_candidates=record.tilt_candidates,
+        shape=frame.shape,
+        dtype=frame.dtype.str,
+        pixel_size_nm=known.pixel_size_nm,
+        detector=known.detector,
+        orientation=record.orientation,
+        watch_root=record.watch_root,
+        members=record.members,
+    )
+
+
+def _empty(frame: Array) -> Array:
+    """A frame without content, of this shape and dtype."""
+    return np.broadcast_to(frame.dtype.type(0), frame.shape)
+
+
+def _frames(file: h5py.File, plane: Plane, count: int, raw: Array) -> h5py.Dataset:
+    return file.create_dataset(plane.name, (count, *raw.shape), plane.dtype_beside(raw), fillvalue=plane.fill)

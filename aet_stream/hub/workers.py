@@ -3,41 +3,36 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
 
 import numpy as np
 
 from aet_stream import failpoints
-from aet_stream.hub.flights import Flight, Flights
-from aet_stream.hub.outcomes import Outcomes
-from aet_stream.messages import WIRE_VERSION, AnyMessage, Done, Failed, Job, Ready, Working
+from aet_stream.hub.endings import Endings
+from aet_stream.hub.in_flight import InFlight, Leased
+from aet_stream.hub.outgoing import Outgoing
+from aet_stream.hub.timing import Timing
+from aet_stream.layout import SUBTRACTED, Planes
+from aet_stream.messages import WIRE_VERSION, Done, Failed, Job, Ready, Working
 from aet_stream.projection import Array
 
 logger = logging.getLogger(__name__)
-
-CROSSING_S = 3.0
-"""A worker may ask for work while our job is on its way to it; after this long it does not know of the job.
-One that has said nothing for as long is dead if another of its name asks."""
 
 
 class Workers:
     """Hands projections to workers that ask, and takes their results."""
 
-    def __init__(self, hub_id: str, flights: Flights, outcomes: Outcomes, send: Callable[[bytes, AnyMessage, Array | None], bool]) -> None:
-        self._hub_id = hub_id
-        self._flights = flights
-        self._outcomes = outcomes
-        self._send = send
+    def __init__(self, in_flight: InFlight, endings: Endings, outgoing: Outgoing, timing: Timing) -> None:
+        self._in_flight = in_flight
+        self._endings = endings
+        self._outgoing = outgoing
+        self._timing = timing
         self._idle: dict[bytes, str] = {}
         self._peers: dict[str, bytes] = {}
         self._models: dict[str, str] = {}
         self._refused: set[bytes] = set()
-        self._heard_at: dict[bytes, float] = {}
+        self._heard_at_s: dict[bytes, float] = {}
         self._rivals: dict[bytes, float] = {}
         """Workers of a name that another one has -> since when they ask."""
-        self.done: list[Flight] = []
-        """Subtracted and not yet stored."""
 
     def hear_ready(self, peer: bytes, ready: Ready) -> None:
         if ready.wire != WIRE_VERSION:
@@ -51,76 +46,87 @@ class Workers:
             self._models[ready.name] = ready.model_sha256
         if not self._succeeds(peer, ready.name):
             return
-        self._heard_at[peer] = time.monotonic()
-        for flight in self._flights.held_by(peer):
-            if time.monotonic() - flight.deadline + self._flights.lease_s < CROSSING_S:
+        now_s = self._heard_at_s[peer] = self._timing.now_s()
+        for leased in self._in_flight.held_by(peer):
+            if now_s - leased.deadline_s + self._in_flight.lease_s < self._timing.crossing_s:
                 return
-            logger.warning("%s does not know of %s any more: handed out again", ready.name, flight.path)
-            self._flights.unlease(flight)
+            logger.warning("%s does not know of %s any more: handed out again", ready.name, leased.key.path)
+            self._in_flight.unlease(leased)
         self._idle[peer] = ready.name
 
     def _succeeds(self, peer: bytes, name: str) -> bool:
         """Is `peer` the only worker of its name, the one before it being dead, which means silent?"""
-        before, now = self._peers.setdefault(name, peer), time.monotonic()
+        before, now_s = self._peers.setdefault(name, peer), self._timing.now_s()
         if before == peer:
             return True
-        since = self._rivals.setdefault(peer, now)
-        if now - self._heard_at[before] < CROSSING_S:
-            if now - since > CROSSING_S and peer not in self._refused:
+        since_s = self._rivals.setdefault(peer, now_s)
+        if now_s - self._heard_at_s[before] < self._timing.crossing_s:
+            if now_s - since_s > self._timing.crossing_s and peer not in self._refused:
                 self._refused.add(peer)
                 logger.error("two workers are called %s: the second gets no work; start it with another --name", name)
             return False
         self._lose(before, f"{name} died over it")
         self._peers[name] = peer
-        del self._heard_at[before], self._rivals[peer]
+        del self._heard_at_s[before], self._rivals[peer]
         return True
 
     def hear_working(self, working: Working) -> None:
-        flight = self._flights.find_job(working.job_id)
-        if flight is not None:
-            self._heard_at[flight.worker] = time.monotonic()
-            flight.deadline = self._heard_at[flight.worker] + self._flights.lease_s
+        leased = self._in_flight.find_job(working.job_id)
+        if leased is not None:
+            now_s = self._heard_at_s[leased.worker] = self._timing.now_s()
+            self._in_flight.renew(leased, now_s)
 
-    def hear_done(self, done: Done, clean: Array) -> None:
-        flight = self._flights.find_job(done.job_id)
-        if flight is None or flight.raw is None:
+    def hear_done(self, done: Done, pixels: Array) -> None:
+        leased = self._in_flight.find_job(done.job_id)
+        if leased is None:
             return  # late or double: its lease had run out
-        self._heard_at[flight.worker] = time.monotonic()
-        if clean.shape != flight.raw.shape or clean.dtype != np.dtype("<f4"):
-            self._outcomes.charge(flight, f"the worker answered with {clean.shape} of {clean.dtype} for {flight.raw.shape}")
-            return
-        if not np.isfinite(clean).all():
-            self._outcomes.charge(flight, "the worker answered with pixels that are not finite")
+        self._heard_at_s[leased.worker] = self._timing.now_s()
+        answer = dict(zip(done.planes, pixels if pixels.ndim == 3 else [pixels], strict=False))
+        if wrong := _wrong(answer, leased.read.raw):
+            self._endings.charge(leased, f"the worker answered with {wrong}")
             return
         failpoints.reach("done.heard")
-        flight.state, flight.done, flight.clean, flight.done_at = "done", done, clean, time.time()
-        self.done.append(flight)
+        self._in_flight.finish(leased, done.quality, answer, self._timing.unix_s())
 
     def hear_failed(self, failed: Failed) -> None:
-        flight = self._flights.find_job(failed.job_id)
-        if flight is not None:
-            self._outcomes.charge(flight, f"the worker failed: {failed.reason}")
+        leased = self._in_flight.find_job(failed.job_id)
+        if leased is not None:
+            self._endings.charge(leased, f"the worker failed: {failed.reason}")
 
     def _lose(self, peer: bytes, reason: str) -> None:
         self._idle.pop(peer, None)
-        for flight in self._flights.held_by(peer):
-            self._outcomes.charge(flight, reason)
+        for leased in self._in_flight.held_by(peer):
+            self._endings.charge(leased, reason)
 
     def expire(self) -> None:
         """Leases that nobody has renewed."""
-        now = time.monotonic()
-        for flight in self._flights:
-            if flight.state == "working" and now > flight.deadline:
-                self._lose(flight.worker, f"the worker was silent for {self._flights.lease_s:g} s")
+        now_s = self._timing.now_s()
+        for leased in self._in_flight.all(Leased):
+            if now_s > leased.deadline_s:
+                self._lose(leased.worker, f"the worker was silent for {self._in_flight.lease_s:g} s")
 
     def assign(self) -> None:
         """Give waiting projections to workers that asked."""
-        while self._idle and (flight := self._flights.waiting()):
+        while self._idle and (read := self._in_flight.next_read()):
             peer = next(iter(self._idle))
             del self._idle[peer]
-            self._flights.lease(flight, peer, self._hub_id, now=time.monotonic(), unix_now=time.time())
-            failpoints.reach("lease.send")
-            job = Job(job_id=flight.job_id, series=flight.series, path=flight.path, image=flight.image)
-            if not self._send(peer, job, flight.raw):
-                self._flights.unlease(flight)  # the worker has left; nobody died over the unit
-            failpoints.reach("lease.sent")
+            leased = self._in_flight.lease(read, peer, now_s=self._timing.now_s(), unix_s=self._timing.unix_s())
+            self._outgoing.send(peer, Job(job_id=leased.job_id, series=leased.series, visit=leased.key), read.raw)
+
+    def left(self, job: Job) -> None:
+        """The worker has gone before its job came: nobody died over the visit."""
+        leased = self._in_flight.find_job(job.job_id)
+        if leased is not None:
+            self._in_flight.unlease(leased)
+
+
+def _wrong(answer: Planes, raw: Array) -> str:
+    """What a worker's pixels are, where they are not one finite frame of each plane, like the raw one; empty: as they should be."""
+    if tuple(answer) != tuple(plane.name for plane in SUBTRACTED):
+        return f"the planes {', '.join(answer)}"
+    for name, pixels in answer.items():
+        if pixels.shape != raw.shape or pixels.dtype != np.dtype("<f4"):
+            return f"{name} of {pixels.shape} of {pixels.dtype} for {raw.shape}"
+        if not np.isfinite(pixels).all():
+            return f"{name} pixels that are not finite"
+    return ""

@@ -168,6 +168,7 @@ class Live:
             else "the hub has not been heard yet",
             "troubles": troubles,
             "concerns": concerns,
+            "notes": words.notes(status),
             "silence_s": None if silence_s == float("inf") else round(silence_s, 1),
             "current": None if name is None else series_id(name),
             "series": [{**row, "id": series_id(row["name"]), "name": shown(row["name"])} for row in status.get("series", [])],

@@ -13,7 +13,7 @@ import uvicorn
 
 from aet_stream.config import Config
 from aet_stream.errors import AetError
-from aet_stream.monitor import security
+from aet_stream.monitor import origin, security
 from aet_stream.monitor.live import Live
 from aet_stream.monitor.metrics import Metrics
 from aet_stream.monitor.shelf import Shelf
@@ -58,8 +58,9 @@ class Monitor:
         where = self._config.monitor
         token = security.token_for(where, run_folder(self._config.output_root))
         secure = security.tls_settings(where)
-        if token and not secure and not security.is_loopback(where.host):
+        if token and not secure and not origin.is_loopback(where.host) and not where.trusted_proxies:
             logger.warning("the token travels unencrypted: set monitor.tls_cert and tls_key, or put a TLS proxy or `ssh -L` in front")
+        logging.getLogger("uvicorn.error").addFilter(_not_of_refusals)
         listener = self._listen()
         settings = uvicorn.Config(
             Web(where, self.live, self._metrics, token).app(),
@@ -68,6 +69,8 @@ class Monitor:
             ws_max_size=MAX_MESSAGE_BYTES,
             h11_max_incomplete_event_size=MAX_HEADER_BYTES,
             limit_concurrency=CONNECTIONS,
+            proxy_headers=False,  # whom to believe is told in our own settings (origin.py)
+            log_config=None,  # into the log of this role, like all else
             log_level="warning",
             access_log=False,
             lifespan="off",
@@ -135,6 +138,11 @@ class Monitor:
         for part in (self._stream, self._link):
             if part is not None:
                 part.close()
+
+
+def _not_of_refusals(record: logging.LogRecord) -> bool:
+    """Uvicorn calls every WebSocket that is refused with a reason an error of ours (github.com/Kludex/uvicorn/pull/3138)."""
+    return "without completing handshake" not in record.getMessage()
 
 
 class _Server(uvicorn.Server):

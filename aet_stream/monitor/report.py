@@ -19,6 +19,7 @@ from aet_stream.monitor import frames
 from aet_stream.monitor.advice import Adviser, Hint
 from aet_stream.monitor.coverage import coverage
 from aet_stream.monitor.shelf import Row, Shelf, Table
+from aet_stream.monitor.words import no_reader
 from aet_stream.naming import shown
 
 LARGE_PX, CONTACT = 300, 120
@@ -83,6 +84,7 @@ def of_series(shelf: Shelf, name: str, limits: Advice, status: dict[str, Any], t
         _sheet(shelf, name, current),
         _volume(shelf, name),
         _put_aside(status, name),
+        _left_out(status, {str(row.get("path", "")).rpartition("/")[0] for row in rows}),
         _advice(hints),
         _rows(rows, hints),
         _settings(table),
@@ -218,6 +220,13 @@ def _put_aside(status: dict[str, Any], name: str) -> str:
     more = f"<p class='dim'>{older} older ones are not named here</p>" if older > 0 else ""
     named = f"<table><tr><th>state</th><th>file</th><th>reason</th></tr>{lines}</table>" if lines else ""
     return f"<h2>Held and quarantined</h2>{named}{more}"
+
+
+def _left_out(status: dict[str, Any], folders: set[str]) -> str:
+    """Files in the folders of this series, or below them, that nobody reads."""
+    inside = tuple(f"{folder}/" for folder in folders if folder)
+    rows = [row for row in status.get("left_out", {}).get("no_reader", []) if row[0] in folders or f"{row[0]}/".startswith(inside)]
+    return f"<h2>Without a reader</h2>{''.join(f'<p>{text(no_reader(*row))}</p>' for row in rows)}" if rows else ""
 
 
 def _advice(hints: Sequence[Hint]) -> str:

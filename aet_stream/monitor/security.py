@@ -1,4 +1,4 @@
-"""Who may read: this machine; others with a token. Names, origins, headers and slow clients are dealt with here, once for all routes."""
+"""Who may read: this machine; others with a token. Headers, refusals and slow clients are dealt with here, once for all routes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import logging
 import os
+import re
 import secrets
 import ssl
 import stat
@@ -14,7 +15,7 @@ import time
 from collections import deque
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import h11
 from starlette.datastructures import Headers, MutableHeaders
@@ -25,11 +26,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from aet_stream.config import Monitor
 from aet_stream.errors import ConfigError
+from aet_stream.monitor import origin
+from aet_stream.naming import shown
 
 logger = logging.getLogger(__name__)
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-COOKIE = "aet_monitor"
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -37,30 +38,23 @@ CSP = (
 HEADERS = {
     "content-security-policy": CSP,
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",  # with no-referrer, browsers post the log-in with "Origin: null"
     "cross-origin-resource-policy": "same-origin",
-    "cross-origin-opener-policy": "same-origin",
     "cache-control": "no-store",
 }
-OPEN_TO_ALL = frozenset({"/livez", "/readyz", "/login", "/static/page.css"})
+OPENER = "cross-origin-opener-policy"
+"""Only where browsers heed it: elsewhere they complain about it."""
+OPEN_TO_ALL = frozenset({"/livez", "/readyz", "/login", "/static/page.css", "/static/icon.svg"})
 MAX_FORM_BYTES = 4096
 FORM_S = 5.0
 TRIES, TRIES_S = 10, 60.0
 """Wrong tokens that are answered within this time; after that everybody waits."""
+ORDINARY = frozenset({401, 404, 503})
+"""Answers that belong to every day: asked without the token, gone meanwhile, not ready yet."""
 HEADER_S = 10.0
 """Time to say what one wants."""
 UNREAD_S = 60.0
 """Time to take the answer."""
-
-
-def is_loopback(host: str) -> bool:
-    return host in LOOPBACK
-
-
-def host_names(settings: Monitor) -> list[str]:
-    """The names under which requests are answered."""
-    own = [] if settings.host in ("", "0.0.0.0", "::") else [settings.host]
-    return [f"[{name}]" if ":" in name else name for name in dict.fromkeys([*LOOPBACK, *own, *settings.names])]
 
 
 def token_for(settings: Monitor, run_folder: Path) -> str:
@@ -70,7 +64,7 @@ def token_for(settings: Monitor, run_folder: Path) -> str:
     ------
     ConfigError : the file is open to others, empty or cannot be made
     """
-    if is_loopback(settings.host) and settings.token == "auto":
+    if origin.only_this_computer(settings) and settings.token == "auto":
         return ""
     path = Path(settings.token_file).expanduser() if settings.token_file else run_folder / "monitor.token"
     try:
@@ -94,65 +88,94 @@ def token_for(settings: Monitor, run_folder: Path) -> str:
     return token
 
 
-def same_origin(scope: Scope) -> bool:
-    """Does the page that asks come from here? Scripts send no Origin and are judged by their token alone."""
-    headers = Headers(scope=scope)
-    origin = headers.get("origin")
-    if origin is None:
-        return True
-    secure = scope["scheme"] in ("https", "wss")
-    try:
-        parts = urlsplit(origin)
-    except ValueError:
-        return False
-    return parts.scheme == ("https" if secure else "http") and parts.netloc.lower() == headers.get("host", "").lower()
+class Refusals:
+    """What the log hears of them: the same (but for its figures) once a minute, and of all that a scanner may ask for only so many."""
+
+    AGAIN_S, MOST = 60.0, 50
+
+    def __init__(self) -> None:
+        self._said: dict[str, float] = {}
+
+    def note(self, asked: origin.Asked, path: str, code: int, reason: str) -> None:
+        """`reason`: as the client was told."""
+        line = f"{asked.client[: origin.LONGEST]} asked for {path[: origin.LONGEST]}: {code}, {reason.strip()}"
+        kind, now = re.sub(r"\d+", "", line), time.monotonic()
+        self._said = {said: at for said, at in self._said.items() if now - at < self.AGAIN_S}
+        if kind not in self._said and len(self._said) < self.MOST:
+            self._said[kind] = now
+            logger.log(logging.INFO if code in ORDINARY else logging.WARNING, "%s", shown(line))
 
 
 class Guard:
-    """Around all routes: only GET (and the log-in), only our own pages, only with the token where one is needed."""
+    """Around all routes: only under our names, only GET (and the log-in), only our own pages, only with the token where one is needed."""
 
-    def __init__(self, app: ASGIApp, *, token: str, secure: bool) -> None:
+    def __init__(self, app: ASGIApp, *, settings: Monitor, token: str) -> None:
         self._app = app
         self._token = token
-        self._secure = secure
-        # The cookie is made from the token: it outlives a restart of the monitor and does not give the token away.
-        self._cookie = hmac.new(token.encode(), b"cookie", hashlib.sha256).hexdigest() if token else ""
+        self._base = settings.base_path
+        self._entrance = origin.Entrance(settings)
+        self._refusals = Refusals()
+        # The cookie is made from the token: it outlives a restart of the monitor and does not give the token away. Its name is this
+        # monitor's own, because cookies of one host are sent to all its ports.
+        self._cookie = self._made_from_token("cookie")
+        self._cookie_name = f"aet_monitor_{settings.port}_{self._made_from_token('name')[:8]}"
         self._wrong: deque[float] = deque(maxlen=TRIES)
 
+    def _made_from_token(self, purpose: str) -> str:
+        return hmac.new(self._token.encode(), purpose.encode(), hashlib.sha256).hexdigest() if self._token else ""
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            if same_origin(scope) and self._known(scope):
-                await self._app(scope, receive, send)
-            else:
-                await receive()
-                await send({"type": "websocket.close", "code": 1008})  # before accepting: the client sees 403
-            return
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
+        scope = self._below_base(scope)
+        asked = self._entrance.asked(scope)
+        answer = await self._answer(scope, receive, asked)
+        await (answer or self._app)(scope, receive, self._said_and_noted(scope, asked, send))
 
-        async def with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
+    def _below_base(self, scope: Scope) -> Scope:
+        """The request as it would be without `base_path`, which a proxy may have taken away or not."""
+        inside = self._base and scope["path"].startswith(f"{self._base}/")
+        return {**scope, "path": scope["path"].removeprefix(self._base)} if inside else scope
+
+    def _said_and_noted(self, scope: Scope, asked: origin.Asked, send: Send) -> Send:
+        """Puts our headers on an answer, and a refusal into the log."""
+        code = 200
+
+        async def tell(message: Message) -> None:
+            nonlocal code
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
+                code = message["status"]
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
+                if asked.confidential:
+                    headers.setdefault(OPENER, "same-origin")
+            elif code >= 400 and message.get("body"):
+                self._refusals.note(asked, scope["path"], code, message["body"][:1000].decode("utf-8", "replace"))
+                code = 200
             await send(message)
 
-        answer = await self._answer(Request(scope, receive))
-        await (answer or self._app)(scope, receive, with_headers)
+        return tell
 
-    async def _answer(self, request: Request) -> Response | None:
+    async def _answer(self, scope: Scope, receive: Receive, asked: origin.Asked) -> Response | None:
         """Our own answer, or None to let it pass. Judged by the raw path: a trick with the Host header does not change it."""
-        path = request.scope["path"]
-        if path == "/login" and request.method == "POST":
-            return await self._log_in(request)
-        if request.method not in ("GET", "HEAD"):
-            return PlainTextResponse("read only\n", 405, headers={"allow": "GET, HEAD"})
-        if path in OPEN_TO_ALL or self._known(request.scope):
+        path, method = scope["path"], scope.get("method", "GET")
+        if reason := self._entrance.unknown_name(scope):
+            return refused(400, reason)
+        if self._base and path == self._base:
+            return RedirectResponse(f"{path.rpartition('/')[2]}/", 307)
+        if path == "/login" and method == "POST":
+            return await self._log_in(Request(scope, receive), asked)
+        if method not in ("GET", "HEAD"):
+            return refused(405, "read only", allow="GET, HEAD")
+        if scope["type"] == "websocket" and (reason := self._entrance.foreign_page(scope, Headers(scope=scope).get("origin"))):
+            return refused(403, reason)
+        if path in OPEN_TO_ALL or self._known(scope):
             return None
-        if "text/html" in request.headers.get("accept", ""):
-            return RedirectResponse("/login", 303)
-        return PlainTextResponse("a token is needed: Authorization: Bearer TOKEN\n", 401, headers={"www-authenticate": "Bearer"})
+        if "text/html" in Headers(scope=scope).get("accept", ""):
+            return RedirectResponse(f"{'../' * (path.count('/') - 1)}login", 303)
+        return refused(401, "a token is needed: Authorization: Bearer TOKEN", **{"www-authenticate": "Bearer"})
 
     def _known(self, scope: Scope) -> bool:
         if not self._token:
@@ -162,29 +185,42 @@ class Guard:
         if kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token.encode()):
             return True
         # SimpleCookie would drop what follows a neighbour's cookie that it dislikes
-        return hmac.compare_digest(cookie_parser(headers.get("cookie", "")).get(COOKIE, "").encode(), self._cookie.encode())
+        ours = cookie_parser(headers.get("cookie", "")).get(self._cookie_name, "")
+        return hmac.compare_digest(ours.encode(), self._cookie.encode())
 
-    async def _log_in(self, request: Request) -> Response:
+    async def _log_in(self, request: Request, asked: origin.Asked) -> Response:
         if not self._token:
-            return RedirectResponse("/", 303)
-        if request.headers.get("origin") is None or not same_origin(request.scope):
-            return PlainTextResponse("the form of this server only\n", 403)
+            return RedirectResponse("./", 303)
+        page = request.headers.get("origin")
+        if page is None:
+            return refused(403, "the request does not say which page it comes from (no Origin)")
+        if reason := self._entrance.foreign_page(request.scope, page):
+            return refused(403, reason)
         now = time.monotonic()
         if len(self._wrong) == TRIES and now - self._wrong[0] < TRIES_S:
-            return PlainTextResponse("too many wrong tokens: wait a minute\n", 429, headers={"retry-after": "60"})
+            return refused(429, "too many wrong tokens: wait a minute", **{"retry-after": "60"})
         try:
             body = await asyncio.wait_for(_small_body(request), FORM_S)
         except TimeoutError:
-            return PlainTextResponse("too slow\n", 408, headers={"connection": "close"})
+            return refused(408, "too slow", connection="close")
         if body is None:
-            return PlainTextResponse("too large\n", 413, headers={"connection": "close"})
+            return refused(413, "too large", connection="close")
         given = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0]
         if not hmac.compare_digest(given.strip().encode(), self._token.encode()):
             self._wrong.append(now)
-            return RedirectResponse("/login?wrong", 303)
-        answer = RedirectResponse("/", 303)
-        answer.set_cookie(COOKIE, self._cookie, httponly=True, samesite="strict", secure=self._secure, max_age=30 * 86400)
+            self._refusals.note(asked, "/login", 403, "a wrong token")
+            return RedirectResponse("login?wrong", 303)
+        answer = RedirectResponse("./", 303)
+        # No path: the browser takes the folder that it sees /login in, which a proxy may have put anywhere. Lax: whoever follows a link
+        # from elsewhere is known, and nothing can be changed here.
+        how: dict[str, Any] = {"httponly": True, "samesite": "lax", "secure": asked.scheme == "https", "path": None}
+        answer.set_cookie(self._cookie_name, self._cookie, max_age=30 * 86400, **how)
         return answer
+
+
+def refused(code: int, reason: str, **headers: str) -> Response:
+    """A refusal with its reason, as a line of text; that goes into the log, too."""
+    return PlainTextResponse(f"{reason}\n", code, headers=headers)
 
 
 async def _small_body(request: Request) -> bytes | None:

@@ -97,7 +97,7 @@ class Shelf:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._tables: Kept[tuple[tuple[int, ...], Table]] = Kept(4)
-        self._frames: Kept[dict[str, Array]] = Kept(FRAMES_MIB << 20, lambda pair: sum(image.nbytes for image in pair.values()))
+        self._frames: Kept[layout.Planes] = Kept(FRAMES_MIB << 20, lambda pair: sum(image.nbytes for image in pair.values()))
         self._encoded: Kept[frames.Encoded] = Kept(ENCODED_MIB << 20, lambda encoded: len(encoded.body))
         self._figures: Kept[dict[str, float]] = Kept(LOOKS)
         self._small: Kept[Array] = Kept(SMALL_ONES)
@@ -164,7 +164,7 @@ class Shelf:
         path = self._projection_path(name, number)
         try:
             with h5py.File(path, "r", locking=False) as file:
-                return as_row({key: getattr(record, key) for record in (layout.read_record(file),) for key in record.__struct_fields__})
+                return as_row(layout.flat(layout.read_record(file)))
         except OSError as error:
             raise StoreError(f"no projection {number} in this series") from error
 
@@ -173,8 +173,8 @@ class Shelf:
     def _projection_path(self, name: str, number: int) -> Path:
         return self.root / name / layout.PROJECTIONS / layout.file_name(number)
 
-    def pixels(self, name: str, row: Row) -> dict[str, Array]:
-        """`raw` and `clean` of one projection, checked against their checksums.
+    def pixels(self, name: str, row: Row) -> layout.Planes:
+        """The planes of one projection (`raw`, `clean`), checked against their checksums.
 
         Raises
         ------
@@ -182,22 +182,20 @@ class Shelf:
         """
         return self._frames.get((name, row["number"], row["clean_crc32"]), lambda: self._read_pixels(name, row))
 
-    def _read_pixels(self, name: str, row: Row) -> dict[str, Array]:
+    def _read_pixels(self, name: str, row: Row) -> layout.Planes:
         path = self._projection_path(name, row["number"])
         if path.is_file():
-            _, raw, clean = layout.read_projection(str(path))
-        else:  # projection files may be removed after closing: then series.h5 holds the pixels itself
-            with Series(self.root / name / layout.SERIES_FILE) as series:
-                if not series.closed:
-                    raise StoreError(f"projection {row['number']} is not there")
-                place = int(np.flatnonzero(series.column("number") == row["number"])[0])
-                raw, clean = series.raw(place), series.clean(place)
-        return {"raw": raw, "clean": clean}
+            return layout.read_projection(str(path))[1]
+        # projection files may be removed after closing: then series.h5 holds the pixels itself
+        with Series(self.root / name / layout.SERIES_FILE) as series:
+            if not series.closed:
+                raise StoreError(f"projection {row['number']} is not there")
+            return series.planes(int(np.flatnonzero(series.column("number") == row["number"])[0]))
 
     def image(self, name: str, row: Row, kind: str) -> Array:
         """raw, clean or background = raw - clean."""
-        pair = self.pixels(name, row)
-        return pair["raw"].astype(np.float32) - pair["clean"] if kind == "background" else pair[kind]
+        planes = self.pixels(name, row)
+        return planes["raw"].astype(np.float32) - planes["clean"] if kind == "background" else planes[kind]
 
     def encoded(self, name: str, row: Row, kind: str, factor: int) -> frames.Encoded:
         """Ready to send; many viewers ask for the same."""
@@ -223,7 +221,8 @@ class Shelf:
         return self._small.peek((name, row["number"], row["clean_crc32"]))
 
     def _look(self, name: str, row: Row) -> Look:
-        seen = look(**self.pixels(name, row), axis_deg=row.get("tilt_axis_deg") or 0.0)
+        planes = self.pixels(name, row)
+        seen = look(planes["raw"], planes["clean"], row.get("tilt_axis_deg") or 0.0)
         key = (name, row["number"], row["clean_crc32"])
         self._figures.put(key, seen.figures)
         self._small.put(key, seen.small)

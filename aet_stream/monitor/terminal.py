@@ -26,8 +26,15 @@ def glance(status: dict[str, Any], *, expected: int = 0) -> RenderableType:
     sign, style = _SIGNS["trouble" if troubles else "attention" if concerns else "ok"]
     head = Text.assemble((sign, style), "  ", words.sentence(status, expected=expected))
     worries = Text(shown("; ".join([*troubles, *concerns])), style="red" if troubles else "yellow")
+    notes = [Text(note, style="dim") for note in words.notes(status)]
     queue = "  ".join(f"{count} {name}" for name, count in status.get("queue", {}).items())
-    parts: list[RenderableType] = [head, *([worries] if worries.plain else []), Text(f"queue: {queue}", style="dim"), _series(status)]
+    parts: list[RenderableType] = [
+        head,
+        *([worries] if worries.plain else []),
+        Text(f"queue: {queue}", style="dim"),
+        *notes,
+        _series(status),
+    ]
     stages = status.get("latency", {}).get("stages", {})
     return Panel(Group(*parts, *([_pace(stages)] if stages else []), *_put_aside(status)), title="aet-stream", title_align="left")
 

@@ -14,7 +14,6 @@ import msgspec
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route, WebSocketRoute
@@ -22,10 +21,11 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from aet_stream.config import Monitor
 from aet_stream.errors import StoreError
-from aet_stream.monitor import frames, report, security, words
+from aet_stream.monitor import frames, report, words
 from aet_stream.monitor.live import VIEWERS, Live, Viewer
 from aet_stream.monitor.metrics import Metrics
-from aet_stream.monitor.security import Guard
+from aet_stream.monitor.origin import Entrance
+from aet_stream.monitor.security import Guard, refused
 from aet_stream.monitor.shelf import KINDS, PLANES, Row, series_id
 from aet_stream.naming import shown
 
@@ -33,6 +33,7 @@ PAGE = Path(__file__).parent / "page"
 TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 IMMUTABLE = "private, max-age=86400, immutable"
 IMAGES_AT_ONCE = 24
+EVENTS = "/api/v1/events"
 
 
 class Web:
@@ -43,6 +44,7 @@ class Web:
         self._live = live
         self._metrics = metrics
         self._token = token
+        self._entrance = Entrance(settings)
         self._images = asyncio.Semaphore(IMAGES_AT_ONCE)
         # All files of the page, read once: names from outside are looked up here and never opened.
         self._files = {path.name: path.read_bytes() for path in PAGE.iterdir() if path.suffix in TYPES}
@@ -66,14 +68,13 @@ class Web:
             Route(frame + "/thumb.png", self._thumb),
             Route(frame + "/{kind}.tiff", self._tiff),
             Route(frame + "/{kind}", self._frame),
-            WebSocketRoute("/api/v1/events", self._events),
+            WebSocketRoute(EVENTS, self._events),
+            Route(EVENTS, self._why_no_events),
         ]
-        hosts = [*security.host_names(self._settings), "::1"]
-        middleware = [
-            Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False),
-            Middleware(Guard, token=self._token, secure=bool(self._settings.tls_cert)),
-        ]
-        return Starlette(routes=routes, middleware=middleware, exception_handlers={StoreError: _not_found})
+        middleware = [Middleware(Guard, settings=self._settings, token=self._token)]
+        app = Starlette(routes=routes, middleware=middleware, exception_handlers={StoreError: _not_found})
+        app.router.redirect_slashes = False  # to an absolute address, as we see it and not the browser
+        return app
 
     # -- the page ---------------------------------------------------------------------------------------------------------------
 
@@ -81,14 +82,19 @@ class Web:
         return self._file("index.html")
 
     async def _login(self, request: Request) -> Response:
-        return self._file("login.html") if self._token else RedirectResponse("/", 303)
+        if not self._token:
+            return RedirectResponse("./", 303)
+        page = self._file("login.html")
+        if "wrong" in request.query_params:
+            return Response(bytes(page.body).replace(b" hidden", b"", 1), media_type=page.media_type)
+        return page
 
     async def _static(self, request: Request) -> Response:
         return self._file(request.path_params["name"])
 
     def _file(self, name: str) -> Response:
         if name not in self._files:
-            return PlainTextResponse("no such file\n", 404)
+            return refused(404, "no such file")
         return Response(self._files[name], media_type=TYPES[Path(name).suffix], headers={"cache-control": "no-cache"})
 
     # -- for machines -----------------------------------------------------------------------------------------------------------
@@ -119,8 +125,8 @@ class Web:
 
     async def _events(self, socket: WebSocket) -> None:
         """The whole state first, then what happens; the client has nothing to say."""
-        if len(self._live.viewers) >= VIEWERS:
-            await socket.close(1013)
+        if reason := self._full():
+            await socket.send_denial_response(refused(503, reason))
             return
         await socket.accept()
         viewer = Viewer()
@@ -140,6 +146,16 @@ class Web:
         finally:
             self._live.viewers.discard(viewer)
             listening.cancel()
+
+    def _full(self) -> str:
+        full = len(self._live.viewers) >= VIEWERS
+        return f"{VIEWERS} pages are open already, and more are not served: close some" if full else ""
+
+    async def _why_no_events(self, request: Request) -> Response:
+        """For a page whose WebSocket was not opened: a browser tells nobody why. Its Referer says where it is."""
+        foreign = self._entrance.foreign_page(request.scope, request.headers.get("referer"))
+        proxy = "what comes here is no WebSocket: a proxy in between has to pass on the headers Upgrade and Connection, in HTTP/1.1"
+        return refused(426, f"{foreign or self._full() or proxy} (docs/monitor.md)", upgrade="websocket")
 
     # -- series -----------------------------------------------------------------------------------------------------------------
 
@@ -248,7 +264,7 @@ async def _until_gone(socket: WebSocket) -> None:
 
 
 async def _not_found(request: Request, error: Exception) -> Response:
-    return PlainTextResponse(f"{shown(str(error))}\n", 404)
+    return refused(404, shown(str(error)))
 
 
 def _download(name: str) -> dict[str, str]:

@@ -47,6 +47,21 @@ def concerns(status: dict[str, Any]) -> list[str]:
     return found
 
 
+def notes(status: dict[str, Any], most: int = 4) -> list[str]:
+    """What is not taken and nobody has to do anything about: files without a reader by folder, and how many are older than wanted."""
+    said = status.get("left_out", {})
+    older, rows = said.get("older", 0), [no_reader(*row) for row in said.get("no_reader", [])]
+    found = [f"{older} older files left out (watch.newer_than)"] if older else []
+    found += rows[:most]
+    more = said.get("no_reader_files", 0) - sum(files for _, _, files in said.get("no_reader", [])[:most])
+    return [*found, *([f"{more} more files without a reader in other folders"] if more > 0 else [])]
+
+
+def no_reader(folder: str, kind: str, files: int) -> str:
+    """One line about files of one kind in one folder: "np1: 12 files *.eer: no reader"."""
+    return f"{shown(folder) or 'the watched folder'}: {files} file{'' if files == 1 else 's'} {kind}: no reader"
+
+
 def current(status: dict[str, Any]) -> dict[str, Any] | None:
     """The series that something came for last."""
     series = [row for row in status.get("series", []) if row.get("stored")]
@@ -95,7 +110,7 @@ def output_setting(status: dict[str, Any]) -> str:
 
 
 def _held(reason: str) -> tuple[str, str]:
-    """What helps, and the words of the command that then does the rest (hub/intake.py says what no angle can release)."""
+    """What helps, and the words of the command that then does the rest (judging.py says what no angle can release)."""
     if re.match(r"\d+ x \d+ px of ", reason):
         return "give the other images a folder of their own; then it is read there", ""
     if reason.startswith("orientation "):
@@ -104,6 +119,8 @@ def _held(reason: str) -> tuple[str, str]:
         return "set series.detector to the one to use, start the daemon again and have it read again", "requeue ID"
     if reason.startswith("watch.root was "):
         return "give it a folder of another name; only if the watched folder is the same under another name: say its tilt", _RELEASE
+    if reason.startswith("pixel size "):
+        return "give it a folder of its own; only if it belongs to this series all the same: say its tilt", _RELEASE
     return "say its tilt", _RELEASE
 
 

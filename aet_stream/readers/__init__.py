@@ -9,16 +9,19 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 import numpy as np
 
 from aet_stream.errors import ConfigError, SourceError, SourceGone, SourceNotReady
 from aet_stream.projection import RAW_DTYPES, Acquisition, Array
+
+T = TypeVar("T")
 
 MAX_EDGE_PX = 8192
 MAX_IMAGES = 20_000
@@ -37,9 +40,14 @@ FORMATS = {
     ".ali": "mrc",
     ".dm3": "dm",
     ".dm4": "dm",
+    ".dm5": "dm5",
     ".mat": "mat",
     ".ser": "ser",
     ".emd": "emd",
+    ".h5": "h5",
+    ".hdf5": "h5",
+    ".nhdf": "h5",
+    ".ndata": "nion",
 }
 SUFFIXES = frozenset(FORMATS)
 PLUGINS = "aet_stream.readers"
@@ -150,8 +158,8 @@ def _looks_like(path: Path) -> str:
     with path.open("rb") as file:
         head = file.read(8)
     kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "")
-    belongs = {"TIFF": ".tif .tiff", "BigTIFF": ".tif .tiff", "NumPy": ".npy", "HDF5": ".emd .mat", "MATLAB": ".mat", "DM3": ".dm3 .dm4",
-               "DM4": ".dm3 .dm4", "SER": ".ser"}.get(kind, "-")  # fmt: skip
+    belongs = {"TIFF": ".tif .tiff", "BigTIFF": ".tif .tiff", "NumPy": ".npy", "HDF5": ".emd .mat .h5 .hdf5 .nhdf .dm5", "ZIP": ".ndata",
+               "MATLAB": ".mat", "DM3": ".dm3 .dm4", "DM4": ".dm3 .dm4", "SER": ".ser"}.get(kind, "-")  # fmt: skip
     return f" (its content looks like {kind})" if kind and path.suffix.lower() not in belongs.split() else ""
 
 
@@ -198,13 +206,13 @@ def checked_probe(path: Path, reader: str, images: int, height: int, width: int,
 
 
 def little(path: Path, dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
-    """The same type, little-endian; half floats become single ones.
+    """The same type, little-endian; half floats become single ones, integers of 64 bits those of 32, which hold every count.
 
     Raises
     ------
     SourceError : complex, RGB, text and the like are no projections
     """
-    dtype = np.dtype("<f4") if (dtype.kind, dtype.itemsize) == ("f", 2) else dtype.newbyteorder("<")
+    dtype = np.dtype({("f", 2): "<f4", ("i", 8): "<i4", ("u", 8): "<u4"}.get((dtype.kind, dtype.itemsize), dtype.newbyteorder("<")))
     if dtype.str not in RAW_DTYPES:
         raise SourceError(f"{path.name}: pixels of type {dtype} are no projection")
     return dtype
@@ -212,7 +220,12 @@ def little(path: Path, dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
 
 def finished(path: Path, pixels: Array) -> Array:
     """(frames, height, width) ready to travel: C order, little-endian, all finite. A single (height, width) is one frame."""
-    pixels = np.ascontiguousarray(pixels, dtype=little(path, pixels.dtype))
+    dtype = little(path, pixels.dtype)
+    if pixels.dtype.itemsize == 8 > dtype.itemsize and pixels.size:
+        least, most, held = int(pixels.min()), int(pixels.max()), np.iinfo(dtype.name)
+        if least < held.min or most > held.max:
+            raise SourceError(f"{path.name}: pixels from {least} to {most}, more than {held.bits} bits hold: save them as float64")
+    pixels = np.ascontiguousarray(pixels, dtype=dtype)
     pixels = pixels[None] if pixels.ndim == 2 else pixels
     if pixels.ndim != 3:
         raise SourceError(f"{path.name}: an image with {pixels.ndim} dimensions")
@@ -234,15 +247,57 @@ _UNIT_NM = {
 }  # fmt: skip
 
 
+_SIZES_NM = (1e-4, 1e6)
+"""Pixels of electron microscopes lie between a tenth of a picometre and a millimetre; metres are no pixel size."""
+
+
 def pixel_size_nm(along_y: tuple[float, str], along_x: tuple[float, str]) -> float | None:
-    """Pixel size from two (value, unit) calibrations; None unless both are real lengths that agree within 1 %."""
+    """Pixel size from two (value, unit) calibrations; None unless both are lengths as microscopes have them, and agree within 1 %."""
     sizes = []
     for value, unit in (along_y, along_x):
         factor = _UNIT_NM.get(unit.strip().lower().replace("angstrom", "a"))
-        if factor is None or not np.isfinite(value) or value <= 0:
+        if factor is None or not _SIZES_NM[0] < value * factor < _SIZES_NM[1]:
             return None
         sizes.append(value * factor)
     return sizes[1] if abs(sizes[0] - sizes[1]) <= 0.01 * sizes[1] else None
+
+
+_RECIPROCAL = re.compile(r"1?\s*/\s*\w|\w.*(-\s*1[)}]?|⁻¹)$")
+_ANGLE = re.compile(r"[mµμu]?_?rad(ians?)?$", re.IGNORECASE)
+_ENERGY = re.compile(r"[mk]?_?e_?v$", re.IGNORECASE)
+
+
+def no_space(*units: str, others: Iterable[str] = ()) -> str:
+    """Why an image whose own axes have these units is no projection of the specimen, in words; empty where they do not say so.
+
+    Parameters
+    ----------
+    others : units of further axes: a tilt may be in radians, a spectrum is none of projections
+    """
+    own, other = ([unit.strip(" \0[]") for unit in these] for these in (units, others))
+    for unit in own:
+        if _RECIPROCAL.match(unit) or _ANGLE.match(unit):
+            return f"a diffraction pattern: an axis of its image is in {unit}"
+    energy = next((unit for unit in own + other if _ENERGY.match(unit)), "")
+    return f"a spectrum: an axis is in {energy}" if energy else ""
+
+
+def understood(remarks: list[str], what: str, ask: Callable[[], T], otherwise: T) -> T:
+    """What `ask` finds beside the pixels. What cannot be understood there costs no pixel: it is not known, and `remarks` say so.
+
+    Raises
+    ------
+    SourceNotReady, SourceGone : it is not written yet, or gone
+    """
+    try:
+        return ask()
+    except (SourceNotReady, SourceGone, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk, not the file
+        remarks.append(f"{what} cannot be understood, and not known: {str(error)[:160] or type(error).__name__}")
+        return otherwise
 
 
 def utc(unix_s: float) -> str:

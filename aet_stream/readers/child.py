@@ -19,12 +19,12 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 
-from aet_stream.config import Config
+from aet_stream.config import Config, Series
 from aet_stream.errors import AetError, ConfigError, ReaderDied, SourceError, SourceGone, SourceNotReady, SourceStillZero
 from aet_stream.projection import Array, Drift, Projection
 from aet_stream.readers import SUFFIXES, Probe, finished, load_plugins
 from aet_stream.readers.frames import combine, sha256_of_frames
-from aet_stream.readers.looking import Look, Sources, Unit, look, unit, zero_tail
+from aet_stream.readers.looking import Look, Sources, Unit, look, zero_tail
 
 AHEAD_BYTES = 32 << 10
 """Questions sent before the first is answered, at most, beside that one: the pipe takes as much while the child is not listening."""
@@ -41,8 +41,23 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     plugins: tuple[str, ...] = ()
     keep: str = "moments"
     max_shift: float = 0.25
+    series: Series = Series()
+    """Which detector's images will not be used."""
     turn: str = ""
     """Letters out of `t` (transpose), `y`, `x` (flip along that axis), in this order."""
+
+    @classmethod
+    def of(cls, config: Config) -> Rules:
+        """Those that a configuration asks for."""
+        return cls(
+            max_bytes=config.watch.max_file_mib << 20,
+            settle_s=config.watch.settle_s,
+            plugins=config.readers.enabled,
+            keep=config.frames.keep,
+            max_shift=config.frames.max_shift,
+            series=config.series,
+            turn=config.orientation.letters,
+        )
 
 
 class Member(msgspec.Struct, frozen=True):
@@ -103,16 +118,8 @@ class ReaderChild:
     @classmethod
     def of(cls, config: Config) -> ReaderChild:
         """The reader that a configuration asks for."""
-        turn = config.orientation
-        rules = Rules(
-            max_bytes=0,
-            settle_s=config.watch.settle_s,
-            plugins=config.readers.enabled,
-            keep=config.frames.keep,
-            max_shift=config.frames.max_shift,
-            turn="t" * turn.transpose + "y" * turn.flip_y + "x" * turn.flip_x,
-        )
         limits = config.watch
+        rules = Rules.of(config)
         return cls(timeout_s=limits.reader_timeout_s, memory_mib=limits.reader_memory_mib, max_file_mib=limits.max_file_mib, rules=rules)
 
     @property
@@ -187,11 +194,7 @@ class ReaderChild:
         """
         name = Path(members[0].path).name
         answer, content = self._ask(_Request("read", tuple(members), lenient), name)
-        reading = answer.reading
-        if reading is None or content is None:
-            raise ReaderDied(f"{name}: the reading process answered nonsense")
-        planes = np.frombuffer(content, answer.dtype).reshape(answer.shape)
-        return Projection(planes[0], reading.units[0].acquisition, reading.drift, planes[1:] if len(planes) > 1 else None), reading
+        return _visit(answer, content, name)
 
     def read(self, path: Path, image: int) -> tuple[Projection, str]:
         """One image and the SHA-256 of its pixel bytes.
@@ -219,11 +222,9 @@ class ReaderChild:
             raise ReaderDied(f"{name}: reading took longer than {self._timeout_s:g} s (watch.reader_timeout_s)")
         answer = _answers.decode(pipe.recv_bytes())
         content = pipe.recv_bytes() if answer.kind == "image" else None
-        if answer.kind in _ERRORS:
-            if answer.kind == "ReaderDied":
-                self._kill()  # out of memory: whatever it still holds goes with it
-            raise _ERRORS[answer.kind](answer.text)
-        return answer, content
+        if answer.kind == "ReaderDied":
+            self._kill()  # out of memory: whatever it still holds goes with it
+        return _unless_error(answer), content
 
     def _started(self) -> Connection:
         if self._pipe is None or self._process is None or not self._process.is_alive():
@@ -247,6 +248,39 @@ class ReaderChild:
         self._kill()
 
 
+class ReaderHere:
+    """The same in this process, without its limits: for programs of others, which a process begun from them would run again."""
+
+    def __init__(self, config: Config) -> None:
+        self._desk = _Desk(Rules.of(config))
+
+    def look(self, path: Path, *, lenient: bool = False) -> Look:
+        """As ReaderChild.look."""
+        answer, _ = self._desk.answer(_Request("look", (Member(str(path), -1),), lenient))
+        look = _unless_error(answer).look
+        assert look is not None
+        return look
+
+    def read_visit(self, members: Sequence[Member], *, lenient: bool = False) -> tuple[Projection, Reading]:
+        """As ReaderChild.read_visit."""
+        answer, content = self._desk.answer(_Request("read", tuple(members), lenient))
+        return _visit(_unless_error(answer), content, Path(members[0].path).name)
+
+
+def _unless_error(answer: _Answer) -> _Answer:
+    if answer.kind in _ERRORS:
+        raise _ERRORS[answer.kind](answer.text)
+    return answer
+
+
+def _visit(answer: _Answer, content: bytes | memoryview | None, name: str) -> tuple[Projection, Reading]:
+    reading = answer.reading
+    if reading is None or content is None:
+        raise ReaderDied(f"{name}: the reading process answered nonsense")
+    planes = np.frombuffer(content, answer.dtype).reshape(answer.shape)
+    return Projection(planes[0], reading.units[0].acquisition, reading.drift, planes[1:] if len(planes) > 1 else None), reading
+
+
 def _serve(pipe: Connection, memory_bytes: int, rules: Rules) -> None:
     """The child: answers until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides
@@ -268,7 +302,7 @@ class _Desk:
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._sources = Sources(rules.max_bytes, rules.settle_s)
+        self._sources = Sources(rules.max_bytes, rules.settle_s, rules.series)
         self._suffixes: frozenset[str] | None = None
 
     def answer(self, request: _Request) -> tuple[_Answer, memoryview | None]:
@@ -299,33 +333,35 @@ class _Desk:
 
     def _read(self, request: _Request) -> tuple[_Answer, memoryview]:
         stacks: list[Array] = []
-        flag = ""
+        flags: list[str] = []
         units: list[Unit] = []
         for member in request.members:
             path = Path(member.path)
-            source, stamp = self._sources.open(path)
-            frames = source.frames(member.image)
-            units.append(unit(source, path, stamp, member.image, tuple(map(Path, member.loose)), self._sources.settle_s))
-            Sources.unchanged(path, stamp)
-            zeros = 0 if source.probe.sealed else zero_tail(source, frames)
-            if zeros and not request.lenient:
+            loose = tuple(map(Path, member.loose))
+            opened = self._sources.open(path, loose)
+            frames = opened.source.frames(member.image)
+            units.append(self._sources.unit(opened, member.image, loose))
+            Sources.unchanged(path, opened.stamp)
+            zeros = 0 if opened.source.probe.sealed else zero_tail(opened.source, frames)
+            if zeros and not request.lenient and self._sources.waits_for(path, units[-1].acquisition):
                 raise SourceStillZero(f"{path.name}: its last {zeros} pixels are zero: not written yet?")
-            flag = f"the last {zeros} pixels are zero" if zeros else flag
+            news = (f"the last {zeros} pixels are zero" if zeros else "", units[-1].acquisition.remark)
+            flags += [said for said in news if said and said not in flags]
             stacks.append(frames)
         name = Path(request.members[0].path).name
         if len({(frames.shape[1:], frames.dtype) for frames in stacks}) > 1:
             raise SourceError(f"{name}: the frames of this tilt have different sizes or types")
         frames = np.concatenate(stacks) if len(stacks) > 1 else stacks[0]
-        return self._combined(name, frames, tuple(units), flag)
+        return self._combined(name, frames, tuple(units), flags)
 
-    def _combined(self, name: str, frames: Array, units: tuple[Unit, ...], flag: str) -> tuple[_Answer, memoryview]:
+    def _combined(self, name: str, frames: Array, units: tuple[Unit, ...], flags: list[str]) -> tuple[_Answer, memoryview]:
         rules = self._rules
         travelling = (len(frames) + 1) * frames[0].size * _exact(frames.dtype).itemsize
         keep = rules.keep if travelling <= MAX_EXTRA_BYTES or rules.keep != "frames" else "moments"
         rotations = tuple(angle for u in units for angle in u.acquisition.scan_rotation_deg)
         frames = turned(frames, rules.turn)
         mean, extras, drift = combine(frames, rotations, keep=keep, max_shift=rules.max_shift)
-        drift = msgspec.structs.replace(drift, flag="; ".join(filter(None, (drift.flag, flag))))
+        drift = msgspec.structs.replace(drift, flag="; ".join(filter(None, (drift.flag, *flags))))
         kind: Literal["", "variance", "frames"] = "" if extras is None else "frames" if keep == "frames" else "variance"
         planes = mean[None]
         if extras is not None:

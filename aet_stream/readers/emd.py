@@ -1,139 +1,46 @@
-"""The two kinds of `.emd`: Velox (Thermo Fisher) and Berkeley (NCEM), both HDF5.
+"""The two kinds of `.emd`, both HDF5: Velox (velox.py) and Berkeley (NCEM).
 
-Velox: `/Data/Image/<id>/Data` (y, x, frame) and one JSON text per frame in `Metadata`; angles in radians, as text; one id per detector.
-Berkeley: groups with `emd_group_type` = 1. Single images take their tilt from `/stage` (x, y, z, alpha, gamma). STEMTomo appends to
-`/data/raw/data` (tilt, repeat, y, x), with `tiltangles` beside it: a container that grows by one tilt at a time.
+Berkeley: groups with `emd_group_type` = 1, or, where none says so, those that hold `data` with axes. Single images take their tilt from
+`/stage` (x, y, z, alpha, gamma). STEMTomo appends to `/data/raw/data` (tilt, repeat, y, x), with `tiltangles` beside it: a container that
+grows by one tilt at a time. Links are not followed: what stands behind one is not known, and data behind one are refused.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from aet_stream.errors import SourceError, SourceNotReady
 from aet_stream.projection import Acquisition, Array
-from aet_stream.readers import MAX_IMAGES, Source, checked_probe, finished, image_in_range, pixel_size_nm, utc
-from aet_stream.readers.hdf5 import attribute, member, numbers, opened
+from aet_stream.readers import Source, checked_probe, finished, image_in_range, no_space, pixel_size_nm, understood, utc
+from aet_stream.readers.angle_array import is_angle_name
+from aet_stream.readers.hdf5 import attribute, known, member, numbers, opened
+from aet_stream.readers.velox import Velox, number
 
-_SAME_TILT_DEG = 0.01
-_MAX_GROUPS = 2000
+_VELOX, _STEMTOMO = "Data/Image", "data/raw/tiltangles"
+_MAX_OBJECTS, _MAX_DEPTH = 20_000, 6
 
 
 def open_source(path: Path, size: int) -> Source:
     with opened(path) as file:
-        if member(path, file, "Data/Image") is not None:
-            return Velox(path, file)
-        raw = member(path, file, "data/raw")
-        if raw is not None and member(path, raw, "tiltangles") is not None:
-            return StemTomo(path, file)
-        return Berkeley(path, file)
+        return open_hdf5(path, file)
 
 
-# -- Velox ------------------------------------------------------------------------------------------------------------------------------
+def fits(path: Path, file: Any) -> bool:
+    """Is an HDF5 file of another name one of these?"""
+    return attribute(file, "version_major") is not None or any(known(path, file, name) is not None for name in (_VELOX, _STEMTOMO))
 
 
-class Velox:
-    """Every detector's images. Frames at one and the same tilt are frames of one image; otherwise each is an image of its own."""
-
-    def __init__(self, path: Path, file: Any) -> None:
-        self._path = path
-        self._images: list[tuple[str, int, int]] = []
-        """(dataset, first frame, frames)"""
-        self._said: list[dict[str, Any]] = []
-        shapes = []
-        group = member(path, file, "Data/Image")
-        for key in group:
-            item = member(path, group, f"{key}/Data")
-            if item is None or item.dtype.kind in "Vc" or member(path, group, f"{key}/Metadata") is None:
-                continue  # a live Fourier transform or the like, beside the detectors' images
-            data = numbers(path, item)
-            if data.ndim != 3 or data.shape[2] < 1:
-                raise SourceError(f"{path.name}: {data.name} has shape {data.shape}, not (y, x, frames)")
-            said = [_velox_json(path, group, key, frame) for frame in range(min(data.shape[2], MAX_IMAGES))]
-            tilts = [_velox_tilt(text)[0] for text in said]
-            known = [tilt for tilt in tilts if tilt is not None]
-            one = not known or (len(known) == len(tilts) and max(known) - min(known) <= _SAME_TILT_DEG)
-            self._images += [(data.name, 0, len(said))] if one else [(data.name, frame, 1) for frame in range(len(said))]
-            self._said += said[:1] if one else said
-            shapes.append((data.shape, data.dtype.str, len(said) if one else 1))
-        if not shapes:
-            raise SourceNotReady(f"{path.name}: no image is written yet")
-        (height, width, _), dtype, _ = max(shapes, key=lambda s: s[0][0] * s[0][1])
-        frames = max(frames for _, _, frames in shapes)
-        self.probe = checked_probe(path, "velox", len(self._images), height, width, dtype, frames=frames)
-
-    def frames(self, image: int) -> Array:
-        image_in_range(self._path, image, self.probe.images)
-        name, first, count = self._images[image]
-        with opened(self._path) as file:
-            pixels = numbers(self._path, member(self._path, file, name))[:, :, first : first + count]
-        return finished(self._path, np.moveaxis(pixels, 2, 0))
-
-    def acquisition(self, image: int) -> Acquisition:
-        said = self._said[image]
-        tilt, raw = _velox_tilt(said)
-        beta, _ = _velox_tilt(said, "BetaTilt")
-        along_y, along_x = (
-            (_number(_at(said, "BinaryResult", "PixelSize", edge)) or 0.0, str(_at(said, "BinaryResult", f"PixelUnit{axis}") or ""))
-            for edge, axis in (("height", "Y"), ("width", "X"))
-        )
-        started = _number(_at(said, "Acquisition", "AcquisitionStartDatetime", "DateTime")) or 0.0
-        rotation = _number(_at(said, "Scan", "ScanRotation"))
-        return Acquisition(
-            tilt_deg=tilt,
-            tilt_raw=raw,
-            tilt_unit="rad",
-            tilt_beta_deg=beta,
-            pixel_size_nm=pixel_size_nm(along_y, along_x),
-            acquired_utc=utc(started),
-            dwell_time_s=_number(_at(said, "Scan", "DwellTime")),
-            frame_time_s=_number(_at(said, "Scan", "FrameTime")),
-            scan_rotation_deg=() if rotation is None else (math.degrees(rotation),),
-            detector=str(_at(said, "BinaryResult", "Detector") or ""),
-            microscope=str(_at(said, "Instrument", "InstrumentModel") or ""),
-            reader="velox",
-        )
-
-
-def _velox_json(path: Path, group: Any, key: str, frame: int) -> dict[str, Any]:
-    metadata = numbers(path, member(path, group, f"{key}/Metadata"))
-    if metadata.ndim != 2 or metadata.dtype != np.uint8 or metadata.shape[0] > 1 << 22:
-        raise SourceError(f"{path.name}: metadata of shape {metadata.shape}")
-    if 1 < metadata.shape[1] <= frame:
-        raise SourceNotReady(f"{path.name}: {metadata.shape[1]} metadata are there; frame {frame} has none yet")
-    content = metadata[:, min(frame, metadata.shape[1] - 1)].tobytes().split(b"\0", 1)[0]
-    if not content.strip():
-        raise SourceNotReady(f"{path.name}: the metadata of frame {frame} are not written yet")
-    try:
-        said = json.loads(content)
-    except ValueError as error:
-        raise SourceError(f"{path.name}: damaged metadata of frame {frame}: {error}") from error
-    return said if isinstance(said, dict) else {}
-
-
-def _velox_tilt(said: dict[str, Any], name: str = "AlphaTilt") -> tuple[float | None, str]:
-    radians = _number(_at(said, "Stage", name))
-    return (None, "") if radians is None else (math.degrees(radians), f"Stage.{name} {radians!r} rad")
-
-
-def _at(tree: Any, *names: str) -> Any:
-    """A value deep in the JSON; an empty dict stands for what is not there, whatever stands in its place."""
-    for name in names:
-        tree = tree.get(name, {}) if isinstance(tree, dict) else {}
-    return tree
-
-
-def _number(value: Any) -> float | None:
-    try:
-        found = float(value)
-    except (TypeError, ValueError):
-        return None
-    return found if math.isfinite(found) else None
+def open_hdf5(path: Path, file: Any) -> Source:
+    if known(path, file, _VELOX) is not None:
+        return Velox(path, file)
+    if known(path, file, _STEMTOMO) is not None:
+        return StemTomo(path, file)
+    return Berkeley(path, file)
 
 
 # -- Berkeley ---------------------------------------------------------------------------------------------------------------------------
@@ -159,20 +66,19 @@ class StemTomo:
             path, "stemtomo", ready, data.shape[2], data.shape[3], data.dtype.str,
             frames=data.shape[1], announced=data.shape[0], container=True,
         )  # fmt: skip
-        self._sets = _table(path, file, "imageSetParameters")
-        calibration = _table(path, file, "imageParameters")
-        self._size = None
-        if calibration is not None and calibration.shape[0] >= 5 and calibration.shape[1]:
-            self._size = pixel_size_nm((float(calibration[4, 0]), "m"), (float(calibration[3, 0]), "m"))
-        self._size = self._size or _axis_size(path, file, "data/raw", 3, 4)
-        microscope, raw = member(path, file, "microscope"), member(path, file, "data/raw")
-        self._microscope, self._dwell = str(attribute(microscope, "name") or ""), _number(attribute(raw, "dwell time"))
+        self._remarks: list[str] = []
+        self._sets = understood(self._remarks, "imageSetParameters", lambda: _table(path, file, "imageSetParameters"), None)
+        y, x = understood(self._remarks, "the axes", lambda: _axes(path, file, "data/raw", data.shape), [_Axis("")] * 4)[2:]
+        self._size = understood(self._remarks, "imageParameters", lambda: _calibrated(path, file), None)
+        self._size = self._size or pixel_size_nm((y.step, y.unit), (x.step, x.unit))
+        self._no_projection = no_space(y.unit, x.unit)
+        microscope, raw = known(path, file, "microscope"), known(path, file, "data/raw")
+        self._microscope, self._dwell = str(attribute(microscope, "name") or ""), number(attribute(raw, "dwell time"))
         # The compustage's scripting interface counts radians; the program writes its numbers down as "degrees".
         self._unit = "?" if "compu" in str(attribute(microscope, "stage type")).lower() else "deg"
-        axis = member(path, file, "data/raw/dim2")
-        self._rotations: tuple[float, ...] = ()
-        if axis is not None and (attribute(raw, "rotSetting") or "rot" in str(attribute(axis, "name")).lower()):
-            self._rotations = tuple(float(value) for value in np.ravel(axis[()])[: data.shape[1]])
+        self._rotations = understood(
+            self._remarks, "the scan rotations", lambda: _rotations(path, file, raw, data.shape[1]), tuple[float, ...]()
+        )
 
     def frames(self, image: int) -> Array:
         image_in_range(self._path, image, self.probe.images)
@@ -197,8 +103,10 @@ class StemTomo:
             acquired_utc=moment,
             dwell_time_s=self._dwell,
             scan_rotation_deg=self._rotations,
+            no_projection=self._no_projection,
             microscope=self._microscope,
             reader="stemtomo",
+            remark="; ".join(self._remarks),
         )
 
 
@@ -225,91 +133,185 @@ def _table(path: Path, file: Any, name: str) -> Array | None:
     return None
 
 
+def _calibrated(path: Path, file: Any) -> float | None:
+    """The pixel size, nm, that the program measured."""
+    table = _table(path, file, "imageParameters")
+    if table is None or table.shape[0] < 5 or not table.shape[1]:
+        return None
+    return pixel_size_nm((float(table[4, 0]), "m"), (float(table[3, 0]), "m"))
+
+
+def _rotations(path: Path, file: Any, raw: Any, repeats: int) -> tuple[float, ...]:
+    """Scan rotation of each repeat in degrees, where they are what the second axis counts."""
+    axis = member(path, file, "data/raw/dim2")
+    if axis is None or not (attribute(raw, "rotSetting") or "rot" in str(attribute(axis, "name")).lower()):
+        return ()
+    return tuple(float(value) for value in np.ravel(axis[()])[:repeats])
+
+
 class Berkeley:
-    """A single image, or a stack whose first axis is in degrees."""
+    """A single image, or a stack with one axis in degrees or radians: the first (NCEM, tomviz), or another."""
 
     def __init__(self, path: Path, file: Any) -> None:
         self._path = path
-        found = [name for name in _emd_groups(path, file) if member(path, file, f"{name}/data") is not None]
-        if not found:
-            raise SourceError(f"{path.name}: an EMD file without images (no Velox image, no group with emd_group_type 1)")
-        if len(found) > 1:
-            raise SourceError(f"{path.name}: {len(found)} data groups ({', '.join(found[:4])}); one is needed")
-        self._group = found[0]
-        data = numbers(path, member(path, file, f"{self._group}/data"))
+        self._group = group = _data_group(path, file)
+        data = numbers(path, member(path, file, f"{group}/data"))
         if data.ndim not in (2, 3):
             raise SourceError(f"{path.name}: {data.name} has shape {data.shape}; (y, x) or (images, y, x) are projections")
-        images, height, width = (1, *data.shape) if data.ndim == 2 else data.shape
-        self.probe = checked_probe(path, "emd", images, height, width, data.dtype.str)
-        self._size = _axis_size(path, file, self._group, data.ndim - 1, data.ndim)
-        self._tilts = _axis_tilts(path, file, self._group, images) if data.ndim == 3 else _stage_tilt(path, file)
-        times = member(path, file, f"{self._group}/acquisition times")
-        self._times = [] if times is None else [float(value) for value in np.ravel(times[()])]
-        stage = member(path, file, "microscope")
-        self._microscope, self._dwell = str(attribute(stage, "name") or ""), _number(attribute(stage, "dwell time"))
+        self._remarks: list[str] = []
+        axes = understood(self._remarks, "the axes", lambda: _axes(path, file, group, data.shape), [_Axis("")] * data.ndim)
+        self._stacked = _tilted(axes) if data.ndim == 3 else -1
+        """Which axis counts images; -1 for a single one."""
+        y, x = (axis for index, axis in enumerate(axes) if index != self._stacked)
+        (height, width), images = (np.delete(data.shape, self._stacked), data.shape[self._stacked]) if data.ndim == 3 else (data.shape, 1)
+        self.probe = checked_probe(path, "emd", images, int(height), int(width), data.dtype.str)
+        others = [axes[self._stacked].unit] if data.ndim == 3 else []
+        self._size = pixel_size_nm((y.step, y.unit), (x.step, x.unit))
+        self._no_projection = no_space(y.unit, x.unit, others=others)
+        stated = (lambda: _axis_tilts(axes[self._stacked], images)) if data.ndim == 3 else (lambda: _stage_tilt(path, file))
+        self._tilts = understood(self._remarks, "the tilt", stated, _NO_TILTS)
+        self._times = understood(self._remarks, "the times", lambda: _times(path, file, group), list[float]())
+        microscope = known(path, file, "microscope")
+        self._microscope, self._dwell = str(attribute(microscope, "name") or ""), number(attribute(microscope, "dwell time"))
 
     def frames(self, image: int) -> Array:
         image_in_range(self._path, image, self.probe.images)
         with opened(self._path) as file:
             data = numbers(self._path, member(self._path, file, f"{self._group}/data"))
-            return finished(self._path, data[()] if data.ndim == 2 else data[image])
+            return finished(self._path, data[()] if data.ndim == 2 else data[(slice(None),) * self._stacked + (image,)])
 
     def acquisition(self, image: int) -> Acquisition:
         image_in_range(self._path, image, self.probe.images)
-        tilt, raw = self._tilts[image] if image < len(self._tilts) else (None, "")
+        said = self._tilts
         return Acquisition(
-            tilt_deg=tilt,
-            tilt_raw=raw,
+            tilt_deg=said.tilts_deg[image] if image < len(said.tilts_deg) else None,
+            tilt_raw=said.words[image] if image < len(said.words) else "",
+            tilt_unit=said.unit,
             pixel_size_nm=self._size,
             acquired_utc=utc(self._times[image]) if image < len(self._times) else "",
             dwell_time_s=self._dwell,
+            no_projection=self._no_projection,
             microscope=self._microscope,
             reader="emd",
+            remark="; ".join(filter(None, (*self._remarks, said.remark))),
         )
 
 
-def _emd_groups(path: Path, group: Any, name: str = "", depth: int = 0, left: list[int] | None = None) -> list[str]:
-    """Names of the groups that hold data; bounded, because a damaged file may contain itself."""
-    import h5py
+class _Axis(NamedTuple):
+    """`dim1` and so on: what an axis of the data counts."""
 
-    left = [_MAX_GROUPS] if left is None else left
+    key: str
+    values: tuple[float, ...] = ()
+    unit: str = ""
+    name: str = ""
+
+    @property
+    def step(self) -> float:
+        return self.values[1] - self.values[0] if len(self.values) > 1 else 0.0
+
+    @property
+    def angle_unit(self) -> str:
+        """ "deg" or "rad"; "?" for one that is called an angle and has no unit; empty for what is no tilt."""
+        unit = self.unit.lower()
+        if unit in ("deg", "degree", "degrees", "°"):
+            return "deg"
+        if unit in ("rad", "radian", "radians"):
+            return "rad"
+        return "?" if not unit and is_angle_name(self.name.lower().replace(" ", "_")) else ""
+
+
+class _Tilts(NamedTuple):
+    """What a file says of the tilt of its images."""
+
+    tilts_deg: tuple[float, ...] = ()
+    words: tuple[str, ...] = ()
+    unit: str = "deg"
+    remark: str = ""
+
+
+_NO_TILTS = _Tilts()
+
+
+def _axes(path: Path, file: Any, group: str, shape: tuple[int, ...]) -> list[_Axis]:
+    """The axes of the data, slowest first. EMD 1.0 counts them from 0, and keeps two values of one that is even."""
+    first = 0 if known(path, file, f"{group}/dim0") is not None else 1
     found = []
-    for key in group if depth < 6 else ():
-        left[0] -= 1
-        if left[0] < 0:
-            raise SourceError(f"{path.name}: more than {_MAX_GROUPS} groups and datasets")
-        if not isinstance(group.get(key, getlink=True), h5py.HardLink):
-            raise SourceError(f"{path.name}: {name}/{key} is a link; only data inside the file are read")
-        item = group[key]
-        if isinstance(item, h5py.Group):
-            where = f"{name}/{key}".strip("/")
-            found += [where] if attribute(item, "emd_group_type") == 1 else []
-            found += _emd_groups(path, item, where, depth + 1, left)
+    for index, length in enumerate(shape):
+        key = f"dim{index + first}"
+        item = known(path, file, f"{group}/{key}")
+        values = np.ravel(item[()]).astype(np.float64) if item is not None and item.dtype.kind in "iuf" else np.zeros(0)
+        if first == 0 and len(values) == 2 < length:
+            values = values[0] + (values[1] - values[0]) * np.arange(length)
+        unit, name = (str(attribute(item, word) or "").strip("[] ") for word in ("units", "name"))
+        found.append(_Axis(key, tuple(values.tolist()), unit, name))
     return found
 
 
-def _axis_size(path: Path, file: Any, group: str, y: int, x: int) -> float | None:
-    steps = []
-    for axis in (y, x):
-        item = member(path, file, f"{group}/dim{axis}")
-        values = np.ravel(item[:2]) if item is not None and item.ndim == 1 and item.size > 1 else np.zeros(2)
-        unit = str(attribute(item, "units") or "").strip("[] ")
-        steps.append((float(values[1]) - float(values[0]), unit))
-    return pixel_size_nm(steps[0], steps[1])
+def _tilted(axes: list[_Axis]) -> int:
+    """The axis that counts tilts: the only one in an angle, or else the first."""
+    angles = [index for index, axis in enumerate(axes) if axis.angle_unit]
+    return angles[0] if len(angles) == 1 else 0
 
 
-def _axis_tilts(path: Path, file: Any, group: str, images: int) -> list[tuple[float | None, str]]:
-    item = member(path, file, f"{group}/dim1")
-    unit = str(attribute(item, "units") or "").strip("[] ").lower()
-    if item is None or unit not in ("deg", "degree", "degrees", "°") or item.shape != (images,):
-        return []
-    return [(float(value), f"dim1[{index}] {float(value)!r} {unit}") for index, value in enumerate(item[()])]
+def _axis_tilts(axis: _Axis, images: int) -> _Tilts:
+    unit = axis.angle_unit
+    if not unit:
+        counts = axis.unit or axis.name
+        return _Tilts(remark=f"{axis.key} counts {counts}, no angle" if counts else "")
+    if len(axis.values) != images:
+        return _Tilts(remark=f"{axis.key} holds {len(axis.values)} angles for {images} images")
+    words = tuple(f"{axis.key}[{index}] {value!r} {unit}" for index, value in enumerate(axis.values))
+    return _Tilts(tuple(map(math.degrees, axis.values)) if unit == "rad" else axis.values, words, unit)
 
 
-def _stage_tilt(path: Path, file: Any) -> list[tuple[float | None, str]]:
+def _stage_tilt(path: Path, file: Any) -> _Tilts:
     """NCEM writes the stage as x, y, z, alpha, gamma; alpha in degrees, without a unit."""
     stage = member(path, file, "stage")
     position = attribute(stage, "position")
     if not isinstance(position, list) or len(position) < 4 or "TEAM" not in str(attribute(stage, "type")):
-        return []
-    return [(float(position[3]), f"stage position[3] {float(position[3])!r} deg")]
+        return _NO_TILTS
+    return _Tilts((float(position[3]),), (f"stage position[3] {float(position[3])!r} deg",))
+
+
+def _data_group(path: Path, file: Any) -> str:
+    """Name of the one group of a file that holds data: one that says so, else one with axes, else any.
+
+    Raises
+    ------
+    SourceError : there is none, or several
+    """
+    groups: dict[str, int] = {}
+    links: list[str] = []
+    _look_through(path, file, "", groups, links, [_MAX_OBJECTS])
+    best = [name for name, rank in groups.items() if rank == max(groups.values())]
+    if len(best) > 1:
+        raise SourceError(f"{path.name}: {len(best)} data groups ({', '.join(best[:4])}); one is needed")
+    if not best:
+        behind = f"; {links[0]} is a link, and only data inside the file are read" if links else ""
+        raise SourceError(f"{path.name}: an EMD file without images (no Velox image, no group with emd_group_type 1 or data{behind})")
+    return best[0]
+
+
+def _look_through(path: Path, group: Any, name: str, groups: dict[str, int], links: list[str], left: list[int], depth: int = 0) -> None:
+    """Note every group with data and its rank, and every link. Bounded, because a damaged file may contain itself."""
+    import h5py
+
+    for key in group if depth < _MAX_DEPTH else ():
+        left[0] -= 1
+        if left[0] < 0:
+            raise SourceError(f"{path.name}: more than {_MAX_OBJECTS} groups and datasets")
+        where = f"{name}/{key}".strip("/")
+        if not isinstance(group.get(key, getlink=True), h5py.HardLink):
+            links.append(where)
+            continue
+        item = known(path, group, key)
+        if isinstance(item, h5py.Group):
+            if getattr(known(path, item, "data"), "ndim", 0) >= 2:
+                groups[where] = 2 if attribute(item, "emd_group_type") == 1 else int(known(path, item, "dim1") is not None)
+            _look_through(path, item, where, groups, links, left, depth + 1)
+
+
+def _times(path: Path, file: Any, group: str) -> list[float]:
+    """Unix seconds of each image, where the file has them."""
+    times = member(path, file, f"{group}/acquisition times")
+    return [] if times is None else [float(value) for value in np.ravel(times[()])]

@@ -8,14 +8,46 @@ pixels: no interpolation touches the noise. Frames with another scan rotation ar
 from __future__ import annotations
 
 import hashlib
+import math
+from pathlib import Path
 
+import msgspec
 import numpy as np
 
-from aet_stream.projection import Array, Drift
+from aet_stream.errors import SourceNotReady
+from aet_stream.projection import Acquisition, Array, Drift
+from aet_stream.readers import Source, checked_probe, finished, image_in_range
+from aet_stream.tilts import SAME_TILT_DEG
 
 AGREE_PX = 1.5
 """Halves that differ by more do not know the shift."""
 SAME_ROTATION_DEG = 1.0
+
+
+class OneVisit:
+    """A file whose images are the frames of one visit, as a sidecar says."""
+
+    def __init__(self, source: Source, path: Path) -> None:
+        self._source, self._path = source, path
+        given = source.probe
+        if given.images < given.promised:
+            raise SourceNotReady(f"{path.name}: {given.images} of {given.promised} frames are there")
+        height, width = given.shape
+        self.probe = checked_probe(path, given.reader, 1, height, width, given.dtype, frames=given.images * given.frames,
+                                   bottom_up=given.bottom_up, sealed=given.sealed)  # fmt: skip
+
+    def frames(self, image: int) -> Array:
+        image_in_range(self._path, image, 1)
+        return finished(self._path, np.concatenate([self._source.frames(frame) for frame in range(self._source.probe.images)]))
+
+    def acquisition(self, image: int) -> Acquisition:
+        """What the file says of the first frame; no tilt that can be used if it says another one of another frame."""
+        said = [self._source.acquisition(frame) for frame in range(self._source.probe.images)]
+        tilts = [one.tilt_deg for one in said if one.tilt_deg is not None]
+        if not tilts or max(tilts) - min(tilts) <= SAME_TILT_DEG:
+            return said[0]
+        words = f"tilts from {min(tilts):g} to {max(tilts):g} deg of what a sidecar calls frames of one"
+        return msgspec.structs.replace(said[0], tilt_deg=math.nan, tilt_raw=words)
 
 
 def sha256_of_frames(frames: Array) -> str:

@@ -101,12 +101,21 @@ def member(path: Path, group: Any, name: str) -> Any:
 
     here = group
     for part in name.strip("/").split("/"):
-        if not isinstance(here, h5py.Group) or part not in here:
+        link = here.get(part, getlink=True) if isinstance(here, h5py.Group) else None
+        if link is None:
             return None
-        if not isinstance(here.get(part, getlink=True), h5py.HardLink):
+        if not isinstance(link, h5py.HardLink):
             raise SourceError(f"{path.name}: {name} is a link; only data inside the file are read")
         here = here[part]
     return here
+
+
+def known(path: Path, group: Any, name: str) -> Any:
+    """The same for what stands beside the data: a link, or an object that cannot be read, is not known, like one that is not there."""
+    try:
+        return member(path, group, name)
+    except (SourceError, KeyError, OSError, RuntimeError, ValueError):
+        return None
 
 
 def numbers(path: Path, dataset: Any, *, complete_chunks: bool = True) -> Any:
@@ -138,9 +147,17 @@ def numbers(path: Path, dataset: Any, *, complete_chunks: bool = True) -> Any:
 
 
 def attribute(item: Any, name: str) -> Any:
-    """An attribute as plain Python (text decoded, one-element arrays unpacked), or None."""
-    value: Any = item.attrs.get(name) if item is not None else None
+    """An attribute as plain Python (text decoded, one-element arrays unpacked), or None: not there, or of a kind that cannot be read."""
+    try:
+        value: Any = item.attrs.get(name) if item is not None else None
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError):
+        return None
     value = value.tolist() if hasattr(value, "tolist") else value
     while isinstance(value, list) and len(value) == 1:
         value = value[0]
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode()
+    except UnicodeDecodeError:  # the letters of their own country, one byte each
+        return value.decode("latin-1")

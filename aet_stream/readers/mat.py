@@ -1,7 +1,7 @@
 """MATLAB `.mat`: version 5 through scipy, 7.3 (HDF5) through h5py. A projection array is (y, x) or (y, x, images), as AET codes keep it.
 
-The array is the only numeric one with 2 or 3 dimensions and more than 16 pixels a side; angles are a sibling variable of N values or (N, 3)
-Euler angles, of which the second is the tilt.
+The array is the only numeric one with 2 or 3 dimensions and at least 8 pixels a side; angles are a sibling variable, or stand in a file
+beside it (`projections.mat`, `angles.mat`: sidecar.py).
 """
 
 from __future__ import annotations
@@ -9,15 +9,16 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from aet_stream.errors import SourceError
 from aet_stream.projection import Acquisition, Array
-from aet_stream.readers import checked_probe, finished, image_in_range, need
-from aet_stream.readers.hdf5 import MAGIC, attribute, member, numbers, opened
+from aet_stream.readers import checked_probe, finished, image_in_range, need, understood
+from aet_stream.readers.angle_array import is_angle_name, tilts_deg
+from aet_stream.readers.hdf5 import MAGIC, attribute, known, member, numbers, opened
 
-_ANGLES = ("angles", "ang", "angle", "refined_angles", "tilt", "tilts", "theta")
 _CLASSES = {
     "double": "<f8",
     "single": "<f4",
@@ -27,9 +28,11 @@ _CLASSES = {
     "uint16": "<u2",
     "int32": "<i4",
     "uint32": "<u4",
+    "int64": "<i8",
+    "uint64": "<u8",
 }
 _MIN_EDGE_PX = 8
-_SURELY_DEG = 1.6
+_SAME_DEG = 0.5
 _COMPRESSED = 15
 _MAX_UNCOMPRESSED = 4 << 30
 
@@ -39,36 +42,22 @@ class Mat:
 
     def __init__(self, path: Path, size: int) -> None:
         self._path = path
-        with path.open("rb") as file:
-            head = file.read(128)
-        need(path, len(head), 128, "the header")
-        self._hdf5 = _is_hdf5(path)
-        if not self._hdf5:
-            if head[126:128] not in (b"IM", b"MI"):
-                raise SourceError(f"{path.name}: not a MATLAB file")
-            _complete_v5(path, size, head)
-        variables = _hdf5_variables(path) if self._hdf5 else _v5_variables(path)
+        is_whole(path, size)
+        self._hdf5, variables = _is_hdf5(path), variables_of(path)
         self._name, shape, dtype = _choose(path, variables)
         self._stack = len(shape) == 3
         self.probe = checked_probe(path, "mat", shape[2] if self._stack else 1, shape[0], shape[1], dtype)
-        beside = next((angle for angle in _ANGLES if angle in variables), "")
-        self._tilts = _tilts(self._variable(beside) if beside else None, self.probe.images)
-        self._angle_name = beside
-        # Three tilts and more within two degrees are hardly a series in degrees; in radians they are.
-        small = self._tilts is not None and len(self._tilts) > 2 and float(np.abs(self._tilts).max()) < _SURELY_DEG
-        self._unit = "?" if small else "deg"
+        remarks: list[str] = []
+        said = understood(remarks, "its angles", lambda: _stated(path, variables, self._name, self.probe.images), Stated())
+        self._stated = said._replace(remark="; ".join(filter(None, (*remarks, said.remark))))
         self._values: Array | None = None
 
-    def _variable(self, name: str) -> Array:
-        if not self._hdf5:
-            return _v5_variable(self._path, name)
-        with opened(self._path) as file:
-            return np.asarray(numbers(self._path, member(self._path, file, name))[()]).T
-
     def acquisition(self, image: int) -> Acquisition:
-        tilt = None if self._tilts is None else float(self._tilts[image])
-        raw = "" if tilt is None else f"{self._angle_name}: {tilt!r} {self._unit}"
-        return Acquisition(tilt_deg=tilt, tilt_raw=raw, tilt_unit=self._unit, reader="mat")
+        said = self._stated
+        if said.tilts_deg is None:
+            return Acquisition(remark=said.remark, reader="mat")
+        tilt = float(said.tilts_deg[image])
+        return Acquisition(tilt_deg=tilt, tilt_raw=f"{said.name}: {tilt!r} {said.unit}", tilt_unit=said.unit, reader="mat")
 
     def frames(self, image: int) -> Array:
         image_in_range(self._path, image, self.probe.images)
@@ -82,13 +71,24 @@ class Mat:
         return finished(self._path, self._values[:, :, image] if self._stack else self._values)
 
 
-def _choose(path: Path, variables: dict[str, tuple[tuple[int, ...], str]]) -> tuple[str, tuple[int, ...], str]:
+Variables = dict[str, tuple[tuple[int, ...], str]]
+"""Name -> (shape as MATLAB shows it, dtype) of what is numeric."""
+
+
+class Stated(NamedTuple):
+    """What a variable of angles says of the images of a file."""
+
+    name: str = ""
+    tilts_deg: Array | None = None
+    unit: str = "deg"
+    remark: str = ""
+
+
+def _choose(path: Path, variables: Variables) -> tuple[str, tuple[int, ...], str]:
     """(name, shape, dtype) of the projection array."""
-    fitting = [
-        (name, shape, dtype)
-        for name, (shape, dtype) in variables.items()
-        if len(shape) in (2, 3) and min(shape[:2]) >= _MIN_EDGE_PX and name not in _ANGLES
-    ]
+    fitting = [(name, shape, dtype) for name, (shape, dtype) in variables.items() if _may_be_projections(shape) and not is_angle_name(name)]
+    if variables and all(map(is_angle_name, variables)):
+        raise SourceError(f"{path.name}: holds angles and no projections; it is read as angles.mat beside projections.mat")
     if len(fitting) != 1:
         found = (
             ", ".join(name for name, _, _ in fitting)
@@ -98,14 +98,69 @@ def _choose(path: Path, variables: dict[str, tuple[tuple[int, ...], str]]) -> tu
     return fitting[0]
 
 
-def _tilts(angles: Array | None, images: int) -> Array | None:
-    """(images,) degrees, from N values or (N, 3) Euler angles with the tilt in the second column."""
-    if angles is None:
-        return None
-    angles = np.asarray(angles, dtype=np.float64)
-    if angles.ndim == 2 and angles.shape[1] == 3 and angles.shape[0] == images:
-        return angles[:, 1]
-    return angles.ravel() if angles.size == images else None
+def _may_be_projections(shape: tuple[int, ...]) -> bool:
+    return len(shape) in (2, 3) and min(shape[:2]) >= _MIN_EDGE_PX
+
+
+def _stated(path: Path, variables: Variables, projections: str, images: int) -> Stated:
+    """The tilts that the variables beside the projections state; several have to agree."""
+    said = [Stated(name, *tilts_deg(name, variable(path, name), images)) for name in variables if is_angle_name(name)]
+    tilts = [(one, one.tilts_deg) for one in said if one.tilts_deg is not None]
+    for other, values in tilts[1:]:
+        apart = float(np.abs(values - tilts[0][1]).max())
+        if not apart <= _SAME_DEG:
+            return Stated(remark=f"{tilts[0][0].name} and {other.name} differ by up to {apart:g} deg: which are its tilts?")
+    if tilts:
+        return tilts[0][0]
+    others = [name for name, (shape, _) in variables.items() if name != projections and _may_be_angles(shape, images)]
+    hint = [f"if {others[0]} holds its tilts, call it angles"] if others and not said else []
+    return Stated(remark="; ".join([one.remark for one in said] + hint))
+
+
+def _may_be_angles(shape: tuple[int, ...], images: int) -> bool:
+    return images > 1 and sorted(shape) in ([1, images], sorted((3, images)))
+
+
+def angles_beside(path: Path, images: int) -> Stated:
+    """What a file of angles alone states for the images of another file.
+
+    Raises
+    ------
+    SourceError, SourceNotReady : it cannot be read (now)
+    """
+    is_whole(path, path.stat().st_size)
+    variables = variables_of(path)
+    found = [name for name in variables if is_angle_name(name)] or list(variables)
+    if len(found) != 1:
+        return Stated(remark=f"{path.name} holds {', '.join(found) or 'no numbers'}: one variable of angles is needed")
+    said = Stated(found[0], *tilts_deg(found[0], variable(path, found[0]), images))
+    return said._replace(remark=said.remark and f"{path.name}: {said.remark}")
+
+
+def is_whole(path: Path, size: int) -> None:
+    """Raises
+    ------
+    SourceNotReady, SourceError : not whole, or no MATLAB file
+    """
+    with path.open("rb") as file:
+        head = file.read(128)
+    need(path, len(head), 128, "the header")
+    if not _is_hdf5(path):
+        if head[126:128] not in (b"IM", b"MI"):
+            raise SourceError(f"{path.name}: not a MATLAB file")
+        _complete_v5(path, size, head)
+
+
+def variables_of(path: Path) -> Variables:
+    return _hdf5_variables(path) if _is_hdf5(path) else _v5_variables(path)
+
+
+def variable(path: Path, name: str) -> Array:
+    """One numeric variable, as MATLAB shows it."""
+    if not _is_hdf5(path):
+        return _v5_variable(path, name)
+    with opened(path) as file:
+        return np.asarray(numbers(path, member(path, file, name))[()]).T
 
 
 # -- version 5 ------------------------------------------------------------------------------------------------------------------------
@@ -176,10 +231,11 @@ def _hdf5_variables(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
     found = {}
     with opened(path) as file:
         for name in file:
-            item = member(path, file, name)
+            item = known(path, file, name)  # a link is none
             if isinstance(item, h5py.Dataset) and item.dtype.kind in "iuf" and attribute(item, "MATLAB_class") != "logical":
-                numbers(path, item)
-                found[name] = (tuple(reversed(item.shape)), item.dtype.str)
+                if _may_be_projections(shape := tuple(reversed(item.shape))):
+                    numbers(path, item)
+                found[name] = (shape, item.dtype.str)
     return found
 
 

@@ -2,7 +2,8 @@
 
 Format: Cheng et al., J. Struct. Biol. 192 (2015) 146. Modes: 0 int8, 1 int16, 2 float32, 6 uint16, 12 float16. What stands between header
 and pixels says the tilt of each section: FEI1/FEI2 (by mrcfile), the 128-byte records of Xplore3D and FEI Tomography before 2014, and
-SerialEM's SERI (16-bit numbers, tilt in hundredths of a degree). The last two are read from their published descriptions only.
+SerialEM's 16-bit numbers, called SERI since 2014 (tilt in hundredths of a degree; IMOD's mrc_format.txt). The last two are read from their
+published descriptions only.
 """
 
 from __future__ import annotations
@@ -25,8 +26,13 @@ _HEADER_BYTES = 1024
 _MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 _AXES = (1, 2, 3)
 """MAPC, MAPR, MAPS: columns along x, rows along y, sections along z."""
-_LEGACY_BYTES = 128
-_LEGACY_RECORDS = 1024
+_LEGACY_BYTES, _LEGACY_RECORDS = 128, 1024
+_LEGACY_NUMBERS = (0, 32)
+"""Whole and real numbers of a record of 128 bytes, where the header says so; the number of records is a multiple of 1024."""
+_SERI_BYTES = {1: 2, 2: 6, 4: 4, 8: 2, 16: 2, 32: 4, 64: 2, 128: 4, 256: 2, 512: 4, 1024: 2}
+"""Bits of SerialEM's mask: tilt, place in a montage, stage, magnification, intensity, dose, reserved ones; and how many bytes each has."""
+_TEM, _DIFFRACTION = 1, 1
+"""Instrument and projection mode of an FEI1/FEI2 record; scanned images (2) are always taken in diffraction."""
 _IMOD_STAMP, _IMOD_SIGNED_BYTES = 1146047817, 1
 _ALPHA_KNOWN, _BETA_KNOWN = 1 << 7, 1 << 8
 """Bits of the first mask of an FEI1/FEI2 record."""
@@ -121,9 +127,11 @@ class Mrc:
             size_nm = None
         if head.extended_type in (b"FEI1", b"FEI2"):
             return self._fei(image, size_nm)
-        if head.extended_type == b"SERI":
+        untyped = head.extended_type.strip(b"\0 ") == b""
+        if head.extended_type == b"SERI" or (untyped and _are_seri(*head.numbers)):
             return self._seri(image, size_nm)
-        if head.extended_type.strip(b"\0 ") == b"" and head.extended_bytes == _LEGACY_BYTES * _LEGACY_RECORDS:
+        records, rest = divmod(head.extended_bytes, _LEGACY_BYTES)
+        if untyped and not rest and records and (records % _LEGACY_RECORDS == 0 or head.numbers == _LEGACY_NUMBERS):
             return self._legacy(image, size_nm)
         return Acquisition(pixel_size_nm=size_nm, reader="mrc")
 
@@ -146,7 +154,7 @@ class Mrc:
         return Acquisition(tilt_deg=hundredths / 100, tilt_raw=f"SERI tilt {hundredths} (1/100 deg)", pixel_size_nm=size_nm, reader="mrc")
 
     def _legacy(self, image: int, size_nm: float | None) -> Acquisition:
-        """Xplore3D and FEI Tomography: 1024 records of 32 floats; alpha, beta (degrees), ..., exposure (s) at 32, pixel size (m) at 44."""
+        """Xplore3D and FEI Tomography: records of 32 floats; alpha, beta (degrees), ..., exposure (s) at 32, pixel size (m) at 44."""
         raw = self._extended(image * _LEGACY_BYTES, _LEGACY_BYTES)
         if len(raw) < _LEGACY_BYTES:
             return Acquisition(pixel_size_nm=size_nm, reader="mrc")
@@ -171,6 +179,7 @@ class Mrc:
         known = int(record["Bitmask 1"]) or _ALPHA_KNOWN | _BETA_KNOWN  # a writer that sets no bit has left the mask out
         tilt = float(record["Alpha tilt"]) if known & _ALPHA_KNOWN else None
         names = record.dtype.names or ()
+        modes = (int(record["Instrument mode"]), int(record["Projection mode"]))
         return Acquisition(
             tilt_deg=tilt,
             tilt_raw="" if tilt is None else f"Alpha tilt {tilt!r} deg",
@@ -180,6 +189,7 @@ class Mrc:
             dwell_time_s=float(record["Dwell time"]) or None,
             frame_time_s=float(record["Frame time"]) or None if "Frame time" in names else None,
             detector=_text(record, "STEM Detector name") or _text(record, "Camera name"),
+            no_projection="a diffraction pattern: the projection mode is 1, not scanned" if modes == (_TEM, _DIFFRACTION) else "",
             microscope=_text(record, "Microscope type"),
             reader="mrc",
         )
@@ -195,6 +205,11 @@ class Mrc:
                     records = file.indexed_extended_header
                     self._records = () if records is None else np.array(records)
         return self._records[image] if image < len(self._records) else None
+
+
+def _are_seri(each: int, mask: int) -> bool:
+    """Do the two numbers of a header without a type describe SerialEM's records? Its bytes are then those that the mask asks for."""
+    return mask > 0 and not mask & ~sum(_SERI_BYTES) and each == sum(count for bit, count in _SERI_BYTES.items() if mask & bit)
 
 
 def _text(record: Any, name: str) -> str:

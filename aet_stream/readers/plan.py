@@ -6,7 +6,8 @@ import math
 from pathlib import Path
 
 from aet_stream.errors import ConfigError
-from aet_stream.readers.sidecar import candidate, rows_of, tilt_column
+from aet_stream.readers.beside import candidate
+from aet_stream.readers.tables import rows_of, tilt_column
 
 _MAX_BYTES = 1 << 20
 

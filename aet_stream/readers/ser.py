@@ -18,6 +18,8 @@ from aet_stream.projection import Acquisition, Array
 from aet_stream.readers import MAX_IMAGES, checked_probe, finished, image_in_range, need, pixel_size_nm, utc
 
 _TYPES = {1: "<u1", 2: "<u2", 3: "<u4", 4: "<i1", 5: "<i2", 6: "<i4", 7: "<f4", 8: "<f8"}
+_NO_LENGTH_M = 1e3
+"""A step above this is none in metres: TIA counts diffraction patterns in 1/m, and does not say so."""
 _ELEMENT = struct.Struct("<ddiddihii")
 """Offset, delta, element of x; the same of y; data type; width; height: 50 bytes."""
 
@@ -98,8 +100,12 @@ class Ser:
     def acquisition(self, image: int) -> Acquisition:
         image_in_range(self._path, image, self.probe.images)
         head = self._heads[image]
+        reciprocal = min(abs(head.step_y_m), abs(head.step_x_m)) > _NO_LENGTH_M
         return Acquisition(
-            pixel_size_nm=pixel_size_nm((head.step_y_m, "m"), (head.step_x_m, "m")), acquired_utc=self._times[image], reader="ser"
+            pixel_size_nm=pixel_size_nm((head.step_y_m, "m"), (head.step_x_m, "m")),
+            acquired_utc=self._times[image],
+            no_projection=f"a diffraction pattern: its pixels of {head.step_x_m:.3g} cannot be in metres, but in 1/m" if reciprocal else "",
+            reader="ser",
         )
 
 

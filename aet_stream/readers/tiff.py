@@ -9,13 +9,14 @@ import importlib.util
 import logging
 import struct
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+import msgspec
 import numpy as np
 
 from aet_stream.errors import SourceError, SourceNotReady
 from aet_stream.projection import Acquisition, Array
-from aet_stream.readers import MAX_IMAGES, checked_probe, finished, image_in_range, need
+from aet_stream.readers import MAX_IMAGES, checked_probe, finished, image_in_range, need, understood
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it would say, our errors say
 
@@ -23,7 +24,9 @@ _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 
 _INTEGER_CODES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIPS, _SAMPLES, _STRIP_BYTES = 256, 257, 258, 259, 262, 273, 277, 279
 _STRIP_ROWS, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _SAMPLE_FORMAT = 278, 322, 323, 324, 325, 339
+_NEW_KIND, _OLD_KIND = 254, 255
 _WANTED = (
+    _NEW_KIND, _OLD_KIND,
     _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIPS, _SAMPLES, _STRIP_BYTES,
     _STRIP_ROWS, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _SAMPLE_FORMAT,
 )  # fmt: skip
@@ -129,46 +132,60 @@ def _check_compression(path: Path, compression: int) -> None:
         raise SourceError(f"{path.name}: compression {compression} is not supported (known: {', '.join(known)})")
 
 
-def _pages(path: Path, size: int) -> tuple[list[Directory], str]:
-    """Directories of the images of this file, all of one size."""
+def _pages(path: Path, size: int) -> tuple[dict[int, Directory], str]:
+    """Directories of the images of this file by their place in it, all of one size, and their dtype.
+
+    What a program has marked as a smaller copy or as a mask is none, unless it is like the images.
+    """
     with path.open("rb") as file:
-        pages = _Walk(path, file, size).directories()
-    for compression in {page.get(_COMPRESSION, (1,))[0] for page in pages}:
-        _check_compression(path, compression)
-    for page in pages:
+        found = dict(enumerate(_Walk(path, file, size).directories()))
+    for page in found.values():
         if _WIDTH not in page or _HEIGHT not in page:
             raise SourceError(f"{path.name}: a page without size")
-        compression = page.get(_COMPRESSION, (1,))[0]
-        height, width = page[_HEIGHT][0], page[_WIDTH][0]
-        uncompressed = height * width * np.dtype(_dtype(path, page)).itemsize
-        offsets = page.get(_STRIPS) or page.get(_TILES) or ()
-        counts = page.get(_STRIP_BYTES) or page.get(_TILE_BYTES) or ()
-        if not counts and compression == 1 and len(offsets) == 1:  # old programs leave it out: it cannot be anything else
-            counts = (uncompressed,)
-        if not offsets or len(offsets) != len(counts):
-            raise SourceError(f"{path.name}: a page without pixels")
-        need(path, size, max(o + c for o, c in zip(offsets, counts, strict=True)), "the image")
-        wanted, written = _parts(page), sum(o >= 8 and c > 0 for o, c in zip(offsets, counts, strict=True))
-        if written < wanted:
-            raise SourceNotReady(f"{path.name}: {written} of {wanted} strips or tiles of a page are written")
-        if compression == 1 and sum(counts) < uncompressed:
-            raise SourceError(f"{path.name}: {sum(counts)} bytes of pixels for {height} x {width} px")
-        if compression != 1 and uncompressed > 2000 * max(1, sum(counts)):
-            raise SourceError(f"{path.name}: {sum(counts)} compressed bytes cannot be {height} x {width} px")
-    first = pages[0]
-    same = [
-        page
-        for page in pages
-        if (page[_HEIGHT], page[_WIDTH]) == (first[_HEIGHT], first[_WIDTH]) and _dtype(path, page) == _dtype(path, first)
-    ]
-    if len(same) != len(pages):
+    unmarked = {place: page for place, page in found.items() if not _is_marked(page)} or found
+    kind = _kind(next(iter(unmarked.values())))
+    pages = {place: page for place, page in found.items() if place in unmarked or _kind(page) == kind}
+    for page in pages.values():
+        _check_written(path, page, size)
+    if any(_kind(page) != kind for page in pages.values()):
         raise SourceError(f"{path.name}: pages of different sizes or types")
-    return pages, _dtype(path, first)
+    return pages, _dtype(path, next(iter(pages.values())))
 
 
-def _as_many_as_described(path: Path, size: int, pages: list[Directory], dtype: str) -> None:
+def _is_marked(page: Directory) -> bool:
+    """NewSubfileType: bit 0 for an image of reduced resolution, bit 2 for a mask; SubfileType, its predecessor: 2 for a reduced one."""
+    return bool((page.get(_NEW_KIND) or (0,))[0] & 0b101) or (page.get(_OLD_KIND) or (0,))[0] == 2
+
+
+def _kind(page: Directory) -> tuple[object, ...]:
+    return tuple(page.get(tag, (1,))[0] for tag in (_HEIGHT, _WIDTH, _SAMPLES, _BITS, _SAMPLE_FORMAT))
+
+
+def _check_written(path: Path, page: Directory, size: int) -> None:
+    """Everything that the directory of an image names lies in the file."""
+    compression = page.get(_COMPRESSION, (1,))[0]
+    _check_compression(path, compression)
+    height, width = page[_HEIGHT][0], page[_WIDTH][0]
+    uncompressed = height * width * np.dtype(_dtype(path, page)).itemsize
+    offsets = page.get(_STRIPS) or page.get(_TILES) or ()
+    counts = page.get(_STRIP_BYTES) or page.get(_TILE_BYTES) or ()
+    if not counts and compression == 1 and len(offsets) == 1:  # old programs leave it out: it cannot be anything else
+        counts = (uncompressed,)
+    if not offsets or len(offsets) != len(counts):
+        raise SourceError(f"{path.name}: a page without pixels")
+    need(path, size, max(o + c for o, c in zip(offsets, counts, strict=True)), "the image")
+    wanted, written = _parts(page), sum(o >= 8 and c > 0 for o, c in zip(offsets, counts, strict=True))
+    if written < wanted:
+        raise SourceNotReady(f"{path.name}: {written} of {wanted} strips or tiles of a page are written")
+    if compression == 1 and sum(counts) < uncompressed:
+        raise SourceError(f"{path.name}: {sum(counts)} bytes of pixels for {height} x {width} px")
+    if compression != 1 and uncompressed > 2000 * max(1, sum(counts)):
+        raise SourceError(f"{path.name}: {sum(counts)} compressed bytes cannot be {height} x {width} px")
+
+
+def _as_many_as_described(path: Path, size: int, pages: dict[int, Directory], dtype: str) -> None:
     """ImageJ, MetaMorph and others keep a whole stack behind one directory and tell of it in their description: refuse to lose it."""
-    first = pages[0]
+    first = next(iter(pages.values()))
     one = first[_HEIGHT][0] * first[_WIDTH][0] * np.dtype(dtype).itemsize
     if len(pages) > 1 or first.get(_COMPRESSION, (1,))[0] != 1 or size < 2 * one:
         return
@@ -189,27 +206,38 @@ class Tiff:
         self._path = path
         pages, dtype = _pages(path, size)
         _as_many_as_described(path, size, pages, dtype)
-        packed = all(page.get(_COMPRESSION, (1,))[0] != 1 for page in pages)
-        self.probe = checked_probe(path, "tiff", len(pages), pages[0][_HEIGHT][0], pages[0][_WIDTH][0], dtype, sealed=packed)
+        packed = all(page.get(_COMPRESSION, (1,))[0] != 1 for page in pages.values())
+        self._places, first = list(pages), next(iter(pages.values()))
+        """Of each image: which page of the file it is."""
+        self.probe = checked_probe(path, "tiff", len(pages), first[_HEIGHT][0], first[_WIDTH][0], dtype, sealed=packed)
         self._said: list[Acquisition] = []
 
     def frames(self, image: int) -> Array:
         import tifffile
 
+        image_in_range(self._path, image, self.probe.images)
         with tifffile.TiffFile(self._path) as file:
-            image_in_range(self._path, image, len(file.pages))
-            return finished(self._path, file.pages[image].asarray())
+            if self._places[image] >= len(file.pages):
+                raise SourceError(f"{self._path.name}: page {self._places[image]} asked for, there are {len(file.pages)}")
+            return finished(self._path, file.pages[self._places[image]].asarray())
 
     def acquisition(self, image: int) -> Acquisition:
+        image_in_range(self._path, image, self.probe.images)
         if not self._said:  # of all pages at once: each is found through all those before it
             import tifffile
 
-            from aet_stream.readers.tiff_tags import acquisition
-
             with tifffile.TiffFile(self._path) as file:
-                self._said = [acquisition(self._path, file, page, single=self.probe.images == 1) for page in file.pages]
-        image_in_range(self._path, image, len(self._said))
+                pages = list(file.pages)
+                self._said = [self._of_page(file, pages[place]) for place in self._places]
         return self._said[image]
+
+    def _of_page(self, file: Any, page: Any) -> Acquisition:
+        from aet_stream.readers.tiff_tags import acquisition
+
+        remarks: list[str] = []
+        single = self.probe.images == 1
+        said = understood(remarks, "its tags", lambda: acquisition(self._path, file, page, single=single), Acquisition(reader="tiff"))
+        return msgspec.structs.replace(said, remark="; ".join(filter(None, (*remarks, said.remark))))
 
 
 open_source = Tiff

@@ -1,4 +1,4 @@
-"""What instruments write into TIFF tags of their own: DigitalMicrograph, ImageJ, TVIPS, JEOL SightX.
+"""What instruments write into TIFF tags of their own: DigitalMicrograph, ImageJ, TVIPS; what is XML is read by tiff_xml.py.
 
 The plain resolution tags are about printing, not about the sample, and are believed only beside ImageJ's unit.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,45 +14,66 @@ import msgspec
 
 from aet_stream.errors import SourceError, SourceNotReady
 from aet_stream.projection import Acquisition
-from aet_stream.readers import pixel_size_nm
+from aet_stream.readers import no_space, pixel_size_nm, tiff_xml
 
+_MAX_TEXT = 16 << 20
 _DM_UNITS, _DM_SCALES, _DM_TREE = (65003, 65004), (65009, 65010), 65027
-_MAX_XML = 1 << 20
 
 
 def acquisition(path: Path, file: Any, page: Any, *, single: bool) -> Acquisition:
-    """What the tags of one page say. Tilts of the whole file are believed only when it holds a single image."""
+    """What the tags of one page say. Tilts of the whole file are believed only when it holds a single image.
+
+    Raises
+    ------
+    Exception : of any kind, where they are damaged
+    """
     tags = {tag.code: tag.value for tag in page.tags}
-    description = str(tags.get(270, ""))
+    description = _text(tags.get(270, ""))
     if _DM_SCALES[0] in tags:
         said = _digital_micrograph(path, tags)
     elif getattr(file, "tvips_metadata", None):
         said = _tvips(file.tvips_metadata)
     elif "<TemReporter" in description[:2000]:
-        said = _jeol(path, description)
+        said = tiff_xml.jeol(description)
+    elif any(tag in tags for tag in tiff_xml.FEI_TAGS):
+        said = tiff_xml.fei([_stored(file, page.tags[tag]) for tag in tiff_xml.FEI_TAGS if tag in tags])
+    elif "<OME" in _text(file.pages[0].tags.valueof(270, "")):  # one text, on the first page, for all of them
+        said = tiff_xml.ome(_text(file.pages[0].tags.valueof(270)), *page.shape[:2])
     else:
-        said = Acquisition(pixel_size_nm=_imagej(file, tags), reader="tiff")
+        said = _imagej(file, tags)
     return said if single else msgspec.structs.replace(said, tilt_deg=None, tilt_raw="", tilt_beta_deg=None)
 
 
-def _imagej(file: Any, tags: dict[int, Any]) -> float | None:
+def _text(value: Any) -> str:
+    """A text up to its first NUL, whatever lies behind it."""
+    return (value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)).partition("\0")[0]
+
+
+def _stored(file: Any, tag: Any) -> str:
+    """The text of a tag as it stands in the file."""
+    file.filehandle.seek(tag.valueoffset)
+    return _text(file.filehandle.read(min(tag.valuebytecount, _MAX_TEXT)))
+
+
+def _imagej(file: Any, tags: dict[int, Any]) -> Acquisition:
     unit = str((getattr(file, "imagej_metadata", None) or {}).get("unit", "")).replace("\\u00B5", "µ")
     if not unit or 282 not in tags or 283 not in tags:
-        return None
+        return Acquisition(reader="tiff")
     along_y, along_x = (tags[code][1] / tags[code][0] if tags[code][0] else 0.0 for code in (283, 282))
-    return pixel_size_nm((along_y, unit), (along_x, unit))
+    return Acquisition(pixel_size_nm=pixel_size_nm((along_y, unit), (along_x, unit)), no_projection=no_space(unit), reader="tiff")
 
 
 def _digital_micrograph(path: Path, tags: dict[int, Any]) -> Acquisition:
-    from aet_stream.readers.dm import number_of, tags_of, utc_of
+    from aet_stream.readers.dm import no_image, number_of, tags_of, utc_of
 
     along_x, along_y = ((float(tags.get(scale, 0)), str(tags.get(unit, ""))) for scale, unit in zip(_DM_SCALES, _DM_UNITS, strict=True))
     tree: Any = {}
+    remark = ""
     if isinstance(tags.get(_DM_TREE), bytes):
         try:
-            tree = tags_of(path, tags[_DM_TREE])
-        except (SourceError, SourceNotReady):
-            tree = {}
+            tree, remark = tags_of(path, tags[_DM_TREE])
+        except (SourceError, SourceNotReady) as error:
+            remark = str(error)
 
     def find(*names: str) -> Any:
         value: Any = tree
@@ -69,8 +89,10 @@ def _digital_micrograph(path: Path, tags: dict[int, Any]) -> Acquisition:
         pixel_size_nm=pixel_size_nm(along_y, along_x),
         acquired_utc=utc_of(find("DataBar", "Acquisition Time (OS)")),
         detector=str(find("DataBar", "Signal Name") or find("DataBar", "Device Name") or ""),
+        no_projection=no_image(find("Meta Data", "Format")) or no_space(along_y[1], along_x[1]),
         microscope=str(find("Microscope Info", "Microscope") or ""),
         reader="tiff",
+        remark=remark,
     )
 
 
@@ -96,45 +118,3 @@ def _tvips(tvips: dict[str, Any]) -> Acquisition:
         microscope=str(tvips.get("TemType", "") or "")[:64],
         reader="tiff",
     )
-
-
-def _jeol(path: Path, description: str) -> Acquisition:
-    """SightX writes a report in XML; entities and document types are refused."""
-    from xml.etree import ElementTree
-
-    if len(description) > _MAX_XML or "<!" in description:
-        raise SourceError(f"{path.name}: an XML description that is too long or defines entities")
-    try:
-        root = ElementTree.fromstring(description[description.index("<TemReporter") :].rstrip("\0 \r\n"))
-    except ElementTree.ParseError as error:
-        raise SourceError(f"{path.name}: a damaged XML description: {error}") from error
-    alpha_text = _first(root, r"GonioStage/StagePosition/TX$")
-    try:
-        alpha = float(alpha_text) if alpha_text else None
-    except ValueError:
-        alpha = None
-    when = _first(root, r"DateTime$")
-    try:
-        moment = datetime.datetime.fromisoformat(when) if when else None
-    except ValueError:
-        moment = None
-    aware = moment is not None and moment.tzinfo is not None
-    return Acquisition(
-        tilt_deg=alpha,
-        tilt_raw="" if alpha is None else f"GonioStage TX {alpha_text} deg",
-        acquired_utc=moment.astimezone(datetime.UTC).isoformat() if moment is not None and aware else "",
-        acquired_local=moment.isoformat() if moment is not None and not aware else "",
-        microscope="JEOL",
-        reader="tiff",
-    )
-
-
-def _first(root: Any, pattern: str) -> str:
-    """Text of the first element whose path of names ends like that."""
-    stack = [(root, root.tag)]
-    while stack:
-        element, name = stack.pop()
-        if re.search(pattern, name):
-            return str(element.text or "").strip()
-        stack += [(child, f"{name}/{child.tag.rsplit('}', 1)[-1]}") for child in reversed(element)]
-    return ""

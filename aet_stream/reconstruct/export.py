@@ -1,13 +1,22 @@
-"""A volume or a series in the form that other programs load.
+"""A volume or a series in the form that other programs load, turned as each of them shows it, so that all show one specimen with one hand.
 
-MRC (Cheng et al., J. Struct. Biol. 192 (2015) 146) and TIFF hold a volume as [z, y, x] = [row, slice y, column]: sections across the
-beam, the tilt axis along y, as IMOD and most viewers expect; .mat holds `volume` as (y, x, z). A series becomes an MRC or TIFF stack in the
-order of tilts with `.rawtlt` beside it, or the two .mat files that GENFIRE and RESIRE ask for: `projections` (y, x, tilt) and `angles`.
+| form | volume, as an array | series, by rising tilt | shown with |
+| --- | --- | --- | --- |
+| TIFF | [row, slice y, column] | [tilt, y, column], `.rawtlt` beside it | row 0 on top, page 0 nearest |
+| MRC  | the same, pages and rows from their ends | rows from their end, `.rawtlt` beside it | row 0 lowest, section 0 farthest |
+| EMD  | [x, y, z] of MRC's | [tilt, column, y]: the tilt axis along x | y up, z towards who looks |
+| .mat | [slice y, column, row] | `projections` [y, column, tilt], and `angles` | row 0 on top |
+
+MRC: Cheng et al., J. Struct. Biol. 192 (2015) 146: right-handed, the first row the lowest, as IMOD and ChimeraX take it; at a tilt of theta
+a point (x, y, z) is seen at x cos(theta) + z sin(theta), as by IMOD's `tilt`. EMD: Berkeley EMD 0.2 in /data/tomography, as tomviz writes
+and reads it, which reconstructs about x. The two .mat files are those that GENFIRE and RESIRE ask for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import mrcfile
@@ -15,35 +24,39 @@ import numpy as np
 import tifffile
 from scipy.io import savemat
 
-from aet_stream import durable
+from aet_stream import __version__, durable
 from aet_stream.errors import ReconstructionError
-from aet_stream.layout import unreadable
+from aet_stream.layout import LIBVER, unreadable
 from aet_stream.projection import Array
 from aet_stream.reconstruct.input import read_input
-from aet_stream.reconstruct.volume_file import VOLUME
+from aet_stream.reconstruct.volume_file import HDF5, VOLUME, form_of
 
-SUFFIXES = (".mrc", ".tif", ".tiff", ".mat")
-_FORMS = "write .mrc, .tif or .mat"
+_FORMS = "write .mrc, .st, .rec, .map, .tif, .emd or .mat"
 _MAT_BYTES = (1 << 32) - (1 << 16)
 """An array in a .mat file of version 5 counts its bytes by 32 bits, with what stands before it."""
+_TIFF_BYTES, _TIFF_PAGE_BYTES = (1 << 32) - (1 << 16), 512
+"""A TIFF counts its bytes by 32 bits, what it says about each page among them; a BigTIFF by 64."""
 
 
 def write_volume(volume: Array, voxel_size_nm: float, target: Path) -> None:
-    """(slice y, row, column) float32 as MRC or TIFF, by the name's suffix; the voxel size goes along where it is known.
+    """(slice y, row, column) float32, by the name's suffix; the voxel size goes along where it is known.
 
     Raises
     ------
     ReconstructionError : another suffix, or too large for it
     """
+    form = form_of(target)
     _refuse_too_large(volume.nbytes, target)
-    sections = np.ascontiguousarray(np.transpose(volume, (1, 0, 2)), dtype=np.float32)
+    sections = np.transpose(volume, (1, 0, 2))
     known_nm = voxel_size_nm if np.isfinite(voxel_size_nm) else 0.0
     with durable.replacing(target) as draft:
-        if target.suffix == ".mrc":
-            _write_mrc(sections, known_nm, draft, volume=True)
-        elif target.suffix in (".tif", ".tiff"):
-            _write_tiff(sections, known_nm, draft)
-        elif target.suffix == ".mat":
+        if form == "mrc":
+            _write_mrc(sections[::-1, ::-1], known_nm, draft, volume=True)
+        elif form == "tiff":
+            write_tiff(sections, known_nm, draft)
+        elif form == "emd":
+            _write_emd(np.transpose(sections[::-1, ::-1]), "xyz", known_nm, draft)
+        elif form == "mat":
             savemat(str(draft), {"volume": np.transpose(volume, (0, 2, 1)), "voxel_size_nm": voxel_size_nm}, appendmat=False)
         else:
             raise ReconstructionError(f"{target}: a volume is not exported to {target.suffix or 'a name without suffix'}; {_FORMS}")
@@ -51,21 +64,39 @@ def write_volume(volume: Array, voxel_size_nm: float, target: Path) -> None:
 
 def _write_mrc(pages: Array, pixel_size_nm: float, path: Path, *, volume: bool) -> None:
     with mrcfile.new(path, overwrite=True) as file:
-        file.set_data(pages)
+        file.set_data(np.ascontiguousarray(pages, dtype=np.float32))
         if volume:
             file.set_volume()
         else:
             file.set_image_stack()
         file.voxel_size = 10 * pixel_size_nm  # angstrom; 0: not known
+        order = "first row lowest, first section farthest" if volume else "first row lowest, tilt axis along y"
+        file.add_label(f"aet_stream {__version__}: {order}")
 
 
-def _write_tiff(pages: Array, pixel_size_nm: float, path: Path) -> None:
-    """ImageJ's dialect: a stack of z sections with its scale."""
+def write_tiff(pages: Array, pixel_size_nm: float, path: Path, *, limit_bytes: int = _TIFF_BYTES) -> None:
+    """(pages, y, x): ImageJ's dialect, a stack with its scale; a BigTIFF, its scale per cm, where that could not count its bytes."""
+    big = pages.nbytes + len(pages) * _TIFF_PAGE_BYTES >= limit_bytes
+    form: dict[str, Any] = {"bigtiff": True, "photometric": "minisblack", "resolutionunit": "CENTIMETER"} if big else {"imagej": True}
+    metadata: dict[str, Any] = {"axes": "ZYX"}
     if pixel_size_nm:
-        per_nm, metadata = 1 / pixel_size_nm, {"axes": "ZYX", "unit": "nm", "spacing": pixel_size_nm}
-        tifffile.imwrite(path, pages, imagej=True, metadata=metadata, resolution=(per_nm, per_nm))
-    else:
-        tifffile.imwrite(path, pages, imagej=True, metadata={"axes": "ZYX"})
+        metadata |= {"unit": "nm", "spacing": pixel_size_nm}
+        form["resolution"] = ((1e7 if big else 1) / pixel_size_nm,) * 2
+    tifffile.imwrite(path, pages, metadata=metadata, **form)
+
+
+def _write_emd(data: Array, axes: Sequence[str], pixel_size_nm: float, path: Path, tilts_deg: Array | None = None) -> None:
+    """Three axes, slowest first; with tilts the first is theirs. Where the pixel size is not known, lengths are in pixels."""
+    with h5py.File(path, "w", libver=LIBVER) as file:
+        file.attrs.update(version_major=np.uint32(0), version_minor=np.uint32(2))
+        group = file.create_group("data/tomography")
+        group.attrs["emd_group_type"] = np.uint32(1)
+        group.create_dataset("data", data=np.ascontiguousarray(data, dtype=np.float32)).attrs["name"] = "ImageScalars"
+        for number, (name, size) in enumerate(zip(axes, data.shape, strict=True), start=1):
+            values, unit = np.arange(size) * (pixel_size_nm or 1.0), "[n_m]" if pixel_size_nm else "[px]"
+            if number == 1 and tilts_deg is not None:
+                values, unit = tilts_deg, "[deg]"
+            group.create_dataset(f"dim{number}", data=values.astype(np.float32)).attrs.update(name=name, units=unit)
 
 
 def export(source: Path, target: Path, *, overwrite: bool = False) -> list[Path]:
@@ -75,7 +106,7 @@ def export(source: Path, target: Path, *, overwrite: bool = False) -> list[Path]
     ------
     ReconstructionError : the source is neither, the target's suffix says no known form or cannot hold so much, or a file is there already
     """
-    if target.suffix not in SUFFIXES:
+    if form_of(target) in ("", HDF5):
         raise ReconstructionError(f"{target}: unknown form {target.suffix!r}; {_FORMS}")
     if not target.parent.is_dir():
         raise ReconstructionError(f"{target.parent} is no folder: make it first, or choose another target")
@@ -99,31 +130,43 @@ def _refuse_present(path: Path) -> None:
 
 
 def _refuse_too_large(nbytes: int, target: Path) -> None:
-    if target.suffix == ".mat" and nbytes > _MAT_BYTES:
+    if form_of(target) == "mat" and nbytes > _MAT_BYTES:
         raise ReconstructionError(f"{target}: {nbytes >> 20} MiB; an array in a .mat file has less than 4096: write .mrc or .tif")
 
 
 def _export_series(source: Path, target: Path, *, overwrite: bool) -> list[Path]:
-    given = read_input(source)
+    given, form = read_input(source), form_of(target)
     _refuse_too_large(given.projections.nbytes, target)
     order = np.argsort(given.tilts_deg, kind="stable")
     views, tilts_deg = given.projections[order], given.tilts_deg[order]
-    size_nm = given.pixel_size_nm if np.isfinite(given.pixel_size_nm) else 0.0
-    beside = target.with_name(f"{target.stem}_angles.mat") if target.suffix == ".mat" else target.with_suffix(".rawtlt")
-    if not overwrite:
+    beside = {"mat": target.with_name(f"{target.stem}_angles.mat"), "emd": target}.get(form, target.with_suffix(".rawtlt"))
+    rawtlt = "".join(f"{tilt:.4f}\n" for tilt in tilts_deg)
+    if not overwrite and beside != target and not _says(beside, rawtlt):
         _refuse_present(beside)
+    size_nm = given.pixel_size_nm if np.isfinite(given.pixel_size_nm) else 0.0
     with durable.replacing(target) as draft:
-        if target.suffix == ".mrc":
-            _write_mrc(views, size_nm, draft, volume=False)
-        elif target.suffix == ".mat":
+        if form == "mrc":
+            _write_mrc(views[:, ::-1], size_nm, draft, volume=False)
+        elif form == "mat":
             savemat(str(draft), {"projections": np.transpose(views, (1, 2, 0))}, appendmat=False)
+        elif form == "emd":
+            _write_emd(np.transpose(views, (0, 2, 1)), ("angles", "y", "x"), size_nm, draft, tilts_deg)
         else:
-            _write_tiff(views, size_nm, draft)
-    with durable.replacing(beside) as draft:
-        if beside.suffix == ".mat":
-            # Euler angles ZYX in degrees, one row per projection; the tilt is the middle one.
-            angles = np.stack([np.zeros_like(tilts_deg), tilts_deg, np.zeros_like(tilts_deg)], axis=1)
-            savemat(str(draft), {"angles": angles}, appendmat=False)
-        else:
-            draft.write_text("".join(f"{tilt:.4f}\n" for tilt in tilts_deg))
-    return [target, beside]
+            write_tiff(views, size_nm, draft)
+    if form in ("mrc", "tiff"):
+        durable.replace(beside, rawtlt.encode())
+    elif form == "mat":
+        _write_angles(tilts_deg, beside)
+    return [target] if beside == target else [target, beside]
+
+
+def _says(path: Path, content: str) -> bool:
+    """Is it what would be written anyway, by an export in another form?"""
+    return path.is_file() and path.read_bytes() == content.encode()
+
+
+def _write_angles(tilts_deg: Array, path: Path) -> None:
+    """Euler angles ZYX in degrees, one row per projection; the tilt is the middle one."""
+    angles = np.stack([np.zeros_like(tilts_deg), tilts_deg, np.zeros_like(tilts_deg)], axis=1)
+    with durable.replacing(path) as draft:
+        savemat(str(draft), {"angles": angles}, appendmat=False)

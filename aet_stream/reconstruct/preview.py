@@ -11,6 +11,7 @@ import numpy as np
 
 from aet_stream import durable
 from aet_stream.errors import ReconstructionError
+from aet_stream.layout import LIBVER
 from aet_stream.projection import Array
 from aet_stream.reconstruct import solver
 from aet_stream.reconstruct.align import align
@@ -51,7 +52,7 @@ def preview(series: Path, *, size_px: int = 128, iterations: int = 10) -> Path:
     volume = solver.solve(views, given.tilts_deg, iterations=iterations, axis_px=axis_px, start=begin, threads=1).volume
     y, row, column = (edge // 2 for edge in volume.shape)
     try:
-        with durable.replacing(target, "volume") as draft, h5py.File(draft, "w") as file:
+        with durable.replacing(target, "volume") as draft, h5py.File(draft, "w", libver=LIBVER) as file:
             file["orthoslices/xy"], file["orthoslices/xz"], file["orthoslices/yz"] = volume[:, row], volume[y], volume[:, :, column]
             file["volume"] = volume
             now = datetime.now(UTC).isoformat(timespec="seconds")

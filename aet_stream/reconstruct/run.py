@@ -21,7 +21,7 @@ from aet_stream.reconstruct.input import Input, read_input
 from aet_stream.reconstruct.progress import ProgressLog
 from aet_stream.reconstruct.registered import apply, brightest_rows
 from aet_stream.reconstruct.stopping import choose_iterations
-from aet_stream.reconstruct.volume_file import HDF5, VOLUME, Facts, Result, check_target, ensure_picture, is_done, save
+from aet_stream.reconstruct.volume_file import HDF5, VOLUME, Facts, Result, check_target, ensure_picture, form_of, is_done, save
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def reconstruct(
             f"a residual of {options.residual:g} to stop at does not go with {other}: leave one of them out (--residual)"
         )
     wanted = out or series.with_name("reconstruction.h5")
-    target = wanted if wanted.suffix in HDF5 else wanted.with_suffix(".h5")
+    target = wanted if form_of(wanted) == HDF5 else wanted.with_suffix(".h5")
     check_target(wanted, target, replaces=overwrite or out is None)
     given = read_input(series)
     axis_deg = given.axis_deg if options.axis_deg is None else options.axis_deg

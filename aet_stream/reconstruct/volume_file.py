@@ -8,8 +8,9 @@ from pathlib import Path
 
 import h5py
 
-from aet_stream import __version__, durable
+from aet_stream import __version__, durable, nexus
 from aet_stream.errors import ReconstructionError
+from aet_stream.layout import LIBVER
 from aet_stream.projection import Array
 from aet_stream.reconstruct.axis_search import AxisSearch
 from aet_stream.reconstruct.figure import draw_summary
@@ -17,13 +18,21 @@ from aet_stream.reconstruct.input import Input
 from aet_stream.reconstruct.quality import Quality
 from aet_stream.reconstruct.registered import Alignment
 
-HDF5 = (".h5", ".hdf5")
-OTHERS = (".mrc", ".tif", ".tiff")
+HDF5 = "hdf5"
+_FORMS = {
+    ".h5": HDF5, ".hdf5": HDF5, ".mrc": "mrc", ".st": "mrc", ".rec": "mrc", ".map": "mrc", ".tif": "tiff", ".tiff": "tiff", ".emd": "emd",
+    ".mat": "mat",
+}  # fmt: skip
 VOLUME = "/reconstruction/volume"
-_AXES = "(slice y, row, column); tilt axis along y; row = (N-1)/2 - Y, column = (N-1)/2 + X; seen at (N-1)/2 + X cos(tilt) + Y sin(tilt)"
+_ABOUT = "(slice y, row, column); tilt axis along y; row = (N-1)/2 - Y, column = (N-1)/2 + X; seen at (N-1)/2 + X cos(tilt) + Y sin(tilt)"
 
 Facts = dict[str, str | int | float]
 """Attributes of the volume: what it was made from, and how."""
+
+
+def form_of(path: Path) -> str:
+    """What a name's suffix asks for, in upper or lower case: hdf5, mrc, tiff, emd or mat; empty for anything else."""
+    return _FORMS.get(path.suffix.lower(), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +61,10 @@ def check_target(wanted: Path, target: Path, *, replaces: bool) -> None:
     if not wanted.parent.is_dir():
         raise ReconstructionError(f"{wanted.parent} is no folder: make it first, or choose another --out")
     picture = target.with_suffix(".png")
-    if wanted.suffix not in HDF5 + OTHERS or any(path.is_dir() for path in (wanted, target, picture)):
-        raise ReconstructionError(f"{wanted} cannot take the volume: name a file ending in .h5, .mrc or .tif, and none that is a folder")
+    if form_of(wanted) in ("", "mat") or any(path.is_dir() for path in (wanted, target, picture)):
+        raise ReconstructionError(
+            f"{wanted} cannot take the volume: name a file ending in .h5, .mrc, .tif or .emd, and none that is a folder"
+        )
     try:
         with h5py.File(target, "r", locking=False) as file:
             is_volume = "reconstruction" in file
@@ -84,7 +95,7 @@ def save(target: Path, given: Input, result: Result, facts: Facts) -> None:
     """
     target.with_suffix(".png").unlink(missing_ok=True)  # a picture never shows another volume than the one beside it
     try:
-        with durable.replacing(target, "volume") as draft, h5py.File(draft, "w") as file:
+        with durable.replacing(target, "volume") as draft, h5py.File(draft, "w", libver=LIBVER) as file:
             _write(file, given, result, facts)
     except (OSError, RuntimeError) as error:  # HDF5 reports a full disk as either
         raise ReconstructionError(f"{target}: cannot be written: {error}") from error
@@ -93,7 +104,7 @@ def save(target: Path, given: Input, result: Result, facts: Facts) -> None:
 def _write(file: h5py.File, given: Input, result: Result, facts: Facts) -> None:
     group = file.create_group("reconstruction")
     dataset = group.create_dataset("volume", data=result.volume)
-    dataset.attrs["axes"] = _AXES
+    dataset.attrs["description"] = _ABOUT  # NeXus means something else by `axes`
     dataset.attrs["units"] = (
         "arbitrary: gridrec's amplitude depends on the tilts" if facts["method"] == "tomopy:gridrec" else "counts per voxel"
     )
@@ -106,6 +117,21 @@ def _write(file: h5py.File, given: Input, result: Result, facts: Facts) -> None:
     group.attrs.update(facts, iterations_done=result.iterations, voxel_size_nm=size_nm, software=software)
     group.attrs.update(axis_deg=result.alignment.axis_deg, alignment=json.dumps(result.alignment.residuals))
     _write_quality(group.create_group("quality"), given, result.quality, result.axis)
+    _write_plot(file, size_nm)
+
+
+def _write_plot(file: h5py.File, voxel_size_nm: float) -> None:
+    """NeXus: the volume over its axes, which viewers open by themselves. To the right, upwards, towards who looks along the beam."""
+    group, volume = file["reconstruction"], file[VOLUME]
+    group.attrs["NX_class"] = "NXentry"
+    data = group.create_group("data")
+    data["volume"] = volume
+    volume.attrs.update(target=VOLUME, interpretation="image")
+    for name, edge_px, sign in zip("yzx", volume.shape, (-1, -1, 1), strict=True):
+        data[name] = sign * nexus.positions(edge_px, voxel_size_nm)
+        data[name].attrs["units"] = nexus.unit(voxel_size_nm)
+    nexus.make_plot(data, "volume", "yzx", title="volume")
+    nexus.set_default(file, "reconstruction", "data")
 
 
 def _write_quality(group: h5py.Group, given: Input, found: Quality, axis: AxisSearch) -> None:

@@ -123,11 +123,11 @@ def mrc_legacy(images: Array, tilts_deg: list[float], pixel_size_nm: float) -> b
     return _extended(images, pixel_size_nm, bytes(4), records.tobytes())
 
 
-def mrc_seri(images: Array, tilts_deg: list[float], pixel_size_nm: float) -> bytes:
-    """MRC with SerialEM's records: 7 numbers of 16 bits per section, the tilt in hundredths of a degree first."""
-    records = np.zeros((len(images), 7), "<i2")
+def mrc_seri(images: Array, tilts_deg: list[float], pixel_size_nm: float, *, kind: bytes = b"SERI") -> bytes:
+    """MRC with SerialEM's records of 16-bit numbers, the tilt in hundredths of a degree first; before 2014 without a type (b"")."""
+    records = np.zeros((len(images), 7 if kind else 3), "<i2")
     records[:, 0] = np.round(np.asarray(tilts_deg) * 100)
-    return _extended(images, pixel_size_nm, b"SERI", records.tobytes(), numbers=(14, 1 + 4))
+    return _extended(images, pixel_size_nm, kind.ljust(4, b"\0"), records.tobytes(), numbers=(records.itemsize * records.shape[1], 1 + 4))
 
 
 def _extended(images: Array, pixel_size_nm: float, kind: bytes, extended: bytes, numbers: tuple[int, int] = (0, 0)) -> bytes:
@@ -169,6 +169,27 @@ def tiff_jeol(pixels: Array, tilt_deg: float, pixel_size_nm: float) -> bytes:
     xml = (
         '<?xml version="1.0"?><TemReporter><DateTime>2023-04-05T06:07:08+09:00</DateTime><GonioStage><StagePosition>'
         f"<TX>{tilt_deg}</TX></StagePosition></GonioStage></TemReporter>"
+    )
+    return _tiff(pixels, [], xml)
+
+
+def tiff_fei(pixels: Array, tilt_deg: float, pixel_size_nm: float) -> bytes:
+    """FEI's programs for the Titan: a table of labels, and lengths in metres, as XML in a private tag."""
+    rows = [("Stage X", 1.5, "um"), ("Stage A", tilt_deg, "deg"), ("Stage B", 0.5, "deg")]
+    table = "".join(f"<Data><Label>{label}</Label><Value>{value}</Value><Unit>{unit}</Unit></Data>" for label, value, unit in rows)
+    size = f"<PixelsSize><X>{pixel_size_nm * 1e-9}</X><Y>{pixel_size_nm * 1e-9}</Y></PixelsSize>"
+    return _tiff(pixels, [(34683, "s", 0, f"<Root>{table}{size}</Root>")])
+
+
+def tiff_ome(pixels: Array, tilt_deg: float, pixel_size_nm: float) -> bytes:
+    """OME-TIFF; it has no place for a tilt."""
+    height, width = pixels.shape
+    lengths = " ".join(f'PhysicalSize{axis}="{pixel_size_nm}" PhysicalSize{axis}Unit="nm"' for axis in "XY")
+    xml = (
+        '<?xml version="1.0" encoding="UTF-8"?><OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">'
+        f'<Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint16" SizeX="{width}" SizeY="{height}" SizeZ="1" SizeC="1" SizeT="1" '
+        f"{lengths}>"
+        '<Channel ID="Channel:0:0" SamplesPerPixel="1"/><TiffData/></Pixels></Image></OME>'
     )
     return _tiff(pixels, [], xml)
 

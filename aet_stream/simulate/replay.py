@@ -11,10 +11,11 @@ import numpy as np
 from aet_stream.config import Angle
 from aet_stream.errors import SourceError
 from aet_stream.projection import Array
+from aet_stream.readers.angle_array import tilts_deg
 from aet_stream.readers.frames import combine
 from aet_stream.readers.hdf5 import opened
 from aet_stream.readers.looking import Sources, Unit, look
-from aet_stream.readers.sidecar import LOOSE, SUFFIXES
+from aet_stream.readers.sidecar import is_loose, is_sidecar
 from aet_stream.watch.angle import resolve
 
 _MAX_BYTES = 8 << 30
@@ -35,8 +36,8 @@ def load(source: Path, angles: Path | None) -> tuple[list[Array], Array, float |
     if not source.exists():
         raise SourceError(f"{source}: no such file or folder")
     beside = sorted(source.iterdir(), key=_natural) if source.is_dir() else [source]
-    files = [path for path in beside if path.suffix.lower() not in SUFFIXES]
-    loose = tuple(path for path in (beside if source.is_dir() else source.parent.iterdir()) if path.suffix.lower() in LOOSE)
+    files = [path for path in beside if not is_sidecar(path.name)]
+    loose = tuple(path for path in (beside if source.is_dir() else source.parent.iterdir()) if is_loose(path.name))
     found = [one for path in files for one in _images(path, loose)]
     if not found:
         raise SourceError(f"{source}: no images to replay")
@@ -61,7 +62,7 @@ def _images(path: Path, loose: tuple[Path, ...]) -> Iterator[tuple[Path, Unit, i
     """(file, what is said of the image, images that the file promises, pixels) of every visit."""
     sources = Sources(_MAX_BYTES)
     seen = look(sources, path, loose, lenient=True)
-    source, _ = sources.open(path)
+    source = sources.open(path, loose).source
     for unit in seen.units:
         pixels, _, _ = combine(source.frames(unit.image), unit.acquisition.scan_rotation_deg, keep="none", max_shift=0.25)
         yield path, unit, seen.probe.promised, pixels
@@ -118,7 +119,12 @@ def load_angles(path: Path) -> Array:
         values = np.atleast_1d(np.asarray(values, dtype=np.float64))
     except (OSError, ValueError, EOFError, StopIteration, MatReadError) as error:
         raise SourceError(f"{path}: no list of angles: {error}") from error
-    values = values[:, 1] if values.ndim == 2 and values.shape[1] == 3 else values.ravel()
+    if values.ndim == 2 and values.shape[1] == 3:
+        tilts, _, remark = tilts_deg(str(path), values, len(values))
+        if tilts is None:
+            raise SourceError(remark)
+        values = tilts
+    values = values.ravel()
     if not np.isfinite(values).all():
         raise SourceError(f"{path}: no list of angles: not all of them are finite")
     return values

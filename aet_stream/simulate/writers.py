@@ -13,7 +13,7 @@ import numpy as np
 from aet_stream.projection import Array
 
 _SER_TYPES = {"|u1": 1, "<u2": 2, "<u4": 3, "|i1": 4, "<i2": 5, "<i4": 6, "<f4": 7, "<f8": 8}
-_DM_PIXELS = {"<i2": 1, "<f4": 2, "|u1": 6, "<i4": 7, "|i1": 9, "<u2": 10, "<u4": 11, "<f8": 12}
+DM_PIXELS = {"<i2": 1, "<f4": 2, "|u1": 6, "<i4": 7, "|i1": 9, "<u2": 10, "<u4": 11, "<f8": 12}
 _DM_CODES = {"<i2": 2, "<f4": 6, "|u1": 10, "<i4": 3, "|i1": 9, "<u2": 4, "<u4": 5, "<f8": 7}
 _MRC_MODES = {"|i1": 0, "<i2": 1, "<f4": 2, "<u2": 6}
 
@@ -68,12 +68,25 @@ def mrc(pixels: Array, tilt_deg: float, pixel_size_nm: float | None) -> bytes:
     return bytes(header) + np.ascontiguousarray(stack).tobytes()
 
 
-def mdoc(name: str, tilts_deg: list[float], pixel_size_nm: float | None) -> bytes:
-    """SerialEM's text beside an MRC file, one section per image."""
+def mdoc(
+    name: str, tilts_deg: list[float], pixel_size_nm: float | None, numbers: list[int] | None = None, images: Array | None = None
+) -> bytes:
+    """SerialEM's text beside an MRC file, one section per image; with its pixels' figures where they are given."""
     spacing = [] if pixel_size_nm is None else [f"PixelSpacing = {pixel_size_nm * 10:.4f}"]
     lines = [*spacing, f"ImageFile = {name}", ""]
     for index, tilt in enumerate(tilts_deg):
-        lines += [f"[ZValue = {index}]", f"TiltAngle = {tilt!r}", *spacing, ""]
+        lines += [f"[ZValue = {index if numbers is None else numbers[index]}]", f"TiltAngle = {tilt!r}", *spacing]
+        if images is not None:
+            least, most, mean = images[index].min(), images[index].max(), images[index].mean(dtype=np.float64)
+            lines.append(f"MinMaxMean = {least:g} {most:g} {mean:g}")
+        lines.append("")
+    return ("\n".join(lines) + "\n").encode()
+
+
+def frame_mdoc(name: str, tilt_deg: float, frames: int, pixel_size_nm: float, *, kind: str = "FrameSet") -> bytes:
+    """SerialEM's text about the file with the frames of one exposure; `kind` is ZValue in the text beside a series."""
+    lines = ["Voltage = 300", "", f"[{kind} = 0]", f"TiltAngle = {tilt_deg!r}", f"PixelSpacing = {pixel_size_nm * 10:.4f}"]
+    lines += [f"SubFramePath = D:\\frames\\{name}", f"NumSubFrames = {frames}", "DateTime = 31-Mar-23  16:24:15", ""]
     return ("\n".join(lines) + "\n").encode()
 
 
@@ -230,7 +243,7 @@ def _dm(pixels: Array, tilt_deg: float, pixel_size_nm: float | None, *, wide: bo
         ("ImageData", [
             ("Calibrations", [("Dimension", [("", calibration) for _ in pixels.shape])]),
             ("Data", pixels),
-            ("DataType", _DM_PIXELS[pixels.dtype.str]),
+            ("DataType", DM_PIXELS[pixels.dtype.str]),
             ("Dimensions", [("", edge) for edge in reversed(pixels.shape)]),
         ]),
         ("ImageTags", [("Microscope Info", [("Stage Position", [("Stage Alpha", float(tilt_deg))])])]),

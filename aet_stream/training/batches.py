@@ -16,7 +16,6 @@ from aet_stream.denoise.coarse import MULTIPLE
 from aet_stream.denoise.features import Blocks, describe, normalisation
 from aet_stream.projection import Array
 from aet_stream.training.dataset import Frame, Mixer
-from aet_stream.training.preset import Preset
 
 IN_PARTICLE = 0.01
 """A block belongs to the particle where it reaches this share of the brightest pixel."""
@@ -138,10 +137,3 @@ class PatchBatches(Dataset[PatchBatch]):
                 raws.append((frame.raw[window] - low) / span)
                 truths.append((frame.background[window] - low) / span)
         return PatchBatch(*(torch.from_numpy(np.stack(part)[:, None].astype(np.float32)) for part in (raws, truths)))
-
-
-def batches_of(preset: Preset, mixer: Mixer, *, seed: int, batch: int) -> Dataset[Any]:
-    """The batches that the network of a preset learns from."""
-    if preset.network == "coarse":
-        return CoarseBatches(mixer, seed=seed, batch=batch)
-    return PatchBatches(mixer, seed=seed, batch=batch, patch_px=preset.patch_px, per_frame=preset.patches_per_frame)

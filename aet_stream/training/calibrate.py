@@ -9,10 +9,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from aet_stream import durable
 from aet_stream.denoise import trust
 from aet_stream.denoise.denoiser import Denoiser
-from aet_stream.denoise.weights_file import load_card
+from aet_stream.denoise.weights_file import load_card, load_tensors, parts, write_card
 from aet_stream.errors import ModelError
 from aet_stream.projection import Array
 from aet_stream.training.dataset import Frame, Mixer, Recipe
@@ -29,18 +28,19 @@ _RECIPES = (
 
 
 def calibrate(weights: Path, *, frames: int) -> dict[str, float]:
-    """Fit the rule of a network and write it into its card.
+    """Fit the rule of a network, and of the same without fusion, and write them into its card.
 
     Raises
     ------
     ModelError : the rule is not finite, as that of a network whose answers are no numbers
     """
     logger.info("calibrating its expected error on %d frames", frames)
-    rule = fit(Denoiser(model=str(weights)), frames)
-    if not np.isfinite(list(rule.values())).all():
+    rule, alone = fit(Denoiser(model=str(weights)), frames), {}
+    if parts(load_tensors(weights))[1]:
+        alone = fit(Denoiser(model=str(weights), fusion=False), frames)
+    if not np.isfinite([*rule.values(), *alone.values()]).all():
         raise ModelError(f"{weights}: the rule for its expected error is not finite; train again with a smaller learning_rate")
-    card = msgspec.structs.replace(load_card(weights), trust=rule)
-    durable.replace(weights.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(card), indent=2))
+    write_card(weights, msgspec.structs.replace(load_card(weights), trust=rule, trust_alone=alone))
     return rule
 
 
@@ -73,8 +73,8 @@ def linear_rule(rows: Sequence[Mapping[str, float]], errors: Sequence[float]) ->
 
 def judged(denoiser: Denoiser, frame: Frame) -> tuple[trust.Evidence, float]:
     """Evidence of one subtraction, and its true root mean square error."""
-    estimate, vacuum, blocks = denoiser.estimate(frame.raw)
-    return trust.gather(frame.raw, estimate, vacuum, blocks), float(np.sqrt(np.mean((estimate.background - frame.background) ** 2)))
+    estimate, image = denoiser.estimate(frame.raw)
+    return trust.gather(image, estimate), float(np.sqrt(np.mean((estimate.background - frame.background) ** 2)))
 
 
 def _ridge(matrix: Array, values: Array) -> Array:

@@ -11,8 +11,9 @@ import msgspec
 import numpy as np
 
 from aet_stream.consistency import error_in_series
-from aet_stream.denoise import classical, trust
+from aet_stream.denoise import trust
 from aet_stream.denoise.denoiser import Denoiser
+from aet_stream.denoise.estimators import CLASSICAL
 from aet_stream.denoise.weights_file import SHIPPED
 from aet_stream.projection import Array
 from aet_stream.training import sets
@@ -87,7 +88,7 @@ def evaluate(
 ) -> Report:
     """Score networks (all shipped ones by default) and the classical estimates on fixed sets."""
     names = list(dict.fromkeys(models)) or sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
-    denoisers = {name: Denoiser(model=name) for name in [*classical.NAMES, *names]}
+    denoisers = {name: Denoiser(model=name) for name in [*CLASSICAL, *names]}
     scores = []
     for set_name in only or sets.SETS:
         samples = sets.frames(set_name, frames, seed=seed)

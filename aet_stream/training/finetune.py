@@ -18,9 +18,10 @@ import torch
 from scipy.ndimage import binary_dilation
 
 from aet_stream.denoise import grid
+from aet_stream.denoise.architectures import architecture, save_weights
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.denoise.features import describe
-from aet_stream.denoise.weights_file import Card, find_weights, load_card, load_tensors, parts, save_weights
+from aet_stream.denoise.weights_file import Card, find_weights, load_card, load_tensors, parts
 from aet_stream.errors import ModelError
 from aet_stream.projection import Array
 from aet_stream.series import Series
@@ -30,7 +31,7 @@ from aet_stream.training.dataset import LEARNT, Frame, Mixer, Pool, Recipe
 from aet_stream.training.judge import Judge
 from aet_stream.training.learning import Training
 from aet_stream.training.losses import mean_square_error
-from aet_stream.training.preset import Preset
+from aet_stream.training.preset import Preset, by_names_of_today
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def finetune(model: str, series: Sequence[Path], out: Path, *, steps: int = STEP
     """
     source = find_weights(model, setting="--from", others=())
     card = load_card(source)
-    if card.architecture != "Coarse":
+    if architecture(card.architecture).learns_from != "blocks":
         raise ModelError(f"{source}: only networks on blocks can be fine-tuned, this one is a {card.architecture}")
     preset = msgspec.structs.replace(_preset(card), learning_rate=LEARNING_RATE, steps=steps, warm_up=20, decay=0.5, average=0.99)
     series = list(dict.fromkeys(path.resolve() for path in series))
@@ -76,7 +77,7 @@ def finetune(model: str, series: Sequence[Path], out: Path, *, steps: int = STEP
     if len(real) < _FEWEST:
         raise ModelError(f"{len(real)} projections with vacuum in {len(series)} series: too few, at least {_FEWEST} are needed")
     training = Training(preset, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    network, referee = parts(load_tensors(source))
+    network, gate = parts(load_tensors(source))
     training.model.load_state_dict(network)
     training.average.load_state_dict(training.model.state_dict())
     particles = Pool(Recipe(kinds=LEARNT, plain=True, sizes_px=(256,)), seed=seed + 11, particles=12, views=4)
@@ -98,7 +99,7 @@ def finetune(model: str, series: Sequence[Path], out: Path, *, steps: int = STEP
     path = out / f"{card.name}-tuned.safetensors"
     trained = {**card.trained, "from": card.sha256, "series": [str(p) for p in series], "tuning_steps": steps}
     tuned = msgspec.structs.replace(card, name=f"{card.name}-tuned", trained=trained, figures=after)
-    save_weights(path, training.average.state_dict(), tuned, referee)
+    save_weights(path, training.average.state_dict(), tuned, gate)
     calibrate(path, frames=preset.calibration_frames)
     logger.info("promoted: %s -> %s", before, after)
     return path
@@ -112,7 +113,7 @@ def _preset(card: Card) -> Preset:
     ModelError : its card does not say
     """
     try:
-        return msgspec.convert(card.trained.get("preset"), Preset)
+        return msgspec.convert(by_names_of_today(card.trained.get("preset", {})), Preset)
     except msgspec.ValidationError as error:
         raise ModelError(f"{card.name}: its card has no usable trained.preset ({error}); fine-tune one that `train` has made") from error
 
@@ -126,12 +127,12 @@ def read_vacuum(path: Path, denoiser: Denoiser) -> list[RealVacuum]:
             if pixels.max() == pixels.min():
                 continue
             raw = (pixels.astype(np.float64) - float(pixels.flat[0])).astype(np.float32)
-            estimate, _, _ = denoiser.estimate(raw)
+            estimate, image = denoiser.estimate(raw)
             if estimate.support is None:
                 continue
             vacuum = ~binary_dilation(estimate.support, iterations=2)
             if vacuum.mean() >= _MIN_VACUUM:
-                clean = grid.means(grid.in_blocks(raw - estimate.background, describe(raw).block_px))
+                clean = grid.means(grid.in_blocks(raw - estimate.background, image.blocks.block_px))
                 found.append(RealVacuum(raw, vacuum, float(np.ptp(clean))))
     return found
 

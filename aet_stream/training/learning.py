@@ -16,17 +16,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from aet_stream import durable
-from aet_stream.denoise.coarse import Coarse
-from aet_stream.denoise.dncnn import DnCNN
+from aet_stream.denoise.architectures import architecture
 from aet_stream.errors import ConfigError, ModelError
 from aet_stream.training.batches import on_device
-from aet_stream.training.losses import coarse_loss, patch_loss
-from aet_stream.training.preset import Preset, learning_rate
+from aet_stream.training.preset import Preset, by_names_of_today, learning_rate
 from aet_stream.training.recorded import Recorded
-
-Loss = Callable[[Any, Any], Tensor]
-NETWORKS: dict[str, Callable[[], nn.Module]] = {"coarse": Coarse, "dncnn": DnCNN}
-LOSSES: dict[str, Loss] = {"coarse": coarse_loss, "dncnn": patch_loss}
+from aet_stream.training.tasks import Loss, task_of
 
 
 class Training:
@@ -36,7 +31,7 @@ class Training:
         """`make` and `loss`: another network than the preset names, and its loss."""
         torch.manual_seed(preset.seed)
         self.preset, self.device = preset, device
-        self.model = (make or NETWORKS[preset.network])()
+        self.model = (make or architecture(preset.network).model)()
         self.model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.model) if preset.average else self.model
         """Running mean of the weights: it generalises better than any single step."""
@@ -46,11 +41,11 @@ class Training:
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=self._rate, weight_decay=preset.weight_decay, betas=(0.9, 0.99), foreach=False, **on_gpu
         )
-        self._loss = loss or LOSSES[preset.network]
+        task = task_of(preset)
+        self._loss = loss or task.loss
         several = torch.distributed.is_available() and torch.distributed.is_initialized()
         self._parallel: nn.Module = DistributedDataParallel(self.model) if several else self.model
-        alike = isinstance(self.model, DnCNN)  # in shape are the batches of a DnCNN
-        self._learn = Recorded(self._learned) if alike and device.type == "cuda" and not several else self._learned
+        self._learn = Recorded(self._learned) if task.alike and device.type == "cuda" and not several else self._learned
         self.step = 0
         self.minutes = 0.0
 
@@ -129,6 +124,7 @@ class Training:
         was = state["preset"]
         if isinstance(was, str):  # early checkpoints say no more
             was = {"name": was, "seed": state["seed"]}
+        was = by_names_of_today(was)
         was, now = _flat(was), _flat({key: now[key] for key in was})
         for key in [*was, *now]:
             if was.get(key) != now.get(key) and key.rpartition(".")[2] != "steps":
@@ -138,6 +134,6 @@ class Training:
 
 
 def _flat(preset: dict[str, Any]) -> dict[str, Any]:
-    """Every key of a preset, those of its referee as `referee.key`."""
-    referee = preset.get("referee") or {}
-    return {**preset, "referee": bool(referee), **{f"referee.{key}": value for key, value in referee.items()}}
+    """Every key of a preset, those of its gate as `gate.key`."""
+    gate = preset.get("gate") or {}
+    return {**preset, "gate": bool(gate), **{f"gate.{key}": value for key, value in gate.items()}}

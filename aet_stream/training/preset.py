@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import tomllib
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import msgspec
 
+from aet_stream.denoise.architectures import ARCHITECTURES
 from aet_stream.errors import ConfigError
 from aet_stream.simulate.backgrounds import KINDS
 from aet_stream.simulate.particle import FEWEST_ATOMS
 from aet_stream.training.dataset import Recipe
+
+logger = logging.getLogger(__name__)
 
 _FOLDER = Path(__file__).parent / "presets"
 
@@ -22,13 +26,13 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
-class RefereePreset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How the referee is trained, once its network is: on particles that the network has never seen."""
+class GatePreset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How the gate is trained, once its network is: on particles that the network has never seen."""
 
     particles: Positive
     views: Positive
     frames: Positive
-    """Heard once, and learned from in all their turns and flips."""
+    """Given to network and experts once, and learned from in all their turns and flips."""
     plain: Share
     """Of the frames: one particle wholly in a frame of 256 px, its background not amplified."""
     batch: Positive
@@ -46,7 +50,8 @@ class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[^/.][^/]*$")]
     """Of the weights file."""
-    network: Literal["coarse", "dncnn"]
+    network: str
+    """A kind of denoise/architectures.py."""
     seed: Count
     particles: Positive
     views: Positive
@@ -74,7 +79,7 @@ class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Views of one particle that are judged by, as the publication did; 0: only other particles judge."""
     patch_px: Count = 0
     patches_per_frame: Positive = 1
-    referee: RefereePreset | None = None
+    gate: GatePreset | None = None
     """Without: the network alone."""
 
     def __post_init__(self) -> None:
@@ -85,13 +90,15 @@ class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         ValueError : such a run cannot work; while a file is read msgspec makes a ValidationError of it
         """
         _refuse_infinite(self)
-        largest_px = min(self.recipe.sizes_px)
+        largest_px, kind = min(self.recipe.sizes_px), ARCHITECTURES.get(self.network)
+        in_patches = kind is not None and kind.learns_from == "patches"
         for wrong, remedy in (
+            (kind is None, f"network: choose from {', '.join(ARCHITECTURES)}"),
             (not set(self.backgrounds) <= set(KINDS), f"backgrounds: choose from {', '.join(KINDS)}"),
             (0 < self.atoms < FEWEST_ATOMS, f"atoms: 0, or {FEWEST_ATOMS} and more"),
             (self.held_out >= self.particles * self.views, "held_out: fewer than particles * views, or nothing is left to learn from"),
-            (self.network == "dncnn" and not 3 <= self.patch_px <= largest_px, f"patch_px: 3 to {largest_px} for a dncnn"),
-            (self.network == "dncnn" and self.referee is not None, "referee: a dncnn has none, leave the table out"),
+            (in_patches and not 3 <= self.patch_px <= largest_px, f"patch_px: 3 to {largest_px} for a {self.network}"),
+            (in_patches and self.gate is not None, f"gate: a {self.network} has none, leave the table out"),
         ):
             if wrong:
                 raise ValueError(f"{remedy} (it is {getattr(self, remedy.partition(':')[0])!r})")
@@ -117,12 +124,20 @@ def load_preset(name: str) -> Preset:
     """
     path = Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
     try:
-        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Preset)
+        return msgspec.convert(by_names_of_today(tomllib.loads(path.read_text(encoding="utf-8"))), Preset)
     except FileNotFoundError:
         known = ", ".join(sorted(p.stem for p in _FOLDER.glob("*.toml")))
         raise ConfigError(f"no preset {name!r}: choose {known}, or give a .toml file") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def by_names_of_today(preset: dict[str, Any]) -> dict[str, Any]:
+    """The gate was called `referee` once: in presets, checkpoints and cards."""
+    if "referee" not in preset:
+        return preset
+    logger.info("preset %s: its `referee` is called `gate` now", preset.get("name"))
+    return {"gate" if key == "referee" else key: value for key, value in preset.items()}
 
 
 def learning_rate(step: int, preset: Preset) -> float:

@@ -15,9 +15,9 @@ from aet_stream.training.dataset import Frame, Mixer, Recipe
 SEED = 2_000_000
 """Trainings begin at small seeds, and judge themselves a million above: nothing is shared."""
 
-_PUBLISHED = Recipe(backgrounds=("gaussian",), noise=0.0, plain=True, sizes_px=(256,))
-_HARD = Recipe(backgrounds=("film",), noise=0.5, plain=True, sizes_px=(256,))
-_MIXED = replace(_HARD, backgrounds=("film", "gaussian"))
+PUBLISHED = Recipe(backgrounds=("gaussian",), noise=0.0, plain=True, sizes_px=(256,))
+HARD = Recipe(backgrounds=("film",), noise=0.5, plain=True, sizes_px=(256,))
+_MIXED = replace(HARD, backgrounds=("film", "gaussian"))
 
 
 def _scaled(factor: float, offset: float = 0.0) -> Callable[[Frame], Frame]:
@@ -54,12 +54,12 @@ class JudgingSet:
 
 
 SETS: dict[str, JudgingSet] = {
-    "published": JudgingSet(_PUBLISHED, "the setting of the 2019 publication: smooth random backgrounds, no noise"),
+    "published": JudgingSet(PUBLISHED, "the setting of the 2019 publication: smooth random backgrounds, no noise"),
     "hard": JudgingSet(
-        _HARD, "films with edges, wedges, halos, speckle, pedestals, 8-100 % of the particle; half of them with Poisson noise"
+        HARD, "films with edges, wedges, halos, speckle, pedestals, 8-100 % of the particle; half of them with Poisson noise"
     ),
     "unseen": JudgingSet(
-        replace(_HARD, backgrounds=("unseen",), kinds=("icosahedron",)), "a family of films and particles kept out of training"
+        replace(HARD, backgrounds=("unseen",), kinds=("icosahedron",)), "a family of films and particles kept out of training"
     ),
     "0.020 nm": JudgingSet(replace(_MIXED, pixel_size_nm=0.020, atoms=5000), "0.020 nm a pixel: atoms far apart"),
     "0.025 nm": JudgingSet(replace(_MIXED, pixel_size_nm=0.025, atoms=5000), "0.025 nm a pixel"),
@@ -68,7 +68,7 @@ SETS: dict[str, JudgingSet] = {
     "1500 atoms": JudgingSet(replace(_MIXED, atoms=1500, pixel_size_nm=0.035), "a small particle at 0.035 nm a pixel"),
     "at the edge": JudgingSet(replace(_MIXED, room=0.45), "cut by the edge of the frame"),
     "empty": JudgingSet(_MIXED, "no particle", _without_particle),
-    "clean": JudgingSet(_HARD, "no background: what is clean should stay", _without_background),
+    "clean": JudgingSet(HARD, "no background: what is clean should stay", _without_background),
     "128 px": JudgingSet(replace(_MIXED, sizes_px=(128,)), "small frames"),
     "512 px": JudgingSet(replace(_MIXED, sizes_px=(512,)), "large frames", share=0.5),
     "1024 px": JudgingSet(replace(_MIXED, sizes_px=(1024,)), "very large frames", share=0.25),

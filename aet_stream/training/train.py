@@ -23,17 +23,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from aet_stream import __version__
-from aet_stream.denoise.referee import Referee
-from aet_stream.denoise.weights_file import Card, load_card, load_tensors, parts, save_weights
+from aet_stream.denoise.architectures import save_weights
+from aet_stream.denoise.fusion.gate import Gate
+from aet_stream.denoise.weights_file import Card, load_card, load_tensors, parts
 from aet_stream.errors import ConfigError
-from aet_stream.training.batches import batches_of
 from aet_stream.training.calibrate import calibrate
 from aet_stream.training.dataset import Mixer
-from aet_stream.training.hearings import HearingBatches, Hearings, RefereeJudge, as_preset, keep_only_own, origin, record
+from aet_stream.training.gate import SAMPLES_FILE, GateBatches, GateJudge, Samples, as_preset, cached, keep_only_own, origin
 from aet_stream.training.judge import Judge, judging
 from aet_stream.training.learning import Training
-from aet_stream.training.losses import referee_loss
-from aet_stream.training.preset import Preset, RefereePreset, load_preset
+from aet_stream.training.losses import gate_loss
+from aet_stream.training.preset import GatePreset, Preset, load_preset
+from aet_stream.training.tasks import task_of
 
 logger = logging.getLogger(__name__)
 
@@ -83,34 +84,32 @@ def run(preset_name: str, out: Path, *, steps: int = 0, seed: int | None = None,
     path = out / f"{preset.name}.safetensors"
     if rank == 0:
         save_weights(path, training.average.state_dict(), _card(training, judge(training.average, training.device)))
-        if preset.referee:
-            _train_referee(preset, preset.referee, training.device, path, threads=threads, resume=resume)
+        if preset.gate:
+            _train_gate(preset, preset.gate, training.device, path, threads=threads, resume=resume)
         calibrate(path, frames=preset.calibration_frames)
     return path
 
 
-def _train_referee(preset: Preset, referee: RefereePreset, device: torch.device, path: Path, *, threads: int, resume: bool) -> None:
-    """Add a referee to the weights of a network. The first process alone: it takes a fraction of the time."""
-    out = path.parent / "referee"
-    training = Training(as_preset(preset, referee), device, Referee, referee_loss)
-    keep_only_own(out, origin(load_card(path).sha256, preset, referee), resume=resume)
+def _train_gate(preset: Preset, gate: GatePreset, device: torch.device, path: Path, *, threads: int, resume: bool) -> None:
+    """Add a gate to the weights of a network. The first process alone: it takes a fraction of the time."""
+    out = path.parent / "gate"
+    training = Training(as_preset(preset, gate), device, Gate, gate_loss)
+    keep_only_own(out, origin(load_card(path).sha256, preset, gate), resume=resume)
     if (out / "checkpoint.pt").exists():
         training.load(out / "checkpoint.pt")
-    logger.info("its referee: making %d particles, %d views of each", referee.particles, referee.views)
-    hearings = Hearings(path, preset, referee)
-    judge = RefereeJudge({name: hearings.of(frames) for name, frames in judging(preset).items()})
-    if training.step < referee.steps:
-        stored = record(hearings, referee.frames, out / "hearings.npy", _cores())
+    logger.info("its gate: making %d particles, %d views of each", gate.particles, gate.views)
+    samples = Samples(path, preset, gate)
+    judge = GateJudge({name: samples.of(frames) for name, frames in judging(preset).items()})
+    if training.step < gate.steps:
+        stored = cached(samples, gate.frames, out / SAMPLES_FILE, _cores())
         torch.set_num_threads(threads or _cores())
-        batches = DataLoader(
-            HearingBatches(stored, seed=preset.seed, batch=referee.batch), None, sampler=range(training.step, referee.steps)
-        )
+        batches = DataLoader(GateBatches(stored, seed=preset.seed, batch=gate.batch), None, sampler=range(training.step, gate.steps))
         loop(training, iter(batches), judge, out)
     card = load_card(path)
     network, _ = parts(load_tensors(path))
     card = msgspec.structs.replace(card, figures=judge(training.average, device) | {"frames": preset.judging_frames})
     save_weights(path, network, card, training.average.state_dict())
-    (out / "hearings.npy").unlink(missing_ok=True)
+    (out / SAMPLES_FILE).unlink(missing_ok=True)
 
 
 def _keep_memory() -> None:
@@ -154,7 +153,7 @@ def _device(rank: int) -> torch.device:
 def _batches(preset: Preset, mixer: Mixer, first: int, rank: int, ranks: int, makers: int) -> Iterator[Any]:
     """One batch per step, made in processes beside this one; every rank makes its share."""
     seed, share = preset.seed + 7919 * (rank + 1), -(-preset.batch // ranks)
-    made = batches_of(preset, mixer, seed=seed, batch=share)
+    made = task_of(preset).batches(preset, mixer, seed, share)
     steps, pinned = range(first, preset.steps), torch.cuda.is_available()
     return iter(DataLoader(made, batch_size=None, sampler=steps, num_workers=makers, prefetch_factor=4, pin_memory=pinned))
 
@@ -231,7 +230,7 @@ def _card(training: Training, figures: dict[str, float]) -> Card:
     preset = training.preset
     return Card(
         name=preset.name,
-        architecture="Coarse" if preset.network == "coarse" else "DnCNN",
+        architecture=preset.network,
         bfloat16=preset.bfloat16,
         data_seed=preset.seed,
         trained={

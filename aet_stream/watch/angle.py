@@ -13,6 +13,8 @@ from aet_stream.projection import Acquisition, Candidate
 from aet_stream.readers.plan import unplanned
 
 _NUMBER = re.compile(r"(?P<lead>.*?)(?P<sign>[+-]?)(?P<number>\d+(?:[p.,]\d+)?)")
+_WORD_BEFORE, _WORD_AFTER = re.compile(r"([^\W\d_]+)[\W_]*$"), re.compile(r"[\W_]*([^\W\d_]+)")
+_LEAD = re.compile(r"([^\W\d_]+)[\W_]*\d")
 _PLAIN_WORDS = ("", "tilt", "alpha", "angle")
 
 
@@ -28,7 +30,19 @@ def from_name(path: str, rules: Angle) -> tuple[Candidate, ...]:
 
 def _named(match: re.Match[str], rules: Angle) -> Candidate:
     value = _number((match.groupdict().get("sign") or "") + (match["angle"] or ""), rules.signs)
-    return Candidate("filename", match.group(0), math.degrees(value) if rules.filename_unit == "rad" else value, rules.filename_unit)
+    tilt_deg, no_tilt = math.degrees(value) if rules.filename_unit == "rad" else value, _no_tilt(match, rules)
+    return Candidate("filename", no_tilt or match.group(0), tilt_deg, "" if no_tilt else rules.filename_unit)
+
+
+def _no_tilt(match: re.Match[str], rules: Angle) -> str:
+    """`2deg_step`, `scan_90deg`, `rot-12deg`: the number with the word beside it that makes it none, or an empty string."""
+    before, after = _WORD_BEFORE.search(match.string[: match.start()]), _WORD_AFTER.match(match.string, match.end())
+    lead = _LEAD.match(match["angle"] or "")
+    if before and before[1].lower() in rules.no_tilt_words:
+        return match.string[before.start() : match.end()]
+    if after and after[1].lower() in rules.no_tilt_words:
+        return match.string[match.start() : after.end()]
+    return match.group(0) if lead and lead[1].lower() in rules.no_tilt_words else ""
 
 
 def _number(text: str, signs: dict[str, str]) -> float:
@@ -100,4 +114,7 @@ def _objection(stated: tuple[Candidate, ...], rules: Angle, remark: str) -> str:
     if max(c.tilt_deg for c in stated) - min(c.tilt_deg for c in stated) > rules.tolerance_deg:
         said = ", ".join(f"{c.source} {c.tilt_deg:g} deg ({c.raw!r})" for c in stated)
         return f"sources disagree by more than {rules.tolerance_deg:g} deg: {said}"
+    if not any(c.unit for c in stated):
+        said = f"the {stated[0].source} says {stated[0].raw!r}, which is no tilt by the word beside the number"
+        return f"{said}: take the word out of angle.no_tilt_words if it is one"
     return ""

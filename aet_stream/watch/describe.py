@@ -1,4 +1,7 @@
-"""What would be done with files, in words: `aet-stream check FILE...`, the first thing to run at a new site."""
+"""What would be done with files, in words: `aet-stream check FILE...`, the first thing to run at a new site.
+
+Files are looked at, read and judged by the code of the daemon, in its order; only nothing is stored.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,35 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from aet_stream.config import Config, Orientation
+from aet_stream.config import Config
 from aet_stream.errors import AetError, ReaderDied, SourceError, SourceGone, SourceNotReady
+from aet_stream.judging import Row, Rows, Site, judge, parted
 from aet_stream.naming import NO_TEXT, is_text, series_of, shown
 from aet_stream.projection import Acquisition, Candidate
+from aet_stream.readers.child import Member
 from aet_stream.readers.looking import Look, Unit
-from aet_stream.readers.plan import load_plan
-from aet_stream.readers.sidecar import SUFFIXES as SIDECARS
-from aet_stream.watch.angle import resolve
+from aet_stream.readers.sidecar import is_sidecar
+from aet_stream.watch.merging import Merging
 from aet_stream.watch.settle import Settling
+from aet_stream.watch.visits import Visit, Visits
 from aet_stream.watch.watch import Reader
+from aet_stream.watch.witness import Witness
 
 SHOWN_IMAGES = 3
 """Of a long stack, the first and last images are shown in full."""
+STORED, WAITED_FOR, QUARANTINED, GONE, UNREAD = "would be stored", "would be waited for", "would be quarantined", "gone", "never looked at"
+_WORDS = {
+    "stored": STORED,
+    "held": "would be held",
+    "other": "would be recorded, not stored",
+    "duplicate": "would be recorded as a duplicate",
+    "same": "would be recorded as known",
+}
+_WORST_FIRST = (QUARANTINED, GONE, _WORDS["held"], WAITED_FOR, STORED, _WORDS["duplicate"], _WORDS["other"])
+"""Which verdict on one of its images is that on a file."""
 
 
 def describe_all(paths: Iterable[Path], reader: Reader, config: Config, *, say: Callable[[str], None]) -> bool:
@@ -30,34 +47,16 @@ def describe_all(paths: Iterable[Path], reader: Reader, config: Config, *, say: 
     ------
     AetError : a path is not there
     """
-    plan = load_plan(config.angle.plan)
-    suffixes = reader.suffixes()
+    foresight = Foresight(reader, config)
     verdicts: Counter[str] = Counter()
     for folder, files in _by_folder(paths):
-        folder_files = Settling(folder, exclude=config.watch.exclude, settle_s=0.0, suffixes=suffixes)
-        folder_files.scan(0.0)
-        for name in files or sorted(folder_files.candidates):
-            loose = tuple(str(folder / other) for other in folder_files.loose(name))
-            passed_over = "its name matches watch.exclude" if folder_files.excluded(Path(name).name) else _no_image(name, suffixes)
-            verdict, text = describe(folder / name, reader, config, loose=loose, plan=plan, passed_over=passed_over)
-            verdicts[verdict] += 1
+        for verdict, text in foresight.of(folder, files):
+            if verdict:
+                verdicts[verdict] += 1
             say("\n".join(map(shown, text.split("\n"))))
-        for name in () if files else folder_files.nameless:
-            verdicts["would be quarantined"] += 1
-            say(f"{shown(str(folder))}/{name}\n  would be quarantined: {NO_TEXT}")
-        if not (files or folder_files.candidates or folder_files.nameless):
-            say(f"{shown(str(folder))}\n  no image in it, nor below; looked at is what ends in {', '.join(sorted(suffixes))}")
     if sum(verdicts.values()) > 1:
         say("in all: " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))
-    return not (verdicts.keys() - {"would be stored"})
-
-
-def _no_image(name: str, suffixes: frozenset[str]) -> str:
-    """Why a file of this name is none that is looked at, or an empty string."""
-    suffix = Path(name).suffix.lower()
-    if suffix in suffixes:
-        return ""
-    return "a sidecar, read with its image" if suffix in SIDECARS else f"looked at is what ends in {', '.join(sorted(suffixes))}"
+    return not (verdicts.keys() - {STORED})
 
 
 def _by_folder(paths: Iterable[Path]) -> list[tuple[Path, list[str]]]:
@@ -74,48 +73,157 @@ def _by_folder(paths: Iterable[Path]) -> list[tuple[Path, list[str]]]:
     return [*found.items(), *whole]
 
 
-def describe(
-    path: Path, reader: Reader, config: Config, *, loose: tuple[str, ...] = (), plan: tuple[float, ...] = (), passed_over: str = ""
-) -> tuple[str, str]:
-    """(verdict, lines) for one file; `passed_over`: why the daemon would not even open it."""
-    name = shown(str(path))
-    series = series_of(_relative(path, config), config.watch_root.name if config.watch.root else "", config.series)
-    if passed_over:
-        return "never looked at", f"{name}\n  never looked at: {passed_over}"
-    if not is_text(str(path)):
-        return "would be quarantined", f"{name}\n  would be quarantined: {NO_TEXT}"
-    try:
-        look = reader.look(path, loose)
-    except SourceNotReady as error:
-        return "would be waited for", f"{name}\n  not complete: {error}\n  would be waited for"
-    except SourceGone as error:
-        return "gone", f"{name}\n  {error}"
-    except (SourceError, ReaderDied) as error:
-        return "would be quarantined", f"{name}\n  would be quarantined: {error}"
-    probe = look.probe
-    lines = [name, f"  {probe.reader}, {_images(look)}; series {series}"]
-    if look.waiting:
-        lines.append(f"  still growing, or stopped early: {look.waiting}")
-    verdicts = Counter[str]()
-    for unit in look.units:
-        verdict, text = _unit(path, look, unit, config, plan)
-        verdicts[verdict] += 1
-        if unit.image < SHOWN_IMAGES or unit.image >= len(look.units) - SHOWN_IMAGES:
-            lines += text
-        elif unit.image == SHOWN_IMAGES:
-            lines.append("  ...")
-    if len(look.units) > 1:
-        lines.append("  " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))
-    worst = next(name for name in ("would be held", "of another detector", "would be stored") if verdicts[name])
-    return worst, "\n".join(lines)
+@dataclass
+class _File:
+    """What has been found out about one file."""
+
+    path: Path
+    name: str
+    """Relative to the watched folder."""
+    series: str
+    verdict: str = ""
+    """Known before any of its images was judged."""
+    words: str = ""
+    look: Look | None = None
+    images: dict[int, tuple[str, list[str]]] = field(default_factory=dict)
+    """Image -> (verdict, lines)."""
 
 
-def _relative(path: Path, config: Config) -> str:
-    """As the daemon would see it; a file elsewhere counts as lying in a series folder of its own folder's name."""
-    absolute = path.absolute()
-    if config.watch.root and absolute.is_relative_to(config.watch_root):
-        return absolute.relative_to(config.watch_root).as_posix()
-    return f"{absolute.parent.name}/{absolute.name}"
+class Foresight:
+    """What would become of files; what would be stored is remembered, and what comes after it judged beside it."""
+
+    def __init__(self, reader: Reader, config: Config) -> None:
+        self._reader = reader
+        self._config = config
+        self._witness = Witness(config)
+        self._suffixes = reader.suffixes()
+        self._rows: dict[str, Rows] = {}
+
+    def of(self, folder: Path, names: list[str]) -> list[tuple[str, str]]:
+        """(verdict, text) of files in a folder, or of all below it; text without a verdict is about several of them."""
+        folder = Path(os.path.abspath(folder))  # noqa: PTH100 - resolve() would follow links
+        there = Settling(folder, exclude=self._config.watch.exclude, settle_s=0.0, suffixes=self._suffixes)
+        there.scan(0.0)
+        visits = Visits(self._config.frames)
+        root = self._root(folder)
+        inside = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
+        files = {}
+        for name in there.in_order(names) if names else list(there.candidates):
+            series = series_of(f"{inside}{name}", root.name, self._config.series)
+            file = files[name] = _File(folder / name, f"{inside}{name}", series)
+            self._look(file, there, name, visits)
+        loose = {files[name].name: tuple(str(folder / other) for other in there.loose(name)) for name in files}
+        by_name = {file.name: file for file in files.values()}
+        for visit in visits.due(math.inf):
+            self._judge(visit, [by_name[frame.path] for frame in visit.frames], loose)
+        told = [self._told(files[name]) for name in names or sorted(files)]
+        return told + ([] if names else self._of_all(folder, there, [file.name for file in files.values()]))
+
+    def _root(self, folder: Path) -> Path:
+        """The watched folder, or that of a person who asks about another one."""
+        watched = self._config.watch_root
+        return watched if self._config.watch.root and folder.is_relative_to(watched) else folder
+
+    def _look(self, file: _File, there: Settling, name: str, visits: Visits) -> None:
+        if passed_over := self._passed_over(file.path.name, there):
+            file.verdict, file.words = UNREAD, f"never looked at: {passed_over}"
+            return
+        if not is_text(str(file.path)):
+            file.verdict, file.words = QUARANTINED, f"{QUARANTINED}: {NO_TEXT}"
+            return
+        loose = tuple(str(there.root / other) for other in there.loose(name))
+        try:
+            file.look = self._reader.look(file.path, loose)
+        except AetError as error:
+            file.verdict, file.words = _failed(error)
+            return
+        visits.note(file.name, self._witness.frames(file.name, file.look, closed_at=there.final_at(name), now=0.0))
+
+    def _passed_over(self, name: str, there: Settling) -> str:
+        """Why the daemon would not open a file of this name, or an empty string."""
+        if there.excluded(name):
+            return "its name matches watch.exclude"
+        if is_sidecar(name):
+            return "a sidecar, read with its image"
+        return "" if Path(name).suffix.lower() in self._suffixes else f"looked at is what ends in {', '.join(sorted(self._suffixes))}"
+
+    def _judge(self, visit: Visit, files: list[_File], loose: dict[str, tuple[str, ...]]) -> None:
+        """Read a visit, and judge it as the hub would."""
+        frames = visit.frames
+        members = [Member(str(file.path), frame.unit.image, loose[frame.path]) for file, frame in zip(files, frames, strict=True)]
+        stated: tuple[Candidate, ...] = self._witness.stated(frames[0])
+        try:
+            projection, reading = self._reader.read_visit(members)
+        except AetError as error:
+            verdict, words = _failed(error)
+        else:
+            acquired, planes = self._witness.acquired(visit, projection, reading)
+            raw, stated = parted(planes, acquired)[0], acquired.candidates
+            rows, site = self._rows.setdefault(files[0].series, Rows()), Site.of(self._config)
+            found = judge(acquired, raw, rows, site)
+            verdict, words = _WORDS[found.state], f"{_WORDS[found.state]}: {found.reason}"
+            if found.state == "stored":
+                rows.take(Row.of(acquired, raw, found, site, len(rows)))
+                words = f"{STORED} at {found.tilt_deg:+.3f} deg from {found.tilt_source}"
+        files[0].images[visit.key[1]] = verdict, [*(f"      {_stated(c)}" for c in stated), f"      {words}"]
+        for file, frame in zip(files[1:], frames[1:], strict=True):
+            file.images[frame.unit.image] = verdict, [f"      a frame of {visit.key[0]} image {visit.key[1]}, as which it {verdict}"]
+
+    def _told(self, file: _File) -> tuple[str, str]:
+        """(verdict, lines) of one file."""
+        name = shown(str(file.path))
+        if file.look is None:
+            return file.verdict, f"{name}\n  {file.words}"
+        look, units = file.look, file.look.units
+        lines = [name, f"  {look.probe.reader}, {_images(look)}; series {file.series}"]
+        lines += [f"  still growing, or stopped early: {look.waiting}"] if look.waiting else []
+        for place, unit in enumerate(units):
+            if SHOWN_IMAGES <= place < len(units) - SHOWN_IMAGES:
+                lines += ["  ..."] if place == SHOWN_IMAGES else []
+            else:
+                lines += [
+                    f"  [{unit.image}] {_known(unit.acquisition)}",
+                    *_not_believed(unit),
+                    *self._axis(unit.acquisition),
+                    *file.images[unit.image][1],
+                ]
+        verdicts = Counter(verdict for verdict, _ in file.images.values())
+        if "zeros" in look.waiting:
+            verdicts[WAITED_FOR] += look.probe.promised - len(units)
+        if sum(verdicts.values()) > 1:
+            lines.append("  " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))
+        return next(verdict for verdict in (*_WORST_FIRST, *verdicts) if verdicts[verdict]), "\n".join(lines)
+
+    def _axis(self, said: Acquisition) -> list[str]:
+        """Where the tilt axis is taken to lie, if anybody says it."""
+        orientation = self._config.orientation
+        axis_deg, by_file = orientation.axis_deg(said.tilt_axis_deg), orientation.tilt_axis_deg == "file"
+        if math.isnan(axis_deg):
+            return []
+        source = f"its file says {said.tilt_axis_deg:g}" if by_file else "orientation.tilt_axis_deg"
+        return [f"      tilt axis {axis_deg:+.1f} deg from the vertical  ({source})"]
+
+    def _of_all(self, folder: Path, there: Settling, names: list[str]) -> list[tuple[str, str]]:
+        """What is to be said of a folder as a whole."""
+        said = [(QUARANTINED, f"{folder}/{name}\n  {QUARANTINED}: {NO_TEXT}") for name in there.nameless]
+        merged = Merging(self._root(folder).name, self._config.series).note(names)
+        said += [("", f"{folder}\n  {sentence}") for sentence in merged]
+        for below, kind, count in there.no_reader:
+            said += [(UNREAD, f"{folder / below}\n  {count} file{'' if count == 1 else 's'} {kind}: no reader")]
+        if not (names or said):
+            said.append(("", f"{folder}\n  no image in it, nor below; looked at is what ends in {', '.join(sorted(self._suffixes))}"))
+        return said
+
+
+def _failed(error: AetError) -> tuple[str, str]:
+    """(verdict, words) on what could not be looked at or read."""
+    if isinstance(error, SourceGone):
+        return GONE, str(error)
+    if isinstance(error, SourceNotReady):
+        return WAITED_FOR, f"not complete: {error}\n  {WAITED_FOR}"
+    if isinstance(error, SourceError | ReaderDied):
+        return QUARANTINED, f"{QUARANTINED}: {error}"
+    raise error
 
 
 def _images(look: Look) -> str:
@@ -124,25 +232,8 @@ def _images(look: Look) -> str:
     return f"complete: {probe.images} image(s) of {probe.shape[0]} x {probe.shape[1]} px {probe.dtype}{frames}"
 
 
-def _unit(path: Path, look: Look, unit: Unit, config: Config, plan: tuple[float, ...]) -> tuple[str, list[str]]:
-    stated, hold = resolve(unit.acquisition, unit.tilts, path.name, look.probe.promised, config.angle, remark=unit.remark, plan=plan)
-    wanted, found = config.series.detector, unit.acquisition.detector
-    lines = [f"  [{unit.image}] {_known(unit.acquisition)}", *(f"      {_stated(c)}" for c in stated)]
-    lines += _axis(unit.acquisition, config.orientation)
-    if wanted and found and wanted.lower() != found.lower():
-        return "of another detector", [*lines, f"      would be recorded, not stored: series.detector is {wanted}"]
-    if hold:
-        return "would be held", [*lines, f"      would be held: {hold}"]
-    return "would be stored", [*lines, f"      would be stored at {stated[0].tilt_deg:+.3f} deg from {stated[0].source}"]
-
-
-def _axis(said: Acquisition, orientation: Orientation) -> list[str]:
-    """Where the tilt axis is taken to lie, if anybody says it."""
-    axis_deg, by_file = orientation.axis_deg(said.tilt_axis_deg), orientation.tilt_axis_deg == "file"
-    if math.isnan(axis_deg):
-        return []
-    source = f"its file says {said.tilt_axis_deg:g}" if by_file else "orientation.tilt_axis_deg"
-    return [f"      tilt axis {axis_deg:+.1f} deg from the vertical  ({source})"]
+def _not_believed(unit: Unit) -> list[str]:
+    return [f"      not believed: {unit.acquisition.remark}"] if unit.acquisition.remark else []
 
 
 def _stated(candidate: Candidate) -> str:
@@ -153,4 +244,4 @@ def _known(said: Acquisition) -> str:
     size = "pixel size unknown" if said.pixel_size_nm is None else f"pixel {said.pixel_size_nm:.5g} nm"
     when = said.acquired_utc or (f"{said.acquired_local} local time" if said.acquired_local else "time unknown")
     dwell = f", dwell {said.dwell_time_s * 1e6:g} us" if said.dwell_time_s else ""
-    return ", ".join(filter(None, (size, when, said.detector))) + dwell
+    return ", ".join(filter(None, (size, when, f"{said.detector} {said.segment}".strip()))) + dwell

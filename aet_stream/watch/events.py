@@ -56,6 +56,8 @@ class Hints(FileSystemEventHandler):
         self.wake_fd, self._wake_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._observer: BaseObserver | None = None
         self._overflow = _Overflow(self)
+        self._refused = ""
+        """Why there were no events when last asked for: said once."""
         self.lost = False
         """Events were lost: only a scan can tell what has happened. Set by watchdog's thread, cleared by ours."""
 
@@ -67,12 +69,17 @@ class Hints(FileSystemEventHandler):
             logger.info("%s lies on %s, which sends no events: the periodic scan finds files", root, network)
             return False
         _speak_briefly()
-        observer = Observer()
+        observer: BaseObserver | None = None
         try:
+            observer = Observer()  # takes one of the inotify instances of this user, of which there may be none left
             observer.schedule(self, str(root), recursive=True)
             observer.start()
         except OSError as error:
-            logger.warning("no file system events for %s (%s): the periodic scan alone finds files", root, error)
+            if observer is not None:
+                observer.stop()
+            if str(error) != self._refused:
+                logger.warning("no file system events for %s (%s): the periodic scan alone finds files", root, error)
+            self._refused = str(error)
             return False
         # watchdog tells of an overflow only in its log
         logging.getLogger("watchdog.observers.inotify_c").addHandler(self._overflow)

@@ -11,16 +11,31 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from aet_stream.naming import is_text, shown
 from aet_stream.readers import stat_stamp
-from aet_stream.readers.sidecar import LOOSE, sidecar_names
-from aet_stream.readers.sidecar import SUFFIXES as SIDECAR_SUFFIXES
+from aet_stream.readers.sidecar import is_loose, is_sidecar, sidecar_names
 
 logger = logging.getLogger(__name__)
+
+
+SMALLEST_IMAGE_BYTES = 1024
+"""What no reader knows and is smaller is no image."""
+NO_IMAGES = tuple(
+    f".{suffix}"
+    for suffix in (
+        "txt", "log", "md", "rst", "csv", "tsv", "json", "xml", "xsd", "yaml", "yml", "toml", "ini", "cfg", "conf", "set", "settings",
+        "hdr", "html", "htm", "css", "js", "pdf", "doc", "docx", "odt", "rtf", "xls", "xlsx", "ods", "ppt", "pptx", "odp", "eps", "svg",
+        "py", "ipynb", "m", "s", "sh", "bat", "ps1", "exe", "dll", "lnk", "url", "db", "sqlite", "sha256", "md5", "adoc", "nav", "com",
+        "err",
+    )
+)  # fmt: skip
+"""How names end of what lies beside images and is none: notes, settings, tables, documents, programs."""
+PACKED = ("gz", "bz2", "xz", "zst", "zip")
 
 
 @dataclass(slots=True)
@@ -63,8 +78,18 @@ class Settling:
         self.candidates: dict[str, Candidate] = {}
         self.sentinels: dict[str, str] = {}
         """Files that say that a series has ended, and their stamps."""
-        self.ignored: set[str] = set()
-        """Files that are neither images nor sidecars."""
+        self._unread: dict[str, str] = {}
+        """Files that may be images and that nobody reads -> how such files are called: `*.eer`."""
+        self.no_reader: tuple[tuple[str, str, int], ...] = ()
+        """(folder, how they are called, how many) of them at the last scan."""
+        self.newer_than_s = 0.0
+        """Unix seconds: images written before are older than wanted, unless they are said to be taken."""
+        self.older: dict[str, str] = {}
+        """Images that are older than wanted, and their stamps."""
+        self.older_to_tell: dict[str, os.stat_result] = {}
+        """Those that nobody has been told of yet."""
+        self._taken: set[str] = set()
+        """Older ones that are to be taken all the same."""
         self.nameless: dict[str, str] = {}
         """Images whose names are not UTF-8, as they can be shown, and their stamps."""
         self.unreadable: set[str] = set()
@@ -89,18 +114,34 @@ class Settling:
         self.nameless = {shown(path): stat_stamp(found[path]) for path in nameless if self._is_image(path)}
         self._stats = {path: entry for path, entry in found.items() if path not in nameless} if nameless else found
         self._sort_sidecars()
-        self.untold = {path for path in self._stats if self._note(path, now, closed=False)}
+        new = [path for path in self._stats if self._note(path, now, closed=False)]
+        for path in self.in_order(new):
+            self.candidates[path] = self.candidates.pop(path)
+        self.untold = set(new)
         gone = (self.seen.keys() | self.candidates.keys() | self._since.keys()) - self._stats.keys()
         for path in gone:
             for known in (self.seen, self.candidates, self._since):
                 known.pop(path, None)
-        self.ignored &= self._stats.keys()
+        for others in (self._unread, self.older, self.older_to_tell):
+            for path in others.keys() - self._stats.keys():
+                del others[path]
+        self._taken &= self._stats.keys()
+        unread = Counter((path.rpartition("/")[0], kind) for path, kind in self._unread.items())
+        self.no_reader = tuple((folder, kind, files) for (folder, kind), files in sorted(unread.items()))
         self.sentinels = {path: stamp for path, stamp in self.sentinels.items() if path in self._stats}
         return sorted(gone)
 
+    def final_at(self, path: str) -> float:
+        """When a file took its present name and content: unix seconds."""
+        return self.candidates[path].final_at
+
+    def in_order(self, paths: Iterable[str]) -> list[str]:
+        """As they were written: the first of a series decides what fits into it, whatever order the disk tells of them in."""
+        return sorted(paths, key=lambda path: (self._stats[path].st_mtime_ns if path in self._stats else 0, path))
+
     def _sort_sidecars(self) -> None:
         """Which sidecars belong to an image by their name, and which speak of images by theirs."""
-        sidecars = [path for path in self._stats if path.lower().endswith(SIDECAR_SUFFIXES)]
+        sidecars = [path for path in self._stats if is_sidecar(path)]
         self._with_sidecars = {path.rpartition("/")[0] for path in sidecars}
         own: set[str] = set()
         if sidecars:
@@ -108,7 +149,7 @@ class Settling:
             own = {name for path in images for name in sidecar_names(path)}
         loose: dict[str, list[str]] = {}
         for path in sidecars:
-            if path not in own and PurePosixPath(path).suffix.lower() in LOOSE:
+            if path not in own and is_loose(path):
                 loose.setdefault(path.rpartition("/")[0], []).append(path)
         self._loose = {folder: tuple(sorted(paths)) for folder, paths in loose.items()}
 
@@ -136,13 +177,14 @@ class Settling:
         if self._is_image(path):
             self._note(path, now, closed=closed)
             return False
-        return path.lower().endswith(SIDECAR_SUFFIXES) or self._is_sentinel(path)
+        return is_sidecar(path) or self._is_sentinel(path)
 
     def _is_sentinel(self, path: str) -> bool:
         return bool(self._sentinel) and fnmatch.fnmatchcase(path.rpartition("/")[2].lower(), self._sentinel)
 
     def _is_image(self, path: str) -> bool:
-        return os.path.splitext(path)[1].lower() in self.suffixes  # noqa: PTH122 - a Path for each of 10,000 files takes too long
+        # a Path for each of 10,000 files takes too long
+        return os.path.splitext(path)[1].lower() in self.suffixes and not is_sidecar(path)  # noqa: PTH122
 
     def _note(self, path: str, now: float, *, closed: bool) -> bool:
         """A file was seen in some state; True for an image that is new or changed."""
@@ -150,9 +192,14 @@ class Settling:
         if not self._is_image(path):
             if self._is_sentinel(path):
                 self.sentinels[path] = stat_stamp(entry)
-            elif not path.lower().endswith(SIDECAR_SUFFIXES):
-                self.ignored.add(path)
+            elif not is_sidecar(path):
+                self._note_unread(path, entry)
             return False
+        if self._is_older(path, entry):
+            self._leave_out(path, entry)
+            return False
+        self.older.pop(path, None)
+        self.older_to_tell.pop(path, None)
         own, loose = [entry], []
         if path.rpartition("/")[0] in self._with_sidecars:
             own += [self._stats[name] for name in sidecar_names(path) if name in self._stats]
@@ -171,6 +218,36 @@ class Settling:
         if closed and not candidate.closed:
             candidate.closed, candidate.look_at = True, 0.0
         return False
+
+    def _note_unread(self, path: str, entry: os.stat_result) -> None:
+        name = path.rpartition("/")[2].lower()
+        if entry.st_size < SMALLEST_IMAGE_BYTES or name.endswith(NO_IMAGES) or "." not in name:
+            self._unread.pop(path, None)
+            return
+        stem, _, suffix = name.rpartition(".")
+        packed = f"{stem.rpartition('.')[2]}." if suffix in PACKED and "." in stem else ""
+        self._unread[path] = f"*.{packed}{suffix}"
+
+    def _is_older(self, path: str, entry: os.stat_result) -> bool:
+        return entry.st_mtime < self.newer_than_s and path not in self._taken
+
+    def leave_out(self, newer_than_s: float) -> None:
+        """From now on, images that were written before are older than wanted, and nobody has been told of any."""
+        self.newer_than_s = newer_than_s
+        self.older_to_tell = {path: self._stats[path] for path in self.older}
+        for path in [path for path in self.candidates if self._is_older(path, self._stats[path])]:
+            self._leave_out(path, self._stats[path])
+
+    def _leave_out(self, path: str, entry: os.stat_result) -> None:
+        self.candidates.pop(path, None)
+        if self.older.get(path) != stat_stamp(entry):
+            self.older[path], self.older_to_tell[path] = stat_stamp(entry), entry
+
+    def take(self, path: str, now: float) -> None:
+        """This one is to be taken, old as it is."""
+        if self.older.pop(path, None) is not None:
+            self._taken.add(path)
+            self._note(path, now, closed=False)
 
     def settled(self, now: float) -> list[tuple[str, Candidate]]:
         """Files that have stood still for long enough."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from aet_stream.config import Frames
+from aet_stream.projection import Acquisition
 from aet_stream.readers.looking import Unit
 
 Key = tuple[str, int]
@@ -37,10 +39,26 @@ class Frame:
     """Zeros at its end have been waited for."""
     seen_at: float
     """Monotonic."""
+    doubt: str = ""
+    """What is odd about the file as a whole."""
 
     @property
     def key(self) -> Key:
         return self.path, self.unit.image
+
+    @property
+    def made_of(self) -> tuple[Key, ...]:
+        """The images of its file that it is made of: usually itself."""
+        return tuple((self.path, self.unit.image + further) for further in range(self.unit.of_images))
+
+    @property
+    def said(self) -> Acquisition:
+        return self.unit.acquisition
+
+    @property
+    def stamp(self) -> str:
+        """State of the image, which is another one when a doubt about its file comes or goes."""
+        return f"{self.unit.stamp}?{zlib.crc32(self.doubt.encode()):08x}" if self.doubt else self.unit.stamp
 
 
 @dataclass(slots=True)
@@ -53,7 +71,7 @@ class Visit:
     stamp: str = field(init=False)
 
     def __post_init__(self) -> None:
-        self.stamp = stamp_of([frame.unit.stamp for frame in self.frames])
+        self.stamp = stamp_of([frame.stamp for frame in self.frames])
 
     @property
     def key(self) -> Key:
@@ -76,7 +94,7 @@ class Visits:
         self._visits: dict[Key, Visit] = {}
         self._of_folder: dict[str, set[Key]] = {}
         self._untold: dict[Key, Visit] = {}
-        self._stale: set[str] = set()
+        self._stale: dict[str, None] = {}
         """Folders to be grouped anew before anybody asks: once for many files, each of which would ask for all."""
 
     def note(self, path: str, frames: list[Frame]) -> None:
@@ -85,7 +103,7 @@ class Visits:
         files = self._frames.setdefault(folder, {})
         before, files[path] = files.get(path, []), frames
         if self._rules.group != "container":
-            self._stale.add(folder)
+            self._stale[folder] = None
             return
         for frame in frames:
             self._keep(Visit([frame]), folder)
@@ -165,7 +183,8 @@ class Visits:
 
     def _regroup(self) -> None:
         while self._stale:
-            folder = self._stale.pop()
+            folder = next(iter(self._stale))
+            del self._stale[folder]
             visits = [Visit(frames) for frames in self._groups([f for frames in self._frames[folder].values() for f in frames])]
             self._drop(self._of_folder.get(folder, set()) - {visit.key for visit in visits}, folder)
             for visit in visits:
@@ -198,7 +217,8 @@ class Visits:
                 and frame.tilt_deg is not None
                 and abs(frame.tilt_deg - first.tilt_deg) <= rules.tolerance_deg
                 and frame.taken_at - run[-1].taken_at <= rules.window_s
-                and frame.unit.acquisition.detector == first.unit.acquisition.detector
+                and frame.said.detector == first.said.detector
+                and not (frame.doubt or first.doubt or frame.said.no_projection or first.said.no_projection)
                 and frame.nbytes == first.nbytes
                 and (not rules.expected or len(run) < rules.expected)
             ):

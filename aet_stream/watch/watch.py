@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import datetime
+import itertools
 import logging
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
+from typing import Any, Protocol
 
 from aet_stream import failpoints
 from aet_stream.config import Config
 from aet_stream.errors import AetError, ReaderDied, SourceError, SourceGone, SourceNotReady, SourceStillZero, WireError
-from aet_stream.messages import Acquired, FileOffer, NotAcquired, Offer, SeriesEnd, Want
+from aet_stream.messages import AnyMessage, FileOffer, NoReader, NotAcquired, Offer, Older, OlderFile, SeriesEnd, Taken, ToHub, Want
 from aet_stream.naming import NO_TEXT, shown, top_folder
-from aet_stream.projection import Acquisition, Candidate, Projection
+from aet_stream.projection import Array, Projection, VisitKey
+from aet_stream.readers import stat_stamp
 from aet_stream.readers.child import Member, Reading
-from aet_stream.readers.looking import Look, Unit
-from aet_stream.readers.plan import load_plan
+from aet_stream.readers.looking import Look
 from aet_stream.transport import HubLink
 from aet_stream.watch import settle
-from aet_stream.watch.angle import resolve
 from aet_stream.watch.events import Hints
+from aet_stream.watch.merging import Merging
 from aet_stream.watch.rhythm import Rhythm
 from aet_stream.watch.settle import Settling
-from aet_stream.watch.visits import Frame, Visit, Visits, stamp_of
+from aet_stream.watch.visits import Visit, Visits
+from aet_stream.watch.witness import Witness
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +36,7 @@ OFFERED_AT_ONCE = 1000
 """Units in one message."""
 OFFERED_LETTERS = 100_000
 """Of their names, which may be long: a message holds a megabyte."""
+OLDER_AT_ONCE = 200
 LOOK_BUDGET_S = 0.3
 LOOKS_AT_ONCE = 32
 DEATHS = 3
@@ -53,12 +53,29 @@ class Reader(Protocol):
     def close(self) -> None: ...
 
 
+class Link(Protocol):
+    """The way to a hub, and what its pulse last said (transport.HubLink)."""
+
+    hub_id: str
+    newer_than_s: float
+
+    def send(self, message: ToHub, pixels: Array | None = None) -> bool: ...
+    def beat(self, status: dict[str, Any]) -> bool: ...
+    def receive(self, timeout_s: float) -> Iterator[tuple[AnyMessage, Array | None]]: ...
+    def close(self) -> None: ...
+
+
 class Watch:
     """The only one that looks at source files; it never changes, moves or locks one."""
 
     name = "watch"
 
-    def __init__(self, config: Config, reader: Reader) -> None:
+    def __init__(self, config: Config, reader: Reader, link: Link | None = None) -> None:
+        """
+        Parameters
+        ----------
+        link : the way to the hub; by default the socket below `output.root`
+        """
         self._config = config
         self.root = config.watch_root
         self._reader = reader
@@ -71,29 +88,44 @@ class Watch:
             sentinel=config.series.sentinel,
         )
         self._visits = Visits(config.frames)
-        self._plan: tuple[float, ...] = ()
+        self._merging = Merging(self.root.name, config.series)
         self._asked: deque[Want] = deque()
         self._ends_told: dict[str, str] = {}
         self._nameless_told: dict[str, str] = {}
-        self._unread: dict[tuple[str, int, str], float] = {}
+        self._no_reader_told: tuple[tuple[str, str, int], ...] | None = None
+        self._older_told = False
+        self._unread: dict[VisitKey, float] = {}
         """Units whose pixels cannot be read, and since when."""
-        self._link: HubLink | None = None
+        self._link = link
+        self._witness: Witness | None = None
         self._hub_id = ""
         self._rhythm = Rhythm(config.watch.scan_s)
         self._there = False
 
     def start(self) -> None:
-        self._plan = load_plan(self._config.angle.plan)
+        self._witness = Witness(self._config)
         self._settling.suffixes = self._reader.suffixes()
-        self._link = HubLink(self._config.output_root, role="watch", name=self.name, wake_fd=self._hints.wake_fd)
+        if self._link is None:
+            self._link = HubLink(self._config.output_root, role="watch", name=self.name, wake_fd=self._hints.wake_fd)
         self._look_for_root()
         self._scan(time.monotonic())
+        self._say_merged(self._settling.candidates)
+
+    def _say_merged(self, paths: Iterable[str]) -> None:
+        for sentence in self._merging.note(paths):
+            logger.warning("%s", sentence)
 
     @property
-    def link(self) -> HubLink:
+    def link(self) -> Link:
         if self._link is None:
             raise SourceNotReady("watch has not been started")
         return self._link
+
+    @property
+    def witness(self) -> Witness:
+        if self._witness is None:
+            raise SourceNotReady("watch has not been started")
+        return self._witness
 
     # -- seeing -----------------------------------------------------------------------------------------------------------------
 
@@ -129,6 +161,9 @@ class Watch:
         for message, _ in self.link.receive(0.0 if self._asked else soon):
             if isinstance(message, Want):
                 self._asked.append(message)
+            elif isinstance(message, Taken):
+                for path in message.paths:
+                    self._settling.take(path, time.monotonic())
         if self.link.hub_id != self._hub_id:
             self._greet(self.link.hub_id)
         now = time.monotonic()
@@ -150,18 +185,22 @@ class Watch:
             self._offer(now)
             self._tell_ends()
             self._tell_nameless()
+            self._tell_no_reader()
+            self._tell_older()
             if self._asked and time.monotonic() - now < self._config.watch.reader_timeout_s:  # one timeout a step is enough
                 self._answer(self._asked.popleft())
 
     def _greet(self, hub_id: str) -> None:
         """A new hub knows of nothing: show it everything, and look again at what could not be read."""
         self._hub_id = hub_id
+        self._settling.leave_out(self.link.newer_than_s)
         self._visits.tell_again()
         for path in [path for path in self._settling.seen if not self._visits.knows(path)]:
             self._settling.again(path)
         self._asked.clear()
         self._ends_told.clear()
         self._nameless_told.clear()
+        self._no_reader_told, self._older_told = None, False
         self._unread.clear()
         self._rhythm.now()
 
@@ -185,30 +224,12 @@ class Watch:
         elif isinstance(look, AetError):
             self._not_yet(path, candidate, look, now)
         else:
-            self._visits.note(path, [self._frame(path, look, unit, candidate, now, lenient=lenient) for unit in look.units])
+            self._say_merged([path])
+            self._visits.note(path, self.witness.frames(path, look, closed_at=candidate.final_at, now=now, lenient=lenient))
             self._settle(path, candidate, look, now)
 
     def _loose(self, path: str) -> tuple[str, ...]:
         return tuple(str(self.root / name) for name in self._settling.loose(path))
-
-    def _frame(self, path: str, look: Look, unit: Unit, candidate: settle.Candidate, now: float, *, lenient: bool) -> Frame:
-        _, hold, tilt_deg = self._resolve(path, unit, look.probe.promised)
-        return Frame(
-            path=path,
-            unit=unit,
-            images=look.probe.promised,
-            nbytes=look.probe.nbytes_per_image,
-            closed_at=candidate.final_at,
-            taken_at=taken_at(unit.acquisition) or candidate.final_at,
-            tilt_deg=None if hold else tilt_deg,
-            lenient=lenient,
-            seen_at=now,
-        )
-
-    def _resolve(self, path: str, unit: Unit, images: int) -> tuple[tuple[Candidate, ...], str, float]:
-        rules, plan = self._config.angle, self._plan
-        stated, hold = resolve(unit.acquisition, unit.tilts, path, images, rules, remark=unit.remark, plan=plan)
-        return stated, hold, stated[0].tilt_deg if stated else float("nan")
 
     def _settle(self, path: str, candidate: settle.Candidate, look: Look, now: float) -> None:
         """What could be taken is taken; images that are announced and zero, or cut off, are waited for."""
@@ -220,7 +241,7 @@ class Watch:
             return
         if look.probe.partial:
             reason = f"{look.probe.partial} bytes of image {look.probe.images} are there, and no more have come for {still_s:.0f} s"
-            cut = NotAcquired(path=path, stamp=candidate.refused, image=look.probe.images, why="bad", reason=reason)
+            cut = NotAcquired(visit=VisitKey(path, look.probe.images, candidate.refused), why="bad", reason=reason)
             if not self.link.send(cut):
                 return
         self._settling.pass_on(path)
@@ -240,7 +261,7 @@ class Watch:
         deadly = candidate.deaths >= DEATHS
         if (deadly or still_s >= limit_s) and self._root_is_there():
             why = f"{candidate.deaths} reading processes died over it" if deadly else f"unchanged for {still_s:.0f} s"
-            bad = NotAcquired(path=path, stamp=candidate.refused, image=0, why="bad", reason=f"{complaint} ({why})")
+            bad = NotAcquired(visit=VisitKey(path, 0, candidate.refused), why="bad", reason=f"{complaint} ({why})")
             if self.link.send(bad):
                 self._settling.pass_on(path)
 
@@ -257,9 +278,9 @@ class Watch:
             by_path.setdefault(visit.key[0], []).append(visit)
         offers = []
         for path, visits in by_path.items():
-            units = tuple((visit.key[1], visit.stamp) for visit in visits)
+            stamps = tuple((visit.key[1], visit.stamp) for visit in visits)
             nbytes = max(sum(frame.nbytes for frame in visit.frames) for visit in visits)
-            offers.append(FileOffer(path, units, nbytes, max(frame.closed_at for visit in visits for frame in visit.frames)))
+            offers.append(FileOffer(path, stamps, nbytes, max(frame.closed_at for visit in visits for frame in visit.frames)))
         if offers and self.link.send(Offer(files=tuple(offers))):
             for visit in [visit for visits in by_path.values() for visit in visits]:
                 self._visits.told(visit)
@@ -270,7 +291,8 @@ class Watch:
             if self.link.send(SeriesEnd(path=path, there=False)):
                 del self._ends_told[path]
         for path, stamp in self._settling.sentinels.items():
-            news = self._ends_told.get(path) != stamp and not self._settling.moving_in(top_folder(path)) and not self._visits.waiting
+            folder = path.rpartition("/")[0] if self._config.series.by == "leaf" else top_folder(path)
+            news = self._ends_told.get(path) != stamp and not self._settling.moving_in(folder) and not self._visits.waiting
             if news and self.link.send(SeriesEnd(path=path)):
                 self._ends_told[path] = stamp
 
@@ -278,19 +300,41 @@ class Watch:
         """Images that no message can name as they are."""
         for path, stamp in self._settling.nameless.items():
             if self._nameless_told.get(path) != stamp:
-                if not self.link.send(NotAcquired(path=path, stamp=stamp, image=0, why="bad", reason=NO_TEXT)):
+                if not self.link.send(NotAcquired(visit=VisitKey(path, 0, stamp), why="bad", reason=NO_TEXT)):
                     return
                 self._nameless_told[path] = stamp
+
+    def _tell_no_reader(self) -> None:
+        """Files that may be images, of formats without a reader."""
+        unread = _fitting(self._settling.no_reader)
+        if unread != self._no_reader_told and self.link.send(NoReader(folders=unread)):
+            self._no_reader_told = unread
+
+    def _tell_older(self) -> None:
+        """Images that are older than wanted: the hub says which of them were not there from the first. A bounded number a turn."""
+        if not self._older_to_tell() or not self._there:
+            return
+        left = self._settling.older_to_tell
+        some = dict(itertools.islice(left.items(), OLDER_AT_ONCE))
+        files = tuple(OlderFile(path, stat_stamp(entry), entry.st_mtime, entry.st_ctime) for path, entry in some.items())
+        if self.link.send(Older(files=files, last=len(some) == len(left))):
+            self._older_told = True
+            for path in some:
+                del left[path]
+
+    def _older_to_tell(self) -> bool:
+        """Does the hub not know of all images yet that are older than wanted? Once it is told that there are none."""
+        return bool(self._settling.newer_than_s) and (not self._older_told or bool(self._settling.older_to_tell))
 
     # -- answering --------------------------------------------------------------------------------------------------------------
 
     def _answer(self, want: Want) -> None:
         """Read one visit for the hub, or say why not."""
-        visit = self._visits.find(want.path, want.image)
-        if visit is None or visit.stamp != want.stamp:
-            self._refuse(want, "gone" if _is_gone(self.root / want.path) else "later", "the file changed since it was offered")
+        visit = self._visits.find(*want.visit.source)
+        if visit is None or visit.stamp != want.visit.stamp:
+            self._refuse(want, "gone" if _is_gone(self.root / want.visit.path) else "later", "the file changed since it was offered")
             if visit is None:
-                self._settling.again(want.path)
+                self._settling.again(want.visit.path)
             else:
                 self._visits.tell_of(visit)
             self._rhythm.now()
@@ -312,7 +356,7 @@ class Watch:
         except ReaderDied as error:
             self._refuse(want, "died", str(error))
         else:
-            if stamp_of([unit.stamp for unit in reading.units]) != want.stamp:
+            if [unit.stamp for unit in reading.units] != [frame.unit.stamp for frame in visit.frames]:
                 self._again(visit)
                 self._refuse(want, "later", "the file changed since it was offered")
                 return
@@ -321,10 +365,10 @@ class Watch:
     def _unreadable(self, want: Want, visit: Visit, error: SourceNotReady) -> None:
         """Its header could be read, its pixels cannot: again, less and less often; for long enough the same, and it is quarantined."""
         now = time.monotonic()
-        since = self._unread.setdefault((want.path, want.image, want.stamp), now)
+        since = self._unread.setdefault(want.visit, now)
         limit_s = self._config.watch.incomplete_s
         if now - since >= limit_s and self._root_is_there():
-            del self._unread[want.path, want.image, want.stamp]
+            del self._unread[want.visit]
             self._refuse(want, "bad", f"{error} (for {now - since:.0f} s)")
             return
         self._again(visit, not_before=now + min(max(LOOK_AGAIN_S, (now - since) / 2), limit_s / 4))
@@ -338,38 +382,19 @@ class Watch:
         self._rhythm.now()
 
     def _send(self, want: Want, visit: Visit, projection: Projection, reading: Reading) -> None:
-        answers = [self._resolve(frame.path, unit, frame.images) for frame, unit in zip(visit.frames, reading.units, strict=True)]
-        stated, hold, tilt_deg = answers[0]
-        apart = max((abs(other - tilt_deg) for _, _, other in answers[1:]), default=0.0)
-        hold = next((objection for _, objection, _ in answers if objection), hold)
-        if not hold and apart > self._config.frames.tolerance_deg:
-            hold = f"its frames differ by {apart:g} deg in tilt (frames.tolerance_deg)"
-        answer = Acquired(
-            path=want.path,
-            stamp=want.stamp,
-            image=want.image,
-            sha256=reading.sha256,
-            acquisition=projection.acquisition,
-            candidates=stated,
-            members=tuple(frame.key for frame in visit.frames) if len(visit.frames) > 1 else (),
-            drift=projection.drift,
-            extras=reading.extras,
-            extras_dtype=reading.extras_dtype,
-            hold=hold,
-        )
-        planes = projection.pixels if projection.extras is None else np.concatenate([projection.pixels[None], projection.extras])
+        answer, planes = self.witness.acquired(visit, projection, reading)
         failpoints.reach("watch.send")
         try:
             self.link.send(answer, planes)
         except WireError as error:
             self._refuse(want, "bad", str(error))
-        self._unread.pop((want.path, want.image, want.stamp), None)
+        self._unread.pop(want.visit, None)
 
     def _refuse(self, want: Want, why: str, reason: str) -> None:
         if why == "gone" and not self._root_is_there():
             why = "later"  # with everything else
-        logger.debug("%s image %d: %s: %s", want.path, want.image, why, reason)
-        self.link.send(NotAcquired(path=want.path, stamp=want.stamp, image=want.image, why=why, reason=reason))  # type: ignore[arg-type]
+        logger.debug("%s image %d: %s: %s", want.visit.path, want.visit.image, why, reason)
+        self.link.send(NotAcquired(visit=want.visit, why=why, reason=reason))  # type: ignore[arg-type]
 
     # -- status -----------------------------------------------------------------------------------------------------------------
 
@@ -378,8 +403,10 @@ class Watch:
         self.link.beat(
             {
                 "hub_id": self._hub_id,
-                "busy": bool(self._settling.candidates or self._visits.waiting or self._asked or not self._rhythm.scans),
-                "asked": [[want.path, want.image] for want in self._asked],
+                "busy": bool(
+                    self._settling.candidates or self._visits.waiting or self._asked or not self._rhythm.scans or self._older_to_tell()
+                ),
+                "asked": [list(want.visit.source) for want in self._asked],
                 "root": str(self.root),
                 "root_there": self._there,
                 "events": self._rhythm.listening,
@@ -389,7 +416,7 @@ class Watch:
                 "moving": len(self._settling.candidates),
                 "visits_waiting": self._visits.waiting,
                 "waiting_for": moving,
-                "ignored": sorted(self._settling.ignored)[:20],
+                "older": len(self._settling.older),
                 "unreadable": sorted(map(shown, self._settling.unreadable))[:20],
             }
         )
@@ -401,6 +428,12 @@ class Watch:
             self._link.close()
 
 
+def _fitting(folders: tuple[tuple[str, str, int], ...]) -> tuple[tuple[str, str, int], ...]:
+    """As many as one message holds."""
+    letters = itertools.accumulate(len(folder) + len(kind) for folder, kind, _ in folders)
+    return tuple(folder for folder, so_far in zip(folders, letters, strict=True) if so_far <= OFFERED_LETTERS)
+
+
 def _is_gone(path: Path) -> bool:
     """Not there; a share that does not answer says nothing of that."""
     try:
@@ -408,13 +441,3 @@ def _is_gone(path: Path) -> bool:
     except OSError as error:
         return isinstance(error, FileNotFoundError)
     return False
-
-
-def taken_at(acquisition: Acquisition) -> float:
-    """When an image was taken: unix seconds; 0 where the file does not say. Local times count as UTC: only differences matter."""
-    text = acquisition.acquired_utc or acquisition.acquired_local
-    try:
-        moment = datetime.datetime.fromisoformat(text)
-    except ValueError:
-        return 0.0
-    return (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -18,7 +20,7 @@ from aet_stream.errors import SourceNotReady
 from aet_stream.readers import SUFFIXES
 from aet_stream.simulate.writers import emi, mdoc, mrc, npy, ser, tiff, velox
 from aet_stream.watch.settle import Settling
-from tests.harness import known_image, put
+from tests.harness import ENVIRONMENT, known_image, put
 from tests.watching import Bench
 
 
@@ -233,7 +235,7 @@ def test_a_symbolic_link_is_refused_aloud(tmp_path: Path) -> None:
         (bench.root / "folder").symlink_to(tmp_path)
         bench.until(lambda: bench.refused)
         bench.rest()
-        assert [(refusal.path, refusal.why) for refusal in bench.refused] == [("x_+1.00deg.tif", "bad")]
+        assert [(refusal.visit.path, refusal.why) for refusal in bench.refused] == [("x_+1.00deg.tif", "bad")]
         assert "copy the file here" in bench.refused[0].reason
         assert not bench.taken
 
@@ -257,7 +259,7 @@ def test_a_file_replaced_while_it_is_queued_is_read_in_its_new_state(tmp_path: P
         bench.rest()
         ((message, pixels),) = bench.taken["s/x_+1.00deg.tif", 0]
         assert np.array_equal(pixels, known_image(3))
-        assert message.stamp == bench.offered["s/x_+1.00deg.tif", 0]
+        assert message.visit.stamp == bench.offered["s/x_+1.00deg.tif", 0]
 
 
 def test_whoever_asks_for_an_old_state_is_told_of_the_new_one_again(tmp_path: Path) -> None:
@@ -336,6 +338,29 @@ def test_a_watched_folder_that_comes_back_is_listened_to_again(tmp_path: Path) -
         bench.watch._rhythm.due_at += 600
         put(bench.root / "s", 0, 1.0)
         bench.until(lambda: bench.taken, limit_s=20)
+
+
+NO_INOTIFY_LEFT = """
+import logging, os, resource, sys
+from pathlib import Path
+from aet_stream.watch.events import Hints
+logging.basicConfig(format="%(message)s")
+hints = Hints()
+free = os.open(os.devnull, os.O_RDONLY)
+os.close(free)
+resource.setrlimit(resource.RLIMIT_NOFILE, (free, free))
+print(*(hints.start(Path(sys.argv[1])) for _ in range(3)))
+"""
+
+
+def test_without_an_inotify_instance_files_are_found_by_scanning_and_it_is_said_once(tmp_path: Path) -> None:
+    """As on a machine whose other programs have them all: no death of the watch, and no line for every time that it is tried."""
+    command = [sys.executable, "-c", NO_INOTIFY_LEFT, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=60, check=False)
+    assert done.stdout.split() == ["False"] * 3, done.stderr
+    (said,) = done.stderr.splitlines()
+    assert said.startswith(f"no file system events for {tmp_path} (")
+    assert said.endswith("the periodic scan alone finds files")
 
 
 def test_a_file_that_kills_its_reader_three_times_is_put_aside_and_others_go_on(tmp_path: Path) -> None:
@@ -433,6 +458,6 @@ def test_a_broken_file_is_refused_in_one_state_however_its_folders_log_grows(tmp
                 file.write(f"x{index}.npy,{index}\n" if index else "file,tilt\n")
             done = len(bench.refused)
             bench.until(lambda done=done: len(bench.refused) > done)
-        assert len({refusal.stamp for refusal in bench.refused}) == 1
+        assert len({refusal.visit.stamp for refusal in bench.refused}) == 1
         (bench.root / "broken_+1.00deg.csv").write_text("tilt\n1\n")
-        bench.until(lambda: len({refusal.stamp for refusal in bench.refused}) == 2)
+        bench.until(lambda: len({refusal.visit.stamp for refusal in bench.refused}) == 2)

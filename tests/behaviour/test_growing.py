@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from aet_stream.simulate.containers import SerialEm, StemTomo
-from aet_stream.simulate.writers import mrc
+from aet_stream.simulate.writers import mdoc, mrc
 from tests.harness import ENVIRONMENT, Daemon, known_image, plain_rows
 from tests.watching import Bench
 
@@ -74,6 +74,25 @@ def test_a_serialem_stack_grows_and_each_section_is_read_once(tmp_path: Path, an
             assert np.array_equal(found[0][1], known_image(index))
 
 
+@pytest.mark.parametrize("pixels", [False, True])
+def test_an_image_waits_for_its_section(tmp_path: Path, pixels: bool) -> None:
+    """SerialEM writes the image, then its section; on a share it may come seconds later: taken once, with its tilt, and never held."""
+    images, tilts = np.stack([known_image(index) + np.uint16(9 * index) for index in range(4)]), [-6.0, -3.0, 0.0, 3.0]
+    with Bench(tmp_path) as bench:
+        path = bench.root / "tilt.mrc"
+        path.with_name("tilt.mrc.mdoc").write_bytes(mdoc("tilt.mrc", [], 0.1))
+        for count in range(1, 5):
+            path.write_bytes(mrc(images[:count], 0.0, 0.1))
+            bench.until(lambda: "so far" in str(bench.status.get("waiting_for")))
+            text = mdoc("tilt.mrc", tilts[:count], 0.1, None, images if pixels else None)
+            path.with_name("tilt.mrc.mdoc").write_bytes(text)
+            bench.until(lambda count=count: len(bench.taken) == count)
+        bench.rest()
+        assert [[(message.hold, message.candidates[0].tilt_deg) for message, _ in bench.taken["tilt.mrc", i]] for i in range(4)] == [
+            [("", tilt)] for tilt in tilts
+        ]
+
+
 def test_preallocated_sections_wait_until_they_are_written(tmp_path: Path) -> None:
     """A stack made at full size: zeros are no images until they have stood for watch.zero_grace_s."""
     images = np.stack([known_image(index) for index in range(4)])
@@ -110,7 +129,7 @@ def test_a_stack_cut_off_in_a_section_gives_its_whole_ones_and_one_record(tmp_pa
         (bench.root / "tilt.mrc").write_bytes(whole[: 1024 + int(3.4 * 64 * 64 * 2)])
         bench.until(lambda: len(bench.taken) == 3 and bench.refused)
         (refusal,) = bench.refused
-        assert (refusal.image, refusal.why) == (3, "bad")
+        assert (refusal.visit.image, refusal.why) == (3, "bad")
         assert "bytes of image 3" in refusal.reason
 
 

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 
 from aet_stream.config import Series
-from aet_stream.layout import Record, acquisition_order, repeats, superseded
+from aet_stream.layout import Record, acquisition_order, nested, repeats, superseded
 from aet_stream.naming import series_of
-from aet_stream.simulate.writers import dm4, tiff, velox
+from aet_stream.simulate.writers import dm4, frame_mdoc, mrc, tiff, velox
 from tests.harness import Daemon, known_image, put, running, wait_for
 from tests.watching import Bench
 
 
 def record(number: int, tilt_deg: float, **more: object) -> Record:
     known = {"path": f"{number}.tif", "image": 0, "series": "s", "stamp": "", "sha256": "", "raw_crc32": 0, "clean_crc32": 0}
-    known |= {"tilt_source": "", "tilt_candidates": "", "closed_at": float(number)}
-    return Record(number=number, tilt_deg=tilt_deg, **{**known, **more})  # type: ignore[arg-type]
+    known |= {"tilt_source": "", "tilt_candidates": "", "closed_at": float(number), "model": "", "model_sha256": ""}
+    return nested({"number": number, "tilt_deg": tilt_deg, **known, **more})
 
 
 def test_deliberate_repeats_are_marked_and_retakes_are_not() -> None:
@@ -83,6 +83,20 @@ def test_one_detector_is_used_and_the_others_are_recorded(tmp_path: Path) -> Non
             assert set(file["/aet/projection/detector"][()].tolist()) == {b"HAADF"}
             pixels = {file["/aet/raw"][row].tobytes() for row in range(3)}
         assert pixels == {(known_image(index) + 1).astype("<u2").tobytes() for index in range(3)}
+
+
+def test_images_that_turn_out_to_be_frames_are_held_no_longer(tmp_path: Path) -> None:
+    """SerialEM writes the file of frames, and what it is after it: six images without a tilt, then one visit of six frames."""
+    with running(tmp_path) as daemon:
+        folder = daemon.root / "np"
+        folder.mkdir()
+        (folder / "t.mrc").write_bytes(mrc(np.stack([known_image(0)] * 6), 0.0, 0.1))
+        daemon.wait_for_totals(stored=0, held=6)
+        (folder / "t.mrc.mdoc").write_bytes(frame_mdoc("t.mrc", -12.01, 6, 0.1))
+        daemon.wait_for_totals(stored=1, held=0)
+        with h5py.File(daemon.out / "np" / "series.h5") as file:
+            assert file["/exchange/theta"][()].tolist() == [-12.01]
+            assert np.array_equal(file["/aet/raw"][0], known_image(0))
 
 
 def test_what_does_not_fit_is_held_until_a_person_decides(tmp_path: Path) -> None:

@@ -22,8 +22,11 @@ import numpy as np
 
 from aet_stream.errors import AetError
 from aet_stream.hub.archive import Archive, open_ledger
+from aet_stream.hub.crash_guard import CrashGuard
 from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.outbox import Outbox
+from aet_stream.hub.store import Draft
+from aet_stream.projection import VisitKey
 from tests.durability.oracle import rows_of
 from tests.harness import known_image
 
@@ -118,39 +121,28 @@ class Recording:
             yield
 
 
-def unit(index: int, number: int) -> tuple[Any, ...]:
+def unit(index: int, number: int) -> Draft:
     """Projection `index` of the short life."""
     from tests.test_store import made
 
-    record, _, _ = made(index, number)
-    raw = known_image(index, SIZE_PX)
-    clean = raw.astype("<f4") - 7
-    import msgspec
-
-    from aet_stream.layout import crc32
-    from aet_stream.projection import sha256_of
-
-    facts = {"sha256": sha256_of(raw), "raw_crc32": crc32(raw), "clean_crc32": crc32(clean)}
-    return msgspec.structs.replace(record, **facts), raw, clean
+    return made(index, number, size_px=SIZE_PX)
 
 
 def opened(root: Path) -> tuple[Archive, Ledger]:
     ledger, _ = open_ledger(root)
-    return Archive(root, ledger, Outbox(ledger.db, {"reconstruct": ("series.closed",)}), fold_rows=2, expected=0, config="{}"), ledger
+    return Archive(
+        root, ledger, Outbox(ledger.db, {"reconstruct": ("series.closed",)}), CrashGuard(root), fold_rows=2, expected=0, config="{}"
+    ), ledger
 
 
 def store(archive: Archive, ledger: Ledger, indices: list[int]) -> None:
     """Commit and publish as the hub does."""
-    batch = [unit(index, archive.store("s").next_number + place) for place, index in enumerate(indices)]
+    from tests.test_store import arrival
+
+    batch = [arrival(ledger, unit(index, archive.store("s").next_number + place)) for place, index in enumerate(indices)]
     if archive.commit("s", batch) != len(batch):
         raise AetError("the disk did not take it")
-    units = []
-    with ledger.transaction():
-        for record, *_ in batch:
-            units.append((ledger.want("s", record.path, 0, record.stamp), record, {"done_at": 0.0}))
-    archive.unpublished["s"] = units
-    archive.publish("s", units)
-    del archive.unpublished["s"]
+    archive.publish("s")
 
 
 def close(archive: Archive) -> None:
@@ -353,7 +345,7 @@ def outcome_of(state: State, folder: Path) -> str:
             return f"after recovery: {wrong}"
         if left := [path.name for path in folder.rglob(".*.tmp")]:
             return f"after recovery: {left} left over"
-        missing = [i for i in range(PROJECTIONS) if not archive.store("s").holds(f"s/{i}.tif", 0, "1")]
+        missing = [i for i in range(PROJECTIONS) if not archive.store("s").holds(VisitKey(f"s/{i}.tif", 0, "1"))]
         if missing:
             store(archive, ledger, missing)
         if not state.after_power_cut:

@@ -1,20 +1,25 @@
-"""Does all this notice anything? Safety code is broken on purpose, one line at a time; each time a named suite must turn red.
+"""Does all this notice anything? Safety code is broken on purpose, one place at a time; each time a named suite must turn red.
 
-A mutant is a text that is replaced by another, in a copy of the sources. A text that is not there any more is an error: mutants must not
-die quietly.
+A mutant names a function and what is done to its syntax tree, in a copy of the sources, so that it outlives formatting and rewording. One
+that does not fit exactly one place of its function is an error: mutants must not die quietly.
 """
 
 from __future__ import annotations
 
+import ast
 import os
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[2]
+
+#: Something done to one node of a function: another node, None (away with it), or the node itself where it does not apply.
+Edit = Callable[[ast.AST], ast.AST | None]
 
 
 @dataclass(frozen=True)
@@ -22,62 +27,173 @@ class Mutant:
     name: str
     stands_for: str
     """The fault that somebody might make."""
-    file: str
-    old: str
-    new: str
+    where: str
+    """Function by its full name: `package.module:Class.method`."""
+    edit: Edit
     suite: str
     """What must turn red, of the quick tests: arguments for pytest."""
+
+    @property
+    def file(self) -> str:
+        module = self.where.partition(":")[0].replace(".", "/")
+        return f"{module}/__init__.py" if (HERE / module).is_dir() else f"{module}.py"
+
+
+def _words(node: ast.AST) -> set[str]:
+    """Every name and attribute within a node."""
+    return {getattr(part, "attr", None) or getattr(part, "id", "") for part in ast.walk(node)}
+
+
+def without(call: str) -> Edit:
+    """The statement that calls this is dropped."""
+
+    def edit(node: ast.AST) -> ast.AST | None:
+        value = node.value if isinstance(node, ast.Expr | ast.AugAssign) else None
+        return ast.Pass() if isinstance(value, ast.Call) and ast.unparse(value.func) == call else node
+
+    return edit
+
+
+def never(word: str) -> Edit:
+    """The `if` whose condition speaks of this is never entered."""
+
+    def edit(node: ast.AST) -> ast.AST:
+        return ast.If(ast.Constant(False), node.body, node.orelse) if isinstance(node, ast.If) and word in _words(node.test) else node
+
+    return edit
+
+
+def anything(word: str) -> Edit:
+    """The comparison that speaks of this is always true."""
+
+    def edit(node: ast.AST) -> ast.AST:
+        return ast.Constant(True) if isinstance(node, ast.Compare) and word in _words(node) else node
+
+    return edit
+
+
+def returns(expression: str) -> Edit:
+    """The function does nothing but return this."""
+
+    def edit(node: ast.AST) -> ast.AST:
+        if isinstance(node, ast.FunctionDef):
+            node.body = [ast.Return(ast.parse(expression, mode="eval").body)]
+        return node
+
+    return edit
+
+
+def reworded(old: str, new: str) -> Edit:
+    """A text says something else."""
+
+    def edit(node: ast.AST) -> ast.AST:
+        said = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+        return ast.Constant(said.replace(old, new)) if old in said else node
+
+    return edit
+
+
+def catches(other: str) -> Edit:
+    """The handler waits for another error."""
+
+    def edit(node: ast.AST) -> ast.AST:
+        return ast.ExceptHandler(ast.Name(other), node.name, node.body) if isinstance(node, ast.ExceptHandler) else node
+
+    return edit
+
+
+class _Editing(ast.NodeTransformer):
+    """Applies an edit everywhere within one function, and counts where it did something."""
+
+    def __init__(self, edit: Edit) -> None:
+        self._edit = edit
+        self.applied = 0
+
+    def visit(self, node: ast.AST) -> ast.AST | None:
+        before = ast.dump(node)
+        edited = self._edit(node)
+        if edited is not node or ast.dump(node) != before:
+            self.applied += 1
+            return edited
+        self.generic_visit(node)
+        return node
+
+
+def _function(tree: ast.Module, name: str) -> ast.FunctionDef:
+    """The function of that name, methods as `Class.method`."""
+    found: ast.AST = tree
+    for part in name.split("."):
+        inside = [node for node in ast.walk(found) if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == part]
+        if len(inside) != 1:
+            raise ValueError(f"{name} stands {len(inside)} times")
+        found = inside[0]
+    assert isinstance(found, ast.FunctionDef)
+    return found
+
+
+def broken(mutant: Mutant) -> str:
+    """The source of the mutant's file, with its fault.
+
+    Raises
+    ------
+    ValueError : it no longer fits the code
+    """
+    tree = ast.parse((HERE / mutant.file).read_text())
+    editing = _Editing(mutant.edit)
+    try:
+        editing.visit(_function(tree, mutant.where.partition(":")[2]))
+    except ValueError as error:
+        raise ValueError(f"mutant {mutant.name!r}: {error} in {mutant.file}") from error
+    if editing.applied != 1:
+        raise ValueError(f"mutant {mutant.name!r} fits {editing.applied} places of {mutant.where}, not one")
+    return ast.unparse(ast.fix_missing_locations(tree))
 
 
 CRASH = "tests/durability/test_crash_states.py"
 KILLS = "tests/durability/test_failpoints.py -k "
+A = "aet_stream."
 MUTANTS = (
-    Mutant("no fsync of files", "content reaches the disk after the name: empty or torn files after a power cut", "aet_stream/durable.py",
-           "        os.fsync(descriptor)\n    except OSError:", "    except OSError:", CRASH),
-    Mutant("no fsync of folders", "a stored projection loses its name in a power cut", "aet_stream/durable.py",
-           "    sync_file(folder)\n", "    pass\n", CRASH),
-    Mutant("new folders not synced", "the first projections of a series vanish with their folder in a power cut", "aet_stream/durable.py",
-           "    sync_folder(folder.parent)\n", "", CRASH),
-    Mutant("no rename", "half-written files under their final name", "aet_stream/durable.py",
-           'return path.with_name(f".{path.name}.{os.getpid()}.tmp")', "return path", KILLS + "projection\\ or\\ master\\ or\\ close"),
-    Mutant("no idempotence", "a copy, or a result that comes twice, becomes a second row", "aet_stream/hub/store.py",
-           'return [record for record in self._by_pixels.get(sha256, []) if', "return [record for record in [] if", KILLS + "want"),
-    Mutant("the ledger is believed, not the files", "stored, but killed before the ledger knew: read and stored again", "aet_stream/hub/intake.py",
-           "if self._archive.store(series).holds(pending.path, pending.image, pending.stamp):", "if False:", "tests/test_queue.py"),
-    Mutant("files without a row are not adopted", "a ledger that is older than the disk: rows of the series unknown, then doubled", "aet_stream/hub/archive.py",
-           "                self.lost |= self._ledger.adopt(name, record)\n", "", "tests/test_recovery.py tests/test_store.py"),
-    Mutant("rows without a file are believed", "a projection file is lost and nobody reads its source again", "aet_stream/hub/archive.py",
-           "                self._ledger.lose(name, number)\n", "", "tests/test_recovery.py"),
-    Mutant("drafts stay", "the folder fills up with what killed hubs left behind", "aet_stream/hub/store.py",
-           '''        for path in (*self.folder.glob(f".{SERIES_FILE}.*.tmp"), *(self.folder / PROJECTIONS).glob(".*.tmp")):
-            path.unlink(missing_ok=True)
-''', "        return\n", CRASH),
-    Mutant("no checksum of pixels", "a flipped bit goes into the closed file", "aet_stream/layout.py",
-           "        if crc32(pixels) != expected:", "        if False:", "tests/test_recovery.py tests/test_store.py"),
-    Mutant("no checksum of the rest", "a flipped bit in a tilt is not noticed by verify", "aet_stream/series.py",
-           "if written is not None and written != layout.Contents.of(self._file):", "if False:", "tests/test_recovery.py"),
-    Mutant("sources are not checked before a master is written", "a master over missing files: NaN for every plain reader", "aet_stream/hub/master.py",
-           "        if not path.is_file() or path.stat().st_size < source.rows * least_bytes:", "        if False:", "tests/test_store.py"),
-    Mutant("a closed file is not read back", "the disk wrote other bytes than it was given: the closed file is wrong for ever", "aet_stream/hub/master.py",
-           "if crc32(file[layout.RAW][row]) != record.raw_crc32 or crc32(file[layout.CLEAN][row]) != record.clean_crc32:", "if False:",
-           KILLS + "spoiled"),
-    Mutant("leases never end", "a worker that hangs keeps its projection for ever", "aet_stream/hub/workers.py",
-           'if flight.state == "working" and now > flight.deadline:', "if False:", "tests/test_queue.py"),
-    Mutant("late results count", "a result of a lease that has ended is stored beside the new one's", "aet_stream/hub/flights.py",
-           'if flight.job_id == job_id and flight.state == "working"', 'if flight.state == "working"', "tests/test_flights.py tests/test_queue.py"),
-    Mutant("deaths are not counted", "a projection that kills every worker is tried for ever", "aet_stream/hub/ledger.py",
-           "SET attempts = attempts + 1 WHERE id = ? RETURNING attempts", "SET attempts = 0 WHERE id = ? RETURNING attempts", "tests/test_queue.py"),
-    Mutant("results of any shape are taken", "a worker of another version spoils the series", "aet_stream/hub/workers.py",
-           'if clean.shape != flight.raw.shape or clean.dtype != np.dtype("<f4"):', "if False:", "tests/test_queue.py"),
-    Mutant("no completeness check", "a file that still grows is called broken, or taken as it is", "aet_stream/readers/__init__.py",
-           "    if have < wanted:", "    if False:", "tests/test_readers.py -k incomplete"),
-    Mutant("no checksum on the queue", "pixels that were damaged on the way are stored", "aet_stream/transport.py",
-           "    if zlib.crc32(frame.buffer) != spec.crc32:", "    if False:", "tests/test_transport.py"),
-    Mutant("credit without end", "ten thousand waiting files are all read into memory", "aet_stream/hub/flights.py",
-           "            if len(self._flying) + len(chosen) >= self.credit or not room:", "            if False:", "tests/test_flights.py"),
-    Mutant("a full disk ends the hub's patience", "what is in hand is thrown away when the disk is full", "aet_stream/durable.py",
-           "    except OSError as error:\n        raise OutputFull(", "    except MemoryError as error:\n        raise OutputFull(",
-           "tests/test_recovery.py tests/test_queue.py"),
+    Mutant("no fsync of files", "content reaches the disk after the name: empty or torn files after a power cut", A + "durable:write_synced",
+           without("os.fsync"), CRASH),
+    Mutant("no fsync of folders", "a stored projection loses its name in a power cut", A + "durable:sync_folder",
+           without("sync_file"), CRASH),
+    Mutant("new folders not synced", "the first projections of a series vanish with their folder in a power cut", A + "durable:make_folder",
+           without("sync_folder"), CRASH),
+    Mutant("no rename", "half-written files under their final name", A + "durable:temporary",
+           returns("path"), KILLS + "projection\\ or\\ master\\ or\\ close"),
+    Mutant("no idempotence", "a copy, or a result that comes twice, becomes a second row", A + "judging:Rows.same_pixels",
+           returns("[]"), KILLS + "want"),
+    Mutant("the ledger is believed, not the files", "stored, but killed before the ledger knew: read and stored again", A + "hub.intake:Intake._is_open",
+           never("holds"), "tests/test_queue.py"),
+    Mutant("files without a row are not adopted", "a ledger that is older than the disk: rows of the series unknown, then doubled",
+           A + "hub.archive:Archive._reconcile", without("self._ledger.adopt"), "tests/test_recovery.py tests/test_store.py"),
+    Mutant("rows without a file are believed", "a projection file is lost and nobody reads its source again",
+           A + "hub.archive:Archive._reconcile", without("self._ledger.lose"), "tests/test_recovery.py"),
+    Mutant("drafts stay", "the folder fills up with what killed hubs left behind", A + "hub.store:SeriesStore.remove_drafts", returns("None"), CRASH),
+    Mutant("no checksum of pixels", "a flipped bit goes into the closed file", A + "layout:check_pixels",
+           never("crc32"), "tests/test_recovery.py tests/test_store.py"),
+    Mutant("no checksum of the rest", "a flipped bit in a tilt is not noticed by verify", A + "series:Series._doubts_about_all",
+           never("Contents"), "tests/test_recovery.py"),
+    Mutant("sources are not checked before a master is written", "a master over missing files: NaN for every plain reader",
+           A + "hub.master:_check_sources", never("is_file"), "tests/test_store.py"),
+    Mutant("a closed file is not read back", "the disk wrote other bytes than it was given: the closed file is wrong for ever",
+           A + "hub.master:_read_back", returns("iter(())"), KILLS + "spoiled"),
+    Mutant("leases never end", "a worker that hangs keeps its projection for ever", A + "hub.workers:Workers.expire",
+           never("deadline_s"), "tests/test_queue.py"),
+    Mutant("late results count", "a result of a lease that has ended is stored beside the new one's", A + "hub.in_flight:InFlight.find_job",
+           anything("job_id"), "tests/test_in_flight.py tests/test_queue.py"),
+    Mutant("deaths are not counted", "a projection that kills every worker is tried for ever", A + "hub.ledger:Ledger.charge",
+           reworded("attempts + 1", "0"), "tests/test_queue.py"),
+    Mutant("results of any shape are taken", "a worker of another version spoils the series", A + "hub.workers:_wrong",
+           never("shape"), "tests/test_queue.py"),
+    Mutant("no completeness check", "a file that still grows is called broken, or taken as it is", A + "readers:need",
+           never("have"), "tests/test_readers.py -k incomplete"),
+    Mutant("no checksum on the queue", "pixels that were damaged on the way are stored", A + "transport:_array",
+           never("crc32"), "tests/test_transport.py"),
+    Mutant("credit without end", "ten thousand waiting files are all read into memory", A + "hub.in_flight:InFlight.grantable",
+           never("credit"), "tests/test_in_flight.py"),
+    Mutant("a full disk ends the hub's patience", "what is in hand is thrown away when the disk is full", A + "durable:disk_errors",
+           catches("MemoryError"), "tests/test_recovery.py tests/test_queue.py"),
 )  # fmt: skip
 
 
@@ -89,11 +205,7 @@ def caught(mutant: Mutant, folder: Path) -> bool:
         shutil.copytree(HERE / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "config.toml", "README.md"):
         shutil.copy(HERE / name, copy)
-    path = copy / mutant.file
-    text = path.read_text()
-    if text.count(mutant.old) != 1:
-        raise ValueError(f"mutant {mutant.name!r}: its text stands {text.count(mutant.old)} times in {mutant.file}, not once")
-    path.write_text(text.replace(mutant.old, mutant.new))
+    (copy / mutant.file).write_text(broken(mutant))
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", *shlex.split(mutant.suite)]
     done = subprocess.run(command, cwd=copy, env={**os.environ, "PYTHONPATH": str(copy)}, capture_output=True, text=True, check=False)
     if done.returncode not in (0, 1):

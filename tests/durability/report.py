@@ -110,7 +110,7 @@ def _mutants(found: list[dict[str, Any]]) -> str:
     return f"""
 ## Would it notice?
 
-Safety code is broken on purpose, one line at a time (`tests/durability/mutants.py`): of {len(MUTANTS)} mutants {len(caught)} were
+Safety code is broken on purpose, one place at a time (`tests/durability/mutants.py`): of {len(MUTANTS)} mutants {len(caught)} were
 tried so far, **{sum(caught.values())} caught**.
 
 | broken | stands for | by the tests |

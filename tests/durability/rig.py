@@ -20,10 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from aet_stream import config_file, failpoints, worker
-from aet_stream.hub import hub as hub_module
-from aet_stream.hub import intake, storing, workers
+from aet_stream.hub.core import Core
+from aet_stream.hub.hub import Hub
+from aet_stream.hub.timing import Timing
 from aet_stream.messages import Acquired, FileOffer, NotAcquired, Offer, Want
-from aet_stream.projection import Acquisition, Candidate, Quality, Subtracted, sha256_of
+from aet_stream.projection import Acquisition, Candidate, Quality, Subtracted, VisitKey, sha256_of
 from aet_stream.service import Stop
 from aet_stream.transport import HubLink
 from tests.durability.oracle import Exposure
@@ -77,7 +78,7 @@ class ScriptedWatch:
         now = time.monotonic()
         if now - self._beaten_at > 0.1:
             self._beaten_at = now
-            self._link.beat({"asked": [[want.path, want.image] for want in self._asked]})
+            self._link.beat({"asked": [[want.visit.path, want.visit.image] for want in self._asked]})
         for message, _ in self._link.receive(0.0):
             if isinstance(message, Want):
                 self._answer(message)
@@ -86,22 +87,22 @@ class ScriptedWatch:
             for path in sorted(self._root.rglob("*.npy")):
                 name, stamp = path.relative_to(self._root).as_posix(), str(path.stat().st_mtime_ns)
                 if name == BROKEN:
-                    self._link.send(NotAcquired(path=name, stamp=stamp, image=0, why="bad", reason="not a NumPy file"))
+                    self._link.send(NotAcquired(visit=VisitKey(name, 0, stamp), why="bad", reason="not a NumPy file"))
                 else:
                     self._link.send(Offer(files=(FileOffer(name, ((0, stamp),), path.stat().st_size, path.stat().st_ctime),)))
 
     def _answer(self, want: Want) -> None:
-        path = self._root / want.path
+        path = self._root / want.visit.path
         if not path.exists():
-            self._link.send(NotAcquired(path=want.path, stamp=want.stamp, image=0, why="gone", reason=f"{want.path} is gone"))
+            self._link.send(NotAcquired(visit=want.visit, why="gone", reason=f"{want.visit.path} is gone"))
             return
-        if want.path == BROKEN:
-            self._link.send(NotAcquired(path=want.path, stamp=want.stamp, image=0, why="bad", reason="not a NumPy file"))
+        if want.visit.path == BROKEN:
+            self._link.send(NotAcquired(visit=want.visit, why="bad", reason="not a NumPy file"))
             return
         pixels = np.load(path)
         tilt_deg = float(path.stem.rsplit("_", 1)[1].removesuffix("deg"))
         said = (Candidate("filename", path.stem, tilt_deg),)
-        answer = Acquired(path=want.path, stamp=want.stamp, image=0, sha256=sha256_of(pixels), acquisition=Acquisition(), candidates=said)
+        answer = Acquired(visit=want.visit, sha256=sha256_of(pixels), acquisition=Acquisition(), candidates=said)
         self._link.send(answer, pixels)
 
 
@@ -123,14 +124,13 @@ def run(case: Case) -> None:
         os.dup2(log.fileno(), 2)
         os.dup2(log.fileno(), 1)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, force=True)
-    hub_module.PAUSE_S, storing.LOOK_FOR_CLOSING_S, intake.FORGOTTEN_S, workers.CROSSING_S = 0.05, 0.02, 0.4, 0.4
     worker.ASK_AGAIN_S = 0.05
     settings = [f"watch.root={case.folder / 'in'}", f"output.root={case.folder / 'out'}", "output.fold_rows=2", "output.group_s=0.0",
                 "queue.credit=2", "reconstruct.on_close=false", "queue.attempts=50"]  # fmt: skip
     loaded = config_file.load(None, settings)
     if case.spec:
         failpoints.arm(case.spec)
-    hub = hub_module.Hub(loaded)
+    hub = Hub(loaded, timing=Timing(pause_s=0.05, look_for_closing_s=0.02, forgotten_s=0.4, crossing_s=0.4))
     hub.start()
     role, stop = worker.Worker(loaded, name="worker-0", denoiser=MinusSeven()), Stop()  # type: ignore[arg-type]
     role.start()
@@ -146,7 +146,7 @@ def run(case: Case) -> None:
     while time.monotonic() < until:
         watch.step()
         hub.step()
-        if _finished(hub, case.close):
+        if _finished(hub.core, case.close):
             break
     else:
         os._exit(9)
@@ -165,16 +165,15 @@ def _or_die(work: object) -> None:
         os._exit(1)
 
 
-def _finished(hub: hub_module.Hub, close: bool) -> bool:
-    totals = hub.ledger.totals()
-    here = len(hub.flights) or hub.flights.backlog or hub.archive.unpublished or hub.archive.working_on() or hub.paused
-    if totals["stored"] + totals["duplicates"] != GOOD + 1 or totals["quarantined"] != 1 or here:
+def _finished(core: Core, close: bool) -> bool:
+    totals = core.ledger.totals()
+    if totals["stored"] + totals["duplicates"] != GOOD + 1 or totals["quarantined"] != 1 or core.in_hand():
         return False
     if not close:
         return True
-    if all(row["state"] == "closed" for row in hub.ledger.series()):
+    if all(row["state"] == "closed" for row in core.ledger.series()):
         return True
-    hub.storing.close_asked.add("s")
+    core.closing.ask("s")
     return False
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from tests.harness import known_image, put, running
+from tests.harness import put, running
 
 SIZE_PX = 64
 
@@ -52,20 +52,19 @@ def run(folder: Path, *, seconds: float) -> dict[str, Any]:
 
 def cost_of_safety(folder: Path) -> dict[str, Any]:
     """Milliseconds for commit and master with and without fsync, alternating within one run (medians)."""
-    from aet_stream.hub.store import SeriesStore
-    from tests.test_store import ABOUT, made
+    from tests.test_store import ABOUT, made, opened
 
     times: dict[str, list[float]] = {"commit": [], "commit, no fsync": [], "master": [], "master, no fsync": []}
     disk = Path(os.environ.get("AET_STREAM_BENCH_DISK", ".")).resolve() / "durability-bench"
-    store = SeriesStore(disk / "s", fold_rows=256)
+    store = opened(disk)
     try:
         for number in range(60):
-            raw = known_image(number, 1024)
-            record, _, _ = made(number)
             for suffix in ("", ", no fsync") if number % 2 else (", no fsync", ""):
+                place = store.next_number
+                draft = made(number, place, size_px=1024, stamp=str(place))
                 with mock.patch.object(os, "fsync") if suffix else mock.patch.object(os, "nothing", 0, create=True):
                     began = time.perf_counter()
-                    store.commit([(_numbered(record, store.next_number), raw, raw.astype("<f4"))])
+                    store.commit([draft])
                     times["commit" + suffix].append(time.perf_counter() - began)
                     began = time.perf_counter()
                     store.write_master(ABOUT)
@@ -73,9 +72,3 @@ def cost_of_safety(folder: Path) -> dict[str, Any]:
     finally:
         shutil.rmtree(disk, ignore_errors=True)
     return {"medians_ms": {name: round(1000 * sorted(values)[len(values) // 2], 1) for name, values in times.items()}, "frames": 60}
-
-
-def _numbered(record: Any, number: int) -> Any:
-    import msgspec
-
-    return msgspec.structs.replace(record, number=number, stamp=str(number))

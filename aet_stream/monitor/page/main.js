@@ -14,7 +14,7 @@ const SHOWN_PX = 1100; // larger frames come binned, until somebody zooms in
 const STALE_S = 5;
 const LEVELS = { ok: "all well", attention: "please look", trouble: "not working", stale: "stale", wait: "connecting" };
 
-let state = null, series = null, selected = null, following = true, log = [], heardAt = 0, connected = false, allSeries = [];
+let state = null, series = null, selected = null, following = true, log = [], heardAt = 0, connected = false, refusal = "", allSeries = [];
 const stats = (window.aet = { painted: 0, number: null, series: null, tilt_deg: null, times: [], bin: 1, seq: 0 });
 
 const choose = (number) => { follow(number === newest()?.number); select(number); };
@@ -26,6 +26,7 @@ const newest = () => series?.rows.at(-1);
 function hear(message) {
   heardAt = performance.now();
   connected = true;
+  refusal = "";
   stats.seq = message.seq;
   if (message.dropped) openSeries(wanted() || state?.current); // we were too slow: read it anew instead of catching up
   ({ snapshot, state: hearState, frame, look, advice, series: changed, event: noted })[message.type]?.(message);
@@ -104,7 +105,7 @@ async function openSeries(id) {
   const mine = ++opening;
   underWay = id;
   try {
-    const found = await json(`/api/v1/series/${id}`);
+    const found = await json(`api/v1/series/${id}`);
     if (mine !== opening) return; // somebody has chosen another in the meantime
     series = found;
     const keep = !following && selected && series.rows.find((row) => row.number === selected.number && row.clean_crc32 === selected.clean_crc32);
@@ -117,7 +118,7 @@ async function openSeries(id) {
 }
 
 async function loadList() {
-  allSeries = await json("/api/v1/series").catch(() => allSeries);
+  allSeries = await json("api/v1/series").catch(() => allSeries);
   showLists();
 }
 
@@ -195,7 +196,7 @@ async function paintSoon(bin = null) {
   const row = selected, of = series, coarse = Math.max(1, 2 ** Math.ceil(Math.log2(Math.max(...of.shape) / SHOWN_PX)));
   const factor = Math.min(8, bin || (trio.look.zoom > 1.5 && stats.number === row.number ? stats.bin : coarse));
   try {
-    const images = await Promise.all(KINDS.map((kind) => image(`/api/v1/series/${of.id}/frames/${row.number}/${kind}?v=${row.clean_crc32}`, factor)));
+    const images = await Promise.all(KINDS.map((kind) => image(`api/v1/series/${of.id}/frames/${row.number}/${kind}?v=${row.clean_crc32}`, factor)));
     const fetched_at = Date.now() / 1000;
     trio.show(images, { title: degrees(row.tilt_deg), pixelSizeNm: row.pixel_size_nm, keepLook: true });
     painted(row, of, factor, fetched_at);
@@ -225,28 +226,29 @@ function painted(row, of, bin, fetched_at) {
 }
 
 function showSave(row, of) {
-  const frames = `/api/v1/series/${of.id}/frames/${row.number}`;
+  const frames = `api/v1/series/${of.id}/frames/${row.number}`;
   const files = KINDS.map((kind) => el("a", { href: `${frames}/${kind}.tiff`, download: `${of.name}_${row.number}_${kind}.tif` }, `${kind} as TIFF`));
   const pictures = trio.views.map((view) => {
     const button = el("button", { type: "button" }, `${view.kind} as shown, PNG`);
     button.onclick = () => view.canvas.toBlob((blob) => { const link = el("a", { href: URL.createObjectURL(blob), download: `${of.name}_${row.number}_${view.kind}.png` }); link.click(); setTimeout(() => URL.revokeObjectURL(link.href), 5000); });
     return button;
   });
-  $("save").replaceChildren(...files, ...pictures, el("a", { href: `/api/v1/series/${of.id}/summary.csv`, download: `${of.name}.csv` }, "figures as CSV"), el("a", { href: `/api/v1/series/${of.id}/report.html`, target: "_blank", rel: "noopener" }, "report of the series"));
+  $("save").replaceChildren(...files, ...pictures, el("a", { href: `api/v1/series/${of.id}/summary.csv`, download: `${of.name}.csv` }, "figures as CSV"), el("a", { href: `api/v1/series/${of.id}/report.html`, target: "_blank", rel: "noopener" }, "report of the series"));
 }
 
 // -- state and staleness -----------------------------------------------------------------------------------------------------
 
 function showState() {
   const silent = connected ? state?.silence_s ?? 0 : 0, away = heardAt ? (performance.now() - heardAt) / 1000 : 0;
-  const stale = heardAt > 0 && (away > STALE_S || silent > STALE_S), level = stale ? "stale" : state?.level || "wait";
+  const stale = heardAt > 0 && (away > STALE_S || silent > STALE_S), level = stale || refusal ? "stale" : state?.level || "wait";
   $("state").dataset.level = level;
   say($("level"), LEVELS[level]);
-  $("stale").hidden = !stale;
-  if (stale) say($("stale"), `stale for ${duration(Math.max(away, silent)).replace(/\.\d+/, "")}: ${away > STALE_S ? "the monitor does not answer" : "the hub is silent"}; is aet-stream running?`);
+  $("stale").hidden = !stale && !refusal;
+  if (refusal) say($("stale"), `no news come through: ${refusal}`);
+  else if (stale) say($("stale"), `stale for ${duration(Math.max(away, silent)).replace(/\.\d+/, "")}: ${away > STALE_S ? "the monitor does not answer" : "the hub is silent"}; is aet-stream running?`);
   if (!state) return;
   const worries = [...(state.troubles || []), ...(state.concerns || []).filter((text) => !/held|quarantined/.test(text))];
-  say($("words"), [state.words, ...worries].join("; "));
+  say($("words"), [state.words, ...worries, ...(state.notes || [])].join("; "));
   const said = state.series.find((row) => row.id === state.current), facts = [];
   if (said) facts.push(`last ${duration(Math.max(0, Date.now() / 1000 - said.last_at)).replace(/\.\d+/, "")} ago`);
   if (state.cadence_s && state.expected > said?.tilts) facts.push(`about ${duration(state.cadence_s * (state.expected - said.tilts))} left`);
@@ -282,4 +284,4 @@ window.addEventListener("resize", refreshSoon);
 retheme(themeNow());
 follow(true);
 setInterval(showState, 1000);
-listen(hear, () => (connected = false));
+listen(hear, (why) => { connected = false; refusal = why; showState(); });

@@ -3,17 +3,22 @@
 const FIRST_S = 0.5;
 const LONGEST_S = 10;
 
-/** Listens for ever: `hear` gets every message, `lost` is called when the connection ends. */
+const EVENTS = new URL("api/v1/events", document.baseURI);
+
+/** Listens for ever: `hear` gets every message; `lost` is called when the connection ends, and with the reason where it was refused. */
 export function listen(hear, lost) {
   let wait = FIRST_S;
   const open = () => {
-    const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/api/v1/events`);
+    const socket = new WebSocket(EVENTS.href.replace(/^http/, "ws"));
+    let refused = true;
+    socket.onopen = () => (refused = false);
     socket.onmessage = (event) => {
       wait = FIRST_S;
       hear(JSON.parse(event.data));
     };
     socket.onclose = () => {
-      lost();
+      if (refused) whyRefused().then(lost, () => lost("")); // no answer at all: it is not there
+      else lost("");
       setTimeout(open, wait * 1000 * (0.75 + Math.random() / 2));
       wait = Math.min(LONGEST_S, wait * 2);
     };
@@ -21,9 +26,16 @@ export function listen(hear, lost) {
   open();
 }
 
+/** A browser does not tell a page why its WebSocket was not opened; the monitor does. */
+async function whyRefused() {
+  const answer = await fetch(EVENTS);
+  if (answer.status === 401) location.assign("login");
+  return answer.status === 426 ? answer.text() : "";
+}
+
 export async function json(address) {
   const answer = await fetch(address);
-  if (answer.status === 401) location.assign("/login");
+  if (answer.status === 401) location.assign("login");
   if (!answer.ok) throw new Error(`${address}: ${answer.status} ${await answer.text()}`);
   return answer.json();
 }

@@ -45,7 +45,7 @@ export async function showVolume(series) {
   const figures = volume.axis_doubt ? [el("p", { className: "doubt" }, volume.axis_doubt)] : [];
   for (const plane of Object.keys(volume.planes)) {
     try {
-      const slice = await image(`/api/v1/series/${series.id}/volume/${plane}`), canvas = el("canvas", { role: "img", "aria-label": `Slice ${PLANES[plane]}` });
+      const slice = await image(`api/v1/series/${series.id}/volume/${plane}`), canvas = el("canvas", { role: "img", "aria-label": `Slice ${PLANES[plane]}` });
       paint(slice, canvas, "grey", windowOf(histogram(slice), "grey", 1, 99.9));
       figures.push(el("figure", {}, canvas, el("figcaption", {}, PLANES[plane])));
     } catch { volumeShown = ""; } // replaced by a newer one in the meantime
@@ -61,7 +61,10 @@ export function showHeld(state) {
   if (!rows.length) return $("held-list").replaceChildren(el("p", { className: "none" }, "nothing: every complete file is stored or a known duplicate"));
   $("held-list").replaceChildren(...rows.map((row) => {
     const copy = el("button", { type: "button" }, "Copy");
-    copy.onclick = () => navigator.clipboard?.writeText(row.command).then(() => (copy.textContent = "Copied"));
+    copy.onclick = () => {
+      if (navigator.clipboard) navigator.clipboard.writeText(row.command).then(() => (copy.textContent = "Copied"));
+      else getSelection().selectAllChildren(copy.previousElementSibling); // browsers give the clipboard to HTTPS and loopback only
+    };
     return el("div", { className: "case" , "data-state": row.state },
       el("p", {}, el("span", { className: "tag" }, row.state), " ", el("b", {}, `${row.path}${row.image ? ` [${row.image}]` : ""}`)),
       el("p", {}, row.reason), el("p", { className: "note" }, row.remedy),

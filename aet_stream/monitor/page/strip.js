@@ -52,7 +52,7 @@ export class Strip {
   }
 
   make(row) {
-    const image = row.blank ? el("span", { className: "blank" }, "∅") : el("img", { loading: "lazy", decoding: "async", alt: "", src: `/api/v1/series/${this.series.id}/frames/${row.number}/thumb.png?v=${row.clean_crc32}` });
+    const image = row.blank ? el("span", { className: "blank" }, "∅") : el("img", { loading: "lazy", decoding: "async", alt: "", src: `api/v1/series/${this.series.id}/frames/${row.number}/thumb.png?v=${row.clean_crc32}` });
     const tile = el("button", { type: "button", className: "tile", role: "option" }, image, el("small"));
     tile.onclick = () => this.choose(row.number);
     this.tiles.set(row.number, tile);

@@ -1,0 +1,220 @@
+"""Kriging: the vacuum continued under the particle by a Gaussian process that is seen up to the particle's rim, and whose length and
+roughness the vacuum itself decides.
+
+All on a grid of every second block, in the normalised units of features.Blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import LinAlgError
+
+from aet_stream.denoise import grid
+from aet_stream.denoise.features import BLOCKS, Blocks
+from aet_stream.denoise.gaussian_process.dense import Conditioned, condition, most_evident, squared_distances, thinned
+from aet_stream.projection import Array
+
+SPACING = 2
+"""Blocks from one point of the grid to the next."""
+EDGE = BLOCKS // SPACING
+"""Points along the longer edge of a frame, at most."""
+_LENGTHS = np.geomspace(1.0, 16, 9)
+"""Correlation lengths to choose from, in points of the grid; then between them, in steps that halve _FINER times."""
+_FINER = 3
+_ROUGHNESS = (1e-7, 1e-5, 1e-3, 3e-2)
+"""Variance that neighbours do not share, as a share of what they do."""
+_AGREEING = 2.0
+"""Mean square of what all points are beyond what the others foretell, in standard deviations, from which the field is taken for rougher
+than the few that chose its covariance would have it: a smooth one would amplify what contradicts it."""
+_LATELY, _CONTRADICTING = 12, 8.0
+"""So many blocks of the rim are no vacuum, nor what comes after them, if the mean square of what they are beyond what was foretold is more
+than so many variances."""
+SPREAD = 1 / 12
+"""Variance of where in its square a pixel of one point lies, in points of the grid squared: a square counts as such a Gaussian window."""
+_RIM = 3.0
+"""Logit of the support up to which blocks at a particle's rim may show the vacuum."""
+_SPILT = 0.015
+"""Particle in the mean of such a block (standard deviation, normalised), by how likely it is to hold any (its odds). In simulated frames of
+the published setting the root mean square is half of it, over four decades of odds."""
+_CHOOSING = 200
+"""Points that choose the covariance."""
+_LEVEL = 100.0
+"""Variance of the mean level, as a multiple of the field's: it is unknown."""
+
+
+def pooled(surface: Array) -> Array:
+    """(rows, columns) of blocks -> the grid of the experts: means of 2 x 2."""
+    return grid.means(grid.in_blocks(surface, SPACING))
+
+
+@dataclass(frozen=True, slots=True)
+class Observations:
+    """Means of windows that show the vacuum."""
+
+    at: Array
+    """(n, 2) centres, in points of the grid"""
+    wide: Array
+    """(n,) variances of the windows, points squared"""
+    mean: Array
+    """(n,)"""
+    noise: Array
+    """(n,) variances"""
+
+    def parts(self) -> tuple[Array, ...]:
+        """All of them, in this order."""
+        return self.at, self.wide, self.mean, self.noise
+
+    def __getitem__(self, which: Array) -> Observations:
+        return Observations(*(part[which] for part in self.parts()))
+
+
+def observe(blocks: Blocks, logit: Array, seen: Array) -> tuple[Observations, Observations]:
+    """The vacuum of a frame. Under the particle a smooth background is known the better the nearer it is seen.
+
+    Parameters
+    ----------
+    logit : (rows, columns) of the particle's support, in blocks
+    seen : points of the grid that are vacuum for sure, bool
+
+    Returns
+    -------
+    whole : these points
+    rim : single blocks between them and the particle, the surest first
+    """
+    means = blocks.statistics[0].astype(np.float64)
+    noise = np.square(blocks.statistics[4].astype(np.float64) / blocks.block_px)
+    noise += np.square(_SPILT * np.exp(np.minimum(logit, _RIM)))
+    whole = Observations(
+        np.argwhere(seen).astype(np.float64), np.full(seen.sum(), SPREAD), pooled(means)[seen], pooled(noise)[seen] / SPACING**2
+    )
+    rows, columns = logit.shape
+    rim = np.kron(~seen, np.ones((SPACING, SPACING), bool))[:rows, :columns] & (logit < _RIM)
+    at = (np.argwhere(rim) - (SPACING - 1) / 2) / SPACING
+    single = Observations(at, np.full(len(at), SPREAD / SPACING**2), means[rim], noise[rim])
+    return whole, single[np.argsort(logit[rim], kind="stable")]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the vacuum says of some points."""
+
+    at: Array
+    """(n, 2)"""
+    mean: Array
+    """(n,)"""
+    variance: Array
+    white_covariance: Array
+    """(vacuum, n): L^-1 k, their covariance with the vacuum"""
+
+
+class Kriging:
+    """A stationary Gaussian process of unknown mean level, conditioned on the vacuum."""
+
+    def __init__(self, whole: Observations, rim: Observations) -> None:
+        """`whole`: a few of it choose the covariance; `rim`: counts as long as it agrees with what comes before."""
+        vacuum = Observations(*(np.concatenate(pair) for pair in zip(whole.parts(), rim.parts(), strict=True)))
+        self._level = float(vacuum.mean.mean())
+        values = vacuum.mean - self._level
+        few = thinned(whole.at, _CHOOSING)
+        self.length, self.roughness, self.strength = _chosen(vacuum[few], values[few])
+        self.left_out_at = vacuum.at[few].astype(np.int64)
+        """(n, 2): where `left_out` was measured"""
+        self.left_out = self._left_out(vacuum[few], values[few])
+        """(n,): leave-one-out residuals, in standard deviations (Rasmussen & Williams, 5.12)"""
+        fit = self._fit_all(vacuum, values, sure=len(whole.at))
+        used = len(whole.at) + _agreeing(fit.white[len(whole.at) :])
+        self._vacuum, self._fit = vacuum[np.arange(used)], fit.first(used)
+
+    def _fit_all(self, vacuum: Observations, values: Array, sure: int) -> Conditioned:
+        """Rougher than the few points would have it, if the `sure` ones contradict that.
+
+        Raises
+        ------
+        LinAlgError : no roughness makes the covariance positive
+        """
+        fit = None
+        for roughness in _ROUGHNESS[_ROUGHNESS.index(self.roughness) :]:
+            self.roughness = roughness
+            fit = condition(self._own_covariance(vacuum), values)
+            if fit and np.mean(fit.white[:sure] ** 2) < _AGREEING:
+                break
+        if fit is None:
+            raise LinAlgError("no roughness makes the covariance positive")
+        return fit
+
+    def at(self, points: Array, wide: float = SPREAD) -> Prediction:
+        """The background at (n, 2) points; `wide`: variance of the windows in which it is seen there."""
+        across = self.covariance(self._vacuum.at, points, self._vacuum.wide[:, None] + wide)
+        white = self._fit.whitened(across, overwrite=True)
+        own = self.strength**2 * (_LEVEL + self.length**2 / (self.length**2 + 2 * wide))
+        return Prediction(points, white.T @ self._fit.white + self._level, np.maximum(own - np.square(white).sum(0), 1e-14), white)
+
+    def _left_out(self, some: Observations, values: Array) -> Array:
+        fit = condition(self._own_covariance(some), values)
+        if fit is None:
+            return np.zeros(len(values))
+        inverse = fit.whitened(np.eye(len(values)), overwrite=True)
+        residuals: Array = inverse.T @ fit.white / np.sqrt(np.square(inverse).sum(0))
+        return residuals
+
+    def _own_covariance(self, observed: Observations) -> Array:
+        """(n, n) of observations, with what they do not share."""
+        covariance = self.covariance(observed.at, observed.at, observed.wide[:, None] + observed.wide)
+        covariance[np.diag_indices(len(covariance))] += self.roughness * self.strength**2 + observed.noise
+        return covariance
+
+    def covariance(self, one: Array, other: Array, wide: float | Array) -> Array:
+        """(n, m) between points; `wide`: sum of the variances of the windows in which both are seen."""
+        covariance = _shared(squared_distances(one, other), self.length, wide)
+        covariance *= self.strength**2
+        return covariance
+
+
+def _agreeing(white: Array) -> int:
+    """How many observations count, given what each is beyond what those before it foretell, in standard deviations."""
+    squares = np.append(0.0, np.cumsum(np.square(white)))
+    lately = (squares[_LATELY:] - squares[:-_LATELY]) / _LATELY
+    contradicting = np.flatnonzero(lately > _CONTRADICTING)
+    return int(contradicting[0]) if contradicting.size else len(white)
+
+
+def _shared(apart: Array, length: float, wide: float | Array) -> Array:
+    """(n, m): covariance of a background of variance 1 between points at squared distances; overwrites them."""
+    broader = length**2 + wide
+    apart *= -1 / (2 * broader)
+    np.exp(apart, out=apart)
+    apart *= length**2 / broader
+    apart += _LEVEL
+    return apart
+
+
+Shape = tuple[float, float, float]
+"""(length, roughness, strength) of a covariance"""
+
+
+def _chosen(vacuum: Observations, values: Array) -> Shape:
+    """Of highest evidence; the strength follows from the other two."""
+    apart, wide = squared_distances(vacuum.at, vacuum.at), vacuum.wide[:, None] + vacuum.wide
+    variance = max(float(np.mean(values**2)), 1e-14)
+
+    def fits(lengths: Iterable[float], roughnesses: Iterable[float]) -> Iterator[tuple[float, Shape]]:
+        for length in lengths:
+            shared = _shared(apart.copy(), length, wide)
+            for roughness in roughnesses:
+                fit = condition(shared + np.diag(roughness + vacuum.noise / variance), values)
+                if fit is not None:
+                    square = max(float(np.mean(fit.white**2)), 1e-20)
+                    evidence = -len(values) / 2 * np.log(square) - fit.log_root_determinant
+                    yield evidence, (float(length), roughness, square**0.5)
+
+    unknown = (float(_LENGTHS[-1]), _ROUGHNESS[-1], variance**0.5)
+    best = most_evident((-np.inf, unknown), fits(_LENGTHS, _ROUGHNESS))
+    step = float(_LENGTHS[1] / _LENGTHS[0])
+    for _ in range(_FINER):
+        step **= 0.5
+        length, roughness, _ = best[1]
+        best = most_evident(best, fits((length * step, length / step), (roughness,)))
+    return best[1]

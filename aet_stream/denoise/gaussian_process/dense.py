@@ -1,0 +1,84 @@
+"""Gaussian processes by Cholesky factors, and the covariance that the observations themselves make most likely.
+
+Rasmussen & Williams, Gaussian Processes for Machine Learning (2006): posterior 2.2, evidence 5.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from scipy.linalg import LinAlgError, cholesky, solve_triangular
+
+from aet_stream.projection import Array
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioned:
+    """A positive matrix M = L L^T, and observations seen through it."""
+
+    factor: Array
+    """(n, n) L, lower triangle"""
+    white: Array
+    """(n,) L^-1 observations: each in standard deviations beyond what those before it foretell"""
+
+    @property
+    def log_root_determinant(self) -> float:
+        """Half the logarithm of the determinant of M."""
+        return float(np.log(np.diag(self.factor)).sum())
+
+    @property
+    def evidence(self) -> float:
+        """Logarithm of the likelihood of observations of covariance M, but for a constant."""
+        return -float(self.white @ self.white) / 2 - self.log_root_determinant
+
+    @property
+    def weights(self) -> Array:
+        """(n,) M^-1 observations"""
+        return self.whitened(self.white, transposed=True)
+
+    def whitened(self, columns: Array, *, transposed: bool = False, overwrite: bool = False) -> Array:
+        """L^-1 columns (L^-T if transposed); `overwrite`: they are not needed any more."""
+        found: Array = solve_triangular(
+            self.factor, columns, lower=True, trans="T" if transposed else "N", overwrite_b=overwrite, check_finite=False
+        )
+        return found
+
+    def first(self, count: int) -> Conditioned:
+        """The same of the first observations alone."""
+        return Conditioned(self.factor[:count, :count], self.white[:count])
+
+
+def condition(matrix: Array, observations: Array) -> Conditioned | None:
+    """Factor a matrix, which is overwritten; None: it is not positive."""
+    try:
+        factor = cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
+    except LinAlgError:
+        return None
+    return Conditioned(factor, solve_triangular(factor, observations, lower=True, check_finite=False))
+
+
+def most_evident(best: tuple[float, T], candidates: Iterable[tuple[float, T]]) -> tuple[float, T]:
+    """The (evidence, candidate) of highest evidence, the first of several; `best` unless one is better."""
+    for evidence, candidate in candidates:
+        if evidence > best[0]:  # one that is no number is not
+            best = evidence, candidate
+    return best
+
+
+def thinned(at: Array, most: int) -> Array:
+    """Indices of at most so many of (n, 2) points: at random, near ones among them, but always the same, rows and columns alike."""
+    y, x = at[:, 0].astype(np.int64), at[:, 1].astype(np.int64)
+    mixed = ((y + x) * 7919 + y * x * 104729) * 2654435761 % 2**32
+    return np.sort(np.argsort(mixed, kind="stable")[:most])
+
+
+def squared_distances(one: Array, other: Array) -> Array:
+    """(n, m) float64 between (n, 2) and (m, 2) points."""
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    found: Array = np.square(one).sum(1)[:, None] + np.square(other).sum(1) - 2 * one @ other.T  # whole numbers: exact
+    return found

@@ -1,0 +1,134 @@
+"""The solve of cosines.py in torch, a batch at once, with its gradient: a network is trained through it.
+
+The gradient is written by hand: with the factor that is there already it costs one more solve.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aet_stream.denoise.gaussian_process import cosines
+
+KNOTS = (0.0, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)
+"""Where the logarithm of the spectrum is given, in units of cosines.FINEST; linear between."""
+
+
+def solve(value: Tensor, weight: Tensor, log_spectrum: Tensor) -> Tensor:
+    """The smooth surface through observations, see gaussian_process/cosines.py.
+
+    Parameters
+    ----------
+    value, weight : (n, rows, columns) what was observed and its precision (1 / variance)
+    log_spectrum : (n, knots) logarithm of the spectrum at KNOTS
+
+    Returns
+    -------
+    (n, rows, columns)
+    """
+    grid = basis(value.shape[-2], value.shape[-1], value.device)
+    log_modes = _log_modes(log_spectrum, grid)
+    surface: Tensor = _Solve.apply(value.double(), weight.double(), log_modes, grid)  # type: ignore[no-untyped-call]
+    return surface.to(value.dtype)
+
+
+def spread(weight: Tensor, log_spectrum: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """(n,) standard deviation of the surface over the frame: as the spectrum allows it, and as the observations leave it open.
+
+    `weight` and `log_spectrum` as in `solve`; `valid` (n, rows, columns): 1 where there is a frame.
+    """
+    grid = basis(valid.shape[-2], valid.shape[-1], valid.device)
+    scale = (_log_modes(log_spectrum, grid) / 2).exp()
+    frame = _normal_matrix(valid.double(), grid) * scale[:, :, None] * scale[:, None, :]
+    left = torch.cholesky_inverse(_factor(weight.double(), scale, grid))
+    blocks = valid.sum((1, 2))
+    return (frame.diagonal(dim1=1, dim2=2).sum(1) / blocks).sqrt(), ((left * frame).sum((1, 2)) / blocks).clamp(min=0).sqrt()
+
+
+class Basis(NamedTuple):
+    """A cosines.Basis on a device."""
+
+    rows: Tensor
+    columns: Tensor
+    chosen: Tensor
+    row_products: Tensor
+    column_products: Tensor
+    pairs: Tensor
+    knot: Tensor
+    """(modes,) which of KNOTS is the next one above each mode"""
+    part: Tensor
+    """(modes,) how far it is from the knot before to that one, 0..1"""
+
+
+@lru_cache(maxsize=16)
+def basis(rows: int, columns: int, device: torch.device) -> Basis:
+    """Sent there once, not with every solve."""
+    grid, knots = cosines.basis(rows, columns), np.array(KNOTS) * cosines.FINEST
+    knot = np.searchsorted(knots, grid.frequency).clip(1, len(knots) - 1)
+    part = (grid.frequency - knots[knot - 1]) / (knots[knot] - knots[knot - 1])
+    arrays = (grid.rows, grid.columns, grid.chosen, grid.row_products, grid.column_products, grid.pairs, knot, part)
+    with torch.inference_mode(False):  # what is made in that mode cannot be learned with later
+        return Basis(*(torch.as_tensor(array, device=device) for array in arrays))
+
+
+def _log_modes(log_spectrum: Tensor, grid: Basis) -> Tensor:
+    """(n, modes): the spectrum at every mode, linear between the knots."""
+    known = log_spectrum.double()
+    found: Tensor = (1 - grid.part) * known[:, grid.knot - 1] + grid.part * known[:, grid.knot]
+    return found
+
+
+class _Solve(torch.autograd.Function):
+    """Coefficients scaled by sqrt(S), so that the matrix is 1 + something positive; the gradient costs one more solve with its factor."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, weight: Tensor, log_modes: Tensor, grid: Basis) -> Tensor:
+        to_modes, to_grid = _transforms(grid)
+        scale = (log_modes / 2).exp()  # (n, modes)
+        factor = _factor(weight, scale, grid)
+        found = torch.cholesky_solve((to_modes(weight * value) * scale)[..., None], factor)[..., 0]
+        surface: Tensor = to_grid(found * scale)
+        ctx.grid = grid
+        ctx.save_for_backward(value, weight, scale, factor, found, surface)
+        return surface
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        value, weight, scale, factor, found, surface = ctx.saved_tensors
+        to_modes, to_grid = _transforms(ctx.grid)
+        adjoint = torch.cholesky_solve((to_modes(gradients[0]) * scale)[..., None], factor)[..., 0]
+        back = to_grid(adjoint * scale)
+        return weight * back, back * (value - surface), adjoint * found, None
+
+
+def _factor(weight: Tensor, scale: Tensor, grid: Basis) -> Tensor:
+    """(n, modes, modes): Cholesky factor of 1 + what is observed, for coefficients scaled by sqrt(S)."""
+    matrix = _normal_matrix(weight, grid) * scale[:, :, None] * scale[:, None, :]
+    matrix.diagonal(dim1=1, dim2=2).add_(1)
+    factor: Tensor = torch.linalg.cholesky_ex(matrix)[0]  # what is not finite stays so, and is seen by the caller
+    return factor
+
+
+def _transforms(grid: Basis) -> Any:
+    """(grid -> modes, modes -> grid)."""
+    rows, columns = grid.rows, grid.columns
+
+    def to_modes(surface: Tensor) -> Tensor:
+        return (rows.T @ surface @ columns).flatten(1)[:, grid.chosen]
+
+    def to_grid(coefficients: Tensor) -> Tensor:
+        full = coefficients.new_zeros(len(coefficients), rows.shape[1] * columns.shape[1])
+        full[:, grid.chosen] = coefficients
+        return rows @ full.view(-1, rows.shape[1], columns.shape[1]) @ columns.T
+
+    return to_modes, to_grid
+
+
+def _normal_matrix(weight: Tensor, grid: Basis) -> Tensor:
+    """(n, modes, modes): Phi^T W Phi, one axis after the other."""
+    products = (grid.row_products.T @ (weight @ grid.column_products)).flatten(1)
+    return products[:, grid.pairs].view(-1, len(grid.chosen), len(grid.chosen))

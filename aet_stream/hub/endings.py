@@ -1,0 +1,112 @@
+"""How visits leave the hub's memory without a row: ended with a reason, or tried again, or tried once too often."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+from aet_stream import failpoints
+from aet_stream.config import Queue
+from aet_stream.errors import AetError
+from aet_stream.hub import quarantine
+from aet_stream.hub.in_flight import InFlight, Offered, State, read_of
+from aet_stream.hub.ledger import Ledger
+from aet_stream.hub.outbox import Outbox
+from aet_stream.hub.outgoing import Outgoing
+from aet_stream.hub.timing import Timing
+from aet_stream.projection import VisitKey
+
+logger = logging.getLogger(__name__)
+
+_UNKNOWN_NBYTES = 1 << 20
+
+
+class Endings:
+    """Writes what became of visits without a row of their own."""
+
+    def __init__(
+        self, rules: Queue, ledger: Ledger, outbox: Outbox, in_flight: InFlight, folder: Path, outgoing: Outgoing, timing: Timing
+    ) -> None:
+        self._rules = rules
+        self._ledger = ledger
+        self._outbox = outbox
+        self._in_flight = in_flight
+        self.folder = folder
+        """Of the quarantine records."""
+        self._outgoing = outgoing
+        self._timing = timing
+
+    def end(self, visit: State, state: str, reason: str) -> None:
+        """It is `held`, `quarantined`, `gone`, a `duplicate`, the `same`, an `other` detector's, or `dropped`: its file changed."""
+        key, visit_id, read = visit.key, visit.visit_id, read_of(visit)
+        if state == "quarantined":
+            row = self._ledger.visit(visit_id)
+            quarantine.write(
+                self.folder, key, visit_id=visit_id, series=visit.series, reason=reason, attempts=row["attempts"] if row else 0
+            )
+        sha256 = None if read is None else read.acquired.sha256
+        tilt_deg = None if read is None or math.isnan(read.tilt_deg) else read.tilt_deg
+        with self._ledger.transaction():
+            self._ledger.end(visit_id, state, reason=reason, sha256=sha256, tilt_deg=tilt_deg)
+            if state in ("held", "quarantined"):
+                data = {"id": visit_id, "path": key.path, "image": key.image, "reason": reason}
+                self._outbox.announce(state, visit.series, f"{key.path}|{key.image}|{key.stamp}|{reason}", data)
+            if state != "dropped":
+                self._ledger.settle_older(visit_id)
+            failpoints.reach("end.commit")
+        failpoints.reach("end.committed")
+        if state not in ("quarantined", "dropped"):
+            quarantine.remove(self.folder, *key.source)  # an earlier state of the file was there
+        self._in_flight.leave(visit)
+        if state not in ("same", "dropped"):
+            level = logging.INFO if state in ("duplicate", "other") else logging.WARNING
+            logger.log(level, "%s: %s image %d: %s", state, key.path, key.image, reason)
+            self._outgoing.tell(f"projection.{state}", {"id": visit_id, "series": visit.series, "path": key.path, "reason": reason})
+
+    def charge(self, visit: State, reason: str) -> None:
+        """A reader or worker died over this visit while we lived: once too often, and it is put aside."""
+        with self._ledger.transaction():
+            attempts = self._ledger.charge(visit.visit_id)
+        logger.warning("%s image %d: %s (try %d)", visit.key.path, visit.key.image, reason, attempts)
+        if attempts > self._rules.attempts:
+            self.end(visit, "quarantined", f"{reason}; tried {attempts} times, the last time alone")
+        else:
+            self.again(visit, attempts=attempts)
+
+    def again(self, visit: State, *, attempts: int = 0) -> None:
+        """Ask for it once more."""
+        self._in_flight.leave(visit)
+        self._queue(visit.wanted.offered, attempts)
+
+    def take_up(self, row: sqlite3.Row, attempts: int | None = None) -> None:
+        """Ask for a visit that no offer has named since the hub started, or that a person wants read again."""
+        now, key = self._timing.unix_s(), VisitKey(row["path"], row["image"], row["stamp"])
+        self._queue(Offered(key, _UNKNOWN_NBYTES, now, now), row["attempts"] if attempts is None else attempts)
+
+    def _queue(self, offered: Offered, attempts: int) -> None:
+        alone = attempts >= self._rules.attempts
+        not_before_s = self._timing.now_s() + self._rules.alone_pause_s if alone else 0.0
+        self._in_flight.offer_again(replace(offered, alone=alone, not_before_s=not_before_s))
+
+    def waiting(self, visit_id: int) -> sqlite3.Row:
+        """The visit of this number, if a person may have it read again.
+
+        Raises
+        ------
+        AetError : it waits for nobody
+        """
+        row = self._ledger.visit(visit_id)
+        if row is None or row["state"] not in ("held", "quarantined", "other", "ready"):
+            state = "unknown" if row is None else row["state"]
+            raise AetError(f"visit {visit_id} is {state}: only held, quarantined and other detectors' ones can be read again")
+        return row
+
+    def read_again(self, row: sqlite3.Row, tilt_deg: float | None) -> None:
+        """A person wants this visit once more, perhaps at a tilt of their own."""
+        with self._ledger.transaction():
+            self._ledger.released(row["id"], tilt_deg)
+        quarantine.remove(self.folder, row["path"], row["image"])
+        self.take_up(row, attempts=0)
