@@ -91,6 +91,7 @@ def _is_oriented(path: Path | None, known: Path | None) -> bool:
 
     from aet_stream.reconstruct.input import read_input
     from aet_stream.reconstruct.orientation import verdict, ways
+    from aet_stream.reconstruct.registered import upright
 
     if path is None or known is None:
         raise AetError("--series and --known belong together: a series, and the volume of its specimen")
@@ -100,7 +101,7 @@ def _is_oriented(path: Path | None, known: Path | None) -> bool:
     except (OSError, StopIteration) as error:
         raise AetError(f"{known}: no readable /volume or /reconstruction/volume") from error
     given = read_input(path)
-    right, said = verdict(ways(given.projections, given.tilts_deg, volume))
+    right, said = verdict(ways(upright(given.projections, given.axis_deg), given.tilts_deg, volume))
     print(f"{path}: {said}")
     return right
 

@@ -111,6 +111,7 @@ class Storing:
             quality=subtracted.quality,
             members=acquired.members,
             orientation=self._config.orientation.letters,
+            tilt_axis_deg=self._config.orientation.axis_deg(acquired.acquisition.tilt_axis_deg),
             closed_at=subtracted.wanted.offered.closed_at,
             attempts=0 if row is None else row["attempts"],
             software=__version__,

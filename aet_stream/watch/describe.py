@@ -185,13 +185,27 @@ class Foresight:
             if SHOWN_IMAGES <= place < len(units) - SHOWN_IMAGES:
                 lines += ["  ..."] if place == SHOWN_IMAGES else []
             else:
-                lines += [f"  [{unit.image}] {_known(unit.acquisition)}", *_not_believed(unit), *file.images[unit.image][1]]
+                lines += [
+                    f"  [{unit.image}] {_known(unit.acquisition)}",
+                    *_not_believed(unit),
+                    *self._axis(unit.acquisition),
+                    *file.images[unit.image][1],
+                ]
         verdicts = Counter(verdict for verdict, _ in file.images.values())
         if look.waiting is not None and look.waiting.code == "zeros_so_far":
             verdicts[WAITED_FOR] += look.probe.promised - len(units)
         if sum(verdicts.values()) > 1:
             lines.append("  " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))
         return next(verdict for verdict in (*_WORST_FIRST, *verdicts) if verdicts[verdict]), "\n".join(lines)
+
+    def _axis(self, said: Acquisition) -> list[str]:
+        """Where the tilt axis is taken to lie, if anybody says it."""
+        orientation = self._config.orientation
+        axis_deg, by_file = orientation.axis_deg(said.tilt_axis_deg), orientation.tilt_axis_deg == "file"
+        if math.isnan(axis_deg):
+            return []
+        source = f"its file says {said.tilt_axis_deg:g}" if by_file else "orientation.tilt_axis_deg"
+        return [f"      tilt axis {axis_deg:+.1f} deg from the vertical  ({source})"]
 
     def _of_all(self, folder: Path, there: Settling, names: list[str]) -> list[tuple[str, str]]:
         """What is to be said of a folder as a whole."""
