@@ -45,8 +45,8 @@ _FIGURES = {
     "vacuum_noise": "noise of the vacuum, counts",
     "vacuum_residual": "mean of the clean vacuum, counts",
     "trust_in_series": "trust, 0 to 1",
-    "total_counts": "total intensity, counts",
-    "centre_x_px": "centre of mass, x, px",
+    "total_intensity": "total intensity, counts",
+    "mass_x_px": "centre of mass, x, px",
 }
 
 

@@ -222,7 +222,7 @@ class Shelf:
 
     def _look(self, name: str, row: Row) -> Look:
         planes = self.pixels(name, row)
-        seen = look(planes["raw"], planes["clean"], row.get("tilt_axis_deg") or 0.0)
+        seen = look(planes["raw"], planes["clean"])
         key = (name, row["number"], row["clean_crc32"])
         self._figures.put(key, seen.figures)
         self._small.put(key, seen.small)
