@@ -175,6 +175,13 @@ def test_figures_that_fit_two_sections_settle_nothing(tmp_path: Path) -> None:
     assert ["has 4 section(s) for 3" in str(held) for held in verdicts(path)] == [True] * 3
 
 
+def test_two_images_have_no_section_in_common(tmp_path: Path) -> None:
+    """An image that is in the stack twice, and one section for both."""
+    path = stack(tmp_path, [0, 1, 1])
+    sections(path, [0, 2], [0, 1], pixels=True)
+    assert ["has 2 section(s) for 3" in str(held) for held in verdicts(path)] == [True] * 3
+
+
 def test_figures_of_other_pixels_say_nothing(tmp_path: Path) -> None:
     """Normalised since, or binned: one section for each image is believed as without them."""
     path = stack(tmp_path, [0, 1, 2])

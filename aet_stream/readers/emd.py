@@ -16,7 +16,7 @@ import numpy as np
 
 from aet_stream.errors import SourceError, SourceNotReady
 from aet_stream.projection import Acquisition, Array
-from aet_stream.readers import Source, checked_probe, finished, image_in_range, no_space, pixel_size_nm, understood, utc
+from aet_stream.readers import Source, checked_probe, finished, image_in_range, is_length, no_space, pixel_size_nm, understood, utc
 from aet_stream.readers.angle_array import is_angle_name
 from aet_stream.readers.hdf5 import attribute, known, member, numbers, opened
 from aet_stream.readers.velox import Velox, number
@@ -160,7 +160,7 @@ class Berkeley:
             raise SourceError(f"{path.name}: {data.name} has shape {data.shape}; (y, x) or (images, y, x) are projections")
         self._remarks: list[str] = []
         axes = understood(self._remarks, "the axes", lambda: _axes(path, file, group, data.shape), [_Axis("")] * data.ndim)
-        self._stacked = _tilted(axes) if data.ndim == 3 else -1
+        self._stacked = _stacked(path, axes) if data.ndim == 3 else -1
         """Which axis counts images; -1 for a single one."""
         y, x = (axis for index, axis in enumerate(axes) if index != self._stacked)
         (height, width), images = (np.delete(data.shape, self._stacked), data.shape[self._stacked]) if data.ndim == 3 else (data.shape, 1)
@@ -204,6 +204,8 @@ class _Axis(NamedTuple):
     values: tuple[float, ...] = ()
     unit: str = ""
     name: str = ""
+    lost: bool = False
+    """It is there, and cannot be read."""
 
     @property
     def step(self) -> float:
@@ -243,14 +245,29 @@ def _axes(path: Path, file: Any, group: str, shape: tuple[int, ...]) -> list[_Ax
         if first == 0 and len(values) == 2 < length:
             values = values[0] + (values[1] - values[0]) * np.arange(length)
         unit, name = (str(attribute(item, word) or "").strip("[] ") for word in ("units", "name"))
-        found.append(_Axis(key, tuple(values.tolist()), unit, name))
+        found.append(_Axis(key, tuple(values.tolist()), unit, name, item is None and key in file[group]))
     return found
 
 
-def _tilted(axes: list[_Axis]) -> int:
-    """The axis that counts tilts: the only one in an angle, or else the first."""
+def _stacked(path: Path, axes: list[_Axis]) -> int:
+    """The axis that counts images: the only one in an angle, or the only one in no length, or else the first.
+
+    Raises
+    ------
+    SourceError : that is a length, or the axes are there and nothing of them can be read
+    """
     angles = [index for index, axis in enumerate(axes) if axis.angle_unit]
-    return angles[0] if len(angles) == 1 else 0
+    others = [index for index, axis in enumerate(axes) if not is_length(axis.unit)]
+    if len(angles) == 1 or len(others) == 1:
+        return (angles if len(angles) == 1 else others)[0]
+    if not others or others[0]:
+        units = ", ".join(axis.unit or "?" for axis in axes)
+        raise SourceError(
+            f"{path.name}: a volume: its axes are in {units}; of projections the first, or the only one in no length, counts them"
+        )
+    if any(axis.lost for axis in axes) and not any(axis.values for axis in axes):
+        raise SourceError(f"{path.name}: its axes cannot be read, and so not which of them counts images")
+    return 0
 
 
 def _axis_tilts(axis: _Axis, images: int) -> _Tilts:
