@@ -121,6 +121,8 @@ def _held(reason: str) -> tuple[str, str]:
         return "give it a folder of another name; only if the watched folder is the same under another name: say its tilt", _RELEASE
     if reason.startswith("pixel size "):
         return "give it a folder of its own; only if it belongs to this series all the same: say its tilt", _RELEASE
+    if "which one is the projection?" in reason:
+        return "say the tilt of the one to use; the others may stay as they are", _RELEASE
     return "say its tilt", _RELEASE
 
 
