@@ -47,6 +47,15 @@ def test_two_datasets_of_one_detector_and_time_ask_which(frames: list[Frame], se
     assert all("which one is the projection?" in text for text in found.values())
 
 
+@pytest.mark.parametrize("settings", [Series(), Series(detector="HAADF")])
+def test_a_signal_without_a_detector_among_named_ones_is_asked_about(settings: Series) -> None:
+    """It is no repeat of theirs; the named ones are stored. Where no signal has a name, there is nothing to tell them by."""
+    found = doubts(signals({"detector": "HAADF"}, {"detector": ""}), Config(series=settings), growing=False)
+    assert list(found) == [1]
+    assert "no detector of this image, beside those of HAADF" in found[1]
+    assert doubts(signals({"detector": ""}), Config(series=settings), growing=False) == {}
+
+
 def test_the_question_says_how_to_answer_it() -> None:
     """With a setting where the file tells the segments apart, and for this file alone with a command."""
     text = doubts(signals({"segment": "A"}, {"segment": "B"}), Config(), growing=False)[0]
