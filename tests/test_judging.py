@@ -100,7 +100,7 @@ def test_what_is_written_again_is_not_compared_with_what_it_replaces() -> None:
 @pytest.mark.parametrize(
     ("first", "second", "words"),
     [
-        ({"detector": "HAADF"}, {"detector": "BF"}, "detector BF, but the series has HAADF; set series.detector"),
+        ({"detector": "HAADF"}, {"detector": "BF"}, "detector BF, but the series has HAADF"),
         ({"detector": "HAADF"}, {"detector": "haadf"}, ""),
         ({"detector": "HAADF"}, {}, ""),
         ({}, {"detector": "BF"}, ""),
