@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from aet_stream.tilts import SAME_TILT_DEG
+
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
@@ -71,7 +73,7 @@ class Frames(Section, frozen=True):
     expected: Count = 0
     """Frames per tilt. 0: not known, a tilt is complete when no further frame has come for `window_s`."""
     window_s: Seconds = 10.0
-    tolerance_deg: Seconds = 0.1
+    tolerance_deg: Seconds = SAME_TILT_DEG
     """Frames whose tilts differ by more are no frames of one tilt."""
     max_shift: Annotated[float, msgspec.Meta(gt=0, le=0.5)] = 0.25
     """Drift between frames beyond this share of the edge is not believed: averaged as they are, flagged."""
@@ -339,8 +341,8 @@ class Advice(Section, frozen=True):
     """Correlation with the first image at the same tilt, best displacement."""
     damage_intensity_above: Share = 0.1
     """Change of the total intensity since the first image at the same tilt."""
-    same_tilt_deg: Seconds = 0.3
-    """Tilts that differ by less are repeats."""
+    same_tilt_deg: Seconds = SAME_TILT_DEG
+    """Tilts that differ by no more are repeats."""
 
 
 class Supervise(Section, frozen=True):

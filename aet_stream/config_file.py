@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import ipaddress
 import math
 import re
@@ -44,10 +45,19 @@ def load(path: Path | None, overrides: list[str]) -> Config:
     for word in overrides:
         _override(tree, word)
     try:
-        config = msgspec.convert(tree, Config)
+        config = msgspec.convert(_with_dates_as_text(tree), Config)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{name}: {_explain(error, tree)}") from error
     return _checked(config, name)
+
+
+def _with_dates_as_text(tree: dict[str, Any]) -> dict[str, Any]:
+    """TOML has dates, and so they need no quotes."""
+
+    def text(value: Any) -> Any:
+        return value.isoformat() if isinstance(value, datetime.date | datetime.time) else value
+
+    return {name: {key: text(value) for key, value in table.items()} if isinstance(table, dict) else table for name, table in tree.items()}
 
 
 def _override(tree: dict[str, Any], word: str) -> None:

@@ -17,8 +17,8 @@ from aet_stream.config import Config, Series
 from aet_stream.messages import Acquired
 from aet_stream.naming import detector_in_name, is_left_out, shown
 from aet_stream.projection import Array, Candidate
+from aet_stream.tilts import EQUAL_TILT_DEG
 
-SAME_TILT_DEG = 0.01
 SAME_SIZE = 0.01
 """Pixel sizes that differ by no more than this share are one magnification."""
 
@@ -253,7 +253,7 @@ def _other_detector(image: _Image, rows: Rows, site: Site) -> Ruling:
 
 def _known_pixels(image: _Image, rows: Rows, site: Site) -> Ruling:
     for row in rows.same_pixels(image.acquired.sha256):
-        same_image, same_tilt = row.key == image.key, abs(row.tilt_deg - image.tilt_deg) <= SAME_TILT_DEG
+        same_image, same_tilt = row.key == image.key, abs(row.tilt_deg - image.tilt_deg) <= EQUAL_TILT_DEG
         if same_image and same_tilt:
             return "same", f"projection {row.number}: the file was touched, its pixels were not"
         if same_image and not image.by_person:

@@ -20,6 +20,7 @@ import numpy as np
 
 from aet_stream.errors import NewerLayout, StoreError
 from aet_stream.projection import Acquisition, Array, Drift, Quality, VisitKey
+from aet_stream.tilts import SAME_TILT_DEG
 
 LAYOUT_VERSION = 2
 """1: only the frames had checksums. 2: `content_sha256` in series.h5, `record_sha256` in a projection file, `crc32` beside extras."""
@@ -41,8 +42,6 @@ ABOUT = "/aet/series"
 NXTOMO = "/entry1/tomo_entry"
 
 NAN = float("nan")
-SAME_TILT_DEG = 0.1
-"""Visits within this are visits to one tilt."""
 
 
 @dataclass(frozen=True, slots=True)

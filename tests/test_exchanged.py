@@ -136,7 +136,7 @@ def test_a_real_data_exchange_file_is_read(test_data: Path, child: ReaderChild) 
 @pytest.mark.parametrize(
     ("theta", "unit", "words"),
     [
-        (TILTS[:2], "degrees", "/exchange/theta holds 2 numbers for 3 image(s)"),
+        (TILTS[:2], "degrees", "/exchange/theta holds 2 number(s) for 3 image(s)"),
         (np.radians(TILTS), "", "not whether in degrees or radians"),
         (None, "", "no tilt angle"),
         (np.array([b"a", b"b"]), "", "theta cannot be understood"),

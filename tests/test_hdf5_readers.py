@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 
-from aet_stream.hub.store import SeriesStore
+from aet_stream.hub.store import Draft
 from aet_stream.layout import crc32
 from aet_stream.projection import Array, sha256_of
 from aet_stream.reconstruct.export import export
@@ -24,7 +24,7 @@ from aet_stream.reconstruct.run import Options, reconstruct
 from aet_stream.series import Series
 from tests import old_hdf5
 from tests.test_reconstruct import BLOBS, views_of
-from tests.test_store import ABOUT, CLOSED, made
+from tests.test_store import ABOUT, CLOSED, made, opened
 
 HEIGHT, WIDTH, PIXEL_NM = 16, 32, 0.05
 EVEN_DEG = np.linspace(-70, 70, 15)
@@ -34,13 +34,13 @@ SUPERBLOCK_OF_1_8 = 2
 
 def stored(folder: Path, tilts_deg: Array, *, closed: bool = True, fold_rows: int = 256) -> Path:
     """A series as the hub writes it; its raw is the clean one and 7 more."""
-    store, batch = SeriesStore(folder / "s", fold_rows=fold_rows), []
+    store, batch = opened(folder, fold_rows), []
     for index, view in enumerate(views_of(BLOBS, tilts_deg, width=WIDTH, height=HEIGHT)):
         raw = view + np.float32(7)
         clean = raw - np.float32(7)
-        pixels = {"sha256": sha256_of(raw), "raw_crc32": crc32(raw), "clean_crc32": crc32(clean), "pixel_size_nm": PIXEL_NM}
-        record, *_ = made(index, tilt_deg=float(tilts_deg[index]), closed_at=1e9 + index, **pixels)
-        batch.append((record, raw, clean))
+        facts = {"sha256": sha256_of(raw), "raw_crc32": crc32(raw), "clean_crc32": crc32(clean), "pixel_size_nm": PIXEL_NM}
+        record = made(index, tilt_deg=float(tilts_deg[index]), closed_at=1e9 + index, **facts).record
+        batch.append(Draft(record, {"raw": raw, "clean": clean}))
     store.commit(batch)
     while store.needs_folding():
         list(store.fold())
@@ -111,7 +111,7 @@ def test_files_of_earlier_versions_go_on(files: Path, tmp_path: Path) -> None:
     (tmp_path / "s" / "projections").mkdir(parents=True)
     for path in (files / "series.h5", *(files / "projections").glob("*.h5")):
         as_before(path, tmp_path / "s" / path.relative_to(files))
-    store = SeriesStore(tmp_path / "s", fold_rows=3)
+    store = opened(tmp_path, fold_rows=3)
     for after in (False, True):
         if after:
             assert store.check() == []
@@ -170,19 +170,19 @@ def test_a_series_is_what_nxtomo_defines(series: Path) -> None:
 
 
 def test_a_series_opens_at_its_images(series: Path) -> None:
-    """Over its tilts and over nm, counted from the tilt axis."""
+    """Over its tilts and over nm, to the right of the tilt axis and upwards."""
     with h5py.File(series) as file:
         plot = default_plot(file)
         assert plot[plot.attrs["signal"]] == file["exchange/data"]
         axes = axes_of(plot)
         assert [(name, axis.attrs["units"]) for name, axis in axes.items()] == [("rotation_angle", "degree"), ("y", "nm"), ("x", "nm")]
         np.testing.assert_allclose(axes["x"], PIXEL_NM * (np.arange(WIDTH) - (WIDTH - 1) / 2))
-        np.testing.assert_allclose(axes["y"], PIXEL_NM * (np.arange(HEIGHT) - (HEIGHT - 1) / 2))
+        np.testing.assert_allclose(axes["y"], PIXEL_NM * ((HEIGHT - 1) / 2 - np.arange(HEIGHT)))
 
 
 def test_without_a_pixel_size_axes_count_pixels(tmp_path: Path) -> None:
     """And say so."""
-    store = SeriesStore(tmp_path / "s", fold_rows=256)
+    store = opened(tmp_path)
     store.commit([made(0)])
     store.write_master(ABOUT)
     with h5py.File(tmp_path / "s" / "series.h5") as file:
@@ -191,7 +191,7 @@ def test_without_a_pixel_size_axes_count_pixels(tmp_path: Path) -> None:
 
 
 def test_a_volume_opens_over_its_axes(files: Path) -> None:
-    """Slices, rows and columns in nm from the middle; its plot is the volume itself."""
+    """In nm from the middle, right-handed: to the right, upwards, towards who looks; its plot is the volume itself."""
     with h5py.File(files / "reconstruction.h5") as file:
         plot = default_plot(file)
         volume = plot[plot.attrs["signal"]]
@@ -199,7 +199,7 @@ def test_a_volume_opens_over_its_axes(files: Path) -> None:
         assert volume.attrs["target"] == "/reconstruction/volume"
         axes = axes_of(plot)
         assert {name: axis.attrs["units"] for name, axis in axes.items()} == {"y": "nm", "z": "nm", "x": "nm"}
-        assert all(float(axis[-1] - axis[-2]) == pytest.approx(PIXEL_NM) for axis in axes.values())
+        assert [float(axis[1] - axis[0]) for axis in axes.values()] == pytest.approx([-PIXEL_NM, -PIXEL_NM, PIXEL_NM])
         assert all(float(axis[0] + axis[-1]) == pytest.approx(0, abs=1e-9) for axis in axes.values())
 
 

@@ -6,6 +6,8 @@ A series as the hub writes it, while it is open (a master over single files) and
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from scipy.io import loadmat
 
 from aet_stream.reconstruct.run import Options, reconstruct
 from tests.durability import rig
@@ -111,3 +114,17 @@ def test_tomopy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = run("tomopy", folder, monkeypatch)
     assert found["volume"].shape == (32, 32, 32)
     assert np.isfinite(found["volume"]).all()
+
+
+@pytest.mark.skipif(shutil.which("octave-cli") is None, reason="Octave is not installed")
+def test_octave(folder: Path, tmp_path: Path) -> None:
+    """Images, tilts and volume by its own `load`, axes as the page says."""
+    (lines,) = re.findall(r"```octave\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    keep = f"save('-v7', '{tmp_path / 'found.mat'}', 'data', 'tilts', 'volume');"
+    done = subprocess.run(["octave-cli", "--quiet", "--eval", lines + keep], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = loadmat(tmp_path / "found.mat")
+    order = in_order(np.ravel(found["tilts"]))
+    np.testing.assert_array_equal(np.moveaxis(found["data"], 2, 0)[order], CLEAN)
+    with h5py.File(folder / "reconstruction.h5") as file:
+        np.testing.assert_array_equal(found["volume"].T, file["reconstruction/volume"][()])

@@ -359,7 +359,7 @@ def test_volume_lies_beside_the_series(series: Path) -> None:
         assert group.attrs["voxel_size_nm"] == pytest.approx(0.04)
         assert len(group.attrs["series_digest"]) == 64
         assert group.attrs["software"].startswith("aet_stream ")
-        assert "tilt axis along y" in file[VOLUME].attrs["axes"]
+        assert "tilt axis along y" in file[VOLUME].attrs["description"]
         assert file[VOLUME].attrs["units"] == "counts per voxel"
         np.testing.assert_array_equal(group["tilts_deg"], TILTS_DEG)
         np.testing.assert_array_equal(group["rows"], np.arange(29))

@@ -35,7 +35,7 @@ NXCLASSES = {
 DESCRIBED: dict[str, dict[str, str]] = {
     "instrument/detector/data": {
         "units": "counts",
-        "long_name": "without background",
+        "long_name": "without background (counts)",
         "interpretation": "image",
         "description": "background-free: raw - background, nothing clipped or masked; (tilt, y, x), tilt axis along y",
         "target": f"{layout.NXTOMO}/instrument/detector/data",
@@ -43,9 +43,7 @@ DESCRIBED: dict[str, dict[str, str]] = {
     "instrument/detector/image_key": {"target": f"{layout.NXTOMO}/instrument/detector/image_key"},
     "instrument/detector/x_pixel_size": {"units": "m"},
     "instrument/detector/y_pixel_size": {"units": "m"},
-    "sample/rotation_angle": {"units": "degree", "long_name": "tilt", "target": f"{layout.NXTOMO}/sample/rotation_angle"},
-    "data/y": {"long_name": "along the tilt axis"},
-    "data/x": {"long_name": "across the tilt axis"},
+    "sample/rotation_angle": {"units": "degree", "target": f"{layout.NXTOMO}/sample/rotation_angle"},
 }
 """Below NXTOMO: what a plot needs to know of a dataset. `target`: of the names that links give it, the one that counts."""
 LINKS = {"data": "instrument/detector/data", "rotation_angle": "sample/rotation_angle", "image_key": "instrument/detector/image_key"}
@@ -160,7 +158,7 @@ def _write_rest(file: h5py.File, records: list[Record], shape: tuple[int, ...], 
     _write_per_projection(file, records, contents, shape[0] * shape[1])
     _write_about(file, records, about)
     _write_nxtomo(file, records, about, shape, contents)
-    for name in (*NXCLASSES, *(f"{layout.NXTOMO}/{name}" for name in DESCRIBED), layout.ABOUT):
+    for name in (*NXCLASSES, layout.ABOUT):
         contents.add_attributes(file[name])
     file[layout.ABOUT].attrs["content_sha256"] = contents.sha256()
 
@@ -244,17 +242,17 @@ def _write_nxtomo(file: h5py.File, records: list[Record], about: About, shape: t
         "instrument/detector/image_key_control": np.zeros(len(records), np.int32),
         "instrument/detector/x_pixel_size": size_nm * 1e-9,
         "instrument/detector/y_pixel_size": size_nm * 1e-9,
-        "data/y": nexus.positions(shape[0], size_nm),
+        "data/y": -nexus.positions(shape[0], size_nm),  # upwards
         "data/x": nexus.positions(shape[1], size_nm),
     }.items():
         entry[key] = contents.add(value)
     entry["instrument/detector/data"], entry["sample/rotation_angle"] = file[layout.CLEAN], file[layout.THETA]
     for key, target in LINKS.items():
         entry[f"data/{key}"] = entry[target]
-    for key, attributes in DESCRIBED.items():
+    edge = {"units": nexus.unit(size_nm)}
+    for key, attributes in {**DESCRIBED, "data/y": edge, "data/x": edge}.items():
         entry[key].attrs.update(attributes)
-    for axis in ("y", "x"):
-        entry[f"data/{axis}"].attrs["units"] = nexus.unit(size_nm)
+        contents.add_attributes(entry[key])
     nexus.make_plot(entry["data"], "data", ("rotation_angle", "y", "x"), title=about.name)
     nexus.set_default(file, *layout.NXTOMO.strip("/").split("/"), "data")
 

@@ -113,7 +113,9 @@ class Adviser:
 
     def _damage(self, row: Row, say: Callable[..., None]) -> None:
         """Against the first image at the same tilt, which is there to watch for beam damage."""
-        first = next(other for other in self._rows if abs(other["tilt_deg"] - row["tilt_deg"]) < self._limits.same_tilt_deg or other is row)
+        first = next(
+            other for other in self._rows if abs(other["tilt_deg"] - row["tilt_deg"]) <= self._limits.same_tilt_deg or other is row
+        )
         if first is row:
             return
         limits, at = self._limits, f"the first image at {first['tilt_deg']:+.1f}°"

@@ -17,12 +17,11 @@ import numpy as np
 from aet_stream.errors import SourceNotReady
 from aet_stream.projection import Acquisition, Array, Drift
 from aet_stream.readers import Source, checked_probe, finished, image_in_range
+from aet_stream.tilts import SAME_TILT_DEG
 
 AGREE_PX = 1.5
 """Halves that differ by more do not know the shift."""
 SAME_ROTATION_DEG = 1.0
-SAME_TILT_DEG = 0.1
-"""Frames of one visit whose tilts, as their file has them, differ by more are none."""
 
 
 class OneVisit:

@@ -87,6 +87,8 @@ class Stated(NamedTuple):
 def _choose(path: Path, variables: Variables) -> tuple[str, tuple[int, ...], str]:
     """(name, shape, dtype) of the projection array."""
     fitting = [(name, shape, dtype) for name, (shape, dtype) in variables.items() if _may_be_projections(shape) and not is_angle_name(name)]
+    if variables and all(map(is_angle_name, variables)):
+        raise SourceError(f"{path.name}: holds angles and no projections; it is read as angles.mat beside projections.mat")
     if len(fitting) != 1:
         found = (
             ", ".join(name for name, _, _ in fitting)

@@ -22,8 +22,8 @@ from aet_stream.errors import SourceError, SourceNotReady
 from aet_stream.projection import Acquisition, Array
 from aet_stream.readers import MAX_IMAGES, checked_probe, finished, image_in_range, no_space, pixel_size_nm, utc
 from aet_stream.readers.hdf5 import known, member, numbers, opened
+from aet_stream.tilts import EQUAL_TILT_DEG
 
-_SAME_TILT_DEG = 0.01
 _MAX_JSON_BYTES = 1 << 22
 _MAX_OBJECTS = 2000
 """Operations and displays that are looked at; a file has dozens."""
@@ -89,7 +89,7 @@ class Velox:
         for signal in signals:
             tilts = [_tilt(frame.said)[0] for frame in signal.frames]
             known_tilts = [tilt for tilt in tilts if tilt is not None]
-            one = not known_tilts or (len(known_tilts) == len(tilts) and max(known_tilts) - min(known_tilts) <= _SAME_TILT_DEG)
+            one = not known_tilts or (len(known_tilts) == len(tilts) and max(known_tilts) - min(known_tilts) <= EQUAL_TILT_DEG)
             why = _no_projection(signal, signals)
             self._images += [(signal, 0, len(tilts), why)] if one else [(signal, frame, 1, why) for frame in range(len(tilts))]
         largest = max(signals, key=lambda s: s.shape[0] * s.shape[1])

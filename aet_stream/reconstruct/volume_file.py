@@ -23,7 +23,7 @@ _FORMS = {
     ".mat": "mat",
 }  # fmt: skip
 VOLUME = "/reconstruction/volume"
-_AXES = "(slice y, row, column); tilt axis along y; row = (N-1)/2 - Y, column = (N-1)/2 + X; seen at (N-1)/2 + X cos(tilt) + Y sin(tilt)"
+_ABOUT = "(slice y, row, column); tilt axis along y; row = (N-1)/2 - Y, column = (N-1)/2 + X; seen at (N-1)/2 + X cos(tilt) + Y sin(tilt)"
 
 Facts = dict[str, str | int | float]
 """Attributes of the volume: what it was made from, and how."""
@@ -102,7 +102,7 @@ def save(target: Path, given: Input, result: Result, facts: Facts) -> None:
 def _write(file: h5py.File, given: Input, result: Result, facts: Facts) -> None:
     group = file.create_group("reconstruction")
     dataset = group.create_dataset("volume", data=result.volume)
-    dataset.attrs["axes"] = _AXES
+    dataset.attrs["description"] = _ABOUT  # NeXus means something else by `axes`
     dataset.attrs["units"] = (
         "arbitrary: gridrec's amplitude depends on the tilts" if facts["method"] == "tomopy:gridrec" else "counts per voxel"
     )
@@ -118,21 +118,17 @@ def _write(file: h5py.File, given: Input, result: Result, facts: Facts) -> None:
     _write_plot(file, size_nm)
 
 
-_EDGES = {"y": "slice, along the tilt axis", "z": "row, along the beam at no tilt", "x": "column, across the tilt axis"}
-"""Of a volume, in its order. To the right, down and away from who looks along the beam: a right-handed system."""
-
-
 def _write_plot(file: h5py.File, voxel_size_nm: float) -> None:
-    """NeXus: the volume over its axes, which viewers open by themselves."""
+    """NeXus: the volume over its axes, which viewers open by themselves. To the right, upwards, towards who looks along the beam."""
     group, volume = file["reconstruction"], file[VOLUME]
     group.attrs["NX_class"] = "NXentry"
     data = group.create_group("data")
     data["volume"] = volume
     volume.attrs.update(target=VOLUME, interpretation="image")
-    for (name, meaning), edge_px in zip(_EDGES.items(), volume.shape, strict=True):
-        data[name] = nexus.positions(edge_px, voxel_size_nm)
-        data[name].attrs.update(units=nexus.unit(voxel_size_nm), long_name=meaning)
-    nexus.make_plot(data, "volume", tuple(_EDGES), title="volume")
+    for name, edge_px, sign in zip("yzx", volume.shape, (-1, -1, 1), strict=True):
+        data[name] = sign * nexus.positions(edge_px, voxel_size_nm)
+        data[name].attrs["units"] = nexus.unit(voxel_size_nm)
+    nexus.make_plot(data, "volume", "yzx", title="volume")
     nexus.set_default(file, "reconstruction", "data")
 
 

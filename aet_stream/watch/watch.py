@@ -7,16 +7,16 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from aet_stream import failpoints
 from aet_stream.config import Config
 from aet_stream.errors import AetError, ReaderDied, SourceError, SourceGone, SourceNotReady, SourceStillZero, WireError
-from aet_stream.messages import FileOffer, NoReader, NotAcquired, Offer, Older, OlderFile, SeriesEnd, Taken, Want
+from aet_stream.messages import AnyMessage, FileOffer, NoReader, NotAcquired, Offer, Older, OlderFile, SeriesEnd, Taken, ToHub, Want
 from aet_stream.naming import NO_TEXT, shown, top_folder
-from aet_stream.projection import Projection, VisitKey
+from aet_stream.projection import Array, Projection, VisitKey
 from aet_stream.readers import stat_stamp
 from aet_stream.readers.child import Member, Reading
 from aet_stream.readers.looking import Look
@@ -53,12 +53,29 @@ class Reader(Protocol):
     def close(self) -> None: ...
 
 
+class Link(Protocol):
+    """The way to a hub, and what its pulse last said (transport.HubLink)."""
+
+    hub_id: str
+    newer_than_s: float
+
+    def send(self, message: ToHub, pixels: Array | None = None) -> bool: ...
+    def beat(self, status: dict[str, Any]) -> bool: ...
+    def receive(self, timeout_s: float) -> Iterator[tuple[AnyMessage, Array | None]]: ...
+    def close(self) -> None: ...
+
+
 class Watch:
     """The only one that looks at source files; it never changes, moves or locks one."""
 
     name = "watch"
 
-    def __init__(self, config: Config, reader: Reader) -> None:
+    def __init__(self, config: Config, reader: Reader, link: Link | None = None) -> None:
+        """
+        Parameters
+        ----------
+        link : the way to the hub; by default the socket below `output.root`
+        """
         self._config = config
         self.root = config.watch_root
         self._reader = reader
@@ -75,11 +92,11 @@ class Watch:
         self._asked: deque[Want] = deque()
         self._ends_told: dict[str, str] = {}
         self._nameless_told: dict[str, str] = {}
-        self._unread_told: tuple[tuple[str, str, int], ...] | None = None
+        self._no_reader_told: tuple[tuple[str, str, int], ...] | None = None
         self._older_told = False
         self._unread: dict[VisitKey, float] = {}
         """Units whose pixels cannot be read, and since when."""
-        self._link: HubLink | None = None
+        self._link = link
         self._witness: Witness | None = None
         self._hub_id = ""
         self._rhythm = Rhythm(config.watch.scan_s)
@@ -88,7 +105,8 @@ class Watch:
     def start(self) -> None:
         self._witness = Witness(self._config)
         self._settling.suffixes = self._reader.suffixes()
-        self._link = HubLink(self._config.output_root, role="watch", name=self.name, wake_fd=self._hints.wake_fd)
+        if self._link is None:
+            self._link = HubLink(self._config.output_root, role="watch", name=self.name, wake_fd=self._hints.wake_fd)
         self._look_for_root()
         self._scan(time.monotonic())
         self._say_merged(self._settling.candidates)
@@ -98,7 +116,7 @@ class Watch:
             logger.warning("%s", sentence)
 
     @property
-    def link(self) -> HubLink:
+    def link(self) -> Link:
         if self._link is None:
             raise SourceNotReady("watch has not been started")
         return self._link
@@ -167,7 +185,7 @@ class Watch:
             self._offer(now)
             self._tell_ends()
             self._tell_nameless()
-            self._tell_unread()
+            self._tell_no_reader()
             self._tell_older()
             if self._asked and time.monotonic() - now < self._config.watch.reader_timeout_s:  # one timeout a step is enough
                 self._answer(self._asked.popleft())
@@ -182,7 +200,7 @@ class Watch:
         self._asked.clear()
         self._ends_told.clear()
         self._nameless_told.clear()
-        self._unread_told, self._older_told = None, False
+        self._no_reader_told, self._older_told = None, False
         self._unread.clear()
         self._rhythm.now()
 
@@ -286,11 +304,11 @@ class Watch:
                     return
                 self._nameless_told[path] = stamp
 
-    def _tell_unread(self) -> None:
+    def _tell_no_reader(self) -> None:
         """Files that may be images, of formats without a reader."""
         unread = _fitting(self._settling.no_reader)
-        if unread != self._unread_told and self.link.send(NoReader(folders=unread)):
-            self._unread_told = unread
+        if unread != self._no_reader_told and self.link.send(NoReader(folders=unread)):
+            self._no_reader_told = unread
 
     def _tell_older(self) -> None:
         """Images that are older than wanted: the hub says which of them were not there from the first. A bounded number a turn."""

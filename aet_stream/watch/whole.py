@@ -8,9 +8,9 @@ from collections.abc import Callable, Hashable, Sequence
 
 from aet_stream.config import Config
 from aet_stream.naming import is_left_out
+from aet_stream.tilts import EQUAL_TILT_DEG
 from aet_stream.watch.visits import Frame
 
-SAME_TILT_DEG = 0.01
 FEWEST, FEWEST_WHILE_GROWING = 2, 3
 """Images that make a stack. One that grows may begin with a second image at its first tilt, to watch for damage."""
 
@@ -32,7 +32,7 @@ def doubts(frames: Sequence[Frame], config: Config, *, growing: bool) -> dict[in
     fewest = FEWEST_WHILE_GROWING if growing else FEWEST
     for group in _grouped(used, lambda frame: (frame.said.detector.lower(), frame.said.dataset)):
         tilts_deg = [frame.tilt_deg for frame in group if frame.tilt_deg is not None]
-        if len(tilts_deg) >= fewest and max(tilts_deg) - min(tilts_deg) <= SAME_TILT_DEG and not _one_visit(group, config):
+        if len(tilts_deg) >= fewest and max(tilts_deg) - min(tilts_deg) <= EQUAL_TILT_DEG and not _one_visit(group, config):
             found |= {frame.unit.image: found.get(frame.unit.image) or _all_the_same(tilts_deg[0]) for frame in group}
     return found
 
