@@ -70,6 +70,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         put(found.root / "np", 7, CLIPPED_TILT_DEG, pixels=pixels)
         put(found.root / "np", 8, -20.0)
         (found.root / "np" / "broken_+50.0deg.tif").write_bytes(b"II*\0 no image")
+        (found.root / "np" / "movie_+50.0deg.eer").write_bytes(b"II*\0" + bytes(2000))
         found.wait_for_totals(stored=15, held=1, quarantined=1)
         yield found
 
@@ -190,6 +191,7 @@ def test_every_panel_says_the_truth(browser: Browser, daemon: Daemon) -> None:
     count = len(truth.theta)
     assert page.text("#words").startswith(f"tilt {count}, {truth.theta[-1]:+.1f}°, stored ")
     assert page.text("#words").count("1 held, 1 quarantined") == 1
+    page.wait("document.querySelector('#words').textContent.includes('np: 1 file *.eer: no reader')")
     whole = """(() => {
         document.querySelector("#words").textContent += "; command failed 10 times: see aet-stream events; webhook failed 3 times";
         const room = document.querySelector("#facts").getBoundingClientRect();

@@ -42,7 +42,7 @@ def verdicts(path: Path, *loose: str) -> list[float | str]:
     """The tilt of each image, or why it is held."""
     found = looked(path, *loose)
     said = [resolve(u.acquisition, u.tilts, path.name, found.probe.promised, Angle(), remark=u.remark) for u in found.units]
-    return [hold or stated[0].tilt_deg for stated, hold in said]
+    return [str(hold) if hold else stated[0].tilt_deg for stated, hold in said]
 
 
 def stack(folder: Path, chosen: list[int], name: str = "ts.mrc") -> Path:
@@ -173,6 +173,13 @@ def test_figures_that_fit_two_sections_settle_nothing(tmp_path: Path) -> None:
     text = (tmp_path / "ts.mrc.mdoc").read_text()
     (tmp_path / "ts.mrc.mdoc").write_text(text.replace("[ZValue = 2]\nTiltAngle = -36.0", "[ZValue = 2]\nTiltAngle = 1.5"))
     assert ["has 4 section(s) for 3" in str(held) for held in verdicts(path)] == [True] * 3
+
+
+def test_two_images_have_no_section_in_common(tmp_path: Path) -> None:
+    """An image that is in the stack twice, and one section for both."""
+    path = stack(tmp_path, [0, 1, 1])
+    sections(path, [0, 2], [0, 1], pixels=True)
+    assert ["has 2 section(s) for 3" in str(held) for held in verdicts(path)] == [True] * 3
 
 
 def test_figures_of_other_pixels_say_nothing(tmp_path: Path) -> None:
