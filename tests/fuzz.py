@@ -106,7 +106,7 @@ def run(
 
 
 def _images(path: Path) -> dict[int, np.ndarray]:
-    source = Sources(1 << 30).open(path).source
+    source = Sources(1 << 30).open(path).source  # with its sidecars: an mdoc may call its images frames
     return {image: source.frames(image) for image in range(source.probe.images)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from aet_stream.watch.describe import describe_all
 from tests.mixtures import MANY, Mixture, Right
 from tests.rehearsal import Ending, Rehearsal
 
-FEW = 12
+FEW = 8
 _STATES = {
     "would be stored": "stored",
     "would be held": "held",
@@ -107,6 +108,31 @@ def rehearse(seed: int, folder: Path, readers: Readers) -> tuple[int, str]:
     wrong += [] if unread == mixture.unread else [f"without a reader: right {dict(mixture.unread)}, run {unread}"]
     wrong += [] if unread_said == expected else [f"without a reader: right {expected}, check {unread_said}"]
     return len(mixture.right), "\n".join([f"mixture {seed} {mixture.settings}", *wrong, words]) if wrong else ""
+
+
+def disagreements(root: Path, folder: Path, reader: ReaderChild) -> tuple[int, list[str]]:
+    """Images of whatever lies below a folder, and those that `check` and a run say different things of."""
+    shutil.copytree(root, folder / "in" / root.name)
+    with Rehearsal(folder, reader) as daemon:
+        endings, config = daemon.run().endings, daemon.config
+    said, _, _ = foretold(folder / "in", reader, config)
+    shown = {(path, image): run for (path, image), run in endings.items() if image >= 0 and ((path, image) in said or (path, -1) in said)}
+    wrong = [
+        f"{path}[{image}]: run {run}, check {said.get((path, image), said.get((path, -1)))}"
+        for (path, image), run in shown.items()
+        if not agreed(Right(run.state), run, said.get((path, image), said.get((path, -1))))
+    ]
+    wrong += [f"{path}[{image}]: check {said[path, image]}" for path, image in said if image >= 0 and (path, image) not in endings]
+    wrong += [f"{path}: run {endings[path, 0]}" for path, image in endings if image == 0 and not {(path, 0), (path, -1)} & said.keys()]
+    return len([key for key in endings if key[1] >= 0]), wrong
+
+
+@pytest.mark.parametrize("kind", ["dm", "mdoc", "mrc", "ncem-emd", "tia", "tiff", "velox"])
+def test_check_and_a_run_agree_about_real_files(tmp_path: Path, readers: Readers, test_data: Path, kind: str) -> None:
+    """Whatever instruments wrote: the same verdict for the same reason."""
+    images, wrong = disagreements(test_data / "formats" / kind, tmp_path, readers.of())
+    assert not wrong, "\n".join(wrong)
+    assert images or kind == "mdoc"
 
 
 @pytest.mark.parametrize("seed", range(FEW))

@@ -297,35 +297,58 @@ def _data_group(path: Path, file: Any) -> str:
     ------
     SourceError : there is none, or several
     """
-    groups: dict[str, int] = {}
-    links: list[str] = []
-    _look_through(path, file, "", groups, links, [_MAX_OBJECTS])
-    best = [name for name, rank in groups.items() if rank == max(groups.values())]
+    search = _Search(path)
+    search.through(file)
+    found = search.found.values()
+    best = [name for rank, name in found if rank == max(rank for rank, _ in found)]
     if len(best) > 1:
         raise SourceError(f"{path.name}: {len(best)} data groups ({', '.join(best[:4])}); one is needed")
     if not best:
-        behind = f"; {links[0]} is a link, and only data inside the file are read" if links else ""
+        behind = f"; {search.links[0]} is a link, and only data inside the file are read" if search.links else ""
         raise SourceError(f"{path.name}: an EMD file without images (no Velox image, no group with emd_group_type 1 or data{behind})")
     return best[0]
 
 
-def _look_through(path: Path, group: Any, name: str, groups: dict[str, int], links: list[str], left: list[int], depth: int = 0) -> None:
-    """Note every group with data and its rank, and every link. Bounded, because a damaged file may contain itself."""
+class _Search:
+    """Goes through the groups of a file, each once, whatever names it has. Bounded."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: set[int] = set()
+        self._left = _MAX_OBJECTS
+        self.found: dict[int, tuple[int, str]] = {}
+        """By the place of its data: rank and name of a group with data."""
+        self.links: list[str] = []
+
+    def through(self, group: Any, name: str = "", depth: int = 0) -> None:
+        import h5py
+
+        for key in group if depth < _MAX_DEPTH else ():
+            self._left -= 1
+            if self._left < 0:
+                raise SourceError(f"{self._path.name}: more than {_MAX_OBJECTS} groups and datasets")
+            where = f"{name}/{key}".strip("/")
+            if not isinstance(group.get(key, getlink=True), h5py.HardLink):
+                self.links.append(where)
+                continue
+            item = known(self._path, group, key)
+            if isinstance(item, h5py.Group) and _place(item) not in self._seen:
+                self._seen.add(_place(item))
+                self._note(item, where)
+                self.through(item, where, depth + 1)
+
+    def _note(self, group: Any, name: str) -> None:
+        data = known(self._path, group, "data")
+        if getattr(data, "ndim", 0) >= 2:
+            rank = 2 if attribute(group, "emd_group_type") == 1 else int(known(self._path, group, "dim1") is not None)
+            self.found[_place(data)] = max(self.found.get(_place(data), (-1, "")), (rank, name), key=lambda known: known[0])
+
+
+def _place(item: Any) -> int:
+    """Where in the file an object lies."""
     import h5py
 
-    for key in group if depth < _MAX_DEPTH else ():
-        left[0] -= 1
-        if left[0] < 0:
-            raise SourceError(f"{path.name}: more than {_MAX_OBJECTS} groups and datasets")
-        where = f"{name}/{key}".strip("/")
-        if not isinstance(group.get(key, getlink=True), h5py.HardLink):
-            links.append(where)
-            continue
-        item = known(path, group, key)
-        if isinstance(item, h5py.Group):
-            if getattr(known(path, item, "data"), "ndim", 0) >= 2:
-                groups[where] = 2 if attribute(item, "emd_group_type") == 1 else int(known(path, item, "dim1") is not None)
-            _look_through(path, item, where, groups, links, left, depth + 1)
+    return int(h5py.h5o.get_info(item.id).addr)
 
 
 def _times(path: Path, file: Any, group: str) -> list[float]:
