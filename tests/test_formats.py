@@ -346,10 +346,12 @@ def test_a_compustage_does_not_say_its_unit(tmp_path: Path) -> None:
 def test_a_tail_of_zeros_is_waited_for_and_then_flagged(tmp_path: Path, child: ReaderChild, kind: str) -> None:
     """Whole by its header, not written to the end: not ready; once it has stood for the grace, taken with a flag."""
     image = known_image(1, 48)
-    columns = np.s_[-20:, -1]
-    where = {"ser": np.s_[0, -20:], "mat": columns, "npy by columns": columns}.get(kind, np.s_[-1, -20:])  # the last in the file
-    image[where] = 0
-    image = np.asfortranarray(image) if kind == "npy by columns" else image
+    image[-1, -20:] = 0
+    if kind == "ser":
+        image = image[::-1].copy()
+        image[0, -20:] = 0
+    if kind in ("mat", "npy by columns"):  # the last column is the end of the file
+        image = image.T
     kind = kind.partition(" ")[0]
     path = tmp_path / f"x{writers.SUFFIX[kind]}"
     path.write_bytes(writers.WRITERS[kind](image, 1.0, 0.1))
