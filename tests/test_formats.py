@@ -334,7 +334,9 @@ def test_a_compustage_does_not_say_its_unit(tmp_path: Path) -> None:
     growing = containers.StemTomo(tmp_path / "t.emd", repeats=1, size_px=16, stage="compustage")
     growing.append(known_image(0, 16)[None], 0.5)
     acquisition = open_source(tmp_path / "t.emd").acquisition(0)
-    assert "metadata_unit" in resolve(acquisition, (), "t.emd", 1, Angle())[1].with_remedy()
+    hold = resolve(acquisition, (), "t.emd", 1, Angle())[1]
+    assert hold is not None
+    assert "metadata_unit" in hold.remedy
     stated, hold = resolve(acquisition, (), "t.emd", 1, Angle(metadata_unit="rad"))
     assert (stated[0].tilt_deg, hold) == (pytest.approx(np.degrees(0.5)), None)
 
