@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from aet_stream.tilts import SAME_TILT_DEG
+
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
@@ -71,7 +73,7 @@ class Frames(Section, frozen=True):
     expected: Count = 0
     """Frames per tilt. 0: not known, a tilt is complete when no further frame has come for `window_s`."""
     window_s: Seconds = 10.0
-    tolerance_deg: Seconds = 0.1
+    tolerance_deg: Seconds = SAME_TILT_DEG
     """Frames whose tilts differ by more are no frames of one tilt."""
     max_shift: Annotated[float, msgspec.Meta(gt=0, le=0.5)] = 0.25
     """Drift between frames beyond this share of the edge is not believed: averaged as they are, flagged."""
@@ -115,12 +117,28 @@ class Angle(Section, frozen=True):
 
 
 class Orientation(Section, frozen=True):
-    """How pixels are turned when they are read, so that the tilt axis lies along y and the hand is right."""
+    """How pixels are turned when they are read, so that the hand is right and the tilt axis lies along y or is known."""
 
     transpose: bool = False
     """First of the three: rows become columns."""
     flip_y: bool = False
     flip_x: bool = False
+    tilt_axis_deg: Annotated[float, msgspec.Meta(ge=-180, le=180)] | Literal["file"] = "file"
+    """Where the tilt axis lies after that, in degrees from +y (towards higher rows) towards -x: as IMOD and SerialEM count it, who show the
+    first row at the bottom, from the vertical counterclockwise; with the first row at the top, clockwise. Images are stored as they are; it
+    is the volume that is made of turned ones. `file`: what an mdoc says (of the pixels before they are transposed or flipped), else 0."""
+
+    def axis_deg(self, stated_deg: float | None) -> float:
+        """Where the axis lies in pixels that have been turned so, degrees; NaN where neither this nor the file says it.
+
+        A flip decides about the hand, so it turns the axis as a line only; a transposed image has it within a right angle of y.
+        """
+        if self.tilt_axis_deg != "file":
+            return self.tilt_axis_deg
+        if stated_deg is None:
+            return float("nan")
+        turned = (90 - stated_deg + 90) % 180 - 90 if self.transpose else stated_deg
+        return -turned if self.flip_y != self.flip_x else turned
 
     @property
     def letters(self) -> str:
@@ -339,8 +357,8 @@ class Advice(Section, frozen=True):
     """Correlation with the first image at the same tilt, best displacement."""
     damage_intensity_above: Share = 0.1
     """Change of the total intensity since the first image at the same tilt."""
-    same_tilt_deg: Seconds = 0.3
-    """Tilts that differ by less are repeats."""
+    same_tilt_deg: Seconds = SAME_TILT_DEG
+    """Tilts that differ by no more are repeats."""
 
 
 class Supervise(Section, frozen=True):

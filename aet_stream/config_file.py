@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import ipaddress
 import math
 import re
@@ -44,10 +45,19 @@ def load(path: Path | None, overrides: list[str]) -> Config:
     for word in overrides:
         _override(tree, word)
     try:
-        config = msgspec.convert(tree, Config)
+        config = msgspec.convert(_with_dates_as_text(tree), Config)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{name}: {_explain(error, tree)}") from error
     return _checked(config, name)
+
+
+def _with_dates_as_text(tree: dict[str, Any]) -> dict[str, Any]:
+    """TOML has dates, and so they need no quotes."""
+
+    def text(value: Any) -> Any:
+        return value.isoformat() if isinstance(value, datetime.date | datetime.time) else value
+
+    return {name: {key: text(value) for key, value in table.items()} if isinstance(table, dict) else table for name, table in tree.items()}
 
 
 def _override(tree: dict[str, Any], word: str) -> None:
@@ -76,8 +86,12 @@ def _explain(error: msgspec.ValidationError, tree: Any) -> str:
         return f"unknown key `{'.'.join(filter(None, (key, unknown.group(1))))}`; known here: {known}"
     if value := re.fullmatch("Invalid enum value (.*)", what):
         return f"{key} = {value.group(1)}: choose one of {', '.join(_choices(key))}"
-    what = re.sub(r"`(\w+)`", lambda kind: _KINDS.get(kind[1], kind[1]), what[0].lower() + what[1:])
+    what = re.sub(r"`([\w |]+)`", lambda kinds: _in_words(kinds[1]), what[0].lower() + what[1:])
     return f"{key} = {_value(tree, key)!r}: {what}"
+
+
+def _in_words(kinds: str) -> str:
+    return " or ".join(_KINDS.get(kind, kind) for kind in kinds.split(" | "))
 
 
 def _value(tree: Any, key: str) -> Any:
@@ -91,6 +105,8 @@ def _choices(key: str) -> tuple[str, ...]:
     """The words that a setting, or each of its list, may be."""
     section, name = re.findall(r"\w+", key)[:2]
     kind = get_type_hints(type(getattr(Config(), section)))[name]
+    if float in get_args(kind):
+        return (*get_args(get_args(kind)[1]), "a number")
     while get_origin(kind) is not Literal:
         kind = get_args(kind)[0]
     return get_args(kind)

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from aet_stream.errors import AetError, ReaderDied
-from aet_stream.readers import open_source
 from aet_stream.readers.child import Member, ReaderChild, Rules
+from aet_stream.readers.looking import Sources
 from tests.format_table import fixtures
 
 KINDS = ("cut", "zero tail", "zero hole", "bits", "numbers", "swap", "grown", "noise")
@@ -106,7 +106,7 @@ def run(
 
 
 def _images(path: Path) -> dict[int, np.ndarray]:
-    source = open_source(path)
+    source = Sources(1 << 30).open(path).source  # with its sidecars: an mdoc may call its images frames
     return {image: source.frames(image) for image in range(source.probe.images)}
 
 

@@ -113,6 +113,15 @@ def test_two_groups_of_data_are_no_guess(tmp_path: Path) -> None:
         looked(path)
 
 
+def test_data_of_two_names_are_one(tmp_path: Path) -> None:
+    """Hard links to the data, to their group, and of a group to itself: one image, and no end without an end."""
+    path = tmp_path / "x.emd"
+    path.write_bytes(writers.emd(IMAGE, -34.5, 0.05))
+    with h5py.File(path, "r+") as file:
+        file["alias"], file["scalars/data"], file["data/single/again"] = file["data/single"], file["data/single/data"], file["data"]
+    assert is_read(path) == ""
+
+
 @pytest.mark.parametrize(
     ("name", "value", "left"),
     [
@@ -149,6 +158,19 @@ def test_a_growing_series_needs_only_its_pixels_and_tilts(tmp_path: Path) -> Non
 
 
 # -- Velox ------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_one_text_for_all_frames_is_heard(tmp_path: Path) -> None:
+    """Metadata of one column, or of none, as other programs write them."""
+    path = tmp_path / "x.emd"
+    for columns in (1, None):
+        path.write_bytes(writers.velox(IMAGE, -34.5, 0.05))
+        with h5py.File(path, "r+") as file:
+            group = file[f"Data/Image/{KEY}"]
+            text = group["Metadata"][:, 0]
+            del group["Metadata"]
+            group["Metadata"] = text if columns is None else text[:, None]
+        assert looked(path).units[0].acquisition.tilt_deg == pytest.approx(-34.5)
 
 
 def damage(path: Path, content: bytes, frame: int = 0) -> None:
@@ -358,21 +380,36 @@ def test_a_tag_that_is_damaged_costs_no_image(tmp_path: Path, version: int) -> N
     assert "a damaged tag" in is_read(dm_path(tmp_path, version, behind))
 
 
+def test_a_tag_of_dm4_that_says_more_than_it_has_costs_no_image(tmp_path: Path) -> None:
+    """An array of more bytes than the entry, or the file, has; zeros in the middle of a group: the next entry is where the length says."""
+    dm = DmFile(4)
+    greedy = dm.entry(21, "greedy", dm.value([20, 4, 1 << 40], bytes(64)))
+    hollow = dm.entry(20, "hollow", b"\1\0" + dm.number(3) + bytes(200))
+    image = dm.image(IMAGE, {"greedy": greedy, "hollow": hollow, **stage(-34.5)})
+    said = is_read(dm_path(tmp_path, 4, dm.file({"greedy": greedy, "ImageList": [image], "ZZ": 1})))
+    assert "3 tag(s) cannot be understood" in said
+
+
+@pytest.mark.parametrize("place", ["before", "among its own", "behind"])
 @BOTH
-def test_very_many_tags_cost_no_image(tmp_path: Path, version: int) -> None:
-    """Behind the image as in its own tags, and nested deeper than anybody means it; in DM4 before it, too."""
+def test_very_many_tags_cost_no_image(tmp_path: Path, version: int, place: str) -> None:
+    """Wherever they stand; DM4 passes them over, DM3 has to go through them."""
+    dm, many = DmFile(version), {"many": [1] * 50_001}
+    own = {"A": many, **stage(-34.5)} if place == "among its own" else stage(-34.5)
+    tags = {"ImageList": [dm.image(IMAGE, own)]}
+    tags = {"before": {"DocumentTags": many} | tags, "behind": tags | {"Z": many}}.get(place, tags)
+    said = is_read(dm_path(tmp_path, version, dm.file(tags)))
+    assert ("more than 50000 tags" in said) == (version == 4)
+
+
+@BOTH
+def test_tags_in_tags_without_an_end_cost_no_image(tmp_path: Path, version: int) -> None:
+    """Nested deeper than anybody means it."""
     dm = DmFile(version)
-    many = {"many": [1] * 50_001}
-    assert "more than 50000 tags" in is_read(dm_path(tmp_path, version, dm.file({"ImageList": [dm.image(IMAGE, stage(-34.5))], "Z": many})))
-    own = dm.file({"ImageList": [dm.image(IMAGE, {**stage(-34.5), "Z": many})], "ZZ": 1})
-    assert "more than 50000 tags" in is_read(dm_path(tmp_path, version, own))
     deep: Any = 1
     for _ in range(40):
         deep = {"deeper": deep}
     assert "nested deeper" in is_read(dm_path(tmp_path, version, dm.file({"ImageList": [dm.image(IMAGE, stage(-34.5))], "Z": deep})))
-    if version == 4:
-        early = dm.file({"DocumentTags": many, "ImageList": [dm.image(IMAGE, {"A": many, **stage(-34.5)})]})
-        assert "2 tag(s) cannot be understood" in is_read(dm_path(tmp_path, version, early))
 
 
 @pytest.mark.parametrize("count", [2, 2**31 - 1])

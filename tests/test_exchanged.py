@@ -48,7 +48,7 @@ def tilts(path: Path, rules: Angle | None = None) -> list[float | str]:
     """The tilt of each image, or why it is held."""
     found = looked(path)
     said = [resolve(u.acquisition, u.tilts, path.name, found.probe.promised, rules or Angle(), remark=u.remark) for u in found.units]
-    return [hold or stated[0].tilt_deg for stated, hold in said]
+    return [hold.with_remedy() if hold else stated[0].tilt_deg for stated, hold in said]
 
 
 # -- EMD --------------------------------------------------------------------------------------------------------------------------------
@@ -82,8 +82,8 @@ def changed(path: Path, **axes: tuple[object, str, str]) -> Path:
 @pytest.mark.parametrize(
     ("axes", "words"),
     [
-        ({"dim1": (TILTS, "", "angles")}, "not whether in degrees or radians: set angle.metadata_unit"),
-        ({"dim1": ([0.0, 1.0, 2.0], "n_m", "z")}, "dim1 counts n_m, no angle"),
+        ({"dim1": (TILTS, "", "angles")}, "not whether in degrees or radians; set angle.metadata_unit"),
+        ({"dim1": ([0.0, 1.0, 2.0], "mA", "current")}, "dim1 counts mA, no angle"),
         ({"dim1": (TILTS[:2], "deg", "angles")}, "dim1 holds 2 angles for 3 images"),
         ({"dim1": ([0.0, 1.0, 2.0], "[deg]", ""), "dim3": (np.arange(40.0), "[deg]", "")}, ""),
     ],
@@ -92,6 +92,37 @@ def test_an_axis_that_is_nearly_a_tilt_is_named(tmp_path: Path, axes: dict[str, 
     """Held with what was seen; two axes in angles name the first."""
     found = tilts(changed(tmp_path / "a.emd", **axes))
     assert [words in str(held) for held in found] == [True] * 3 if words else found == [0.0, 1.0, 2.0]
+
+
+def test_a_volume_is_no_series(tmp_path: Path) -> None:
+    """tomviz writes a reconstruction, and a series without its tilts, with three lengths, in another order: a slice is no image."""
+    path = changed(tmp_path / "a.emd", dim1=([0.0, 0.05, 0.1], "[n_m]", "x"))
+    with pytest.raises(SourceError, match="a volume: its axes are in n_m, n_m, n_m"):
+        looked(path)
+
+
+def test_the_only_axis_that_is_no_length_counts_images(tmp_path: Path) -> None:
+    """The last one, without a word about what it counts: held for want of tilts, with the right pixels."""
+    path = tmp_path / "a.emd"
+    path.write_bytes(exchanged.tomviz(THREE, TILTS, 0.05, axis=2))
+    with h5py.File(path, "r+") as file:
+        del file["data/tomography/dim3"]
+    assert np.array_equal(pixels(path), THREE)
+    assert ["no tilt angle" in str(held) for held in tilts(path)] == [True] * 3
+
+
+def test_axes_that_cannot_be_read_are_no_guess(tmp_path: Path) -> None:
+    """Of a file whose axes are links, nobody knows which counts the images; a file without any has the images first."""
+    path = tmp_path / "a.emd"
+    path.write_bytes(exchanged.tomviz(THREE, TILTS, 0.05))
+    with h5py.File(path, "r+") as file:
+        for index in (1, 2, 3):
+            del file[f"data/tomography/dim{index}"]
+    assert np.array_equal(pixels(path), THREE)
+    with h5py.File(path, "r+") as file:
+        file["data/tomography/dim1"] = h5py.SoftLink("/nowhere")
+    with pytest.raises(SourceError, match="its axes cannot be read"):
+        looked(path)
 
 
 def test_a_diffraction_pattern_is_no_projection_though_its_axes_are_angles(tmp_path: Path) -> None:
@@ -136,7 +167,7 @@ def test_a_real_data_exchange_file_is_read(test_data: Path, child: ReaderChild) 
 @pytest.mark.parametrize(
     ("theta", "unit", "words"),
     [
-        (TILTS[:2], "degrees", "/exchange/theta holds 2 numbers for 3 image(s)"),
+        (TILTS[:2], "degrees", "/exchange/theta holds 2 number(s) for 3 image(s)"),
         (np.radians(TILTS), "", "not whether in degrees or radians"),
         (None, "", "no tilt angle"),
         (np.array([b"a", b"b"]), "", "theta cannot be understood"),

@@ -160,6 +160,15 @@ def test_a_visit_is_complete_when_all_frames_are_there_or_none_has_come_for_a_wh
     assert late.stamp != visit.stamp
 
 
+def test_what_can_have_no_further_frame_waits_for_none() -> None:
+    """A name without a frame's number, and the images of a stack, where frames are told by name."""
+    visits = Visits(Frames(group="pattern", expected=2, window_s=5.0))
+    visits.note("s/x_f1.tif", [frame("x_f1.tif", 1.0, 0, seen_at=100.0)])
+    visits.note("s/y.tif", [frame("y.tif", 1.0, 0, seen_at=100.0)])
+    visits.note("s/z_f1.mrc", [frame("z_f1.mrc", tilt, 0, image=image, images=2, seen_at=100.0) for image, tilt in enumerate((1.0, 2.0))])
+    assert [visit.key for visit in visits.due(100.0)] == [("s/y.tif", 0), ("s/z_f1.mrc", 0), ("s/z_f1.mrc", 1)]
+
+
 def test_a_frame_that_vanishes_makes_no_poorer_visit() -> None:
     """An instrument that tidies up behind itself: what was taken stays as it was taken."""
     visits = Visits(Frames(group="pattern", expected=2))
@@ -201,5 +210,5 @@ def test_three_files_become_one_projection(tmp_path: Path) -> None:
         assert np.array_equal(planes[1:].astype("<u2"), frames)
         assert np.abs(np.array(message.drift.shifts_px) - [(0, 0), (2, -1), (3, -2)]).max() < 0.6
         assert message.sha256 == sha256_of_frames(frames)
-        assert "different sizes" in next(r for r in bench.refused if r.why == "bad").reason
+        assert "different sizes" in next(r for r in bench.refused if r.why == "bad").reason.values["error"]
         assert set(bench.offered) == {("s/x_+5.00deg_f1.tif", 0), ("s/y_+6.00deg_f1.tif", 0)}

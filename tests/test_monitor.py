@@ -215,7 +215,7 @@ def test_a_volume_that_is_none_is_no_volume(tmp_path: Path) -> None:
 
 def test_no_reason_moves_the_cursor() -> None:
     """A name within a reason, or within what keeps intake waiting, is shown as harmlessly as a path."""
-    row = {"id": 1, "series": "np", "path": "np/a.tif", "image": 0, "reason": "the same as np/\x1b[2J.tif", "ended_at": 1e9}
+    row = {"id": 1, "series": "np", "path": "np/a.tif", "image": 0, "reason": "the same as np/\x1b[2J.tif", "command": "", "ended_at": 1e9}
     console = Console(file=io.StringIO(), width=160, color_system=None)
     console.print(glance({"held": [row], "paused": "no room for \x1b[2J"}))
     said = console.file.getvalue()
@@ -249,6 +249,17 @@ def test_failed_deliveries_are_named_by_who_failed() -> None:
     dead = [{"sink": "webhook"}, {"sink": "webhook"}, {"sink": "report"}]
     said = words.concerns({"events": {"failed": 3, "dead": dead}})
     assert said == ["webhook failed 2 times: see aet-stream events", "report failed: see aet-stream events"]
+
+
+def test_what_is_left_out_is_told_in_few_lines() -> None:
+    """The first folders by name and the rest as a number, however many there are; nothing where nothing is left out."""
+    rows = [[f"np{index}", "*.eer", 2] for index in range(50)]
+    said = words.notes({"left_out": {"older": 7, "no_reader": rows, "no_reader_files": 130}}, most=2)
+    assert said == [
+        "7 older files left out (watch.newer_than)", "np0: 2 files *.eer: no reader", "np1: 2 files *.eer: no reader",
+        "126 more files without a reader in other folders",
+    ]  # fmt: skip
+    assert words.notes({}) == words.notes({"left_out": {"older": 0, "no_reader": [], "no_reader_files": 0}}) == []
 
 
 def test_intake_goes_on_while_the_monitor_is_stopped(tmp_path: Path) -> None:

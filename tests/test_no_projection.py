@@ -77,6 +77,7 @@ REFUSED: dict[str, tuple[dict[str, Any], Sequence[tuple[float, float, str]], np.
     "spectrum image by its format": ({"Meta Data": {"Format": "Spectrum image", "Signal": "EELS"}}, (NM, NM, RAW), STACK, "Spectrum image"),
     "spectrum by its format": ({"Meta Data": {"Format": "Spectrum"}}, (NM, NM), IMAGE, "'Spectrum'"),
     "diffraction by its format": ({"Meta Data": {"Format": "Diffraction image"}}, (NM, NM), IMAGE, "Diffraction image"),
+    "a camera in diffraction, by its operation": (mode("", "DIFFRACTION", "TEM"), (RAW, RAW), IMAGE, "'DIFFRACTION'"),
     "a camera in diffraction": (mode("DIFFRACTION", "IMAGING", "TEM"), (RAW, RAW), IMAGE, "'DIFFRACTION'"),
 }
 READ: dict[str, tuple[dict[str, Any], Sequence[tuple[float, float, str]]]] = {
@@ -104,13 +105,13 @@ def test_a_dm_file_that_only_looks_so_is_read(tmp_path: Path, kind: str) -> None
 
 def test_64_planes_of_a_spectrum_image_are_one_record(tmp_path: Path) -> None:
     """Not 64 projections that wait for a tilt: the watch refuses the file once, and offers none of them."""
-    with Bench(tmp_path) as bench:
+    with Bench(tmp_path, "watch.incomplete_s=0.5") as bench:
         (bench.root / "np1").mkdir()
         path = dm(bench.root / "np1", {"Meta Data": {"Format": "Spectrum image"}}, (NM, NM, (0.5, 0.0, "eV")), np.stack([IMAGE] * 64))
         bench.until(lambda: bench.refused)
         bench.rest()
-        assert [(refused.path, refused.why) for refused in bench.refused] == [(f"np1/{path.name}", "bad")]
-        assert "Spectrum image" in bench.refused[0].reason
+        assert [(refused.visit.path, refused.why) for refused in bench.refused] == [(f"np1/{path.name}", "bad")]
+        assert "Spectrum image" in str(bench.refused[0].reason)
         assert not bench.offered
 
 

@@ -16,8 +16,9 @@ from aet_stream.config import Angle
 from aet_stream.errors import SourceError, SourceNotReady
 from aet_stream.readers.child import Member, ReaderChild, Rules
 from aet_stream.readers.looking import Look, Sources, look
+from aet_stream.readers.sidecar import is_sidecar
 from aet_stream.simulate import replay
-from aet_stream.simulate.writers import frame_mdoc, mdoc, mrc
+from aet_stream.simulate.writers import emi, frame_mdoc, mdoc, mrc, ser
 from aet_stream.watch.angle import resolve
 from tests.harness import known_image
 
@@ -41,7 +42,7 @@ def verdicts(path: Path, *loose: str) -> list[float | str]:
     """The tilt of each image, or why it is held."""
     found = looked(path, *loose)
     said = [resolve(u.acquisition, u.tilts, path.name, found.probe.promised, Angle(), remark=u.remark) for u in found.units]
-    return [hold or stated[0].tilt_deg for stated, hold in said]
+    return [str(hold) if hold else stated[0].tilt_deg for stated, hold in said]
 
 
 def stack(folder: Path, chosen: list[int], name: str = "ts.mrc") -> Path:
@@ -172,6 +173,13 @@ def test_figures_that_fit_two_sections_settle_nothing(tmp_path: Path) -> None:
     text = (tmp_path / "ts.mrc.mdoc").read_text()
     (tmp_path / "ts.mrc.mdoc").write_text(text.replace("[ZValue = 2]\nTiltAngle = -36.0", "[ZValue = 2]\nTiltAngle = 1.5"))
     assert ["has 4 section(s) for 3" in str(held) for held in verdicts(path)] == [True] * 3
+
+
+def test_two_images_have_no_section_in_common(tmp_path: Path) -> None:
+    """An image that is in the stack twice, and one section for both."""
+    path = stack(tmp_path, [0, 1, 1])
+    sections(path, [0, 2], [0, 1], pixels=True)
+    assert ["has 2 section(s) for 3" in str(held) for held in verdicts(path)] == [True] * 3
 
 
 def test_figures_of_other_pixels_say_nothing(tmp_path: Path) -> None:
@@ -325,6 +333,26 @@ def test_a_table_that_names_the_file_says_what_it_lacks(tmp_path: Path) -> None:
     assert "has columns file, dose, and none named tilt, angle or alpha" in str(verdicts(path, "all.csv")[0])
 
 
+def test_theta_in_a_table_is_a_tilt_only_without_phi_and_psi(tmp_path: Path) -> None:
+    """Euler angles as a table."""
+    path = stack(tmp_path, [0, 1])
+    (tmp_path / "ts.csv").write_text("phi,theta,psi\n0,-60,0.0\n0,-36,0\n")
+    assert verdicts(path) == TILTS[:2]
+    (tmp_path / "ts.csv").write_text("phi,theta,psi\n0,-60,0\n12,-36,30\n")
+    found = verdicts(path)
+    assert found[0] == -60.0
+    assert "Euler angles (phi 12, theta -36, psi 30)" in str(found[1])
+
+
+def test_a_description_of_several_objects_is_not_of_any_other(tmp_path: Path) -> None:
+    """TIA's `.emi` of two objects says nothing of a third `.ser`, nor of one without a number."""
+    (tmp_path / "x.emi").write_bytes(emi(-12.0) + emi(30.0))
+    for name, expected in (("x_1.ser", -12.0), ("x_2.ser", 30.0), ("x_3.ser", "describes 2 objects"), ("x.ser", "describes 2 objects")):
+        (tmp_path / name).write_bytes(ser(IMAGES[0], 0.0, 0.5))
+        (found,) = verdicts(tmp_path / name)
+        assert found == expected or str(expected) in str(found), name
+
+
 # -- angles in MATLAB's files -----------------------------------------------------------------------------------------------------------
 
 
@@ -381,7 +409,8 @@ def test_a_replay_drops_no_euler_angle(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({"angles": TILTS[:5]}, "angles holds 5 numbers for 6 image(s)"),
+        ({"angles": TILTS[:5]}, "angles holds 1 x 5 number(s) for 6 image(s)"),
+        ({"angles": np.reshape(TILTS, (2, 3))}, "angles holds 2 x 3 number(s) for 6 image(s)"),
         ({"alfa": TILTS}, "if alfa holds its tilts, call it angles"),
         ({"angles": TILTS, "refined_angles": [tilt + 1 for tilt in TILTS]}, "differ by up to 1 deg"),
         ({"angles": np.radians(TILTS)}, "not whether in degrees or radians"),
@@ -404,9 +433,20 @@ def test_a_file_of_angles_beside_others_is_named(tmp_path: Path) -> None:
     savemat(tmp_path / "angles.mat", {"angles": euler(0, 0)})
     said = "angles.mat has 6 angles: if they are of this file, call the two projections.mat and angles.mat"
     assert [said in str(held) for held in verdicts(path, "angles.mat")] == [True] * 6
+    with pytest.raises(SourceError, match="holds angles and no projections"):
+        looked(tmp_path / "angles.mat")
     path.rename(tmp_path / "projections.mat")
     (tmp_path / "angles.mat").write_bytes((tmp_path / "angles.mat").read_bytes()[:60].ljust(300, b"x"))
     assert ["angles.mat" in str(held) for held in verdicts(tmp_path / "projections.mat")] == [True] * 6
+
+
+def test_a_file_that_may_hold_projections_is_no_sidecar(tmp_path: Path) -> None:
+    """Its name begins with angles, and speaks of more."""
+    path = projections(tmp_path / "angles_and_projections.mat", angles=TILTS)
+    assert verdicts(path) == TILTS
+    assert [is_sidecar(name) for name in (path.name, "angles.mat", "s/Angles_Pt.MAT", "tilt_angles.mat", "np1_angles.mat")] == [
+        False, True, True, True, False,
+    ]  # fmt: skip
 
 
 def test_counts_of_64_bits_are_read(tmp_path: Path, child: ReaderChild) -> None:

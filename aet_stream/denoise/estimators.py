@@ -48,7 +48,8 @@ _ALL = (
               {"intercept": -0.257, "gp": 0.437, "laplace": 0.219, "background": 0.070, "edge": 0.847, "vacuum": -0.252}),
     Classical("laplace", _on_vacuum(classical.laplace),
               {"intercept": -0.187, "gp": 0.600, "background": 0.132, "edge": 1.047, "vacuum": -0.403}),
-    Classical("expert", expert.background),
+    Classical("expert", expert.background,
+              {"intercept": -0.028, "gp": 0.675, "laplace": 0.106, "background": 0.193, "edge": 0.050, "vacuum": -0.031}),
     Classical("gaussian-process", _on_vacuum(classical.gaussian_process),
               {"intercept": -0.110, "laplace": 0.815, "background": -0.019, "edge": 1.159, "vacuum": -0.346}),
 )  # fmt: skip

@@ -78,6 +78,8 @@ class Probe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The instrument appends to such files: each image has a state of its own, and what is there may be taken before the rest comes."""
     bottom_up: bool = False
     """The file's last row is the first one of the image."""
+    by_columns: bool = False
+    """The file has the image column by column."""
     sealed: bool = False
     """What stands behind the pixels was checked (or they are compressed): a tail of zeros is real."""
 
@@ -249,6 +251,10 @@ _UNIT_NM = {
 
 _SIZES_NM = (1e-4, 1e6)
 """Pixels of electron microscopes lie between a tenth of a picometre and a millimetre; metres are no pixel size."""
+
+
+def is_length(unit: str) -> bool:
+    return unit.strip().lower().replace("angstrom", "a") in _UNIT_NM
 
 
 def pixel_size_nm(along_y: tuple[float, str], along_x: tuple[float, str]) -> float | None:

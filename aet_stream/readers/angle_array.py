@@ -39,19 +39,26 @@ def tilts_deg(name: str, angles: Array, images: int) -> tuple[Array | None, str,
     angles = np.asarray(angles, dtype=np.float64)
     euler = next((rows for rows in (angles, angles.T) if rows.shape == (images, 3)), None) if angles.size != images else None
     if euler is not None:
-        turned = np.abs(euler[:, [0, 2]]).max(axis=1)
-        if not turned.max() <= _PLAIN_DEG:
-            worst = int(turned.argmax())
-            phi, theta, psi = euler[worst]
-            said = f"phi {phi:g}, theta {theta:g}, psi {psi:g} of image {worst}"
-            remedy = "is theta alone meant, write it into a .rawtlt beside the file, one a line"
-            return None, "deg", f"{name} holds Euler angles ({said}), which are no turn about one axis: {remedy}"
         angles = euler[:, 1]
+        if turned := _turned(euler):
+            return None, "deg", f"{name} {turned}"
+    if angles.size != images or angles.size != max(angles.shape, default=0):
+        return None, "deg", f"{name} holds {' x '.join(map(str, angles.shape))} number(s) for {images} image(s)"
     angles = angles.ravel()
-    if angles.size != images:
-        return None, "deg", f"{name} holds {angles.size} number{'s' * (angles.size != 1)} for {images} image(s)"
     if name.lower().endswith("rad"):
         return np.degrees(angles), "rad", ""
     # Three tilts and more within two degrees are hardly a series in degrees; in radians they are.
     small = images > 2 and 0 < float(np.abs(angles).max()) < _SURELY_DEG and not name.lower().endswith("deg")
     return angles, "?" if small else "deg", ""
+
+
+def _turned(euler: Array) -> str:
+    """Why theta is not the tilt, (images, 3) degrees; an empty string where it is."""
+    turned = np.abs(euler[:, [0, 2]]).max(axis=1)
+    if turned.max() <= _PLAIN_DEG:
+        return ""
+    worst = int(turned.argmax())
+    phi, theta, psi = euler[worst]
+    said = f"phi {phi:g}, theta {theta:g}, psi {psi:g} of image {worst}"
+    remedy = "is theta alone meant, write it into a .rawtlt beside the file, one a line"
+    return f"holds Euler angles ({said}), which are no turn about one axis: {remedy}"

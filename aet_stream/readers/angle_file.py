@@ -9,8 +9,8 @@ from aet_stream.projection import Candidate
 from aet_stream.readers.beside import Asked, Beside
 from aet_stream.readers.mat import angles_beside
 
-ANGLE_FILE = re.compile(r"(?:tilt_?)?angles?(?:[_\-. ].*)?\.mat")
-"""Name, in small letters, of a file that holds angles only."""
+ANGLE_FILE = re.compile(r"(?:tilt_?)?angles?(?:[_\-. ](?!.*(?:proj|data|image|series|stack)).*)?\.mat")
+"""Name, in small letters, of a file that holds angles only; one that names projections too may hold them."""
 _PROJECTION_FILE = re.compile(r"(?:proj(?:ection)?s?|data)(?P<which>[_\-. ].*)?", re.IGNORECASE)
 
 

@@ -74,7 +74,7 @@ class _Tree:
         self.broken_off = ""
         """Why the tree could not be followed to its end."""
         self.unwritten = False
-        """Because there are zeros, or nothing, where it should go on."""
+        """There are zeros, or nothing, where a tag should go on."""
 
     def read(self) -> Tags:
         """The whole tree, or as much of it as can be understood.
@@ -128,9 +128,10 @@ class _Tree:
         try:
             self._count()
             self._understand(kind, name or str(index), tags, depth)
-        except _Lost as error:
+        except (_Lost, SourceNotReady) as error:
             if not length or end > self._size or self._left < 0 or self._tags > _MAX_TAGS_IN_ALL:
                 raise  # nothing says where to go on, or the group that this tag is in has too many
+            self.unwritten |= isinstance(error, SourceNotReady)
             self._skipped.append(f"{name or index} ({error})")
             self._file.seek(end)
 
@@ -144,7 +145,7 @@ class _Tree:
         if kind == _GROUP:
             tags[name] = inner = Tags()
             left, own = self._left, depth <= _UPPERMOST
-            self._left = _MAX_TAGS if own else left
+            self._left = _MAX_TAGS if own and self._wide else left
             try:
                 self._group(inner, depth + 1)
             finally:
@@ -281,7 +282,7 @@ class Dm:
         except SourceError as error:
             kind = SourceNotReady if tree.unwritten or _ends_in_zeros(path, size) else SourceError
             raise kind(f"{error} ({tree.remark})" if tree.remark else str(error)) from error
-        self._remark, whole = tree.remark, not tree.broken_off
+        self._remark, whole = tree.remark, not (tree.broken_off or tree.unwritten)
         self.probe = checked_probe(path, "dm", image.images, image.height, image.width, image.dtype.str, sealed=whole)
 
     def frames(self, image: int) -> Array:
@@ -349,9 +350,9 @@ def _diffraction(image: Image) -> str:
     )
     scanned = operation == "SCANNING" or illumination.startswith("STEM") or image.find("DigiScan") is not None
     (scale_x, _, unit_x), (scale_y, _, unit_y) = image.axis(0), image.axis(1)
-    if mode != "DIFFRACTION" or scanned or pixel_size_nm((scale_y, unit_y), (scale_x, unit_x)):
+    if "DIFFRACTION" not in (mode, operation) or scanned or pixel_size_nm((scale_y, unit_y), (scale_x, unit_x)):
         return ""
-    return "a diffraction pattern: Microscope Info.Imaging Mode is 'DIFFRACTION'"
+    return "a diffraction pattern: the mode in Microscope Info is 'DIFFRACTION'"
 
 
 def _tilt(image: Image, index: int) -> tuple[float | None, str, str]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from aet_stream.errors import SourceError, SourceNotReady
 from aet_stream.projection import Acquisition, Array
-from aet_stream.readers import Source, checked_probe, finished, image_in_range, no_space, pixel_size_nm, understood, utc
+from aet_stream.readers import Source, checked_probe, finished, image_in_range, is_length, no_space, pixel_size_nm, understood, utc
 from aet_stream.readers.angle_array import is_angle_name
 from aet_stream.readers.hdf5 import attribute, known, member, numbers, opened
 from aet_stream.readers.velox import Velox, number
@@ -160,7 +160,7 @@ class Berkeley:
             raise SourceError(f"{path.name}: {data.name} has shape {data.shape}; (y, x) or (images, y, x) are projections")
         self._remarks: list[str] = []
         axes = understood(self._remarks, "the axes", lambda: _axes(path, file, group, data.shape), [_Axis("")] * data.ndim)
-        self._stacked = _tilted(axes) if data.ndim == 3 else -1
+        self._stacked = _stacked(path, axes) if data.ndim == 3 else -1
         """Which axis counts images; -1 for a single one."""
         y, x = (axis for index, axis in enumerate(axes) if index != self._stacked)
         (height, width), images = (np.delete(data.shape, self._stacked), data.shape[self._stacked]) if data.ndim == 3 else (data.shape, 1)
@@ -204,6 +204,8 @@ class _Axis(NamedTuple):
     values: tuple[float, ...] = ()
     unit: str = ""
     name: str = ""
+    lost: bool = False
+    """It is there, and cannot be read."""
 
     @property
     def step(self) -> float:
@@ -243,14 +245,29 @@ def _axes(path: Path, file: Any, group: str, shape: tuple[int, ...]) -> list[_Ax
         if first == 0 and len(values) == 2 < length:
             values = values[0] + (values[1] - values[0]) * np.arange(length)
         unit, name = (str(attribute(item, word) or "").strip("[] ") for word in ("units", "name"))
-        found.append(_Axis(key, tuple(values.tolist()), unit, name))
+        found.append(_Axis(key, tuple(values.tolist()), unit, name, item is None and key in file[group]))
     return found
 
 
-def _tilted(axes: list[_Axis]) -> int:
-    """The axis that counts tilts: the only one in an angle, or else the first."""
+def _stacked(path: Path, axes: list[_Axis]) -> int:
+    """The axis that counts images: the only one in an angle, or the only one in no length, or else the first.
+
+    Raises
+    ------
+    SourceError : that is a length, or the axes are there and nothing of them can be read
+    """
     angles = [index for index, axis in enumerate(axes) if axis.angle_unit]
-    return angles[0] if len(angles) == 1 else 0
+    others = [index for index, axis in enumerate(axes) if not is_length(axis.unit)]
+    if len(angles) == 1 or len(others) == 1:
+        return (angles if len(angles) == 1 else others)[0]
+    if not others or others[0]:
+        units = ", ".join(axis.unit or "?" for axis in axes)
+        raise SourceError(
+            f"{path.name}: a volume: its axes are in {units}; of projections the first, or the only one in no length, counts them"
+        )
+    if any(axis.lost for axis in axes) and not any(axis.values for axis in axes):
+        raise SourceError(f"{path.name}: its axes cannot be read, and so not which of them counts images")
+    return 0
 
 
 def _axis_tilts(axis: _Axis, images: int) -> _Tilts:
@@ -280,35 +297,58 @@ def _data_group(path: Path, file: Any) -> str:
     ------
     SourceError : there is none, or several
     """
-    groups: dict[str, int] = {}
-    links: list[str] = []
-    _look_through(path, file, "", groups, links, [_MAX_OBJECTS])
-    best = [name for name, rank in groups.items() if rank == max(groups.values())]
+    search = _Search(path)
+    search.through(file)
+    found = search.found.values()
+    best = [name for rank, name in found if rank == max(rank for rank, _ in found)]
     if len(best) > 1:
         raise SourceError(f"{path.name}: {len(best)} data groups ({', '.join(best[:4])}); one is needed")
     if not best:
-        behind = f"; {links[0]} is a link, and only data inside the file are read" if links else ""
+        behind = f"; {search.links[0]} is a link, and only data inside the file are read" if search.links else ""
         raise SourceError(f"{path.name}: an EMD file without images (no Velox image, no group with emd_group_type 1 or data{behind})")
     return best[0]
 
 
-def _look_through(path: Path, group: Any, name: str, groups: dict[str, int], links: list[str], left: list[int], depth: int = 0) -> None:
-    """Note every group with data and its rank, and every link. Bounded, because a damaged file may contain itself."""
+class _Search:
+    """Goes through the groups of a file, each once, whatever names it has. Bounded."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: set[int] = set()
+        self._left = _MAX_OBJECTS
+        self.found: dict[int, tuple[int, str]] = {}
+        """By the place of its data: rank and name of a group with data."""
+        self.links: list[str] = []
+
+    def through(self, group: Any, name: str = "", depth: int = 0) -> None:
+        import h5py
+
+        for key in group if depth < _MAX_DEPTH else ():
+            self._left -= 1
+            if self._left < 0:
+                raise SourceError(f"{self._path.name}: more than {_MAX_OBJECTS} groups and datasets")
+            where = f"{name}/{key}".strip("/")
+            if not isinstance(group.get(key, getlink=True), h5py.HardLink):
+                self.links.append(where)
+                continue
+            item = known(self._path, group, key)
+            if isinstance(item, h5py.Group) and _place(item) not in self._seen:
+                self._seen.add(_place(item))
+                self._note(item, where)
+                self.through(item, where, depth + 1)
+
+    def _note(self, group: Any, name: str) -> None:
+        data = known(self._path, group, "data")
+        if getattr(data, "ndim", 0) >= 2:
+            rank = 2 if attribute(group, "emd_group_type") == 1 else int(known(self._path, group, "dim1") is not None)
+            self.found[_place(data)] = max(self.found.get(_place(data), (-1, "")), (rank, name), key=lambda known: known[0])
+
+
+def _place(item: Any) -> int:
+    """Where in the file an object lies."""
     import h5py
 
-    for key in group if depth < _MAX_DEPTH else ():
-        left[0] -= 1
-        if left[0] < 0:
-            raise SourceError(f"{path.name}: more than {_MAX_OBJECTS} groups and datasets")
-        where = f"{name}/{key}".strip("/")
-        if not isinstance(group.get(key, getlink=True), h5py.HardLink):
-            links.append(where)
-            continue
-        item = known(path, group, key)
-        if isinstance(item, h5py.Group):
-            if getattr(known(path, item, "data"), "ndim", 0) >= 2:
-                groups[where] = 2 if attribute(item, "emd_group_type") == 1 else int(known(path, item, "dim1") is not None)
-            _look_through(path, item, where, groups, links, left, depth + 1)
+    return int(h5py.h5o.get_info(item.id).addr)
 
 
 def _times(path: Path, file: Any, group: str) -> list[float]:

@@ -23,9 +23,11 @@ def from_emi(text: str, ask: Asked) -> Beside | None:
     if not parts:
         raise SourceNotReady(f"{ask.sidecar.name}: its description is not written yet")
     found = re.search(r"_(\d+)$", ask.path.stem)
-    index = int(found[1]) - 1 if found and len(parts) > 1 else 0
+    index = 0 if len(parts) == 1 else int(found[1]) - 1 if found else -1
+    if not 0 <= index < len(parts):
+        return Beside(remark=f"{ask.sidecar.name} describes {len(parts)} objects, _1 to _{len(parts)}, and this is none of them")
     try:
-        root = markup.parsed(parts[min(max(index, 0), len(parts) - 1)], "ObjectInfo")
+        root = markup.parsed(parts[index], "ObjectInfo")
     except ValueError as error:
         raise SourceError(f"{ask.sidecar.name}: {error}") from error
     said = markup.table(root)

@@ -17,12 +17,11 @@ import numpy as np
 from aet_stream.errors import SourceNotReady
 from aet_stream.projection import Acquisition, Array, Drift
 from aet_stream.readers import Source, checked_probe, finished, image_in_range
+from aet_stream.tilts import SAME_TILT_DEG
 
 AGREE_PX = 1.5
 """Halves that differ by more do not know the shift."""
 SAME_ROTATION_DEG = 1.0
-SAME_TILT_DEG = 0.1
-"""Frames of one visit whose tilts, as their file has them, differ by more are none."""
 
 
 class OneVisit:
@@ -35,7 +34,7 @@ class OneVisit:
             raise SourceNotReady(f"{path.name}: {given.images} of {given.promised} frames are there")
         height, width = given.shape
         self.probe = checked_probe(path, given.reader, 1, height, width, given.dtype, frames=given.images * given.frames,
-                                   bottom_up=given.bottom_up, sealed=given.sealed)  # fmt: skip
+                                   bottom_up=given.bottom_up, by_columns=given.by_columns, sealed=given.sealed)  # fmt: skip
 
     def frames(self, image: int) -> Array:
         image_in_range(self._path, image, 1)

@@ -46,7 +46,7 @@ class Mat:
         self._hdf5, variables = _is_hdf5(path), variables_of(path)
         self._name, shape, dtype = _choose(path, variables)
         self._stack = len(shape) == 3
-        self.probe = checked_probe(path, "mat", shape[2] if self._stack else 1, shape[0], shape[1], dtype)
+        self.probe = checked_probe(path, "mat", shape[2] if self._stack else 1, shape[0], shape[1], dtype, by_columns=True)
         remarks: list[str] = []
         said = understood(remarks, "its angles", lambda: _stated(path, variables, self._name, self.probe.images), Stated())
         self._stated = said._replace(remark="; ".join(filter(None, (*remarks, said.remark))))
@@ -87,6 +87,8 @@ class Stated(NamedTuple):
 def _choose(path: Path, variables: Variables) -> tuple[str, tuple[int, ...], str]:
     """(name, shape, dtype) of the projection array."""
     fitting = [(name, shape, dtype) for name, (shape, dtype) in variables.items() if _may_be_projections(shape) and not is_angle_name(name)]
+    if variables and all(map(is_angle_name, variables)):
+        raise SourceError(f"{path.name}: holds angles and no projections; it is read as angles.mat beside projections.mat")
     if len(fitting) != 1:
         found = (
             ", ".join(name for name, _, _ in fitting)

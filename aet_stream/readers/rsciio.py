@@ -12,7 +12,7 @@ import numpy as np
 
 from aet_stream.errors import SourceError
 from aet_stream.projection import Acquisition, Array
-from aet_stream.readers import checked_probe, finished, image_in_range, pixel_size_nm
+from aet_stream.readers import checked_probe, finished, image_in_range, no_space, pixel_size_nm
 
 #: Suffix -> module of RosettaSciIO. A list of our own: its automatic choice would try forty readers on any file.
 MODULES = {
@@ -50,8 +50,10 @@ class Rsciio:
         return finished(self._path, self._images[image])
 
     def acquisition(self, image: int) -> Acquisition:
-        steps = [(float(axis.get("scale", 0)), str(axis.get("units") or "")) for axis in self._axes[-2:]]
-        return Acquisition(pixel_size_nm=pixel_size_nm(steps[0], steps[1]) if len(steps) == 2 else None, reader="rsciio")
+        steps = [(float(axis.get("scale", 0)), str(axis.get("units") or "")) for axis in self._axes]
+        size = pixel_size_nm(*steps[-2:]) if len(steps) > 1 else None
+        others = [unit for _, unit in steps[:-2]]
+        return Acquisition(pixel_size_nm=size, no_projection=no_space(*(unit for _, unit in steps[-2:]), others=others), reader="rsciio")
 
 
 open_source = Rsciio

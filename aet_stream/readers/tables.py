@@ -64,11 +64,22 @@ def from_csv(text: str, ask: Asked) -> Beside | None:
     chosen, doubt = _of_image(names, chosen, ask, named=file >= 0)
     if doubt:
         return Beside(remark=f"{ask.sidecar.name} {doubt}")
+    turned = _turned(names, chosen)
+    if turned:
+        return Beside(remark=f"{ask.sidecar.name} {turned}")
     torn = [row for row in chosen if names and len(row) > len(names)]
     if torn:  # a decimal comma between commas: nobody can say which number is meant
         return Beside((Candidate("sidecar", f"{ask.sidecar.name}: {','.join(torn[0])}", math.nan, unit),))
     said = [candidate(row[tilt], f"{ask.sidecar.name}: {row[tilt]} {unit}", unit) for row in chosen if len(row) > tilt]
     return Beside(tuple(said)) if said else None
+
+
+def _turned(names: list[str], rows: list[list[str]]) -> str:
+    """Why theta of these rows is no tilt: it is one of three Euler angles, and the others are not zero. An empty string where it is one."""
+    others = [index for index, name in enumerate(names) if re.match(r"(phi|psi)\b", name)]
+    said = [row for row in rows for index in others if len(row) > index and candidate(row[index], "").tilt_deg != 0]
+    words = ", ".join(f"{name} {cell}" for name, cell in zip(names, said[0], strict=False)) if said else ""
+    return f"holds Euler angles ({words}), which are no turn about one axis" if said else ""
 
 
 def _base(path: str) -> str:

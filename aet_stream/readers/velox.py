@@ -22,8 +22,8 @@ from aet_stream.errors import SourceError, SourceNotReady
 from aet_stream.projection import Acquisition, Array
 from aet_stream.readers import MAX_IMAGES, checked_probe, finished, image_in_range, no_space, pixel_size_nm, utc
 from aet_stream.readers.hdf5 import known, member, numbers, opened
+from aet_stream.tilts import EQUAL_TILT_DEG
 
-_SAME_TILT_DEG = 0.01
 _MAX_JSON_BYTES = 1 << 22
 _MAX_OBJECTS = 2000
 """Operations and displays that are looked at; a file has dozens."""
@@ -89,7 +89,7 @@ class Velox:
         for signal in signals:
             tilts = [_tilt(frame.said)[0] for frame in signal.frames]
             known_tilts = [tilt for tilt in tilts if tilt is not None]
-            one = not known_tilts or (len(known_tilts) == len(tilts) and max(known_tilts) - min(known_tilts) <= _SAME_TILT_DEG)
+            one = not known_tilts or (len(known_tilts) == len(tilts) and max(known_tilts) - min(known_tilts) <= EQUAL_TILT_DEG)
             why = _no_projection(signal, signals)
             self._images += [(signal, 0, len(tilts), why)] if one else [(signal, frame, 1, why) for frame in range(len(tilts))]
         largest = max(signals, key=lambda s: s.shape[0] * s.shape[1])
@@ -176,15 +176,16 @@ def _frame(path: Path, group: Any, key: str, frame: int) -> _Frame:
     SourceNotReady : it is not written yet
     """
     item = known(path, group, f"{key}/Metadata")
-    if getattr(item, "ndim", 0) != 2 or item.dtype != np.uint8 or not 0 < item.shape[0] <= _MAX_JSON_BYTES:
+    if getattr(item, "ndim", 0) not in (1, 2) or item.dtype != np.uint8 or not 0 < item.shape[0] <= _MAX_JSON_BYTES:
         return _Frame({}, "its metadata are no text, and not known")
     try:
         metadata = numbers(path, item)
     except SourceError as error:
         return _Frame({}, f"its metadata are not known: {error}")
-    if 1 < metadata.shape[1] <= frame:
-        raise SourceNotReady(f"{path.name}: {metadata.shape[1]} metadata are there; frame {frame} has none yet")
-    content = metadata[:, min(frame, metadata.shape[1] - 1)].tobytes().split(b"\0", 1)[0]
+    texts = 1 if metadata.ndim == 1 else metadata.shape[1]
+    if 1 < texts <= frame or not texts:
+        raise SourceNotReady(f"{path.name}: {texts} metadata are there; frame {frame} has none yet")
+    content = (metadata[()] if metadata.ndim == 1 else metadata[:, min(frame, texts - 1)]).tobytes().split(b"\0", 1)[0]
     if not content.strip():
         raise SourceNotReady(f"{path.name}: the metadata of frame {frame} are not written yet")
     try:
@@ -220,8 +221,9 @@ def _no_projection(signal: _Signal, signals: list[_Signal]) -> str:
         return f"computed by Velox ({by}), not acquired by a detector"
     said = signal.frames[0].said
     camera = signal.kind == "ImagingDetector" or (not signal.kind and _CAMERAS.search(signal.detector))
-    if camera and str(at(said, "Optics", "ProjectorMode")) == _DIFFRACTION:
-        return f"a diffraction pattern: the camera {signal.detector} looked at the diffraction plane (ProjectorMode 1)"
+    mode = str(at(said, "Optics", "ProjectorMode")) == _DIFFRACTION or _text(at(said, "Optics", "TemOperatingSubMode")) == "Diffraction"
+    if camera and mode:
+        return f"a diffraction pattern: the camera {signal.detector} looked at the diffraction plane (ProjectorMode, TemOperatingSubMode)"
     return no_space(*(unit for _, unit in _steps(said)))
 
 

@@ -16,6 +16,7 @@ from pathlib import PurePosixPath
 from aet_stream.config import Frames
 from aet_stream.projection import Acquisition
 from aet_stream.readers.looking import Unit
+from aet_stream.reasons import Reason
 
 Key = tuple[str, int]
 
@@ -39,7 +40,7 @@ class Frame:
     """Zeros at its end have been waited for."""
     seen_at: float
     """Monotonic."""
-    doubt: str = ""
+    doubt: Reason | None = None
     """What is odd about the file as a whole."""
 
     @property
@@ -58,7 +59,7 @@ class Frame:
     @property
     def stamp(self) -> str:
         """State of the image, which is another one when a doubt about its file comes or goes."""
-        return f"{self.unit.stamp}?{zlib.crc32(self.doubt.encode()):08x}" if self.doubt else self.unit.stamp
+        return f"{self.unit.stamp}?{zlib.crc32(str(self.doubt).encode()):08x}" if self.doubt else self.unit.stamp
 
 
 @dataclass(slots=True)
@@ -165,6 +166,8 @@ class Visits:
         rules = self._rules
         if rules.group == "container" or len(visit.frames) == rules.expected:
             return True
+        if rules.group == "pattern" and self._named_as_frame(visit.frames[0]) is None:
+            return True  # no other can belong to it
         return now - max(frame.seen_at for frame in visit.frames) >= rules.window_s
 
     def _keep(self, visit: Visit, folder: str) -> None:
@@ -196,15 +199,18 @@ class Visits:
     def _by_name(self, frames: list[Frame]) -> Iterator[list[Frame]]:
         groups: dict[tuple[str, int], list[tuple[str, Frame]]] = {}
         for frame in frames:
-            name = PurePosixPath(frame.path).name
-            found = self._pattern.search(name)
-            if found is None or frame.images > 1:
+            found = self._named_as_frame(frame)
+            if found is None:
                 groups[frame.path, frame.unit.image] = [("", frame)]
                 continue
-            start, end = found.span("frame")
+            name, (start, end) = found.string, found.span("frame")
             groups.setdefault((f"{name[:start]}*{name[end:]}", -1), []).append((found["frame"], frame))
         for members in groups.values():
             yield [frame for _, frame in sorted(members, key=lambda m: (len(m[0]), m[0], m[1].path))]
+
+    def _named_as_frame(self, frame: Frame) -> re.Match[str] | None:
+        """How the name of its file tells it from other frames of its tilt, if it does."""
+        return None if frame.images > 1 else self._pattern.search(PurePosixPath(frame.path).name)
 
     def _by_time(self, frames: list[Frame]) -> Iterator[list[Frame]]:
         """Runs of images at one tilt, each taken within the window after the one before."""

@@ -7,19 +7,20 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from aet_stream import failpoints
 from aet_stream.config import Config
 from aet_stream.errors import AetError, ReaderDied, SourceError, SourceGone, SourceNotReady, SourceStillZero, WireError
-from aet_stream.messages import FileOffer, NoReader, NotAcquired, Offer, Older, OlderFile, SeriesEnd, Taken, Want
-from aet_stream.naming import NO_TEXT, shown, top_folder
-from aet_stream.projection import Projection, VisitKey
+from aet_stream.messages import AnyMessage, FileOffer, NoReader, NotAcquired, Offer, Older, OlderFile, SeriesEnd, Taken, ToHub, Want
+from aet_stream.naming import shown, top_folder
+from aet_stream.projection import Array, Projection, VisitKey
 from aet_stream.readers import stat_stamp
 from aet_stream.readers.child import Member, Reading
 from aet_stream.readers.looking import Look
+from aet_stream.reasons import Reason, why
 from aet_stream.transport import HubLink
 from aet_stream.watch import settle
 from aet_stream.watch.events import Hints
@@ -30,13 +31,13 @@ from aet_stream.watch.visits import Visit, Visits
 from aet_stream.watch.witness import Witness
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 LOOK_AGAIN_S = 0.25
 OFFERED_AT_ONCE = 1000
 """Units in one message."""
 OFFERED_LETTERS = 100_000
 """Of their names, which may be long: a message holds a megabyte."""
-OLDER_AT_ONCE = 200
 LOOK_BUDGET_S = 0.3
 LOOKS_AT_ONCE = 32
 DEATHS = 3
@@ -53,12 +54,29 @@ class Reader(Protocol):
     def close(self) -> None: ...
 
 
+class Link(Protocol):
+    """The way to a hub, and what its pulse last said (transport.HubLink)."""
+
+    hub_id: str
+    newer_than_s: float
+
+    def send(self, message: ToHub, pixels: Array | None = None) -> bool: ...
+    def beat(self, status: dict[str, Any]) -> bool: ...
+    def receive(self, timeout_s: float) -> Iterator[tuple[AnyMessage, Array | None]]: ...
+    def close(self) -> None: ...
+
+
 class Watch:
     """The only one that looks at source files; it never changes, moves or locks one."""
 
     name = "watch"
 
-    def __init__(self, config: Config, reader: Reader) -> None:
+    def __init__(self, config: Config, reader: Reader, link: Link | None = None) -> None:
+        """
+        Parameters
+        ----------
+        link : the way to the hub; by default the socket below `output.root`
+        """
         self._config = config
         self.root = config.watch_root
         self._reader = reader
@@ -75,11 +93,11 @@ class Watch:
         self._asked: deque[Want] = deque()
         self._ends_told: dict[str, str] = {}
         self._nameless_told: dict[str, str] = {}
-        self._unread_told: tuple[tuple[str, str, int], ...] | None = None
+        self._no_reader_told: tuple[tuple[str, str, int], ...] | None = None
         self._older_told = False
         self._unread: dict[VisitKey, float] = {}
         """Units whose pixels cannot be read, and since when."""
-        self._link: HubLink | None = None
+        self._link = link
         self._witness: Witness | None = None
         self._hub_id = ""
         self._rhythm = Rhythm(config.watch.scan_s)
@@ -88,7 +106,8 @@ class Watch:
     def start(self) -> None:
         self._witness = Witness(self._config)
         self._settling.suffixes = self._reader.suffixes()
-        self._link = HubLink(self._config.output_root, role="watch", name=self.name, wake_fd=self._hints.wake_fd)
+        if self._link is None:
+            self._link = HubLink(self._config.output_root, role="watch", name=self.name, wake_fd=self._hints.wake_fd)
         self._look_for_root()
         self._scan(time.monotonic())
         self._say_merged(self._settling.candidates)
@@ -98,7 +117,7 @@ class Watch:
             logger.warning("%s", sentence)
 
     @property
-    def link(self) -> HubLink:
+    def link(self) -> Link:
         if self._link is None:
             raise SourceNotReady("watch has not been started")
         return self._link
@@ -167,7 +186,7 @@ class Watch:
             self._offer(now)
             self._tell_ends()
             self._tell_nameless()
-            self._tell_unread()
+            self._tell_no_reader()
             self._tell_older()
             if self._asked and time.monotonic() - now < self._config.watch.reader_timeout_s:  # one timeout a step is enough
                 self._answer(self._asked.popleft())
@@ -182,7 +201,7 @@ class Watch:
         self._asked.clear()
         self._ends_told.clear()
         self._nameless_told.clear()
-        self._unread_told, self._older_told = None, False
+        self._no_reader_told, self._older_told = None, False
         self._unread.clear()
         self._rhythm.now()
 
@@ -216,13 +235,13 @@ class Watch:
     def _settle(self, path: str, candidate: settle.Candidate, look: Look, now: float) -> None:
         """What could be taken is taken; images that are announced and zero, or cut off, are waited for."""
         rules, still_s = self._config.watch, now - candidate.changed_at
-        zeros = look.waiting and "zero" in look.waiting
+        zeros = look.waiting is not None and look.waiting.code == "zeros_so_far"
         grace_s = rules.zero_grace_s if zeros else rules.incomplete_s if look.probe.partial else 0.0
         if still_s < grace_s:
-            candidate.complaint, candidate.look_at, candidate.closed = look.waiting, candidate.changed_at + grace_s, False
+            candidate.complaint, candidate.look_at, candidate.closed = str(look.waiting or ""), candidate.changed_at + grace_s, False
             return
         if look.probe.partial:
-            reason = f"{look.probe.partial} bytes of image {look.probe.images} are there, and no more have come for {still_s:.0f} s"
+            reason = why("cut_off", nbytes=look.probe.partial, image=look.probe.images, still_s=still_s)
             cut = NotAcquired(visit=VisitKey(path, look.probe.images, candidate.refused), why="bad", reason=reason)
             if not self.link.send(cut):
                 return
@@ -242,8 +261,8 @@ class Watch:
             candidate.look_at = min(candidate.look_at, max(candidate.changed_at + rules.zero_grace_s, now + LOOK_AGAIN_S))
         deadly = candidate.deaths >= DEATHS
         if (deadly or still_s >= limit_s) and self._root_is_there():
-            why = f"{candidate.deaths} reading processes died over it" if deadly else f"unchanged for {still_s:.0f} s"
-            bad = NotAcquired(visit=VisitKey(path, 0, candidate.refused), why="bad", reason=f"{complaint} ({why})")
+            dead, late = why("deadly", error=complaint, deaths=candidate.deaths), why("incomplete", error=complaint, still_s=still_s)
+            bad = NotAcquired(visit=VisitKey(path, 0, candidate.refused), why="bad", reason=dead if deadly else late)
             if self.link.send(bad):
                 self._settling.pass_on(path)
 
@@ -282,22 +301,22 @@ class Watch:
         """Images that no message can name as they are."""
         for path, stamp in self._settling.nameless.items():
             if self._nameless_told.get(path) != stamp:
-                if not self.link.send(NotAcquired(visit=VisitKey(path, 0, stamp), why="bad", reason=NO_TEXT)):
+                if not self.link.send(NotAcquired(visit=VisitKey(path, 0, stamp), why="bad", reason=why("nameless"))):
                     return
                 self._nameless_told[path] = stamp
 
-    def _tell_unread(self) -> None:
+    def _tell_no_reader(self) -> None:
         """Files that may be images, of formats without a reader."""
-        unread = _fitting(self._settling.no_reader)
-        if unread != self._unread_told and self.link.send(NoReader(folders=unread)):
-            self._unread_told = unread
+        unread = tuple(_fitting(self._settling.no_reader, lambda row: len(row[0]) + len(row[1])))
+        if unread != self._no_reader_told and self.link.send(NoReader(folders=unread)):
+            self._no_reader_told = unread
 
     def _tell_older(self) -> None:
         """Images that are older than wanted: the hub says which of them were not there from the first. A bounded number a turn."""
         if not self._older_to_tell() or not self._there:
             return
         left = self._settling.older_to_tell
-        some = dict(itertools.islice(left.items(), OLDER_AT_ONCE))
+        some = dict(_fitting(left.items(), lambda item: len(item[0])))
         files = tuple(OlderFile(path, stat_stamp(entry), entry.st_mtime, entry.st_ctime) for path, entry in some.items())
         if self.link.send(Older(files=files, last=len(some) == len(left))):
             self._older_told = True
@@ -314,7 +333,7 @@ class Watch:
         """Read one visit for the hub, or say why not."""
         visit = self._visits.find(*want.visit.source)
         if visit is None or visit.stamp != want.visit.stamp:
-            self._refuse(want, "gone" if _is_gone(self.root / want.visit.path) else "later", "the file changed since it was offered")
+            self._refuse(want, "gone" if _is_gone(self.root / want.visit.path) else "later", why("changed"))
             if visit is None:
                 self._settling.again(want.visit.path)
             else:
@@ -327,20 +346,20 @@ class Watch:
         except SourceGone as error:
             if all(_is_gone(self.root / frame.path) for frame in visit.frames):
                 self._again(visit)  # its folder may only be away: the next scan forgets it, or finds it there again
-            self._refuse(want, "gone", str(error))
+            self._refuse(want, "gone", why("gone", error=str(error)))
         except SourceStillZero as error:
             self._again(visit, after_s=self._config.watch.zero_grace_s)
-            self._refuse(want, "later", str(error))
+            self._refuse(want, "later", why("unreadable", error=str(error)))
         except SourceNotReady as error:
             self._unreadable(want, visit, error)
         except SourceError as error:
-            self._refuse(want, "bad", str(error))
+            self._refuse(want, "bad", why("unreadable", error=str(error)))
         except ReaderDied as error:
-            self._refuse(want, "died", str(error))
+            self._refuse(want, "died", why("reader_died", error=str(error)))
         else:
             if [unit.stamp for unit in reading.units] != [frame.unit.stamp for frame in visit.frames]:
                 self._again(visit)
-                self._refuse(want, "later", "the file changed since it was offered")
+                self._refuse(want, "later", why("changed"))
                 return
             self._send(want, visit, projection, reading)
 
@@ -351,10 +370,10 @@ class Watch:
         limit_s = self._config.watch.incomplete_s
         if now - since >= limit_s and self._root_is_there():
             del self._unread[want.visit]
-            self._refuse(want, "bad", f"{error} (for {now - since:.0f} s)")
+            self._refuse(want, "bad", why("incomplete", error=str(error), still_s=now - since))
             return
         self._again(visit, not_before=now + min(max(LOOK_AGAIN_S, (now - since) / 2), limit_s / 4))
-        self._refuse(want, "later", str(error))
+        self._refuse(want, "later", why("unreadable", error=str(error)))
 
     def _again(self, visit: Visit, *, after_s: float = 0.0, not_before: float = 0.0) -> None:
         """Look anew at every file of a visit, and offer what is there then."""
@@ -369,14 +388,14 @@ class Watch:
         try:
             self.link.send(answer, planes)
         except WireError as error:
-            self._refuse(want, "bad", str(error))
+            self._refuse(want, "bad", why("unreadable", error=str(error)))
         self._unread.pop(want.visit, None)
 
-    def _refuse(self, want: Want, why: str, reason: str) -> None:
-        if why == "gone" and not self._root_is_there():
-            why = "later"  # with everything else
-        logger.debug("%s image %d: %s: %s", want.visit.path, want.visit.image, why, reason)
-        self.link.send(NotAcquired(visit=want.visit, why=why, reason=reason))  # type: ignore[arg-type]
+    def _refuse(self, want: Want, end: Literal["bad", "later", "gone", "died"], reason: Reason) -> None:
+        if end == "gone" and not self._root_is_there():
+            end = "later"  # with everything else
+        logger.debug("%s image %d: %s: %s", want.visit.path, want.visit.image, end, reason)
+        self.link.send(NotAcquired(visit=want.visit, why=end, reason=reason))
 
     # -- status -----------------------------------------------------------------------------------------------------------------
 
@@ -410,10 +429,14 @@ class Watch:
             self._link.close()
 
 
-def _fitting(folders: tuple[tuple[str, str, int], ...]) -> tuple[tuple[str, str, int], ...]:
-    """As many as one message holds."""
-    letters = itertools.accumulate(len(folder) + len(kind) for folder, kind, _ in folders)
-    return tuple(folder for folder, so_far in zip(folders, letters, strict=True) if so_far <= OFFERED_LETTERS)
+def _fitting(items: Iterable[T], letters: Callable[[T], int]) -> Iterator[T]:
+    """The first ones, as many as one message holds."""
+    left = OFFERED_LETTERS
+    for item in itertools.islice(items, OFFERED_AT_ONCE):
+        left -= letters(item)
+        if left < 0:
+            return
+        yield item
 
 
 def _is_gone(path: Path) -> bool:
