@@ -52,4 +52,4 @@ clean:
 	rm -rf demo bench build *.egg-info
 
 durability: setup
-	$(BIN)/python -m tests.durability matrix kill power mutants campaign soak fsync report
+	$(BIN)/python -m tests.durability matrix kill power mutants campaign orphans soak fsync report

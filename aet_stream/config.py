@@ -117,12 +117,28 @@ class Angle(Section, frozen=True):
 
 
 class Orientation(Section, frozen=True):
-    """How pixels are turned when they are read, so that the tilt axis lies along y and the hand is right."""
+    """How pixels are turned when they are read, so that the hand is right and the tilt axis lies along y or is known."""
 
     transpose: bool = False
     """First of the three: rows become columns."""
     flip_y: bool = False
     flip_x: bool = False
+    tilt_axis_deg: Annotated[float, msgspec.Meta(ge=-180, le=180)] | Literal["file"] = "file"
+    """Where the tilt axis lies after that, in degrees from +y (towards higher rows) towards -x: as IMOD and SerialEM count it, who show the
+    first row at the bottom, from the vertical counterclockwise; with the first row at the top, clockwise. Images are stored as they are; it
+    is the volume that is made of turned ones. `file`: what an mdoc says (of the pixels before they are transposed or flipped), else 0."""
+
+    def axis_deg(self, stated_deg: float | None) -> float:
+        """Where the axis lies in pixels that have been turned so, degrees; NaN where neither this nor the file says it.
+
+        A flip decides about the hand, so it turns the axis as a line only; a transposed image has it within a right angle of y.
+        """
+        if self.tilt_axis_deg != "file":
+            return self.tilt_axis_deg
+        if stated_deg is None:
+            return float("nan")
+        turned = (90 - stated_deg + 90) % 180 - 90 if self.transpose else stated_deg
+        return -turned if self.flip_y != self.flip_x else turned
 
     @property
     def letters(self) -> str:

@@ -86,8 +86,12 @@ def _explain(error: msgspec.ValidationError, tree: Any) -> str:
         return f"unknown key `{'.'.join(filter(None, (key, unknown.group(1))))}`; known here: {known}"
     if value := re.fullmatch("Invalid enum value (.*)", what):
         return f"{key} = {value.group(1)}: choose one of {', '.join(_choices(key))}"
-    what = re.sub(r"`(\w+)`", lambda kind: _KINDS.get(kind[1], kind[1]), what[0].lower() + what[1:])
+    what = re.sub(r"`([\w |]+)`", lambda kinds: _in_words(kinds[1]), what[0].lower() + what[1:])
     return f"{key} = {_value(tree, key)!r}: {what}"
+
+
+def _in_words(kinds: str) -> str:
+    return " or ".join(_KINDS.get(kind, kind) for kind in kinds.split(" | "))
 
 
 def _value(tree: Any, key: str) -> Any:
@@ -101,6 +105,8 @@ def _choices(key: str) -> tuple[str, ...]:
     """The words that a setting, or each of its list, may be."""
     section, name = re.findall(r"\w+", key)[:2]
     kind = get_type_hints(type(getattr(Config(), section)))[name]
+    if float in get_args(kind):
+        return (*get_args(get_args(kind)[1]), "a number")
     while get_origin(kind) is not Literal:
         kind = get_args(kind)[0]
     return get_args(kind)

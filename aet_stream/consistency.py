@@ -49,6 +49,12 @@ class Law:
         return math.hypot(x_px - self.x_px(tilt_deg), y_px - self.y_px)
 
 
+def about_axis(x_px: Array, y_px: Array, axis_deg: Array) -> tuple[Array, Array]:
+    """(across, along) the tilt axis, px: columns and rows seen with the axis upright; axis_deg from +y towards -x, NaN: along y."""
+    turn = np.radians(np.nan_to_num(axis_deg))
+    return x_px * np.cos(turn) + y_px * np.sin(turn), y_px * np.cos(turn) - x_px * np.sin(turn)
+
+
 def fit_law(tilts_deg: Array, x_px: Array, y_px: Array) -> Law | None:
     """The law that fits best, without letting outliers pull (least absolute deviations, by reweighting).
 

@@ -71,7 +71,7 @@ def read_images(path: Path, reader: Reader, config: Config) -> Iterator[SourceIm
         stated, objection = resolve(known, unit.tilts, path.name, look.probe.promised, config.angle, remark=unit.remark)
         known = msgspec.structs.replace(projection.acquisition, tilt_deg=None if objection else stated[0].tilt_deg)
         whole = Projection(projection.pixels, known, projection.drift, projection.extras)
-        remark = "; ".join(filter(None, (objection, projection.drift.flag)))
+        remark = "; ".join(filter(None, (str(objection or ""), projection.drift.flag)))
         yield SourceImage(unit.image, len(look.units), whole, reading.sha256, remark)
     if look.waiting or look.probe.partial:
         yield SourceError(f"{path}: not whole: {look.waiting or f'{look.probe.partial} bytes of one image more'}")

@@ -17,6 +17,7 @@ from aet_stream.config import Config, Series
 from aet_stream.messages import Acquired
 from aet_stream.naming import detector_in_name, is_left_out, shown
 from aet_stream.projection import Array, Candidate
+from aet_stream.reasons import Reason, why
 from aet_stream.tilts import EQUAL_TILT_DEG
 
 SAME_SIZE = 0.01
@@ -43,7 +44,7 @@ class Verdict(NamedTuple):
     """`same`: the file was touched, its pixels were not. `other`: recorded, not stored. `held`: a person has to say something."""
 
     state: State
-    reason: str = ""
+    reason: Reason | None = None
     tilt_deg: float = float("nan")
     tilt_source: str = ""
 
@@ -170,18 +171,18 @@ def judge(acquired: Acquired, raw: Array, rows: Rows, site: Site, person_deg: fl
     rows : of its series, so far
     person_deg : the tilt that a person gave it, which answers every question but that for another setting or folder
     """
-    if aside := _left_out(acquired, site.rules) or (_no_projection(acquired) if person_deg is None else ""):
+    if aside := _left_out(acquired, site.rules) or (_no_projection(acquired) if person_deg is None else None):
         return Verdict("other", aside)
     if person_deg is not None:
         tilt_deg, source = person_deg, "person"
     elif row := _judged_before(acquired, rows):
-        return Verdict("same", f"projection {row.number}: the file was touched, its pixels were not")
+        return Verdict("same", why("untouched", number=row.number))
     elif acquired.hold or not acquired.candidates:
-        return Verdict("held", acquired.hold or "no source names a tilt angle")
+        return Verdict("held", acquired.hold or why("no_tilt", because=""))
     else:
         tilt_deg, source = acquired.candidates[0].tilt_deg, acquired.candidates[0].source
     image = _Image(acquired, raw, tilt_deg, by_person=person_deg is not None)
-    state, reason = next(filter(None, (rule(image, rows, site) for rule in _RULES)), ("stored", ""))
+    state, reason = next(filter(None, (rule(image, rows, site) for rule in _RULES)), _STORED)
     return Verdict(state, reason, tilt_deg, source)
 
 
@@ -203,17 +204,17 @@ def parted(planes: Array, acquired: Acquired) -> tuple[Array, dict[str, Array]]:
 # -- recorded, not stored -----------------------------------------------------------------------------------------------------------------
 
 
-def _left_out(acquired: Acquired, rules: Series) -> str:
+def _left_out(acquired: Acquired, rules: Series) -> Reason | None:
     said = acquired.acquisition
     if not is_left_out(said, acquired.visit.path, rules):
-        return ""
+        return None
     detector = f"{said.detector} {said.segment}".strip() or f"{detector_in_name(acquired.visit.path)} (by its name)"
-    return f"detector {detector}; series.detector is {rules.detector}: if it should not be, set it and `aet-stream requeue ID`"
+    return why("left_out", detector=detector, used=rules.detector)
 
 
-def _no_projection(acquired: Acquired) -> str:
-    why = acquired.acquisition.no_projection
-    return f"no projection, as the file itself says: {why}; if it is one, `aet-stream release ID --angle DEG`" if why else ""
+def _no_projection(acquired: Acquired) -> Reason | None:
+    because = acquired.acquisition.no_projection
+    return why("no_projection", because=because) if because else None
 
 
 def _judged_before(acquired: Acquired, rows: Rows) -> Row | None:
@@ -237,7 +238,8 @@ class _Image(NamedTuple):
         return self.acquired.visit.source
 
 
-Ruling = tuple[State, str] | None
+Ruling = tuple[State, Reason] | None
+_STORED: tuple[State, None] = "stored", None
 
 
 def _other_detector(image: _Image, rows: Rows, site: Site) -> Ruling:
@@ -247,7 +249,7 @@ def _other_detector(image: _Image, rows: Rows, site: Site) -> Ruling:
     said, name = image.acquired.acquisition.detector, detector_in_name(image.acquired.visit.path)
     for found, used, by in ((said, rows.detector(image.key), ""), (name, rows.detector_name(image.key), " (by its name)")):
         if found and used and found.lower() != used.lower():
-            return "held", f"detector {found}{by}, but the series has {used}: set series.detector to the one to use"
+            return "held", why("other_detector", detector=f"{found}{by}", used=used)
     return None
 
 
@@ -255,12 +257,11 @@ def _known_pixels(image: _Image, rows: Rows, site: Site) -> Ruling:
     for row in rows.same_pixels(image.acquired.sha256):
         same_image, same_tilt = row.key == image.key, abs(row.tilt_deg - image.tilt_deg) <= EQUAL_TILT_DEG
         if same_image and same_tilt:
-            return "same", f"projection {row.number}: the file was touched, its pixels were not"
+            return "same", why("untouched", number=row.number)
         if same_image and not image.by_person:
-            said = f"stored as projection {row.number} at {row.tilt_deg:g} deg, but its sources now say {image.tilt_deg:g} deg"
-            return "held", said
+            return "held", why("tilt_changed", number=row.number, stored_deg=row.tilt_deg, tilt_deg=image.tilt_deg)
         if same_tilt:
-            return "duplicate", f"same pixels and tilt as {row.path} image {row.image} (projection {row.number})"
+            return "duplicate", why("copy", path=row.path, image=row.image, number=row.number)
     return None
 
 
@@ -273,10 +274,10 @@ def _other_shape(image: _Image, rows: Rows, site: Site) -> Ruling:
     first, raw = rows.first(), image.raw
     if first is None or (raw.shape, raw.dtype.str) == (first.shape, first.dtype):
         return None
-    (height, width), (its_height, its_width) = first.shape, raw.shape
-    return "held", (
-        f"{its_height} x {its_width} px of {raw.dtype}, but the series has {height} x {width} px of {np.dtype(first.dtype)}: "
-        "put it into a folder of its own"
+    (height, width), (its_height, its_width) = raw.shape, first.shape
+    its_dtype = str(np.dtype(first.dtype))
+    return "held", why(
+        "other_shape", height=height, width=width, dtype=str(raw.dtype), its_height=its_height, its_width=its_width, its_dtype=its_dtype
     )
 
 
@@ -285,20 +286,16 @@ def _other_size(image: _Image, rows: Rows, site: Site) -> Ruling:
     its_nm, nm = image.acquired.acquisition.pixel_size_nm, rows.pixel_size_nm(image.key)
     if image.by_person or its_nm is None or nm is None or abs(its_nm - nm) <= SAME_SIZE * nm:
         return None
-    belongs = "if it belongs to it all the same, `aet-stream release ID --angle DEG`"
-    return "held", f"pixel size {its_nm:.4g} nm, but the series has {nm:.4g} nm: put it into a folder of its own; {belongs}"
+    return "held", why("other_pixel_size", pixel_size_nm=its_nm, used_nm=nm)
 
 
 def _other_site(image: _Image, rows: Rows, site: Site) -> Ruling:
     """The settings were changed between two starts, in the middle of a series."""
     first, roots = rows.first(), rows.roots()
     if first is not None and first.orientation != site.turn:
-        was = f"orientation {site.turn!r}, but the series has {first.orientation!r}"
-        return "held", f"{was}: set orientation.* as it was, or put it into a folder of its own"
+        return "held", why("other_orientation", turn=repr(site.turn), used=repr(first.orientation))
     if roots and site.watch_root not in roots and not image.by_person:
-        was = f"watch.root was {roots[-1]} for this series, now it is {site.watch_root}"
-        same = "if it is the same under another name, `aet-stream release` one projection with its angle, and those after it follow"
-        return "held", f"{was}: put it into a folder of another name; {same}"
+        return "held", why("other_root", used=roots[-1], root=site.watch_root)
     return None
 
 

@@ -99,6 +99,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """(path, image) of each image, when several went into this projection."""
     orientation: str = ""
     """How the pixels were turned when they were read: `t` transposed, `y` and `x` flipped along that axis."""
+    tilt_axis_deg: float = NAN
+    """Where the tilt axis lies in these pixels, from +y towards -x; NaN: nobody says, so along y."""
     closed_at: float = NAN
     """Unix seconds when the source file took its final form."""
     settle_s: float = NAN
@@ -134,7 +136,12 @@ class Column:
 
 
 #: Where the name in our files is another than that of the field.
-_NAMES = {"drift.averaged": "frames_averaged", "drift.shifts_px": "frame_shifts_px", "drift.doubt_px": "drift_doubt_px"}
+_NAMES = {
+    "acquisition.tilt_axis_deg": "tilt_axis_stated_deg",
+    "drift.averaged": "frames_averaged",
+    "drift.shifts_px": "frame_shifts_px",
+    "drift.doubt_px": "drift_doubt_px",
+}
 #: Of what the instrument says, the tilt stands in `tilt_candidates`, word for word, and a remark in `flag`.
 _ELSEWHERE = {f"acquisition.{name}" for name in ("tilt_deg", "tilt_raw", "tilt_unit", "remark")}
 

@@ -12,9 +12,10 @@ from typing import Any, Literal
 import msgspec
 
 from aet_stream.projection import Acquisition, Candidate, Drift, Quality, VisitKey
+from aet_stream.reasons import Reason
 
 #: Raised whenever a message changes; roles of different versions refuse each other.
-WIRE_VERSION = 5
+WIRE_VERSION = 6
 
 
 class ArraySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,10 +92,10 @@ class Acquired(Message, frozen=True, tag="acquired"):
     extras: Literal["", "variance", "frames"] = ""
     """What the planes behind the first one are."""
     extras_dtype: str = ""
-    hold: str = ""
-    """Why its tilt is not known, or empty."""
-    doubt: str = ""
-    """What is odd about its file as a whole, so that a person should look, or empty."""
+    hold: Reason | None = None
+    """Why its tilt is not known."""
+    doubt: Reason | None = None
+    """What is odd about its file as a whole, so that a person should look."""
 
 
 class NotAcquired(Message, frozen=True, tag="not_acquired"):
@@ -102,7 +103,7 @@ class NotAcquired(Message, frozen=True, tag="not_acquired"):
 
     visit: VisitKey
     why: Literal["bad", "later", "gone", "died"]
-    reason: str
+    reason: Reason
 
 
 class OlderFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

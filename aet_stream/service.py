@@ -1,4 +1,4 @@
-"""The loop around a role's `step()`: signals, heartbeat, readiness, exit code, logging, and the tie to the parent process.
+"""The loop around a role's `step()`: signals, heartbeat, readiness, exit code, logging.
 
 Readiness and heartbeats use systemd's notify protocol (a datagram to NOTIFY_SOCKET, sd_notify(3)), to systemd itself or to our own
 supervisor, which listens in the same way.
@@ -12,7 +12,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 import time
 from types import FrameType
 from typing import Any, Protocol
@@ -30,7 +29,6 @@ EXIT_DISK = 5  # the output cannot be written now: starting again later helps
 BEAT_S = 1.0
 STILL_AT_IT = "WATCHDOG=1\nEXTEND_TIMEOUT_USEC=60000000"
 """Said while a start or a step takes long: whoever waits for us waits on, for a minute from then."""
-ORPHAN_GRACE_S = 1.5
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +52,7 @@ class Role(Protocol):
 
 
 class Stop:
-    """Set by SIGTERM, SIGINT or the loss of the parent; a signal handler does nothing else."""
+    """Set by SIGTERM or SIGINT; a signal handler does nothing else."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -131,27 +129,9 @@ def still_at_it(role: str) -> None:
         notify(role, STILL_AT_IT)
 
 
-def tie_to_parent(stop: Stop) -> None:
-    """End when the parent ends: it holds the other end of our standard input.
-
-    A thread, because the main loop may be inside one long call; it asks the loop to stop, and ends the process if that takes too long.
-    """
-
-    def watch() -> None:
-        while os.read(0, 4096):
-            pass
-        stop.asked = True
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(ORPHAN_GRACE_S)
-        os._exit(EXIT_FAILED)
-
-    threading.Thread(target=watch, name="tie-to-parent", daemon=True).start()
-
-
 def be_a_child() -> None:
-    """For a command that does its work and ends: the loss of the parent and SIGTERM end it as Ctrl-C does, so that no draft is left."""
+    """For a command that does its work and ends: SIGTERM ends it as Ctrl-C does, so that no draft is left."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    tie_to_parent(Stop())
 
 
 def set_up_logging(role: str, *, verbose: bool = False) -> None:

@@ -1,18 +1,18 @@
 """The supervisor behind `aet-stream run`: starts the roles, starts them again, and tells the truth about how it went.
 
-One plain loop. Roles report through systemd's notify protocol to a socket of ours (service.py) and die with us: each holds the other end of
-its standard input.
+One plain loop. Roles report through systemd's notify protocol to a socket of ours (service.py), and the kernel ends them with us
+(lifeline.py).
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from typing import Any, TextIO
 
 import msgspec
 
+from aet_stream import lifeline
 from aet_stream.config import Config
 from aet_stream.config_file import require_folders
 from aet_stream.errors import AetError, AlreadyRunning, NotRunning
@@ -63,8 +64,8 @@ class Child:
 
 def role_command(name: str, *, verbose: bool) -> list[str]:
     """How a role is started; its settings come over its standard input."""
-    command = [sys.executable, "-m", "aet_stream", name.split("-")[0], "--supervised", "--name", name]
-    return [*command, "-v"] if verbose else command
+    words = [name.split("-")[0], "--supervised", "--name", name, *(["-v"] if verbose else [])]
+    return lifeline.command("aet_stream", *words)
 
 
 class Supervisor:
@@ -116,12 +117,10 @@ class Supervisor:
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         child.ready, child.started_at, child.beaten_at = False, time.monotonic(), time.monotonic()
-        if child.process.stdin is not None:
-            try:
-                child.process.stdin.write(msgspec.json.encode(self._config) + b"\n")
-                child.process.stdin.flush()
-            except BrokenPipeError:
-                pass  # it is dead already: the next turn sees it
+        given = child.process.stdin
+        assert given is not None
+        with contextlib.suppress(BrokenPipeError), given:  # it may be dead already: the next turn sees it
+            given.write(msgspec.json.encode(self._config))
 
     def step(self) -> None:
         self._hear()
@@ -142,8 +141,6 @@ class Supervisor:
                 logger.warning("a role did not stop within %g s: killed", self._config.supervise.stop_s)
                 process.kill()
                 process.wait()
-            if process.stdin is not None:
-                process.stdin.close()
         for part in (self._link, self._inbox, self._lock):
             if part is not None:
                 part.close()
@@ -196,8 +193,6 @@ class Supervisor:
             child.process.kill()
 
     def _ended(self, child: Child, code: int) -> None:
-        if child.process is not None and child.process.stdin is not None:
-            child.process.stdin.close()
         child.process = None
         child.failed_starts += not child.ready and code != EXIT_DISK  # a full disk is waited for
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"

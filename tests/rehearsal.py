@@ -16,6 +16,7 @@ from aet_stream.hub.outgoing import Letter, News
 from aet_stream.messages import WIRE_VERSION, AnyMessage, Beat, Done, Job, Pulse, Ready, ToHub
 from aet_stream.projection import Array, Quality
 from aet_stream.readers.child import ReaderChild
+from aet_stream.reasons import reason_of
 from aet_stream.watch.watch import Watch
 
 QUICK = (
@@ -29,6 +30,12 @@ QUICK = (
 LONG_ENOUGH_S = 0.06
 """For some scans of a small folder."""
 WATCH, WORKER = b"watch", b"worker"
+
+
+def _whole(kept: str) -> str:
+    """A reason of the ledger as `check` says it."""
+    reason = reason_of(kept)
+    return "" if reason is None else reason.with_remedy()
 
 
 class Ending(NamedTuple):
@@ -111,7 +118,7 @@ class Rehearsal:
     def endings(self) -> dict[tuple[str, int], Ending]:
         """What became of every image that is known, by its latest state; of a file that waits, its first image says why."""
         rows = self.core.ledger.db.execute("SELECT path, image, state, reason, tilt_deg FROM visit ORDER BY id")
-        found = {(row["path"], row["image"]): Ending(row["state"], row["reason"], row["tilt_deg"]) for row in rows}
+        found = {(row["path"], row["image"]): Ending(row["state"], _whole(row["reason"]), row["tilt_deg"]) for row in rows}
         return {(path, -1): Ending("waiting", why, None) for path, why in self.said["waiting_for"].items()} | found
 
     def close(self) -> None:

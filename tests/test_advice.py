@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from aet_stream.config import Advice
+from aet_stream.consistency import intensity_ratio, mass_residual_px
+from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.monitor.advice import Adviser, Hint
 from aet_stream.monitor.frames import grey_png
 from aet_stream.monitor.looks import look, row_jump
@@ -34,23 +36,32 @@ def particle(tilt_deg: float, *, shift_px: float = 0.0, bitten: bool = False) ->
 
 def row(number: int, tilt_deg: float, clean: Array, raw: Array | None = None, **figures: Any) -> Row:
     raw = np.rint(clean + 200).clip(0).astype("<u2") if raw is None else raw
+    quality = Denoiser(model="constant").subtract(raw).quality
     return {
         "number": number,
         "tilt_deg": tilt_deg,
         "trust": 0.9,
         "trust_in_series": 0.9,
         "vacuum_noise": 3.0,
+        **{name: getattr(quality, name) for name in ("total_intensity", "mass_x_px", "mass_y_px", "edge_contact")},
         **look(raw, clean).figures,
         **figures,
         "image": clean,
     }
 
 
+def in_series(rows: list[Row]) -> list[Row]:
+    """With what the hub adds when it has all rows."""
+    tilts, totals, x, y = (np.array([row[name] for row in rows]) for name in ("tilt_deg", "total_intensity", "mass_x_px", "mass_y_px"))
+    added = zip(intensity_ratio(totals).tolist(), mass_residual_px(tilts, x, y).tolist(), strict=True)
+    return [row | {"intensity_ratio": ratio, "mass_residual_px": px} for row, (ratio, px) in zip(rows, added, strict=True)]
+
+
 def hints(*, limits: Advice | None = None, more: list[Row] | None = None, spoilt: Row | None = None) -> list[Hint]:
     rows = [row(number, tilt, particle(tilt)) for number, tilt in enumerate(TILTS)]
     if spoilt is not None:
         rows[BAD] = spoilt
-    return Adviser(limits or Advice(), [*rows, *(more or [])], EDGE_PX, lambda one: one["image"]).hints()
+    return Adviser(limits or Advice(), in_series([*rows, *(more or [])]), EDGE_PX, lambda one: one["image"]).hints()
 
 
 def test_a_good_series_needs_no_advice() -> None:
@@ -60,12 +71,10 @@ def test_a_good_series_needs_no_advice() -> None:
 
 @pytest.mark.parametrize("shape", [(8, 1024), (1024, 8), (8, 8192), (96, 96)])
 def test_a_flat_frame_is_looked_at_like_any_other(shape: tuple[int, int]) -> None:
-    """Its picture has pixels, its centre of mass lies where it is bright."""
+    """Its picture has pixels."""
     clean = np.zeros(shape, np.float32)
     clean[shape[0] // 2 :, shape[1] // 2 :] = 100
     seen = look(clean.astype("<u2"), clean)
-    centre = (shape[0] * 0.75 - 0.5, shape[1] * 0.75 - 0.5)
-    assert (seen.figures["centre_y_px"], seen.figures["centre_x_px"]) == pytest.approx(centre, abs=4)
     assert grey_png(seen.small).startswith(b"\x89PNG")
 
 
@@ -107,7 +116,7 @@ def test_what_is_wrong_is_said_with_figure_and_limit(name: str) -> None:
     assert {hint.number for hint in found} == {BAD}
     (hint,) = (hint for hint in found if hint.kind == kind)
     assert hint.tilt_deg == T
-    assert hint.figure == pytest.approx(figure, rel=0.03)
+    assert hint.figure == pytest.approx(figure, rel=0.03, abs=0.02)  # of the border, in whole blocks
     assert hint.limit == getattr(Advice(), setting)
     assert hint.setting == f"advice.{setting}"
     beyond = 0.8 * hint.figure if setting.endswith("below") else 1.25 * hint.figure
@@ -151,6 +160,6 @@ def test_a_blank_frame_is_to_be_retaken_and_does_not_count() -> None:
 def test_too_few_projections_have_no_law() -> None:
     """With four tilts nobody can say what is usual: no drift, no noise, no lost particle."""
     rows = [row(number, tilt, particle(tilt, shift_px=20.0 * (number == 1))) for number, tilt in enumerate(TILTS[:4])]
-    adviser = Adviser(Advice(), rows, EDGE_PX, lambda one: one["image"])
+    adviser = Adviser(Advice(), in_series(rows), EDGE_PX, lambda one: one["image"])
     assert adviser.law is None
     assert adviser.hints() == []

@@ -67,9 +67,9 @@ def test_by_default_a_name_that_may_mean_something_else_holds(name: str, tilt: f
     """No sign is lost and no digit: what is not plainly a number is said to be none."""
     stated, hold = resolve(known(None), (), name, 1, Angle())
     if tilt is None or math.isnan(tilt):
-        assert ("no tilt angle" if tilt is None else "which is no number") in hold
+        assert ("no tilt angle" if tilt is None else "which is no number") in str(hold)
     else:
-        assert ([candidate.tilt_deg for candidate in stated], hold) == ([tilt], "")
+        assert ([candidate.tilt_deg for candidate in stated], hold) == ([tilt], None)
 
 
 @pytest.mark.parametrize(
@@ -91,10 +91,10 @@ def test_by_default_a_name_that_may_mean_something_else_holds(name: str, tilt: f
 def test_the_word_beside_a_number_may_make_it_no_tilt(name: str, seen: str) -> None:
     """A step, a scan direction, an angle of another axis: held, with what was seen; and it is a tilt if a person takes the word out."""
     _, hold = resolve(known(None), (), name, 1, Angle())
-    assert f"the filename says {seen!r}, which is no tilt by the word beside the number" in hold
+    assert f"the filename says {seen!r}, which is no tilt by the word beside the number" in str(hold)
     word = next(word for word in Angle().no_tilt_words if word in re.split(r"[\W\d_]+", seen.lower()))
     left = tuple(other for other in Angle().no_tilt_words if other != word)
-    assert "no tilt by the word" not in resolve(known(None), (), name, 1, Angle(no_tilt_words=left))[1]
+    assert "no tilt by the word" not in str(resolve(known(None), (), name, 1, Angle(no_tilt_words=left))[1])
 
 
 @pytest.mark.parametrize(
@@ -111,13 +111,13 @@ def test_the_word_beside_a_number_may_make_it_no_tilt(name: str, seen: str) -> N
 def test_words_elsewhere_in_a_name_change_nothing(name: str, tilt: float) -> None:
     """With a number between, or as a part of a longer word."""
     stated, hold = resolve(known(None), (), name, 1, Angle())
-    assert ([candidate.tilt_deg for candidate in stated], hold) == ([tilt], "")
+    assert ([candidate.tilt_deg for candidate in stated], hold) == ([tilt], None)
 
 
 def test_a_number_that_is_no_tilt_by_its_name_still_disagrees_with_one_that_is_another() -> None:
     """The file says 0 and may know nothing: which of them is meant is for a person. Where both say the same there is nothing to ask."""
-    assert "sources disagree" in resolve(known(0.0), (), "np_scan_30deg.dm4", 1, Angle())[1]
-    assert resolve(known(30.0), (), "np_scan_30deg.dm4", 1, Angle())[1] == ""
+    assert "sources disagree" in str(resolve(known(0.0), (), "np_scan_30deg.dm4", 1, Angle())[1])
+    assert resolve(known(30.0), (), "np_scan_30deg.dm4", 1, Angle())[1] is None
 
 
 def known(tilt_deg: float | None) -> Acquisition:
@@ -129,7 +129,7 @@ def test_the_file_is_believed_before_sidecar_and_name_and_all_are_kept() -> None
     beside = Candidate("sidecar", "TiltAngle = 10.1", 10.1)
     found, hold = resolve(known(10.0), (beside,), "x_+10.2deg.tif", 1, Angle())
     assert [candidate.source for candidate in found] == ["metadata", "sidecar", "filename"]
-    assert hold == ""
+    assert hold is None
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_missing_impossible_or_contradicting_tilts_hold(metadata: float | None, 
     """Each with a sentence that says why."""
     beside = () if sidecar is None else (Candidate("sidecar", "TiltAngle = ?", sidecar),)
     _, hold = resolve(known(metadata), beside, name, 1, Angle())
-    assert words in hold
+    assert words in str(hold)
 
 
 def test_the_name_of_a_stack_says_nothing_about_one_image() -> None:
@@ -186,14 +186,14 @@ LETTERS = r"_(?P<angle>[npm]\d+(?:[p.,]\d+)?)_"
 def test_every_way_of_writing_a_tilt_in_a_name(regex: str, name: str, tilt: float) -> None:
     """Signs as letters, decimal commas, `p` for the point, two dots in a name, negative steps: as configured, never otherwise."""
     stated, hold = resolve(known(None), (), name, 1, Angle(filename_regex=regex))
-    assert (stated[0].tilt_deg, hold) == (tilt, "")
+    assert (stated[0].tilt_deg, hold) == (tilt, None)
     assert stated[0].raw in name
 
 
 def test_a_name_that_says_two_things_is_held() -> None:
     """tilt_10deg_rot_90deg: whoever takes the first has guessed."""
     _, hold = resolve(known(None), (), "tilt_10deg_rot_90deg.tif", 1, Angle())
-    assert "disagree" in hold
+    assert "disagree" in str(hold)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_name_that_says_two_things_is_held() -> None:
     [
         (Angle(filename_regex=r"a(?P<angle>\d\.\d)", filename_unit="rad"), Acquisition(), math.degrees(0.5), ""),
         (Angle(), Acquisition(tilt_deg=math.degrees(-0.2), tilt_raw="-0.2 rad", tilt_unit="rad"), math.degrees(-0.2), ""),
-        (Angle(), Acquisition(tilt_deg=0.5, tilt_raw="0.5 ?", tilt_unit="?"), None, "set angle.metadata_unit"),
+        (Angle(), Acquisition(tilt_deg=0.5, tilt_raw="0.5 ?", tilt_unit="?"), None, "not whether in degrees or radians"),
         (Angle(metadata_unit="rad"), Acquisition(tilt_deg=0.5, tilt_raw="0.5 ?", tilt_unit="?"), math.degrees(0.5), ""),
         (Angle(metadata_unit="deg"), Acquisition(tilt_deg=math.degrees(30.0), tilt_raw="30 rad", tilt_unit="rad"), 30.0, ""),
         (Angle(axis="beta"), Acquisition(tilt_deg=1.0, tilt_beta_deg=20.0), 20.0, ""),
@@ -213,15 +213,15 @@ def test_units_axis_and_order_are_a_matter_of_settings(rules: Angle, acquisition
     """Radians, the second stage axis, a source that is not believed: said once in the configuration."""
     stated, hold = resolve(acquisition, (), "x_a0.5.tif", 1, rules)
     if words:
-        assert words in hold
+        assert words in str(hold)
     else:
-        assert (stated[0].tilt_deg, hold) == (pytest.approx(tilt), "")
+        assert (stated[0].tilt_deg, hold) == (pytest.approx(tilt), None)
 
 
 def test_why_a_sidecar_says_nothing_stands_in_the_reason() -> None:
     """`x.emi` is there, but its stage was never read: the person who releases the projection wants to know."""
     _, hold = resolve(known(None), (), "x.ser", 1, Angle(), remark="x.emi: the stage reads 0 on every axis, so it was not read at all")
-    assert "not read at all" in hold
+    assert "not read at all" in str(hold)
 
 
 def test_what_is_not_planned_is_held(tmp_path: Path) -> None:
@@ -234,8 +234,8 @@ def test_what_is_not_planned_is_held(tmp_path: Path) -> None:
     plan = load_plan(str(path))
     assert plan == (-30.0, 0.0, 30.0)
     rules = Angle(scale=-1.0, filename_regex="")
-    assert resolve(known(29.8), (), "x", 1, rules, plan=plan)[1] == ""
-    assert "not in the tilt plan (nearest: 30 deg" in resolve(known(-25.0), (), "x", 1, rules, plan=plan)[1]
+    assert resolve(known(29.8), (), "x", 1, rules, plan=plan)[1] is None
+    assert "not in the tilt plan (nearest: 30 deg" in str(resolve(known(-25.0), (), "x", 1, rules, plan=plan)[1])
     assert missing([-29.9], plan, 0.5) == [0.0, 30.0]
     path.write_text("tilt\n-30\nlater\n")
     with pytest.raises(ConfigError, match="later"):

@@ -12,6 +12,7 @@ from aet_stream.cli.common import troubles
 from aet_stream.config import Config
 from aet_stream.config_file import load, require_folders
 from aet_stream.errors import ConfigError
+from tests.harness import put
 
 EXAMPLE = Path(__file__).parent.parent / "config.toml"
 
@@ -105,6 +106,18 @@ def test_check_refuses_what_run_would(tmp_path: Path, capsys: pytest.CaptureFixt
     said = capsys.readouterr()
     assert override.split("=")[0] in said.err
     assert "valid" not in said.out
+
+
+def test_check_says_once_and_last_what_run_needs_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Files can be asked about without any settings; that two are missing for `run` is a hint, not a fault."""
+    for index in range(2):
+        put(tmp_path, index, 3.0 * index)
+    assert main(["check", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "not set, and needed by `run`: watch.root, output.root"
+    assert sum("not set" in line for line in lines) == 1
+    assert main(["check", str(tmp_path), "--set", f"watch.root={tmp_path}", "--set", f"output.root={tmp_path.parent / 'out'}"]) == 0
+    assert "not set" not in capsys.readouterr().out
 
 
 def test_the_watched_folder_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,21 @@
-"""What the first page says is what the page behind it says."""
+"""What the first page says is what the pages behind it say; links lead somewhere, and snippets run."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.io import savemat
+
+from tests.harness import ENVIRONMENT, Daemon, known_image, put
 
 ROOT = Path(__file__).parent.parent
-README, MODEL = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/model.md"))
+README, FIGURES = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/model-figures.md"))
+PAGES = sorted(path for folder in (ROOT, ROOT / "docs", ROOT / "docs" / "adr") for path in folder.glob("*.md"))
 
 
 @pytest.mark.parametrize(
@@ -20,6 +27,49 @@ def test_the_figures_of_the_readme_are_those_of_the_table(shown: str, estimator:
     row = re.search(rf"^\| {shown}.*? \| (.*) \|$", README, re.MULTILINE)
     assert row is not None
     for cell, name in zip(row.group(1).split(" | "), ("published", "hard", "unseen"), strict=True):
-        known = re.search(rf"^{name} +{estimator} +([\d.]+) +([\d.]+) ", MODEL, re.MULTILINE)
+        known = re.search(rf"^{name} +{estimator} +([\d.]+) +([\d.]+) ", FIGURES, re.MULTILINE)
         assert known is not None
         assert [float(value) for value in cell.split(" / ")] == pytest.approx([float(value) for value in known.groups()], abs=0.051)
+
+
+def anchors(page: Path) -> set[str]:
+    """Of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """To a file that is there, and to a heading that it has."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if re.match(r"\w+:", target):
+            continue  # another site
+        name, _, anchor = target.partition("#")
+        there = page.parent / name if name else page
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there), target
+
+
+def test_the_snippets_for_scripts_run(tmp_path: Path) -> None:
+    """Those of docs/python.md, one after the other in a folder with the files that they name."""
+    daemon = Daemon(tmp_path)
+    for index in range(5):
+        put(daemon.root / "s", index, 20.0 * index, size_px=32)
+    assert daemon.run("--until-idle", "2") == 0
+    folder = daemon.out / "s"
+    savemat(folder / "np1.mat", {"projections": np.stack([known_image(i) for i in range(2)], axis=-1), "angles": np.array([-2.0, 2.0])})
+    np.save(folder / "image.npy", known_image(3))
+    snippets = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(snippets) == 5
+    for snippet in snippets:
+        run = subprocess.run(
+            [sys.executable, "-W", "error", "-c", snippet],
+            cwd=folder,
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+        assert run.returncode == 0, run.stderr
+    assert {"np1.h5", "volume.h5"} <= {path.name for path in folder.iterdir()}

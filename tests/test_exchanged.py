@@ -48,7 +48,7 @@ def tilts(path: Path, rules: Angle | None = None) -> list[float | str]:
     """The tilt of each image, or why it is held."""
     found = looked(path)
     said = [resolve(u.acquisition, u.tilts, path.name, found.probe.promised, rules or Angle(), remark=u.remark) for u in found.units]
-    return [hold or stated[0].tilt_deg for stated, hold in said]
+    return [str(hold) if hold else stated[0].tilt_deg for stated, hold in said]
 
 
 # -- EMD --------------------------------------------------------------------------------------------------------------------------------

@@ -9,13 +9,16 @@ from aet_stream.judging import Row, Rows, Site, Verdict, judge
 from aet_stream.messages import Acquired
 from aet_stream.naming import detector_in_name
 from aet_stream.projection import Acquisition, Array, Candidate, VisitKey, sha256_of
+from aet_stream.reasons import Reason
 from tests.harness import known_image
 
 PIXELS = [known_image(index, 32) for index in range(4)]
 HERE = Site(Series(), "", "/data")
 
 
-def acquired(name: str, pixels: Array, tilt_deg: float | None = 5.0, *, hold: str = "", doubt: str = "", **said: object) -> Acquired:
+def acquired(
+    name: str, pixels: Array, tilt_deg: float | None = 5.0, *, hold: Reason | None = None, doubt: Reason | None = None, **said: object
+) -> Acquired:
     return Acquired(
         visit=VisitKey(f"s/{name}", 0, "1"),
         sha256=sha256_of(pixels),
@@ -52,7 +55,7 @@ def after(first: Acquired, second: Acquired, site: Site = HERE, second_pixels: A
 def test_another_size_or_type_is_held_whoever_speaks_for_it(pixels: Array, words: str) -> None:
     """A file cannot hold it beside the others: a person's tilt does not help."""
     verdict = after(acquired("a", PIXELS[0]), acquired("b", pixels), second_pixels=pixels)
-    assert (verdict.state, words in verdict.reason) == ("held", True)
+    assert (verdict.state, words in str(verdict.reason or "")) == ("held", True)
     rows = Rows()
     store(rows, acquired("a", PIXELS[0]), PIXELS[0])
     assert store(rows, acquired("b", pixels), pixels, person_deg=7.0).state == "held"
@@ -67,7 +70,7 @@ def test_an_image_at_another_magnification_is_held(first_nm: float | None, secon
     verdict = after(first, second)
     assert verdict.state == state
     if state == "held":
-        assert f"pixel size {second_nm} nm, but the series has {first_nm} nm" in verdict.reason
+        assert f"pixel size {second_nm} nm, but the series has {first_nm} nm" in str(verdict.reason or "")
 
 
 def test_a_person_may_say_that_the_magnification_is_right_all_the_same() -> None:
@@ -102,8 +105,8 @@ def test_what_is_written_again_is_not_compared_with_what_it_replaces() -> None:
 def test_a_second_detector_is_held(first: dict[str, str], second: dict[str, str], words: str) -> None:
     """Unless nobody says that it is another."""
     verdict = after(acquired("a", PIXELS[0], **first), acquired("b", PIXELS[1], **second))
-    assert (verdict.state, verdict.reason) == (("held", verdict.reason) if words else ("stored", ""))
-    assert words in verdict.reason
+    assert (verdict.state, verdict.reason) == (("held", verdict.reason) if words else ("stored", None))
+    assert words in str(verdict.reason or "")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +124,7 @@ def test_a_second_detector_is_held(first: dict[str, str], second: dict[str, str]
 def test_a_detector_in_the_name_counts_like_one_in_the_file(first: str, second: str, words: str) -> None:
     """`BF_001` does not become a row among `HAADF_...`; letters that belong to a longer word, and numbers behind it, are no detector."""
     verdict = after(acquired(first, PIXELS[0]), acquired(second, PIXELS[1]))
-    assert (verdict.state, words in verdict.reason) == ("held" if words else "stored", True)
+    assert (verdict.state, words in str(verdict.reason or "")) == ("held" if words else "stored", True)
 
 
 def test_names_are_not_compared_with_what_files_say() -> None:
@@ -144,7 +147,7 @@ def test_of_a_named_detector_the_others_are_recorded_even_without_a_tilt(name: s
     """The file is believed before its name. What is left out need not be released for want of an angle."""
     site = HERE._replace(rules=Series(detector="HAADF"))
     assert judge(acquired(name, PIXELS[0], **said), PIXELS[0], Rows(), site).state == state
-    untilted = judge(acquired(name, PIXELS[0], None, hold="no tilt angle", **said), PIXELS[0], Rows(), site)
+    untilted = judge(acquired(name, PIXELS[0], None, hold=Reason("no_tilt", {"because": ""}), **said), PIXELS[0], Rows(), site)
     assert untilted.state == ("other" if state == "other" else "held")
 
 
@@ -161,7 +164,7 @@ def test_what_is_no_projection_is_recorded_unless_a_person_wants_it() -> None:
     rows = Rows()
     made = acquired("map", PIXELS[0].astype("<f4"), no_projection="an element map", pixel_size_nm=0.2)
     verdict = store(rows, made, PIXELS[0].astype("<f4"))
-    assert (verdict.state, "as the file itself says: an element map" in verdict.reason) == ("other", True)
+    assert (verdict.state, "as the file itself says: an element map" in str(verdict.reason or "")) == ("other", True)
     assert store(rows, acquired("a", PIXELS[1]), PIXELS[1]).state == "stored"
     assert judge(made, PIXELS[0].astype("<f4"), Rows(), HERE, person_deg=1.0).state == "stored"
 
@@ -170,9 +173,9 @@ def test_a_doubt_about_the_file_holds_until_a_person_speaks_but_unmakes_no_row()
     """What was stored before the doubt arose, with these pixels and at this tilt, stays as it is."""
     rows = Rows()
     store(rows, acquired("a", PIXELS[0]), PIXELS[0])
-    assert store(rows, acquired("a", PIXELS[0], doubt="all tilts are 5 deg"), PIXELS[0]).state == "same"
-    doubtful = acquired("b", PIXELS[1], doubt="all tilts are 5 deg")
-    assert store(rows, doubtful, PIXELS[1])[:2] == ("held", "all tilts are 5 deg")
+    assert store(rows, acquired("a", PIXELS[0], doubt=Reason("one_tilt", {"tilt_deg": 5.0})), PIXELS[0]).state == "same"
+    doubtful = acquired("b", PIXELS[1], doubt=Reason("one_tilt", {"tilt_deg": 5.0}))
+    assert store(rows, doubtful, PIXELS[1])[:2] == ("held", "all images of the file say 5 deg")
     assert store(rows, doubtful, PIXELS[1], person_deg=6.0).state == "stored"
 
 

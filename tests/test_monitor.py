@@ -215,7 +215,7 @@ def test_a_volume_that_is_none_is_no_volume(tmp_path: Path) -> None:
 
 def test_no_reason_moves_the_cursor() -> None:
     """A name within a reason, or within what keeps intake waiting, is shown as harmlessly as a path."""
-    row = {"id": 1, "series": "np", "path": "np/a.tif", "image": 0, "reason": "the same as np/\x1b[2J.tif", "ended_at": 1e9}
+    row = {"id": 1, "series": "np", "path": "np/a.tif", "image": 0, "reason": "the same as np/\x1b[2J.tif", "command": "", "ended_at": 1e9}
     console = Console(file=io.StringIO(), width=160, color_system=None)
     console.print(glance({"held": [row], "paused": "no room for \x1b[2J"}))
     said = console.file.getvalue()

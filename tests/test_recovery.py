@@ -27,6 +27,7 @@ from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.outbox import Outbox
 from aet_stream.hub.store import SeriesStore
 from aet_stream.projection import VisitKey, sha256_of
+from aet_stream.reasons import why
 from aet_stream.series import Series
 from aet_stream.transport import run_folder
 from tests.harness import known_image, wait_for
@@ -460,7 +461,7 @@ def test_quarantine_is_swept_at_start(tmp_path: Path) -> None:
     stored(tmp_path)
     folder = tmp_path / "quarantine"
     for path in ("s/1.tif", "s/bad.tif"):
-        quarantine.write(folder, VisitKey(path, 0, "1"), visit_id=1, series="s", reason="cut", attempts=0)
+        quarantine.write(folder, VisitKey(path, 0, "1"), visit_id=1, series="s", reason=why("unreadable", error="cut"), attempts=0)
     (folder / ".x.json.1.tmp").write_bytes(b"{")
     _, ledger = recovered(tmp_path)
     assert [path.name.split("-")[0] for path in folder.iterdir()] == ["s_bad.tif"]
@@ -469,7 +470,9 @@ def test_quarantine_is_swept_at_start(tmp_path: Path) -> None:
 
 def test_a_record_of_any_file_name_can_be_written(tmp_path: Path) -> None:
     """A file name takes 255 bytes, and a sign up to four."""
-    quarantine.write(tmp_path, VisitKey("s/" + "電" * 80 + ".tif", 0, "1"), visit_id=1, series="s", reason="cut", attempts=0)
+    quarantine.write(
+        tmp_path, VisitKey("s/" + "電" * 80 + ".tif", 0, "1"), visit_id=1, series="s", reason=why("unreadable", error="cut"), attempts=0
+    )
     assert len(list(tmp_path.iterdir())) == 1
 
 
@@ -477,8 +480,8 @@ def test_a_source_that_comes_back_is_read(tmp_path: Path) -> None:
     """Gone when it was asked for, and there again in the same state: quarantine was no end."""
     ledger, _ = open_ledger(tmp_path)
     with ledger.transaction():
-        ledger.end(ledger.want("s", VisitKey("s/0.tif", 0, "1")), "quarantined", reason="source_gone: 0.tif is gone")
-        ledger.end(ledger.want("s", VisitKey("s/1.tif", 0, "1")), "quarantined", reason="cut")
+        ledger.end(ledger.want("s", VisitKey("s/0.tif", 0, "1")), "quarantined", reason=why("gone", error="0.tif is gone"))
+        ledger.end(ledger.want("s", VisitKey("s/1.tif", 0, "1")), "quarantined", reason=why("unreadable", error="cut"))
     assert ledger.ended("s/0.tif") == set()
     assert ledger.ended("s/1.tif") == {(0, "1")}
     ledger.close()

@@ -20,6 +20,7 @@ from aet_stream.hub.archive import open_ledger
 from aet_stream.hub.ledger import summary
 from aet_stream.monitor.terminal import glance
 from aet_stream.projection import VisitKey
+from aet_stream.reasons import why
 from tests.harness import Daemon, put, running, wait_for
 from tests.test_store import filled
 
@@ -88,7 +89,7 @@ def test_what_is_held_today_is_named_however_much_an_old_series_holds(tmp_path: 
     with ledger.transaction():
         for series, index in [("old", index) for index in range(60)] + [("s", 60), ("s", 61)]:
             unit = ledger.want(series, VisitKey(f"{series}/{index:02d}.tif", 0, "1"))
-            ledger.end(unit, "held" if index < 61 else "quarantined", reason="no tilt")
+            ledger.end(unit, "held" if index < 61 else "quarantined", reason=why("no_tilt", because=""))
     status = summary(ledger)
     ledger.close()
     pages = {}
@@ -116,7 +117,7 @@ def test_status_counts_the_series_it_does_not_show(tmp_path: Path, capsys: pytes
     ledger, _ = open_ledger(tmp_path)
     with ledger.transaction():
         for index in range(12):
-            ledger.end(ledger.want(f"s{index}", VisitKey(f"s{index}/a.tif", 0, "1")), "held", reason="no tilt")
+            ledger.end(ledger.want(f"s{index}", VisitKey(f"s{index}/a.tif", 0, "1")), "held", reason=why("no_tilt", because=""))
     ledger.close()
     assert main(["status", "--set", f"output.root={tmp_path}"]) == 0
     said = capsys.readouterr().out

@@ -42,7 +42,7 @@ def verdicts(path: Path, *loose: str) -> list[float | str]:
     """The tilt of each image, or why it is held."""
     found = looked(path, *loose)
     said = [resolve(u.acquisition, u.tilts, path.name, found.probe.promised, Angle(), remark=u.remark) for u in found.units]
-    return [hold or stated[0].tilt_deg for stated, hold in said]
+    return [str(hold) if hold else stated[0].tilt_deg for stated, hold in said]
 
 
 def stack(folder: Path, chosen: list[int], name: str = "ts.mrc") -> Path:

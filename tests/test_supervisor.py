@@ -19,16 +19,17 @@ from tests.harness import wait_for
 
 ROLE = """
 import os, sys, time
-from aet_stream.service import Stop, serve, tie_to_parent
+from aet_stream import lifeline
+from aet_stream.service import Stop, serve
 class Part:
     name = sys.argv[1]
     def start(self): {start}
     def step(self): {step}
     def beat(self): pass
     def close(self): pass
-sys.stdin.buffer.readline()
-stop = Stop(); tie_to_parent(stop)
-sys.exit(serve(Part(), stop))
+lifeline.tie(os.getppid())
+sys.stdin.buffer.read()
+sys.exit(serve(Part(), Stop()))
 """
 
 

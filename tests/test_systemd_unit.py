@@ -19,9 +19,15 @@ UNIT = Path(__file__).parent.parent / "systemd" / "aet-stream.service"
 analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 
 
-@pytest.fixture
-def installed(tmp_path: Path) -> Path:
-    """The unit as it would be installed here: with a program that exists."""
+DROP_INS = {"gpu-wsl.conf": "/dev/dxg:rw", "gpu-mig.conf": "char-nvidia-caps:rw"}
+
+
+@pytest.fixture(params=["", *DROP_INS])
+def installed(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """The unit as it would be installed here: with a program that exists; alone, or with one of its drop-ins."""
+    if request.param:
+        (tmp_path / f"{UNIT.name}.d").mkdir()
+        shutil.copy(UNIT.parent / request.param, tmp_path / f"{UNIT.name}.d")
     text = UNIT.read_text().replace("/opt/aet-stream/bin/aet-stream", sys.executable)
     copy = tmp_path / "aet-stream.service"
     copy.write_text(text.replace("User=aet-stream", "User=root").replace("Group=aet-stream", "Group=root"))
@@ -32,7 +38,7 @@ def installed(tmp_path: Path) -> Path:
 def test_systemd_finds_nothing_wrong_with_the_unit(installed: Path) -> None:
     """systemd-analyze verify is silent."""
     done = subprocess.run(["systemd-analyze", "verify", "--man=no", str(installed)], capture_output=True, text=True, check=False)
-    complaints = [line for line in done.stderr.splitlines() if installed.name in line]
+    complaints = [line for line in done.stderr.splitlines() if str(installed.parent) in line or installed.name in line]
     assert done.returncode == 0, done.stderr
     assert not complaints
 
@@ -43,6 +49,14 @@ def test_the_unit_is_well_locked_up(installed: Path) -> None:
     command = ["systemd-analyze", "security", "--offline=true", "--threshold=30", str(installed)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-1500:]
+    drop_ins = [path.name for path in installed.parent.glob("*.d/*")]
+    (devices,) = [line for line in done.stdout.splitlines() if "DeviceAllow=" in line]
+    assert [device in devices for device in DROP_INS.values()] == [name in drop_ins for name in DROP_INS]
+
+
+def test_every_drop_in_is_tried() -> None:
+    """A new one cannot be forgotten."""
+    assert {path.name for path in UNIT.parent.iterdir()} == {UNIT.name, *DROP_INS}
 
 
 class FakeSystemd:

@@ -36,9 +36,6 @@ def _check(arguments: argparse.Namespace) -> int:
     from aet_stream.watch.describe import describe_all
 
     config = settings(arguments)
-    for key in ("watch", "output"):
-        if not getattr(config, key).root:
-            print(f"{key}.root is not set")
     if config.watch.root and config.output.root:
         config_file.require_folders(config)
         if not config.watch_root.is_dir():
@@ -53,7 +50,10 @@ def _check(arguments: argparse.Namespace) -> int:
         if config.watch.root and config.output.root and not wrong:
             print(f"settings are valid; input {config.watch_root}, output {config.output_root}")
         oriented = _is_oriented(arguments.series, arguments.known) if arguments.series or arguments.known else True
-        return EXIT_OK if describe_all(arguments.files, reader, config, say=print) and oriented and not wrong else EXIT_FAILED
+        well = describe_all(arguments.files, reader, config, say=print) and oriented and not wrong
+        if unset := [f"{key}.root" for key in ("watch", "output") if not getattr(config, key).root]:
+            print(f"not set, and needed by `run`: {', '.join(unset)}")
+        return EXIT_OK if well else EXIT_FAILED
     finally:
         reader.close()
 
@@ -91,6 +91,7 @@ def _is_oriented(path: Path | None, known: Path | None) -> bool:
 
     from aet_stream.reconstruct.input import read_input
     from aet_stream.reconstruct.orientation import verdict, ways
+    from aet_stream.reconstruct.registered import upright
 
     if path is None or known is None:
         raise AetError("--series and --known belong together: a series, and the volume of its specimen")
@@ -100,7 +101,7 @@ def _is_oriented(path: Path | None, known: Path | None) -> bool:
     except (OSError, StopIteration) as error:
         raise AetError(f"{known}: no readable /volume or /reconstruction/volume") from error
     given = read_input(path)
-    right, said = verdict(ways(given.projections, given.tilts_deg, volume))
+    right, said = verdict(ways(upright(given.projections, given.axis_deg), given.tilts_deg, volume))
     print(f"{path}: {said}")
     return right
 

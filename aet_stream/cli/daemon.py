@@ -10,7 +10,7 @@ import msgspec
 from aet_stream import config_file
 from aet_stream.cli.common import Add, settings, troubles
 from aet_stream.config import Config
-from aet_stream.service import Role, Stop, serve, set_up_logging, tie_to_parent
+from aet_stream.service import Role, Stop, serve, set_up_logging
 
 
 def add_commands(add: Add) -> None:
@@ -41,15 +41,13 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _role(arguments: argparse.Namespace) -> int:
     """Run one role alone, as systemd or other hosts do."""
-    stop = Stop()
     if arguments.supervised:
-        config = msgspec.json.decode(sys.stdin.buffer.readline(), type=Config)
-        tie_to_parent(stop)
+        config = msgspec.json.decode(sys.stdin.buffer.read(), type=Config)
     else:
         config = settings(arguments)
         config_file.require_folders(config)
     set_up_logging(arguments.name, verbose=arguments.verbose)
-    return serve(_make_role(arguments.command, arguments.name, config), stop)
+    return serve(_make_role(arguments.command, arguments.name, config), Stop())
 
 
 def _make_role(kind: str, name: str, config: Config) -> Role:

@@ -156,11 +156,11 @@ def _status_text(status: dict[str, Any]) -> str:
         lines.append(f"QUARANTINED  {row['id']:>5}  {row['path']}[{row['image']}]: {row['reason']}")
     if older := words.unlisted(status):
         lines.append(f"and {older} older ones, which are named here when these are dealt with")
-    where, remedies = words.output_setting(status), words.remedies(status)
-    commands = [row["command"] for row in remedies if row["state"] == "held"]
-    if any(command.startswith("aet-stream release ") for command in commands):
+    where = words.output_setting(status)
+    verbs = {row["command"].partition(" ")[0] for row in status["held"]}
+    if "release" in verbs:
         lines.append(f"give a held projection its angle: aet-stream release ID --angle DEG{where}")
-    if any(command.startswith("aet-stream requeue ") for command in commands):
+    if "requeue" in verbs:
         lines.append(f"where a setting has to be corrected, do it, start the daemon again, then: aet-stream requeue ID{where}")
     if status["quarantined"]:
         lines.append(f"mend or replace a quarantined file and it is read again; or: aet-stream requeue ID{where}")

@@ -23,6 +23,20 @@ def add_commands(add: Add) -> None:
     reconstruct.add_argument(
         "--align", default=None, metavar="STEPS", help="with commas; '' for none (default: all, as config.toml has them)"
     )
+    reconstruct.add_argument(
+        "--axis-deg",
+        type=number_from(-180, 180),
+        default=None,
+        metavar="DEG",
+        help="the tilt axis, from the vertical as orientation.tilt_axis_deg counts it (default: as the series says)",
+    )
+    reconstruct.add_argument(
+        "--axis-offset-px",
+        type=number_from(-1e5, 1e5),
+        default=None,
+        metavar="PX",
+        help="how far right of the middle it lies, with the axis upright (default: the alignment looks for it)",
+    )
     reconstruct.add_argument("--no-quality", action="store_true", help="no half volumes: half the work")
     reconstruct.add_argument("--threads", type=whole, default=0, help="0: all cores")
     reconstruct.add_argument("--memory", type=whole, default=0, metavar="MIB", help="bound for the solver (0: 4/5 of what there is)")
@@ -89,6 +103,8 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
         iterations=arguments.iterations,
         residual=arguments.residual,
         align=align,
+        axis_deg=arguments.axis_deg,
+        axis_offset_px=arguments.axis_offset_px,
         quality=not arguments.no_quality,
         threads=arguments.threads,
         memory_mib=arguments.memory,

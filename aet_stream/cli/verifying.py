@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from aet_stream import lifeline
 from aet_stream.errors import StoreError
 from aet_stream.series import Series
 
@@ -37,8 +38,9 @@ def verdicts(paths: Sequence[Path], *, patience_s: float = PATIENCE_S) -> Iterat
     """
     left = list(paths)
     while left:
-        with subprocess.Popen([sys.executable, "-m", __name__, *map(str, left)], stdout=subprocess.PIPE) as reader:
+        with subprocess.Popen(lifeline.command(__name__, *map(str, left)), stdout=subprocess.PIPE) as reader:
             try:
+                _hear(reader, PATIENCE_S)  # it has started
                 while left and (verdict := _hear(reader, patience_s + _slowest_s(left[0]))) is not None:
                     yield verdict
                     left.pop(0)
@@ -74,5 +76,6 @@ def _verify(path: Path) -> Verdict:
 
 
 if __name__ == "__main__":
+    os.write(1, b"{}\n")
     for name in sys.argv[1:]:
         os.write(1, msgspec.json.encode(_verify(Path(name))) + b"\n")

@@ -35,13 +35,15 @@ class Blocks:
 def describe(frame: Array) -> Blocks:
     """Statistics of the blocks of a (height, width) float32 frame, normalised by the 0.5 and 99.5 percentiles of the block means."""
     block = max(_SMALLEST_PX, -(-max(frame.shape) // BLOCKS))
-    found = grid.statistics(frame, block)
+    statistics = grid.statistics(frame, block)
     steps = np.diff(frame, axis=1, append=frame[:, -2:-1]) if frame.shape[1] > 1 else np.zeros_like(frame)
     differences = np.sqrt(grid.means(grid.in_blocks(np.square(steps, out=steps), block)) / 2)
-    low, high = (float(value) for value in np.percentile(found[0], (0.5, 99.5)))
-    span = max(high - low, (float(found[0].max()) - low) * _LEAST, float(np.abs(found[0]).max()) * _ROUNDING, 1e-12)
-    levels = (found[:3] - np.float32(low)) / np.float32(span)
-    return Blocks(np.stack([*levels, found[3] / np.float32(span), differences / np.float32(span)]).astype(np.float32), block, low, span)
+    low, high = (float(value) for value in np.percentile(statistics[0], (0.5, 99.5)))
+    span = max(high - low, (float(statistics[0].max()) - low) * _LEAST, float(np.abs(statistics[0]).max()) * _ROUNDING, 1e-12)
+    levels = (statistics[:3] - np.float32(low)) / np.float32(span)
+    return Blocks(
+        np.stack([*levels, statistics[3] / np.float32(span), differences / np.float32(span)]).astype(np.float32), block, low, span
+    )
 
 
 def normalisation(frame: Array) -> tuple[float, float]:

@@ -34,8 +34,8 @@ def statistics(frame: Array, block: int) -> Array:
 
 def means(blocks: Array) -> Array:
     """(rows, columns): of each block. One axis after the other, whole rows first: both at once takes seven times as long."""
-    found: Array = blocks.mean(1).mean(2)
-    return found
+    mean: Array = blocks.mean(1).mean(2)
+    return mean
 
 
 def at_centres(frame: Array, block: int) -> Array:
@@ -66,8 +66,8 @@ def _splines_of_means(pixels: int, block: int, blocks: int) -> Array:
     splines = _splines(pixels, block, blocks).astype(np.float64)
     within = np.minimum(np.arange(blocks * block), pixels - 1)
     means = splines[within].reshape(blocks, block, blocks).mean(1)
-    found: Array = np.linalg.solve(means.T, splines.T).T.astype(np.float32)
-    return found
+    contributions: Array = np.linalg.solve(means.T, splines.T).T.astype(np.float32)
+    return contributions
 
 
 @lru_cache(maxsize=16)

@@ -71,12 +71,12 @@ class InTiles:
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "alloc" not in str(error):
                     raise
-                said = str(error).splitlines()[0]
+                reason = str(error).splitlines()[0]
             # Outside the except block: the exception holds on to the memory that is missing.
             gc.collect()
-            self._take_less(said)
+            self._take_less(reason)
 
-    def _take_less(self, said: str) -> None:
+    def _take_less(self, reason: str) -> None:
         """Half the tile; when it cannot get smaller, the CPU; when it is the CPU already, give up.
 
         Raises
@@ -87,26 +87,26 @@ class InTiles:
             torch.cuda.empty_cache()
         if self._tile_px > _SMALLEST_TILE_PX:
             self._tile_px = max(_SMALLEST_TILE_PX, self._tile_px // 2)
-            logger.warning("out of memory (%s): tiles of %d px from now on", said, self._tile_px)
+            logger.warning("out of memory (%s): tiles of %d px from now on", reason, self._tile_px)
         elif self._torch_device.type == "cuda":
             self._torch_device, self._tile_px = torch.device("cpu"), _CPU_TILE_PX
             self._dtype = find_precision(self._on_cpu, self.card.bfloat16, self._torch_device)
             self._layers = self._layers.to(self._torch_device, self._dtype)
-            logger.error("out of GPU memory even for the smallest tile (%s): on the CPU from now on", said)
+            logger.error("out of GPU memory even for the smallest tile (%s): on the CPU from now on", reason)
         else:
-            raise ModelError(f"not enough memory for tiles of {_SMALLEST_TILE_PX} px: {said}")
+            raise ModelError(f"not enough memory for tiles of {_SMALLEST_TILE_PX} px: {reason}")
 
     def _tiled(self, normal: Array, tile_px: int, beat: Beat) -> Array:
         """Tiles with a halo as wide as the network sees: equal to the whole frame at once, to rounding."""
         height, width = normal.shape
-        found = np.empty((height, width), np.float32)
+        background = np.empty((height, width), np.float32)
         for y in range(0, height, tile_px):
             for x in range(0, width, tile_px):
                 top, left = max(0, y - self.halo_px), max(0, x - self.halo_px)
                 tile = normal[top : y + tile_px + self.halo_px, left : x + tile_px + self.halo_px]
                 result = self._infer(tile, beat)[y - top : y - top + tile_px, x - left : x - left + tile_px]
-                found[y : y + tile_px, x : x + tile_px] = result
-        return found
+                background[y : y + tile_px, x : x + tile_px] = result
+        return background
 
     def _infer(self, tile: Array, beat: Beat) -> Array:
         """(y, x) -> (y, x) float32; beats after every layer, because a tile may take a processor a minute."""

@@ -66,8 +66,10 @@ class Evidence:
             "noise": self.vacuum_texture,
             "residual": abs(self.vacuum_residual),
         }
-        found = {name: float(np.log10(max(value / max(self.range, 1e-12), _LEAST))) for name, value in shares.items() if value == value}
-        return found | {"vacuum": self.vacuum_fraction, "edge": self.edge_contact}
+        logarithms = {
+            name: float(np.log10(max(value / max(self.range, 1e-12), _LEAST))) for name, value in shares.items() if value == value
+        }
+        return logarithms | {"vacuum": self.vacuum_fraction, "edge": self.edge_contact}
 
 
 def gather(image: Image, estimate: Estimate) -> Evidence:

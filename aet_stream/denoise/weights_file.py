@@ -74,9 +74,9 @@ def load_card(path: Path) -> Card:
     for rule in (card.trust, card.trust_alone):
         if rule and "intercept" not in rule:
             raise ModelError(f"{card_path}: trust has no intercept; take the whole card, or leave trust empty")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if card.sha256 != found:
-        raise ModelError(f"{path}: its SHA-256 is {found[:12]}, the card says {card.sha256[:12]}: not the file that was made")
+    actual = hashlib.sha256(path.read_bytes()).hexdigest()
+    if card.sha256 != actual:
+        raise ModelError(f"{path}: its SHA-256 is {actual[:12]}, the card says {card.sha256[:12]}: not the file that was made")
     rule = {re.sub("^referee", "gate", name): weight for name, weight in card.trust.items()}
     return msgspec.structs.replace(card, trust=rule)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import h5py
 
-from aet_stream import durable
+from aet_stream import durable, lifeline
 from aet_stream.layout import ABOUT, SERIES_FILE
 from aet_stream.service import BEAT_S
 from aet_stream.transport import run_folder
@@ -47,7 +47,7 @@ class CrashGuard:
         self._root = root
         self._alive = alive
         self._patience_s = patience_s
-        self._reader = reader or (sys.executable, "-m", __name__)
+        self._reader = reader or tuple(lifeline.command(__name__))
 
     @contextlib.contextmanager
     def reading(self, path: Path) -> Iterator[None]:

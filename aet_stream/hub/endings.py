@@ -18,6 +18,7 @@ from aet_stream.hub.outbox import Outbox
 from aet_stream.hub.outgoing import Outgoing
 from aet_stream.hub.timing import Timing
 from aet_stream.projection import VisitKey
+from aet_stream.reasons import Reason, why
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class Endings:
         self._outgoing = outgoing
         self._timing = timing
 
-    def end(self, visit: State, state: str, reason: str) -> None:
+    def end(self, visit: State, state: str, reason: Reason) -> None:
         """It is `held`, `quarantined`, `gone`, a `duplicate`, the `same`, an `other` detector's, or `dropped`: its file changed."""
         key, visit_id, read = visit.key, visit.visit_id, read_of(visit)
         if state == "quarantined":
@@ -52,7 +53,7 @@ class Endings:
         with self._ledger.transaction():
             self._ledger.end(visit_id, state, reason=reason, sha256=sha256, tilt_deg=tilt_deg)
             if state in ("held", "quarantined"):
-                data = {"id": visit_id, "path": key.path, "image": key.image, "reason": reason}
+                data = {"id": visit_id, "path": key.path, "image": key.image, "reason": str(reason), "code": reason.code}
                 self._outbox.announce(state, visit.series, f"{key.path}|{key.image}|{key.stamp}|{reason}", data)
             if state != "dropped":
                 self._ledger.settle_older(visit_id)
@@ -64,15 +65,15 @@ class Endings:
         if state not in ("same", "dropped"):
             level = logging.INFO if state in ("duplicate", "other") else logging.WARNING
             logger.log(level, "%s: %s image %d: %s", state, key.path, key.image, reason)
-            self._outgoing.tell(f"projection.{state}", {"id": visit_id, "series": visit.series, "path": key.path, "reason": reason})
+            self._outgoing.tell(f"projection.{state}", {"id": visit_id, "series": visit.series, "path": key.path, "reason": str(reason)})
 
-    def charge(self, visit: State, reason: str) -> None:
+    def charge(self, visit: State, reason: Reason) -> None:
         """A reader or worker died over this visit while we lived: once too often, and it is put aside."""
         with self._ledger.transaction():
             attempts = self._ledger.charge(visit.visit_id)
         logger.warning("%s image %d: %s (try %d)", visit.key.path, visit.key.image, reason, attempts)
         if attempts > self._rules.attempts:
-            self.end(visit, "quarantined", f"{reason}; tried {attempts} times, the last time alone")
+            self.end(visit, "quarantined", why("too_often", because=str(reason), attempts=attempts))
         else:
             self.again(visit, attempts=attempts)
 

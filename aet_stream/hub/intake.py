@@ -10,13 +10,14 @@ from aet_stream.config import Config
 from aet_stream.hub.archive import Archive
 from aet_stream.hub.endings import Endings
 from aet_stream.hub.in_flight import InFlight, Offered, Read, Subtracted, Wanted
-from aet_stream.hub.ledger import AGAIN, SOURCE_GONE, Ledger
+from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.outgoing import Outgoing
 from aet_stream.hub.timing import Timing
 from aet_stream.judging import Site, Verdict, judge, parted
 from aet_stream.messages import Acquired, NotAcquired, Offer, Want
 from aet_stream.naming import series_of, shown
 from aet_stream.projection import Array, VisitKey
+from aet_stream.reasons import reason_of, why
 
 
 class Intake:
@@ -96,7 +97,7 @@ class Intake:
         read = Read(wanted, acquired, raw, extras, person_deg, self._timing.unix_s())
         verdict = self._verdict(read)
         read = replace(read, tilt_deg=verdict.tilt_deg, tilt_source=verdict.tilt_source)
-        if verdict.state == "stored":
+        if verdict.reason is None:
             self._in_flight.wait(read)
         else:
             self._endings.end(read, verdict.state, verdict.reason)
@@ -109,9 +110,9 @@ class Intake:
     def settled(self, subtracted: Subtracted) -> bool:
         """End it if it cannot become a row any more, or is one already."""
         verdict = self._verdict(subtracted.read)
-        if verdict.state != "stored":
+        if verdict.reason is not None:
             self._endings.end(subtracted, verdict.state, verdict.reason)
-        return verdict.state != "stored"
+        return verdict.reason is not None
 
     def hear_not_acquired(self, message: NotAcquired) -> None:
         wanted = self._in_flight.find(message.visit)
@@ -128,8 +129,8 @@ class Intake:
                 self._endings.end(wanted, "quarantined", message.reason)
             case "gone":
                 row = self._ledger.visit(wanted.visit_id)
-                known = row is not None and row["reason"] == AGAIN  # it was dealt with once: nothing is lost unnoticed
-                self._endings.end(wanted, "gone" if known else "quarantined", f"{SOURCE_GONE}: {message.reason}")
+                known = row is not None and reason_of(row["reason"]) == why("again")  # it was dealt with once: nothing is lost unnoticed
+                self._endings.end(wanted, "gone" if known else "quarantined", message.reason)
 
     def _unasked(self, key: VisitKey) -> Wanted | None:
         """A file so broken that watch could not even offer it."""

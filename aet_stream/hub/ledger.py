@@ -28,9 +28,10 @@ from aet_stream.hub.outbox import OUTBOX_SCHEMA, Outbox
 from aet_stream.layout import Record
 from aet_stream.naming import top_folder
 from aet_stream.projection import VisitKey
+from aet_stream.reasons import Reason, json_of, reason_of, why
 
 SCHEMA_VERSION = 2
-"""1: the table of visits was called `unit`."""
+"""1: the table of visits was called `unit`, and reasons were sentences."""
 STAGES = ("settle", "read", "queue", "network", "commit", "total")
 LISTED = 50
 """Folders with files that nobody reads, in the status."""
@@ -38,10 +39,8 @@ LISTED = 50
 ENDED = ("stored", "duplicate", "same", "other", "quarantined", "held", "replaced")
 
 #: The reason of a visit that has ended before, and is to be read again.
-AGAIN = "to be read again"
-
-#: How the reason of a visit begins whose file had vanished: it is no end, if the file comes back.
-SOURCE_GONE = "source_gone"
+_AGAIN = json_of(why("again"))
+_CODE = "iif(reason = '', '', json_extract(reason, '$.code'))"
 
 _SCHEMA = """
 CREATE TABLE series (
@@ -70,12 +69,18 @@ CREATE TABLE IF NOT EXISTS no_reader (folder TEXT NOT NULL, kind TEXT NOT NULL, 
 CREATE TABLE IF NOT EXISTS older (
     root TEXT NOT NULL, path TEXT NOT NULL, stamp TEXT NOT NULL, written_at REAL NOT NULL, PRIMARY KEY (root, path)
 ) STRICT;
-CREATE TABLE IF NOT EXISTS first (what TEXT PRIMARY KEY, at REAL NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS note (what TEXT PRIMARY KEY, value REAL NOT NULL) STRICT;
 """
 _FROM_1 = """
 ALTER TABLE unit RENAME TO visit;
 DROP INDEX IF EXISTS unit_state; DROP INDEX IF EXISTS unit_series; DROP INDEX IF EXISTS unit_pixels;
 DROP INDEX IF EXISTS unit_ended; DROP INDEX IF EXISTS unit_blank;
+UPDATE visit SET reason = CASE
+    WHEN reason = 'to be read again' THEN json_object('code', 'again', 'values', json_object())
+    WHEN reason LIKE 'source_gone%' THEN json_object('code', 'gone', 'values', json_object('error', reason))
+    WHEN state = 'quarantined' THEN json_object('code', 'unreadable', 'values', json_object('error', reason))
+    ELSE json_object('code', 'noted', 'values', json_object('text', reason)) END
+WHERE reason != '';
 """
 
 
@@ -87,6 +92,12 @@ _PASSING = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sql
 def passing(error: sqlite3.Error) -> bool:
     """Is nothing wrong with the ledger, and the same may work later?"""
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _PASSING
+
+
+def _told(row: sqlite3.Row) -> dict[str, Any]:
+    """A visit with its reason as data and in words."""
+    reason = reason_of(row["reason"]) or Reason("noted", {"text": ""})
+    return {**dict(row), "reason": str(reason), "code": reason.code, "remedy": reason.remedy, "command": reason.command}
 
 
 class Ledger:
@@ -174,7 +185,7 @@ class Ledger:
         """(image, stamp) of this file's images that need nothing more in that state."""
         marks = ",".join("?" * len(ENDED))
         rows = self._db.execute(
-            f"SELECT image, stamp FROM visit WHERE path = ? AND state IN ({marks}) AND reason NOT LIKE '{SOURCE_GONE}%'", (path, *ENDED)
+            f"SELECT image, stamp FROM visit WHERE path = ? AND state IN ({marks}) AND {_CODE} != 'gone'", (path, *ENDED)
         )
         return {(row["image"], row["stamp"]) for row in rows}
 
@@ -194,11 +205,11 @@ class Ledger:
         row = self._db.execute("UPDATE visit SET attempts = attempts + 1 WHERE id = ? RETURNING attempts", (visit_id,)).fetchone()
         return int(row["attempts"])
 
-    def end(self, visit_id: int, state: str, *, reason: str = "", sha256: str | None = None, tilt_deg: float | None = None) -> None:
+    def end(self, visit_id: int, state: str, *, reason: Reason, sha256: str | None = None, tilt_deg: float | None = None) -> None:
         """A visit ends without a row of its own in the series."""
         self._db.execute(
             "UPDATE visit SET state = ?, reason = ?, sha256 = ?, tilt_deg = ?, ended_at = ? WHERE id = ?",
-            (state, reason, sha256, tilt_deg, time.time(), visit_id),
+            (state, json_of(reason), sha256, tilt_deg, time.time(), visit_id),
         )
 
     def store(self, visit_id: int, record: Record, stages: dict[str, float]) -> bool:
@@ -233,7 +244,7 @@ class Ledger:
     def _free_copies(self, record: Record, path: str, image: int) -> int:
         """How many duplicates there were of the row of this image that `record` supersedes."""
         return self._db.execute(
-            f"UPDATE visit SET state = 'ready', reason = '{AGAIN}' WHERE series = ?1 AND state = 'duplicate' AND sha256 != ?5"
+            f"UPDATE visit SET state = 'ready', reason = '{_AGAIN}' WHERE series = ?1 AND state = 'duplicate' AND sha256 != ?5"
             " AND sha256 = (SELECT sha256 FROM visit WHERE series = ?1 AND path = ?2 AND image = ?3 AND state = 'stored' AND number < ?4"
             " ORDER BY number DESC LIMIT 1)",
             (record.series, path, image, record.number, record.sha256),
@@ -279,7 +290,7 @@ class Ledger:
         """A person has spoken: try again, with this tilt if one was given."""
         self._db.execute(
             "UPDATE visit SET state = 'ready', reason = ?, attempts = 0, person_tilt_deg = coalesce(?, person_tilt_deg) WHERE id = ?",
-            (AGAIN, tilt_deg, visit_id),
+            (_AGAIN, tilt_deg, visit_id),
         )
 
     def ready(self) -> list[sqlite3.Row]:
@@ -293,7 +304,7 @@ class Ledger:
             " WHERE state = ?1 AND (?2 IS NULL OR series = ?2) ORDER BY ended_at DESC, id DESC LIMIT ?3",
             (state, series, limit),
         )
-        return [dict(row) for row in rows]
+        return [_told(row) for row in rows]
 
     def blanks(self, limit: int = 50) -> list[dict[str, Any]]:
         """The newest first."""
@@ -357,13 +368,15 @@ class Ledger:
     def left_out(self) -> dict[str, Any]:
         """How many files are older than wanted, and which no reader knows: (folder, how they are called, how many)."""
         try:
-            older = self._db.execute(
-                "SELECT count(*) FROM older JOIN first ON first.what = 'limit ' || older.root WHERE older.written_at < first.at"
-            ).fetchone()[0]
+            older = self._db.execute("SELECT value FROM note WHERE what = 'older'").fetchone()
             rows = self._db.execute("SELECT folder, kind, files FROM no_reader ORDER BY folder, kind").fetchall()
         except sqlite3.OperationalError:
             return {"older": 0, "no_reader": [], "no_reader_files": 0}  # of an earlier version, which no hub has opened since
-        return {"older": older, "no_reader": [list(row) for row in rows[:LISTED]], "no_reader_files": sum(row["files"] for row in rows)}
+        return {
+            "older": int(older[0]) if older else 0,
+            "no_reader": [list(row) for row in rows[:LISTED]],
+            "no_reader_files": sum(row["files"] for row in rows),
+        }
 
     def latency(self, last: int = 1000) -> dict[str, dict[str, float]]:
         """Median and 99th percentile of each stage over the last stored projections, in seconds."""

@@ -41,23 +41,26 @@ class LeftOut:
         with ledger.transaction():
             now_s = timing.unix_s() - TICK_S
             self.first_start_s = self._first("start", min(now_s, started_before or now_s))
-            self.limit_s = limit_s(config.watch.newer_than, self.first_start_s)
-            ledger.db.execute("DELETE FROM first WHERE what LIKE 'limit %'")
-            if self.limit_s:
-                self._first(f"limit {self._root}", self.limit_s)
+            self._note("older", 0)
+        self.limit_s = limit_s(config.watch.newer_than, self.first_start_s)
         self._since_s = self.first_start_s if started_before else math.inf
         """What took its place on its disk later was not there from the first; at the very first start, everything was."""
         self._rule = f'watch.newer_than = "{config.watch.newer_than}", that is {time.ctime(self.limit_s)}'
 
     def _when(self, what: str) -> float | None:
         """When something was first so, if it ever was."""
-        row = self._ledger.db.execute("SELECT at FROM first WHERE what = ?", (what,)).fetchone()
-        return None if row is None else float(row["at"])
+        row = self._ledger.db.execute("SELECT value FROM note WHERE what = ?", (what,)).fetchone()
+        return None if row is None else float(row["value"])
 
     def _first(self, what: str, at: float) -> float:
         """The same; at this time, if it never was before."""
-        self._ledger.db.execute("INSERT OR IGNORE INTO first (what, at) VALUES (?, ?)", (what, at))
-        return self._when(what) or at
+        if (before := self._when(what)) is not None:
+            return before
+        self._note(what, at)
+        return at
+
+    def _note(self, what: str, value: float) -> None:
+        self._ledger.db.execute("INSERT OR REPLACE INTO note (what, value) VALUES (?, ?)", (what, value))
 
     def hear_no_reader(self, message: NoReader) -> None:
         """All files of formats that nobody reads, by folder."""
@@ -78,14 +81,22 @@ class LeftOut:
                 old = [file for file in message.files if file.changed_at < self._since_s]
                 rows = [(self._root, file.path, file.stamp, file.written_at) for file in old]
                 db.executemany("INSERT OR REPLACE INTO older (root, path, stamp, written_at) VALUES (?, ?, ?, ?)", rows)
-                if message.last:
-                    self._first(sight, self.first_start_s)
-        if message.last and not self._counted and (count := self._ledger.left_out()["older"]):
-            logger.warning("%d files are older than wanted, and left out (%s)", count, self._rule)
-        self._counted |= message.last
+            if message.last:
+                self._first(sight, self.first_start_s)
+                self._count()
         fresh = tuple(file.path for file in message.files if not self._is_left_out(file.path, file.stamp))
         if fresh:
             self._outgoing.send(peer, Taken(paths=fresh))
+
+    def _count(self) -> None:
+        """How many there are that were never looked into: for the status, and once for the log."""
+        never_seen = "NOT EXISTS (SELECT 1 FROM visit WHERE visit.path = older.path)"
+        query = f"SELECT count(*) FROM older WHERE root = ? AND written_at < ? AND {never_seen}"
+        (count,) = self._ledger.db.execute(query, (self._root, self.limit_s)).fetchone()
+        self._note("older", count)
+        if count and not self._counted:
+            logger.warning("%d files are older than wanted, and left out (%s)", count, self._rule)
+        self._counted = True
 
     def _is_left_out(self, path: str, stamp: str) -> bool:
         query = "SELECT 1 FROM older WHERE root = ? AND path = ? AND stamp = ?"

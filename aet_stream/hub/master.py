@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 from aet_stream import __version__, durable, failpoints, layout, nexus
-from aet_stream.consistency import error_in_series, intensity_ratio, mass_residual_px, trust_in_series
+from aet_stream.consistency import about_axis, error_in_series, intensity_ratio, mass_residual_px, trust_in_series
 from aet_stream.errors import StoreError
 from aet_stream.layout import PLANES, Planes, Record, crc32
 from aet_stream.projection import Array
@@ -186,12 +186,13 @@ def _in_series(records: list[Record], superseded: Array, size_px: int) -> dict[s
     def values(name: str) -> Array:
         return np.array([layout.COLUMNS[name].get(record) for record in records])
 
-    totals, mass_x_px = (np.where(superseded, np.nan, values(name)) for name in ("total_intensity", "mass_x_px"))
+    totals = np.where(superseded, np.nan, values("total_intensity"))
+    across_px, along_px = about_axis(values("mass_x_px"), values("mass_y_px"), values("tilt_axis_deg"))
     expected = values("expected_error")
     error = error_in_series(expected, totals, values("vacuum_fraction"), values("edge_contact"), size_px)
     return {
         "intensity_ratio": intensity_ratio(totals),
-        "mass_residual_px": mass_residual_px(values("tilt_deg"), mass_x_px, values("mass_y_px")),
+        "mass_residual_px": mass_residual_px(values("tilt_deg"), np.where(superseded, np.nan, across_px), along_px),
         "expected_error_in_series": error,
         "trust_in_series": trust_in_series(values("trust"), expected, error),
     }

@@ -12,6 +12,7 @@ from typing import Any
 
 from aet_stream import durable, failpoints
 from aet_stream.projection import VisitKey
+from aet_stream.reasons import Reason
 
 
 def record_path(folder: Path, path: str, image: int) -> Path:
@@ -20,7 +21,7 @@ def record_path(folder: Path, path: str, image: int) -> Path:
     return folder / f"{readable}-{image:04d}-{hashlib.sha256(path.encode()).hexdigest()[:8]}.json"
 
 
-def write(folder: Path, visit: VisitKey, *, visit_id: int, series: str, reason: str, attempts: int) -> None:
+def write(folder: Path, visit: VisitKey, *, visit_id: int, series: str, reason: Reason, attempts: int) -> None:
     """Write (or renew) the record of one visit.
 
     Raises
@@ -35,10 +36,12 @@ def write(folder: Path, visit: VisitKey, *, visit_id: int, series: str, reason: 
         "series": series,
         "path": visit.path,
         "image": visit.image,
-        "reason": reason,
+        "reason": str(reason),
+        "code": reason.code,
+        "values": reason.values,
         "attempts": attempts,
         "quarantined_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "remedy": f"mend or replace the file and it is read again by itself; or: aet-stream requeue {visit_id}",
+        "remedy": f"{reason.remedy}: aet-stream {reason.command.replace('ID', str(visit_id))}" if reason.command else reason.remedy,
     }
     durable.replace(target, json.dumps(content, indent=2).encode(), "quarantine")
 

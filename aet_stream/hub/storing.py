@@ -23,6 +23,7 @@ from aet_stream.hub.store import Draft
 from aet_stream.hub.timing import Timing
 from aet_stream.judging import candidates_json
 from aet_stream.layout import Record
+from aet_stream.reasons import why
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class Storing:
             stored = self._archive.commit(name, [arrival for _, arrival in batch]) if batch else 0
         except Unstorable as error:  # one file costs one file: the others are tried again at once
             unstorable = next(subtracted for subtracted, arrival in batch if arrival.draft.record.number == error.number)
-            self._endings.end(unstorable, "quarantined", str(error))
+            self._endings.end(unstorable, "quarantined", why("unstorable", error=str(error)))
             return
         for subtracted, _ in batch[:stored]:
             self._in_flight.leave(subtracted)
@@ -110,6 +111,7 @@ class Storing:
             quality=subtracted.quality,
             members=acquired.members,
             orientation=self._config.orientation.letters,
+            tilt_axis_deg=self._config.orientation.axis_deg(acquired.acquisition.tilt_axis_deg),
             closed_at=subtracted.wanted.offered.closed_at,
             attempts=0 if row is None else row["attempts"],
             software=__version__,

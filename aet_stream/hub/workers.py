@@ -14,6 +14,7 @@ from aet_stream.hub.timing import Timing
 from aet_stream.layout import SUBTRACTED, Planes
 from aet_stream.messages import WIRE_VERSION, Done, Failed, Job, Ready, Working
 from aet_stream.projection import Array
+from aet_stream.reasons import Reason, why
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class Workers:
                 self._refused.add(peer)
                 logger.error("two workers are called %s: the second gets no work; start it with another --name", name)
             return False
-        self._lose(before, f"{name} died over it")
+        self._lose(before, why("worker_died", worker=name))
         self._peers[name] = peer
         del self._heard_at_s[before], self._rivals[peer]
         return True
@@ -83,7 +84,7 @@ class Workers:
         self._heard_at_s[leased.worker] = self._timing.now_s()
         answer = dict(zip(done.planes, pixels if pixels.ndim == 3 else [pixels], strict=False))
         if wrong := _wrong(answer, leased.read.raw):
-            self._endings.charge(leased, f"the worker answered with {wrong}")
+            self._endings.charge(leased, why("worker_wrong", answer=wrong))
             return
         failpoints.reach("done.heard")
         self._in_flight.finish(leased, done.quality, answer, self._timing.unix_s())
@@ -91,9 +92,9 @@ class Workers:
     def hear_failed(self, failed: Failed) -> None:
         leased = self._in_flight.find_job(failed.job_id)
         if leased is not None:
-            self._endings.charge(leased, f"the worker failed: {failed.reason}")
+            self._endings.charge(leased, why("worker_failed", error=failed.reason))
 
-    def _lose(self, peer: bytes, reason: str) -> None:
+    def _lose(self, peer: bytes, reason: Reason) -> None:
         self._idle.pop(peer, None)
         for leased in self._in_flight.held_by(peer):
             self._endings.charge(leased, reason)
@@ -103,7 +104,7 @@ class Workers:
         now_s = self._timing.now_s()
         for leased in self._in_flight.all(Leased):
             if now_s > leased.deadline_s:
-                self._lose(leased.worker, f"the worker was silent for {self._in_flight.lease_s:g} s")
+                self._lose(leased.worker, why("worker_silent", silent_s=self._in_flight.lease_s))
 
     def assign(self) -> None:
         """Give waiting projections to workers that asked."""

@@ -40,7 +40,7 @@ def usable(rows: Sequence[Row]) -> list[Row]:
 
 def law_of(rows: Sequence[Row]) -> Law | None:
     """The law that the usable rows follow; None for too few."""
-    return fit_law(*(np.array([_number(row, key) for row in usable(rows)]) for key in ("tilt_deg", "centre_x_px", "centre_y_px")))
+    return fit_law(*(np.array([_number(row, key) for row in usable(rows)]) for key in ("tilt_deg", "mass_x_px", "mass_y_px")))
 
 
 def _number(row: Row, key: str) -> float:
@@ -64,7 +64,6 @@ class Adviser:
         self._small = small
         self.law = law_of(rows)
         self._noise = _median(self._rows, "vacuum_noise")
-        self._total = _median(self._rows, "total_counts")
 
     def hints(self) -> list[Hint]:
         """All advice, the latest projection first."""
@@ -89,7 +88,7 @@ class Adviser:
         alone = row.get("trust") or 0.0
         why = f"alone {alone:.2f}, but its total does not fit the series" if alone >= limits.trust_below else "background uncertain"
         say("trust", trust, limits.trust_below, "trust_below", f"trust {trust or 0:.2f} ({why}): look at the clean image", below=True)
-        drift = self._drift(row)
+        drift = _number(row, "mass_residual_px") / self._width_px
         say("drift", drift, limits.drift_above, "drift_above",
             f"the particle is {drift * self._width_px:.0f} px from where its law over tilt puts it: re-centre")  # fmt: skip
         jump = row.get("row_jump")
@@ -97,19 +96,14 @@ class Adviser:
             f"one row differs {jump or 0:.1f} times more from the next than usual: the beam jumped, retake")  # fmt: skip
         noise = (row.get("vacuum_noise") or math.nan) / self._noise if self._noise > 0 else math.nan
         say("noise", noise, limits.noise_above, "noise_above", f"noise is {noise:.1f} times the series' median: check dose and dwell time")
-        change = _change(row.get("total_counts"), self._total)
+        change = _number(row, "intensity_ratio") - 1 if len(self._rows) >= ENOUGH else math.nan
         say("intensity", abs(change), limits.intensity_change_above, "intensity_change_above",
             f"total intensity {100 * change:+.0f} % against the series: is it still this particle, whole and in view?")  # fmt: skip
-        edge = row.get("touches_edge")
+        edge = row.get("edge_contact")
         say("edge", edge, limits.edge_above, "edge_above",
             f"bright matter along {100 * (edge or 0):.0f} % of the border: cut off, or film in view")  # fmt: skip
         self._damage(row, say)
         return hints
-
-    def _drift(self, row: Row) -> float:
-        if self.law is None:
-            return math.nan
-        return self.law.distance_px(*(_number(row, key) for key in ("tilt_deg", "centre_x_px", "centre_y_px"))) / self._width_px
 
     def _damage(self, row: Row, say: Callable[..., None]) -> None:
         """Against the first image at the same tilt, which is there to watch for beam damage."""
@@ -124,10 +118,6 @@ class Adviser:
             same = likeness(one, other)
             say("damage", same, limits.damage_likeness_below, "damage_likeness_below",
                 f"correlates {same:.2f} with {at}: the particle has changed", below=True)  # fmt: skip
-        change = _change(row.get("total_counts"), first.get("total_counts") or math.nan)
+        change = _number(row, "total_intensity") / (_number(first, "total_intensity") or math.nan) - 1
         say("damage", abs(change), limits.damage_intensity_above, "damage_intensity_above",
             f"total intensity {100 * change:+.0f} % against {at}: mass lost or gained")  # fmt: skip
-
-
-def _change(value: float | None, usual: float) -> float:
-    return math.nan if value is None or not math.isfinite(usual) or usual <= 0 else value / usual - 1

@@ -6,12 +6,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from aet_stream.monitor.frames import binned, factor_to, reduced
+from aet_stream.monitor.frames import reduced
 from aet_stream.projection import Array
 
 SMALL_PX = 96
-_SEEN = 0.1
-"""Pixels above this share of the brightest belong to the particle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,28 +30,10 @@ def look(raw: Array, clean: Array) -> Look:
 def measure(raw: Array, clean: Array) -> dict[str, float]:
     """Figures of one projection; NaN where nothing can be said.
 
-    total_counts : sum of clean; a tilt series of a whole particle keeps it
-    centre_x_px, centre_y_px : centre of mass of the particle, pixel 0 at the left and top
-    touches_edge : share of the frame's border that the particle covers
     clipped : share of the raw pixels that sit at the highest value
     row_jump : largest difference of two neighbouring rows over what is usual in its neighbourhood; 1 is even
     """
-    factor = factor_to(256, clean.shape)
-    small = binned(clean, factor).astype(np.float32, copy=False)
-    ceiling = float(np.percentile(small, 99.8))
-    weight = np.where(small > _SEEN * ceiling, small, 0) if ceiling > 0 else np.zeros_like(small)
-    mass = float(weight.sum(dtype=np.float64))
-    y_px, x_px = (np.arange(edge) * factor + (factor - 1) / 2 for edge in small.shape)
-    seen = weight > 0
-    border = np.concatenate([seen[0], seen[-1], seen[1:-1, 0], seen[1:-1, -1]])
-    return {
-        "total_counts": float(clean.sum(dtype=np.float64)),
-        "centre_x_px": float(weight.sum(0) @ x_px) / mass if mass > 0 else float("nan"),
-        "centre_y_px": float(weight.sum(1) @ y_px) / mass if mass > 0 else float("nan"),
-        "touches_edge": float(border.mean()),
-        "clipped": clipped(raw),
-        "row_jump": row_jump(clean),
-    }
+    return {"clipped": clipped(raw), "row_jump": row_jump(clean)}
 
 
 def clipped(raw: Array) -> float:

@@ -45,8 +45,8 @@ _FIGURES = {
     "vacuum_noise": "noise of the vacuum, counts",
     "vacuum_residual": "mean of the clean vacuum, counts",
     "trust_in_series": "trust, 0 to 1",
-    "total_counts": "total intensity, counts",
-    "centre_x_px": "centre of mass, x, px",
+    "total_intensity": "total intensity, counts",
+    "mass_x_px": "centre of mass, x, px",
 }
 
 
@@ -127,6 +127,7 @@ def _summary(table: Table, rows: Sequence[Row], limits: Advice) -> str:
         f"missing wedge {covered['missing_wedge_deg']:.0f}°, {covered['repeats']} repeated; gaps: {gaps}"
         if covered
         else "none",
+        "tilt axis": ", ".join(sorted({f"{row.get('tilt_axis_deg') or 0:g}°" for row in rows})) + " from the vertical",
         "tilts from": ", ".join(sorted({str(row.get("tilt_source", "")) for row in rows})),
         "background by": "; ".join(models),
         "duplicates, superseded": f"{about.get('duplicates', 0)}, {about.get('superseded', 0)}",
@@ -201,7 +202,8 @@ def _volume(shelf: Shelf, name: str) -> str:
         f"<figure><img alt='slice {plane}' src='{_picture(image, (1, 99.9))}'><figcaption>{_PLANES[plane]}</figcaption></figure>"
         for plane, image in slices.items()
     )
-    return f"<h2>Volume</h2><p>{text(', '.join(filter(None, words)))}</p><div class='trio'>{pictures}</div>"
+    doubt = f"<p class='warn'>{text(about['axis_doubt'])}</p>" if about["axis_doubt"] else ""
+    return f"<h2>Volume</h2><p>{text(', '.join(filter(None, words)))}</p>{doubt}<div class='trio'>{pictures}</div>"
 
 
 def _put_aside(status: dict[str, Any], name: str) -> str:

@@ -322,10 +322,12 @@ def _about_volume(path: Path, file: h5py.File) -> dict[str, Any]:
         }
         attributes["tilts"] = len(file["reconstruction/tilts_deg"])
         if "quality" in file["reconstruction"]:
-            attributes["resolution_nm"] = _plain(float(file["reconstruction/quality"].attrs["resolution_nm"]))
+            judged = file["reconstruction/quality"].attrs
+            attributes["resolution_nm"] = _plain(float(judged["resolution_nm"]))
+            attributes["axis_doubt"] = str(judged.get("axis_doubt", ""))
         kind = "reconstruction"
     attributes["done_at"] = path.stat().st_mtime
-    wanted = {key: attributes.get(key) for key in ("tilts", "done_at", "voxel_size_nm", "method", "resolution_nm")}
+    wanted = {key: attributes.get(key) for key in ("tilts", "done_at", "voxel_size_nm", "method", "resolution_nm", "axis_doubt")}
     if isinstance(wanted["tilts"], np.ndarray):  # the tilts themselves rather than their number
         wanted["tilts"] = int(wanted["tilts"].size)
     return {"kind": kind, "file": path.name, "planes": shapes, "v": "-".join(map(str, _key(path))), **wanted}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 import shlex
 import statistics
 from collections import Counter
@@ -14,8 +13,6 @@ from aet_stream.naming import shown
 
 STALE_S = 5.0
 DISK_LOW_BYTES = 5 << 30
-_RELEASE = "release ID --angle DEG"
-_QUARANTINED = ("mend or replace the file: it is read again by itself; or have the same file tried again", "requeue ID")
 _BUSY_STAGES = ("network", "commit")
 """Stages that occupy somebody; settling, reading (which waits for credit) and queueing are waiting."""
 
@@ -109,21 +106,6 @@ def output_setting(status: dict[str, Any]) -> str:
     return f" --set output.root={shlex.quote(shown(status['output_root']))}" if status.get("output_root") else ""
 
 
-def _held(reason: str) -> tuple[str, str]:
-    """What helps, and the words of the command that then does the rest (judging.py says what no angle can release)."""
-    if re.match(r"\d+ x \d+ px of ", reason):
-        return "give the other images a folder of their own; then it is read there", ""
-    if reason.startswith("orientation "):
-        return "set orientation.* as it was, start the daemon again and have it read again; or give it a folder of its own", "requeue ID"
-    if reason.startswith("detector "):
-        return "set series.detector to the one to use, start the daemon again and have it read again", "requeue ID"
-    if reason.startswith("watch.root was "):
-        return "give it a folder of another name; only if the watched folder is the same under another name: say its tilt", _RELEASE
-    if reason.startswith("pixel size "):
-        return "give it a folder of its own; only if it belongs to this series all the same: say its tilt", _RELEASE
-    return "say its tilt", _RELEASE
-
-
 def unlisted(status: dict[str, Any]) -> int:
     """How many older ones are held or quarantined than the status has room to name."""
     totals = status.get("totals", {})
@@ -136,9 +118,6 @@ def remedies(status: dict[str, Any]) -> list[dict[str, Any]]:
     found = []
     for state in ("held", "quarantined"):
         for row in status.get(state, []):
-            remedy, command = _held(row["reason"]) if state == "held" else _QUARANTINED
-            command = command and f"aet-stream {command.replace('ID', str(row['id']))}{setting}"
-            found.append(
-                {**row, "path": shown(row["path"]), "series": shown(row["series"]), "state": state, "remedy": remedy, "command": command}
-            )
+            command = row["command"] and f"aet-stream {row['command'].replace('ID', str(row['id']))}{setting}"
+            found.append({**row, "path": shown(row["path"]), "series": shown(row["series"]), "state": state, "command": command})
     return found

@@ -1,24 +1,26 @@
 """Reading in a child process with limits: a hostile, hanging or crashing file costs one child, never the daemon.
 
 One request at a time over a pipe: a msgpack header, and for an image the raw pixel bytes behind it; never pickle. The child ends when its
-parent does.
+parent does (lifeline.py).
 """
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
+import os
 import resource
 import signal
+import subprocess
+import sys
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
+from aet_stream import lifeline
 from aet_stream.config import Config, Series
 from aet_stream.errors import AetError, ConfigError, ReaderDied, SourceError, SourceGone, SourceNotReady, SourceStillZero
 from aet_stream.projection import Array, Drift, Projection
@@ -112,7 +114,7 @@ class ReaderChild:
         self._timeout_s = timeout_s
         self._memory_bytes = memory_mib << 20
         self._rules = msgspec.structs.replace(rules or Rules(max_bytes=0), max_bytes=max_file_mib << 20)
-        self._process: SpawnProcess | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
 
     @classmethod
@@ -227,19 +229,21 @@ class ReaderChild:
         return _unless_error(answer), content
 
     def _started(self) -> Connection:
-        if self._pipe is None or self._process is None or not self._process.is_alive():
+        if self._pipe is None or self._process is None or self._process.poll() is not None:
             self._kill()
-            context = multiprocessing.get_context("spawn")
-            self._pipe, theirs = context.Pipe()
-            self._process = context.Process(target=_serve, args=(theirs, self._memory_bytes, self._rules), name="reader", daemon=True)
-            self._process.start()
-            theirs.close()
+            self._pipe, theirs = Pipe()
+            command = lifeline.command(__name__, str(theirs.fileno()), str(self._memory_bytes))
+            found_where_we_do = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}  # plug-ins
+            with theirs:
+                self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), env=found_where_we_do)
+            with contextlib.suppress(OSError):  # it is dead already: the first question finds that out
+                self._pipe.send_bytes(_encode(self._rules))
         return self._pipe
 
     def _kill(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.join()
+            self._process.wait()
         if self._pipe is not None:
             self._pipe.close()
         self._process = self._pipe = None
@@ -281,13 +285,13 @@ def _visit(answer: _Answer, content: bytes | memoryview | None, name: str) -> tu
     return Projection(planes[0], reading.units[0].acquisition, reading.drift, planes[1:] if len(planes) > 1 else None), reading
 
 
-def _serve(pipe: Connection, memory_bytes: int, rules: Rules) -> None:
-    """The child: answers until the parent is gone."""
+def _serve(pipe: Connection, memory_bytes: int) -> None:
+    """The child: answers until its parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    desk = _Desk(rules)
+    desk = _Desk(msgspec.msgpack.decode(pipe.recv_bytes(), type=Rules))
     with contextlib.suppress(EOFError, OSError):
         while True:
             request = _requests.decode(pipe.recv_bytes())
@@ -390,3 +394,7 @@ def turned(frames: Array, turn: str) -> Array:
     frames = frames[:, ::-1] if "y" in turn else frames
     frames = frames[:, :, ::-1] if "x" in turn else frames
     return np.ascontiguousarray(frames)
+
+
+if __name__ == "__main__":
+    _serve(Connection(int(sys.argv[1])), int(sys.argv[2]))

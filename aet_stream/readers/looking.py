@@ -19,6 +19,7 @@ from aet_stream.readers import Probe, Source, open_source, regular_size, stat_st
 from aet_stream.readers.beside import Beside, Figures, Stack
 from aet_stream.readers.frames import OneVisit
 from aet_stream.readers.sidecar import beside
+from aet_stream.reasons import Reason, why
 
 UNLIKELY = 1e-3
 """A frame that ends in more zeros than chance gives with this probability may be one whose last bytes have not come."""
@@ -50,7 +51,7 @@ class Look(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     probe: Probe
     units: tuple[Unit, ...]
-    waiting: str = ""
+    waiting: Reason | None = None
     """What has still to come, when some images can be taken already."""
 
 
@@ -125,14 +126,14 @@ class Sources:
 def look(sources: Sources, path: Path, loose: tuple[Path, ...], *, lenient: bool) -> Look:
     """What there is to take. `lenient`: zeros at the end have stood long enough to be believed."""
     opened = sources.open(path, loose)
-    probe, waiting = opened.source.probe, ""
+    probe, waiting = opened.source.probe, None
     late = set[int]() if probe.sealed or lenient else _not_written(sources, opened)
     units = tuple(sources.unit(opened, image, loose) for image in range(probe.images) if image not in late)
     if late:
-        waiting = f"image(s) {', '.join(map(str, sorted(late)))} end in zeros so far"
+        waiting = why("zeros_so_far", images=", ".join(map(str, sorted(late))))
         probe = msgspec.structs.replace(probe, images=len(units), announced=max(probe.announced, probe.images))
     elif probe.announced > probe.images:
-        waiting = f"{probe.announced} images announced, {probe.images} are there"
+        waiting = why("announced", announced=probe.announced, there=probe.images)
     sources.unchanged(path, opened.stamp)
     if units and all(unit.acquisition.no_projection for unit in units):
         raise SourceError(f"{path.name}: no projection, as the file itself says: {units[0].acquisition.no_projection}")
@@ -208,7 +209,8 @@ def _not_written(sources: Sources, opened: Opened) -> set[int]:
 def zero_tail(source: Source, frames: Array) -> int:
     """How many zeros a frame ends in, in the order of the file, if chance would not do that given its other zeros; else 0."""
     for frame in frames:
-        flat = (frame.T if source.probe.by_columns else frame[::-1] if source.probe.bottom_up else frame).reshape(-1)
+        stored = frame[::-1] if source.probe.bottom_up else frame.T if source.probe.column_major else frame
+        flat = stored.reshape(-1)
         if flat[-1]:
             continue
         written = np.flatnonzero(flat)

@@ -8,6 +8,7 @@ from pathlib import Path
 from aet_stream.errors import ConfigError
 from aet_stream.readers.beside import candidate
 from aet_stream.readers.tables import rows_of, tilt_column
+from aet_stream.reasons import Reason, why
 
 _MAX_BYTES = 1 << 20
 
@@ -38,14 +39,14 @@ def load_plan(path: str) -> tuple[float, ...]:
     return tuple(planned)
 
 
-def unplanned(tilt_deg: float, plan: tuple[float, ...], tolerance_deg: float) -> str:
-    """Why a tilt is not in the plan, or an empty string."""
+def unplanned(tilt_deg: float, plan: tuple[float, ...], tolerance_deg: float) -> Reason | None:
+    """Why a tilt is not in the plan, or None."""
     if not plan:
-        return ""
+        return None
     nearest = min(plan, key=lambda planned: abs(planned - tilt_deg))
     if abs(nearest - tilt_deg) <= tolerance_deg:
-        return ""
-    return f"{tilt_deg:g} deg is not in the tilt plan (nearest: {nearest:g} deg; angle.plan_tolerance_deg is {tolerance_deg:g})"
+        return None
+    return why("unplanned", tilt_deg=tilt_deg, nearest_deg=nearest, tolerance_deg=tolerance_deg)
 
 
 def missing(taken_deg: list[float], plan: tuple[float, ...], tolerance_deg: float) -> list[float]:

@@ -1,7 +1,7 @@
 """Where each projection lies: shifts and the direction of the tilt axis, found from the projections themselves.
 
-Four steps, each of which can be left out, and none kept that makes the projections explain each other less well (by the residual of a quick
-reconstruction):
+What is said of the axis comes first. Then four steps around it, each of which can be left out, and none kept that makes the projections
+explain each other less well (by the residual of a quick reconstruction):
 
     common-line            shifts along the axis: what is summed across it does not depend on the tilt (shifts.py)
     center-of-mass         shifts across it: an isolated particle's centre of mass is put on the axis; where that does no good, all
@@ -39,12 +39,34 @@ Find = Callable[[Array, Array, Alignment], Alignment]
 """(projections, tilts, alignment so far) -> a better one, perhaps."""
 
 
-def align(projections: Array, tilts_deg: Array, steps: tuple[str, ...] = STEPS, *, threads: int = 0, memory_mib: int = 0) -> Alignment:
+def align(
+    projections: Array,
+    tilts_deg: Array,
+    steps: tuple[str, ...] = STEPS,
+    *,
+    axis_deg: float = 0.0,
+    axis_offset_px: float | None = None,
+    threads: int = 0,
+    memory_mib: int = 0,
+) -> Alignment:
     """Find the alignment of (tilts, y, x) float32 projections; threads and memory are those of the solver.
 
     Steps that do not help are dropped, so projections that are in register already stay as they are.
+
+    Parameters
+    ----------
+    axis_deg : where the axis is said to lie; the step `axis-angle` looks around it
+    axis_offset_px : how far right of the middle it is said to lie, in upright images, and then no step looks for it; None: it is not said
     """
-    solve = partial(solver.solve, threads=threads, memory_mib=memory_mib)
+    said = Alignment(np.tile([0.0, -(axis_offset_px or 0.0)], (len(projections), 1)), axis_deg)
+    if axis_offset_px is not None:
+        steps = tuple(step for step in steps if step != "center-of-mass")
+    if not steps:
+        return said
+    return said.then(_align(apply(projections, said), tilts_deg, steps, partial(solver.solve, threads=threads, memory_mib=memory_mib)))
+
+
+def _align(projections: Array, tilts_deg: Array, steps: tuple[str, ...], solve: solver.Solve) -> Alignment:
     chosen = Alignment(np.zeros((len(projections), 2)))
     # Judged on smoothed images: moving one by a fraction of a pixel smooths its noise, which must not pass for a better fit.
     smooth = np.stack([gaussian_filter(view, SMOOTH_PX) for view in projections])

@@ -6,6 +6,7 @@ A few slices at a time go there and come back: whoever waits sees that it goes o
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import queue
@@ -17,9 +18,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from types import ModuleType, TracebackType
+from typing import Any
 
 import numpy as np
 
+from aet_stream import lifeline
 from aet_stream.errors import ReconstructionError
 from aet_stream.projection import Array
 from aet_stream.reconstruct import astra_backend, tomopy_backend
@@ -113,7 +116,8 @@ class _Library:
         self._method, self._silence_s = request.method, silence_s
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._child: BaseProcess = context.Process(target=_serve, args=(theirs, request), name=request.method, daemon=True)
+        given = (os.getpid(), __name__, _serve.__name__, theirs, *dataclasses.astuple(request))
+        self._child: BaseProcess = context.Process(target=lifeline.call, args=given, name=request.method, daemon=True)
         self._hangs = False
         self._child.start()  # its arguments fit into the pipe that it reads them from, whether it lives to read them or not
         theirs.close()
@@ -176,9 +180,10 @@ class _Library:
         )
 
 
-def _serve(pipe: Connection, request: _Request) -> None:
+def _serve(pipe: Connection, *asked: Any) -> None:
     """The child: an empty message once the library is loaded, and with the slices of each piece; or what went wrong."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal; the parent decides
+    request = _Request(*asked)
     limit = request.memory_mib * _MIB
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # not the address space, of which CUDA reserves more than there is
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

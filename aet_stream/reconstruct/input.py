@@ -16,6 +16,8 @@ from aet_stream.projection import Array
 
 logger = logging.getLogger(__name__)
 
+TILT_AXIS = f"{PER_PROJECTION}/tilt_axis_deg"
+
 
 @dataclass(frozen=True, slots=True)
 class Input:
@@ -30,6 +32,8 @@ class Input:
     """NaN where the series does not say, or says different things."""
     digest: str
     """Names exactly these pixels at these tilts."""
+    axis_deg: float = float("nan")
+    """Where the tilt axis is said to lie, from +y towards -x; NaN: nobody has said."""
 
 
 def read_input(series: Path) -> Input:
@@ -43,6 +47,7 @@ def read_input(series: Path) -> Input:
         with h5py.File(series, "r", locking=False) as file:
             facts = {name: file[f"{PER_PROJECTION}/{name}"][()] for name in ("blank", "superseded", "pixel_size_nm", "clean_crc32")}
             rows = np.flatnonzero((facts["blank"] == 0) & (facts["superseded"] == 0))
+            axes_deg = file[TILT_AXIS][()][rows] if TILT_AXIS in file else np.zeros(0)
             tilts = file[THETA][()]
             projections = np.empty((len(rows), *file[CLEAN].shape[1:]), np.float32)
             for place, row in enumerate(rows.tolist()):
@@ -54,7 +59,8 @@ def read_input(series: Path) -> Input:
     if not np.isfinite(tilts[rows]).all():
         raise ReconstructionError(f"{series}: row {rows[~np.isfinite(tilts[rows])][0]} has no tilt")
     digest = hashlib.sha256(facts["clean_crc32"][rows].tobytes() + tilts[rows].tobytes()).hexdigest()
-    return Input(projections, tilts[rows], rows, _common_size_nm(series, facts["pixel_size_nm"][rows]), digest)
+    size_nm, axis_deg = _common_size_nm(series, facts["pixel_size_nm"][rows]), _last_axis_deg(series, axes_deg)
+    return Input(projections, tilts[rows], rows, size_nm, digest, axis_deg)
 
 
 def _frame(file: h5py.File, row: int, checksum: int) -> Array:
@@ -74,3 +80,13 @@ def _common_size_nm(series: Path, sizes_nm: Array) -> float:
         logger.warning("%s: pixel sizes between %g and %g nm in one series: the volume gets none", series, known.min(), known.max())
         return float("nan")
     return float(np.median(known))
+
+
+def _last_axis_deg(series: Path, axes_deg: Array) -> float:
+    """A setting may have been put right in the middle of a series: the last word counts."""
+    known = axes_deg[np.isfinite(axes_deg)]
+    if known.size == 0:
+        return float("nan")
+    if np.ptp(known) > 0:
+        logger.warning("%s: its tilt axis is said to lie at %g to %g deg: the last word is %g", series, known.min(), known.max(), known[-1])
+    return float(known[-1])

@@ -15,6 +15,7 @@ from aet_stream.layout import LIBVER
 from aet_stream.projection import Array
 from aet_stream.reconstruct import solver
 from aet_stream.reconstruct.align import align
+from aet_stream.reconstruct.axis_search import search
 from aet_stream.reconstruct.input import read_input
 from aet_stream.reconstruct.registered import apply, bin_factor, binned, binned_axis_px
 
@@ -29,7 +30,8 @@ def preview(series: Path, *, size_px: int = 128, iterations: int = 10) -> Path:
     """Write `preview.h5` beside the series, whole or not at all; returns its path.
 
     It holds `/orthoslices/xy` (y, x), `/orthoslices/xz` (z, x), `/orthoslices/yz` (y, z), float32, through the middle, and `/volume`
-    (slice y, row z, column x), from which the next one starts; as attributes `tilts` (how many), `done_at` (ISO), `voxel_size_nm`.
+    (slice y, row z, column x), from which the next one starts; as attributes `tilts` (how many), `done_at` (ISO), `voxel_size_nm`,
+    `axis_doubt` (why the tilt axis seems to lie elsewhere than is said, or nothing).
 
     Raises
     ------
@@ -39,11 +41,13 @@ def preview(series: Path, *, size_px: int = 128, iterations: int = 10) -> Path:
     target = series.with_name(PREVIEW_FILE)
     factor = bin_factor(given.projections, size_px)
     views = binned(given.projections, factor)
-    found = align(views, given.tilts_deg, ALIGN, threads=1)
+    said_deg = float(np.nan_to_num(given.axis_deg))
+    axis = search(views, said_deg)
+    found = align(views, given.tilts_deg, ALIGN, axis_deg=said_deg, threads=1)
     views = apply(views, found)
     # What was centred lies about the middle of the binned views; what was not, about the middle of the whole ones.
-    centred = "center-of-mass" in found.residuals
-    axis_px = (views.shape[2] - 1) / 2 if centred else binned_axis_px(given.projections.shape[2], factor)
+    middle = [binned_axis_px(edge, factor) - (edge // factor - 1) / 2 for edge in given.projections.shape[1:]] @ found.matrix
+    axis_px = (views.shape[2] - 1) / 2 + (0 if "center-of-mass" in found.residuals else middle[1])
     begin = _earlier(target, (views.shape[1], views.shape[2], views.shape[2]))
     volume = solver.solve(views, given.tilts_deg, iterations=iterations, axis_px=axis_px, start=begin, threads=1).volume
     y, row, column = (edge // 2 for edge in volume.shape)
@@ -53,6 +57,7 @@ def preview(series: Path, *, size_px: int = 128, iterations: int = 10) -> Path:
             file["volume"] = volume
             now = datetime.now(UTC).isoformat(timespec="seconds")
             file.attrs.update(tilts=len(views), done_at=now, voxel_size_nm=given.pixel_size_nm * factor, warm=begin is not None)
+            file.attrs["axis_doubt"] = axis.sentence if axis.contradicts else ""
     except (OSError, RuntimeError) as error:
         raise ReconstructionError(f"{target}: cannot be written: {error}") from error
     return target

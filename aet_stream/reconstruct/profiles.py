@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import binary_dilation, gaussian_filter
 
 from aet_stream.projection import Array
 
@@ -24,6 +24,22 @@ def smoothed(view: Array) -> tuple[Array, float]:
     """A view in which only what is wide stands out, and how bright its brightest places are."""
     smooth: Array = gaussian_filter(view, max(2.0, view.shape[1] / 64))
     return smooth, float(np.percentile(smooth, 99.5))
+
+
+def isolated(projections: Array) -> tuple[Array, Array]:
+    """(tilts, y, x) what stands out and a rim around it, the rest 0; (tilts,) the noise in it: its pixels times their variance."""
+    width = projections.shape[2]
+    views, noise = np.zeros_like(projections), np.zeros(len(projections))
+    for row, view in enumerate(projections):
+        smooth, top = smoothed(view)
+        inside = binary_dilation(smooth > 0.1 * top, iterations=max(1, width // 32))
+        vacuum = ~inside
+        level = np.median(view[vacuum]) if vacuum.any() else 0.0
+        views[row] = np.where(inside, view - level, 0)
+        beside = vacuum[:, 1:] & vacuum[:, :-1]
+        if beside.any():
+            noise[row] = inside.sum() * np.mean(np.square(np.diff(view, axis=1)[beside])) / 2
+    return views, noise
 
 
 def in_band(frequency: Array) -> Array:

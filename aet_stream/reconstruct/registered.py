@@ -1,7 +1,7 @@
 """Projections in register: how an alignment is written down, and how it is carried out.
 
-Shifts are what a projection has to be moved by, in pixels, [y, x]; the axis angle is how far the axis is turned from the image's y, in
-degrees, positive when it turns from +y towards -x. Nothing of this is ever written into the series.
+The axis angle is how far the axis is turned from the image's y, in degrees, positive when it turns from +y towards -x; shifts are what a
+projection, turned upright by that, has to be moved by, in pixels, [y, x]. Nothing of this is ever written into the series.
 """
 
 from __future__ import annotations
@@ -33,18 +33,39 @@ class Alignment:
     def is_nothing(self) -> bool:
         return self.axis_deg == 0 and not self.shifts_px.any()
 
+    @property
+    def matrix(self) -> Array:
+        """(2, 2), [y, x]: from a place in an upright image, counted from its middle, to that in the image as it is."""
+        turn = np.radians(self.axis_deg)
+        return np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
+
+    def then(self, following: Alignment) -> Alignment:
+        """Both as one: this first, the following, with its residuals, found for what this makes of the projections."""
+        shifts = self.shifts_px @ following.matrix + following.shifts_px
+        return Alignment(shifts, self.axis_deg + following.axis_deg, following.residuals)
+
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """(height, width) of what `apply` makes: wide images with the axis along x become high ones."""
+        height, width = shape[-2:]
+        lies = abs(np.sin(np.radians(self.axis_deg))) > np.sqrt(0.5)
+        return (width, height) if lies else (height, width)
+
 
 def apply(projections: Array, alignment: Alignment) -> Array:
     """(tilts, y, x) float32 in register, by cubic splines; the very same array where there is nothing to do."""
     if alignment.is_nothing:
         return projections
-    turn = np.radians(alignment.axis_deg)
-    matrix = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-    middle = (np.array(projections.shape[1:]) - 1) / 2
-    moved = np.empty_like(projections)
+    matrix, shape = alignment.matrix, alignment.shape(projections.shape)
+    middle, upright = (np.array(projections.shape[1:]) - 1) / 2, (np.array(shape) - 1) / 2
+    moved = np.empty((len(projections), *shape), projections.dtype)
     for view, shift_px, out in zip(projections, alignment.shifts_px, moved, strict=True):
-        affine_transform(view, matrix, middle - matrix @ (middle + shift_px), output=out, order=3, mode="nearest")
+        affine_transform(view, matrix, middle - matrix @ (upright + shift_px), output=out, order=3, mode="nearest")
     return moved
+
+
+def upright(projections: Array, axis_deg: float) -> Array:
+    """(tilts, y, x) float32 with the tilt axis along y; NaN: it does already."""
+    return apply(projections, Alignment(np.zeros((len(projections), 2)), float(np.nan_to_num(axis_deg))))
 
 
 def binned(projections: Array, factor: int) -> Array:

@@ -15,10 +15,11 @@ from aet_stream.errors import AetError, ReconstructionError
 from aet_stream.projection import Array
 from aet_stream.reconstruct import apart, quality, solver
 from aet_stream.reconstruct.align import STEPS, align
+from aet_stream.reconstruct.axis_search import search
 from aet_stream.reconstruct.export import write_volume
 from aet_stream.reconstruct.input import Input, read_input
 from aet_stream.reconstruct.progress import ProgressLog
-from aet_stream.reconstruct.registered import Alignment, apply, brightest_rows
+from aet_stream.reconstruct.registered import apply, brightest_rows
 from aet_stream.reconstruct.stopping import choose_iterations
 from aet_stream.reconstruct.volume_file import HDF5, VOLUME, Facts, Result, check_target, ensure_picture, form_of, is_done, save
 
@@ -42,6 +43,10 @@ class Options:
     """Not 0: stop the built-in solver where the residual has fallen to this."""
     align: tuple[str, ...] = STEPS
     """Steps of the alignment; empty: none."""
+    axis_deg: float | None = None
+    """Where the tilt axis lies, from +y towards -x. None: where the series says."""
+    axis_offset_px: float | None = None
+    """How far right of the middle it lies in upright images. None: the alignment looks for it."""
     quality: bool = True
     """Judge the volume: half volumes (twice the work), residual of each projection."""
     threads: int = 0
@@ -89,6 +94,8 @@ def reconstruct(
     target = wanted if form_of(wanted) == HDF5 else wanted.with_suffix(".h5")
     check_target(wanted, target, replaces=overwrite or out is None)
     given = read_input(series)
+    axis_deg = given.axis_deg if options.axis_deg is None else options.axis_deg
+    given = replace(given, axis_deg=0.0 if np.isnan(axis_deg) else axis_deg)
     solver.check(given.projections, given.tilts_deg, max(1, options.iterations))
     identity: Facts = {
         "series_digest": given.digest,
@@ -96,6 +103,8 @@ def reconstruct(
         "iterations": options.iterations,
         "residual": options.residual,
         "align": ",".join(options.align),
+        "axis_said_deg": given.axis_deg,
+        "axis_offset_px": "" if options.axis_offset_px is None else options.axis_offset_px,
         "quality": int(options.quality),
     }
     if is_done(target, identity):
@@ -138,9 +147,17 @@ Keep = Callable[[Result, bool], None]
 
 def _make(given: Input, method: str, options: Options, progress: solver.Progress, keep: Keep) -> None:
     """Align, choose when to stop, solve, judge. The volume is kept before its halves are made: whatever happens to them, it is there."""
-    found = Alignment(np.zeros((len(given.projections), 2)))
-    if options.align:
-        found = align(given.projections, given.tilts_deg, options.align, threads=options.threads, memory_mib=options.memory_here_mib)
+    axis = search(given.projections, given.axis_deg)
+    logger.log(logging.WARNING if axis.contradicts else logging.INFO, "%s", axis.sentence)
+    found = align(
+        given.projections,
+        given.tilts_deg,
+        options.align,
+        axis_deg=given.axis_deg,
+        axis_offset_px=options.axis_offset_px,
+        threads=options.threads,
+        memory_mib=options.memory_here_mib,
+    )
     projections = apply(given.projections, found)
     iterations = options.iterations
     if method == BUILT_IN and not iterations:
@@ -151,7 +168,7 @@ def _make(given: Input, method: str, options: Options, progress: solver.Progress
     for row in judged.suspects:
         tilt, residual = given.tilts_deg[row], judged.residual_per_tilt[row]
         logger.warning("row %d at %+.2f deg fits worse than the others (residual %.3f): look at it", given.rows[row], tilt, residual)
-    result = Result(volume, residuals, iterations, found, judged)
+    result = Result(volume, residuals, iterations, found, judged, axis)
     if options.quality and len(projections) >= 6:
         _compare_halves(given, projections, result, method, options, progress, keep)
     else:

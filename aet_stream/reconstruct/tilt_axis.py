@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.ndimage import binary_dilation
 
 from aet_stream.projection import Array
-from aet_stream.reconstruct.profiles import LARGEST_SHIFT_SHARE, align_profiles, in_band, peak, smoothed, tapered
+from aet_stream.reconstruct.profiles import LARGEST_SHIFT_SHARE, align_profiles, in_band, isolated, peak, tapered
 from aet_stream.reconstruct.registered import Alignment
 from aet_stream.reconstruct.shifts import CERTAIN_SIGMAS, centre_of_mass, common_line
 
-LARGEST_ANGLE_DEG = 5.0
+LARGEST_ANGLE_DEG = 8.0
+"""What is farther from where the axis is said to lie is no inaccuracy: axis_search.py says so."""
 _GROUPS = 8
 """Of projections, at most; each is left out in turn to see how certain an angle is."""
 
@@ -21,7 +21,7 @@ def axis_angle(projections: Array, tilts_deg: Array, so_far: Alignment) -> Align
     Two things can feign a turn. Noise: the angle has to be larger than it varies when an eighth of the projections is left out (the
     jackknife). What a removed background leaves over or takes along: the turn has to explain more than all that noise does not.
     """
-    views, noise = _isolated(projections)
+    views, noise = isolated(projections)
     spectra = np.fft.rfft(tapered(views), axis=1)  # (tilts, frequencies, x)
     height, width = projections.shape[1:]
     frequency = np.fft.rfftfreq(height)
@@ -47,11 +47,11 @@ def axis_angle(projections: Array, tilts_deg: Array, so_far: Alignment) -> Align
     groups = min(_GROUPS, len(projections))
     group = np.arange(len(projections)) % groups
     everything = group >= 0
-    coarse = np.linspace(-LARGEST_ANGLE_DEG, LARGEST_ANGLE_DEG, 21)
+    coarse = np.linspace(-LARGEST_ANGLE_DEG, LARGEST_ANGLE_DEG, 33)
     about = least(coarse, [profiles_along(angle) for angle in coarse], everything)
     if abs(about) >= LARGEST_ANGLE_DEG:
         return so_far
-    fine = about + np.linspace(-LARGEST_ANGLE_DEG, LARGEST_ANGLE_DEG, 11) / 10
+    fine = about + np.linspace(-0.5, 0.5, 11)
     along = [profiles_along(angle) for angle in fine]
     found = least(fine, along, everything)
     error = np.sqrt((groups - 1) * np.var([least(fine, along, group != left_out) for left_out in range(groups)]))
@@ -60,22 +60,6 @@ def axis_angle(projections: Array, tilts_deg: Array, so_far: Alignment) -> Align
     unexplained = misfit(turned) - by_noise
     certain = abs(found) > CERTAIN_SIGMAS * error and misfit(straight) - misfit(turned) > unexplained
     return _anew(projections, tilts_deg, so_far, found) if certain else so_far
-
-
-def _isolated(projections: Array) -> tuple[Array, Array]:
-    """(tilts, y, x) what stands out and a rim around it, the rest 0; (tilts,) the noise in it: its pixels times their variance."""
-    width = projections.shape[2]
-    views, noise = np.zeros_like(projections), np.zeros(len(projections))
-    for row, view in enumerate(projections):
-        smooth, top = smoothed(view)
-        inside = binary_dilation(smooth > 0.1 * top, iterations=max(1, width // 32))
-        vacuum = ~inside
-        level = np.median(view[vacuum]) if vacuum.any() else 0.0
-        views[row] = np.where(inside, view - level, 0)
-        beside = vacuum[:, 1:] & vacuum[:, :-1]
-        if beside.any():
-            noise[row] = inside.sum() * np.mean(np.square(np.diff(view, axis=1)[beside])) / 2
-    return views, noise
 
 
 def _anew(projections: Array, tilts_deg: Array, so_far: Alignment, axis_deg: float) -> Alignment:

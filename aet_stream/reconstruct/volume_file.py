@@ -12,6 +12,7 @@ from aet_stream import __version__, durable, nexus
 from aet_stream.errors import ReconstructionError
 from aet_stream.layout import LIBVER
 from aet_stream.projection import Array
+from aet_stream.reconstruct.axis_search import AxisSearch
 from aet_stream.reconstruct.figure import draw_summary
 from aet_stream.reconstruct.input import Input
 from aet_stream.reconstruct.quality import Quality
@@ -45,6 +46,7 @@ class Result:
     iterations: int
     alignment: Alignment
     quality: Quality
+    axis: AxisSearch
 
 
 def check_target(wanted: Path, target: Path, *, replaces: bool) -> None:
@@ -114,7 +116,7 @@ def _write(file: h5py.File, given: Input, result: Result, facts: Facts) -> None:
     size_nm, software = given.pixel_size_nm, f"aet_stream {__version__}"
     group.attrs.update(facts, iterations_done=result.iterations, voxel_size_nm=size_nm, software=software)
     group.attrs.update(axis_deg=result.alignment.axis_deg, alignment=json.dumps(result.alignment.residuals))
-    _write_quality(group.create_group("quality"), given, result.quality)
+    _write_quality(group.create_group("quality"), given, result.quality, result.axis)
     _write_plot(file, size_nm)
 
 
@@ -132,7 +134,10 @@ def _write_plot(file: h5py.File, voxel_size_nm: float) -> None:
     nexus.set_default(file, "reconstruction", "data")
 
 
-def _write_quality(group: h5py.Group, given: Input, found: Quality) -> None:
+def _write_quality(group: h5py.Group, given: Input, found: Quality, axis: AxisSearch) -> None:
+    doubt = f"{axis.sentence} " if axis.contradicts else ""
+    group.attrs.update(axis_doubt=doubt.rstrip(), axis_found_deg=axis.found_deg, axis_sigmas=axis.sigmas)
+    group.attrs.update(axis_misfit=axis.misfit_said, axis_misfit_found=axis.misfit_found)
     group["residual_per_tilt"] = found.residual_per_tilt
     group["suspect_rows"] = given.rows[found.suspects]
     group["fsc_per_px"], group["fsc"] = found.fsc_per_px, found.fsc
@@ -141,8 +146,8 @@ def _write_quality(group: h5py.Group, given: Input, found: Quality) -> None:
     group.attrs["resolution_nm"] = found.resolution_px * given.pixel_size_nm
     group.attrs["missing_wedge_deg"] = found.missing_wedge_deg
     group.attrs["note"] = (
-        f"No projection in {found.missing_wedge_deg:.0f} of 180 degrees: along the beam the volume is blurred by what was not seen, and the"
-        " Fourier shell correlation, whose halves miss the same wedge, says nothing about it."
+        f"{doubt}No projection in {found.missing_wedge_deg:.0f} of 180 degrees: along the beam the volume is blurred by what was not seen,"
+        " and the Fourier shell correlation, whose halves miss the same wedge, says nothing about it."
         f" {found.remark}".rstrip()
     )
 

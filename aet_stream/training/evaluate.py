@@ -107,14 +107,14 @@ def _background_of(denoiser: Denoiser) -> Estimate:
 
 
 def _score(set_name: str, name: str, estimate: Estimate, samples: list[Frame]) -> Score:
-    found = []
+    backgrounds = []
     began = time.perf_counter()
     for frame in samples:
-        found.append(estimate(frame.raw))
+        backgrounds.append(estimate(frame.raw))
     seconds = time.perf_counter() - began
     if name != NOTHING:
-        found = [(b - np.float32(frame.offset)) / np.float32(frame.unit) for frame, b in zip(samples, found, strict=True)]
-    pairs = list(zip(samples, found, strict=True))
+        backgrounds = [(b - np.float32(frame.offset)) / np.float32(frame.unit) for frame, b in zip(samples, backgrounds, strict=True)]
+    pairs = list(zip(samples, backgrounds, strict=True))
     inside = [frame.clean > INSIDE for frame in samples]
     figures = [psnr_db(frame.background, b) for frame, b in pairs]
     under = [psnr_db(f.background[where], b[where]) for (f, b), where in zip(pairs, inside, strict=True) if where.any()]
@@ -157,8 +157,8 @@ def _real(name: str, denoiser: Denoiser | None) -> list[RealScore]:
 
 def _trusted(name: str, denoiser: Denoiser, samples: list[Frame]) -> Trusted:
     evidence, errors = zip(*[judged(denoiser, frame) for frame in samples], strict=True)
-    shares = np.array([trust.expected_share(found.features(), denoiser.rule) for found in evidence])
-    expected, true = shares * [found.range for found in evidence], np.array(errors)
+    shares = np.array([trust.expected_share(one.features(), denoiser.rule) for one in evidence])
+    expected, true = shares * [one.range for one in evidence], np.array(errors)
     ratio = np.maximum(expected / true, true / expected)
     in_series = _in_series(expected, evidence, samples)
     return Trusted(
@@ -177,13 +177,13 @@ def _trusted(name: str, denoiser: Denoiser, samples: list[Frame]) -> Trusted:
 def _in_series(expected: Array, evidence: Sequence[trust.Evidence], samples: Sequence[Frame]) -> Array:
     """(n,) expected errors when the frames of a particle are taken as one series; backgrounds differ from frame to frame."""
     particles = np.array([frame.particle for frame in samples])
-    figures = np.array([(found.total, found.vacuum_fraction, found.edge_contact) for found in evidence])
-    found = np.empty(len(samples))
+    figures = np.array([(one.total, one.vacuum_fraction, one.edge_contact) for one in evidence])
+    errors = np.empty(len(samples))
     for particle in np.unique(particles):
         of = particles == particle
         totals, vacuum_fraction, edge_contact = figures[of].T
-        found[of] = error_in_series(expected[of], totals, vacuum_fraction, edge_contact, samples[0].raw.size)
-    return found
+        errors[of] = error_in_series(expected[of], totals, vacuum_fraction, edge_contact, samples[0].raw.size)
+    return errors
 
 
 def table(report: Report) -> str:
@@ -222,13 +222,13 @@ def draw(model: str, path: Path, *, frames: int = 48, seed: int = sets.SEED) -> 
 
     samples = sets.frames("hard", frames, seed=seed)
     estimate = _background_of(Denoiser(model=model))
-    found = [estimate(frame.raw) for frame in samples]
-    decibel = np.array([psnr_db(frame.background, b) for frame, b in zip(samples, found, strict=True)])
+    backgrounds = [estimate(frame.raw) for frame in samples]
+    decibel = np.array([psnr_db(frame.background, b) for frame, b in zip(samples, backgrounds, strict=True)])
     order = np.argsort(decibel)
     figure = Figure(figsize=(12, 7.6), layout="constrained")
     figure.suptitle(f"{model} on the hard set: worst, median, best of {frames}")
     for row, index in zip(figure.subplots(3, 5), (order[0], order[len(order) // 2], order[-1]), strict=True):
-        frame, background = samples[index], found[index]
+        frame, background = samples[index], backgrounds[index]
         below = (float(frame.background.min()), float(frame.background.max()))
         error = max(float(np.abs(background - frame.background).max()), 1e-6)
         panels = [

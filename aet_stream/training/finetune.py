@@ -120,7 +120,7 @@ def _preset(card: Card) -> Preset:
 
 def read_vacuum(path: Path, denoiser: Denoiser) -> list[RealVacuum]:
     """The projections of a series, but for superseded ones, that show enough vacuum, by the network's own idea of the particle."""
-    found = []
+    frames = []
     with Series(path) as series:
         for row in np.flatnonzero(series.column("superseded") == 0).tolist():
             pixels = series.raw(row)
@@ -133,8 +133,8 @@ def read_vacuum(path: Path, denoiser: Denoiser) -> list[RealVacuum]:
             vacuum = ~binary_dilation(estimate.support, iterations=2)
             if vacuum.mean() >= _MIN_VACUUM:
                 clean = grid.means(grid.in_blocks(raw - estimate.background, image.blocks.block_px))
-                found.append(RealVacuum(raw, vacuum, float(np.ptp(clean))))
-    return found
+                frames.append(RealVacuum(raw, vacuum, float(np.ptp(clean))))
+    return frames
 
 
 def real_batch(frames: Sequence[RealVacuum], particles: Pool, rng: np.random.Generator) -> CoarseBatch:
@@ -169,5 +169,5 @@ def _refuse_if_worse(before: dict[str, float], after: dict[str, float]) -> None:
     if not after["real_vacuum_db"] > before["real_vacuum_db"]:
         worse.append("real_vacuum_db")
     if worse:
-        said = ", ".join(f"{name} {before[name]} -> {after[name]}" for name in before)
-        raise ModelError(f"not promoted, {' and '.join(worse)} did not hold: {said}; keep the network you have")
+        figures = ", ".join(f"{name} {before[name]} -> {after[name]}" for name in before)
+        raise ModelError(f"not promoted, {' and '.join(worse)} did not hold: {figures}; keep the network you have")

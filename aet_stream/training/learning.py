@@ -90,8 +90,8 @@ class Training:
         """
         weights = (*self.model.state_dict().values(), *self.average.state_dict().values())
         if not (all(part.isfinite().all() for part in weights) and np.isfinite(list(figures.values())).all()):
-            said = f"preset {self.preset.name!r}: weights or figures are not finite at step {self.step}"
-            raise ModelError(f"{said}; start anew with a learning_rate below {self.preset.learning_rate}, in another --out")
+            where = f"preset {self.preset.name!r}: weights or figures are not finite at step {self.step}"
+            raise ModelError(f"{where}; start anew with a learning_rate below {self.preset.learning_rate}, in another --out")
 
     def save(self, path: Path) -> None:
         state = {"model": self.model.state_dict(), "average": self.average.state_dict(), "optimizer": self.optimizer.state_dict()}

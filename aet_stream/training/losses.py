@@ -43,13 +43,13 @@ def _stage_loss(output: StageOutput, batch: CoarseBatch) -> Tensor:
     loss = loss + 0.5 * (mean_square_error(output.before_solve, batch, inside) + 1e-5).sqrt()
     support = functional.binary_cross_entropy_with_logits(output.support, batch.particle, batch.known, reduction="none").mean((1, 2))
     squares = (output.background - batch.background).detach().square()
-    surprise = (functional.smooth_l1_loss(output.log_error, (squares + 1e-7).log(), reduction="none") * batch.known).mean((1, 2))
-    return (loss + 0.2 * support + 0.02 * surprise).mean()
+    calibration = (functional.smooth_l1_loss(output.log_error, (squares + 1e-7).log(), reduction="none") * batch.known).mean((1, 2))
+    return (loss + 0.2 * support + 0.02 * calibration).mean()
 
 
-def mean_square_error(found: Tensor, batch: CoarseBatch, where: Tensor) -> Tensor:
+def mean_square_error(background: Tensor, batch: CoarseBatch, where: Tensor) -> Tensor:
     """(n,) in units of the signal, over the blocks named by `where`; 0 where there are none."""
-    squares = (found - batch.background).square() * where
+    squares = (background - batch.background).square() * where
     return squares.sum((1, 2)) / where.sum((1, 2)).clamp(min=1) * batch.span.square()
 
 
@@ -62,9 +62,9 @@ def gate_loss(model: Gate, samples: Tensor) -> Tensor:
     loss = 0.5 * (everywhere + _FLOOR).log() + 6 * (everywhere + _FLOOR).sqrt()
     loss = loss + 0.25 * (under + _FLOOR).log() + 3 * (under + _FLOOR).sqrt()
     squares = _left(samples, mixture.correction).detach().square()
-    surprise = (functional.smooth_l1_loss(mixture.log_error, (squares + 1e-7).log(), reduction="none") * valid).mean((1, 2))
+    calibration = (functional.smooth_l1_loss(mixture.log_error, (squares + 1e-7).log(), reduction="none") * valid).mean((1, 2))
     whole = ((squares * valid).sum((1, 2)) / valid.sum((1, 2))).clamp(min=1e-9).log() / 2
-    total: Tensor = (loss + 0.02 * surprise + 0.1 * (mixture.frame_log_error - whole).square()).mean()
+    total: Tensor = (loss + 0.02 * calibration + 0.1 * (mixture.frame_log_error - whole).square()).mean()
     return total
 
 

@@ -1,4 +1,4 @@
-"""Figures of merit, each a plain function of a truth and what was found. PSNR with the brightest particle pixel as 1."""
+"""Figures of merit, each a plain function of a truth and an estimate of it. PSNR with the brightest particle pixel as 1."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ FINEST_PX = 8
 """A background has no content of shorter wavelength, but at the edges of films."""
 
 
-def psnr_db(truth: Array, found: Array) -> float:
+def psnr_db(truth: Array, estimate: Array) -> float:
     """Peak signal-to-noise ratio for a data range of 1."""
-    return float(-10 * np.log10(np.mean(np.square(truth - found, dtype=np.float64)) + 1e-12))
+    return float(-10 * np.log10(np.mean(np.square(truth - estimate, dtype=np.float64)) + 1e-12))
 
 
-def ssim(truth: Array, found: Array, window: int = 7) -> float:
+def ssim(truth: Array, estimate: Array, window: int = 7) -> float:
     """Structural similarity for a data range of 1, uniform window (Wang et al., IEEE Trans. Image Process. 13 (2004) 600)."""
     c1, c2 = 0.01**2, 0.03**2
-    a, b = truth.astype(np.float64), found.astype(np.float64)
+    a, b = truth.astype(np.float64), estimate.astype(np.float64)
     mean_a, mean_b = uniform_filter(a, window), uniform_filter(b, window)
     n = window * window
     sample = n / (n - 1)
@@ -47,9 +47,9 @@ def fine_share(background: Array, where: Array) -> float:
     return float(np.square(fine[where]).sum() / max(float(np.square(level[where]).sum()), 1e-30))
 
 
-def r_squared(found: Array, predicted: Array, where: Array) -> float:
-    """Share of the variance of `found` that `predicted` explains inside a mask, gain and offset fitted."""
-    return float(np.corrcoef(found[where], predicted[where])[0, 1] ** 2)
+def r_squared(estimate: Array, predicted: Array, where: Array) -> float:
+    """Share of the variance of `estimate` that `predicted` explains inside a mask, gain and offset fitted."""
+    return float(np.corrcoef(estimate[where], predicted[where])[0, 1] ** 2)
 
 
 def rank_correlation(a: Array, b: Array) -> float:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 import msgspec
 
+from aet_stream import lifeline
 from aet_stream.config import Config
 from aet_stream.layout import SERIES_FILE
 from aet_stream.messages import Event
@@ -34,7 +34,7 @@ def configured(config: Config) -> dict[str, Begin]:
 
     def ours(event: Event, name: str, *words: str, timeout_s: float, last: bool = True) -> Work:
         """One of our own commands on the series, in a child; `last`: after everything else there is to do."""
-        argv = [sys.executable, "-m", "aet_stream", name, str(root / event.series / SERIES_FILE), "--supervised", *words]
+        argv = lifeline.command("aet_stream", name, str(root / event.series / SERIES_FILE), "--supervised", *words)
         return ChildWork(argv, timeout_s=timeout_s, again_s=again_s, environment=modest if last else None, niceness=19 if last else 10)
 
     def reconstruct(event: Event) -> Work:

@@ -50,12 +50,13 @@ class ChildWork:
         environment: dict[str, str] | None = None,
         niceness: int = 10,
     ) -> None:
-        """Start it. Without `stdin` its standard input stays open as long as this process lives: our own children end with it."""
+        """Start it, with `stdin` to read."""
         self._timeout_s, self._again_s, self._began_at = timeout_s, again_s, time.monotonic()
         self._failed = ""
         try:
             # A process group of its own, so that what a script starts is stopped with it.
-            self._child = subprocess.Popen(argv, stdin=subprocess.PIPE, env=environment, process_group=0)
+            given = subprocess.DEVNULL if stdin is None else subprocess.PIPE
+            self._child = subprocess.Popen(argv, stdin=given, env=environment, process_group=0)
         except OSError as error:
             self._failed = f"{argv[0]} cannot be started: {error.strerror}"
             return

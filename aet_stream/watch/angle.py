@@ -11,6 +11,7 @@ import msgspec
 from aet_stream.config import Angle
 from aet_stream.projection import Acquisition, Candidate
 from aet_stream.readers.plan import unplanned
+from aet_stream.reasons import Reason, why
 
 _NUMBER = re.compile(r"(?P<lead>.*?)(?P<sign>[+-]?)(?P<number>\d+(?:[p.,]\d+)?)")
 _WORD_BEFORE, _WORD_AFTER = re.compile(r"([^\W\d_]+)[\W_]*$"), re.compile(r"[\W_]*([^\W\d_]+)")
@@ -82,8 +83,8 @@ def resolve(
     *,
     remark: str = "",
     plan: tuple[float, ...] = (),
-) -> tuple[tuple[Candidate, ...], str]:
-    """Every statement about the tilt in order of precedence, and why it must wait for a person (or an empty string).
+) -> tuple[tuple[Candidate, ...], Reason | None]:
+    """Every statement about the tilt in order of precedence, and why it must wait for a person (or None).
 
     Parameters
     ----------
@@ -100,21 +101,21 @@ def resolve(
     return stated, _objection(stated, rules, remark) or unplanned(stated[0].tilt_deg, plan, rules.plan_tolerance_deg)
 
 
-def _objection(stated: tuple[Candidate, ...], rules: Angle, remark: str) -> str:
+def _objection(stated: tuple[Candidate, ...], rules: Angle, remark: str) -> Reason | None:
     because = f" ({remark})" if remark else ""
     if not stated:
-        return f"no tilt angle in metadata, sidecar or file name{because}"
+        return why("no_tilt", because=because)
     for c in stated:
         if c.unit == "?":
-            return f"the {c.source} says {c.raw!r}, but not whether in degrees or radians: set angle.metadata_unit to deg or rad"
+            return why("tilt_unit", source=c.source, raw=repr(c.raw))
         if not math.isfinite(c.tilt_deg):
-            return f"the {c.source} says {c.raw!r}, which is no number{because}"
+            return why("tilt_no_number", source=c.source, raw=repr(c.raw), because=because)
         if not rules.min_deg <= c.tilt_deg <= rules.max_deg:
-            return f"the {c.source} says {c.raw!r}: {c.tilt_deg:g} deg is outside {rules.min_deg:g}..{rules.max_deg:g}"
+            limits = {"min_deg": rules.min_deg, "max_deg": rules.max_deg}
+            return why("tilt_out_of_range", source=c.source, raw=repr(c.raw), tilt_deg=c.tilt_deg, **limits)
     if max(c.tilt_deg for c in stated) - min(c.tilt_deg for c in stated) > rules.tolerance_deg:
         said = ", ".join(f"{c.source} {c.tilt_deg:g} deg ({c.raw!r})" for c in stated)
-        return f"sources disagree by more than {rules.tolerance_deg:g} deg: {said}"
+        return why("tilts_disagree", tolerance_deg=rules.tolerance_deg, stated=said)
     if not any(c.unit for c in stated):
-        said = f"the {stated[0].source} says {stated[0].raw!r}, which is no tilt by the word beside the number"
-        return f"{said}: take the word out of angle.no_tilt_words if it is one"
-    return ""
+        return why("tilt_word", source=stated[0].source, raw=repr(stated[0].raw))
+    return None

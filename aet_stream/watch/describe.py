@@ -15,11 +15,12 @@ from pathlib import Path
 from aet_stream.config import Config
 from aet_stream.errors import AetError, ReaderDied, SourceError, SourceGone, SourceNotReady
 from aet_stream.judging import Row, Rows, Site, judge, parted
-from aet_stream.naming import NO_TEXT, is_text, series_of, shown
+from aet_stream.naming import is_text, series_of, shown
 from aet_stream.projection import Acquisition, Candidate
 from aet_stream.readers.child import Member
 from aet_stream.readers.looking import Look, Unit
 from aet_stream.readers.sidecar import is_sidecar
+from aet_stream.reasons import why
 from aet_stream.watch.merging import Merging
 from aet_stream.watch.settle import Settling
 from aet_stream.watch.visits import Visit, Visits
@@ -131,7 +132,7 @@ class Foresight:
             file.verdict, file.words = UNREAD, f"never looked at: {passed_over}"
             return
         if not is_text(str(file.path)):
-            file.verdict, file.words = QUARANTINED, f"{QUARANTINED}: {NO_TEXT}"
+            file.verdict, file.words = QUARANTINED, f"{QUARANTINED}: {why('nameless').with_remedy()}"
             return
         loose = tuple(str(there.root / other) for other in there.loose(name))
         try:
@@ -163,7 +164,8 @@ class Foresight:
             raw, stated = parted(planes, acquired)[0], acquired.candidates
             rows, site = self._rows.setdefault(files[0].series, Rows()), Site.of(self._config)
             found = judge(acquired, raw, rows, site)
-            verdict, words = _WORDS[found.state], f"{_WORDS[found.state]}: {found.reason}"
+            verdict = _WORDS[found.state]
+            words = f"{verdict}: {found.reason.with_remedy()}" if found.reason else verdict
             if found.state == "stored":
                 rows.take(Row.of(acquired, raw, found, site, len(rows)))
                 words = f"{STORED} at {found.tilt_deg:+.3f} deg from {found.tilt_source}"
@@ -183,17 +185,31 @@ class Foresight:
             if SHOWN_IMAGES <= place < len(units) - SHOWN_IMAGES:
                 lines += ["  ..."] if place == SHOWN_IMAGES else []
             else:
-                lines += [f"  [{unit.image}] {_known(unit.acquisition)}", *_not_believed(unit), *file.images[unit.image][1]]
+                lines += [
+                    f"  [{unit.image}] {_known(unit.acquisition)}",
+                    *_not_believed(unit),
+                    *self._axis(unit.acquisition),
+                    *file.images[unit.image][1],
+                ]
         verdicts = Counter(verdict for verdict, _ in file.images.values())
-        if "zeros" in look.waiting:
+        if look.waiting is not None and look.waiting.code == "zeros_so_far":
             verdicts[WAITED_FOR] += look.probe.promised - len(units)
         if sum(verdicts.values()) > 1:
             lines.append("  " + ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))
         return next(verdict for verdict in (*_WORST_FIRST, *verdicts) if verdicts[verdict]), "\n".join(lines)
 
+    def _axis(self, said: Acquisition) -> list[str]:
+        """Where the tilt axis is taken to lie, if anybody says it."""
+        orientation = self._config.orientation
+        axis_deg, by_file = orientation.axis_deg(said.tilt_axis_deg), orientation.tilt_axis_deg == "file"
+        if math.isnan(axis_deg):
+            return []
+        source = f"its file says {said.tilt_axis_deg:g}" if by_file else "orientation.tilt_axis_deg"
+        return [f"      tilt axis {axis_deg:+.1f} deg from the vertical  ({source})"]
+
     def _of_all(self, folder: Path, there: Settling, names: list[str]) -> list[tuple[str, str]]:
         """What is to be said of a folder as a whole."""
-        said = [(QUARANTINED, f"{folder}/{name}\n  {QUARANTINED}: {NO_TEXT}") for name in there.nameless]
+        said = [(QUARANTINED, f"{folder}/{name}\n  {QUARANTINED}: {why('nameless').with_remedy()}") for name in there.nameless]
         merged = Merging(self._root(folder).name, self._config.series).note(names)
         said += [("", f"{folder}\n  {sentence}") for sentence in merged]
         for below, kind, count in there.no_reader:

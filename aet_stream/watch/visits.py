@@ -16,6 +16,7 @@ from pathlib import PurePosixPath
 from aet_stream.config import Frames
 from aet_stream.projection import Acquisition
 from aet_stream.readers.looking import Unit
+from aet_stream.reasons import Reason
 
 Key = tuple[str, int]
 
@@ -39,7 +40,7 @@ class Frame:
     """Zeros at its end have been waited for."""
     seen_at: float
     """Monotonic."""
-    doubt: str = ""
+    doubt: Reason | None = None
     """What is odd about the file as a whole."""
 
     @property
@@ -58,7 +59,7 @@ class Frame:
     @property
     def stamp(self) -> str:
         """State of the image, which is another one when a doubt about its file comes or goes."""
-        return f"{self.unit.stamp}?{zlib.crc32(self.doubt.encode()):08x}" if self.doubt else self.unit.stamp
+        return f"{self.unit.stamp}?{zlib.crc32(str(self.doubt).encode()):08x}" if self.doubt else self.unit.stamp
 
 
 @dataclass(slots=True)

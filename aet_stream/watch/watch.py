@@ -9,17 +9,18 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from aet_stream import failpoints
 from aet_stream.config import Config
 from aet_stream.errors import AetError, ReaderDied, SourceError, SourceGone, SourceNotReady, SourceStillZero, WireError
 from aet_stream.messages import AnyMessage, FileOffer, NoReader, NotAcquired, Offer, Older, OlderFile, SeriesEnd, Taken, ToHub, Want
-from aet_stream.naming import NO_TEXT, shown, top_folder
+from aet_stream.naming import shown, top_folder
 from aet_stream.projection import Array, Projection, VisitKey
 from aet_stream.readers import stat_stamp
 from aet_stream.readers.child import Member, Reading
 from aet_stream.readers.looking import Look
+from aet_stream.reasons import Reason, why
 from aet_stream.transport import HubLink
 from aet_stream.watch import settle
 from aet_stream.watch.events import Hints
@@ -234,13 +235,13 @@ class Watch:
     def _settle(self, path: str, candidate: settle.Candidate, look: Look, now: float) -> None:
         """What could be taken is taken; images that are announced and zero, or cut off, are waited for."""
         rules, still_s = self._config.watch, now - candidate.changed_at
-        zeros = look.waiting and "zero" in look.waiting
+        zeros = look.waiting is not None and look.waiting.code == "zeros_so_far"
         grace_s = rules.zero_grace_s if zeros else rules.incomplete_s if look.probe.partial else 0.0
         if still_s < grace_s:
-            candidate.complaint, candidate.look_at, candidate.closed = look.waiting, candidate.changed_at + grace_s, False
+            candidate.complaint, candidate.look_at, candidate.closed = str(look.waiting or ""), candidate.changed_at + grace_s, False
             return
         if look.probe.partial:
-            reason = f"{look.probe.partial} bytes of image {look.probe.images} are there, and no more have come for {still_s:.0f} s"
+            reason = why("cut_off", nbytes=look.probe.partial, image=look.probe.images, still_s=still_s)
             cut = NotAcquired(visit=VisitKey(path, look.probe.images, candidate.refused), why="bad", reason=reason)
             if not self.link.send(cut):
                 return
@@ -260,8 +261,8 @@ class Watch:
             candidate.look_at = min(candidate.look_at, max(candidate.changed_at + rules.zero_grace_s, now + LOOK_AGAIN_S))
         deadly = candidate.deaths >= DEATHS
         if (deadly or still_s >= limit_s) and self._root_is_there():
-            why = f"{candidate.deaths} reading processes died over it" if deadly else f"unchanged for {still_s:.0f} s"
-            bad = NotAcquired(visit=VisitKey(path, 0, candidate.refused), why="bad", reason=f"{complaint} ({why})")
+            dead, late = why("deadly", error=complaint, deaths=candidate.deaths), why("incomplete", error=complaint, still_s=still_s)
+            bad = NotAcquired(visit=VisitKey(path, 0, candidate.refused), why="bad", reason=dead if deadly else late)
             if self.link.send(bad):
                 self._settling.pass_on(path)
 
@@ -300,7 +301,7 @@ class Watch:
         """Images that no message can name as they are."""
         for path, stamp in self._settling.nameless.items():
             if self._nameless_told.get(path) != stamp:
-                if not self.link.send(NotAcquired(visit=VisitKey(path, 0, stamp), why="bad", reason=NO_TEXT)):
+                if not self.link.send(NotAcquired(visit=VisitKey(path, 0, stamp), why="bad", reason=why("nameless"))):
                     return
                 self._nameless_told[path] = stamp
 
@@ -332,7 +333,7 @@ class Watch:
         """Read one visit for the hub, or say why not."""
         visit = self._visits.find(*want.visit.source)
         if visit is None or visit.stamp != want.visit.stamp:
-            self._refuse(want, "gone" if _is_gone(self.root / want.visit.path) else "later", "the file changed since it was offered")
+            self._refuse(want, "gone" if _is_gone(self.root / want.visit.path) else "later", why("changed"))
             if visit is None:
                 self._settling.again(want.visit.path)
             else:
@@ -345,20 +346,20 @@ class Watch:
         except SourceGone as error:
             if all(_is_gone(self.root / frame.path) for frame in visit.frames):
                 self._again(visit)  # its folder may only be away: the next scan forgets it, or finds it there again
-            self._refuse(want, "gone", str(error))
+            self._refuse(want, "gone", why("gone", error=str(error)))
         except SourceStillZero as error:
             self._again(visit, after_s=self._config.watch.zero_grace_s)
-            self._refuse(want, "later", str(error))
+            self._refuse(want, "later", why("unreadable", error=str(error)))
         except SourceNotReady as error:
             self._unreadable(want, visit, error)
         except SourceError as error:
-            self._refuse(want, "bad", str(error))
+            self._refuse(want, "bad", why("unreadable", error=str(error)))
         except ReaderDied as error:
-            self._refuse(want, "died", str(error))
+            self._refuse(want, "died", why("reader_died", error=str(error)))
         else:
             if [unit.stamp for unit in reading.units] != [frame.unit.stamp for frame in visit.frames]:
                 self._again(visit)
-                self._refuse(want, "later", "the file changed since it was offered")
+                self._refuse(want, "later", why("changed"))
                 return
             self._send(want, visit, projection, reading)
 
@@ -369,10 +370,10 @@ class Watch:
         limit_s = self._config.watch.incomplete_s
         if now - since >= limit_s and self._root_is_there():
             del self._unread[want.visit]
-            self._refuse(want, "bad", f"{error} (for {now - since:.0f} s)")
+            self._refuse(want, "bad", why("incomplete", error=str(error), still_s=now - since))
             return
         self._again(visit, not_before=now + min(max(LOOK_AGAIN_S, (now - since) / 2), limit_s / 4))
-        self._refuse(want, "later", str(error))
+        self._refuse(want, "later", why("unreadable", error=str(error)))
 
     def _again(self, visit: Visit, *, after_s: float = 0.0, not_before: float = 0.0) -> None:
         """Look anew at every file of a visit, and offer what is there then."""
@@ -387,14 +388,14 @@ class Watch:
         try:
             self.link.send(answer, planes)
         except WireError as error:
-            self._refuse(want, "bad", str(error))
+            self._refuse(want, "bad", why("unreadable", error=str(error)))
         self._unread.pop(want.visit, None)
 
-    def _refuse(self, want: Want, why: str, reason: str) -> None:
-        if why == "gone" and not self._root_is_there():
-            why = "later"  # with everything else
-        logger.debug("%s image %d: %s: %s", want.visit.path, want.visit.image, why, reason)
-        self.link.send(NotAcquired(visit=want.visit, why=why, reason=reason))  # type: ignore[arg-type]
+    def _refuse(self, want: Want, end: Literal["bad", "later", "gone", "died"], reason: Reason) -> None:
+        if end == "gone" and not self._root_is_there():
+            end = "later"  # with everything else
+        logger.debug("%s image %d: %s: %s", want.visit.path, want.visit.image, end, reason)
+        self.link.send(NotAcquired(visit=want.visit, why=end, reason=reason))
 
     # -- status -----------------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 
 from aet_stream.config import Config
 from aet_stream.naming import is_left_out
+from aet_stream.reasons import Reason, why
 from aet_stream.tilts import EQUAL_TILT_DEG
 from aet_stream.watch.visits import Frame
 
@@ -15,7 +16,7 @@ FEWEST, FEWEST_WHILE_GROWING = 2, 3
 """Images that make a stack. One that grows may begin with a second image at its first tilt, to watch for damage."""
 
 
-def doubts(frames: Sequence[Frame], config: Config, *, growing: bool) -> dict[int, str]:
+def doubts(frames: Sequence[Frame], config: Config, *, growing: bool) -> dict[int, Reason]:
     """Image -> why a person should look at it, for all images of a file that would be stored.
 
     Parameters
@@ -23,7 +24,7 @@ def doubts(frames: Sequence[Frame], config: Config, *, growing: bool) -> dict[in
     growing : the instrument appends to such files
     """
     used = [frame for frame in frames if not (frame.said.no_projection or is_left_out(frame.said, frame.path, config.series))]
-    found: dict[int, str] = {}
+    found: dict[int, Reason] = {}
     for group in _grouped(
         used, lambda frame: (frame.said.detector.lower(), frame.said.acquired_utc, frame.said.acquired_local, frame.tilt_deg)
     ):
@@ -48,29 +49,23 @@ def _grouped(frames: Sequence[Frame], key: Callable[[Frame], Hashable]) -> list[
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _which(group: list[Frame]) -> str:
+def _which(group: list[Frame]) -> Reason:
     said, tilt_deg = group[0].said, group[0].tilt_deg
     images = ", ".join(str(frame.unit.image) for frame in group)
     of = f"of detector {said.detector}" if said.detector else "of one detector"
     names = sorted({f"{frame.said.detector} {frame.said.segment}" for frame in group if frame.said.detector and frame.said.segment})
-    setting = f"set series.detector to one of {', '.join(names)}, or " if len(names) == len(group) else ""
-    release = f"`aet-stream release ID --angle {'DEG' if tilt_deg is None else f'{tilt_deg:g}'}`"
-    return f"images {images} {of} were taken at one time and are no frames of one dataset: which one is the projection? {setting}{release}"
+    choice = f"set series.detector to one of {', '.join(names)}, or " if len(names) == len(group) else ""
+    return why("which_image", images=images, of=of, choice=choice, tilt="DEG" if tilt_deg is None else f"{tilt_deg:g}")
 
 
-def _of_which(frame: Frame, named: list[str]) -> str:
+def _of_which(frame: Frame, named: list[str]) -> Reason:
     """Among signals of named detectors it may be one more of theirs, or of no detector at all."""
-    tilt = "DEG" if frame.tilt_deg is None else f"{frame.tilt_deg:g}"
-    others = ", ".join(named)
-    return f"the file names no detector of this image, beside those of {others}: is it a projection? `aet-stream release ID --angle {tilt}`"
+    return why("no_detector", others=", ".join(named), tilt="DEG" if frame.tilt_deg is None else f"{frame.tilt_deg:g}")
 
 
-def _all_the_same(tilt_deg: float) -> str:
+def _all_the_same(tilt_deg: float) -> Reason:
     """Says nothing of how many there are: a stack that grows would be read anew with every image."""
-    return (
-        f"all images of the file say {tilt_deg:g} deg, as programs write that know no tilt; "
-        f"if it is true, `aet-stream release ID --angle {tilt_deg:g}`"
-    )
+    return why("one_tilt", tilt_deg=tilt_deg)
 
 
 def _one_visit(group: list[Frame], config: Config) -> bool:

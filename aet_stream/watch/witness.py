@@ -13,6 +13,7 @@ from aet_stream.projection import Acquisition, Array, Candidate, Projection, Vis
 from aet_stream.readers.child import Reading
 from aet_stream.readers.looking import Look, Unit
 from aet_stream.readers.plan import load_plan
+from aet_stream.reasons import Reason, why
 from aet_stream.watch.angle import resolve
 from aet_stream.watch.visits import Frame, Visit
 from aet_stream.watch.whole import doubts
@@ -34,7 +35,7 @@ class Witness:
         """The images of a file that can be taken, with what their sources, and the file as a whole, say of each."""
         frames = [self._frame(path, look, unit, closed_at, now, lenient=lenient) for unit in look.units]
         odd = doubts(frames, self._config, growing=look.probe.container)
-        return [replace(frame, doubt=odd.get(frame.unit.image, "")) for frame in frames]
+        return [replace(frame, doubt=odd.get(frame.unit.image)) for frame in frames]
 
     def _frame(self, path: str, look: Look, unit: Unit, closed_at: float, now: float, *, lenient: bool) -> Frame:
         stated, hold = self._resolve(path, unit, look.probe.promised)
@@ -50,7 +51,7 @@ class Witness:
             seen_at=now,
         )
 
-    def _resolve(self, path: str, unit: Unit, images: int) -> tuple[tuple[Candidate, ...], str]:
+    def _resolve(self, path: str, unit: Unit, images: int) -> tuple[tuple[Candidate, ...], Reason | None]:
         return resolve(unit.acquisition, unit.tilts, path, images, self._config.angle, remark=unit.remark, plan=self._plan)
 
     def stated(self, frame: Frame) -> tuple[Candidate, ...]:
@@ -61,7 +62,9 @@ class Witness:
         """A visit that was read, and its planes: (height, width), or (n, height, width) with what is kept beside the image behind it."""
         frames = visit.frames
         answers = [self._resolve(frame.path, unit, frame.images) for frame, unit in zip(frames, reading.units, strict=True)]
-        hold = next((objection for _, objection in answers if objection), "") or self._apart([stated[0].tilt_deg for stated, _ in answers])
+        hold = next((objection for _, objection in answers if objection), None) or self._apart(
+            [stated[0].tilt_deg for stated, _ in answers]
+        )
         planes = projection.pixels if projection.extras is None else np.concatenate([projection.pixels[None], projection.extras])
         made_of = tuple(key for frame in frames for key in frame.made_of)
         said = Acquired(
@@ -74,16 +77,16 @@ class Witness:
             extras=reading.extras,
             extras_dtype=reading.extras_dtype,
             hold=hold,
-            doubt=next((frame.doubt for frame in frames if frame.doubt), ""),
+            doubt=next((frame.doubt for frame in frames if frame.doubt), None),
         )
         return said, planes
 
-    def _apart(self, tilts_deg: list[float]) -> str:
-        """Why these cannot be the tilts of frames of one visit, or an empty string."""
+    def _apart(self, tilts_deg: list[float]) -> Reason | None:
+        """Why these cannot be the tilts of frames of one visit, or None."""
         apart = max(abs(tilt_deg - tilts_deg[0]) for tilt_deg in tilts_deg)
         if apart <= self._config.frames.tolerance_deg:
-            return ""
-        return f"its frames differ by {apart:g} deg in tilt (frames.tolerance_deg)"
+            return None
+        return why("frames_apart", apart_deg=apart)
 
 
 def _taken_at(acquisition: Acquisition) -> float:

@@ -166,9 +166,10 @@ def test_what_comes_after_the_first_start_is_never_left_out_whatever_its_time_sa
 
 def test_what_was_left_out_is_taken_when_a_person_wants_it(archive: Path, reader: ReaderChild) -> None:
     """An earlier date later on: what it reaches is read, the rest stays out; and the other way round, nothing that is stored is lost."""
-    for setting, stored in (("start", 0), ("800 d", 4), ("", 10), ("start", 10)):
+    for setting, stored, older in (("start", 0, 10), ("800 d", 4, 6), ("", 10, 0), ("start", 10, 0)):
         with Rehearsal(archive, reader, f"watch.newer_than={setting}") as daemon:
             assert sum(series_of(daemon.run()).values()) == stored, setting
+            assert daemon.core.status()["left_out"]["older"] == older, setting
 
 
 def test_a_limit_that_is_set_later_leaves_out_nothing_that_came_since_the_first_start(archive: Path, reader: ReaderChild) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.durability import campaign, crashstates, matrix, mutants, report, soak
+from tests.durability import campaign, crashstates, matrix, mutants, orphans, report, soak
 
 
 def cases(part: str, seed: int, seconds: float) -> Iterator[tuple[str, Any]]:
@@ -35,6 +35,9 @@ def cases(part: str, seed: int, seconds: float) -> Iterator[tuple[str, Any]]:
         case "campaign":
             yield f"seed {seed}", lambda folder: campaign.run(folder, seed=seed, seconds=seconds)
             yield f"seed {seed}, supervised", lambda folder: campaign.run(folder, seed=seed, seconds=seconds, supervised=True)
+        case "orphans":
+            for number in range(seed, seed + 8):
+                yield f"seed {number}", lambda folder, number=number: orphans.run(folder, seed=number, kills=25)
         case "soak":
             yield f"seed {seed}", lambda folder: soak.run(folder, seconds=seconds)
         case "fsync":
@@ -59,7 +62,9 @@ def _states(part: str, number: int, life: Any, seed: int) -> Iterator[tuple[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.durability", description=__doc__)
-    parser.add_argument("parts", nargs="+", choices=["matrix", "kill", "power", "mutants", "campaign", "soak", "fsync", "report"])
+    parser.add_argument(
+        "parts", nargs="+", choices=["matrix", "kill", "power", "mutants", "campaign", "orphans", "soak", "fsync", "report"]
+    )
     parser.add_argument("--results", type=Path, default=Path("durability.jsonl"))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=600.0, help="length of a campaign or soak")

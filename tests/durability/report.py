@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.durability import matrix
 from tests.durability.mutants import HERE, MUTANTS
+from tests.durability.orphans import GONE_S, LONGEST_LIFE_S
 
 HEAD = """# Nothing lost, nothing doubled: what was tried, and what it found
 
@@ -86,6 +87,23 @@ included, over real roles; {total["inputs"]} files ({files}). Found: {total["sto
 {rows}{_bad(wrong)}"""
 
 
+def _orphans(found: list[dict[str, Any]]) -> str:
+    there: Counter[str] = Counter()
+    left: Counter[str] = Counter()
+    for line in found:
+        there.update(line["there"])
+        left.update(line["left"])
+    inputs, kills = (sum(line[key] for line in found) for key in ("inputs", "kills"))
+    wrong = [word for line in found for word in line["wrong"]]
+    roles = ", ".join(f"{count} {name}" for name, count in sorted(there.items()))
+    return f"""
+## Nobody outlives a supervisor
+
+**{kills} supervisors** killed (SIGKILL) at a random moment of their first {LONGEST_LIFE_S:g} s, beside two loops that want all of two processors. There were then
+{sum(there.values())} processes ({roles}); after {GONE_S:g} s **{sum(left.values())}** of them. {inputs} files meanwhile: **{len(wrong)} wrong**.
+{_bad(wrong)}"""
+
+
 def _states(title: str, what: str) -> Any:
     def section(found: list[dict[str, Any]]) -> str:
         outcomes = Counter(line["outcome"].split(":")[0] for line in found)
@@ -152,6 +170,7 @@ Frames of 1024 x 1024, with and without fsync in turn within one run; medians of
 SECTIONS = {
     "matrix": _matrix,
     "campaign": _campaign,
+    "orphans": _orphans,
     "kill": _states(
         "Killed between any two operations",
         "Every file operation of short lives is recorded; the disk after each, and after parts of each write.",

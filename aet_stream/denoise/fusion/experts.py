@@ -101,15 +101,15 @@ def consult(frame: Array, blocks: Blocks, network: NetworkOutput, drawn: Array) 
 def _crystal(frame: Array, blocks: Blocks, drawn: Array, vacuum: Kriging, inside: Array) -> FringeKriging | None:
     """None: no fringes stand out."""
     particle = (frame - drawn) / np.float32(blocks.span)
-    found = fringes.find(particle, blocks.block_px)
-    if found is None:
+    strongest = fringes.find(particle, blocks.block_px)
+    if strongest is None:
         return None
     spacing_px = SPACING * blocks.block_px
-    amplitude = fringes.amplitudes(particle, found, spacing_px)
+    amplitude = fringes.amplitudes(particle, strongest, spacing_px)
     amplitude /= np.maximum(np.quantile(amplitude[:, inside[:, 0], inside[:, 1]], 0.995, axis=1), 1e-9)[:, None, None]
-    level = fringes.levels((frame - np.float32(blocks.low)) / np.float32(blocks.span), found.window_px, spacing_px)
+    level = fringes.levels((frame - np.float32(blocks.low)) / np.float32(blocks.span), strongest.window_px, spacing_px)
     try:
-        return FringeKriging(vacuum, amplitude, level.astype(np.float64), found.window_px / spacing_px, inside)
+        return FringeKriging(vacuum, amplitude, level.astype(np.float64), strongest.window_px / spacing_px, inside)
     except LinAlgError:
         return None
 

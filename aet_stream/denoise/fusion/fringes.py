@@ -87,8 +87,8 @@ def _spectrum(frame: Array, tile: int) -> Array:
     power = np.zeros((tile, tile // 2 + 1))
     for y in down:
         for x in right:
-            found = rfft2(frame[y : y + tile, x : x + tile] * window)
-            power += found.real**2 + found.imag**2
+            spectrum = rfft2(frame[y : y + tile, x : x + tile] * window)
+            power += spectrum.real**2 + spectrum.imag**2
     at = np.arange(tile)
     power = np.concatenate([power, power[-at][:, (tile - 1) // 2 : 0 : -1]], axis=1)  # the other half of a real frame's is the same
     smooth: Array = np.sqrt(gaussian_filter(power, 1.0, mode="wrap"))
@@ -103,15 +103,15 @@ def amplitudes(frame: Array, fringes: Fringes, spacing_px: int) -> Array:
     )
     rows = np.concatenate([down.real, down.imag]).reshape(-1, frame.shape[0]) @ frame  # one product of real numbers: a quarter of the time
     real, imaginary = rows.reshape(2, *down.shape[:2], -1)
-    found: Array = np.abs((real + 1j * imaginary) @ right.transpose(0, 2, 1)).astype(np.float64)
-    return found
+    strength: Array = np.abs((real + 1j * imaginary) @ right.transpose(0, 2, 1)).astype(np.float64)
+    return strength
 
 
 def levels(frame: Array, window_px: float, spacing_px: int) -> Array:
     """(rows, columns) float32: means of a frame in the same windows."""
     down, right = (_windows(edge, window_px, spacing_px, 0.0).real for edge in frame.shape)
-    found: Array = down @ frame @ right.T
-    return found
+    means: Array = down @ frame @ right.T
+    return means
 
 
 def _windows(pixels: int, window_px: float, spacing_px: int, cycles: float) -> Array:
@@ -120,5 +120,5 @@ def _windows(pixels: int, window_px: float, spacing_px: int, cycles: float) -> A
     centres = np.arange(-(-pixels // spacing_px)) * spacing_px + (spacing_px - 1) / 2
     weights = np.exp(-(((at - centres[:, None]) / window_px) ** 2) / 2)
     weights /= weights.sum(1, keepdims=True)
-    found: Array = (weights * np.exp(-2j * np.pi * cycles * at)).astype(np.complex64)
-    return found
+    windows: Array = (weights * np.exp(-2j * np.pi * cycles * at)).astype(np.complex64)
+    return windows

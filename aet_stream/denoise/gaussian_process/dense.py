@@ -43,10 +43,10 @@ class Conditioned:
 
     def whitened(self, columns: Array, *, transposed: bool = False, overwrite: bool = False) -> Array:
         """L^-1 columns (L^-T if transposed); `overwrite`: they are not needed any more."""
-        found: Array = solve_triangular(
+        white: Array = solve_triangular(
             self.factor, columns, lower=True, trans="T" if transposed else "N", overwrite_b=overwrite, check_finite=False
         )
-        return found
+        return white
 
     def first(self, count: int) -> Conditioned:
         """The same of the first observations alone."""
@@ -80,5 +80,5 @@ def thinned(at: Array, most: int) -> Array:
 def squared_distances(one: Array, other: Array) -> Array:
     """(n, m) float64 between (n, 2) and (m, 2) points."""
     one, other = one.astype(np.float64), other.astype(np.float64)
-    found: Array = np.square(one).sum(1)[:, None] + np.square(other).sum(1) - 2 * one @ other.T  # whole numbers: exact
-    return found
+    squares: Array = np.square(one).sum(1)[:, None] + np.square(other).sum(1) - 2 * one @ other.T  # whole numbers: exact
+    return squares

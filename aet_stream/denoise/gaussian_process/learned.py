@@ -78,8 +78,8 @@ def basis(rows: int, columns: int, device: torch.device) -> Basis:
 def _log_modes(log_spectrum: Tensor, grid: Basis) -> Tensor:
     """(n, modes): the spectrum at every mode, linear between the knots."""
     known = log_spectrum.double()
-    found: Tensor = (1 - grid.part) * known[:, grid.knot - 1] + grid.part * known[:, grid.knot]
-    return found
+    interpolated: Tensor = (1 - grid.part) * known[:, grid.knot - 1] + grid.part * known[:, grid.knot]
+    return interpolated
 
 
 class _Solve(torch.autograd.Function):
@@ -90,19 +90,19 @@ class _Solve(torch.autograd.Function):
         to_modes, to_grid = _transforms(grid)
         scale = (log_modes / 2).exp()  # (n, modes)
         factor = _factor(weight, scale, grid)
-        found = torch.cholesky_solve((to_modes(weight * value) * scale)[..., None], factor)[..., 0]
-        surface: Tensor = to_grid(found * scale)
+        coefficients = torch.cholesky_solve((to_modes(weight * value) * scale)[..., None], factor)[..., 0]
+        surface: Tensor = to_grid(coefficients * scale)
         ctx.grid = grid
-        ctx.save_for_backward(value, weight, scale, factor, found, surface)
+        ctx.save_for_backward(value, weight, scale, factor, coefficients, surface)
         return surface
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        value, weight, scale, factor, found, surface = ctx.saved_tensors
+        value, weight, scale, factor, coefficients, surface = ctx.saved_tensors
         to_modes, to_grid = _transforms(ctx.grid)
         adjoint = torch.cholesky_solve((to_modes(gradients[0]) * scale)[..., None], factor)[..., 0]
         back = to_grid(adjoint * scale)
-        return weight * back, back * (value - surface), adjoint * found, None
+        return weight * back, back * (value - surface), adjoint * coefficients, None
 
 
 def _factor(weight: Tensor, scale: Tensor, grid: Basis) -> Tensor:

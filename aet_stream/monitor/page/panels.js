@@ -42,7 +42,7 @@ export async function showVolume(series) {
   if (key === volumeShown) return;
   if (!volumeShown.startsWith(`${series.id} `)) $("volume").replaceChildren(); // no other series' slices under this one's name
   volumeShown = key;
-  const figures = [];
+  const figures = volume.axis_doubt ? [el("p", { className: "doubt" }, volume.axis_doubt)] : [];
   for (const plane of Object.keys(volume.planes)) {
     try {
       const slice = await image(`api/v1/series/${series.id}/volume/${plane}`), canvas = el("canvas", { role: "img", "aria-label": `Slice ${PLANES[plane]}` });

@@ -6,9 +6,9 @@ const PLOTS = [
   { key: "background_mean", name: "Background level", unit: "counts" },
   { key: "vacuum_noise", name: "Vacuum noise", unit: "counts" },
   { key: "trust_in_series", name: "Trust", unit: "", limit: "trust_below", range: [0, 1] },
-  { key: "total_counts", name: "Total intensity", unit: "counts" },
-  { key: "centre_x_px", name: "Centre of mass, x", unit: "px", law: true },
-  { key: "drift_px", name: "Off its law", unit: "px", limit: "drift_above", times: "width" },
+  { key: "total_intensity", name: "Total intensity", unit: "counts" },
+  { key: "mass_x_px", name: "Centre of mass, x", unit: "px", law: true },
+  { key: "mass_residual_px", name: "Off its law", unit: "px", limit: "drift_above", times: "width" },
 ];
 // Not worth a plot of their own: names, checksums, positions in files.
 const NO_FIGURES = new Set(["number", "image", "raw_crc32", "clean_crc32", "tilt_deg", "closed_at", "superseded", "angle_order", "blank", "attempts", "pixel_size_nm", "heard_at"]);
@@ -19,9 +19,9 @@ export function lawX(law, tilt) {
 }
 
 function valueOf(row, key, law) {
-  if (key !== "drift_px") return row[key] ?? null;
-  if (!law || row.centre_x_px == null || row.centre_y_px == null) return row.drift_px ?? null;
-  return Math.hypot(row.centre_x_px - lawX(law, row.tilt_deg), row.centre_y_px - law.y_px);
+  if (key !== "mass_residual_px") return row[key] ?? null;
+  if (!law || row.mass_x_px == null || row.mass_y_px == null) return row.mass_residual_px ?? null;
+  return Math.hypot(row.mass_x_px - lawX(law, row.tilt_deg), row.mass_y_px - law.y_px);
 }
 
 export class Traces {
