@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -20,7 +21,7 @@ from aet_stream.denoise.fusion.gate import CHANNELS, Gate
 from aet_stream.denoise.fusion.kriging import EDGE, pooled
 from aet_stream.denoise.weights_file import SHIPPED, load_card, load_tensors, parts
 from aet_stream.simulate.backgrounds import gaussian
-from aet_stream.training import sets
+from aet_stream.training import preset, sets
 from aet_stream.training.calibrate import judged
 from aet_stream.training.scores import psnr_db, rank_correlation
 
@@ -232,6 +233,24 @@ def test_a_file_without_a_gate_is_a_network_all_the_same(alone: Denoiser, tmp_pa
     assert own.clean.tobytes() == without.clean.tobytes()
     assert (own.quality.model, without.quality.model) == ("own", "default without fusion")
     assert "gate" not in alone.estimate(frame)[0].doubts
+
+
+def test_files_with_the_words_of_before_are_read_as_ever(tmp_path: Path) -> None:
+    """A card, a preset and a checkpoint's preset in which the gate is called referee: the same rule, the same pixels, the same run."""
+    for suffix in (".safetensors", ".json"):
+        shutil.copy(SHIPPED / f"default{suffix}", tmp_path)
+    card = tmp_path / "default.json"
+    card.write_text(card.read_text().replace('"gate', '"referee'))
+    assert card.read_text().count("referee") == 4
+    raw = sets.frames("hard", 4)[0].raw
+    old, new = (Denoiser(model=model, device="cpu", threads=1) for model in (str(tmp_path / "default.safetensors"), "default"))
+    assert old.rule == new.rule
+    assert old.subtract(raw).clean.tobytes() == new.subtract(raw).clean.tobytes()
+    shipped = (Path(preset.__file__).parent / "presets" / "default.toml").read_text()
+    (tmp_path / "old.toml").write_text(shipped.replace("[gate]", "[referee]"))
+    assert preset.load_preset(str(tmp_path / "old.toml")) == preset.load_preset("default")
+    was = {"name": "default", "seed": 0, "referee": {"steps": 3}}
+    assert preset.by_names_of_today(was) == {"name": "default", "seed": 0, "gate": {"steps": 3}}
 
 
 def test_the_expected_error_without_fusion_has_a_rule_of_its_own(alone: Denoiser) -> None:

@@ -128,6 +128,8 @@ def test_a_gate_is_trained_after_its_network_and_travels_with_it(tmp_path: Path,
     assert gate
     assert load_card(path).figures["hard_mean_db"] > 0
     assert "moved" in load_card(path).trust
+    assert "intercept" in load_card(path).trust_alone
+    assert "moved" not in load_card(path).trust_alone
     assert not (tmp_path / "out" / "gate" / SAMPLES_FILE).exists()
     with (tmp_path / "out" / "gate" / "log.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["5"]

@@ -46,7 +46,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
-def architecture(name: str) -> Architecture:
+def architecture(name: str, asked_by: object = "architecture") -> Architecture:
     """The kind of network of that name.
 
     Raises
@@ -54,7 +54,7 @@ def architecture(name: str) -> Architecture:
     ModelError : there is none
     """
     if name.lower() not in ARCHITECTURES:
-        raise ModelError(f"architecture {name!r}: there is none; choose {', '.join(ARCHITECTURES)}")
+        raise ModelError(f"{asked_by}: there is no architecture {name!r}; choose {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[name.lower()]
 
 
@@ -66,10 +66,7 @@ def load_network(path: Path, settings: Denoise) -> Estimator:
     ModelError : the file, its card or the device is not what it should be
     """
     card = load_card(path)
-    try:
-        kind = architecture(card.architecture)
-    except ModelError as error:
-        raise ModelError(f"{path.with_suffix('.json')}: {error}") from error
+    kind = architecture(card.architecture, path.with_suffix(".json"))
     of_network, of_gate = parts(load_tensors(path))
     gate = loaded(Gate(), of_gate, path) if of_gate else None
     return kind.runner(loaded(made(kind.model, card, path), of_network, path), card, settings, gate)

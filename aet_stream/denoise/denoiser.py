@@ -62,9 +62,8 @@ class Denoiser:
         if not np.isfinite(estimate.background).all():
             logger.error("%s: its background is not finite; the %s stands in", self.name, FALLBACK.name)
             fallback, rule, estimate = FALLBACK.name, FALLBACK.rule, FALLBACK.background(image, beat)
-        evidence = trust.gather(image, estimate)
         about = Quality(self.name, self.sha256, fallback=fallback, device=self._estimator.device, precision=self._estimator.precision)
-        quality = trust.judge(evidence, rule, about, unit=unit)
+        quality = trust.judge(trust.gather(image, estimate, about), rule, unit=unit)
         quality = msgspec.structs.replace(quality, background_mean=quality.background_mean + level)
         return Subtracted((image.pixels - estimate.background) * np.float32(unit), quality)
 

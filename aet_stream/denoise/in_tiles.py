@@ -34,7 +34,7 @@ class InTiles:
     """A DnCNN at full resolution; when memory runs out it takes smaller tiles, then the CPU."""
 
     def __init__(self, model: nn.Module, card: Card, settings: Denoise, gate: Gate | None = None) -> None:
-        """`model`: a DnCNN; `gate`: there is nothing for one to weigh here."""
+        """`model`: with `halo_px` and `folded()`, as DnCNN has them; `gate`: there is nothing for one to weigh here."""
         self._threads = settings.threads or len(os.sched_getaffinity(0))
         self.card, self.name, self.sha256 = card, card.name, card.sha256
         self.rule: Mapping[str, float] = card.trust or WITHOUT_CARD

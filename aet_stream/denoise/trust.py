@@ -24,6 +24,10 @@ HALF_TRUSTED = 0.03
 """Expected error, as a share of the particle's range, at which trust is a half."""
 WITHOUT_CARD: Mapping[str, float] = {"intercept": -0.9, "gp": 0.35, "laplace": 0.35}
 """For an estimator of which no rule is known: half of how far Laplace and the Gaussian process are away, on a logarithmic scale."""
+UNNAMED = Quality("", "")
+_IN_COUNTS = (
+    "background_mean", "vacuum_noise", "vacuum_residual", "laplace_rms", "gp_rms", "expected_error", "total_intensity",
+)  # fmt: skip
 _LEAST = 1e-4
 """Shares of the range below this are all alike."""
 
@@ -32,48 +36,34 @@ _LEAST = 1e-4
 class Evidence:
     """What is seen of one subtraction without knowing the truth."""
 
+    figures: Quality
+    """All that is stored of it, but the error that is expected"""
     range: float
     """Range of the clean frame's block means, 0.5 to 99.5 percent, counts"""
-    background_mean: float
     background_std: float
-    vacuum_noise: float
-    """Standard deviation of the clean vacuum within blocks, counts"""
     vacuum_texture: float
-    """The same of the frame as acquired: with the slope of the background"""
-    vacuum_residual: float
-    """Mean of the clean vacuum, counts"""
-    vacuum_fraction: float
-    edge_contact: float
-    """Share of the frame's rim that the particle touches, 0..1"""
-    laplace_rms: float
-    """Root mean square difference to the classical estimate, counts"""
-    gp_rms: float
+    """Standard deviation within blocks of the vacuum as acquired, with the slope of the background; counts"""
     doubts: Mapping[str, float]
     """What the estimator itself is unsure of, counts"""
-    total: float
-    """Sum of the clean frame over the particle, counts"""
-    mass_x_px: float
-    """Centre of mass of the particle, columns from the middle of the frame"""
-    mass_y_px: float
 
     def features(self) -> dict[str, float]:
         """What the rule is linear in: logarithms of shares of the range, and shares of the frame."""
         shares = {
             **self.doubts,
-            "laplace": self.laplace_rms,
-            "gp": self.gp_rms,
+            "laplace": self.figures.laplace_rms,
+            "gp": self.figures.gp_rms,
             "background": self.background_std,
             "noise": self.vacuum_texture,
-            "residual": abs(self.vacuum_residual),
+            "residual": abs(self.figures.vacuum_residual),
         }
         logarithms = {
             name: float(np.log10(max(value / max(self.range, 1e-12), _LEAST))) for name, value in shares.items() if value == value
         }
-        return logarithms | {"vacuum": self.vacuum_fraction, "edge": self.edge_contact}
+        return logarithms | {"vacuum": self.figures.vacuum_fraction, "edge": self.figures.edge_contact}
 
 
-def gather(image: Image, estimate: Estimate) -> Evidence:
-    """Evidence of one subtraction."""
+def gather(image: Image, estimate: Estimate, about: Quality = UNNAMED) -> Evidence:
+    """Evidence of one subtraction, beside what is known `about` it."""
     vacuum, blocks = image.vacuum, image.blocks
     clean = image.pixels - estimate.background
     block = blocks.block_px
@@ -87,22 +77,21 @@ def gather(image: Image, estimate: Estimate) -> Evidence:
     total = float(weights.sum())
     y, x = ((np.arange(n) + 0.5) * block - size / 2 for n, size in zip(means.shape, image.shape, strict=True))
     centred = total > 0.02 * float(np.abs(means).sum())
-    return Evidence(
-        range=float(high - low),
+    figures = msgspec.structs.replace(
+        about,
         background_mean=float(estimate.background.mean()),
-        background_std=float(estimate.background.std()),
         vacuum_noise=_rms(deviation[seen]),
-        vacuum_texture=_rms(blocks.statistics[3][seen] * blocks.span),
         vacuum_residual=float(means[seen].mean()) if seen.any() else float("nan"),
         vacuum_fraction=float(seen.mean()),
         edge_contact=float(rim.mean()),
         laplace_rms=_rms(below - classical.laplace(vacuum)),
         gp_rms=_rms(below - classical.gaussian_process(vacuum)),
-        doubts=estimate.doubts,
-        total=total * block * block,
+        total_intensity=total * block * block,
         mass_x_px=float(weights.sum(0) @ x / total) if centred else float("nan"),
         mass_y_px=float(weights.sum(1) @ y / total) if centred else float("nan"),
     )
+    texture = _rms(blocks.statistics[3][seen] * blocks.span)
+    return Evidence(figures, float(high - low), float(estimate.background.std()), texture, estimate.doubts)
 
 
 def _rms(values: Array) -> float:
@@ -131,21 +120,8 @@ def blank_quality(model: str, sha256: str) -> Quality:
     return Quality(model=model, model_sha256=sha256, blank=True)
 
 
-def judge(evidence: Evidence, rule: Mapping[str, float], about: Quality, *, unit: float) -> Quality:
-    """The figures that are stored with a projection, beside what is known `about` it; `unit`: how many counts one of the evidence is."""
+def judge(evidence: Evidence, rule: Mapping[str, float], *, unit: float) -> Quality:
+    """The figures that are stored with a projection; `unit`: how many counts one of the evidence is."""
     share = expected_share(evidence.features(), rule)
-    return msgspec.structs.replace(
-        about,
-        background_mean=evidence.background_mean * unit,
-        vacuum_noise=evidence.vacuum_noise * unit,
-        vacuum_residual=evidence.vacuum_residual * unit,
-        vacuum_fraction=evidence.vacuum_fraction,
-        edge_contact=evidence.edge_contact,
-        laplace_rms=evidence.laplace_rms * unit,
-        gp_rms=evidence.gp_rms * unit,
-        expected_error=share * evidence.range * unit,
-        total_intensity=evidence.total * unit,
-        mass_x_px=evidence.mass_x_px,
-        mass_y_px=evidence.mass_y_px,
-        trust=trust_of(share),
-    )
+    figures = msgspec.structs.replace(evidence.figures, expected_error=share * evidence.range, trust=trust_of(share))
+    return msgspec.structs.replace(figures, **{name: getattr(figures, name) * unit for name in _IN_COUNTS})

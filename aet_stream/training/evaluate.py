@@ -177,7 +177,7 @@ def _trusted(name: str, denoiser: Denoiser, samples: list[Frame]) -> Trusted:
 def _in_series(expected: Array, evidence: Sequence[trust.Evidence], samples: Sequence[Frame]) -> Array:
     """(n,) expected errors when the frames of a particle are taken as one series; backgrounds differ from frame to frame."""
     particles = np.array([frame.particle for frame in samples])
-    figures = np.array([(one.total, one.vacuum_fraction, one.edge_contact) for one in evidence])
+    figures = np.array([(one.total_intensity, one.vacuum_fraction, one.edge_contact) for one in (each.figures for each in evidence)])
     errors = np.empty(len(samples))
     for particle in np.unique(particles):
         of = particles == particle
