@@ -85,6 +85,18 @@ def number_from(least: float, most: float) -> Callable[[str], float]:
     return number
 
 
+def size(text: str) -> tuple[int, int]:
+    """(width, height) in pixels: 512x400, or 512 for both."""
+    width, _, height = text.lower().partition("x")
+    try:
+        found = int(width), int(height or width)
+    except ValueError:
+        found = (0, 0)
+    if min(found) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a size in pixels like 512x400 is needed")
+    return found
+
+
 def series_name(text: str) -> str:
     """The name of one folder, not a way to another."""
     if text in ("", ".", "..") or "/" in text:

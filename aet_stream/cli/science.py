@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from aet_stream.cli.common import Add, folder, new_file, number_from, picture, share, whole, whole_from
+from aet_stream.cli.common import Add, folder, new_file, number_from, picture, share, size, whole, whole_from
 from aet_stream.errors import AetError, TooFewProjections
 from aet_stream.service import EXIT_OK, be_a_child
 
@@ -59,6 +59,12 @@ def add_commands(add: Add) -> None:
     export = add("export", _export, "a series or a volume for other programs", config=False)
     export.add_argument("source", type=Path, metavar="FILE.h5", help="series.h5 or reconstruction.h5")
     export.add_argument("target", type=Path, metavar="TARGET", help="a name ending in .mrc (.st, .rec, .map), .tif, .emd or .mat")
+    export.add_argument(
+        "--aligned", type=Path, metavar="VOLUME.h5", help="projections in register, as for this volume of theirs; .tlt and .xf beside them"
+    )
+    export.add_argument("--bin", type=whole_from(1, 64), default=1, metavar="N", help="with --aligned: N x N pixels become one")
+    export.add_argument("--crop", type=size, default=(0, 0), metavar="WxH", help="with --aligned: so many pixels around the tilt axis")
+    export.add_argument("--normalise", action="store_true", help="with --aligned: every projection scaled to the same total")
     export.add_argument("--overwrite", action="store_true", help="replace files that are there")
     train = add("train", _train, "make a network from simulated particles", config=False)
     train.add_argument("--preset", help="default, dncnn-2019, or a TOML file of your own (default: default)")
@@ -132,9 +138,15 @@ def _preview(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     """Write a series or a volume for other programs: MRC or TIFF with .rawtlt, EMD for tomviz, .mat for GENFIRE and RESIRE."""
+    from aet_stream.reconstruct.aligned import Aligned
     from aet_stream.reconstruct.export import export
 
-    for path in export(arguments.source, arguments.target, overwrite=arguments.overwrite):
+    aligned = None
+    if arguments.aligned is not None:
+        aligned = Aligned(arguments.aligned, arguments.bin, arguments.crop, arguments.normalise)
+    elif arguments.bin > 1 or any(arguments.crop) or arguments.normalise:
+        raise AetError("--bin, --crop and --normalise go with --aligned VOLUME.h5")
+    for path in export(arguments.source, arguments.target, aligned=aligned, overwrite=arguments.overwrite):
         print(path)
     return EXIT_OK
 

@@ -14,6 +14,7 @@ and reads it, which reconstructs about x. The two .mat files are those that GENF
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from aet_stream import __version__, durable
 from aet_stream.errors import ReconstructionError
 from aet_stream.layout import LIBVER, unreadable
 from aet_stream.projection import Array
-from aet_stream.reconstruct.input import read_input
+from aet_stream.reconstruct.aligned import Aligned, in_register
+from aet_stream.reconstruct.input import Input, read_input
 from aet_stream.reconstruct.volume_file import HDF5, VOLUME, form_of
 
 _FORMS = "write .mrc, .st, .rec, .map, .tif, .emd or .mat"
@@ -62,7 +64,8 @@ def write_volume(volume: Array, voxel_size_nm: float, target: Path) -> None:
             raise ReconstructionError(f"{target}: a volume is not exported to {target.suffix or 'a name without suffix'}; {_FORMS}")
 
 
-def _write_mrc(pages: Array, pixel_size_nm: float, path: Path, *, volume: bool) -> None:
+def _write_mrc(pages: Array, pixel_size_nm: float, path: Path, *, volume: bool, axis_deg: float = 0.0) -> None:
+    """(sections, y, x), the first row lowest. IMOD finds the direction of the tilt axis in a label of the words that SerialEM uses."""
     with mrcfile.new(path, overwrite=True) as file:
         file.set_data(np.ascontiguousarray(pages, dtype=np.float32))
         if volume:
@@ -70,8 +73,10 @@ def _write_mrc(pages: Array, pixel_size_nm: float, path: Path, *, volume: bool) 
         else:
             file.set_image_stack()
         file.voxel_size = 10 * pixel_size_nm  # angstrom; 0: not known
-        order = "first row lowest, first section farthest" if volume else "first row lowest, tilt axis along y"
-        file.add_label(f"aet_stream {__version__}: {order}")
+        order = "first section farthest" if volume else "tilt axis along y" if not axis_deg else "turned tilt axis"
+        file.add_label(f"aet_stream {__version__}: first row lowest, {order}")
+        if axis_deg:
+            file.add_label(f"    Tilt axis angle = {axis_deg:.2f}")
 
 
 def write_tiff(pages: Array, pixel_size_nm: float, path: Path, *, limit_bytes: int = _TIFF_BYTES) -> None:
@@ -99,12 +104,17 @@ def _write_emd(data: Array, axes: Sequence[str], pixel_size_nm: float, path: Pat
             group.create_dataset(f"dim{number}", data=values.astype(np.float32)).attrs.update(name=name, units=unit)
 
 
-def export(source: Path, target: Path, *, overwrite: bool = False) -> list[Path]:
+def export(source: Path, target: Path, *, aligned: Aligned | None = None, overwrite: bool = False) -> list[Path]:
     """Export `series.h5` or `reconstruction.h5`; returns the files that were written.
+
+    Parameters
+    ----------
+    aligned : write the projections in register, with `.tlt` and `.xf` in place of `.rawtlt`; None: as they are
 
     Raises
     ------
-    ReconstructionError : the source is neither, the target's suffix says no known form or cannot hold so much, or a file is there already
+    ReconstructionError : the source is neither, the target's suffix says no known form or cannot hold so much, a file is there already,
+        or a volume is to be aligned
     """
     if form_of(target) in ("", HDF5):
         raise ReconstructionError(f"{target}: unknown form {target.suffix!r}; {_FORMS}")
@@ -115,12 +125,19 @@ def export(source: Path, target: Path, *, overwrite: bool = False) -> list[Path]
     try:
         with h5py.File(source, "r", locking=False) as file:
             if VOLUME in file:
+                if aligned is not None:
+                    raise ReconstructionError(f"{source} is a volume: name the series whose projections it was made from")
                 volume, size_nm = file[VOLUME][()], float(file["reconstruction"].attrs["voxel_size_nm"])
                 write_volume(volume, size_nm, target)
                 return [target]
     except (OSError, KeyError, RuntimeError) as error:
         raise ReconstructionError(f"{source}: cannot be read: {unreadable(error)}") from error
-    return _export_series(source, target, overwrite=overwrite)
+    given = read_input(source)
+    tilts = [f"{tilt:.4f}\n" for tilt in given.tilts_deg]
+    if aligned is None:
+        return _export_series(given, target, {".rawtlt": tilts}, overwrite=overwrite)
+    given, xf = in_register(given, aligned)
+    return _export_series(given, target, {".tlt": tilts, ".xf": xf}, overwrite=overwrite)
 
 
 def _refuse_present(path: Path) -> None:
@@ -134,39 +151,40 @@ def _refuse_too_large(nbytes: int, target: Path) -> None:
         raise ReconstructionError(f"{target}: {nbytes >> 20} MiB; an array in a .mat file has less than 4096: write .mrc or .tif")
 
 
-def _export_series(source: Path, target: Path, *, overwrite: bool) -> list[Path]:
-    given, form = read_input(source), form_of(target)
+def _export_series(given: Input, target: Path, lines: dict[str, list[str]], *, overwrite: bool) -> list[Path]:
+    """`lines`: suffix of a file beside a stack -> what it says of each projection, row by row."""
+    form, order = form_of(target), np.argsort(given.tilts_deg, kind="stable")
     _refuse_too_large(given.projections.nbytes, target)
-    order = np.argsort(given.tilts_deg, kind="stable")
-    views, tilts_deg = given.projections[order], given.tilts_deg[order]
-    beside = {"mat": target.with_name(f"{target.stem}_angles.mat"), "emd": target}.get(form, target.with_suffix(".rawtlt"))
-    rawtlt = "".join(f"{tilt:.4f}\n" for tilt in tilts_deg)
-    if not overwrite and beside != target and not _says(beside, rawtlt):
-        _refuse_present(beside)
+    views, tilts_deg, beside = given.projections[order], given.tilts_deg[order], dict[Path, bytes]()
+    if form in ("mrc", "tiff"):
+        beside = {target.with_suffix(suffix): "".join(said[row] for row in order).encode() for suffix, said in lines.items()}
+    elif form == "mat":
+        beside = {target.with_name(f"{target.stem}_angles.mat"): _angles(tilts_deg)}
+    for path, content in beside.items():
+        if not overwrite and not _says(path, content):
+            _refuse_present(path)
     size_nm = given.pixel_size_nm if np.isfinite(given.pixel_size_nm) else 0.0
     with durable.replacing(target) as draft:
         if form == "mrc":
-            _write_mrc(views[:, ::-1], size_nm, draft, volume=False)
+            _write_mrc(views[:, ::-1], size_nm, draft, volume=False, axis_deg=-float(np.nan_to_num(given.axis_deg)))
         elif form == "mat":
             savemat(str(draft), {"projections": np.transpose(views, (1, 2, 0))}, appendmat=False)
         elif form == "emd":
             _write_emd(np.transpose(views, (0, 2, 1)), ("angles", "y", "x"), size_nm, draft, tilts_deg)
         else:
             write_tiff(views, size_nm, draft)
-    if form in ("mrc", "tiff"):
-        durable.replace(beside, rawtlt.encode())
-    elif form == "mat":
-        _write_angles(tilts_deg, beside)
-    return [target] if beside == target else [target, beside]
+    for path, content in beside.items():
+        durable.replace(path, content)
+    return [target, *beside]
 
 
-def _says(path: Path, content: str) -> bool:
+def _says(path: Path, content: bytes) -> bool:
     """Is it what would be written anyway, by an export in another form?"""
-    return path.is_file() and path.read_bytes() == content.encode()
+    return path.is_file() and path.read_bytes() == content
 
 
-def _write_angles(tilts_deg: Array, path: Path) -> None:
-    """Euler angles ZYX in degrees, one row per projection; the tilt is the middle one."""
-    angles = np.stack([np.zeros_like(tilts_deg), tilts_deg, np.zeros_like(tilts_deg)], axis=1)
-    with durable.replacing(path) as draft:
-        savemat(str(draft), {"angles": angles}, appendmat=False)
+def _angles(tilts_deg: Array) -> bytes:
+    """A .mat file: Euler angles ZYX in degrees, one row per projection; the tilt is the middle one."""
+    angles, file = np.stack([np.zeros_like(tilts_deg), tilts_deg, np.zeros_like(tilts_deg)], axis=1), io.BytesIO()
+    savemat(file, {"angles": angles})
+    return file.getvalue()

@@ -42,7 +42,7 @@ def preview(series: Path, *, size_px: int = 128, iterations: int = 10) -> Path:
     factor = bin_factor(given.projections, size_px)
     views = binned(given.projections, factor)
     said_deg = float(np.nan_to_num(given.axis_deg))
-    axis = search(views, said_deg)
+    axis = search(views, given.tilts_deg, said_deg)
     found = align(views, given.tilts_deg, ALIGN, axis_deg=said_deg, threads=1)
     views = apply(views, found)
     # What was centred lies about the middle of the binned views; what was not, about the middle of the whole ones.

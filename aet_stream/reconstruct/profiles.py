@@ -13,6 +13,9 @@ BAND = (0.015, 0.25)
 """Spatial frequencies (1 / px) that speak for a position: below is left-over background, above is noise."""
 
 
+_STEP_PX = 0.25
+
+
 def tapered(projections: Array) -> Array:
     """Faded out towards the frame's edge, which must not be taken for a feature."""
     height, width = projections.shape[1:]
@@ -48,18 +51,26 @@ def in_band(frequency: Array) -> Array:
     return inside
 
 
-def align_profiles(profiles: Array, frequency: Array, largest_px: float) -> Array:
-    """(n,) px by which each of (n, frequencies) spectra has to be moved to lie on their common mean."""
-    grid = np.arange(-largest_px, largest_px + 0.25, 0.25)
-    waves = np.exp(-2j * np.pi * frequency[:, None] * grid)
-    shifts = np.zeros(len(profiles))
+def align_profiles(profiles: Array, bins: Array, length_px: int) -> Array:
+    """(n,) px, a quarter of the length at most, by which each of n profiles has to be moved to lie on their common mean.
+
+    Parameters
+    ----------
+    profiles : (n, len(bins)) complex, of the spectra (rfft) of profiles of this length some bins
+    bins : which, whole numbers
+    """
+    reach = int(LARGEST_SHIFT_SHARE * length_px / _STEP_PX)
+    places = np.arange(-reach, reach + 1)  # of the correlation on a grid that is finer than the pixels
+    fine_px = round(length_px / _STEP_PX)
+    spectra, shifts = np.zeros((len(profiles), fine_px // 2 + 1), complex), np.zeros(len(profiles))
     mean = profiles[len(profiles) // 2]
     for _ in range(4):
-        match = ((profiles * mean.conj()) @ waves).real  # (n, grid)
-        at = np.clip(match.argmax(axis=1), 1, len(grid) - 2)
+        spectra[:, bins] = mean * profiles.conj()
+        match = np.fft.irfft(spectra, fine_px)[:, places]
+        at = np.clip(match.argmax(axis=1), 1, len(places) - 2)
         fine = np.array([peak(row[place - 1 : place + 2]) for row, place in zip(match, at, strict=True)])
-        shifts = grid[at] + 0.25 * fine
-        mean = (profiles * np.exp(-2j * np.pi * frequency * shifts[:, None])).mean(axis=0)
+        shifts = _STEP_PX * (places[at] + fine)
+        mean = (profiles * np.exp(-2j * np.pi / length_px * bins * shifts[:, None])).mean(axis=0)
     return shifts
 
 

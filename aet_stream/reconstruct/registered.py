@@ -51,11 +51,17 @@ class Alignment:
         return (width, height) if lies else (height, width)
 
 
-def apply(projections: Array, alignment: Alignment) -> Array:
-    """(tilts, y, x) float32 in register, by cubic splines; the very same array where there is nothing to do."""
-    if alignment.is_nothing:
+def apply(projections: Array, alignment: Alignment, shape: tuple[int, int] | None = None) -> Array:
+    """(tilts, y, x) float32 in register, by cubic splines; the very same array where there is nothing to do.
+
+    Parameters
+    ----------
+    shape : (height, width) that is wanted around the middle; None: as much as there is
+    """
+    shape = shape or alignment.shape(projections.shape)
+    if alignment.is_nothing and shape == projections.shape[1:]:
         return projections
-    matrix, shape = alignment.matrix, alignment.shape(projections.shape)
+    matrix = alignment.matrix
     middle, upright = (np.array(projections.shape[1:]) - 1) / 2, (np.array(shape) - 1) / 2
     moved = np.empty((len(projections), *shape), projections.dtype)
     for view, shift_px, out in zip(projections, alignment.shifts_px, moved, strict=True):

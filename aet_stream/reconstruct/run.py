@@ -147,7 +147,7 @@ Keep = Callable[[Result, bool], None]
 
 def _make(given: Input, method: str, options: Options, progress: solver.Progress, keep: Keep) -> None:
     """Align, choose when to stop, solve, judge. The volume is kept before its halves are made: whatever happens to them, it is there."""
-    axis = search(given.projections, given.axis_deg)
+    axis = search(given.projections, given.tilts_deg, given.axis_deg)
     logger.log(logging.WARNING if axis.contradicts else logging.INFO, "%s", axis.sentence)
     found = align(
         given.projections,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from aet_stream.projection import Array
-from aet_stream.reconstruct.profiles import LARGEST_SHIFT_SHARE, align_profiles, in_band, smoothed, tapered
+from aet_stream.reconstruct.profiles import align_profiles, in_band, smoothed, tapered
 from aet_stream.reconstruct.registered import Alignment, apply
 
 LEAST_OFFSET_PX, CERTAIN_SIGMAS = 0.05, 3.0
@@ -18,9 +18,8 @@ def common_line(projections: Array, tilts_deg: Array, so_far: Alignment) -> Alig
     """Move the sums across the axis onto their mean."""
     views = tapered(apply(projections, so_far))
     profiles = np.fft.rfft(views.sum(axis=2), axis=1)
-    frequency = np.fft.rfftfreq(views.shape[1])
-    band = in_band(frequency)
-    moves = align_profiles(profiles[:, band], frequency[band], LARGEST_SHIFT_SHARE * views.shape[1])
+    bins = np.flatnonzero(in_band(np.fft.rfftfreq(views.shape[1])))
+    moves = align_profiles(profiles[:, bins], bins, views.shape[1])
     shifts = so_far.shifts_px.copy()
     shifts[:, 0] += moves - np.median(moves)
     return replace(so_far, shifts_px=shifts)

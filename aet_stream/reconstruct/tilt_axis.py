@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from aet_stream.projection import Array
-from aet_stream.reconstruct.profiles import LARGEST_SHIFT_SHARE, align_profiles, in_band, isolated, peak, tapered
+from aet_stream.reconstruct.profiles import align_profiles, in_band, isolated, peak, tapered
 from aet_stream.reconstruct.registered import Alignment
 from aet_stream.reconstruct.shifts import CERTAIN_SIGMAS, centre_of_mass, common_line
 
@@ -35,7 +35,7 @@ def axis_angle(projections: Array, tilts_deg: Array, so_far: Alignment) -> Align
 
     def misfit(profiles: Array) -> float:
         """Share of the profiles' energy that is not common to them."""
-        shifts = align_profiles(profiles, frequency[band], LARGEST_SHIFT_SHARE * height)
+        shifts = align_profiles(profiles, np.flatnonzero(band), height)
         moved = profiles * np.exp(-2j * np.pi * frequency[band] * shifts[:, None])
         return float(1 - np.sum(np.abs(moved.mean(axis=0)) ** 2) / np.mean(np.sum(np.abs(moved) ** 2, axis=1)))
 
