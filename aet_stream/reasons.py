@@ -44,7 +44,8 @@ class Reason(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def with_remedy(self) -> str:
         """The whole of it, for somebody who sees no more than this line."""
         command = f": `aet-stream {self.command}`" if self.command else ""
-        return f"{self}; {self.remedy}{command}" if self.remedy or command else str(self)
+        text = str(self)
+        return f"{text}{'' if text.endswith('?') else ';'} {self.remedy}{command}" if self.remedy else text
 
 
 def why(code: str, **values: str | int | float) -> Reason:
@@ -58,8 +59,10 @@ def json_of(reason: Reason) -> str:
 
 
 def reason_of(text: str) -> Reason | None:
-    """What the ledger kept; None for nothing."""
-    return msgspec.json.decode(text, type=Reason) if text else None
+    """What the ledger kept; None for nothing. Sentences are of an earlier version, whose ledger no hub has opened since."""
+    if not text:
+        return None
+    return msgspec.json.decode(text, type=Reason) if text.startswith("{") else why("noted", text=text)
 
 
 _SAY_TILT, _RELEASE, _AGAIN = "say its tilt", "release ID --angle DEG", "requeue ID"

@@ -261,9 +261,13 @@ class Watch:
             candidate.look_at = min(candidate.look_at, max(candidate.changed_at + rules.zero_grace_s, now + LOOK_AGAIN_S))
         deadly = candidate.deaths >= DEATHS
         if (deadly or still_s >= limit_s) and self._root_is_there():
-            dead, late = why("deadly", error=complaint, deaths=candidate.deaths), why("incomplete", error=complaint, still_s=still_s)
-            bad = NotAcquired(visit=VisitKey(path, 0, candidate.refused), why="bad", reason=dead if deadly else late)
-            if self.link.send(bad):
+            if deadly:
+                reason = why("deadly", error=complaint, deaths=candidate.deaths)
+            elif isinstance(error, SourceNotReady):
+                reason = why("incomplete", error=complaint, still_s=still_s)
+            else:
+                reason = why("unreadable", error=complaint)
+            if self.link.send(NotAcquired(visit=VisitKey(path, 0, candidate.refused), why="bad", reason=reason)):
                 self._settling.pass_on(path)
 
     # -- offering ---------------------------------------------------------------------------------------------------------------
