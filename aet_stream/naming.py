@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 from aet_stream.config import Series
 from aet_stream.projection import Acquisition
@@ -89,6 +91,24 @@ def _digest(name: bytes) -> str:
 def shown(name: str) -> str:
     """A folder or file name as text, whatever bytes it has: nothing in it moves a terminal's cursor or turns the reading direction."""
     return _UNSEEN.sub("\ufffd", _coded(name).decode("utf-8", "replace"))
+
+
+def without_reader(rows: Iterable[Sequence[Any]]) -> dict[str, str]:
+    """Folder -> what nobody reads in it: "12 files *.eer, 1 file *.mrc.gz: no reader".
+
+    Parameters
+    ----------
+    rows : (folder, how such files are called, how many)
+    """
+    folders: dict[str, list[str]] = {}
+    for folder, kind, files in rows:
+        folders.setdefault(folder, []).append(f"{files} file{'' if files == 1 else 's'} {kind}")
+    return {folder: f"{', '.join(kinds)}: no reader" for folder, kinds in folders.items()}
+
+
+def lines_without_reader(rows: Iterable[Sequence[Any]]) -> dict[str, str]:
+    """The same with the folder in front: one line for each."""
+    return {folder: f"{shown(folder) or 'the watched folder'}: {words}" for folder, words in without_reader(rows).items()}
 
 
 def is_text(name: str) -> bool:

@@ -70,8 +70,8 @@ def foretold(root: Path, reader: ReaderChild, config: Config) -> tuple[dict[tupl
                 found[path, 0] = Ending("quarantined", match[1], None)
             elif match := re.match(r"  (?:not complete|still growing, or stopped early): (.*)", line):
                 found[path, -1] = Ending("waiting", match[1], None)
-            elif match := re.match(r"  \d+ files? \*\S+: no reader", line):
-                unread.add(f"{'' if path == '.' else path}{line}")
+            elif match := re.match(r"  (\d+ files? \*.*): no reader", line):
+                unread |= {f"{'' if path == '.' else path}  {files}" for files in match[1].split(", ")}
     return found, unread, "\n".join(said)
 
 
@@ -105,7 +105,7 @@ def rehearse(seed: int, folder: Path, readers: Readers) -> tuple[int, str]:
         if not agreed(right, run, check):
             wrong.append(f"{path}[{image}]\n    right {right}\n    run   {run}\n    check {check}")
     wrong += [f"unknown: {key} {endings[key]}" for key in endings if key not in mixture.right and key[1] >= 0]
-    expected = {f"{place}  {files} file{'' if files == 1 else 's'} {kind}: no reader" for (place, kind), files in mixture.unread.items()}
+    expected = {f"{place}  {files} file{'' if files == 1 else 's'} {kind}" for (place, kind), files in mixture.unread.items()}
     wrong += [] if unread == mixture.unread else [f"without a reader: right {dict(mixture.unread)}, run {unread}"]
     wrong += [] if unread_said == expected else [f"without a reader: right {expected}, check {unread_said}"]
     return len(mixture.right), "\n".join([f"mixture {seed} {mixture.settings}", *wrong, words]) if wrong else ""

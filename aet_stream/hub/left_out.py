@@ -16,7 +16,7 @@ from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.outgoing import Outgoing
 from aet_stream.hub.timing import Timing
 from aet_stream.messages import NoReader, Older, Taken
-from aet_stream.naming import shown
+from aet_stream.naming import lines_without_reader, shown
 from aet_stream.newer_than import limit_s
 
 logger = logging.getLogger(__name__)
@@ -64,10 +64,11 @@ class LeftOut:
 
     def hear_no_reader(self, message: NoReader) -> None:
         """All files of formats that nobody reads, by folder."""
-        for folder, kind, files in message.folders:
-            if files >= _LOUDER * self._said.get((folder, kind), 0) or (folder, kind) not in self._said:
-                self._said[folder, kind] = files
-                logger.warning("%s: %d file%s %s: no reader", shown(folder) or "the watched folder", files, "" if files == 1 else "s", kind)
+        new = {row[0] for row in message.folders if row[:2] not in self._said or row[2] >= _LOUDER * self._said[row[:2]]}
+        rows = [row for row in message.folders if row[0] in new]
+        self._said |= {row[:2]: row[2] for row in rows}
+        for line in lines_without_reader(rows).values():
+            logger.warning("%s", line)
         with self._ledger.transaction():
             self._ledger.db.execute("DELETE FROM no_reader")
             self._ledger.db.executemany("INSERT OR REPLACE INTO no_reader (folder, kind, files) VALUES (?, ?, ?)", message.folders)

@@ -19,8 +19,7 @@ from aet_stream.monitor import frames
 from aet_stream.monitor.advice import Adviser, Hint
 from aet_stream.monitor.coverage import coverage
 from aet_stream.monitor.shelf import Row, Shelf, Table
-from aet_stream.monitor.words import no_reader
-from aet_stream.naming import shown
+from aet_stream.naming import lines_without_reader, shown
 
 LARGE_PX, CONTACT = 300, 120
 """Edge of the large pictures; most pictures in the contact sheet."""
@@ -226,7 +225,7 @@ def _left_out(status: dict[str, Any], folders: set[str]) -> str:
     """Files in the folders of this series, or below them, that nobody reads."""
     inside = tuple(f"{folder}/" for folder in folders if folder)
     rows = [row for row in status.get("left_out", {}).get("no_reader", []) if row[0] in folders or f"{row[0]}/".startswith(inside)]
-    return f"<h2>Without a reader</h2>{''.join(f'<p>{text(no_reader(*row))}</p>' for row in rows)}" if rows else ""
+    return f"<h2>Without a reader</h2>{''.join(f'<p>{text(line)}</p>' for line in lines_without_reader(rows).values())}" if rows else ""
 
 
 def _advice(hints: Sequence[Hint]) -> str:

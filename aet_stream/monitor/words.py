@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from aet_stream.naming import shown
+from aet_stream.naming import lines_without_reader, shown
 
 STALE_S = 5.0
 DISK_LOW_BYTES = 5 << 30
@@ -47,16 +47,11 @@ def concerns(status: dict[str, Any]) -> list[str]:
 def notes(status: dict[str, Any], most: int = 4) -> list[str]:
     """What is not taken and nobody has to do anything about: files without a reader by folder, and how many are older than wanted."""
     said = status.get("left_out", {})
-    older, rows = said.get("older", 0), [no_reader(*row) for row in said.get("no_reader", [])]
+    older, rows = said.get("older", 0), said.get("no_reader", [])
+    lines = dict(itertools.islice(lines_without_reader(rows).items(), most))
+    more = said.get("no_reader_files", 0) - sum(files for folder, _, files in rows if folder in lines)
     found = [f"{older} older files left out (watch.newer_than)"] if older else []
-    found += rows[:most]
-    more = said.get("no_reader_files", 0) - sum(files for _, _, files in said.get("no_reader", [])[:most])
-    return [*found, *([f"{more} more files without a reader in other folders"] if more > 0 else [])]
-
-
-def no_reader(folder: str, kind: str, files: int) -> str:
-    """One line about files of one kind in one folder: "np1: 12 files *.eer: no reader"."""
-    return f"{shown(folder) or 'the watched folder'}: {files} file{'' if files == 1 else 's'} {kind}: no reader"
+    return [*found, *lines.values(), *([f"{more} more files without a reader in other folders"] if more > 0 else [])]
 
 
 def current(status: dict[str, Any]) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from aet_stream.config import Config
 from aet_stream.errors import AetError, ReaderDied, SourceError, SourceGone, SourceNotReady
 from aet_stream.judging import Row, Rows, Site, judge, parted
-from aet_stream.naming import is_text, series_of, shown
+from aet_stream.naming import is_text, series_of, shown, without_reader
 from aet_stream.newer_than import limit_s
 from aet_stream.projection import Acquisition, Candidate
 from aet_stream.readers.child import Member
@@ -214,8 +214,7 @@ class Foresight:
         said = [(QUARANTINED, f"{folder}/{name}\n  {QUARANTINED}: {why('nameless').with_remedy()}") for name in there.nameless]
         merged = Merging(self._root(folder).name, self._config.series).note(names)
         said += [("", f"{folder}\n  {sentence}") for sentence in merged]
-        for below, kind, count in there.no_reader:
-            said += [(UNREAD, f"{folder / below}\n  {count} file{'' if count == 1 else 's'} {kind}: no reader")]
+        said += [(UNREAD, f"{folder / below}\n  {words}") for below, words in without_reader(there.no_reader).items()]
         if old := there.written_before(limit_s(self._config.watch.newer_than, time.time())):
             left_out = "those that are there at the first start are left out (watch.newer_than)"
             said.append(("", f"{folder}\n  {old} of {len(names)} files are older than wanted: {left_out}"))

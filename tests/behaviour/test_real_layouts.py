@@ -213,15 +213,15 @@ def test_formats_that_nobody_reads_are_named_by_folder(
     foreign(1, ".mrc.gz")
     with Rehearsal(tmp_path, reader) as daemon:
         daemon.run()
-        assert notes(daemon.core.status()) == ["np1: 12 files *.eer: no reader", "np1: 1 file *.mrc.gz: no reader"]
+        assert notes(daemon.core.status()) == ["np1: 12 files *.eer, 1 file *.mrc.gz: no reader"]
         foreign(13)
         daemon.run()
         foreign(130)
         daemon.run()
     said = [record.getMessage() for record in caplog.records if "no reader" in record.getMessage()]
-    assert said == ["np1: 12 files *.eer: no reader", "np1: 1 file *.mrc.gz: no reader", "np1: 130 files *.eer: no reader"]
+    assert said == ["np1: 12 files *.eer, 1 file *.mrc.gz: no reader", "np1: 130 files *.eer, 1 file *.mrc.gz: no reader"]
     assert main(["status", "--set", f"output.root={tmp_path / 'out'}"]) == 0
-    assert "LEFT OUT     np1: 130 files *.eer: no reader" in capsys.readouterr().out
+    assert "LEFT OUT     np1: 130 files *.eer, 1 file *.mrc.gz: no reader" in capsys.readouterr().out
     for path in folder.glob("shot_*"):
         path.unlink()
     with Rehearsal(tmp_path, reader) as daemon:
