@@ -154,11 +154,11 @@ def test_names_that_are_no_text_stop_nobody(tmp_path: Path) -> None:
             Path(os.fsdecode(folder + b"/" + name)).write_bytes(content)
         status = daemon.wait_for_totals(stored=2, quarantined=2)
         assert {row["path"] for row in status["quarantined"]} == {"s/Pt\ufffd_+3.00deg.tif", "s/D\ufffd/x_+4.00deg.tif"}
-        assert all("is not UTF-8: rename it" in row["reason"] for row in status["quarantined"])
+        assert all("is not UTF-8" in row["reason"] and row["remedy"] == "rename it" for row in status["quarantined"])
         put(daemon.root / "s", 5, 5.0)
         daemon.wait_for_totals(stored=3, quarantined=2)
         checked = daemon.ask("check", str(daemon.root / "s"))
-    assert checked.stdout.count("is not UTF-8: rename it") == 2
+    assert checked.stdout.count("is not UTF-8; rename it") == 2
     assert "2 would be stored, 2 would be quarantined" in checked.stdout
 
 
