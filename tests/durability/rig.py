@@ -25,6 +25,7 @@ from aet_stream.hub.hub import Hub
 from aet_stream.hub.timing import Timing
 from aet_stream.messages import Acquired, FileOffer, NotAcquired, Offer, Want
 from aet_stream.projection import Acquisition, Candidate, Quality, Subtracted, VisitKey, sha256_of
+from aet_stream.reasons import Reason
 from aet_stream.service import Stop
 from aet_stream.transport import HubLink
 from tests.durability.oracle import Exposure
@@ -32,6 +33,7 @@ from tests.durability.oracle import Exposure
 BACKGROUND = 7.0
 GOOD, COPY_OF, BROKEN = 6, 2, "s/broken.npy"
 LIMIT_S = 240.0
+NO_NUMPY = Reason("unreadable", {"error": "not a NumPy file"})
 
 
 def expose(root: Path) -> list[Exposure]:
@@ -87,17 +89,17 @@ class ScriptedWatch:
             for path in sorted(self._root.rglob("*.npy")):
                 name, stamp = path.relative_to(self._root).as_posix(), str(path.stat().st_mtime_ns)
                 if name == BROKEN:
-                    self._link.send(NotAcquired(visit=VisitKey(name, 0, stamp), why="bad", reason="not a NumPy file"))
+                    self._link.send(NotAcquired(visit=VisitKey(name, 0, stamp), why="bad", reason=NO_NUMPY))
                 else:
                     self._link.send(Offer(files=(FileOffer(name, ((0, stamp),), path.stat().st_size, path.stat().st_ctime),)))
 
     def _answer(self, want: Want) -> None:
         path = self._root / want.visit.path
         if not path.exists():
-            self._link.send(NotAcquired(visit=want.visit, why="gone", reason=f"{want.visit.path} is gone"))
+            self._link.send(NotAcquired(visit=want.visit, why="gone", reason=Reason("unreadable", {"error": f"{want.visit.path} is gone"})))
             return
         if want.visit.path == BROKEN:
-            self._link.send(NotAcquired(visit=want.visit, why="bad", reason="not a NumPy file"))
+            self._link.send(NotAcquired(visit=want.visit, why="bad", reason=NO_NUMPY))
             return
         pixels = np.load(path)
         tilt_deg = float(path.stem.rsplit("_", 1)[1].removesuffix("deg"))
