@@ -277,7 +277,7 @@ def test_a_tilt_counts_when_all_its_frames_are_there(tmp_path: Path, child: Read
         raw["data"][2, 0] = known_image(5, 16)
     look = child.look(tmp_path / "t.emd")
     assert (look.probe.images, look.probe.announced) == (2, 3)
-    assert "3 images announced, 2 are there" in look.waiting
+    assert "3 images announced, 2 are there" in str(look.waiting)
 
 
 def test_a_file_that_its_writer_has_open_is_waited_for(tmp_path: Path, child: ReaderChild) -> None:
@@ -334,7 +334,9 @@ def test_a_compustage_does_not_say_its_unit(tmp_path: Path) -> None:
     growing = containers.StemTomo(tmp_path / "t.emd", repeats=1, size_px=16, stage="compustage")
     growing.append(known_image(0, 16)[None], 0.5)
     acquisition = open_source(tmp_path / "t.emd").acquisition(0)
-    assert "metadata_unit" in str(resolve(acquisition, (), "t.emd", 1, Angle())[1])
+    hold = resolve(acquisition, (), "t.emd", 1, Angle())[1]
+    assert hold is not None
+    assert "metadata_unit" in hold.remedy
     stated, hold = resolve(acquisition, (), "t.emd", 1, Angle(metadata_unit="rad"))
     assert (stated[0].tilt_deg, hold) == (pytest.approx(np.degrees(0.5)), None)
 
