@@ -18,7 +18,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from aet_stream.denoise.gaussian_process.dense import condition, most_evident
+from aet_stream.denoise.gaussian_process.dense import Conditioned, condition, most_evident
 from aet_stream.projection import Array
 
 FINEST = 0.125
@@ -78,18 +78,22 @@ def posterior_mean(basis: Basis, values: Array, precision: Array, amplitude: flo
     """
     normal = (basis.row_products.T @ precision @ basis.column_products).ravel()[basis.pairs].reshape(2 * (len(basis.chosen),))
     right = (basis.rows.T @ (values * precision) @ basis.columns).ravel()[basis.chosen]
-    _, coefficients = most_evident((-np.inf, np.zeros(len(right))), _fits(basis, normal, right, amplitude, lengths))
+    _, best = most_evident((-np.inf, None), _fits(basis, normal, right, amplitude, lengths))
     full = np.zeros(basis.rows.shape[1] * basis.columns.shape[1])
-    full[basis.chosen] = coefficients
+    if best is not None:
+        fit, scale = best
+        full[basis.chosen] = fit.weights * scale
     surface: Array = basis.rows @ full.reshape(basis.rows.shape[1], -1) @ basis.columns.T
     return surface
 
 
-def _fits(basis: Basis, normal: Array, right: Array, amplitude: float, lengths: Sequence[float]) -> Iterator[tuple[float, Array]]:
-    """(evidence, coefficients) of every length."""
+def _fits(
+    basis: Basis, normal: Array, right: Array, amplitude: float, lengths: Sequence[float]
+) -> Iterator[tuple[float, tuple[Conditioned, Array] | None]]:
+    """(evidence, (fit, standard deviations of the coefficients)) of every length."""
     for length in lengths:
         spectrum = np.exp(-2 * (np.pi * length * basis.frequency) ** 2)
         scale = np.sqrt(amplitude * spectrum / spectrum.sum())
         fit = condition(normal * scale[:, None] * scale + np.eye(len(scale)), right * scale)
         if fit is not None:  # of coefficients, unlike of observations, a longer white vector is more evident
-            yield float(fit.white @ fit.white) / 2 - fit.log_root_determinant, fit.weights * scale
+            yield float(fit.white @ fit.white) / 2 - fit.log_root_determinant, (fit, scale)
