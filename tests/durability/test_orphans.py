@@ -12,14 +12,14 @@ from tests.harness import Daemon, put, wait_for
 
 @pytest.mark.parametrize("at", ["start", "work"])
 def test_nobody_outlives_a_killed_supervisor(tmp_path: Path, at: str) -> None:
-    """Beside two busy loops, while roles are still importing, or with a reader and two deliveries under way: none after two seconds."""
-    daemon = Daemon(tmp_path, **orphans.SETTINGS)
+    """Beside two busy loops, while roles are still importing, or with a reader and a reconstruction under way: none after two seconds."""
+    daemon = Daemon(tmp_path, **orphans.SETTINGS | {"reconstruct__iterations": 100_000})
     for index in range(3):
         put(daemon.root / "s", index, 10.0 * index)
     with orphans.busy_loops():
         group = orphans.Group(daemon)
         try:
-            wanted = {"reconstruct", "report"} if at == "work" else {"hub", "watch", "worker"}
+            wanted = {"reader", "reconstruct"} if at == "work" else {"hub", "watch", "worker"}
             wait_for(lambda: wanted <= set(map(orphans.kind, group.members().values())), limit_s=100, what=str(wanted))
             assert group.kill() == {}
         finally:
