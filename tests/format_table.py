@@ -208,7 +208,7 @@ def _time(look: Look) -> str:
 
 def _frames(look: Look) -> str:
     probe = look.probe
-    words = [f"{probe.frames} frames" if probe.frames > 1 else "", "may grow" if probe.container else "", look.waiting]
+    words = [f"{probe.frames} frames" if probe.frames > 1 else "", "may grow" if probe.container else "", str(look.waiting or "")]
     return ", ".join(filter(None, words)) or "-"
 
 

@@ -18,8 +18,6 @@ from aet_stream.simulate import writers
 
 Array = np.ndarray[Any, np.dtype[Any]]
 SIZE_PX = (24, 20)
-MANY = 500
-"""Mixtures in the long campaign."""
 
 
 class Right(NamedTuple):

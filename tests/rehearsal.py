@@ -56,6 +56,7 @@ class _Link:
         self._rehearsal = rehearsal
 
     def send(self, message: ToHub, pixels: Array | None = None) -> bool:
+        self._rehearsal.moved |= not isinstance(message, Beat)
         self._rehearsal.post(self._rehearsal.core.hear(WATCH, message, pixels))
         return True
 
@@ -87,14 +88,15 @@ class Rehearsal:
         self.watch = Watch(self.config, reader, self._link)
         self.said: dict[str, Any] = {}
         """What watch's last beat says."""
-        self._moved = False
+        self.moved = False
+        """Something was said in this turn."""
         self.watch.start()
 
     def post(self, outgoing: Iterable[Letter | News]) -> None:
         for letter in outgoing:
             if isinstance(letter, News):
                 continue
-            self._moved |= not isinstance(letter.message, Pulse)
+            self.moved |= not isinstance(letter.message, Pulse)
             if letter.peer == WATCH:
                 self._link.waiting.append((letter.message, letter.pixels))
             elif isinstance(letter.message, Job) and letter.pixels is not None:
@@ -105,12 +107,12 @@ class Rehearsal:
         """Until nothing moves any more: what is left waits for its writer."""
         still, scanned_at = 0, time.monotonic() + LONG_ENOUGH_S
         while still < 3 or time.monotonic() < scanned_at:
-            self._moved = False
+            self.moved = False
             self.watch.beat()
             self.watch.step()
             self.post(self.core.hear(WORKER, Ready(name="worker", model_sha256="0", wire=WIRE_VERSION)))
             self.post(self.core.turn())
-            rests = not self._moved and not self.core.in_hand() and all(self.said.get("waiting_for", {}).values())
+            rests = not self.moved and not self.core.in_hand() and all(self.said.get("waiting_for", {}).values())
             still = still + 1 if rests and self.said.get("hub_id") and not self.said["visits_waiting"] else 0
         return self
 

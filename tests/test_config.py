@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from aet_stream import newer_than
 from aet_stream.cli import main
 from aet_stream.cli.common import troubles
 from aet_stream.config import Config
@@ -155,3 +156,31 @@ def test_what_would_fail_at_the_end_is_said_at_the_start(override: str, named: s
     assert override.split("=")[0] in line
     assert named in line
     assert not list(troubles(load(None, [])))
+
+
+@pytest.mark.parametrize(
+    ("text", "limit_s"),
+    [
+        ("", 0.0),
+        ("start", 1e9),
+        ("30 d", 1e9 - 30 * 86_400),
+        ("1.5h", 1e9 - 5400),
+        ("2 weeks", 1e9 - 14 * 86_400),
+        ("90 min", 1e9 - 5400),
+        ("1970-01-02T00:00:00+00:00", 86_400.0),
+        ("100000 d", 0.0),
+    ],
+)
+def test_from_when_on_files_are_wanted(text: str, limit_s: float) -> None:
+    """Everything, from the first start, or so long before it; or from a date."""
+    assert newer_than.limit_s(text, 1e9) == limit_s
+
+
+def test_a_date_needs_no_quotes(tmp_path: Path) -> None:
+    """TOML has dates of its own; what is none is refused with what would be right."""
+    path = tmp_path / "config.toml"
+    path.write_text("[watch]\nnewer_than = 2026-03-01\n")
+    assert load(path, []).watch.newer_than == load(None, ["watch.newer_than=2026-03-01"]).watch.newer_than == "2026-03-01"
+    for wrong in ("yesterday", "30", "5 parsecs", "2026-13-01"):
+        with pytest.raises(ConfigError, match=f"watch.newer_than '{wrong}': write"):
+            load(None, [f"watch.newer_than='{wrong}'"])

@@ -48,7 +48,7 @@ def tilts(path: Path, rules: Angle | None = None) -> list[float | str]:
     """The tilt of each image, or why it is held."""
     found = looked(path)
     said = [resolve(u.acquisition, u.tilts, path.name, found.probe.promised, rules or Angle(), remark=u.remark) for u in found.units]
-    return [str(hold) if hold else stated[0].tilt_deg for stated, hold in said]
+    return [hold.with_remedy() if hold else stated[0].tilt_deg for stated, hold in said]
 
 
 # -- EMD --------------------------------------------------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def changed(path: Path, **axes: tuple[object, str, str]) -> Path:
 @pytest.mark.parametrize(
     ("axes", "words"),
     [
-        ({"dim1": (TILTS, "", "angles")}, "not whether in degrees or radians: set angle.metadata_unit"),
+        ({"dim1": (TILTS, "", "angles")}, "not whether in degrees or radians; set angle.metadata_unit"),
         ({"dim1": ([0.0, 1.0, 2.0], "mA", "current")}, "dim1 counts mA, no angle"),
         ({"dim1": (TILTS[:2], "deg", "angles")}, "dim1 holds 2 angles for 3 images"),
         ({"dim1": ([0.0, 1.0, 2.0], "[deg]", ""), "dim3": (np.arange(40.0), "[deg]", "")}, ""),

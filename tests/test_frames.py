@@ -210,5 +210,5 @@ def test_three_files_become_one_projection(tmp_path: Path) -> None:
         assert np.array_equal(planes[1:].astype("<u2"), frames)
         assert np.abs(np.array(message.drift.shifts_px) - [(0, 0), (2, -1), (3, -2)]).max() < 0.6
         assert message.sha256 == sha256_of_frames(frames)
-        assert "different sizes" in next(r for r in bench.refused if r.why == "bad").reason
+        assert "different sizes" in next(r for r in bench.refused if r.why == "bad").reason.values["error"]
         assert set(bench.offered) == {("s/x_+5.00deg_f1.tif", 0), ("s/y_+6.00deg_f1.tif", 0)}

@@ -251,6 +251,17 @@ def test_failed_deliveries_are_named_by_who_failed() -> None:
     assert said == ["webhook failed 2 times: see aet-stream events", "report failed: see aet-stream events"]
 
 
+def test_what_is_left_out_is_told_in_few_lines() -> None:
+    """The first folders by name and the rest as a number, however many there are; nothing where nothing is left out."""
+    rows = [[f"np{index}", "*.eer", 2] for index in range(50)]
+    said = words.notes({"left_out": {"older": 7, "no_reader": rows, "no_reader_files": 130}}, most=2)
+    assert said == [
+        "7 older files left out (watch.newer_than)", "np0: 2 files *.eer: no reader", "np1: 2 files *.eer: no reader",
+        "126 more files without a reader in other folders",
+    ]  # fmt: skip
+    assert words.notes({}) == words.notes({"left_out": {"older": 0, "no_reader": [], "no_reader_files": 0}}) == []
+
+
 def test_intake_goes_on_while_the_monitor_is_stopped(tmp_path: Path) -> None:
     """SIGSTOP with a viewer at it: thirty projections are stored all the same, the series closed; awake again, it tells the truth."""
     with running(tmp_path, monitor__enabled=True, monitor__port=0, supervise__stall_s=600) as daemon:

@@ -111,7 +111,7 @@ def test_64_planes_of_a_spectrum_image_are_one_record(tmp_path: Path) -> None:
         bench.until(lambda: bench.refused)
         bench.rest()
         assert [(refused.visit.path, refused.why) for refused in bench.refused] == [(f"np1/{path.name}", "bad")]
-        assert "Spectrum image" in bench.refused[0].reason
+        assert "Spectrum image" in str(bench.refused[0].reason)
         assert not bench.offered
 
 

@@ -484,7 +484,7 @@ def test_a_disk_that_fails_leaves_the_old_volume(series: Path) -> None:
         ("auto", "nowhere/volume.h5", "nowhere is no folder"),
         ("auto", "series.h5", r"series\.h5 holds something else than a volume"),
         ("auto", "series.mrc", r"series\.h5 holds something else than a volume"),
-        ("auto", "volume.png", r"ending in \.h5, \.mrc or \.tif"),
+        ("auto", "volume.png", r"ending in \.h5, \.mrc, \.tif or \.emd"),
     ],
 )
 def test_mistakes_are_told_before_any_work(series: Path, method: str, out: str | None, words: str) -> None:

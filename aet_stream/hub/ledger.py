@@ -205,11 +205,13 @@ class Ledger:
         row = self._db.execute("UPDATE visit SET attempts = attempts + 1 WHERE id = ? RETURNING attempts", (visit_id,)).fetchone()
         return int(row["attempts"])
 
-    def end(self, visit_id: int, state: str, *, reason: Reason, sha256: str | None = None, tilt_deg: float | None = None) -> None:
+    def end(
+        self, visit_id: int, state: str, *, reason: Reason | None = None, sha256: str | None = None, tilt_deg: float | None = None
+    ) -> None:
         """A visit ends without a row of its own in the series."""
         self._db.execute(
             "UPDATE visit SET state = ?, reason = ?, sha256 = ?, tilt_deg = ?, ended_at = ? WHERE id = ?",
-            (state, json_of(reason), sha256, tilt_deg, time.time(), visit_id),
+            (state, json_of(reason) if reason else "", sha256, tilt_deg, time.time(), visit_id),
         )
 
     def store(self, visit_id: int, record: Record, stages: dict[str, float]) -> bool:

@@ -63,7 +63,7 @@ class Entrance:
     def __init__(self, settings: Monitor) -> None:
         own = [] if settings.host in ("", "0.0.0.0", "::") else [settings.host]
         names = ["127.0.0.1", "localhost", "::1", *own, *settings.names]
-        self._names = {f"[{name}]" if ":" in name else name.lower().rstrip(".") for name in names}
+        self._names = {f"[{name}]" if ":" in name else name.rstrip(".") for name in map(str.lower, names)}
         self._trusted = [ipaddress.ip_network(one) for one in settings.trusted_proxies]
 
     def asked(self, scope: Scope) -> Asked:

@@ -78,8 +78,8 @@ class Probe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The instrument appends to such files: each image has a state of its own, and what is there may be taken before the rest comes."""
     bottom_up: bool = False
     """The file's last row is the first one of the image."""
-    column_major: bool = False
-    """The file goes down the columns: its last pixels are those of the last column."""
+    by_columns: bool = False
+    """The file has the image column by column."""
     sealed: bool = False
     """What stands behind the pixels was checked (or they are compressed): a tail of zeros is real."""
 

@@ -34,7 +34,7 @@ class OneVisit:
             raise SourceNotReady(f"{path.name}: {given.images} of {given.promised} frames are there")
         height, width = given.shape
         self.probe = checked_probe(path, given.reader, 1, height, width, given.dtype, frames=given.images * given.frames,
-                                   bottom_up=given.bottom_up, column_major=given.column_major, sealed=given.sealed)  # fmt: skip
+                                   bottom_up=given.bottom_up, by_columns=given.by_columns, sealed=given.sealed)  # fmt: skip
 
     def frames(self, image: int) -> Array:
         image_in_range(self._path, image, 1)

@@ -209,8 +209,7 @@ def _not_written(sources: Sources, opened: Opened) -> set[int]:
 def zero_tail(source: Source, frames: Array) -> int:
     """How many zeros a frame ends in, in the order of the file, if chance would not do that given its other zeros; else 0."""
     for frame in frames:
-        stored = frame[::-1] if source.probe.bottom_up else frame.T if source.probe.column_major else frame
-        flat = stored.reshape(-1)
+        flat = (frame.T if source.probe.by_columns else frame[::-1] if source.probe.bottom_up else frame).reshape(-1)
         if flat[-1]:
             continue
         written = np.flatnonzero(flat)

@@ -46,7 +46,7 @@ class Mat:
         self._hdf5, variables = _is_hdf5(path), variables_of(path)
         self._name, shape, dtype = _choose(path, variables)
         self._stack = len(shape) == 3
-        self.probe = checked_probe(path, "mat", shape[2] if self._stack else 1, shape[0], shape[1], dtype, column_major=True)
+        self.probe = checked_probe(path, "mat", shape[2] if self._stack else 1, shape[0], shape[1], dtype, by_columns=True)
         remarks: list[str] = []
         said = understood(remarks, "its angles", lambda: _stated(path, variables, self._name, self.probe.images), Stated())
         self._stated = said._replace(remark="; ".join(filter(None, (*remarks, said.remark))))

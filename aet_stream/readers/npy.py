@@ -25,7 +25,7 @@ class Npy:
         if len(self._shape) not in (2, 3) or self._dtype.hasobject:
             raise SourceError(f"{path.name}: an array of shape {self._shape} and type {self._dtype} is no projection")
         images, height, width = (1, *self._shape) if len(self._shape) == 2 else self._shape
-        self.probe = checked_probe(path, "npy", images, height, width, self._dtype.str, column_major=self._fortran)
+        self.probe = checked_probe(path, "npy", images, height, width, self._dtype.str, by_columns=self._fortran)
         need(path, size, self._offset + math.prod(self._shape) * self._dtype.itemsize, f"an array of shape {self._shape}")
 
     def acquisition(self, image: int) -> Acquisition:

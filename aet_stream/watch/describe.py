@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from aet_stream.config import Config
 from aet_stream.errors import AetError, ReaderDied, SourceError, SourceGone, SourceNotReady
 from aet_stream.judging import Row, Rows, Site, judge, parted
 from aet_stream.naming import is_text, series_of, shown
+from aet_stream.newer_than import limit_s
 from aet_stream.projection import Acquisition, Candidate
 from aet_stream.readers.child import Member
 from aet_stream.readers.looking import Look, Unit
@@ -214,6 +216,9 @@ class Foresight:
         said += [("", f"{folder}\n  {sentence}") for sentence in merged]
         for below, kind, count in there.no_reader:
             said += [(UNREAD, f"{folder / below}\n  {count} file{'' if count == 1 else 's'} {kind}: no reader")]
+        if old := there.written_before(limit_s(self._config.watch.newer_than, time.time())):
+            left_out = "those that are there at the first start are left out (watch.newer_than)"
+            said.append(("", f"{folder}\n  {old} of {len(names)} files are older than wanted: {left_out}"))
         if not (names or said):
             said.append(("", f"{folder}\n  no image in it, nor below; looked at is what ends in {', '.join(sorted(self._suffixes))}"))
         return said

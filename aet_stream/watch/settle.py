@@ -135,6 +135,10 @@ class Settling:
         """When a file took its present name and content: unix seconds."""
         return self.candidates[path].final_at
 
+    def written_before(self, limit_s: float) -> int:
+        """How many images were last written before a time: unix seconds."""
+        return sum(self._stats[path].st_mtime < limit_s for path in self.candidates)
+
     def in_order(self, paths: Iterable[str]) -> list[str]:
         """As they were written: the first of a series decides what fits into it, whatever order the disk tells of them in."""
         return sorted(paths, key=lambda path: (self._stats[path].st_mtime_ns if path in self._stats else 0, path))

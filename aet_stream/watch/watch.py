@@ -7,9 +7,9 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from aet_stream import failpoints
 from aet_stream.config import Config
@@ -31,13 +31,13 @@ from aet_stream.watch.visits import Visit, Visits
 from aet_stream.watch.witness import Witness
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 LOOK_AGAIN_S = 0.25
 OFFERED_AT_ONCE = 1000
 """Units in one message."""
 OFFERED_LETTERS = 100_000
 """Of their names, which may be long: a message holds a megabyte."""
-OLDER_AT_ONCE = 200
 LOOK_BUDGET_S = 0.3
 LOOKS_AT_ONCE = 32
 DEATHS = 3
@@ -307,7 +307,7 @@ class Watch:
 
     def _tell_no_reader(self) -> None:
         """Files that may be images, of formats without a reader."""
-        unread = _fitting(self._settling.no_reader)
+        unread = tuple(_fitting(self._settling.no_reader, lambda row: len(row[0]) + len(row[1])))
         if unread != self._no_reader_told and self.link.send(NoReader(folders=unread)):
             self._no_reader_told = unread
 
@@ -316,7 +316,7 @@ class Watch:
         if not self._older_to_tell() or not self._there:
             return
         left = self._settling.older_to_tell
-        some = dict(itertools.islice(left.items(), OLDER_AT_ONCE))
+        some = dict(_fitting(left.items(), lambda item: len(item[0])))
         files = tuple(OlderFile(path, stat_stamp(entry), entry.st_mtime, entry.st_ctime) for path, entry in some.items())
         if self.link.send(Older(files=files, last=len(some) == len(left))):
             self._older_told = True
@@ -429,10 +429,14 @@ class Watch:
             self._link.close()
 
 
-def _fitting(folders: tuple[tuple[str, str, int], ...]) -> tuple[tuple[str, str, int], ...]:
-    """As many as one message holds."""
-    letters = itertools.accumulate(len(folder) + len(kind) for folder, kind, _ in folders)
-    return tuple(folder for folder, so_far in zip(folders, letters, strict=True) if so_far <= OFFERED_LETTERS)
+def _fitting(items: Iterable[T], letters: Callable[[T], int]) -> Iterator[T]:
+    """The first ones, as many as one message holds."""
+    left = OFFERED_LETTERS
+    for item in itertools.islice(items, OFFERED_AT_ONCE):
+        left -= letters(item)
+        if left < 0:
+            return
+        yield item
 
 
 def _is_gone(path: Path) -> bool:

@@ -51,7 +51,7 @@ def test_an_instrument_appends_60_tilts_of_3_frames_while_we_read(tmp_path: Path
             found = bench.taken["team/tomo.emd", index]
             assert len(found) == 1, f"tilt {index} was taken {len(found)} times"
             message, planes = found[0]
-            assert (message.candidates[0].tilt_deg, message.hold, message.drift.frames) == (-60.0 + 2 * index, "", 3)
+            assert (message.candidates[0].tilt_deg, message.hold, message.drift.frames) == (-60.0 + 2 * index, None, 3)
             for repeat in range(3):
                 assert np.array_equal(planes[1 + repeat].astype("<u2"), known_image(index * 3 + repeat)), f"tilt {index} frame {repeat}"
         assert not [refusal for refusal in bench.refused if refusal.why != "later"]
@@ -89,7 +89,7 @@ def test_an_image_waits_for_its_section(tmp_path: Path, pixels: bool) -> None:
             bench.until(lambda count=count: len(bench.taken) == count)
         bench.rest()
         assert [[(message.hold, message.candidates[0].tilt_deg) for message, _ in bench.taken["tilt.mrc", i]] for i in range(4)] == [
-            [("", tilt)] for tilt in tilts
+            [(None, tilt)] for tilt in tilts
         ]
 
 
@@ -117,7 +117,7 @@ def test_the_first_image_of_a_growing_stack_has_no_tilt_from_its_name(tmp_path: 
         bench.until(lambda: bench.taken)
         path.write_bytes(whole)
         bench.until(lambda: len(bench.taken) == 3)
-        assert {message.hold for found in bench.taken.values() for message, _ in found} == {
+        assert {str(message.hold) for found in bench.taken.values() for message, _ in found} == {
             "no tilt angle in metadata, sidecar or file name"
         }
 
@@ -130,7 +130,7 @@ def test_a_stack_cut_off_in_a_section_gives_its_whole_ones_and_one_record(tmp_pa
         bench.until(lambda: len(bench.taken) == 3 and bench.refused)
         (refusal,) = bench.refused
         assert (refusal.visit.image, refusal.why) == (3, "bad")
-        assert "bytes of image 3" in refusal.reason
+        assert "bytes of image 3" in str(refusal.reason)
 
 
 @pytest.mark.timeout(240)
@@ -181,7 +181,7 @@ def test_a_file_caught_between_two_writes_of_one_append_loses_no_image(tmp_path:
             if end == ends[1]:
                 bench.ask("tomo.emd", bench.offered["tomo.emd", 2], 2)
                 bench.until(lambda: bench.refused)
-                assert "addr overflow" in bench.refused[-1].reason
+                assert "addr overflow" in str(bench.refused[-1].reason)
         bench.want = True
         bench.until(lambda: ("tomo.emd", 2) in bench.taken, limit_s=20)
         assert [refusal.why for refusal in bench.refused if refusal.why != "later"] == []

@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_held_until_a_person_decides(tmp_path: Path) -> Non
         daemon.wait_for_totals(stored=3)
         (daemon.root / "det" / "b.emd").write_bytes(velox(known_image(6), 10.0, 0.1, detectors=("BF",)))
         status = daemon.wait_for_totals(stored=3, held=3)
-        assert any("set series.detector" in row["reason"] for row in status["held"])
+        assert any("series.detector" in row["remedy"] for row in status["held"])
 
 
 def test_a_sentinel_ends_the_series_after_its_last_file(tmp_path: Path) -> None:
