@@ -92,12 +92,12 @@ def _align(projections: Array, tilts_deg: Array, steps: tuple[str, ...], solve: 
 def _ways(step: str, solve: solver.Solve) -> tuple[tuple[Find, float], ...]:
     """How a step may be done, and by which share each way has to lower the residual; where it fails, the next one is tried.
 
-    What noise or size hides from the residual (matching, a common offset) is kept unless it does harm.
+    What noise or size hides from the residual (matching, a common offset, a turn) is kept unless it does harm.
     """
     ways: dict[str, tuple[tuple[Find, float], ...]] = {
         "common-line": ((common_line, GAIN),),
         "center-of-mass": ((centre_of_mass, GAIN), (axis_offset, -GAIN)),
-        "axis-angle": ((axis_angle, 0.0),),
+        "axis-angle": ((axis_angle, -GAIN),),
         "projection-matching": ((partial(match, solve=solve), -GAIN),),
     }
     return ways[step]
