@@ -8,13 +8,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import center_of_mass, gaussian_filter
 
 from aet_stream.cli import main
 from aet_stream.config import Orientation
 from aet_stream.config_file import load
 from aet_stream.consistency import about_axis
-from aet_stream.monitor.looks import measure
 from aet_stream.monitor.shelf import Shelf
 from aet_stream.projection import Array
 from aet_stream.readers.child import ReaderChild, turned
@@ -228,9 +227,9 @@ def test_check_says_where_the_axis_is_taken_to_lie(tmp_path: Path, capsys: pytes
 
 def test_the_centre_of_mass_is_followed_across_the_axis() -> None:
     """With the axis along x it moves along y: no drift is seen in what only turns."""
-    upright, lying = ([measure(view, view, axis_deg) for view in atoms(axis_deg)] for axis_deg in (0.0, 90.0))
-    for key in ("centre_x_px", "centre_y_px"):
-        one, other = (np.array([figures[key] for figures in seen]) for seen in (upright, lying))
+    centres = {axis_deg: np.array([center_of_mass(view) for view in atoms(axis_deg)]) for axis_deg in (0.0, 90.0)}
+    upright, lying = (about_axis(yx[:, 1], yx[:, 0], np.full(len(yx), axis_deg)) for axis_deg, yx in centres.items())
+    for one, other in zip(upright, lying, strict=True):
         np.testing.assert_allclose(other - other.mean(), one - one.mean(), atol=0.05)
     across, along = about_axis(np.array([3.0]), np.array([4.0]), np.array([np.nan]))
     assert (across, along) == ([3.0], [4.0])

@@ -2,8 +2,8 @@
 
 The tilt axis comes to lie along y in the middle, at (N - 1)/2. How each image got there stands in an `.xf` as IMOD has it (its man pages of
 newstack and xfproduct), one line for each image of the stack that `export series.h5` writes: A11 A12 A21 A22 DX DY. A point (X, Y) from the
-middle of that image, in pixels and Y upwards, comes to (A11 X + A12 Y + DX, A21 X + A22 Y + DY) from the middle of the new one, before it is
-binned.
+middle of that image, in pixels and Y upwards, comes to (A11 X + A12 Y + DX, A21 X + A22 Y + DY) from the middle of the new one, before it
+is binned.
 """
 
 from __future__ import annotations
