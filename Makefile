@@ -4,15 +4,19 @@ BIN := .venv/bin
 # A third of a test's time is waiting: three share two cores. Those of a module share what it has set up; the longest come first (conftest.py).
 WORKERS := $(shell n=$$(( $$(nproc) * 3 / 2 )); echo $$(( n < 4 ? n : 4 )))
 PARALLEL := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
+# What a change of the rules of intake, of a reader or of the hub is tried on first: all within the test's own process.
+FAST := $(addprefix tests/test_,$(addsuffix .py,advice angle beside_the_pixels config detail exchanged in_flight judging mixtures \
+	no_projection queue reasons sidecars store tiff_tags transport))
 # Threads of OpenBLAS and OpenMP wait by spinning, and take the time of the tests beside them.
-test test-long: export OPENBLAS_NUM_THREADS := 1
-test test-long: export OMP_NUM_THREADS := 1
+test test-fast test-long: export OPENBLAS_NUM_THREADS := 1
+test test-fast test-long: export OMP_NUM_THREADS := 1
 
-.PHONY: help setup demo test test-long check format bench gpu-bench clean durability
+.PHONY: help setup demo test test-fast test-long check format bench gpu-bench clean durability
 
 help:
 	@echo "make demo    a simulated microscope, the daemon, a volume, a picture: demo/summary.png"
 	@echo "make test    all tests but the long campaigns (about ten minutes on two cores)"
+	@echo "make test-fast   without daemons, browsers, kills and training: about a minute"
 	@echo "make check   format, lint, types, import layers"
 	@echo "make bench   latency, throughput, memory, inference and reconstruction figures"
 
@@ -28,6 +32,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
+
+test-fast: setup
+	$(BIN)/python -m pytest -m "not slow" -q $(PARALLEL) $(FAST)
 
 test-long: setup
 	$(BIN)/python -m pytest -m slow $(PARALLEL)
