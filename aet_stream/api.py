@@ -12,7 +12,7 @@ import numpy as np
 
 from aet_stream.config import Config, Denoise
 from aet_stream.denoise.denoiser import Denoiser
-from aet_stream.errors import AetError, SourceError
+from aet_stream.errors import AetError, NoProjection
 from aet_stream.files import SourceImage, read_images
 from aet_stream.files import denoise_file as _denoise_file
 from aet_stream.projection import Acquisition, Array, Projection, Quality, Subtracted
@@ -27,7 +27,7 @@ __all__ = [
 
 
 def read(path: str | Path) -> list[Projection]:
-    """Every image of a file of any format that is read, turned, averaged and checked as the daemon does by default.
+    """Every image of a file that is a projection, of any format that is read; averaged and checked as the daemon does by default.
 
     Returns
     -------
@@ -38,13 +38,13 @@ def read(path: str | Path) -> list[Projection]:
     ------
     AetError : the file, or one of its images, cannot be read
     """
-    return [_found(image).projection for image in read_images(Path(path), ReaderHere(Config()), Config())]
-
-
-def _found(image: SourceImage | SourceError) -> SourceImage:
-    if isinstance(image, SourceError):
-        raise image
-    return image
+    projections = []
+    for image in read_images(Path(path), ReaderHere(Config()), Config()):
+        if isinstance(image, SourceImage):
+            projections.append(image.projection)
+        elif not isinstance(image, NoProjection):
+            raise image
+    return projections
 
 
 def subtract(image: Array, *, model: str = "default", device: str = "auto", fusion: bool = True) -> Subtracted:
@@ -94,8 +94,9 @@ def denoise_file(path: str | Path, target: str | Path, *, model: str = "default"
     settings = Config(denoise=Denoise(model=model, device=device, fusion=fusion))
     denoiser = _denoiser(model, device, fusion)
     count, complaints = _denoise_file(Path(path), Path(target), ReaderHere(settings), denoiser, settings)
-    if complaints:
-        raise complaints[0]
+    for complaint in complaints:
+        if not isinstance(complaint, NoProjection):
+            raise complaint
     return count
 
 

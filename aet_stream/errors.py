@@ -30,6 +30,10 @@ class SourceError(AetError):
     """The source file can never be read as it is now: quarantine it."""
 
 
+class NoProjection(SourceError):
+    """The source file itself says that this image is no projection."""
+
+
 class SourceNotReady(AetError):
     """The source file is not complete, changed while it was read, or is briefly unreadable: try again."""
 

@@ -17,7 +17,7 @@ import numpy as np
 from aet_stream import __version__, durable
 from aet_stream.config import Config
 from aet_stream.denoise.denoiser import Denoiser
-from aet_stream.errors import AetError, SourceError
+from aet_stream.errors import AetError, NoProjection, SourceError
 from aet_stream.projection import Array, Projection, Quality
 from aet_stream.readers.child import Member, Reading
 from aet_stream.readers.looking import Look
@@ -48,7 +48,7 @@ class SourceImage:
 
 
 def read_images(path: Path, reader: Reader, config: Config) -> Iterator[SourceImage | SourceError]:
-    """Every image of a file, one after the other; in place of one that cannot be read, or is no projection, why.
+    """Every image of a file, one after the other; in place of one that cannot be read, or is no projection (NoProjection), why.
 
     Zeros at its end are believed: whoever names a file says that it is written.
 
@@ -61,7 +61,7 @@ def read_images(path: Path, reader: Reader, config: Config) -> Iterator[SourceIm
     for unit in look.units:
         known = unit.acquisition
         if known.no_projection:
-            yield SourceError(f"{path}: image {unit.image}: no projection, as the file itself says: {known.no_projection}")
+            yield NoProjection(f"{path}: image {unit.image} is left out: no projection, as the file itself says: {known.no_projection}")
             continue
         try:
             projection, reading = reader.read_visit([Member(str(real), unit.image)], lenient=True)

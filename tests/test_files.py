@@ -113,6 +113,21 @@ def test_images_of_another_shape_stand_in_a_group_of_their_own(tmp_path: Path) -
     assert (code, shapes) == (0, {"": (1, 64, 64), "48x80 uint16": (1, 48, 80)})
 
 
+def test_what_is_no_projection_is_named_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The second signal of a file has pixels of 1/m: the first is written and read, and that is all that was asked for."""
+    path = tmp_path / "two.emd"
+    path.write_bytes(velox(known_image(1), 5.0, 0.1, detectors=("HAADF", "Camera")))
+    with h5py.File(path, "r+") as file:
+        metadata = file[f"Data/Image/{1:032x}/Metadata"]
+        text = metadata[:, 0].tobytes().rstrip(b"\0").replace(b'"m"', b'"1/m"')
+        metadata[:, 0] = np.frombuffer(text.ljust(len(metadata), b"\0"), np.uint8)
+    assert main(["denoise", str(path), "--out", str(tmp_path), *WORDS]) == 0
+    shown = capsys.readouterr()
+    assert "1 image -> " in shown.out
+    assert "image 1 is left out: no projection" in shown.err
+    assert len(aet_stream.read(path)) == aet_stream.denoise_file(path, tmp_path / "one.h5", model="laplace") == 1
+
+
 def test_what_cannot_be_read_is_said_in_one_line_and_the_rest_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A damaged file beside a sound one, and a stack with one image that is none: exit code 1, a line each, all else on disk."""
     good = put(tmp_path, 1, 5.0)

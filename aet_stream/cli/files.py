@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from aet_stream.cli.common import Add, folder, settings
-from aet_stream.errors import AetError
+from aet_stream.errors import AetError, NoProjection
 from aet_stream.naming import shown
 from aet_stream.service import EXIT_FAILED, EXIT_OK
 
@@ -25,7 +25,7 @@ def _denoise(arguments: argparse.Namespace) -> int:
     """For each FILE write DIR/FILE.h5, which any HDF5 reader opens: raw, clean, background and quality of every image in it, what `run`
     would store.
 
-    Ends with 0 only if every image of every FILE was written.
+    Ends with 0 only if every projection in every FILE was written.
     """
     from aet_stream.denoise.denoiser import Denoiser
     from aet_stream.files import denoise_file
@@ -48,7 +48,7 @@ def _denoise(arguments: argparse.Namespace) -> int:
                 print(f"{shown(str(path))}: {count} image{'s' * (count > 1)} -> {shown(str(target))}")
             for complaint in complaints:
                 print(f"aet-stream denoise: {shown(str(complaint))}", file=sys.stderr)
-            whole = whole and not complaints
+            whole = whole and all(isinstance(complaint, NoProjection) for complaint in complaints)
     finally:
         reader.close()
     return EXIT_OK if whole else EXIT_FAILED
