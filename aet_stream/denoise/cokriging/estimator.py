@@ -10,7 +10,7 @@ import numpy as np
 from aet_stream.denoise import grid
 from aet_stream.denoise.cokriging.drawing import draw
 from aet_stream.denoise.cokriging.gate import Verdict, judge
-from aet_stream.denoise.cokriging.likelihood import bands_of, first_guess, fit
+from aet_stream.denoise.cokriging.likelihood import bands_of, first_guess, fit, fit_warm
 from aet_stream.denoise.cokriging.model import Model
 from aet_stream.denoise.cokriging.posterior import Nodes, Posterior
 from aet_stream.denoise.cokriging.scan import scan
@@ -98,9 +98,9 @@ def estimate(views: Sequence[View], *, begin: Model | None = None, beat: Beat = 
         score = found.score
         sd = float(np.std(np.concatenate([band.values for band in bands])))
         begin = first_guess(sd, found.height, found.turn_deg, found.slope)
-        model, _ = fit(bands, begin)
+        model = fit(bands, begin)
     else:
-        model, _ = fit(bands, begin, warm=True)
+        model = fit_warm(bands, begin)
     posterior = Posterior(model, Nodes.covering(series, model))
     for done, seen in enumerate(series):
         beat("join", done, len(series))

@@ -10,23 +10,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_solve, cholesky, solve
+from scipy.linalg import LinAlgError, cho_solve, cholesky
 
 from aet_stream.denoise.cokriging.model import FILM_LENGTHS, LEVEL, OWN_LENGTHS, Film, Model
 from aet_stream.denoise.cokriging.seen import Seen
 from aet_stream.projection import Array
 
 _MOST_TILTS = 14
-_BANDS = (0.8, -0.3, 0.3, -0.8)
+_BANDS = (0.3, -0.5, 0.8, -0.8)
 _FEWEST = 40
 """Windows without which a band says nothing"""
 _FIRST, _THEN = 8, 24
-"""Steps with the geometry held, with few bands; then of everything."""
+"""Steps of a first search, or one that begins near; of the whole one"""
 _HEIGHT, _TURN_DEG, _SLOPE = 0.25, 0.3, 0.01
 """Of the geometry, one unit of the search."""
 _HEIGHT_SD, _TURN_SD_DEG, _SLOPE_SD = 10.0, 5.0, 0.1
 _AMPLITUDE_SD = 3.0
 """Of the logarithm of an amplitude, about a tenth of the vacuum's standard deviation."""
+_QUIET = 0.12
+"""Own parts that are less than this share of the film (standard deviations) leave nothing for another film."""
+_ASIDE = 4.0
+"""Points above and below the film where another one is looked for, beside where it would be on the particle's other side"""
+_ASKED_FOR = 20.0
+"""Of the logarithm of the likelihood, what another film has to win: more than its five parameters do (Schwarz, Ann. Stat. 6 (1978) 461)."""
 _LONGEST = 2.0
 """Of one step, in every parameter."""
 _ENOUGH = 0.1
@@ -45,6 +51,7 @@ class Band:
         counts = [len(each) for each in kept]
         self.tilts_deg = np.repeat([series[k].tilt_deg for k in picked], counts)
         rows = [(series[k], each) for k, each in zip(picked, kept, strict=True)]
+        self.time = np.repeat([series[k].time for k in picked], counts)
         self.along = np.concatenate([seen.along[each] for seen, each in rows])
         self.across = np.concatenate([seen.across[each] for seen, each in rows])
         self.noise = np.concatenate([seen.noise[each] for seen, each in rows])
@@ -87,8 +94,10 @@ class Likelihood:
     The vector: films x FILM_LENGTHS, OWN_LENGTHS, offset, nugget, heights, turn, slope.
     """
 
-    def __init__(self, bands: Sequence[Band], films: int) -> None:
-        self._bands, self._films = bands, films
+    def __init__(self, bands: Sequence[Band], growing: Sequence[bool]) -> None:
+        """`growing`: of each film."""
+        self._bands, self._growing, films = bands, tuple(growing), len(growing)
+        self._films = films
         values = np.concatenate([band.values for band in bands])
         self.sd, self._mean = float(values.std()) or 1.0, float(values.mean())
         self.amplitudes = films * len(FILM_LENGTHS) + len(OWN_LENGTHS) + 2
@@ -103,9 +112,11 @@ class Likelihood:
         self.high = np.array([high] * self.amplitudes + most)
 
     def vector(self, model: Model) -> Array:
-        amplitudes = [*(film.amplitudes for film in model.films), model.own, [model.offset, model.nugget]]
-        geometry = [*(film.height / _HEIGHT for film in model.films), model.turn_deg / _TURN_DEG, model.slope / _SLOPE]
-        return np.concatenate([np.log(np.maximum(np.concatenate(amplitudes), 1e-12)), geometry])
+        amplitudes = np.concatenate([*(film.amplitudes for film in model.films), model.own, np.array([model.offset, model.nugget])])
+        heights = np.array([film.height for film in model.films]) / _HEIGHT
+        return np.concatenate(
+            [np.log(np.maximum(amplitudes, 1e-12)), heights, np.array([model.turn_deg / _TURN_DEG, model.slope / _SLOPE])]
+        )
 
     def model(self, vector: Array) -> Model:
         films, lengths = self._films, len(FILM_LENGTHS)
@@ -114,7 +125,7 @@ class Likelihood:
         each = amplitudes[: films * lengths].reshape(films, lengths)
         own = amplitudes[films * lengths : -2]
         return Model(
-            tuple(Film(float(height), row) for height, row in zip(heights, each, strict=True)),
+            tuple(Film(float(height), row, growing) for height, row, growing in zip(heights, each, self._growing, strict=True)),
             float(vector[-2] * _TURN_DEG), float(vector[-1] * _SLOPE), own, float(amplitudes[-2]), float(amplitudes[-1]),
         )  # fmt: skip
 
@@ -136,13 +147,16 @@ class Likelihood:
         angle = np.radians(band.tilts_deg + model.turn_deg)
         cos, sin = np.cos(angle), np.sin(angle)
         tan = sin / cos
-        thicker = 1 / cos
+        thick = 1 / cos
         wide = WIDE / np.square(cos)
         wide2 = wide[:, None] + wide
         parts: list[Array] = []
         by_u: list[Array] = []
         by_wide = np.zeros_like(wide2)
+        levels = np.full_like(wide2, LEVEL**2)
         for film in model.films:
+            thicker = thick * film.weight(band.time)
+            levels += np.outer(LEVEL**2 * thicker, thicker)
             u = (band.across - (film.height + model.slope * band.along) * sin) / cos
             apart = u[:, None] - u
             square = np.square(apart)
@@ -162,7 +176,7 @@ class Likelihood:
                     slope -= more
                     by_wide += more * (square * broader - 1) / 2
             by_u.append(slope * apart)
-        films = sum(parts) + np.outer(LEVEL**2 * thicker, thicker)
+        films = sum(parts) + levels - LEVEL**2
         owns = [sd**2 * part for sd, part in zip(model.own, band.own, strict=True)]
         offsets = model.offset**2 * band.together
         covariance = films + sum(owns) + offsets + LEVEL**2
@@ -175,7 +189,7 @@ class Likelihood:
             return Found(value, np.zeros(self.size), np.zeros((self.size, self.size)))
         # Of the covariance, by each parameter.
         height = np.stack([film.height + model.slope * band.along for film in model.films])
-        moves = [(np.square(thicker) * (band.across * sin - each)) for each in height]
+        moves = [(np.square(thick) * (band.across * sin - each)) for each in height]
         by_height = [each * (-tan[:, None] + tan) * _HEIGHT for each in by_u]
         steep = -tan * band.along
         by_slope = sum(each * (steep[:, None] - steep) for each in by_u) * _SLOPE
@@ -200,17 +214,30 @@ def first_guess(sd: float, height: float, turn_deg: float, slope: float, *, film
     return Model((one,), turn_deg, slope, np.full(len(OWN_LENGTHS), own * sd), 0.05 * sd, 0.01 * sd)
 
 
-def fit(bands: Sequence[Band], begin: Model, *, warm: bool = False, steps: int = _THEN) -> tuple[Model, float]:
-    """The most likely model near one, and minus the logarithm of its density.
+def fit(bands: Sequence[Band], begin: Model) -> Model:
+    """The most likely model with one film near one, or with another film beside it where the vacuum asks for that.
 
-    Unless `warm`, amplitudes come first, with the geometry as it is: from wrong amplitudes the geometry would run away.
+    Amplitudes come first, with the geometry as it is: from wrong amplitudes the geometry would run away.
     """
-    target = Likelihood(bands, len(begin.films))
-    at = target.vector(begin)
-    if not warm:
-        few = Likelihood(bands[:2], len(begin.films))
-        at, _ = descend(few, at, np.arange(few.amplitudes), _FIRST)
-    at, value = descend(target, at, np.arange(target.size), steps)
+    one = _nearest(bands, _nearest(bands[:2], begin, _FIRST, geometry=False)[0], _THEN)[0]
+    if one.own_sd < _QUIET * one.film_sd:
+        return one
+    few = bands[:2]
+    begin, value = _nearest(few, one, _FIRST)
+    height = begin.films[0].height
+    others = [begin.with_film(height, growing=True), *(begin.with_film(other) for other in (-height, height + _ASIDE, height - _ASIDE))]
+    best, least = min((_nearest(few, other, _FIRST) for other in others), key=lambda found: found[1])
+    return _nearest(bands, best, _FIRST)[0] if value - least > _ASKED_FOR else one
+
+
+def fit_warm(bands: Sequence[Band], begin: Model) -> Model:
+    """The most likely model near that of the same series when it was shorter."""
+    return _nearest(bands, begin, _FIRST)[0]
+
+
+def _nearest(bands: Sequence[Band], begin: Model, steps: int, *, geometry: bool = True) -> tuple[Model, float]:
+    target = Likelihood(bands, [film.growing for film in begin.films])
+    at, value = descend(target, target.vector(begin), np.arange(target.size if geometry else target.amplitudes), steps)
     return target.model(at), value
 
 
@@ -221,7 +248,7 @@ def descend(target: Likelihood, at: Array, free: Array, steps: int) -> tuple[Arr
         curvature = here.curvature[np.ix_(free, free)]
         while True:
             damped = curvature + np.diag(damping * (np.diag(curvature) + 1.0))
-            step = np.clip(solve(damped, -here.slope[free], assume_a="pos"), -_LONGEST, _LONGEST)
+            step = np.clip(np.linalg.lstsq(damped, -here.slope[free], rcond=None)[0], -_LONGEST, _LONGEST)
             there = at.copy()
             there[free] += step
             there = np.clip(there, target.low, target.high)

@@ -29,6 +29,12 @@ class Film:
     """Of where it crosses the tilt axis' plane of view, points; towards the viewer is positive"""
     amplitudes: Array
     """(len(FILM_LENGTHS),) standard deviations"""
+    growing: bool = False
+    """It comes with time, from nothing at the first projection: contamination"""
+
+    def weight(self, time: float | Array) -> float | Array:
+        """How much of it there is at a time, 0..1 from the first projection to the last."""
+        return time if self.growing else np.ones_like(time)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +62,9 @@ class Model:
     def own_sd(self) -> float:
         return float(np.sqrt(np.square(self.own).sum()))
 
-    def with_film(self, height: float, share: float = 0.5) -> Model:
+    def with_film(self, height: float, *, growing: bool = False) -> Model:
         """One more film, alike but fainter."""
-        film = Film(height, self.films[0].amplitudes * share)
+        film = Film(height, self.films[0].amplitudes.max() * np.full(len(FILM_LENGTHS), 0.3), growing)
         return replace(self, films=(*self.films, film))
 
 
@@ -103,7 +109,7 @@ def own_covariance(model: Model, one: Windows, other: Windows) -> Array:
     return covariance
 
 
-def alone_covariance(model: Model, tilt_deg: float, windows: Windows) -> Array:
+def alone_covariance(model: Model, tilt_deg: float, time: float, windows: Windows) -> Array:
     """(n, n) float64 between windows of one projection: of its films and the common pedestal."""
     thick = 1 / np.cos(np.radians(tilt_deg + model.turn_deg))
     wide = _wide(windows, windows)
@@ -115,8 +121,9 @@ def alone_covariance(model: Model, tilt_deg: float, windows: Windows) -> Array:
         for length, sd in zip(FILM_LENGTHS, film.amplitudes, strict=True):
             y, x = 1 / (np.float32(length**2) + wide), 1 / (np.float32(length**2) + wide * np.float32(thick**2))
             part = np.exp((along2 * y + across2 * x) * np.float32(-0.5)) * np.sqrt(y * x)
-            covariance += part * np.float32((sd * length * thick) ** 2)
-    return covariance + np.float64(LEVEL**2 * (1 + thick**2))
+            covariance += part * np.float32((sd * length * thick * film.weight(time)) ** 2)
+    weights = [film.weight(time) * thick for film in model.films]
+    return covariance + np.float64(LEVEL**2 * (1 + np.square(weights).sum()))
 
 
 def _apart(one: Array, other: Array) -> Array:

@@ -19,7 +19,7 @@ from aet_stream.denoise.cokriging.model import FILM_LENGTHS, LEVEL, Film, Model,
 from aet_stream.denoise.cokriging.seen import Seen
 from aet_stream.projection import Array
 
-_SPACING = 1.125
+_SPACING = 1.4
 """Points between nodes"""
 _EVEN = 20.0
 """Points from the middle as far as which they are evenly spaced across the axis; beyond, their spacing grows with the distance."""
@@ -27,6 +27,8 @@ _MARGIN = 2.0
 """Points beyond the frame along the axis"""
 _FARTHEST = 112.0
 """Points; what lies beyond is not seen"""
+_FAINTEST = 3e-3
+"""Of a film's standard deviation, what a window is not believed to show of it: single precision needs that"""
 _JITTER = 1e-5
 """Variance that neighbouring nodes do not share, so that their covariance can be factored"""
 
@@ -90,13 +92,13 @@ class Posterior:
     def __init__(self, model: Model, nodes: Nodes) -> None:
         self.model, self.nodes = model, nodes
         self._films = len(model.films) * nodes.size
-        size = self._films + 2  # a film's mean, and the common pedestal
+        size = self._films + len(model.films) + 1  # the films' means, and the common pedestal
         self._information = np.zeros((size, size), np.float32)
         self._said = np.zeros(size)
 
     def sees(self, seen: Seen, windows: Windows) -> sparse.csr_array:
-        """(n, size): what each window sees of the nodes, the film's mean and the pedestal. Its window is eight places."""
-        model, size = self.model, self._films + 2
+        """(n, size): what each window sees of the nodes, the films' means and the pedestal. Its window is eight places."""
+        model, size = self.model, len(self._said)
         along, across, edge = windows.along, windows.across, windows.edge
         count = len(along)
         nodes: list[Array] = []
@@ -109,10 +111,11 @@ class Posterior:
                     u = places.u.clip(self.nodes.across[1], self.nodes.across[-2])
                     there, by = self.nodes.taps(y, u)
                     nodes.append(there + which * self.nodes.size)
-                    weights.append(by / 8 / places.cos)
+                    weights.append(by / 8 / places.cos * film.weight(seen.time))
         thick = 1 / np.cos(np.radians(seen.tilt_deg + model.turn_deg))
-        nodes.append(np.broadcast_to([self._films, self._films + 1], (count, 2)))
-        weights.append(np.broadcast_to([thick, 1.0], (count, 2)))
+        levels = [*(thick * film.weight(seen.time) for film in model.films), 1.0]
+        nodes.append(np.broadcast_to(self._films + np.arange(len(levels)), (count, len(levels))))
+        weights.append(np.broadcast_to(levels, (count, len(levels))))
         columns, values = np.concatenate(nodes, 1), np.concatenate(weights, 1)
         pointers = np.arange(count + 1) * columns.shape[1]
         matrix = sparse.csr_array((values.ravel(), columns.ravel(), pointers), shape=(count, size))
@@ -122,7 +125,7 @@ class Posterior:
     def own(self, seen: Seen) -> Array:
         """(n, n) C: of a projection's own part, noise and all."""
         covariance = own_covariance(self.model, seen.windows, seen.windows).astype(np.float64)
-        covariance[np.diag_indices(len(covariance))] += seen.noise + self.model.nugget**2
+        covariance[np.diag_indices(len(covariance))] += seen.noise + self.model.nugget**2 + (_FAINTEST * self.model.film_sd) ** 2
         return covariance
 
     def add(self, seen: Seen) -> None:

@@ -31,8 +31,10 @@ class Seen:
     """The background of one projection, where it is seen. Values in counts."""
 
     tilt_deg: float
+    time: float
+    """0..1 from the first projection of the series to the last"""
     along: Array
-    """(n,) points, centres of windows"""
+    """(n,) points, centres of windows; those of the ring around the particle come last"""
     across: Array
     """(n,) points"""
     edge: Array
@@ -49,32 +51,26 @@ class Seen:
     """(2, rows, columns): along and across of every point"""
     span: float
     """Range of the frame's block means"""
+    ring_from: int
+    """Windows from here on lie next to the particle, all of its rim among them: a test holds them back"""
 
     @property
     def windows(self) -> Windows:
         return Windows(self.along, self.across, self.edge)
 
-    @property
-    def ring(self) -> Array:
-        """(n,) bool: the windows next to the particle, which a test holds back; all of the rim is among them."""
-        near = binary_dilation(self.hidden, iterations=_RING) & ~self.hidden
-        whole = self.edge == 1
-        chosen: Array = ~whole
-        chosen[whole] = near[~self.hidden]
-        return chosen
-
 
 _RING = 2
-"""Points around the particle that a test holds back."""
+"""Points around the particle that belong to the ring."""
 
 
-def look(pixels: Array, logit: Array, tilt_deg: float, *, level: float = 0.0, axis_deg: float = 0.0) -> Seen:
+def look(pixels: Array, logit: Array, tilt_deg: float, *, time: float = 0.0, level: float = 0.0, axis_deg: float = 0.0) -> Seen:
     """Observe the vacuum of one projection.
 
     Parameters
     ----------
     pixels : (height, width) counts
     logit : (rows, columns) of the particle's support on the grid of features.Blocks
+    time : 0..1 from the first projection of the series to the last
     level : counts that are taken off everything first
     axis_deg : where the tilt axis lies, from +y towards -x
     """
@@ -92,18 +88,25 @@ def look(pixels: Array, logit: Array, tilt_deg: float, *, level: float = 0.0, ax
     fine, coarse = (_places(shape, pixels.shape, block, wide, axis_deg) for shape, wide in ((logit.shape, 1), (seen.shape, SPACING)))
     pooled = means.reshape(rows, SPACING, columns, SPACING).mean((1, 3))
     pooled_noise = noise.reshape(rows, SPACING, columns, SPACING).mean((1, 3)) / SPACING**2
-    along, across = (np.concatenate([of_points[seen], of_blocks[rim]]) for of_points, of_blocks in zip(coarse, fine, strict=True))
+    far = seen & ~binary_dilation(~seen, iterations=_RING)
+    parts = [(coarse, pooled, pooled_noise, far), (coarse, pooled, pooled_noise, seen & ~far), (fine, means, noise + spilt, rim)]
+    along, across, mean, variance = (
+        np.concatenate([surface[which] for surface, which in each])
+        for each in zip(*([(at[0], which), (at[1], which), (m, which), (v, which)] for at, m, v, which in parts), strict=True)
+    )
     return Seen(
         tilt_deg=tilt_deg,
+        time=time,
         along=along,
         across=across,
         edge=np.repeat([1.0, 1 / SPACING], [seen.sum(), rim.sum()]),
-        mean=np.concatenate([pooled[seen], means[rim]]),
-        noise=np.concatenate([pooled_noise[seen], (noise + spilt)[rim]]) + np.square(_ROUNDING * blocks.span),
+        mean=mean,
+        noise=variance + np.square(_ROUNDING * blocks.span),
         means=pooled,
         hidden=~seen,
         centres=np.stack(coarse),
         span=blocks.span,
+        ring_from=int(far.sum()),
     )
 
 
