@@ -42,18 +42,18 @@ class Extent:
 
 
 class ThicknessMap:
-    """Values on the nodes of an extent, splines between them, the last ones beyond."""
+    """Values on the nodes of an extent, splines of an order between them, the last ones beyond."""
 
-    def __init__(self, values: Array, extent: Extent) -> None:
-        self.values, self.extent = values, extent
-        self._spline = spline_filter(values.astype(np.float64), order=3, mode="nearest")
+    def __init__(self, values: Array, extent: Extent, order: int = 3) -> None:
+        self.values, self.extent, self._order = values, extent, order
+        self._spline = spline_filter(values.astype(np.float64), order=order, mode="nearest") if order > 1 else values
         self._middle = [(n - 1) / 2 for n in values.shape]
 
     def __call__(self, y_px: Array, u_px: Array) -> Array:
         """Values at places, all of one shape."""
         step = self.extent.step_px
         at = [y_px / step + self._middle[0], u_px / step + self._middle[1]]
-        values: Array = map_coordinates(self._spline, at, order=3, mode="nearest", prefilter=False)
+        values: Array = map_coordinates(self._spline, at, order=self._order, mode="nearest", prefilter=False)
         return values
 
 
