@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.fft import irfft2, rfft2
+from scipy.fft import irfft2, next_fast_len, rfft2
 from scipy.ndimage import map_coordinates, spline_filter
 
 from aet_stream.projection import Array
@@ -164,10 +164,15 @@ FILMS: dict[Physics, Film] = {
 def _field(rng: np.random.Generator, extent: Extent, scale: float) -> Array:
     """Smooth noise of standard deviation 1 with features of `scale` frame widths."""
     y, u = extent.axes()
-    shape = (2 * y.size, u.size + 2 * round(scale * 128 * 3))
-    f2 = np.square(np.fft.fftfreq(shape[0]))[:, None] + np.square(np.fft.rfftfreq(shape[1]))[None]
-    noise = irfft2(rfft2(rng.standard_normal(shape)) * np.exp(-2 * np.square(np.pi * scale * 128) * f2), shape)
-    smooth: Array = noise[: y.size, : u.size] / max(float(noise.std()), 1e-9)
+    shape = tuple(next_fast_len(n + round(3 * 128 * scale), real=True) for n in (y.size, u.size))
+    rows, columns = (
+        np.exp(-2 * np.square(np.pi * scale * 128 * f)).astype(np.float32) for f in (np.fft.fftfreq(shape[0]), np.fft.rfftfreq(shape[1]))
+    )
+    noise = rfft2(rng.standard_normal(shape, dtype=np.float32))
+    noise *= rows[:, None]
+    noise *= columns
+    whole = irfft2(noise, shape)
+    smooth: Array = whole[: y.size, : u.size].astype(np.float64) / max(float(whole.std()), 1e-9)
     return smooth
 
 

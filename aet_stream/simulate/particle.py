@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -26,6 +27,7 @@ _GLASS = 0.62
 """Least distance of two atoms of a metallic glass in lattice constants, 0.88 of that in the crystal: spheres of it fill half the space."""
 _GLASS_DISORDER = 0.25
 """By how much its atoms have left a lattice before they are pushed apart, in lattice constants; by less, and they crystallise again."""
+_GLASS_CELLS = 10
 _FCC = np.array([(0, 0, 0), (0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5)])
 _HCP = np.array([(0, 0, 0), (0.5, 0.5, 0), (0.5, 5 / 6, 0.5), (0, 1 / 3, 0.5)])
 _HCP_CELL = np.array([1.0, np.sqrt(3), np.sqrt(8 / 3)]) / np.sqrt(2)
@@ -85,8 +87,7 @@ def _lattice(rng: np.random.Generator, kind: str, radius: float) -> Array:
         return _icosahedron(radius)
     fcc = _cells(_FCC, radius * 1.3)
     if kind == "amorphous":
-        near = fcc[np.linalg.norm(fcc, axis=1) <= radius * 1.3 + 1]
-        return pushed_apart(near + rng.normal(0, _GLASS_DISORDER, near.shape), _GLASS)
+        return _glass(rng, 1.3 * radius)
     return _twinned(fcc, radius) if kind == "decahedron" else fcc
 
 
@@ -130,6 +131,24 @@ def _cells(basis: Array, radius: float) -> Array:
     inside = grid[np.linalg.norm(grid, axis=1) <= radius + 2]
     cells: Array = (inside[:, None, :] + basis[None]).reshape(-1, 3)
     return cells
+
+
+def _glass(rng: np.random.Generator, radius: float) -> Array:
+    """A sphere somewhere in a glass that repeats itself after _GLASS_CELLS."""
+    tile, middle = _glass_tile(), rng.uniform(0, _GLASS_CELLS, 3)
+    reach = int(np.ceil(radius / _GLASS_CELLS)) + 1
+    corners = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 3, indexing="ij"), -1).reshape(-1, 3) * _GLASS_CELLS
+    atoms: Array = (corners[:, None, :] + tile - middle).reshape(-1, 3)
+    return atoms[np.linalg.norm(atoms, axis=1) <= radius]
+
+
+@lru_cache(maxsize=1)
+def _glass_tile() -> Array:
+    """(atoms, 3) in lattice constants: as dense as the crystal, and no two nearer than _GLASS."""
+    grid = np.stack(np.meshgrid(*[np.arange(_GLASS_CELLS)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    crystal = (grid[:, None, :] + _FCC).reshape(-1, 3)
+    disordered = crystal + np.random.default_rng(0).normal(0, _GLASS_DISORDER, crystal.shape)
+    return pushed_apart(disordered, _GLASS, box=(float(_GLASS_CELLS),) * 3)
 
 
 def _twinned(fcc: Array, radius: float) -> Array:
