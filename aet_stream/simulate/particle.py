@@ -139,7 +139,8 @@ def _glass(rng: np.random.Generator, radius: float) -> Array:
     reach = int(np.ceil(radius / _GLASS_CELLS)) + 1
     corners = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 3, indexing="ij"), -1).reshape(-1, 3) * _GLASS_CELLS
     atoms: Array = (corners[:, None, :] + tile - middle).reshape(-1, 3)
-    return atoms[np.linalg.norm(atoms, axis=1) <= radius]
+    inside: Array = atoms[np.linalg.norm(atoms, axis=1) <= radius]
+    return inside
 
 
 @lru_cache(maxsize=1)
