@@ -1,4 +1,4 @@
-"""Is it right? Settings, files, the orientation, a stored series."""
+"""Is it right? Settings, files, the orientation, a stored series; and what the settings mean."""
 
 from __future__ import annotations
 
@@ -18,12 +18,30 @@ if TYPE_CHECKING:
 
 
 def add_commands(add: Add) -> None:
+    config = add("config", _config, "write a config file with comments, or explain settings")
+    config.add_argument("keys", nargs="*", metavar="KEY", help="a setting (watch.settle_s) or section (watch) to explain")
+    config.add_argument("--changed", action="store_true", help="only what is not as it is by default")
     check = add("check", _check, "validate the settings, and say what would be done with these files")
     check.add_argument("files", nargs="*", type=Path, metavar="FILE", help="files, or folders of files")
     check.add_argument("--series", type=Path, metavar="SERIES.h5", help="with --known: are sign, axis and hand of this series right?")
     check.add_argument("--known", type=Path, metavar="VOLUME.h5", help="the true volume of its specimen: /volume, /reconstruction/volume")
     verify = add("verify", _verify, "checksums, completeness, provenance of a series; non-zero on any doubt", config=False)
     verify.add_argument("series", nargs="+", type=Path, metavar="SERIES.h5")
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    """Write a config file with every setting and what it means, to begin with: aet-stream config > config.toml
+
+    With --config it has that file's values, so that after an upgrade a new file has the new keys too. With KEYs it explains them.
+    """
+    from aet_stream import config_text
+
+    chosen = settings(arguments)
+    if arguments.keys:
+        print("\n\n".join(config_text.explain(chosen, key) for key in arguments.keys))
+    else:
+        print(config_text.as_toml(chosen, only_changed=arguments.changed), end="")
+    return EXIT_OK
 
 
 def _check(arguments: argparse.Namespace) -> int:
