@@ -196,6 +196,9 @@ class Output(Section, frozen=True):
 
     root: str = ""
     """A folder on a local disk, never inside `watch.root` (required)."""
+    keep_free_mib: Count = 2048
+    """Room on that disk that is left alone. With less than that, and what open series need for their closing, nothing more is accepted
+    until there is room again; the microscope's own files wait. 0: until the disk is full."""
     group_s: Seconds = 0.1
     """Under load, `series.h5` is rewritten at most this often."""
     fold_rows: Annotated[int, msgspec.Meta(ge=2, le=500)] = 256

@@ -11,10 +11,10 @@ import pytest
 
 from aet_stream import newer_than
 from aet_stream.cli import main
-from aet_stream.cli.common import troubles
 from aet_stream.config import Config
 from aet_stream.config_file import load, require_folders
 from aet_stream.config_text import as_toml
+from aet_stream.doctor.settings import troubles
 from aet_stream.errors import ConfigError
 from tests.harness import put
 

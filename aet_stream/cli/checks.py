@@ -7,11 +7,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from aet_stream import config_file
-from aet_stream.cli.common import Add, folder, settings, troubles
+from aet_stream.cli.common import Add, folder, settings
 from aet_stream.config import Config, Denoise
+from aet_stream.doctor.finding import Station
+from aet_stream.doctor.settings import troubles
 from aet_stream.errors import AetError, ConfigError
-from aet_stream.service import EXIT_FAILED, EXIT_OK
+from aet_stream.naming import shown
+from aet_stream.service import EXIT_FAILED, EXIT_OK, be_a_child
 
 if TYPE_CHECKING:
     from aet_stream.readers.child import ReaderChild
@@ -25,6 +30,10 @@ def add_commands(add: Add) -> None:
     check.add_argument("files", nargs="*", type=Path, metavar="FILE", help="files, or folders of files")
     check.add_argument("--series", type=Path, metavar="SERIES.h5", help="with --known: are sign, axis and hand of this series right?")
     check.add_argument("--known", type=Path, metavar="VOLUME.h5", help="the true volume of its specimen: /volume, /reconstruction/volume")
+    doctor = add("doctor", _doctor, "is this workstation fit for work? each trouble with its remedy")
+    doctor.add_argument("--json", action="store_true", help="for machines")
+    doctor.add_argument("--only", action="append", default=[], metavar="CHECK", help="this check alone; may be given several times")
+    doctor.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     verify = add("verify", _verify, "checksums, completeness, provenance of a series; non-zero on any doubt", config=False)
     verify.add_argument("series", nargs="+", type=Path, metavar="SERIES.h5")
 
@@ -42,6 +51,39 @@ def _config(arguments: argparse.Namespace) -> int:
     else:
         print(config_text.as_toml(chosen, only_changed=arguments.changed), end="")
     return EXIT_OK
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    """Examine this workstation: folders, disk, memory, GPU, network, ports, services. One line per finding, and what to do about it.
+
+    Run it as the user that the daemon runs as. It writes one small file below output.root, and removes it. Ends with 0 unless something
+    failed; what is only a warning is no failure.
+    """
+    from aet_stream.doctor.examine import CHECKS, examine, report
+
+    if unknown := set(arguments.only) - {named.name for named in CHECKS}:
+        raise AetError(f"--only {unknown.pop()!r}: choose of {', '.join(named.name for named in CHECKS)}")
+    found = []
+    for result in examine(_station(arguments), arguments.only):
+        found.append(result)
+        for finding in [] if arguments.json else result.findings:
+            print(shown(f"{'FAIL' if finding.state == 'fail' else finding.state:<4}  {result.check:<16} {finding.said}"), flush=True)
+            if finding.remedy:
+                print(shown(f"{'':<23}-> {finding.remedy}"), flush=True)
+    whole = report(found)
+    if arguments.json:
+        print(msgspec.json.format(msgspec.json.encode(whole)).decode())
+    return EXIT_FAILED if whole.worst == "fail" else EXIT_OK
+
+
+def _station(arguments: argparse.Namespace) -> Station:
+    if arguments.supervised:
+        be_a_child()
+        return Station(msgspec.json.decode(sys.stdin.buffer.read(), type=Config))
+    try:
+        return Station(settings(arguments), arguments.config)
+    except ConfigError as error:
+        return Station(Config(), arguments.config, str(error))
 
 
 def _check(arguments: argparse.Namespace) -> int:
