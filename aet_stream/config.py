@@ -352,6 +352,8 @@ class Monitor(Section, frozen=True):
     computers with several users."""
     token_file: str = ""
     """Readable by its owner only. Empty: `run/monitor.token` under the output folder."""
+    doctor_every_s: Seconds = 86400.0
+    """So often `aet-stream doctor` is run as this service, for the page; after ten minutes again when it found something. 0: never."""
     tls_cert: str = ""
     """Certificate (PEM) for HTTPS. Empty: plain HTTP."""
     tls_key: str = ""

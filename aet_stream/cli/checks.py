@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,6 +80,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _station(arguments: argparse.Namespace) -> Station:
     if arguments.supervised:
         be_a_child()
+        os.nice(10)  # the series goes first
         return Station(msgspec.json.decode(sys.stdin.buffer.read(), type=Config))
     try:
         return Station(settings(arguments), arguments.config)

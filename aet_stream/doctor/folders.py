@@ -7,7 +7,6 @@ import ctypes
 import errno
 import os
 import shutil
-import sqlite3
 import stat
 import time
 from collections import Counter
@@ -153,6 +152,9 @@ def output(station: Station) -> Iterator[Finding]:
         return
     if (kind := file_system(there)) in _MEMORY:
         yield fail(f"{root} lies in memory ({kind}): it is gone when the power is", "put output.root on a disk")
+    elif os.statvfs(there).f_flag & os.ST_RDONLY:
+        yield fail(f"{there} is mounted read-only", "mount -o remount,rw; `dmesg` says whether the kernel did that because the disk fails")
+        return
     elif not os.access(there, os.W_OK | os.X_OK):
         owner = f"chown {_user()} {root}" if there == root else f"install -d -o {_user()} {root}"
         yield fail(f"{there} cannot be written to by user {_user()}", f"{owner}; in a service also ReadWritePaths={root}")
@@ -230,18 +232,11 @@ def ledger(station: Station) -> Iterator[Finding]:
     """Can it be read, whole?"""
     if not station.has_output or not (path := station.config.output_root / "ledger.sqlite").exists():
         return
-    from aet_stream.hub.ledger import SCHEMA_VERSION
+    from aet_stream.hub.ledger import fault
 
-    try:
-        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as database:
-            (version,) = database.execute("PRAGMA user_version").fetchone()
-            (said,) = database.execute("PRAGMA quick_check(1)").fetchone()
-    except sqlite3.Error as error:
-        said, version = str(error), 0
-    if said != "ok":
-        yield fail(f"{path}: {said}", "restart the daemon: it sets the ledger aside and makes a new one from the projection files")
-    elif version > SCHEMA_VERSION:
-        yield fail(f"{path} was written by a later version of aet-stream", "install that version again, or move the ledger away")
+    if wrong := fault(path):
+        remedy = "restart the daemon: it sets a damaged ledger aside and makes a new one from the projection files"
+        yield fail(f"{path}: {wrong}", remedy)
     else:
         yield ok(f"{path}: sound")
 

@@ -124,10 +124,13 @@ def background(station: Station) -> Iterator[Finding]:
 
 def _why_cpu(station: Station, said: str) -> Iterator[Finding]:
     """Is there a card that is not used?"""
+    cards = [path for pattern in ("nvidia[0-9]*", "dxg") for path in Path("/dev").glob(pattern)]
+    if station.config.denoise.device == "cpu" or not cards:
+        yield ok(said)
+        return
     import torch
 
-    cards = [path for pattern in ("nvidia[0-9]*", "dxg") for path in Path("/dev").glob(pattern)]
-    if station.config.denoise.device == "cpu" or not cards or torch.cuda.is_available():
+    if torch.cuda.is_available():
         yield ok(said)
     elif not torch.version.cuda:
         yield warn(f"{said}; {cards[0]} is there, but this torch is a build for CPUs", "install torch with CUDA: pytorch.org says how")
