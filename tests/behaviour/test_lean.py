@@ -10,7 +10,6 @@ import pytest
 
 from tests.harness import ENVIRONMENT, known_image, put, running, wait_for
 
-
 HEAVY = ("torch", "matplotlib", "tifffile")
 NO_PIXELS = ("supervisor", "trigger.trigger", "cli", "transport")
 
