@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from aet_stream.config import Config
+from aet_stream.config import Config, Sink
 from aet_stream.coverage import covered_deg, largest_gap_deg
 from aet_stream.errors import ConfigError
 from aet_stream.hub.core import Core
@@ -26,6 +26,7 @@ from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.outbox import Outbox
 from aet_stream.hub.timing import Timing
 from aet_stream.trigger import webhook
+from aet_stream.trigger.sinks import SINKS
 from aet_stream.trigger.trigger import Trigger
 from tests.harness import wait_for
 from tests.receivers import Program, Receiver, http_receiver, slow, zmq_receiver
@@ -448,7 +449,7 @@ def test_previews_are_coalesced_and_called_off(pairs: Callable[..., Pair]) -> No
     pair.announce(1, event="coverage.milestone", first=3)
     with pair.core.ledger.transaction():
         assert outbox.lease("preview") is None  # one at a time
-        assert outbox.supersede("preview", "s") == [first[-1]]
+        assert outbox.end_growing("s") == [(first[-1], "preview")]
     assert pair.settled()
 
 
@@ -489,3 +490,9 @@ def test_events_are_json_that_others_can_read(receiving: tuple[Pair, Receiver]) 
     (event,) = receiver.effects
     assert json.loads(json.dumps(event, allow_nan=False)) == event
     assert event["at"].endswith("+00:00")
+
+
+def test_whatever_the_settings_call_a_sink_the_trigger_can_begin() -> None:
+    """Another one is a table of the settings and one function of the trigger's."""
+    tables = {name for name in Config.__struct_fields__ if isinstance(getattr(Config(), name), Sink)}
+    assert tables == SINKS.keys()
