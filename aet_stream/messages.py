@@ -13,9 +13,10 @@ import msgspec
 
 from aet_stream.projection import Acquisition, Candidate, Drift, Quality, VisitKey
 from aet_stream.reasons import Reason
+from aet_stream.status import AnyHeard
 
 #: Raised whenever a message changes; roles of different versions refuse each other.
-WIRE_VERSION = 6
+WIRE_VERSION = 7
 
 
 class ArraySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,11 +39,9 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class Beat(Message, frozen=True, tag="beat"):
     """Once a second from every role: it lives, and this is its whole status."""
 
-    role: str
     name: str
-    pid: int
     wire: int
-    status: dict[str, Any]
+    said: AnyHeard
 
 
 class Pulse(Message, frozen=True, tag="pulse"):

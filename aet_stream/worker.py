@@ -14,6 +14,7 @@ from aet_stream.layout import SUBTRACTED
 from aet_stream.messages import WIRE_VERSION, Done, Failed, Job, Ready, Working
 from aet_stream.projection import Array
 from aet_stream.service import BEAT_S, notify
+from aet_stream.status import WorkerStatus
 from aet_stream.transport import HubLink
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class Worker:
             self._denoiser = Denoiser(self._config.denoise)
         self._denoiser.warm_up()
         logger.info("model %s (%s)", self._denoiser.name, self._denoiser.sha256[:12])
-        self._link = HubLink(self._config.output_root, role="worker", name=self.name)
+        self._link = HubLink(self._config.output_root, name=self.name)
 
     def step(self) -> None:
         if self._link is None or self._denoiser is None:
@@ -89,9 +90,8 @@ class Worker:
 
     def beat(self) -> None:
         if self._link is not None and self._denoiser is not None:
-            self._link.beat(
-                {"model": self._denoiser.name, "model_sha256": self._denoiser.sha256, "done": self._done, "failed": self._failed}
-            )
+            model = self._denoiser
+            self._link.beat(WorkerStatus(model=model.name, model_sha256=model.sha256, done=self._done, failed=self._failed))
 
     def close(self) -> None:
         if self._link is not None:

@@ -6,12 +6,15 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from aet_stream.config import Config
 from aet_stream.errors import AetError
 from aet_stream.hub.closing import Closing
 from aet_stream.hub.endings import Endings
 from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.outbox import Outbox
+from aet_stream.status import Status
 
 
 class Commands:
@@ -25,7 +28,7 @@ class Commands:
         endings: Endings,
         closing: Closing,
         *,
-        status: Callable[[], dict[str, Any]],
+        status: Callable[[], Status],
         idle_for_s: Callable[[], float],
     ) -> None:
         self._limits = config.angle
@@ -45,7 +48,7 @@ class Commands:
         """
         match name:
             case "status":
-                return "", self._status()
+                return "", msgspec.to_builtins(self._status())
             case "idle":
                 return "", self._idle()
             case "close":
@@ -71,10 +74,10 @@ class Commands:
         return {
             "idle_for_s": self._idle_for_s(),
             "open": [row["name"] for row in series if row["stored"]],
-            "unfinished_events": events["pending"] - put_off,
+            "unfinished_events": events.pending - put_off,
             "put_off_events": put_off,
-            "failed_events": events["failed"],
-            **totals,
+            "failed_events": events.failed,
+            **msgspec.to_builtins(totals),
         }
 
     def _close(self, name: str) -> tuple[str, dict[str, Any]]:

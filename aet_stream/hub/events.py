@@ -54,10 +54,10 @@ class Events:
             self._trigger = peer
             self._leased = dict.fromkeys(self._leased, -math.inf)
 
-    def hear_trigger(self, peer: bytes, working_on: Iterable[list[str]]) -> None:
+    def hear_trigger(self, peer: bytes, working_on: Iterable[tuple[str, str]]) -> None:
         """The trigger lives, and this is all that it works on: whatever else was leased got lost, on the way or with its predecessor."""
         self._meet(peer)
-        now, at_work = self._timing.now_s(), {(event_id, sink) for event_id, sink in working_on}
+        now, at_work = self._timing.now_s(), set(working_on)
         for key, since in list(self._leased.items()):
             if key not in at_work and now - since > self._timing.forgotten_s:
                 self._leased[key] = -math.inf

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from aet_stream.config import Sink
+from aet_stream.status import DeadDelivery, Deliveries
 
 OUTBOX_SCHEMA = """
 CREATE TABLE IF NOT EXISTS event (
@@ -162,10 +163,8 @@ class Outbox:
         ).fetchone()
         return int(row["n"])
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> Deliveries:
         """How many deliveries wait or failed, and the failed ones."""
         counts = {row["state"]: row["n"] for row in self._db.execute("SELECT state, count(*) AS n FROM delivery GROUP BY state")}
-        dead = [
-            {key: row[key] for key in ("event_id", "event", "series", "sink", "attempts", "detail")} for row in self.listed("failed", 50)
-        ]
-        return {"pending": counts.get("pending", 0) + counts.get("leased", 0), "failed": counts.get("failed", 0), "dead": dead}
+        dead = tuple(DeadDelivery(**{key: row[key] for key in DeadDelivery.__struct_fields__}) for row in self.listed("failed", 50))
+        return Deliveries(pending=counts.get("pending", 0) + counts.get("leased", 0), failed=counts.get("failed", 0), dead=dead)
