@@ -30,6 +30,7 @@ LIBVER = ("v108", "v108")
 LIBVER_VIRTUAL = ("v110", "v110")
 
 PROJECTIONS = "projections"
+EDITIONS = "editions"
 SERIES_FILE = "series.h5"
 
 CLEAN = "/exchange/data"
@@ -40,6 +41,14 @@ RAW = "/aet/raw"
 PER_PROJECTION = "/aet/projection"
 ABOUT = "/aet/series"
 NXTOMO = "/entry1/tomo_entry"
+
+EDITION_CLEAN = "/clean"
+"""In an edition's file: (n, y, x)."""
+EDITION_ROWS = "/projection"
+"""One value per row: which projection it is of, checksum, quality."""
+EDITION_ABOUT = "/edition"
+EDITION_EXTRA = "/maker"
+"""What its maker wants kept beside."""
 
 NAN = float("nan")
 
@@ -208,6 +217,13 @@ def same(a: Record, b: Record) -> bool:
     return a == b or _said_sha256(flat(a)) == _said_sha256(flat(b))
 
 
+def column(values: list[Any]) -> Array:
+    """One value per projection as plain readers like it: fixed-length bytes (UTF-8), 64-bit numbers, uint8 for yes and no."""
+    if isinstance(values[0], str):
+        return np.array([value.encode() for value in values], dtype=bytes) if any(values) else np.zeros(len(values), "S1")
+    return np.array(values, np.uint8) if isinstance(values[0], bool) else np.array(values)
+
+
 def crc32(pixels: Array) -> int:
     """Checksum of an array's bytes in C order, little-endian."""
     return zlib.crc32(np.ascontiguousarray(pixels).data)
@@ -226,6 +242,17 @@ def projection_files(folder: Path) -> dict[int, Path]:
     """Number -> projection file of the folder of a series, in order; whatever else lies there is nobody's business."""
     numbers = [int(path.stem) for path in (folder / PROJECTIONS).glob("*.h5") if path.stem.isdecimal()]
     paths = {number: folder / PROJECTIONS / file_name(number) for number in sorted(numbers)}
+    return {number: path for number, path in paths.items() if path.exists()}
+
+
+def edition_file(number: int) -> str:
+    return f"{number:02d}.h5"
+
+
+def edition_files(folder: Path) -> dict[int, Path]:
+    """Number -> file of each edition that the hub has taken over, in order."""
+    numbers = sorted(int(path.stem) for path in (folder / EDITIONS).glob("*.h5") if path.stem.isdecimal())
+    paths = {number: folder / EDITIONS / edition_file(number) for number in numbers}
     return {number: path for number, path in paths.items() if path.exists()}
 
 

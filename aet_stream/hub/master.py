@@ -10,7 +10,6 @@ import datetime
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -168,7 +167,7 @@ def _write_per_projection(file: h5py.File, records: list[Record], contents: layo
     taken, rank = np.empty(len(records), np.int32), np.empty(len(records), np.int32)
     taken[layout.acquisition_order(records)] = np.arange(len(records), dtype=np.int32)
     rank[np.argsort([record.tilt_deg for record in records], kind="stable")] = np.arange(len(records), dtype=np.int32)
-    columns = {name: column([values.get(record) for record in records]) for name, values in layout.COLUMNS.items()} | {
+    columns = {name: layout.column([values.get(record) for record in records]) for name, values in layout.COLUMNS.items()} | {
         "repeat": np.array(layout.repeats(records), np.int32),
         "acquisition_order": taken,
         "superseded": superseded.astype(np.uint8),
@@ -196,13 +195,6 @@ def _in_series(records: list[Record], superseded: Array, size_px: int) -> dict[s
         "expected_error_in_series": error,
         "trust_in_series": trust_in_series(values("trust"), expected, error),
     }
-
-
-def column(values: list[Any]) -> Array:
-    """One value per projection as plain readers like it: fixed-length bytes (UTF-8), 64-bit numbers, uint8 for yes and no."""
-    if isinstance(values[0], str):
-        return np.array([value.encode() for value in values], dtype=bytes) if any(values) else np.zeros(len(values), "S1")
-    return np.array(values, np.uint8) if isinstance(values[0], bool) else np.array(values)
 
 
 def _write_about(file: h5py.File, records: list[Record], about: About) -> None:
