@@ -14,11 +14,11 @@ import hashlib
 import json
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import h5py
 import msgspec
@@ -34,6 +34,7 @@ FIRST = 1
 ASK_AGAIN_S = 0.1
 
 _QUALITY = {name: column for name, column in layout.COLUMNS.items() if column.part == "quality"}
+_MADE = "made_"
 _IDENTITY = ("number", "sha256", "raw_crc32")
 
 
@@ -168,23 +169,48 @@ def writing(
     StoreError : rows are missing, or it does not read back as it was written
     OutputFull : the disk does not take it
     """
-    target = target or made_path(folder, maker)
+    target = target or made_path(folder, maker.key)
     durable.make_folder(target.parent)
-    with durable.replacing(target) as draft:
-        with h5py.File(draft, "w", libver=LIBVER) as file:
-            file.create_dataset(layout.EDITION_CLEAN, (len(covered), *shape), "<f4")
-            written = Draft(file, draft, covered)
+    with durable.replacing(target, "made") as draft:
+        with drafting(draft, series, maker, covered, shape) as written:
             yield written
-            written.finish(series, maker)
-        durable.sync_file(draft)
-        with Edition(draft) as edition:
-            if doubts := edition.doubts():
-                raise StoreError(f"{doubts[0]}; it does not read back as it was written")
+        for _ in reading_back(draft):
+            pass
 
 
-def made_path(folder: Path, maker: Maker) -> Path:
-    """Where a finished edition waits for the hub."""
-    return folder / layout.EDITIONS / f"made_{maker.key}.h5"
+@contextmanager
+def drafting(path: Path, series: str, maker: Maker, covered: Sequence[Covered], shape: tuple[int, int]) -> Iterator[Draft]:
+    """The same without any care for the name: the file is synced when the block ends."""
+    with h5py.File(path, "w", libver=LIBVER) as file:
+        file.create_dataset(layout.EDITION_CLEAN, (len(covered), *shape), "<f4")
+        written = Draft(file, path, covered)
+        yield written
+        written.finish(series, maker)
+    durable.sync_file(path)
+
+
+def reading_back(path: Path) -> Generator[None]:
+    """Check an edition's file whole; yields after every row.
+
+    Raises
+    ------
+    StoreError : something in it is not what was written
+    """
+    with Edition(path) as edition:
+        for doubt in edition.checking():
+            if doubt:
+                raise StoreError(doubt)
+            yield
+
+
+def made_path(folder: Path, key: str) -> Path:
+    """Where a finished edition of the maker with this key waits for the hub."""
+    return folder / layout.EDITIONS / f"{_MADE}{key}.h5"
+
+
+def made(folder: Path) -> list[str]:
+    """Keys of the finished editions that wait for the hub."""
+    return sorted(path.stem.removeprefix(_MADE) for path in (folder / layout.EDITIONS).glob(f"{_MADE}*.h5"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,14 +303,7 @@ class Edition:
         ------
         StoreError : it cannot be read, or is not what was written
         """
-        row = self.rows[number]
-        try:
-            pixels: Array = self._file[layout.EDITION_CLEAN][row.place]
-        except (OSError, KeyError, RuntimeError) as error:
-            raise StoreError(f"{self.path}: row {row.place} cannot be read: {error}") from error
-        if crc32(pixels) != row.clean_crc32:
-            raise StoreError(f"{self.path}: row {row.place} is not what was written (checksum)")
-        return pixels
+        return _frame(self._file, self.rows[number])
 
     def extra(self, name: str) -> Array:
         """What its maker has kept under this name below `/maker`, checked.
@@ -329,6 +348,42 @@ class Edition:
         return [doubt for doubt in self.checking() if doubt]
 
 
+def read_frame(path: Path, row: Row) -> Array:
+    """(height, width) float32, counts: one row of an edition whose `rows` are known, checked.
+
+    Raises
+    ------
+    StoreError : it cannot be read, or is not what was written
+    """
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return _frame(file, row)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be opened as an edition: {layout.unreadable(error)}") from error
+
+
+def _frame(file: h5py.File, row: Row) -> Array:
+    try:
+        pixels: Array = file[layout.EDITION_CLEAN][row.place]
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        raise StoreError(f"{file.filename}: row {row.place} cannot be read: {error}") from error
+    if crc32(pixels) != row.clean_crc32:
+        raise StoreError(f"{file.filename}: row {row.place} is not what was written (checksum)")
+    return pixels
+
+
+class Columns(Protocol):
+    """An open series (`series.Series`)."""
+
+    def column(self, name: str) -> Array: ...
+
+
+def covered(series: Columns) -> list[Covered]:
+    """Every projection of a series, row by row: what an edition of it may cover."""
+    columns = [series.column(name).tolist() for name in _IDENTITY]
+    return [Covered(*values) for values in zip(*columns, strict=True)]
+
+
 def find(folder: Path, maker: Maker, covered: Sequence[Covered]) -> Path | None:
     """An edition of this maker that has all these projections, taken over or waiting to be; the newest one of them.
 
@@ -337,7 +392,7 @@ def find(folder: Path, maker: Maker, covered: Sequence[Covered]) -> Path | None:
     folder : of the series
     """
     wanted = {each.number: each for each in covered}
-    for path in [made_path(folder, maker), *reversed(layout.edition_files(folder).values())]:
+    for path in [made_path(folder, maker.key), *reversed(layout.edition_files(folder).values())]:
         try:
             with Edition(path) as edition:
                 has = {number: row.covered for number, row in edition.rows.items()}

@@ -430,9 +430,14 @@ def superseded(records: list[Record]) -> list[bool]:
     return [newest[record.visit.source] != record.number for record in records]
 
 
-def repeats(records: list[Record]) -> list[int]:
-    """How many earlier visits there were to the tilt of each projection; a second image at 0 degrees is deliberate, and has 1."""
-    old, seen, counts = superseded(records), dict[float, int](), [0] * len(records)
+def repeats(records: list[Record], left_out: list[bool] | None = None) -> list[int]:
+    """How many earlier visits there were to the tilt of each projection; a second image at 0 degrees is deliberate, and has 1.
+
+    Parameters
+    ----------
+    left_out : which do not count; None: those that were superseded
+    """
+    old, seen, counts = left_out or superseded(records), dict[float, int](), [0] * len(records)
     for row in acquisition_order(records):
         if not old[row]:
             tilt = round(records[row].tilt_deg / SAME_TILT_DEG)
