@@ -171,6 +171,7 @@ def writing(
     """
     target = target or made_path(folder, maker.key)
     durable.make_folder(target.parent)
+    durable.remove_dead(target)
     with durable.replacing(target, "made") as draft:
         with drafting(draft, series, maker, covered, shape) as written:
             yield written

@@ -424,6 +424,23 @@ def read_projection(path: str) -> tuple[Record, Planes]:
     return record, planes
 
 
+def counting(file: h5py.File) -> Array:
+    """(n,) bool: the rows of an open `series.h5` that count: not blank, not superseded, not excluded by a person."""
+    named = [f"{PER_PROJECTION}/{name}" for name in ("blank", "superseded", "excluded")]
+    counting: Array = np.logical_and.reduce([file[name][()] == 0 for name in named if name in file])
+    return counting
+
+
+def edition_shown(file: h5py.File) -> int:
+    """The edition that an open `series.h5` shows, where it has the row."""
+    return int(file[ABOUT].attrs.get("edition", 1))
+
+
+def digest_of(clean_crc32: Array, tilts_deg: Array) -> str:
+    """Names exactly these clean pixels at these tilts, row by row: of what a volume was made."""
+    return hashlib.sha256(clean_crc32.tobytes() + tilts_deg.tobytes()).hexdigest()
+
+
 def superseded(records: list[Record]) -> list[bool]:
     """Which records were followed by new pixels of the same source image, or by a mean that their image went into."""
     newest = {source: record.number for record in records for source in record.sources}

@@ -98,6 +98,17 @@ class Series:
         """The edition that was chosen; rows that it does not have show edition 1 (the column `edition` says which)."""
         return int(self.about.get("edition", edition.FIRST))
 
+    @property
+    def counting(self) -> Array:
+        """(n,) bool: rows that are not blank, superseded or excluded."""
+        return layout.counting(self._file)
+
+    @property
+    def digest(self) -> str:
+        """Names the pixels and tilts of all rows that count: a volume of others is outdated."""
+        rows = np.flatnonzero(self.counting)
+        return layout.digest_of(self.column("clean_crc32")[rows], self.tilts_deg[rows])
+
     def planes(self, row: int) -> dict[str, Array]:
         """All pixels of one projection by the name of their plane, checked."""
         return {plane.name: self.plane(plane.name, row) for plane in layout.PLANES if self._has(plane, row)}

@@ -234,21 +234,20 @@ class SeriesStore:
         ------
         StoreError : it is damaged, or of another series than this
         """
-        path = edition.made_path(self.folder, key)
-        with self._guard.reading(path), Edition(path) as found:
-            known = {record.number: record for record in self.records}
-            strange = [number for number in found.rows if number not in known or not found.covers(known[number])]
-            if strange:
-                raise StoreError(f"{path}: projections {strange[:10]} are not those of {self.name}: make it anew")
-            if self._frame is None or found.shape != self._frame.shape:
-                raise StoreError(f"{path}: {found.shape} px are not those of {self.name}: make it anew")
-        failpoints.reach("take.begin", path)
-        for _ in edition.reading_back(path):
-            failpoints.reach("take.frame", path)
-            yield
-        failpoints.reach("take.checked", path)
-        target = self.chosen.path(number)
-        with durable.disk_errors(target):
+        path, target = edition.made_path(self.folder, key), self.chosen.path(number)
+        with durable.disk_errors(path):
+            failpoints.reach("take.begin", path)
+            with self._guard.reading(path), Edition(path) as found:
+                known = {record.number: record for record in self.records}
+                strange = [number for number in found.rows if number not in known or not found.covers(known[number])]
+                if strange:
+                    raise StoreError(f"{path}: projections {strange[:10]} are not those of {self.name}: make it anew")
+                if self._frame is None or found.shape != self._frame.shape:
+                    raise StoreError(f"{path}: {found.shape} px are not those of {self.name}: make it anew")
+            for _ in edition.reading_back(path):
+                failpoints.reach("take.frame", path)
+                yield
+            failpoints.reach("take.checked", path)
             durable.put_in_place(path, target, "take")
 
     def editions(self, but: set[int]) -> dict[int, edition.About]:
