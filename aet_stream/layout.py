@@ -426,14 +426,15 @@ def read_projection(path: str) -> tuple[Record, Planes]:
 
 def counting(file: h5py.File) -> Array:
     """(n,) bool: the rows of an open `series.h5` that count: not blank, not superseded, not excluded by a person."""
-    named = [f"{PER_PROJECTION}/{name}" for name in ("blank", "superseded", "excluded")]
-    counting: Array = np.logical_and.reduce([file[name][()] == 0 for name in named if name in file])
-    return counting
+    group = file[PER_PROJECTION]
+    names = ("blank", "superseded", *(["excluded"] if "excluded" in group else []))
+    counts: Array = np.logical_and.reduce([group[name][()] == 0 for name in names])
+    return counts
 
 
 def edition_shown(file: h5py.File) -> int:
     """The edition that an open `series.h5` shows, where it has the row."""
-    return int(file[ABOUT].attrs.get("edition", 1))
+    return int(file[ABOUT].attrs.get("edition", 1)) if ABOUT in file else 1
 
 
 def digest_of(clean_crc32: Array, tilts_deg: Array) -> str:
