@@ -279,7 +279,10 @@ class Report(Section, frozen=True):
     """A report that takes longer is stopped, and is a failed try."""
 
 
-EventName = Literal["projection.stored", "coverage.milestone", "series.closed", "reconstruction.done", "held", "quarantined"]
+EventName = Literal[
+    "projection.stored", "coverage.milestone", "series.closed", "series.revised", "edition.done", "edition.chosen", "reconstruction.done",
+    "held", "quarantined",
+]  # fmt: skip
 
 
 class Trigger(Section, frozen=True):
@@ -435,9 +438,9 @@ class Config(Section, frozen=True):
     def sinks(self) -> dict[str, tuple[str, ...]]:
         """Who acts upon events -> which events it is given."""
         wanted: dict[str, tuple[str, ...]] = {
-            "reconstruct": ("series.closed",) if self.reconstruct.on_close else (),
+            "reconstruct": ("series.closed", "series.revised") if self.reconstruct.on_close else (),
             "preview": ("coverage.milestone",) if self.preview.enabled else (),
-            "report": ("series.closed", "reconstruction.done") if self.report.on_close else (),
+            "report": ("series.closed", "series.revised", "reconstruction.done") if self.report.on_close else (),
             "command": self.command.events if self.command.argv else (),
             "webhook": self.webhook.events if self.webhook.url else (),
             "zeromq": self.zeromq.events if self.zeromq.endpoint else (),

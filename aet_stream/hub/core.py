@@ -111,7 +111,7 @@ class Core:
         self.closing = Closing(config, self.ledger, self.archive, self.in_flight, self.events, outgoing, timing)
         self.storing = Storing(config, self.ledger, self.archive, self.in_flight, self.intake, self.endings, self.closing, outgoing, timing)
         self.commands = Commands(
-            config, self.ledger, self.outbox, self.endings, self.closing, status=self.status, idle_for_s=self.idle_for_s
+            config, self.ledger, self.outbox, self.endings, self.closing, self.archive, status=self.status, idle_for_s=self.idle_for_s
         )
         with self.ledger.transaction():
             self.outbox.start()

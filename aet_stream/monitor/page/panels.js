@@ -38,7 +38,7 @@ export async function showVolume(series) {
     return;
   }
   const age = volume.done_at ? `, ${duration(Math.max(0, Date.now() / 1000 - volume.done_at))} ago` : "";
-  say($("volume-note"), `${volume.kind}${volume.tilts ? ` from ${volume.tilts} tilts` : ""}${age}`);
+  say($("volume-note"), `${volume.kind}${volume.tilts ? ` from ${volume.tilts} tilts` : ""}${volume.edition > 1 ? `, edition ${volume.edition}` : ""}${age}${volume.outdated ? ", outdated" : ""}`);
   if (key === volumeShown) return;
   if (!volumeShown.startsWith(`${series.id} `)) $("volume").replaceChildren(); // no other series' slices under this one's name
   volumeShown = key;
