@@ -26,11 +26,12 @@ class Watch(Section, frozen=True):
     """Where files appear, and when one is complete."""
 
     root: str = ""
-    """Watched folder. A series is a folder directly under it; files lying in it directly form a series named after it."""
+    """The folder that your microscope writes to (required). A series is a folder directly under it (`series.by`); files that lie in it
+    directly form a series named after it."""
     scan_s: Annotated[float, msgspec.Meta(gt=0)] = 2.0
     """Time between full scans. Events only make a scan come sooner; the scan is the truth."""
     events: bool = True
-    """Use file system events. Switch off on network shares, which send none."""
+    """Use file system events. Where there are none (NFS, SMB, FUSE) it scans, whatever this says."""
     settle_s: Seconds = 1.0
     """How long size and time must stand still when the writer was not seen to close the file."""
     incomplete_s: Seconds = 60.0
@@ -48,7 +49,7 @@ class Watch(Section, frozen=True):
     """Files that are there at the first start and were written before are left out: `start` (the first start on this output), a date
     (`2026-11-29`), or so long before the first start (`30 d`). What comes later is always taken. Empty: everything."""
     reader_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
-    """A file that takes longer to read costs the reading process its life."""
+    """Time to read one image. A file that takes longer costs the reading process its life."""
     reader_memory_mib: AtLeastOne = 4096
     """Address space of the reading process."""
     max_file_mib: AtLeastOne = 8192
@@ -59,7 +60,8 @@ class Readers(Section, frozen=True):
     """Which formats are read."""
 
     enabled: tuple[str, ...] = ()
-    """Readers of other packages, by the name of their entry point in the group `aet_stream.readers`; `rsciio` is one of ours."""
+    """Readers of other packages, by the name of their entry point in the group `aet_stream.readers`; `rsciio` opens the door to
+    RosettaSciIO (if installed)."""
 
 
 class Frames(Section, frozen=True):
@@ -73,12 +75,13 @@ class Frames(Section, frozen=True):
     expected: Count = 0
     """Frames per tilt. 0: not known, a tilt is complete when no further frame has come for `window_s`."""
     window_s: Seconds = 10.0
+    """Longest time between two frames of one tilt."""
     tolerance_deg: Seconds = SAME_TILT_DEG
     """Frames whose tilts differ by more are no frames of one tilt."""
     max_shift: Annotated[float, msgspec.Meta(gt=0, le=0.5)] = 0.25
     """Drift between frames beyond this share of the edge is not believed: averaged as they are, flagged."""
     keep: Literal["moments", "frames", "none"] = "moments"
-    """Beside the mean: the variance over the frames, all frames, or nothing."""
+    """Beside the mean: `moments` (the variance over the frames), `frames` (all of them) or `none`."""
 
 
 class Angle(Section, frozen=True):
@@ -90,30 +93,36 @@ class Angle(Section, frozen=True):
     """Searched in the file name; group `angle` is the tilt, an optional group `sign` its sign. Empty: names say nothing.
 
     By default the whole word before `deg`, and a sign or digits torn from it (`- 12`, `-12_5`), so that nothing is lost unseen.
+    For names like probe_-34.5.dm3: '_(?P<angle>[+-]\\d+(?:\\.\\d+)?)(?=\\.\\w+$)'
     """
     no_tilt_words: tuple[str, ...] = (
         "step", "steps", "stepsize", "increment", "incr", "inc", "every", "each", "per", "range", "wedge",
         "scan", "scanning", "scanrot", "scanrotation", "scandir", "fastscan", "dir", "direction",
         "rot", "rotate", "rotated", "rotation", "cw", "ccw", "clockwise", "azimuth", "phi", "psi", "pretilt",
     )  # fmt: skip
-    """Words directly before or after a number in a name (lower case) that make it no tilt: the projection is held."""
+    """Words directly before or after a number in a name (lower case) that make it no tilt (`2deg_step_001`, `scan_90deg`): the projection
+    is held."""
     filename_unit: Literal["deg", "rad"] = "deg"
+    """What numbers in names and sidecars without a unit of their own count in."""
     metadata_unit: Literal["file", "deg", "rad"] = "file"
-    """What metadata count in. `file`: what the format says; the others overrule it."""
+    """What metadata count in. `file`: what the format says; `deg` and `rad` overrule it."""
     signs: dict[str, str] = msgspec.field(default_factory=lambda: {"n": "-", "m": "-", "p": "+"})
-    """Letters that stand for a sign, in the group `sign` or at the front of `angle`."""
+    """Letters that stand for a sign, in the group `sign` or at the front of `angle`, as in n12.5."""
     tolerance_deg: Seconds = 0.5
     """Sources that differ by more hold the projection."""
     axis: Literal["alpha", "beta"] = "alpha"
-    """Which axis of the stage is tilted. Sidecars and names are believed to speak of it."""
+    """Which axis of the stage is tilted, `alpha` or `beta`. Sidecars and names are believed to speak of it."""
     scale: Annotated[float, msgspec.Meta(ge=-1, le=1)] = 1.0
     """1, or -1 for a stage that counts the other way. Applied to every source but a person's word."""
     min_deg: float = -180.0
     """A tilt below this is no tilt: the projection is held."""
     max_deg: float = 180.0
+    """And above this."""
     plan: str = ""
-    """A CSV file with the planned tilts (degrees, after `scale`). What is not planned is held; `status` says what is missing."""
+    """A CSV file with the planned tilts (degrees, after `scale`), one a line or in a column `tilt`. What is not planned is held; `status`
+    says what is missing. Empty: no plan."""
     plan_tolerance_deg: Seconds = 0.5
+    """A tilt this close to a planned one is that one."""
 
 
 class Orientation(Section, frozen=True):
@@ -122,7 +131,9 @@ class Orientation(Section, frozen=True):
     transpose: bool = False
     """First of the three: rows become columns."""
     flip_y: bool = False
+    """Then the order of rows is reversed."""
     flip_x: bool = False
+    """Then that of columns."""
     tilt_axis_deg: Annotated[float, msgspec.Meta(ge=-180, le=180)] | Literal["file"] = "file"
     """Where the tilt axis lies after that, in degrees from +y (towards higher rows) towards -x: as IMOD and SerialEM count it, who show the
     first row at the bottom, from the vertical counterclockwise; with the first row at the top, clockwise. Images are stored as they are; it
@@ -156,13 +167,13 @@ class Series(Section, frozen=True):
     pattern: str = ""
     """A regular expression, for `pattern` and `path_pattern`."""
     detector: str = ""
-    """Of several detectors, the one whose images are used; the others are recorded, not stored. Empty: a second one is held."""
+    """Of several detectors, the one whose images are used (`HAADF`); the others are recorded, not stored. Empty: a second one is held."""
     expected: Count = 0
     """Projections per series; the series closes once that many are stored; a retaken one counts once. 0: not known."""
     sentinel: str = ""
-    """A file of this name (shell pattern) in a series folder says that the series has ended. Empty: none."""
+    """A file of this name (shell pattern, `*.done`) in a series folder says that the series has ended. Empty: none."""
     idle_close_s: Seconds = 1800.0
-    """Close a series this long after its last projection. 0: only by command."""
+    """Close a series this long after its last projection. 0: only by `aet-stream close`."""
 
 
 class Queue(Section, frozen=True):
@@ -184,7 +195,10 @@ class Output(Section, frozen=True):
     """Where results go."""
 
     root: str = ""
-    """A folder on a local disk, never inside `watch.root`."""
+    """A folder on a local disk, never inside `watch.root` (required)."""
+    keep_free_mib: Count = 2048
+    """Room on that disk that is left alone. With less than that, and what open series need for their closing, nothing more is accepted
+    until there is room again; the microscope's own files wait. 0: until the disk is full."""
     group_s: Seconds = 0.1
     """Under load, `series.h5` is rewritten at most this often."""
     fold_rows: Annotated[int, msgspec.Meta(ge=2, le=500)] = 256
@@ -200,7 +214,7 @@ class Denoise(Section, frozen=True):
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """`auto` takes bfloat16 where the hardware has it and the network's card allows it."""
+    """`auto`, `float32` or `bfloat16`; `auto` takes bfloat16 where the hardware has it and the network's card allows it."""
     fusion: bool = True
     """Weigh the network against what vacuum and lattice fringes say of the background under the particle. `false`: the network alone."""
     tile_px: Count = 0
@@ -218,6 +232,7 @@ class Reconstruct(Section, frozen=True):
     """The volume that the trigger makes when a series closes."""
 
     on_close: bool = True
+    """Make one whenever a series closes."""
     method: str = "auto"
     """`auto`, `nesterov-sirt`, `tomopy:ALGORITHM` or `astra:ALGORITHM`."""
     iterations: Count = 0
@@ -244,12 +259,15 @@ class Preview(Section, frozen=True):
     """A small volume of a series that is still growing, for the monitor: made at low priority whenever coverage has grown."""
 
     enabled: bool = True
+    """Make previews, as `preview.h5` beside the series."""
     every_deg: Annotated[float, msgspec.Meta(ge=1, le=180)] = 15.0
     """A new one each time this much more of the 180 degrees of directions is covered (each tilt covers a degree to both sides)."""
     size_px: Annotated[int, msgspec.Meta(ge=16, le=1024)] = 128
     """Projections are binned to at most this width."""
     iterations: AtLeastOne = 10
+    """Of the solver: few, because it is only looked at."""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
+    """A preview that takes longer is stopped."""
 
 
 class Report(Section, frozen=True):
@@ -258,6 +276,7 @@ class Report(Section, frozen=True):
     on_close: bool = True
     """Made when a series closes, and again when its volume is there."""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
+    """A report that takes longer is stopped, and is a failed try."""
 
 
 EventName = Literal["projection.stored", "coverage.milestone", "series.closed", "reconstruction.done", "held", "quarantined"]
@@ -284,7 +303,9 @@ class Command(Section, frozen=True):
     argv: tuple[str, ...] = ()
     """Program and arguments. Empty: none."""
     events: tuple[EventName, ...] = ("series.closed", "reconstruction.done", "held", "quarantined")
+    """Which events it is run for."""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
+    """A program that runs longer is stopped, and is a failed try."""
 
 
 class Webhook(Section, frozen=True):
@@ -295,7 +316,9 @@ class Webhook(Section, frozen=True):
     secret_file: str = ""
     """A file whose first line is the shared secret (`whsec_` and base64, or any text). Empty: unsigned."""
     events: tuple[EventName, ...] = ("series.closed", "reconstruction.done", "held", "quarantined")
+    """Which events are sent."""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 10.0
+    """Time for the answer."""
 
 
 class Zeromq(Section, frozen=True):
@@ -304,13 +327,16 @@ class Zeromq(Section, frozen=True):
     endpoint: str = ""
     """For example tcp://127.0.0.1:5599. Empty: none."""
     events: tuple[EventName, ...] = ("projection.stored", "series.closed", "reconstruction.done")
+    """Which events are sent."""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 10.0
+    """Time for the answer."""
 
 
 class Monitor(Section, frozen=True):
     """The page and status for people and machines over HTTP. It reads only."""
 
     enabled: bool = True
+    """Serve it."""
     host: str = "127.0.0.1"
     """Address to listen at. Any but loopback needs a token, which is made at the first start."""
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8571
@@ -326,6 +352,8 @@ class Monitor(Section, frozen=True):
     computers with several users."""
     token_file: str = ""
     """Readable by its owner only. Empty: `run/monitor.token` under the output folder."""
+    doctor_every_s: Seconds = 86400.0
+    """So often `aet-stream doctor` is run as this service, for the page; after ten minutes again when it found something. 0: never."""
     tls_cert: str = ""
     """Certificate (PEM) for HTTPS. Empty: plain HTTP."""
     tls_key: str = ""
@@ -339,6 +367,7 @@ class Advice(Section, frozen=True):
     """When the monitor advises to look again or to retake a tilt. Advice only: nothing is held, changed or left out."""
 
     enabled: bool = True
+    """Advise at all."""
     clipped_above: Share = 0.001
     """Share of the raw pixels at the detector's highest value."""
     trust_below: Share = 0.3

@@ -28,9 +28,11 @@ FAST = {
     "watch.zero_grace_s": 3.0,
     "denoise.model": "laplace",
     "monitor.enabled": False,
+    "monitor.doctor_every_s": 0,
     "reconstruct.on_close": False,
     "preview.enabled": False,
     "report.on_close": False,
+    "output.keep_free_mib": 0,
     "queue.lease_s": 5,
     "queue.alone_pause_s": 0.2,
 }

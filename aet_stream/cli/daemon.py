@@ -8,8 +8,9 @@ import sys
 import msgspec
 
 from aet_stream import config_file
-from aet_stream.cli.common import Add, settings, troubles
+from aet_stream.cli.common import Add, settings
 from aet_stream.config import Config
+from aet_stream.doctor.settings import troubles
 from aet_stream.service import Role, Stop, serve, set_up_logging
 
 

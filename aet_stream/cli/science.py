@@ -104,6 +104,15 @@ def add_commands(add: Add) -> None:
     evaluate.add_argument(
         "--trust-frames", type=whole, default=400, metavar="N", help="hard frames to judge trust by (default: 400; 0: none)"
     )
+    evaluate.add_argument(
+        "--series", action="store_true", help="on series of things that turn, kind by kind, instead of on single frames (hours; see --keep)"
+    )
+    evaluate.add_argument(
+        "--kind", dest="kinds", action="append", default=[], metavar="KIND", help="with --series: only this; may be repeated"
+    )
+    evaluate.add_argument("--seeds", type=whole_from(1, 1000), default=5, metavar="N", help="with --series: of each kind (default: 5)")
+    evaluate.add_argument("--tilts", type=whole_from(2, 1000), default=40, metavar="N", help="with --series: of each (default: 40)")
+    evaluate.add_argument("--keep", type=folder, metavar="DIR", help="with --series: what was found of each; a stopped run goes on")
     evaluate.add_argument("--json", type=new_file, metavar="FILE", help="all figures as JSON as well")
     evaluate.add_argument(
         "--figure", type=picture, metavar="FILE", help="worst, median and best hard frame of the first network: .png, .pdf or .svg"
@@ -222,6 +231,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     from aet_stream.training import evaluate, sets
 
+    if arguments.series:
+        return _evaluate_series(arguments)
     unknown = [name for name in arguments.sets if name not in sets.SETS]
     if unknown:
         raise AetError(f"no set {unknown[0]!r}: choose {', '.join(sets.SETS)}")
@@ -231,4 +242,20 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
     if arguments.figure:
         evaluate.draw((arguments.models or ["default"])[0], arguments.figure, frames=arguments.frames)
+    return EXIT_OK
+
+
+def _evaluate_series(arguments: argparse.Namespace) -> int:
+    from aet_stream.training import judged_series
+
+    if ignored := [name for name in ("sets", "figure") if getattr(arguments, name)]:
+        raise AetError(f"--{ignored[0].rstrip('s')} does not go with --series; leave it out")
+    try:
+        kinds = judged_series.known_kinds(arguments.kinds)
+    except ValueError as error:
+        raise AetError(f"--kind: {error}") from error
+    found = judged_series.marks(arguments.models, judged_series.judged(kinds, arguments.seeds, tilts=arguments.tilts), arguments.keep)
+    print(judged_series.table(found))
+    if arguments.json:
+        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(judged_series.as_builtins(found))))
     return EXIT_OK

@@ -217,6 +217,10 @@ class Archive:
             config=self._config,
         )
 
+    def closing_bytes(self) -> int:
+        """What the series in memory, which are the open ones, will need on the disk to be closed."""
+        return sum(store.closed_bytes() for store in self._stores.values())
+
     # -- commit -----------------------------------------------------------------------------------------------------------------
 
     def unpublished(self) -> set[str]:

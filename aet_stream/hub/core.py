@@ -28,6 +28,7 @@ from aet_stream.hub.ledger import summary
 from aet_stream.hub.left_out import LeftOut
 from aet_stream.hub.outbox import Outbox
 from aet_stream.hub.outgoing import Letter, News, Outgoing
+from aet_stream.hub.room import Room
 from aet_stream.hub.storing import Storing
 from aet_stream.hub.timing import Timing
 from aet_stream.hub.workers import Workers
@@ -99,8 +100,11 @@ class Core:
         self.archive.recover()
         queue = config.queue
         self.in_flight = InFlight(queue.credit, queue.credit_mib << 20, queue.lease_s, self.hub_id)
+        # each projection twice, in a file of its own and in that of its series
+        closing_bytes = lambda: self.archive.closing_bytes() + 2 * self.in_flight.nbytes()  # noqa: E731
+        self.room = Room(self.root, config.output.keep_free_mib, closing_bytes)
         self.endings = Endings(queue, self.ledger, self.outbox, self.in_flight, self.root / "quarantine", outgoing, timing)
-        self.intake = Intake(config, self.ledger, self.archive, self.in_flight, self.endings, outgoing, timing)
+        self.intake = Intake(config, self.ledger, self.archive, self.room, self.in_flight, self.endings, outgoing, timing)
         self.left_out = LeftOut(config, self.ledger, outgoing, timing)
         self.workers = Workers(self.in_flight, self.endings, outgoing, timing)
         self.events = Events(config, self.ledger, self.outbox, outgoing, timing)
@@ -277,7 +281,7 @@ class Core:
             "planned_missing_deg": self._planned_missing(),
             "queue": self.in_flight.counts(),
             "idle_for_s": round(self.idle_for_s(), 2),
-            "paused": self.paused,
+            "paused": self.paused or self.room.complaint,
             "disk_free_bytes": shutil.disk_usage(self.root).free,
             "refused_messages": self.refused,
         }

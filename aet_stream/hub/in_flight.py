@@ -228,7 +228,7 @@ class InFlight:
         if any(state.wanted.offered.alone for state in self._states.values()):
             return []
         chosen: list[Offered] = []
-        used = sum(state.nbytes for state in self._states.values())
+        used = self.nbytes()
         for offered in self.backlog.values():
             if self.holds(offered.key.source) or offered.alone:
                 continue
@@ -287,6 +287,10 @@ class InFlight:
 
     def held_by(self, worker: bytes) -> list[Leased]:
         return [leased for leased in self.all(Leased) if leased.worker == worker]
+
+    def nbytes(self) -> int:
+        """Pixels of all of them."""
+        return sum(state.nbytes for state in self._states.values())
 
     def counts(self) -> dict[str, int]:
         """How many visits are where, for the status."""

@@ -14,6 +14,7 @@ The row `wanted` is written before the reading begins, so that whatever dies ove
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sqlite3
@@ -22,6 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from aet_stream.errors import AetError, OutputFull
 from aet_stream.hub.outbox import OUTBOX_SCHEMA, Outbox
@@ -100,13 +102,30 @@ def _told(row: sqlite3.Row) -> dict[str, Any]:
     return {**dict(row), "reason": str(reason), "code": reason.code, "remedy": reason.remedy, "command": reason.command}
 
 
+def _opened_to_look(path: Path) -> sqlite3.Connection:
+    """Nothing is changed, nor left behind: files of the write-ahead log that a look as root made would keep the daemon out."""
+    there = path.with_name(f"{path.name}-wal").exists()
+    return sqlite3.connect(f"file:{quote(str(path))}?{'mode=ro' if there else 'immutable=1'}", uri=True, isolation_level=None, timeout=2)
+
+
+def fault(path: Path) -> str:
+    """What is wrong with the ledger in this file, which is only looked at; empty: nothing."""
+    try:
+        with contextlib.closing(_opened_to_look(path)) as database:
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+            (said,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        return str(error)
+    return str(said) if said != "ok" else "written by a later version of aet-stream" if version > SCHEMA_VERSION else ""
+
+
 class Ledger:
     """The hub's index. One writer; readers (`aet-stream status` without a daemon) open it with `read_only`."""
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         if read_only:
-            self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=2)
+            self._db = _opened_to_look(path)
             if self._db.execute("PRAGMA user_version").fetchone()[0] == 1:  # no hub has opened it since
                 self._db.execute("CREATE TEMP VIEW visit AS SELECT * FROM unit")
         else:

@@ -70,6 +70,10 @@ class SeriesStore:
         """Is this state of a source image stored?"""
         return visit in self._visits
 
+    def closed_bytes(self) -> int:
+        """Pixels of the one file that it would be closed into."""
+        return 0 if self._frame is None else sum(layout.nbytes(record, self._frame) for record in self.records)
+
     def current(self) -> list[Record]:
         """What was not superseded."""
         return [record for record in self.records if self._newest[record.visit.source] is record]

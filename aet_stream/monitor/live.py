@@ -67,6 +67,8 @@ class Live:
         self.shelf = shelf
         self.status: dict[str, Any] = {}
         self.heard_at = 0.0
+        self.doctor: dict[str, Any] | None = None
+        """The last report of `aet-stream doctor --json`."""
         self.viewers: set[Viewer] = set()
         self.log: deque[dict[str, Any]] = deque(maxlen=LOG_LINES)
         self._seq = 0
@@ -110,6 +112,11 @@ class Live:
         elif "series" in content:
             self._note(topic, content["series"], str(content.get("detail", "")))
             self.tell({"type": "series", "series": series_id(content["series"]), "what": topic})
+
+    def hear_doctor(self, report: dict[str, Any]) -> None:
+        """An examination of this workstation."""
+        self.doctor = report
+        self.tell_state()
 
     def _hear_stored(self, record: dict[str, Any], stages: dict[str, float]) -> None:
         name = record["series"]
@@ -161,6 +168,7 @@ class Live:
         last = heard[-1] if heard else None
         cadence = words.cadence_s(list(heard) or self.shelf.known_rows(name or "")[-CADENCE_OVER:])
         troubles, concerns = words.troubles(status, silence_s), words.concerns(status) if status else []
+        concerns += words.unfit(self.doctor)
         return {
             "level": "trouble" if troubles else "attention" if concerns else "ok",
             "words": words.sentence(status, expected=self._config.series.expected, last=last)
@@ -178,6 +186,7 @@ class Live:
             "expected": self._config.series.expected,
             "cadence_s": cadence,
             "headroom": words.headroom(status, cadence),
+            "doctor": self.doctor,
             "credit": self._config.queue.credit,
             **{
                 key: status.get(key)

@@ -60,6 +60,7 @@ class Web:
             Route("/metrics", self._metrics_text),
             Route("/status.json", self._status_json),
             Route("/api/v1/state", self._state),
+            Route("/api/v1/doctor", self._doctor),
             Route("/api/v1/series", self._series_list),
             Route(one, self._series),
             Route(one + "/summary.csv", self._summary_csv),
@@ -122,6 +123,11 @@ class Web:
 
     async def _state(self, request: Request) -> Response:
         return _json(self._live.state())
+
+    async def _doctor(self, request: Request) -> Response:
+        if self._live.doctor is None:
+            return refused(404, "not examined yet: `aet-stream doctor` says it at once")
+        return _json(self._live.doctor)
 
     async def _events(self, socket: WebSocket) -> None:
         """The whole state first, then what happens; the client has nothing to say."""

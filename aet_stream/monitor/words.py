@@ -44,6 +44,13 @@ def concerns(status: dict[str, Any]) -> list[str]:
     return found
 
 
+def unfit(doctor: dict[str, Any] | None) -> list[str]:
+    """What the doctor found that will not work."""
+    results = doctor["results"] if doctor else []
+    failed = [result["check"] for result in results if any(finding["state"] == "fail" for finding in result["findings"])]
+    return [f"the doctor finds fault with: {', '.join(failed)}"] if failed else []
+
+
 def notes(status: dict[str, Any], most: int = 4) -> list[str]:
     """What is not taken and nobody has to do anything about: files without a reader by folder, and how many are older than wanted."""
     said = status.get("left_out", {})

@@ -35,7 +35,7 @@ def configured(config: Config) -> dict[str, Begin]:
     def ours(event: Event, name: str, *words: str, timeout_s: float, last: bool = True) -> Work:
         """One of our own commands on the series, in a child; `last`: after everything else there is to do."""
         argv = lifeline.command("aet_stream", name, str(root / event.series / SERIES_FILE), "--supervised", *words)
-        return ChildWork(argv, timeout_s=timeout_s, again_s=again_s, environment=modest if last else None, niceness=19 if last else 10)
+        return ChildWork(argv, timeout_s=timeout_s, again_s=again_s, environment=modest if last else None)
 
     def reconstruct(event: Event) -> Work:
         settings = config.reconstruct

@@ -13,10 +13,11 @@ import pytest
 from aet_stream.cli import main
 from aet_stream.config_file import load
 from aet_stream.hub.ledger import summary
+from aet_stream.hub.left_out import TICK_S
 from aet_stream.monitor.words import notes
 from aet_stream.readers.child import ReaderChild
 from aet_stream.simulate import writers
-from tests.harness import known_image, put
+from tests.harness import known_image, put, wait_for
 from tests.mixtures import Image, write_velox
 from tests.rehearsal import Rehearsal
 
@@ -39,6 +40,14 @@ def aged(path: Path, years: float) -> Path:
     """Last written so many years ago."""
     os.utime(path, (time.time() - years * YEAR_S,) * 2)
     return path
+
+
+def tick_of_the_disk(folder: Path) -> None:
+    """Wait until what is written now has a later time than all that was written before: a file's times are no finer than that."""
+    clock = folder / "clock"
+    clock.touch()
+    before_s = clock.stat().st_ctime
+    wait_for(lambda: clock.touch() or clock.stat().st_ctime > before_s + 2 * TICK_S)
 
 
 def test_a_share_of_a_file_server_is_one_series_for_each_folder_of_data(tmp_path: Path, reader: ReaderChild) -> None:
@@ -184,9 +193,10 @@ def test_what_was_left_out_is_taken_when_a_person_wants_it(archive: Path, reader
 
 def test_a_limit_that_is_set_later_leaves_out_nothing_that_came_since_the_first_start(archive: Path, reader: ReaderChild) -> None:
     """The daemon ran before without a limit, over another folder; what was brought in its absence counts as new, by the disk's own word."""
+    tick_of_the_disk(archive)
     with Rehearsal(archive, reader, 'watch.exclude=["*"]'):
         pass
-    time.sleep(0.1)
+    tick_of_the_disk(archive)
     aged(put(archive / "in" / "brought", 102, 3.0), 2)
     with Rehearsal(archive, reader, "watch.newer_than=start") as daemon:
         assert series_of(daemon.run()) == {"brought": 1}

@@ -72,6 +72,23 @@ export function showHeld(state) {
   }));
 }
 
+/** What the doctor found; what is well is named in one line. */
+export function showStation(doctor) {
+  const key = JSON.stringify(doctor || null);
+  if ($("station").dataset.key === key) return;
+  $("station").dataset.key = key;
+  if (!doctor) return $("station").replaceChildren(el("p", { className: "none" }, "not examined yet"));
+  const every = doctor.results.flatMap((result) => result.findings.map((finding) => ({ check: result.check, ...finding })));
+  const wrong = every.filter((finding) => finding.state !== "ok").sort((a, b) => (a.state === "fail" ? 0 : 1) - (b.state === "fail" ? 0 : 1));
+  const well = doctor.results.filter((result) => result.findings.every((finding) => finding.state === "ok")).map((result) => result.check);
+  say($("station-note"), `examined ${new Date(doctor.at).toLocaleString([], { dateStyle: "short", timeStyle: "short" })}`);
+  $("station").replaceChildren(
+    ...wrong.map((finding) => el("div", { className: "case", "data-state": finding.state === "fail" ? "quarantined" : "held" },
+      el("p", {}, el("span", { className: "tag" }, finding.state === "fail" ? "fails" : "warning"), " ", el("b", {}, finding.check)),
+      el("p", {}, finding.said), el("p", { className: "note" }, finding.remedy))),
+    el("p", { className: wrong.length ? "note" : "well" }, `${wrong.length ? "in order" : "✓ in order"}: ${well.join(", ")}`));
+}
+
 export function showSeries(list, shownId, open) {
   const key = JSON.stringify([list, shownId]);
   if ($("series-list").dataset.key === key) return;
