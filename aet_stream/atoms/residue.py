@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.ndimage import gaussian_filter, maximum_filter
 from scipy.spatial import cKDTree
@@ -15,8 +17,36 @@ _NOTABLE = 0.9
 """Share of the voxels around atoms that are below every candidate: a bound on how many maxima are looked at."""
 
 
-def candidates(stage: Stage, model: Model, *, voxel_angstrom: float, near_px: float, apart_px: float) -> tuple[Array, Array, Array]:
-    """(n, 3) places where one more atom would explain most, the (n,) weights that it would have there, and their errors; heaviest first.
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Places for atoms, the heaviest first."""
+
+    places: Array
+    """(n, 3)"""
+    weights: Array
+    """(n,) that an atom would have there, the others staying as they are"""
+    errors: Array
+    """(n,) standard deviation of that"""
+
+    def of(self, which: Array) -> Candidates:
+        """Some of them."""
+        return Candidates(self.places[which], self.weights[which], self.errors[which])
+
+    def heavier_than_noise(self, decoys: Candidates, false_share: float) -> Array:
+        """(n,) bool: so heavy that of all as heavy at most this share is there by chance, as decoys, which are all by chance, tell.
+
+        Benjamini and Hochberg, J. R. Stat. Soc. B 57 (1995) 289, with decoys for the distribution of what is false (as Elias and Gygi,
+        Nat. Methods 4 (2007) 207).
+        """
+        as_heavy = np.arange(1, len(self.weights) + 1)
+        false = np.searchsorted(-decoys.weights, -self.weights, side="right")
+        share = np.minimum.accumulate((false / as_heavy)[::-1])[::-1]
+        sure: Array = share <= false_share
+        return sure
+
+
+def candidates(stage: Stage, model: Model, *, voxel_angstrom: float, near_px: float, apart_px: float) -> tuple[Candidates, Candidates]:
+    """Places where one more atom would explain most; and places where one less would, though there is none: what noise alone comes to.
 
     Parameters
     ----------
@@ -37,13 +67,18 @@ def candidates(stage: Stage, model: Model, *, voxel_angstrom: float, near_px: fl
             spread(image, stage.views.matrices[tilt], offset, at, inside[first:last], field[first:last])
 
     stage.each(slab, edges[:-1], edges[1:])
-    found, _ = tops(field, voxel_angstrom, max(0.0, float(np.quantile(field[inside], _NOTABLE))))
-    places = begin + np.stack([found[:, 0], found[:, 2], -found[:, 1]], axis=1)
-    places = places[cKDTree(model.places).query(places)[0] > apart_px] if len(places) else places
-    weights, errors = _weights_there(stage, model, missing, places, width)
-    order = np.argsort(-weights)
-    kept = order[_apart(places[order], apart_px)]
-    return places[kept], weights[kept], errors[kept]
+
+    def of(sign: int) -> Candidates:
+        np.multiply(field, np.float32(sign), out=field)
+        found, _ = tops(field, voxel_angstrom, max(0.0, float(np.quantile(field[inside], _NOTABLE))))
+        places = begin + np.stack([found[:, 0], found[:, 2], -found[:, 1]], axis=1)
+        places = places[cKDTree(model.places).query(places)[0] > apart_px] if len(places) else places
+        weights, errors = _weights_there(stage, model, missing, places, width)
+        order = np.argsort(-sign * weights)
+        kept = order[_apart(places[order], apart_px)]
+        return Candidates(places[kept], sign * weights[kept], errors[kept])
+
+    return of(1), of(-1)
 
 
 def _missing(stage: Stage, model: Model) -> Array:

@@ -13,6 +13,11 @@ from aet_stream.projection import Array
 
 _SPREAD = (0.03, 0.15)
 """Standard deviation of weights within a kind, relative to its mean, beyond what errors explain: least and most."""
+LEAST_RATIO = 1.8
+"""Kinds whose mean weights are nearer than this are not told apart without being asked to."""
+LEAST_SHARE = 0.05
+LEAST_APART = 3.0
+_SURE = 5.0
 _DOUBT, _NOTHING = 0.15, 0.25
 """Standard deviation of what is measured, relative to the (lightest) mean, where there is an atom and where there is none: as the model is
 not exact, something is found where nothing is, too."""
@@ -59,6 +64,22 @@ def tell_apart(weights: Array, errors: Array, before: Species) -> Species:
         species = _maximise(odds / odds.sum(axis=1, keepdims=True), species, weights, errors)
     order = np.argsort(-species.means)
     return Species(species.means[order], species.spreads[order], species.shares[order])
+
+
+def split(weights: Array, errors: Array, one: Species) -> Species:
+    """Two kinds where the weights speak for them, else the one.
+
+    By the criterion of Schwarz, Ann. Stat. 6 (1978) 461, and only two that stand apart from each other, by that of Ashman, Bird and Zepf,
+    Astron. J. 108 (1994) 2348: what is no atom has low weights, too, but down to none.
+    """
+    both = np.quantile(weights, (0.8, 0.2))
+    start = Species(np.maximum(both, 1e-3 * one.means), _SPREAD[1] * both, np.array([0.5, 0.5]))
+    two = tell_apart(weights, errors, start)
+    gained = float(_total(_log_densities(two, weights, errors)).sum() - _total(_log_densities(one, weights, errors)).sum())
+    width = np.sqrt(np.sum(two.spreads**2 + np.median(errors) ** 2))
+    apart = np.sqrt(2) * (two.means[0] - two.means[1]) / width
+    distinct = apart > LEAST_APART and two.means[0] >= LEAST_RATIO * two.means[1] and two.shares.min() >= LEAST_SHARE
+    return two if distinct and gained > 1.5 * np.log(len(weights)) + _SURE else one
 
 
 def _total(logs: Array) -> Array:

@@ -1,7 +1,7 @@
 """From maxima to atoms: rounds of refining, pruning, merging and adding.
 
 The misfit is no judge of how many atoms there are: it falls with every one that is added, right or wrong. What decides is what an atom is:
-it has about the weight of its kind, and keeps its distance. Adding ends when it brings hardly any, and the last two rounds only take away.
+it has about the weight of its kind, and keeps its distance. Rounds end when hardly any comes or goes; the last two only take away.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 from aet_stream.atoms import residue
 from aet_stream.atoms.model import Model, Stage
 from aet_stream.atoms.refine import Prior, refine, scaled, with_widths
-from aet_stream.atoms.species import Species, tell_apart
+from aet_stream.atoms.species import Species, split, tell_apart
 from aet_stream.projection import Array
 
 logger = logging.getLogger(__name__)
@@ -29,37 +29,42 @@ _OVERLAP = 1.2
 class Rules:
     """When an atom is one. Distances in units of that between first neighbours, weights in units of the mean of the kind."""
 
-    least_distance: float = 0.76
+    least_distance: float = 0.85
     """No two atoms stay nearer than about this."""
     push: float = 2000.0
-    merge: float = 0.55
+    merge: float = 0.65
     """Two that are nearer than this are one."""
-    apart: float = 0.5
+    apart: float = 0.6
     """A new one is no nearer to one that is there."""
     near: float = 1.4
     """Nor farther from it."""
+    again: float = 0.4
+    """Nor to where one was put in that has been pruned since: what has been tried is not tried again."""
     add: float = 0.5
     """A new one is no lighter."""
     weight_sigma: float = 0.5
     """Spread of weights that is allowed for while atoms are still wrong."""
     last_weight_sigma: float = 0.2
-    sigmas: float = 2.0
-    """Nor of less than so many of its own standard deviations."""
+    false_share: float = 0.3
+    """Of those that are added, at most so many are there by chance."""
     around: float = 1.3
-    neighbours: int = 6
+    neighbours: int = 3
+    false_share_of_light: float = 0.1
     share_of_light: float = 0.03
-    """There is a lighter kind where this share of the atoms, and more, are places that have so many `neighbours` within `around`, keep the
-    least distance, and hold something lighter than an atom: a full crystal has no room for such."""
+    """There is a lighter kind where so many, as a share of the atoms, stand out from chance that are too light, have so many `neighbours`
+    within `around`, and keep the least distance: a crystal of one kind has no room for such."""
+    lightest: float = 0.08
+    """But none is lighter than this: what is left over of atoms that are no Gaussians looks like it."""
     sigmas_of_light: float = 4.0
-    """But it is left alone where its atoms stand out by less than so many of their standard deviations: they cannot be told from noise."""
+    """And it is left alone where its atoms stand out by less than so many of their standard deviations: they cannot be told from noise."""
     presence: float = 0.5
     """An atom is kept if it is there with more than this probability."""
     contradicts: float = 1.5
     """A projection whose chi squared is so many times that of the others is left out."""
-    rounds: int = 6
+    rounds: int = 10
     """At most so many, before the last two."""
     enough: float = 0.005
-    """No more rounds when fewer than this share of the atoms has been added."""
+    """No more rounds when fewer than this share of the atoms has come or gone."""
     steps: int = 15
     last_steps: int = 30
 
@@ -129,6 +134,7 @@ def trace(
         if number == 1:
             run.leave_out_what_contradicts(model)
         keep, model = run.judge(model)
+        run.rejected = np.concatenate([run.rejected, starts[~keep]])
         model, starts, born = model.of(keep), starts[keep], born[keep]
         pruned = int((~keep).sum())
         single, model = run.merged(model)
@@ -144,7 +150,7 @@ def trace(
             told(number, model, rounds[-1])
         if last:
             break
-        if closing or number >= rules.rounds or added < rules.enough * len(model.places):
+        if closing or number >= rules.rounds or added + pruned + merged < rules.enough * len(model.places):
             closing += 1
     return Traced(model, run.species, run.prior, starts, run.unseen, born, tuple(rounds))
 
@@ -158,6 +164,7 @@ class _Run:
         self.prior = Prior(np.ones(1), np.ones(1), rules.least_distance * unit_px, rules.push)
         self.species = Species(np.ones(1), np.ones(1), np.ones(1))
         self.unseen = False
+        self.rejected = np.zeros((0, 3))
 
     def begin(self, places: Array, heights: Array, width_px: float) -> Model:
         tilts = self._stage.views.count
@@ -189,6 +196,10 @@ class _Run:
         """(which atoms are more probably there than not, the model with its kinds told apart)"""
         weights, errors = measured_weights(self._stage, model, self.prior)
         self.species = tell_apart(weights, errors, self.species)
+        if len(self.species.means) == 1 and self._kinds != 1:
+            self.species = split(weights, errors, self.species)
+            if len(self.species.means) > 1:
+                model = replace(model, widths_px=np.repeat(model.widths_px, 2))
         kinds = self.species.chances(weights, errors).argmax(axis=1)
         widths = (
             model.widths_px if len(model.widths_px) == len(self.species.means) else np.full(len(self.species.means), model.widths_px[0])
@@ -209,31 +220,37 @@ class _Run:
     def candidates(self, model: Model) -> tuple[Array, Model]:
         """((n, 3) places of new atoms, the model; it has a kind more when these are of one that had not been seen before)"""
         rules, unit = self._rules, self._unit_px
-        places, weights, errors = residue.candidates(
+        found, decoys = residue.candidates(
             self._stage, model, voxel_angstrom=self._pixel_angstrom, near_px=rules.near * unit, apart_px=rules.apart * unit
         )
-        distances, _ = cKDTree(model.places).query(places)
-        sure = weights > rules.sigmas * _OVERLAP * errors
-        if self._lighter(model, places[sure], weights[sure], _OVERLAP * errors[sure], distances[sure]):
+        if not len(found.places):
+            return found.places, model
+        distances, _ = cKDTree(model.places).query(found.places)
+        sure, room = found.heavier_than_noise(decoys, rules.false_share), distances > rules.least_distance * unit
+        new = sure & (found.weights > rules.add * self.species.means[0])
+        if self._lighter(model, found.of(found.heavier_than_noise(decoys, rules.false_share_of_light) & room)):
             model = replace(model, widths_px=np.append(model.widths_px, model.widths_px[-1]))
-        lightest = self.species.means[-1]
-        of_heaviest = weights > rules.add * self.species.means[0]
-        fits = (weights > rules.add * lightest) & sure & (distances > rules.least_distance * unit)
-        return places[fits | of_heaviest], model
+        if len(self.species.means) > 1:
+            new |= sure & room & (found.weights > rules.add * self.species.means[-1])
+        if len(self.rejected):
+            new &= cKDTree(self.rejected).query(found.places)[0] > rules.again * unit
+        return found.places[new], model
 
-    def _lighter(self, model: Model, places: Array, weights: Array, errors: Array, distances: Array) -> bool:
+    def _lighter(self, model: Model, found: residue.Candidates) -> bool:
         """Is there a kind of lighter atoms, of which none has been taken so far? Then it is one of the species from now on."""
         rules, heavy = self._rules, self.species
         if len(heavy.means) > 1 or self._kinds == 1:
             return False
-        light = (weights < rules.add * heavy.means[0]) & (distances > rules.least_distance * self._unit_px)
-        around = cKDTree(model.places).query_ball_point(places, rules.around * self._unit_px, return_length=True)
-        if int((light & (around >= rules.neighbours)).sum()) < rules.share_of_light * len(model.places):
+        around = cKDTree(model.places).query_ball_point(found.places, rules.around * self._unit_px, return_length=True)
+        light = found.of((found.weights < rules.add * heavy.means[0]) & (around >= rules.neighbours))
+        if len(light.places) < rules.share_of_light * len(model.places):
             return False
-        self.unseen = float(np.median(weights[light] / errors[light])) < rules.sigmas_of_light
+        mean, share = float(np.median(light.weights)), len(light.places) / (len(model.places) + len(light.places))
+        if mean < rules.lightest * heavy.means[0]:
+            return False
+        self.unseen = float(np.median(light.weights / light.errors)) < _OVERLAP * rules.sigmas_of_light
         if self.unseen:
             return False
-        mean, share = float(np.median(weights[light])), float(light.sum()) / (len(model.places) + float(light.sum()))
         self.species = Species(
             np.append(heavy.means, mean), np.append(heavy.spreads, 0.1 * mean), np.append(heavy.shares * (1 - share), share)
         )

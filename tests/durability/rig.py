@@ -28,6 +28,7 @@ from aet_stream.projection import Acquisition, Candidate, Quality, Subtracted, V
 from aet_stream.reasons import Reason
 from aet_stream.service import Stop
 from aet_stream.transport import HubLink
+from aet_stream.status import WatchStatus
 from tests.durability.oracle import Exposure
 
 BACKGROUND = 7.0
@@ -80,7 +81,7 @@ class ScriptedWatch:
         now = time.monotonic()
         if now - self._beaten_at > 0.1:
             self._beaten_at = now
-            self._link.beat({"asked": [[want.visit.path, want.visit.image] for want in self._asked]})
+            self._link.beat(WatchStatus(asked=tuple(want.visit.source for want in self._asked)))
         for message, _ in self._link.receive(0.0):
             if isinstance(message, Want):
                 self._answer(message)
@@ -169,7 +170,7 @@ def _or_die(work: object) -> None:
 
 def _finished(core: Core, close: bool) -> bool:
     totals = core.ledger.totals()
-    if totals["stored"] + totals["duplicates"] != GOOD + 1 or totals["quarantined"] != 1 or core.in_hand():
+    if totals.stored + totals.duplicates != GOOD + 1 or totals.quarantined != 1 or core.in_hand():
         return False
     if not close:
         return True
