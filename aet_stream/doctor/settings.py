@@ -13,6 +13,7 @@ from aet_stream.config import Config
 from aet_stream.config_file import require_folders
 from aet_stream.doctor.finding import Finding, Station, fail, ok, warn
 from aet_stream.errors import AetError, ConfigError
+from aet_stream.keys import KeyRing
 
 
 def settings(station: Station) -> Iterator[Finding]:
@@ -78,6 +79,8 @@ def secrets(station: Station) -> Iterator[Finding]:
         "monitor.tls_key": config.monitor.tls_key,
         "webhook.secret_file": config.webhook.secret_file,
     }
+    if station.has_output or config.relay.keys:
+        named["the relay's key"] = str(KeyRing(config).key_file)
     if station.has_output and not config.monitor.token_file:
         named["the page's token"] = str(config.output_root / "run" / "monitor.token")
     there = {name: path for name, text in named.items() if text and (path := Path(text).expanduser()).exists()}
