@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from aet_stream.errors import NewerLayout, StoreError
+from aet_stream.naming import SERIES_FILE as SERIES_FILE
 from aet_stream.projection import Acquisition, Array, Drift, Quality, VisitKey
 from aet_stream.tilts import SAME_TILT_DEG
 
@@ -30,7 +31,6 @@ LIBVER = ("v108", "v108")
 LIBVER_VIRTUAL = ("v110", "v110")
 
 PROJECTIONS = "projections"
-SERIES_FILE = "series.h5"
 
 CLEAN = "/exchange/data"
 THETA = "/exchange/theta"

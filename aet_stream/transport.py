@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import zmq
 
 from aet_stream.errors import AetError, NotRunning, WireError
@@ -61,6 +60,8 @@ def encode(message: AnyMessage, pixels: Array | None = None) -> list[Any]:
         return [_encoder.encode(message)]
     if pixels.nbytes > MAX_ARRAY_BYTES:
         raise WireError(f"pixels of {pixels.nbytes} bytes; the queue takes at most {MAX_ARRAY_BYTES} ({MAX_EDGE_PX} px square)")
+    import numpy as np  # only with pixels: most processes send and receive none
+
     pixels = np.ascontiguousarray(pixels)
     planes = pixels.shape[0] if pixels.ndim == 3 else 1
     spec = ArraySpec(pixels.dtype.str, pixels.shape[-2], pixels.shape[-1], zlib.crc32(pixels.data), planes)
@@ -91,6 +92,8 @@ def decode(frames: list[zmq.Frame]) -> tuple[AnyMessage, Array | None]:
 
 
 def _array(spec: ArraySpec, frame: zmq.Frame) -> Array:
+    import numpy as np
+
     if spec.dtype not in RAW_DTYPES:
         raise WireError(f"dtype {spec.dtype!r} is not one of {sorted(RAW_DTYPES)}")
     if not (0 < spec.height <= MAX_EDGE_PX and 0 < spec.width <= MAX_EDGE_PX):
