@@ -97,7 +97,7 @@ class KeyRing:
     """The relay's key, and who is let in."""
 
     def __init__(self, config: Config) -> None:
-        folder = config.relay.keys
+        folder, self._root = config.relay.keys, config.output_root
         self._folder = Path(folder).expanduser().absolute() if folder else config.output_root / "run" / "keys"
         self._seen: tuple[int, int, int] | None = None
         self._known: dict[str, str] = {}
@@ -117,7 +117,11 @@ class KeyRing:
         ------
         ConfigError : it cannot be made or read, or others may read it
         """
-        return load_key(self.key_file) if self.key_file.exists() else make_key(self.key_file)
+        if self.key_file.exists():
+            return load_key(self.key_file)
+        key = make_key(self.key_file)
+        self._give(self.key_file)
+        return key
 
     def allowed(self) -> Mapping[str, str]:
         """Public key -> name of its computer; read again whenever the list has changed.
@@ -180,7 +184,15 @@ class KeyRing:
         draft.write_text(
             "# Computers whose workers are let in: NAME PUBLIC-KEY\n" + "".join(f"{name} {key}\n" for key, name in known.items())
         )
+        self._give(draft)
         draft.replace(self.list_file)
+
+    def _give(self, path: Path) -> None:
+        """To the owner of the output folder: root may type what a service has to read."""
+        if os.geteuid() == 0 and self._root.exists():
+            owner = self._root.stat()
+            for each in (self._folder, path):
+                os.chown(each, owner.st_uid, owner.st_gid)
 
 
 def _lines(text: str) -> list[str]:

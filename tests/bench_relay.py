@@ -1,6 +1,6 @@
 """How long a projection takes to a worker and back: over ipc beside CURVE through the relay, in turns, in one run.
 
-    python -m tests.bench_relay            over loopback
+python -m tests.bench_relay            over loopback
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ def main(folder: Path) -> None:
             for way in sorted(took):
                 mid = median(took[way])
                 longest = 1e3 * max(took[way])
-                print(f"{size_px:>5} px {way:>5}: {1e3 * mid:7.1f} ms there and back (longest {longest:.1f}), {nbytes / mid / 1e6:.0f} MB/s")
+                print(
+                    f"{size_px:>5} px {way:>5}: {1e3 * mid:7.1f} ms there and back (longest {longest:.1f}), {nbytes / mid / 1e6:.0f} MB/s"
+                )
     finally:
         for child in children:
             child.terminate()

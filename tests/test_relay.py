@@ -154,6 +154,15 @@ def test_keys_are_made_shown_let_in_and_forbidden(
     assert not [path for path in secrets if load_key(path).secret.hex() in said]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_what_root_types_the_service_can_read(tmp_path: Path) -> None:
+    """Key, list and their folder are of the output folder's owner."""
+    os.chown(tmp_path, 12345, 12345)
+    ring = KeyRing(load(None, [f"output.root={tmp_path}"]))
+    ring.allow("lab2", ring.own().public)
+    assert {path.stat().st_uid for path in (ring.key_file, ring.list_file, ring.key_file.parent)} == {12345}
+
+
 @pytest.mark.parametrize(
     ("content", "mode", "words"),
     [(None, 0o600, "no key yet; make it"), ("nonsense\n", 0o600, "holds no key"), ("ab" * 32, 0o640, "can be read by others: chmod 600")],
@@ -441,11 +450,12 @@ class Station:
     def _words(self, kind: str, put_in: dict[str, str]) -> list[str]:
         """The command of this kind that the documentation prints, with what a person would put in."""
         (printed,) = [line for line in PRINTED if kind in line.split()[1:3]]
-        put_in = {"aet-stream": f"{sys.executable} -m aet_stream", "~": "$HOME", "config.toml": str(self._settings), **put_in}
-        return shlex.split(re.sub("|".join(map(re.escape, put_in)), lambda found: put_in[found[0]], printed))
+        put_in = {"config.toml": str(self._settings), **put_in}
+        words = [re.sub("|".join(map(re.escape, put_in)), lambda found: put_in[found[0]], word) for word in shlex.split(printed)[1:]]
+        return [sys.executable, "-m", "aet_stream", *words]
 
     def _type(self, kind: str, environment: dict[str, str], put_in: dict[str, str] | None = None) -> str:
-        words = [word.replace("$HOME", environment["HOME"]) for word in self._words(kind, put_in or {})]
+        words = self._words(kind, {"~": environment["HOME"], **(put_in or {})})
         return subprocess.run(words, check=True, capture_output=True, text=True, env=environment).stdout
 
     @staticmethod

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aet_stream.cli.common import Add, output_root, settings
 from aet_stream.errors import ConfigError
-from aet_stream.keys import KeyRing, load_key, make_key
+
+if TYPE_CHECKING:
+    from aet_stream.keys import KeyRing
 
 
 def add_commands(add: Add) -> None:
@@ -23,6 +26,8 @@ def _keys(arguments: argparse.Namespace) -> int:
     once; `keys forbid NAME` ends that; `keys show` prints the public key of this computer's relay, and who is let in. `keys show FILE`
     prints the public part of any key.
     """
+    from aet_stream.keys import load_key, make_key
+
     match arguments.action, arguments.words:
         case "new", [file]:
             key = make_key(Path(file).expanduser())
@@ -50,6 +55,8 @@ def _keys(arguments: argparse.Namespace) -> int:
 
 
 def _ring(arguments: argparse.Namespace) -> KeyRing:
+    from aet_stream.keys import KeyRing
+
     config = settings(arguments)
     if not config.relay.keys:
         output_root(arguments)

@@ -13,7 +13,6 @@ from aet_stream.config import Config
 from aet_stream.config_file import require_folders
 from aet_stream.doctor.finding import Finding, Station, fail, ok, warn
 from aet_stream.errors import AetError, ConfigError
-from aet_stream.keys import KeyRing
 
 
 def settings(station: Station) -> Iterator[Finding]:
@@ -73,6 +72,8 @@ def troubles(config: Config) -> Iterator[str]:
 
 def secrets(station: Station) -> Iterator[Finding]:
     """Files that nobody else may read: the page's token and key, the webhook's secret."""
+    from aet_stream.keys import KeyRing
+
     config = station.config
     named = {
         "monitor.token_file": config.monitor.token_file,

@@ -83,7 +83,9 @@ def elsewhere(station: Station) -> Iterator[Finding]:
         try:
             probe.bind(("" if host == "*" else host.strip("[]"), int(port)))
         except OSError as error:
-            yield fail(f"{listen}: {error.strerror or error}", "take a free port (`ss -ltnp` says who has it), and an address of this computer")
+            yield fail(
+                f"{listen}: {error.strerror or error}", "take a free port (`ss -ltnp` says who has it), and an address of this computer"
+            )
         else:
             yield ok(f"{listen} is free; {len(known)} computer(s) may come in")
 
