@@ -393,6 +393,18 @@ class Advice(Section, frozen=True):
     """Tilts that differ by no more are repeats."""
 
 
+class Relay(Section, frozen=True):
+    """The door for workers on other computers: authenticated and encrypted (CURVE), no shared disk ([how](docs/elsewhere.md))."""
+
+    listen: str = ""
+    """Where they are let in, `tcp://ADDRESS:PORT`; `tcp://0.0.0.0:8572` is every address of this computer. Empty: nowhere."""
+    keys: str = ""
+    """Folder of this computer's key and of the list of those that are let in (`aet-stream keys`), its owner's only. Empty: `run/keys` under
+    the output folder."""
+    workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 32
+    """Let in at once."""
+
+
 class Supervise(Section, frozen=True):
     """How `run` looks after its roles."""
 
@@ -423,6 +435,7 @@ class Config(Section, frozen=True):
     zeromq: Zeromq = Zeromq()
     monitor: Monitor = Monitor()
     advice: Advice = Advice()
+    relay: Relay = Relay()
     supervise: Supervise = Supervise()
 
     @property

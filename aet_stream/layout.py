@@ -118,6 +118,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     network_s: float = NAN
     attempts: int = 0
     """Readers or workers that died over this projection before it was stored."""
+    worker: str = ""
+    """Who subtracted its background; `HOST:NAME` on another computer."""
     software: str = ""
     config_sha256: str = ""
     watch_root: str = ""

@@ -41,6 +41,7 @@ from aet_stream.messages import (
     EventDone,
     EventPlease,
     Failed,
+    Gone,
     Job,
     NoReader,
     NotAcquired,
@@ -204,6 +205,8 @@ class Core:
                 self.workers.hear_done(message, pixels)
             case Failed():
                 self.workers.hear_failed(message)
+            case Gone():
+                self.workers.hear_gone(peer)
             case EventPlease():
                 self.events.lease(peer, message.sinks)
             case EventDone():
@@ -280,6 +283,7 @@ class Core:
             **summary(self.ledger),
             "planned_missing_deg": self._planned_missing(),
             "queue": self.in_flight.counts(),
+            "workers": {name: tally.told() for name, tally in self.workers.tallies.items()},
             "idle_for_s": round(self.idle_for_s(), 2),
             "paused": self.paused or self.room.complaint,
             "disk_free_bytes": shutil.disk_usage(self.root).free,

@@ -192,6 +192,7 @@ class Live:
                 key: status.get(key)
                 for key in ("totals", "queue", "latency", "events", "paused", "disk_free_bytes", "idle_for_s", "version")
             },
+            "workers": words.workers(status),
             "roles": {name: {"age_s": role["age_s"], "pid": role["pid"]} for name, role in status.get("roles", {}).items()},
             "watch_root": shown(status.get("watch_root", "")),
         }

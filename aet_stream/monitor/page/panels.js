@@ -22,7 +22,8 @@ export function showPace(state) {
     body.append(el("tr", {}, el("th", { scope: "row" }, name), el("td", { className: "bar" }, el("i", {}, fill)), el("td", {}, duration(stages[key].p50_s)), el("td", {}, duration(stages[key].p99_s))));
   }
   table.append(body);
-  $("pace").replaceChildren(boxes, ...(body.children.length ? [table] : [el("p", { className: "none" }, "no projection yet")]));
+  const workers = el("ul", { className: "workers" }, ...(state.workers || []).map((text) => el("li", {}, text)));
+  $("pace").replaceChildren(boxes, ...(body.children.length ? [table] : [el("p", { className: "none" }, "no projection yet")]), workers);
 }
 
 const PLANES = { xy: "along the beam", xz: "across the tilt axis", yz: "from the side" };
