@@ -21,7 +21,6 @@ from aet_stream.messages import WIRE_VERSION, Acquired, Done, FileOffer, Job, Of
 from aet_stream.projection import Acquisition, Candidate, Quality, sha256_of
 from aet_stream.simulate.writers import tiff
 from aet_stream.transport import HubLink
-from aet_stream.status import WatchStatus
 from tests.bench import MODEL, frame
 from tests.browser import Page, chromium
 from tests.harness import Daemon, running, wait_for
@@ -164,7 +163,7 @@ class Instrument:
                     done += 1
             if time.monotonic() - self._beaten > 0.5:
                 self._beaten = time.monotonic()
-                self._watch.beat(WatchStatus(asked=tuple((path, 0) for path in paths)))
+                self._watch.beat({"asked": [[path, 0] for path in paths]})
                 self._ready()
 
     def _give(self, want: Want) -> None:

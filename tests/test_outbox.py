@@ -78,7 +78,7 @@ class Pair:
         return [(row["sink"], row["state"]) for row in self.core.outbox.listed()]
 
     def settled(self) -> bool:
-        return self.core.outbox.figures().pending == 0
+        return self.core.outbox.figures()["pending"] == 0
 
     def new_hub(self) -> None:
         """The hub dies and another takes over; what the dead one had on its sockets is lost."""
@@ -166,7 +166,7 @@ def test_too_many_failures_put_an_event_aside_until_a_person_resends_it(receivin
     receiver.answers = [500, 500, 500]
     first, second = pair.announce(2)
     pair.until(lambda: pair.settled() and len(receiver.effects) == 1)
-    (dead,) = pair.core.outbox.figures().dead
+    (dead,) = pair.core.outbox.figures()["dead"]
     assert (dead["event_id"], dead["attempts"]) == (first, 3)
     assert "500" in dead["detail"] or "not the event's id" in dead["detail"]
     assert [event["id"] for event in receiver.effects] == [second]
@@ -233,7 +233,7 @@ def test_a_missing_secret_fails_the_webhook_alone(tmp_path: Path, pairs: Callabl
         (event_id,) = pair.announce(1)
         pair.until(pair.settled)
         assert sorted(pair.deliveries()) == [("command", "done"), ("webhook", "failed")]
-        assert f"webhook.secret_file {secret}" in pair.core.outbox.figures().dead[0].detail
+        assert f"webhook.secret_file {secret}" in pair.core.outbox.figures()["dead"][0]["detail"]
         assert receiver.tries == []
         secret.write_text("any text\n")
         with pair.core.ledger.transaction():
@@ -251,7 +251,7 @@ def test_again_later_is_no_failed_try(pairs: Callable[..., Pair], answer: Any) -
         (event_id,) = pair.announce(1)
         pair.until(pair.settled)
     assert [event["id"] for event in receiver.effects] == [event_id]
-    assert pair.core.outbox.figures().failed == 0
+    assert pair.core.outbox.figures()["failed"] == 0
 
 
 @pytest.mark.parametrize("then", ["start", "clock"])
@@ -303,7 +303,7 @@ def test_redirects_are_not_followed(pairs: Callable[..., Pair]) -> None:
         pair.announce(1)
         pair.until(pair.settled)
     assert other.tries == []
-    assert pair.core.outbox.figures().failed == 1
+    assert pair.core.outbox.figures()["failed"] == 1
 
 
 def test_an_answer_byte_by_byte_is_cut_at_the_timeout() -> None:
@@ -361,7 +361,7 @@ def test_exit_75_means_again_later_and_other_codes_a_failed_try(tmp_path: Path, 
     pair.until(lambda: len(program.tries) > 3)
     program.answer(1)
     pair.until(pair.settled)
-    (dead,) = pair.core.outbox.figures().dead
+    (dead,) = pair.core.outbox.figures()["dead"]
     assert (dead["attempts"], dead["detail"]) == (2, "exit code 1")
     assert program.effects == set()
 
@@ -383,7 +383,7 @@ def test_a_command_that_is_not_there_is_named(tmp_path: Path, pairs: Callable[..
     pair = pairs(command={"argv": [str(tmp_path / "nothing")], "events": ALL}, trigger={"attempts": 1})
     pair.announce(1)
     pair.until(pair.settled)
-    assert "nothing cannot be started: No such file" in pair.core.outbox.figures().dead[0].detail
+    assert "nothing cannot be started: No such file" in pair.core.outbox.figures()["dead"][0]["detail"]
 
 
 # -- what happens to what ---------------------------------------------------------------------------------------------------------------

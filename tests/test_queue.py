@@ -26,7 +26,6 @@ from aet_stream.messages import WIRE_VERSION, Acquired, Beat, Done, Failed, File
 from aet_stream.monitor.words import remedies
 from aet_stream.projection import Acquisition, Candidate, Quality, Subtracted, VisitKey, sha256_of
 from aet_stream.reasons import Reason
-from aet_stream.status import WatchStatus, heard
 from aet_stream.transport import HubSocket
 from aet_stream.watch.angle import resolve
 from aet_stream.worker import Worker
@@ -95,7 +94,7 @@ class Desk:
 
     def beat(self) -> None:
         """Watch lives, and has nothing left to answer."""
-        self.hear(Beat(name="watch", wire=WIRE_VERSION, said=heard(WatchStatus(), 1)), peer=b"watch")
+        self.hear(Beat(role="watch", name="watch", pid=1, wire=WIRE_VERSION, status={"asked": []}), peer=b"watch")
 
     def turn(self) -> None:
         self.beat()
@@ -264,10 +263,10 @@ def test_requeueing_a_file_that_was_mended_loses_nothing(desk: Desk) -> None:
         desk.pixels[f"s/{name}.tif"] = known_image(int(name), 32)
         desk.bad(name)
     desk.offer(*names, stamp="2")
-    desk.obey("requeue", ids=[row.id for row in desk.core.ledger.in_state("quarantined")])
+    desk.obey("requeue", ids=[row["id"] for row in desk.core.ledger.in_state("quarantined")])
     desk.run()
     assert all(desk.stored(name, "2") for name in names)
-    assert desk.core.ledger.in_state("quarantined") == ()
+    assert desk.core.ledger.in_state("quarantined") == []
 
 
 @pytest.mark.parametrize("clean", [CLEAN[:5], CLEAN.astype("<f8"), np.full_like(CLEAN, np.nan)], ids=["shape", "dtype", "NaN"])
@@ -466,7 +465,7 @@ def test_rows_of_different_hand_do_not_mix(desk: Desk) -> None:
     desk.restart(orientation={"flip_x": True})
     desk.store("b")
     assert [desk.state(name) for name in "ab"] == ["stored", "held"]
-    assert "orientation 'x', but the series has ''" in desk.core.ledger.in_state("held")[0].reason
+    assert "orientation 'x', but the series has ''" in desk.core.ledger.in_state("held")[0]["reason"]
 
 
 @pytest.mark.parametrize("hold", [Reason("no_tilt", {"because": ""}), None])
@@ -474,12 +473,12 @@ def test_what_a_person_has_judged_is_not_held_again_when_its_file_is_touched(des
     """As a share does that comes back with other inodes. Something new that is said of its tilt, or new pixels, are for a person again."""
     desk.holds["s/a.tif"] = Reason("no_tilt", {"because": ""})
     desk.store("a")
-    desk.obey("release", ids=[desk.core.ledger.in_state("held")[0].id], tilt_deg=-34.5)
+    desk.obey("release", ids=[desk.core.ledger.in_state("held")[0]["id"]], tilt_deg=-34.5)
     desk.run()
     assert desk.state() == "stored"
     desk.holds["s/a.tif"] = hold
     desk.store("a", stamp="2")
-    assert (desk.state(), desk.core.ledger.in_state("held")) == ("same", ())
+    assert (desk.state(), desk.core.ledger.in_state("held")) == ("same", [])
     desk.tilts_deg["s/a.tif"] = 7.0
     desk.store("a", stamp="3")
     assert desk.state() == "held"
@@ -493,7 +492,7 @@ def test_series_of_the_same_name_in_another_watched_folder_do_not_mix(desk: Desk
     desk.pixels["s/a.tif"] = known_image(7, 32)
     desk.store("a", "b", stamp="2")
     assert [desk.state(name) for name in "ab"] == ["held", "held"]
-    held = {row.path: row for row in desk.core.ledger.in_state("held")}
+    held = {row["path"]: row for row in desk.core.ledger.in_state("held")}
     assert "now it is /another" in held["s/b.tif"]["reason"]
     desk.obey("release", ids=[held["s/b.tif"]["id"]], tilt_deg=5.0)
     desk.run()

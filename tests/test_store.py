@@ -342,9 +342,9 @@ def test_a_close_that_the_ledger_missed_is_announced_once(tmp_path: Path) -> Non
     for _ in store.close(CLOSED):
         pass
     first.recover()
-    assert Outbox(ledger.db).figures().pending == 1
+    assert Outbox(ledger.db).figures()["pending"] == 1
     first.recover()
-    assert Outbox(ledger.db).figures().pending == 1
+    assert Outbox(ledger.db).figures()["pending"] == 1
     assert [row["state"] for row in ledger.series()] == ["closed"]
     ledger.close()
 

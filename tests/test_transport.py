@@ -14,7 +14,6 @@ from aet_stream.errors import NotRunning, WireError
 from aet_stream.messages import ArraySpec, Beat, Done, Job, Pulse, Ready
 from aet_stream.projection import RAW_DTYPES, Quality, VisitKey
 from aet_stream.transport import EventStream, HubLink, HubSocket, ask, encode
-from aet_stream.status import WatchStatus
 from tests.harness import wait_for
 
 READY = Ready(name="w", model_sha256="0")
@@ -113,7 +112,7 @@ def test_a_role_notices_a_new_hub(tmp_path: Path) -> None:
         hub = HubSocket(tmp_path)
 
         def beaten(hub: HubSocket = hub, name: str = name) -> bool:
-            link.beat(WatchStatus())
+            link.beat({})
             for heard in hub.receive(0.05):
                 if not isinstance(heard, WireError) and isinstance(heard[1], Beat):
                     hub.send(heard[0], Pulse(hub_id=name))
