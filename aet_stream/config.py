@@ -18,7 +18,10 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 
 
-EventName = Literal["projection.stored", "coverage.milestone", "series.closed", "reconstruction.done", "held", "quarantined"]
+EventName = Literal[
+    "projection.stored", "coverage.milestone", "series.closed", "series.revised", "edition.done", "edition.chosen", "reconstruction.done",
+    "held", "quarantined",
+]  # fmt: skip
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -286,7 +289,7 @@ class Reconstruct(Sink, frozen=True):
 
     @property
     def given(self) -> tuple[EventName, ...]:
-        return ("series.closed",) if self.on_close else ()
+        return ("series.closed", "series.revised") if self.on_close else ()
 
     def tries(self, usual: int) -> int:
         return self.attempts
@@ -325,7 +328,7 @@ class Report(Sink, frozen=True):
 
     @property
     def given(self) -> tuple[EventName, ...]:
-        return ("series.closed", "reconstruction.done") if self.on_close else ()
+        return ("series.closed", "series.revised", "reconstruction.done") if self.on_close else ()
 
     def tries(self, usual: int) -> int:
         return 3
@@ -451,6 +454,18 @@ class Advice(Section, frozen=True):
     """Tilts that differ by no more are repeats."""
 
 
+class Relay(Section, frozen=True):
+    """The door for workers on other computers: authenticated and encrypted (CURVE), no shared disk ([how](docs/elsewhere.md))."""
+
+    listen: str = ""
+    """Where they are let in, `tcp://ADDRESS:PORT`; `tcp://0.0.0.0:8572` is every address of this computer. Empty: nowhere."""
+    keys: str = ""
+    """Folder of this computer's key and of the list of those that are let in (`aet-stream keys`), its owner's only. Empty: `run/keys` under
+    the output folder."""
+    workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 32
+    """Let in at once."""
+
+
 class Supervise(Section, frozen=True):
     """How `run` looks after its roles."""
 
@@ -481,6 +496,7 @@ class Config(Section, frozen=True):
     zeromq: Zeromq = Zeromq()
     monitor: Monitor = Monitor()
     advice: Advice = Advice()
+    relay: Relay = Relay()
     supervise: Supervise = Supervise()
 
     @property

@@ -43,6 +43,9 @@ class WorkerStatus(StatusPart, frozen=True):
 
     model: str = ""
     model_sha256: str = ""
+    device: str = ""
+    host: str = ""
+    """The computer it works on, as the relay has it; empty: this one."""
     done: int = 0
     failed: int = 0
 
@@ -55,6 +58,14 @@ class TriggerStatus(StatusPart, frozen=True):
     doing: str = ""
     finished: int = 0
     failed: int = 0
+
+
+class RelayStatus(StatusPart, frozen=True):
+    """Where workers on other computers come in, and which are there."""
+
+    address: str = ""
+    strangers: int = 0
+    workers: tuple[str, ...] = ()
 
 
 class MonitorStatus(StatusPart, frozen=True):
@@ -104,6 +115,10 @@ class TriggerHeard(Heard, frozen=True, kw_only=True, tag="trigger"):
     status: TriggerStatus
 
 
+class RelayHeard(Heard, frozen=True, kw_only=True, tag="relay"):
+    status: RelayStatus
+
+
 class MonitorHeard(Heard, frozen=True, kw_only=True, tag="monitor"):
     status: MonitorStatus
 
@@ -116,8 +131,8 @@ class HubHeard(Heard, frozen=True, kw_only=True, tag="hub"):
     status: Nothing = Nothing()
 
 
-AnyHeard = WatchHeard | WorkerHeard | TriggerHeard | MonitorHeard | SupervisorHeard | HubHeard
-RoleStatus = WatchStatus | WorkerStatus | TriggerStatus | MonitorStatus | SupervisorStatus
+AnyHeard = WatchHeard | WorkerHeard | TriggerHeard | RelayHeard | MonitorHeard | SupervisorHeard | HubHeard
+RoleStatus = WatchStatus | WorkerStatus | TriggerStatus | RelayStatus | MonitorStatus | SupervisorStatus
 
 
 class Totals(StatusPart, frozen=True):
@@ -228,6 +243,18 @@ class QueueDepth(StatusPart, frozen=True):
     credit: int = 0
 
 
+class WorkerTally(StatusPart, frozen=True):
+    """What one worker has done since the hub started."""
+
+    host: str
+    done: int
+    lost: int
+    """Projections given to another because the link to it was lost."""
+    turn_s: float | None
+    """With the way there and back: median of the latest; None before the first."""
+    compute_s: float | None
+
+
 class LedgerStatus(StatusPart, frozen=True):
     """What the ledger alone tells, with or without a daemon. Lists hold the latest."""
 
@@ -253,6 +280,7 @@ class Status(LedgerStatus, frozen=True):
     roles: dict[str, AnyHeard] = {}
     planned_missing_deg: dict[str, list[float]] = {}
     queue: QueueDepth = QueueDepth()
+    workers: dict[str, WorkerTally] = {}
     idle_for_s: float = 0.0
     paused: str = ""
     """Why nothing is accepted now."""
@@ -280,6 +308,8 @@ def heard(status: RoleStatus, pid: int) -> AnyHeard:
             return WorkerHeard(pid=pid, status=status)
         case TriggerStatus():
             return TriggerHeard(pid=pid, status=status)
+        case RelayStatus():
+            return RelayHeard(pid=pid, status=status)
         case MonitorStatus():
             return MonitorHeard(pid=pid, status=status)
         case SupervisorStatus():

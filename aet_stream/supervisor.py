@@ -82,7 +82,8 @@ class Supervisor:
         self._inbox: socket.socket | None = None
         self._link: HubLink | None = None
         workers = [f"worker-{i}" for i in range(config.denoise.workers)]
-        optional = ["trigger", "monitor"] if config.monitor.enabled else ["trigger"]
+        wanted = {"trigger": True, "monitor": config.monitor.enabled, "relay": config.relay.listen}
+        optional = [name for name, there in wanted.items() if there]
         self.children = {name: Child(name, True) for name in ("hub", "watch", *workers)}
         self.children |= {name: Child(name, False) for name in optional}
         self.verdict: int | None = None

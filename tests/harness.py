@@ -50,6 +50,11 @@ def wait_for(condition: Callable[[], Any], *, limit_s: float = 30.0, what: str =
         time.sleep(0.02)
 
 
+WITH_SETTINGS = ("status", "check", "close", "requeue", "release", "events", "resend", "editions", "use", "reprocess", "exclude",
+                 "restore", "discard")  # fmt: skip
+"""Commands that are told where the daemon writes."""
+
+
 class Daemon:
     """`aet-stream run` in a folder of its own."""
 
@@ -83,7 +88,7 @@ class Daemon:
 
     def ask(self, *words: str) -> subprocess.CompletedProcess[str]:
         """One of the commands for people."""
-        settings = self.set if words[0] in ("status", "check", "close", "requeue", "release") else []
+        settings = self.set if words[0] in WITH_SETTINGS else []
         return subprocess.run(self.command(*words, *settings), capture_output=True, text=True, env=ENVIRONMENT, timeout=60, check=False)
 
     def status(self) -> dict[str, Any]:

@@ -20,10 +20,12 @@ import numpy as np
 import pytest
 
 from aet_stream.cli import main
+from aet_stream.config_file import load
 from aet_stream.denoise import denoiser
 from aet_stream.denoise.weights_file import SHIPPED
 from aet_stream.doctor import examine, folders, surroundings
 from aet_stream.hub.ledger import Ledger
+from aet_stream.keys import KeyRing
 from aet_stream.projection import Array, Subtracted
 from tests.fuse import share
 from tests.harness import ENVIRONMENT, put, running, wait_for
@@ -42,6 +44,9 @@ class Scene:
         for index in range(2):
             put(self.watch / "np", index, 3.0 * index)
         self.set = {"watch.root": str(self.watch), "output.root": str(self.out), "denoise.model": "laplace", "monitor.port": 0}
+        self.set["relay.listen"] = "tcp://127.0.0.1:0"
+        ring = KeyRing(load(None, [f"output.root={self.out}"]))
+        ring.allow("lab2", ring.own().public)
         self.before: tuple[str, ...] = ()
         """Of a command that is put before ours; empty: in this process."""
         self.clean_up = contextlib.ExitStack()
@@ -102,7 +107,6 @@ def program_missing(scene: Scene) -> None:
 
 
 def token_for_all(scene: Scene) -> None:
-    (scene.out / "run").mkdir()
     (scene.out / "run" / "monitor.token").write_text("x" * 43)
     (scene.out / "run" / "monitor.token").chmod(0o644)
 
@@ -177,10 +181,9 @@ def ledger_damaged(scene: Scene) -> None:
 
 
 def run_once_as_another(scene: Scene) -> None:
-    (scene.out / "run").mkdir()
     if os.geteuid():
         pytest.skip("only root may give files away")
-    os.chown(scene.out / "run", 12345, 12345)
+    os.chown(scene.out / "run" / "keys" / "relay.key", 12345, 12345)
 
 
 def few_descriptors(scene: Scene) -> None:
@@ -238,6 +241,23 @@ def port_taken(scene: Scene) -> None:
     other.bind(("127.0.0.1", 0))
     other.listen()
     scene.set["monitor.port"] = other.getsockname()[1]
+
+
+def list_of_keys_damaged(scene: Scene) -> None:
+    (scene.out / "run" / "keys" / "allowed").write_text("lab2 nonsense\n")
+
+
+def relay_key_for_all(scene: Scene) -> None:
+    (scene.out / "run" / "keys" / "relay.key").chmod(0o644)
+
+
+def relay_port_taken(scene: Scene) -> None:
+    holder = scene.clean_up.enter_context(socket.create_server(("127.0.0.1", 0)))
+    scene.set["relay.listen"] = f"tcp://127.0.0.1:{holder.getsockname()[1]}"
+
+
+def nobody_let_in(scene: Scene) -> None:
+    (scene.out / "run" / "keys" / "allowed").write_text("")
 
 
 def proxy_for_all(scene: Scene) -> None:
@@ -300,6 +320,11 @@ def unit_hidden_by_its_sandbox(scene: Scene) -> None:
         ("background", gpu_that_miscounts, "fail", "differs from the CPU's by nan", "denoise.device to cpu"),
         ("volumes", no_tomopy, "fail", "tomopy does not import", "conda env create"),
         ("page", port_taken, "fail", "Address already in use", "monitor.port"),
+        ("workers elsewhere", list_of_keys_damaged, "fail", "no `NAME PUBLIC-KEY`", "correct that"),
+        ("workers elsewhere", relay_key_for_all, "fail", "chmod 600", "the relay then starts"),
+        ("workers elsewhere", relay_port_taken, "fail", "Address already in use", "a free port"),
+        ("workers elsewhere", nobody_let_in, "warn", "no computer is let in", "aet-stream keys allow"),
+        ("secrets", relay_key_for_all, "warn", "relay.key can be read by others", "chmod 600"),
         ("proxies", proxy_for_all, "warn", "requests for 127.0.0.1 go there", "no_proxy"),
         ("units", unit_without_program, "fail", "/no/such/bin/aet-stream is not there", "ExecStart"),
         ("units", unit_without_user, "fail", "no user nobody-of-that-name", "useradd"),

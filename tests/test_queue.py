@@ -628,7 +628,7 @@ def test_a_worker_that_subtracts_for_long_is_there_all_the_while(tmp_path: Path,
         return sum(isinstance(message, kind) for message in heard)
 
     class Slow:
-        name, sha256 = "slow", "0"
+        name, sha256, device = "slow", "0", "cpu"
 
         def warm_up(self) -> None: ...
 

@@ -138,6 +138,7 @@ def _status_text(daemon: str, status: LedgerStatus) -> str:
     for name, role in sorted(live.roles.items()) if live else ():
         stale = f"  silent for {role.age_s:.0f} s" if role.age_s > 5 else ""
         lines.append(f"  {name:<11} pid {role.pid}{stale}")
+    lines += [f"  {line}" for line in words.workers(live)] if live else []
     for series in status.series[:10]:
         tilt = "" if series.last_tilt_deg is None else f", last tilt {series.last_tilt_deg:+.2f} deg"
         lines.append(f"series {series.name}: {series.state}, {series.stored} stored{tilt}")

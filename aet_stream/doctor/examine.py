@@ -46,6 +46,7 @@ CHECKS = (
     Named("background", machine.background, 180.0),
     Named("volumes", machine.volumes, 60.0),
     Named("page", surroundings.page),
+    Named("workers elsewhere", surroundings.elsewhere),
     Named("proxies", surroundings.proxies),
     Named("daemon", surroundings.daemon),
     Named("units", surroundings.units),

@@ -246,7 +246,7 @@ def owners(station: Station) -> Iterator[Finding]:
     root = station.config.output_root
     if not station.has_output or not root.is_dir():
         return
-    places = (root, root / "run", root / "ledger.sqlite", root / "quarantine")
+    places = (root, root / "run", *(root / "run" / "keys").glob("*"), root / "ledger.sqlite", root / "quarantine")
     foreign = [path for path in places if path.exists() and path.stat().st_uid != root.stat().st_uid]
     if foreign:
         owner = root.stat().st_uid

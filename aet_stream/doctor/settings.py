@@ -72,12 +72,16 @@ def troubles(config: Config) -> Iterator[str]:
 
 def secrets(station: Station) -> Iterator[Finding]:
     """Files that nobody else may read: the page's token and key, the webhook's secret."""
+    from aet_stream.keys import KeyRing
+
     config = station.config
     named = {
         "monitor.token_file": config.monitor.token_file,
         "monitor.tls_key": config.monitor.tls_key,
         "webhook.secret_file": config.webhook.secret_file,
     }
+    if station.has_output or config.relay.keys:
+        named["the relay's key"] = str(KeyRing(config).key_file)
     if station.has_output and not config.monitor.token_file:
         named["the page's token"] = str(config.output_root / "run" / "monitor.token")
     there = {name: path for name, text in named.items() if text and (path := Path(text).expanduser()).exists()}

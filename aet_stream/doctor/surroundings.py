@@ -16,7 +16,7 @@ import msgspec
 from aet_stream import __version__
 from aet_stream.doctor.finding import Finding, Station, fail, ok, warn
 from aet_stream.errors import AetError
-from aet_stream.status import MonitorHeard, Status
+from aet_stream.status import MonitorHeard, RelayHeard, Status
 
 UNITS = Path("/etc/systemd/system")
 STALE_S = 5.0
@@ -56,6 +56,41 @@ def page(station: Station) -> Iterator[Finding]:
                 yield fail(f"{where.host} port {where.port}: {error.strerror}", remedy)
         else:
             yield ok(f"{where.host} port {where.port} is free")
+
+
+def elsewhere(station: Station) -> Iterator[Finding]:
+    """Workers on other computers: the key, the list, the port, and who is let in now."""
+    from aet_stream.keys import KeyRing
+
+    listen = station.config.relay.listen
+    if not (listen and station.has_output):
+        yield ok("none are let in (relay.listen is empty)")
+        return
+    ring = KeyRing(station.config)
+    try:
+        if ring.key_file.exists():
+            ring.own()
+        known = ring.allowed()
+    except AetError as error:
+        yield fail(str(error), "correct that; the relay then starts by itself")
+        return
+    if not known:
+        yield warn(f"{listen}: no computer is let in", "aet-stream keys allow NAME KEY, with what `aet-stream keys new FILE` printed there")
+    relay = status.roles.get("relay") if (status := _status(station)) else None
+    if isinstance(relay, RelayHeard):
+        yield ok(f"{listen}: {len(known)} computer(s) may come in; there now: {', '.join(relay.status.workers) or 'none'}")
+        return
+    host, _, port = listen.removeprefix("tcp://").rpartition(":")
+    with socket.socket(socket.AF_INET6 if "[" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("" if host == "*" else host.strip("[]"), int(port)))
+        except OSError as error:
+            yield fail(
+                f"{listen}: {error.strerror or error}", "take a free port (`ss -ltnp` says who has it), and an address of this computer"
+            )
+        else:
+            yield ok(f"{listen} is free; {len(known)} computer(s) may come in")
 
 
 def proxies(station: Station) -> Iterator[Finding]:

@@ -61,8 +61,9 @@ class Closing:
             for event_id, sink in closed.called_off:
                 self._events.call_off(event_id, sink)
             path = self._archive.root / closed.name / layout.SERIES_FILE
-            logger.info("series=%s closed: one verified file, %s", closed.name, path)
-            self._outgoing.tell("series.closed", {"series": closed.name, "path": str(path)})
+            what = "revised" if closed.revised else "closed"
+            logger.info("series=%s %s: one verified file, %s", closed.name, what, path)
+            self._outgoing.tell(f"series.{what}", {"series": closed.name, "path": str(path)})
 
     def hear_end(self, end: SeriesEnd) -> None:
         """A sentinel file ends the series of its folder, as a person would."""

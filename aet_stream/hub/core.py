@@ -40,6 +40,7 @@ from aet_stream.messages import (
     EventDone,
     EventPlease,
     Failed,
+    Gone,
     Job,
     NoReader,
     NotAcquired,
@@ -111,7 +112,7 @@ class Core:
         self.closing = Closing(config, self.ledger, self.archive, self.in_flight, self.events, outgoing, timing)
         self.storing = Storing(config, self.ledger, self.archive, self.in_flight, self.intake, self.endings, self.closing, outgoing, timing)
         self.commands = Commands(
-            config, self.ledger, self.outbox, self.endings, self.closing, status=self.status, idle_for_s=self.idle_for_s
+            config, self.ledger, self.outbox, self.endings, self.closing, self.archive, status=self.status, idle_for_s=self.idle_for_s
         )
         with self.ledger.transaction():
             self.outbox.start()
@@ -204,6 +205,8 @@ class Core:
                 self.workers.hear_done(message, pixels)
             case Failed():
                 self.workers.hear_failed(message)
+            case Gone():
+                self.workers.hear_gone(peer)
             case EventPlease():
                 self.events.lease(peer, message.sinks)
             case EventDone():
@@ -279,6 +282,7 @@ class Core:
             **msgspec.structs.asdict(summary(self.ledger)),
             planned_missing_deg=self._planned_missing(),
             queue=self.in_flight.counts(),
+            workers={name: tally.told() for name, tally in self.workers.tallies.items()},
             idle_for_s=round(self.idle_for_s(), 2),
             paused=self.paused or self.room.complaint,
             disk_free_bytes=shutil.disk_usage(self.root).free,

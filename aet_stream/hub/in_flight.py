@@ -125,6 +125,8 @@ class Subtracted(_After):
     answer: Planes
     """What the worker made of it."""
     done_at: float
+    worker: str = ""
+    """Its name."""
 
     @property
     def read(self) -> Read:
@@ -268,10 +270,10 @@ class InFlight:
         """Leased -> Read: nobody works on it any more."""
         return self._enter(leased.read)
 
-    def finish(self, leased: Leased, quality: Quality, answer: Planes, unix_s: float) -> Subtracted:
+    def finish(self, leased: Leased, quality: Quality, answer: Planes, unix_s: float, worker: str = "") -> Subtracted:
         """Leased -> Subtracted; those are stored in the order of their coming."""
         del self._states[leased.key.source]
-        return self._enter(Subtracted(leased, quality, answer, unix_s))
+        return self._enter(Subtracted(leased, quality, answer, unix_s, worker))
 
     def leave(self, state: State) -> None:
         """It is stored, has ended, or is offered again: it has left memory."""

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from aet_stream.edition import About
 from aet_stream.errors import AetError, OutputFull
 from aet_stream.hub.outbox import OUTBOX_SCHEMA, Outbox
 from aet_stream.layout import Record
@@ -73,6 +74,14 @@ CREATE TABLE IF NOT EXISTS older (
     root TEXT NOT NULL, path TEXT NOT NULL, stamp TEXT NOT NULL, written_at REAL NOT NULL, PRIMARY KEY (root, path)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS note (what TEXT PRIMARY KEY, value REAL NOT NULL) STRICT;
+"""
+#: What has been decided about stored series, and the editions that there are: an index of what lies in their folders.
+_DECIDED = """
+CREATE TABLE IF NOT EXISTS edition (
+    series TEXT NOT NULL, number INTEGER NOT NULL, key TEXT NOT NULL, made_by TEXT NOT NULL, model TEXT NOT NULL, made_at REAL NOT NULL,
+    content_sha256 TEXT NOT NULL, PRIMARY KEY (series, number)
+) STRICT;
+CREATE TABLE IF NOT EXISTS decided (series TEXT PRIMARY KEY, decisions TEXT NOT NULL) STRICT;
 """
 _FROM_1 = """
 ALTER TABLE unit RENAME TO visit;
@@ -154,13 +163,13 @@ class Ledger:
             raise AetError(
                 f"{self.path} has layout {version}, this version writes {SCHEMA_VERSION}: move it away, it is rebuilt from the files"
             )
-        self._db.executescript(OUTBOX_SCHEMA + _LEFT_OUT + _INDICES)
+        self._db.executescript(OUTBOX_SCHEMA + _LEFT_OUT + _DECIDED + _INDICES)
 
     def _check(self) -> None:
         """Read all of it: SQLite notices neither a letter that is none, nor a column of another name, before it meets them."""
         said = self._db.execute("PRAGMA integrity_check(1)").fetchone()[0]
         model = sqlite3.connect(":memory:")
-        model.executescript(_SCHEMA + OUTBOX_SCHEMA + _LEFT_OUT)
+        model.executescript(_SCHEMA + OUTBOX_SCHEMA + _LEFT_OUT + _DECIDED)
         for (table,) in model.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
             columns = f"PRAGMA table_info({table})"
             if said == "ok" and [*map(tuple, self._db.execute(columns))] != model.execute(columns).fetchall():
@@ -373,6 +382,28 @@ class Ledger:
         """How many images have a stored projection; one that was taken again under its name counts once."""
         query = "SELECT count(DISTINCT path || '/' || image) FROM visit WHERE series = ? AND state = 'stored'"
         return int(self._db.execute(query, (series,)).fetchone()[0])
+
+    # -- editions and decisions -------------------------------------------------------------------------------------------------
+
+    def editions(self, series: str) -> dict[int, dict[str, Any]]:
+        """Number -> what is known of each edition that was ever taken over, its file may be gone."""
+        rows = self._db.execute("SELECT * FROM edition WHERE series = ? ORDER BY number", (series,))
+        return {row["number"]: dict(row) for row in rows}
+
+    def take_edition(self, series: str, number: int, about: About) -> None:
+        """The edition is one file under its number."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO edition VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (series, number, about.key, about.made_by, about.model, about.made_at, about.content_sha256),
+        )
+
+    def decided(self, series: str) -> str:
+        """The decisions about a series that the world has heard of, as text."""
+        row = self._db.execute("SELECT decisions FROM decided WHERE series = ?", (series,)).fetchone()
+        return "" if row is None else str(row["decisions"])
+
+    def decide(self, series: str, decisions: str) -> None:
+        self._db.execute("INSERT OR REPLACE INTO decided VALUES (?, ?)", (series, decisions))
 
     # -- figures ----------------------------------------------------------------------------------------------------------------
 

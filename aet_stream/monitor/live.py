@@ -194,6 +194,7 @@ class Live:
                 key: getattr(status, key) if self.heard_at else None
                 for key in ("totals", "queue", "latency", "events", "paused", "disk_free_bytes", "idle_for_s", "version")
             },
+            "workers": words.workers(status),
             "roles": {name: {"age_s": role.age_s, "pid": role.pid} for name, role in status.roles.items()},
             "watch_root": shown(status.watch_root),
         }

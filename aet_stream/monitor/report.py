@@ -50,6 +50,7 @@ _FIGURES = {
 }
 
 
+OUTDATED = "outdated: the series shows another edition, or other projections, than this volume was made of"
 _PLANES = {"xy": "along the beam", "xz": "across the tilt axis", "yz": "from the side"}
 
 
@@ -130,10 +131,17 @@ def _summary(table: Table, rows: Sequence[Row], limits: Advice) -> str:
         "tilt axis": ", ".join(sorted({f"{row.get('tilt_axis_deg') or 0:g}°" for row in rows})) + " from the vertical",
         "tilts from": ", ".join(sorted({str(row.get("tilt_source", "")) for row in rows})),
         "background by": "; ".join(models),
+        "edition of the background": _edition(table, rows),
         "duplicates, superseded": f"{about.get('duplicates', 0)}, {about.get('superseded', 0)}",
         "written by": about.get("software", ""),
     }
     return "<dl class='facts'>" + "".join(f"<dt>{text(key)}</dt><dd>{text(value)}</dd>" for key, value in facts.items()) + "</dl>"
+
+
+def _edition(table: Table, rows: Sequence[Row]) -> str:
+    number = int(table.about.get("edition", 1))
+    first = sum(row.get("edition", 1) != number for row in rows)
+    return f"{number}, by {table.about.get('edition_made_by', 'worker')}" + (f"; {first} rows show edition 1" if first else "")
 
 
 def _picture(image: Any, percentiles: tuple[float, float] = (0.5, 99.8)) -> str:
@@ -193,6 +201,7 @@ def _volume(shelf: Shelf, name: str) -> str:
         return "<h2>Volume</h2><p class='dim'>none yet</p>"
     size_nm, resolution_nm = about["voxel_size_nm"], about["resolution_nm"]
     words = [f"{about['kind']} from {about['tilts']} tilts", str(about["method"] or ""), f"voxels of {size_nm:.4g} nm" if size_nm else ""]
+    words.append(f"of edition {about['edition']} of the background")
     words.append(f"resolution by its halves {resolution_nm:.3g} nm" if resolution_nm else "")
     try:
         slices = {plane: frames.reduced(shelf.slice(name, about["file"], plane), LARGE_PX) for plane in about["planes"]}
@@ -203,6 +212,7 @@ def _volume(shelf: Shelf, name: str) -> str:
         for plane, image in slices.items()
     )
     doubt = f"<p class='warn'>{text(about['axis_doubt'])}</p>" if about["axis_doubt"] else ""
+    doubt += f"<p class='warn'>{OUTDATED}</p>" if about["outdated"] else ""
     return f"<h2>Volume</h2><p>{text(', '.join(filter(None, words)))}</p>{doubt}<div class='trio'>{pictures}</div>"
 
 

@@ -49,6 +49,16 @@ def _put_aside(status: LedgerStatus) -> list[str]:
     return [f"{count} {state}" for state, count in counts.items() if count]
 
 
+def workers(status: Status) -> list[str]:
+    """What each worker has done since the hub started, and how fast: with the way there and back, and computing alone."""
+    found = []
+    for name, tally in sorted(status.workers.items()):
+        pace = f", {tally.turn_s:.2f} s each, of them {tally.compute_s:.2f} s computing" if tally.turn_s is not None else ""
+        lost = f", {tally.lost} given to another, link lost" if tally.lost else ""
+        found.append(f"{name}: {tally.done} done{pace}{lost}")
+    return found
+
+
 def unfit(doctor: dict[str, Any] | None) -> list[str]:
     """What the doctor found that will not work."""
     results = doctor["results"] if doctor else []

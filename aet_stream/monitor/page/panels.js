@@ -22,7 +22,8 @@ export function showPace(state) {
     body.append(el("tr", {}, el("th", { scope: "row" }, name), el("td", { className: "bar" }, el("i", {}, fill)), el("td", {}, duration(stages[key].p50_s)), el("td", {}, duration(stages[key].p99_s))));
   }
   table.append(body);
-  $("pace").replaceChildren(boxes, ...(body.children.length ? [table] : [el("p", { className: "none" }, "no projection yet")]));
+  const workers = el("ul", { className: "workers" }, ...(state.workers || []).map((text) => el("li", {}, text)));
+  $("pace").replaceChildren(boxes, ...(body.children.length ? [table] : [el("p", { className: "none" }, "no projection yet")]), workers);
 }
 
 const PLANES = { xy: "along the beam", xz: "across the tilt axis", yz: "from the side" };
@@ -38,7 +39,7 @@ export async function showVolume(series) {
     return;
   }
   const age = volume.done_at ? `, ${duration(Math.max(0, Date.now() / 1000 - volume.done_at))} ago` : "";
-  say($("volume-note"), `${volume.kind}${volume.tilts ? ` from ${volume.tilts} tilts` : ""}${age}`);
+  say($("volume-note"), `${volume.kind}${volume.tilts ? ` from ${volume.tilts} tilts` : ""}${volume.edition > 1 ? `, edition ${volume.edition}` : ""}${age}${volume.outdated ? ", outdated" : ""}`);
   if (key === volumeShown) return;
   if (!volumeShown.startsWith(`${series.id} `)) $("volume").replaceChildren(); // no other series' slices under this one's name
   volumeShown = key;
