@@ -58,8 +58,8 @@ class Closing:
                 self._archive.begin_close(name)
         for closed in self._archive.work(self._timing.close_budget_s):
             self._asked.discard(closed.name)
-            for event_id in closed.previews_off:
-                self._events.call_off("preview", event_id)
+            for event_id, sink in closed.called_off:
+                self._events.call_off(event_id, sink)
             path = self._archive.root / closed.name / layout.SERIES_FILE
             what = "revised" if closed.revised else "closed"
             logger.info("series=%s %s: one verified file, %s", closed.name, what, path)

@@ -30,6 +30,7 @@ from aet_stream.projection import Acquisition, Candidate, Quality, Subtracted, V
 from aet_stream.reasons import Reason
 from aet_stream.series import Series
 from aet_stream.service import Stop
+from aet_stream.status import WatchStatus
 from aet_stream.transport import HubLink
 from tests.durability.oracle import Exposure
 
@@ -110,7 +111,7 @@ class ScriptedWatch:
 
     def __init__(self, output: Path, root: Path) -> None:
         self._root = root
-        self._link = HubLink(output, role="watch", name="watch")
+        self._link = HubLink(output, name="watch")
         self._asked: list[Want] = []
         self._hub_id = ""
         self._beaten_at = self._offered_at = 0.0
@@ -119,7 +120,7 @@ class ScriptedWatch:
         now = time.monotonic()
         if now - self._beaten_at > 0.1:
             self._beaten_at = now
-            self._link.beat({"asked": [[want.visit.path, want.visit.image] for want in self._asked]})
+            self._link.beat(WatchStatus(asked=tuple(want.visit.source for want in self._asked)))
         for message, _ in self._link.receive(0.0):
             if isinstance(message, Want):
                 self._answer(message)
@@ -211,7 +212,7 @@ def _or_die(work: object) -> None:
 
 def _finished(core: Core, makers: Makers, case: Case) -> bool:
     totals = core.ledger.totals()
-    if totals["stored"] + totals["duplicates"] != GOOD + 1 or totals["quarantined"] != 1 or core.in_hand():
+    if totals.stored + totals.duplicates != GOOD + 1 or totals.quarantined != 1 or core.in_hand():
         return False
     if not case.close:
         return True
