@@ -16,7 +16,7 @@ import pytest
 
 from aet_stream.cli import main
 from aet_stream.config_file import load
-from tests.harness import ENVIRONMENT, Daemon, wait_for
+from tests.harness import ENVIRONMENT, Daemon, put, wait_for
 
 UNITS = Path(__file__).parent.parent / "aet_stream" / "systemd"
 analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
@@ -234,3 +234,28 @@ def test_ready_and_watchdog_come_from_live_roles_only(tmp_path: Path) -> None:
         if daemon.process.poll() is None:
             daemon.process.kill()
             daemon.process.wait()
+
+
+def test_roles_as_units_of_their_own_make_a_series(tmp_path: Path) -> None:
+    """As aet-stream.target starts them, in no order: each says READY and WATCHDOG itself, and ends with 0 when asked."""
+    daemon, heard, roles = Daemon(tmp_path), {}, ("worker", "watch", "trigger", "hub")
+    processes: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        with daemon.log.open("w") as log:
+            for role in roles:
+                heard[role] = FakeSystemd(tmp_path / f"{role}.notify")
+                environment = {**ENVIRONMENT, "NOTIFY_SOCKET": str(heard[role].path)}
+                processes[role] = subprocess.Popen(daemon.command(role, *daemon.set), stderr=log, env=environment)
+        put(daemon.root / "s", 0, 1.0)
+        for word in ("READY=1", "WATCHDOG=1"):
+            wait_for(lambda word=word: all(any(word in said for said in each.listen()) for each in heard.values()), what=word)
+        daemon.wait_for_totals(stored=1)
+        for process in processes.values():
+            process.send_signal(signal.SIGTERM)
+        assert {role: process.wait(20) for role, process in processes.items()} == dict.fromkeys(roles, 0)
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()
+        for each in heard.values():
+            each.close()
