@@ -44,7 +44,7 @@ def main(folder: Path) -> int:
     began = time.monotonic()
     microscope = subprocess.Popen(
         [*AET_STREAM, "simulate", "--out", str(paths["watch"]), "--name", SERIES, "--tilts", str(TILTS), "--size", str(SIZE_PX),
-         "--cadence", str(CADENCE_S), "--seed", "7", "--background", "film"],
+         "--cadence", str(CADENCE_S), "--seed", "7", "--background", "edge"],
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
     await_first_file(folder / "watch" / SERIES, microscope)

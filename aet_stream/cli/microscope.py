@@ -4,18 +4,33 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aet_stream.cli.common import Add, folder, number_from, series_name, whole, whole_from
 from aet_stream.errors import AetError
 from aet_stream.service import EXIT_OK
 
+if TYPE_CHECKING:
+    from aet_stream.simulate.series import SimulatedSeries
+
 
 def add_commands(add: Add) -> None:
     simulate = add("simulate", _simulate, "a microscope that writes a tilt series file by file", config=False)
-    simulate.add_argument("--particle", default="random", help="random, fcc, hcp, decahedron, icosahedron or amorphous (default: random)")
     simulate.add_argument(
-        "--background", default="film", help="film, gaussian, or unseen, which no network has learned from (default: film)"
+        "--particle",
+        default="random",
+        help="random, fcc, hcp, decahedron, icosahedron, amorphous, rod, twin, cube, octahedron or plate (default: random)",
+    )
+    simulate.add_argument(
+        "--background",
+        default="thin-film",
+        metavar="KIND",
+        help="things that turn with the particle: thin-film, edge, halo, 100-counts, growing-halo, two-films, everything, one-side, strong,"
+        " hole, several, off-axis, carbon, mid-plane, blob, shell, thick-film; or what does not turn: independent, blend, film, gaussian,"
+        " unseen (default: thin-film)",
+    )
+    simulate.add_argument(
+        "--flakes", action="store_true", help="a film of flakes and droplets below a particle of a shape that no network has learned from"
     )
     simulate.add_argument("--tilts", type=whole_from(1, 10_000), default=60, metavar="N", help="how many (default: 60)")
     simulate.add_argument("--range", type=number_from(0, 90), default=70.0, metavar="DEG", help="largest tilt (default: 70)")
@@ -29,7 +44,10 @@ def add_commands(add: Add) -> None:
         "--multislice", action="store_true", help="images by multislice theory (abTEM): minutes each, kept for the next time"
     )
     simulate.add_argument(
-        "--dose", type=number_from(1, 25_000), default=2000.0, metavar="COUNTS", help="counts in the brightest pixel (default: 2000)"
+        "--dose",
+        type=number_from(1, 25_000),
+        metavar="COUNTS",
+        help="counts in the brightest pixel of the particle (default: what the kind has, mostly 1000)",
     )
     simulate.add_argument("--name", type=series_name, default="particle", help="name of the series: a folder under DIR")
     replay = add("replay", _replay, "an old acquisition again at true cadence", config=False)
@@ -60,31 +78,39 @@ def add_commands(add: Add) -> None:
 
 def _simulate(arguments: argparse.Namespace) -> int:
     """Write a simulated tilt series into DIR/NAME file by file, and the truth into DIR.truth/NAME.h5 beside it."""
-    import numpy as np
-
     from aet_stream.simulate import microscope
-    from aet_stream.simulate.series import simulate_series
 
-    tilts_deg = np.linspace(-arguments.range, arguments.range, arguments.tilts)
+    truth = microscope.truth_path(arguments.out, arguments.name)
     try:
-        series = simulate_series(
-            seed=arguments.seed,
-            tilts_deg=np.round(tilts_deg, 2),
-            size_px=arguments.size,
-            particle=arguments.particle,
-            atoms=arguments.atoms,
-            kind=arguments.background,
-            dose=arguments.dose,
-            multislice=microscope.truth_path(arguments.out, arguments.name).with_suffix(".multislice") if arguments.multislice else None,
-        )
+        series = _simulated(arguments, truth.with_suffix(".multislice"))
         files = microscope.shots(series.raw, series.tilts_deg, series.pixel_size_nm, arguments.format.split(","), arguments.fault)
-        truth = microscope.truth_path(arguments.out, arguments.name)
         microscope.write_truth(truth, series)
         count = _expose(files, arguments, arguments.name)
     except ValueError as error:
         raise AetError(str(error)) from error
     print(f"{count} files in {arguments.out / arguments.name}, truth in {truth}")
     return EXIT_OK
+
+
+def _simulated(arguments: argparse.Namespace, kept: Path) -> SimulatedSeries:
+    import numpy as np
+
+    from aet_stream.simulate.backgrounds import KINDS
+    from aet_stream.simulate.physical import SERIES_KINDS, physical_series
+    from aet_stream.simulate.series import simulate_series
+
+    tilts_deg = np.round(np.linspace(-arguments.range, arguments.range, arguments.tilts), 2)
+    alike = {"size_px": arguments.size, "particle": arguments.particle, "atoms": arguments.atoms, "dose": arguments.dose}
+    alike |= {"multislice": kept if arguments.multislice else None}
+    if arguments.background in SERIES_KINDS:
+        return physical_series(
+            arguments.background, arguments.seed, tilts_deg, physics="flakes" if arguments.flakes else "clouds", with_volume=True, **alike
+        )
+    if arguments.background not in KINDS:
+        raise ValueError(f"background {arguments.background!r}: choose one of {', '.join([*SERIES_KINDS, *KINDS])}")
+    if arguments.flakes:
+        raise ValueError(f"--flakes: not with --background {arguments.background}, which does not turn; leave it out")
+    return simulate_series(seed=arguments.seed, tilts_deg=tilts_deg, kind=arguments.background, **alike)
 
 
 def _replay(arguments: argparse.Namespace) -> int:

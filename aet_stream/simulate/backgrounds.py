@@ -14,6 +14,8 @@ from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from aet_stream.denoise import grid
 from aet_stream.projection import Array
+from aet_stream.simulate.films import FILMS, Extent, ThicknessMap, normalised
+from aet_stream.simulate.parts import Blob, Lie, Slab, View
 
 _PUBLISHED_FRAME_PX = 256
 _COARSE = 64
@@ -126,7 +128,55 @@ def unseen(rng: np.random.Generator, size_px: int) -> Array:
     return scaled + pedestal(rng)
 
 
-KINDS: dict[str, Callable[[np.random.Generator, int], Array]] = {"gaussian": gaussian, "film": film, "unseen": unseen}
+def slab(rng: np.random.Generator, size_px: int) -> Array:
+    """One view of films that turn with the specimen, at any tilt: foreshortened, thick, at an edge, contaminated; peak 3 to 300 %."""
+    tilt_deg = float(rng.uniform(-78, 78))
+    view = View(tilt_deg, 0.0, size_px, 1.0)
+    b = np.zeros((size_px, size_px))
+    for _ in range(1 if rng.random() < 0.8 else 2):
+        b += _slab(rng, view)
+    if rng.random() < 0.2:
+        b += _blob(rng, size_px).seen(view)
+    return b.astype(np.float32) + pedestal(rng)
+
+
+def _slab(rng: np.random.Generator, view: View) -> Array:
+    size_px, films = view.size_px, FILMS["clouds"]
+    lie = Lie(rng.uniform(-0.5, 0.5) * size_px, rng.normal(0, 3), rng.normal(0, 0.04))
+    cosine, sine = lie.turned(view)
+    extent = Extent(size_px, size_px * (0.5 + 0.6 * abs(sine)) / cosine)
+    values = normalised(films.surface(rng, extent), extent) * rng.uniform(0.1, 1)
+    if rng.random() < 0.6:
+        values = values + rng.uniform(0, 2)
+    if rng.random() < 0.3:
+        values = values + rng.uniform(0, 0.5) * extent.axes()[1] / size_px
+
+    def somewhere() -> tuple[float, float]:
+        """(y, u) of a place that is seen in the frame, rather in its middle."""
+        y, x = np.clip(rng.normal(0, 0.22, 2), -0.5, 0.5) * size_px
+        return float(y), float((x - (lie.height_px + lie.slope * y) * sine) / cosine)
+
+    if rng.random() < 0.45:
+        turn, (y, u) = rng.uniform(0, 2 * np.pi), somewhere()
+        values = values * films.edge(rng, extent, u * np.cos(turn) + y * np.sin(turn), turn)
+    if rng.random() < 0.1:
+        values = values * films.hole(rng, extent, somewhere(), rng.uniform(0.12, 0.45) * size_px)
+    if rng.random() < 0.4:
+        values = values + rng.uniform(0.3, 2) * films.halo(rng, extent, somewhere(), rng.uniform(0.08, 0.25) * size_px)
+    seen = Slab(ThicknessMap(values - values.min(), extent, order=1), lie).seen(view)
+    strength = float(np.exp(rng.uniform(np.log(0.02), np.log(0.6)))) / cosine  # of what differs: more at high tilt
+    scaled: Array = min(strength, 2.5) * seen / max(float(np.ptp(seen)), 1e-6)
+    return scaled
+
+
+def _blob(rng: np.random.Generator, size_px: int) -> Blob:
+    """Contamination around a particle in the middle, as it turns with it."""
+    wide = rng.uniform(0.08, 0.3, 3) * size_px
+    at = rng.normal(0, 0.06, 3) * size_px
+    return Blob(rng.uniform(0.02, 0.25), (float(at[0]), float(at[1]), float(at[2])), (float(wide[0]), float(wide[1]), float(wide[2])))
+
+
+KINDS: dict[str, Callable[[np.random.Generator, int], Array]] = {"gaussian": gaussian, "film": film, "slab": slab, "unseen": unseen}
 
 
 def background(rng: np.random.Generator, kind: str, size_px: int) -> Array:

@@ -31,8 +31,13 @@ def read(rng: np.random.Generator, frame: Array, sigma: float) -> Array:
 
 def scan_lines(rng: np.random.Generator, frame: Array, sigma_px: float) -> Array:
     """Every line begins a little early or late: (height, width), rows shifted by subpixel amounts."""
+    return moved_lines(frame, np.float32(sigma_px) * rng.standard_normal((frame.shape[0], 1), dtype=np.float32))
+
+
+def moved_lines(frame: Array, by_px: Array) -> Array:
+    """(height, width): every line as it is seen `by_px` (height, 1) farther along x."""
     height, width = frame.shape
-    at = np.arange(width, dtype=np.float32)[None] + np.float32(sigma_px) * rng.standard_normal((height, 1), dtype=np.float32)
+    at = np.arange(width, dtype=np.float32)[None] + by_px.astype(np.float32)
     left = np.clip(np.floor(at).astype(np.int64), 0, width - 2)
     part = np.clip(at - left, 0, 1)
     rows = np.arange(height)[:, None]

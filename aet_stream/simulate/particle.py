@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
 
 from aet_stream.projection import Array
+from aet_stream.simulate.hard_core import pushed_apart
 
 KINDS = ("fcc", "hcp", "decahedron", "icosahedron", "amorphous")
+"""What a random particle is made of: lattices, twins and glass, cut at random."""
+HABITS = ("rod", "twin", "cube", "octahedron", "plate")
+"""Shapes of their own, of the cubic lattice."""
 FEWEST_ATOMS = 10
 """Vacancies and facets leave nothing of smaller ones."""
 #: Pairs of metals that such particles are made of.
@@ -18,6 +23,11 @@ ALLOYS = ((78, 28), (79, 46), (79, 47), (78, 26), (46, 46), (79, 79), (78, 78))
 #: Cubic lattice constants in nm; anything else is given 0.39.
 _LATTICES_NM = {13: 0.405, 26: 0.365, 27: 0.354, 28: 0.352, 29: 0.361, 45: 0.380, 46: 0.389, 47: 0.409, 77: 0.384, 78: 0.392, 79: 0.408}
 _LATTICE_NM = 0.39
+_GLASS = 0.62
+"""Least distance of two atoms of a metallic glass in lattice constants, 0.88 of that in the crystal: spheres of it fill half the space."""
+_GLASS_DISORDER = 0.25
+"""By how much its atoms have left a lattice before they are pushed apart, in lattice constants; by less, and they crystallise again."""
+_GLASS_CELLS = 10
 _FCC = np.array([(0, 0, 0), (0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5)])
 _HCP = np.array([(0, 0, 0), (0.5, 0.5, 0), (0.5, 5 / 6, 0.5), (0, 1 / 3, 0.5)])
 _HCP_CELL = np.array([1.0, np.sqrt(3), np.sqrt(8 / 3)]) / np.sqrt(2)
@@ -41,7 +51,7 @@ def make_particle(
 
     Parameters
     ----------
-    kind : one of KINDS, or "random": one of `kinds`
+    kind : one of KINDS or HABITS, or "random": one of `kinds`
     atoms : about how many, FEWEST_ATOMS or more; 0 draws 1,000 to 50,000
     elements : one or two atomic numbers; none draws from ALLOYS
 
@@ -52,8 +62,8 @@ def make_particle(
     if kind == "random":
         weights = np.array([0.5 if name == "fcc" else 0.15 for name in kinds])
         kind = str(rng.choice(list(kinds), p=weights / weights.sum()))
-    if kind not in KINDS:
-        raise ValueError(f"particle {kind!r}: choose random or one of {', '.join(KINDS)}")
+    if kind not in KINDS + HABITS:
+        raise ValueError(f"particle {kind!r}: choose random or one of {', '.join(KINDS + HABITS)}")
     if atoms and atoms < FEWEST_ATOMS:
         raise ValueError(f"atoms {atoms}: give {FEWEST_ATOMS} or more, or 0 for 1,000 to 50,000")
     if len(elements) > 2 or not all(1 <= z <= 118 for z in elements):
@@ -61,7 +71,7 @@ def make_particle(
     pair = (elements[0], elements[-1]) if elements else ALLOYS[rng.integers(len(ALLOYS))]
     count = atoms or int(np.exp(rng.uniform(np.log(1_000), np.log(50_000))))
     radius = (3 * count / (16 * np.pi)) ** (1 / 3) * 1.15  # in lattice constants, for four atoms a cell; facets take the rest
-    positions = _facetted(rng, _lattice(rng, kind, radius), radius)
+    positions = _shaped(kind, radius) if kind in HABITS else _facetted(rng, _lattice(rng, kind, radius), radius)
     numbers = _elements(rng, positions, radius, pair)
     keep = rng.random(len(positions)) > rng.uniform(0, 0.02)  # vacancies
     lattice_nm = float(np.mean([_LATTICES_NM.get(int(z), _LATTICE_NM) for z in pair]))
@@ -77,8 +87,42 @@ def _lattice(rng: np.random.Generator, kind: str, radius: float) -> Array:
         return _icosahedron(radius)
     fcc = _cells(_FCC, radius * 1.3)
     if kind == "amorphous":
-        return fcc + rng.normal(0, 0.16, fcc.shape)
+        return _glass(rng, 1.3 * radius)
     return _twinned(fcc, radius) if kind == "decahedron" else fcc
+
+
+def _shaped(kind: str, radius: float) -> Array:
+    """(atoms, 3) in lattice constants: as many as a sphere of this radius would hold, in a shape."""
+    volume = 4 / 3 * np.pi * (radius / 1.15) ** 3
+    match kind:
+        case "rod":  # along <001>, five times as long as wide
+            half = (volume / 5) ** (1 / 3) / 2
+            lattice = _cells(_FCC, 6 * half)
+            across, along = np.hypot(lattice[:, 0], lattice[:, 1]), np.abs(lattice[:, 2])
+            keep = (across < 1.13 * half) & (along + np.maximum(across - half / 2, 0) < 5 * half)
+        case "cube":
+            half = volume ** (1 / 3) / 2
+            lattice = _cells(_FCC, 2 * half)
+            keep = (np.abs(lattice).max(1) < half) & (np.abs(lattice).sum(1) < 2.7 * half)
+        case "octahedron":
+            half = (volume * 3 / 4) ** (1 / 3)
+            lattice = _cells(_FCC, 1.2 * half)
+            keep = (np.abs(lattice).sum(1) < half) & (np.abs(lattice).max(1) < 0.9 * half)
+        case "plate":  # on its {111} face, hexagonal
+            half = (volume * 0.9) ** (1 / 3)
+            lattice = _cells(_FCC, 1.3 * half)
+            flat = lattice @ _frame((1, 1, 1), (1, -1, 0)).T
+            sides = [np.abs(flat[:, 1] * np.cos(turn) + flat[:, 2] * np.sin(turn)) for turn in np.pi / 3 * np.arange(3)]
+            keep = (np.abs(flat[:, 0]) < 0.16 * half) & (np.max(sides, axis=0) < half)
+        case _:  # twin: two halves of a truncated octahedron, mirrored at a {111} plane
+            half = (volume / 4) ** (1 / 3)
+            lattice = _cells(_FCC, 1.3 * half)
+            keep = (np.abs(lattice).sum(1) < 1.5 * half) & (np.abs(lattice).max(1) < half)
+            upper = lattice[keep & (lattice.sum(1) > -1e-6)]
+            mirrored = upper - 2 / 3 * upper.sum(1, keepdims=True)
+            return np.concatenate([upper, mirrored[upper.sum(1) > 1e-6]])
+    shaped: Array = lattice[keep]
+    return shaped
 
 
 def _cells(basis: Array, radius: float) -> Array:
@@ -87,6 +131,25 @@ def _cells(basis: Array, radius: float) -> Array:
     inside = grid[np.linalg.norm(grid, axis=1) <= radius + 2]
     cells: Array = (inside[:, None, :] + basis[None]).reshape(-1, 3)
     return cells
+
+
+def _glass(rng: np.random.Generator, radius: float) -> Array:
+    """A sphere somewhere in a glass that repeats itself after _GLASS_CELLS."""
+    tile, middle = _glass_tile(), rng.uniform(0, _GLASS_CELLS, 3)
+    reach = int(np.ceil(radius / _GLASS_CELLS)) + 1
+    corners = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 3, indexing="ij"), -1).reshape(-1, 3) * _GLASS_CELLS
+    atoms: Array = (corners[:, None, :] + tile - middle).reshape(-1, 3)
+    inside: Array = atoms[np.linalg.norm(atoms, axis=1) <= radius]
+    return inside
+
+
+@lru_cache(maxsize=1)
+def _glass_tile() -> Array:
+    """(atoms, 3) in lattice constants: as dense as the crystal, and no two nearer than _GLASS."""
+    grid = np.stack(np.meshgrid(*[np.arange(_GLASS_CELLS)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    crystal = (grid[:, None, :] + _FCC).reshape(-1, 3)
+    disordered = crystal + np.random.default_rng(0).normal(0, _GLASS_DISORDER, crystal.shape)
+    return pushed_apart(disordered, _GLASS, box=(float(_GLASS_CELLS),) * 3)
 
 
 def _twinned(fcc: Array, radius: float) -> Array:

@@ -12,7 +12,8 @@ from aet_stream.simulate.backgrounds import background
 from aet_stream.simulate.formation import fitting_pixel_size_nm, project_series, volume
 from aet_stream.simulate.particle import Particle, make_particle
 
-_LARGEST_VOLUME_PX = 512
+_DOSE = 2000.0
+LARGEST_VOLUME_PX = 512
 """One of 1024 px takes some 30 GiB to make."""
 
 
@@ -40,7 +41,7 @@ def simulate_series(
     particle: str = "random",
     atoms: int = 0,
     kind: str = "film",
-    dose: float = 2000.0,
+    dose: float | None = None,
     read_noise: float = 3.0,
     pedestal: float = 100.0,
     multislice: Path | None = None,
@@ -49,12 +50,12 @@ def simulate_series(
 
     Parameters
     ----------
-    dose : counts in the brightest pixel of the particle
+    dose : counts in the brightest pixel of the particle; None: 2000
     read_noise : standard deviation of the detector's own noise, counts
     pedestal : the detector's offset, counts; part of the background
     multislice : images by multislice theory instead of the linear model, kept in this folder; the volume is then only proportional
     """
-    rng = np.random.default_rng(seed)
+    rng, dose = np.random.default_rng(seed), dose or _DOSE
     subject: Particle = make_particle(rng, kind=particle, atoms=atoms)
     pixel_size_nm = fitting_pixel_size_nm(subject, size_px, rng.uniform(0.5, 0.7))
     if multislice is None:
@@ -76,5 +77,5 @@ def simulate_series(
         background=below,
         tilts_deg=np.asarray(tilts_deg, dtype=np.float64),
         pixel_size_nm=pixel_size_nm,
-        volume=volume(subject, size_px=size_px, pixel_size_nm=pixel_size_nm) * scale if size_px <= _LARGEST_VOLUME_PX else None,
+        volume=volume(subject, size_px=size_px, pixel_size_nm=pixel_size_nm) * scale if size_px <= LARGEST_VOLUME_PX else None,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -48,6 +48,21 @@ class Training:
         self._learn = Recorded(self._learned) if task.alike and device.type == "cuda" and not several else self._learned
         self.step = 0
         self.minutes = 0.0
+
+    def begin_with(self, weights: Mapping[str, Tensor]) -> None:
+        """Weights to go on from, instead of random ones.
+
+        Raises
+        ------
+        ModelError : they are of another network
+        """
+        try:
+            self.model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ModelError(
+                f"preset {self.preset.name!r}: start is another kind of network: {str(error).splitlines()[-1].strip()}"
+            ) from error
+        self.average.load_state_dict(self.model.state_dict())
 
     def one_step(self, batch: Any) -> Tensor:
         """Learn from a batch. Returns its loss, without waiting for it; NaN if the gradient was not finite and the step was left out."""

@@ -14,8 +14,9 @@ import msgspec
 from aet_stream.denoise.architectures import ARCHITECTURES
 from aet_stream.errors import ConfigError
 from aet_stream.simulate.backgrounds import KINDS
-from aet_stream.simulate.particle import FEWEST_ATOMS
-from aet_stream.training.dataset import Recipe
+from aet_stream.simulate.particle import FEWEST_ATOMS, HABITS
+from aet_stream.simulate.particle import KINDS as PARTICLES
+from aet_stream.training.dataset import LEARNT, Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,10 @@ class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     patches_per_frame: Positive = 1
     gate: GatePreset | None = None
     """Without: the network alone."""
+    start: str = ""
+    """A network, by name or path, whose weights (and gate) are the first ones; "": weights at random."""
+    habits: list[str] = []
+    """Kinds of particle to learn from; none: those of dataset.LEARNT."""
 
     def __post_init__(self) -> None:
         """What no key alone can tell.
@@ -95,6 +100,7 @@ class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         for wrong, remedy in (
             (kind is None, f"network: choose from {', '.join(ARCHITECTURES)}"),
             (not set(self.backgrounds) <= set(KINDS), f"backgrounds: choose from {', '.join(KINDS)}"),
+            (not set(self.habits) <= set(PARTICLES + HABITS), f"habits: choose from {', '.join(PARTICLES + HABITS)}"),
             (0 < self.atoms < FEWEST_ATOMS, f"atoms: 0, or {FEWEST_ATOMS} and more"),
             (self.held_out >= self.particles * self.views, "held_out: fewer than particles * views, or nothing is left to learn from"),
             (in_patches and not 3 <= self.patch_px <= largest_px, f"patch_px: 3 to {largest_px} for a {self.network}"),
@@ -105,7 +111,7 @@ class Preset(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     @property
     def recipe(self) -> Recipe:
-        recipe = Recipe(self.backgrounds, self.amplify, self.noise, self.plain, atoms=self.atoms)
+        recipe = Recipe(self.backgrounds, self.amplify, self.noise, self.plain, kinds=self.habits or LEARNT, atoms=self.atoms)
         return replace(recipe, sizes_px=(256,)) if self.plain else recipe
 
 

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from aet_stream import __version__
 from aet_stream.denoise.architectures import save_weights
 from aet_stream.denoise.fusion.gate import Gate
-from aet_stream.denoise.weights_file import Card, load_card, load_tensors, parts
+from aet_stream.denoise.weights_file import Card, find_weights, load_card, load_tensors, parts
 from aet_stream.errors import ConfigError
 from aet_stream.training.calibrate import calibrate
 from aet_stream.training.dataset import Mixer
@@ -73,6 +73,9 @@ def run(preset_name: str, out: Path, *, steps: int = 0, seed: int | None = None,
     training = Training(preset, device)
     if checkpoint.exists():
         training.load(checkpoint)
+    elif preset.start:
+        network, _ = _first_weights(preset.start)
+        training.begin_with(network)
     logger.info("%s: making %d particles, %d views of each", preset.name, preset.particles, preset.views)
     mixer = Mixer(preset.recipe, seed=preset.seed, particles=preset.particles, views=preset.views)
     if preset.held_out:
@@ -97,6 +100,8 @@ def _train_gate(preset: Preset, gate: GatePreset, device: torch.device, path: Pa
     keep_only_own(out, origin(load_card(path).sha256, preset, gate), resume=resume)
     if (out / "checkpoint.pt").exists():
         training.load(out / "checkpoint.pt")
+    elif preset.start and (first := _first_weights(preset.start)[1]):
+        training.begin_with(first)
     logger.info("its gate: making %d particles, %d views of each", gate.particles, gate.views)
     samples = Samples(path, preset, gate)
     judge = GateJudge({name: samples.of(frames) for name, frames in judging(preset).items()})
@@ -110,6 +115,16 @@ def _train_gate(preset: Preset, gate: GatePreset, device: torch.device, path: Pa
     card = msgspec.structs.replace(card, figures=judge(training.average, device) | {"frames": preset.judging_frames})
     save_weights(path, network, card, training.average.state_dict())
     (out / SAMPLES_FILE).unlink(missing_ok=True)
+
+
+def _first_weights(start: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """(network, gate) of the file that a preset starts from.
+
+    Raises
+    ------
+    ModelError : there is no such file
+    """
+    return parts(load_tensors(find_weights(start, setting="start")))
 
 
 def _keep_memory() -> None:

@@ -15,6 +15,8 @@ from typing import Protocol
 EXIT_AGAIN_LATER = 75
 """EX_TEMPFAIL of sysexits.h."""
 KILL_AFTER_S = 2.0
+NICENESS = 10
+"""Not 19: a process of that kind that is killed beside busy programs takes seconds to get the turn in which it ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,6 @@ class ChildWork:
         again_s: float,
         stdin: bytes | None = None,
         environment: dict[str, str] | None = None,
-        niceness: int = 10,
     ) -> None:
         """Start it, with `stdin` to read."""
         self._timeout_s, self._again_s, self._began_at = timeout_s, again_s, time.monotonic()
@@ -60,7 +61,7 @@ class ChildWork:
         except OSError as error:
             self._failed = f"{argv[0]} cannot be started: {error.strerror}"
             return
-        lower_priority(self._child.pid, niceness)
+        lower_priority(self._child.pid)
         if stdin is not None and self._child.stdin is not None:
             with contextlib.suppress(BrokenPipeError):  # it need not read
                 self._child.stdin.write(stdin)
@@ -128,7 +129,7 @@ class CallWork:
         """Nothing to do: what it says from now on is not heard."""
 
 
-def lower_priority(pid: int, niceness: int) -> None:
+def lower_priority(pid: int) -> None:
     """Let intake go first. Where that is not allowed, it is done without."""
     with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, pid, niceness)
+        os.setpriority(os.PRIO_PROCESS, pid, NICENESS)

@@ -52,10 +52,13 @@ def members(session: int) -> dict[int, str]:
 
 def kind(command: str) -> str:
     """What a process is, from its command line."""
-    for name in ("readers.child", "crash_guard", "reconstruct", "preview", "report", "hub", "watch", "worker", "trigger", "monitor", "run"):
+    command, _, settings = command.partition(" --set ")  # the supervisor's settings name all the others
+    if settings:
+        return "supervisor"
+    for name in ("readers.child", "crash_guard", "reconstruct", "preview", "report", "hub", "watch", "worker", "trigger", "monitor"):
         if f" {name}" in command or f".{name}" in command:
-            return {"run": "supervisor", "readers.child": "reader"}.get(name, name)
-    return "other"
+            return {"readers.child": "reader"}.get(name, name)
+    return command[:60] or "ending"  # it has given its memory back already
 
 
 class Group:

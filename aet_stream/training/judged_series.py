@@ -1,0 +1,305 @@
+"""`evaluate --series`: what every estimator makes of series of things that turn (simulate/physical.py), kind by kind, frame by frame.
+
+A series takes minutes; what was found of one is kept in a folder, and a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from aet_stream import durable
+from aet_stream.denoise import grid, trust
+from aet_stream.denoise.denoiser import Denoiser
+from aet_stream.denoise.estimators import CLASSICAL
+from aet_stream.denoise.features import BLOCKS
+from aet_stream.denoise.weights_file import SHIPPED
+from aet_stream.projection import Array
+from aet_stream.simulate.films import PHYSICS, Physics
+from aet_stream.simulate.physical import SERIES_KINDS, PhysicalSeries, physical_series
+from aet_stream.training import oracle
+from aet_stream.training.scores import caught, rank_correlation
+
+logger = logging.getLogger(__name__)
+
+SEED = 4_000_000
+"""Of the first series of each kind; nothing is trained or tuned on these."""
+TILTS, LARGEST_DEG = 40, 75.0
+NOTHING, ORACLE = "nothing", "oracle"
+_PARTICLE = 2e-3
+"""Of the brightest pixel: what reaches this is particle."""
+_TENTH, _TWENTIETH = 0.1, 0.05
+_MUCH = 0.03
+"""Error against the particle's range that nobody should trust."""
+_FLOOR = 1e-6
+
+Answer = tuple[Array, float, float]
+"""(background, expected error, trust) of a frame, counts; NaN where the estimator does not say"""
+Estimator = Callable[[PhysicalSeries], Iterable[Answer]]
+"""A series -> the answers for its frames, in their order"""
+OF_SERIES: dict[str, Estimator] = {}
+"""Estimators that see a whole series at once, by name"""
+
+
+class Which(msgspec.Struct, frozen=True, kw_only=True):
+    """One series to judge by."""
+
+    kind: str
+    physics: Physics
+    seed: int
+    tilts: int = TILTS
+    size_px: int = 256
+    height: float | None = None
+    """Of the film above the axis, in radii of the particle; None: the kind's own"""
+
+    def series(self) -> PhysicalSeries:
+        """Irregular tilts in order, as they are acquired."""
+        rng = np.random.default_rng(self.seed)
+        tilts = np.linspace(-LARGEST_DEG, LARGEST_DEG, self.tilts)
+        tilts[1:-1] += rng.uniform(-0.3, 0.3, max(self.tilts - 2, 0))
+        return physical_series(self.kind, self.seed, np.round(tilts, 1), size_px=self.size_px, physics=self.physics, height=self.height)
+
+
+class Marks(msgspec.Struct, frozen=True, kw_only=True):
+    """How one estimator did on the frames of one series; errors against the brightest pixel of the particle."""
+
+    which: Which
+    estimator: str
+    tilts_deg: list[float]
+    error: list[float]
+    """Root mean square"""
+    inside: list[float]
+    """The same under the particle"""
+    total: list[float]
+    """Error of the particle's total, as a share of it"""
+    share: list[float]
+    """Error against the range of the true clean frame's block means"""
+    expected: list[float] = []
+    """The error that the estimator foretold, as `error`"""
+    trust: list[float] = []
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One estimator on one kind: decibels over all frames."""
+
+    kind: str
+    estimator: str
+    frames: int
+    mean_db: float
+    tenth_db: float
+    """Mean of the worst tenth"""
+    inside_db: float
+    inside_fifth_db: float
+    """Fifth percentile"""
+    total_percent: float
+    total_95_percent: float
+    """Of 100 frames 95 are better"""
+
+
+class SeriesTrust(msgspec.Struct, frozen=True, kw_only=True):
+    """How well an estimator knows its own error, over all frames of all kinds."""
+
+    estimator: str
+    frames: int
+    rank_correlation: float
+    worst_caught: float
+    """Of the worst tenth, at a tenth of false alarms"""
+    trusted_wrongly: int
+    """Frames with an error above 3 % of the particle's range and a trust above .5"""
+    largest_wrong_trust: float
+    """Trust of such a frame, at most"""
+    median_ratio: float
+    """Expected over true error"""
+    within_factor_two: float
+
+
+def judged(kinds: Sequence[str], seeds: int, *, tilts: int = TILTS, first: int = SEED) -> list[Which]:
+    """The series: of every kind as many as `seeds`, films of both physics in turn."""
+    return [
+        Which(kind=kind, physics=PHYSICS[number % len(PHYSICS)], seed=first + number, tilts=tilts)
+        for kind in kinds
+        for number in range(seeds)
+    ]
+
+
+def marks(models: Sequence[str], series: Sequence[Which], kept: Path | None = None) -> list[Marks]:
+    """Judge networks (all shipped ones by default), the classical estimates, doing nothing and the oracle.
+
+    Parameters
+    ----------
+    kept : a folder for what was found; what is there already is read
+    """
+    denoisers = {
+        name: Denoiser(model=name) for name in [*CLASSICAL, *(models or sorted(path.stem for path in SHIPPED.glob("*.safetensors")))]
+    }
+    estimators: dict[str, tuple[str, Estimator]] = {NOTHING: ("", _nothing)}
+    estimators |= {name: (denoiser.sha256, _alone(denoiser)) for name, denoiser in denoisers.items()}
+    estimators |= {ORACLE: ("", _oracle), **{name: ("", estimator) for name, estimator in OF_SERIES.items()}}
+    found = []
+    for number, which in enumerate(series):
+        logger.info("series %d of %d: %s, %s, seed %d", number + 1, len(series), which.kind, which.physics, which.seed)
+        made: list[PhysicalSeries] = []
+        for name, (sha256, answer) in estimators.items():
+            found.append(_kept(kept, which, name, sha256, made, answer))
+    return found
+
+
+def _nothing(series: PhysicalSeries) -> Iterator[Answer]:
+    for frame in series.raw:
+        yield np.zeros(frame.shape, np.float32), np.nan, np.nan
+
+
+def _alone(denoiser: Denoiser) -> Estimator:
+    """Frame by frame."""
+
+    def answers(series: PhysicalSeries) -> Iterator[Answer]:
+        for frame in series.raw:
+            done = denoiser.subtract(frame)
+            yield frame - done.clean, done.quality.expected_error, done.quality.trust
+
+    return answers
+
+
+def _oracle(series: PhysicalSeries) -> Iterator[Answer]:
+    unit = np.float32(series.geometry.unit_counts)
+    for raw, clean, below in zip(series.raw, series.clean, series.background, strict=True):
+        yield oracle.background(raw / unit, clean / unit, below / unit) * unit, np.nan, np.nan
+
+
+def _kept(folder: Path | None, which: Which, name: str, sha256: str, made: list[PhysicalSeries], answer: Estimator) -> Marks:
+    """What was found before, or now; the series is made when it is first wanted."""
+    path = None
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        key = hashlib.sha256(msgspec.json.encode((which, name, sha256))).hexdigest()[:12]
+        path = folder / f"{which.kind}-{which.physics}-{which.seed}-{Path(name).stem}-{key}.json"
+        if path.exists():
+            return msgspec.json.decode(path.read_bytes(), type=Marks)
+    if not made:
+        made.append(which.series())
+    found = _marked(which, name, made[0], answer(made[0]))
+    if path is not None:
+        durable.replace(path, msgspec.json.encode(found))
+    return found
+
+
+def _marked(which: Which, name: str, series: PhysicalSeries, answers: Iterable[Answer]) -> Marks:
+    unit = series.geometry.unit_counts
+    columns: dict[str, list[float]] = {key: [] for key in ("error", "inside", "total", "share", "expected", "trust")}
+    for clean, truth, (background, expected, trusted) in zip(series.clean, series.background, answers, strict=True):
+        wrong = (background.astype(np.float64) - truth) / unit
+        inside = clean > _PARTICLE * unit
+        error = float(np.sqrt(np.mean(np.square(wrong))))
+        means = grid.statistics(clean, max(1, -(-len(clean) // BLOCKS)))[0] / unit
+        low, high = np.percentile(means, (0.5, 99.5))
+        values = {
+            "error": error,
+            "inside": float(np.sqrt(np.mean(np.square(wrong[inside])))),
+            "total": float(wrong[inside].sum() * unit / clean.sum(dtype=np.float64)),
+            "share": error / float(high - low),
+            "expected": expected / unit,
+            "trust": trusted,
+        }
+        for key, value in values.items():
+            columns[key].append(value)
+    said = {key: columns.pop(key) for key in ("expected", "trust")}
+    if np.isfinite(said["trust"]).all():
+        columns |= said
+    return Marks(which=which, estimator=name, tilts_deg=series.tilts_deg.tolist(), **columns)
+
+
+def rows(found: Sequence[Marks]) -> list[Row]:
+    """One for every kind and estimator, then all kinds together."""
+    names, kinds = (list(dict.fromkeys(words)) for words in ([m.estimator for m in found], [m.which.kind for m in found]))
+    groups = [(kind, name, [m for m in found if m.which.kind == kind and m.estimator == name]) for kind in kinds for name in names]
+    groups += [("all", name, [m for m in found if m.estimator == name]) for name in names]
+    return [_row(kind, name, of) for kind, name, of in groups if of]
+
+
+def _row(kind: str, name: str, of: Sequence[Marks]) -> Row:
+    error, inside = (decibel([value for m in of for value in getattr(m, key)]) for key in ("error", "inside"))
+    total = 100 * np.abs([value for m in of for value in m.total])
+    worst = np.sort(error)[: max(1, round(len(error) * _TENTH))]
+    return Row(
+        kind=kind,
+        estimator=name,
+        frames=len(error),
+        mean_db=float(error.mean()),
+        tenth_db=float(worst.mean()),
+        inside_db=float(inside.mean()),
+        inside_fifth_db=float(np.quantile(inside, _TWENTIETH)),
+        total_percent=float(total.mean()),
+        total_95_percent=float(np.quantile(total, 1 - _TWENTIETH)),
+    )
+
+
+def decibel(errors: Sequence[float]) -> Array:
+    """(n,) of root mean square errors against the brightest pixel."""
+    values: Array = -20 * np.log10(np.maximum(np.asarray(errors, np.float64), _FLOOR))
+    return values
+
+
+def trusted(found: Sequence[Marks]) -> list[SeriesTrust]:
+    """Of every estimator that says how far it is to be trusted."""
+    names = dict.fromkeys(m.estimator for m in found if m.trust)
+    return [_trusted(name, [m for m in found if m.estimator == name]) for name in names]
+
+
+def _trusted(name: str, of: Sequence[Marks]) -> SeriesTrust:
+    error, share, expected, trusts = (np.array([v for m in of for v in getattr(m, key)]) for key in ("error", "share", "expected", "trust"))
+    wrong = share > _MUCH
+    ratio = expected / error
+    return SeriesTrust(
+        estimator=name,
+        frames=len(error),
+        rank_correlation=rank_correlation(expected, error),
+        worst_caught=caught(expected, error),
+        trusted_wrongly=int((wrong & (trusts > trust.trust_of(trust.HALF_TRUSTED))).sum()),
+        largest_wrong_trust=float(trusts[wrong].max()) if wrong.any() else 0.0,
+        median_ratio=float(np.median(ratio)),
+        within_factor_two=float((np.maximum(ratio, 1 / ratio) < 2).mean()),
+    )
+
+
+def table(found: Sequence[Marks]) -> str:
+    """As text, kind by kind, the best last; then trust."""
+    lines = [
+        f"{'kind':<14} {'estimator':<18} {'frames':>6} {'mean dB':>8} {'tenth':>7} {'inside':>7} {'5 %':>7} {'total %':>8} {'95 %':>7}"
+    ]
+    all_rows = rows(found)
+    for kind in dict.fromkeys(row.kind for row in all_rows):
+        for r in sorted((row for row in all_rows if row.kind == kind), key=lambda row: row.mean_db):
+            lines.append(
+                f"{r.kind:<14} {Path(r.estimator).stem:<18} {r.frames:>6} {r.mean_db:>8.2f} {r.tenth_db:>7.2f} {r.inside_db:>7.2f}"
+                f" {r.inside_fifth_db:>7.2f} {r.total_percent:>8.2f} {r.total_95_percent:>7.2f}"
+            )
+    lines += ["", "trust over all frames"]
+    for t in trusted(found):
+        lines.append(
+            f"{Path(t.estimator).stem:<18} {t.frames} frames: rank correlation {t.rank_correlation:.3f}, worst tenth caught"
+            f" {t.worst_caught:.0%} at 10 % false alarms, {t.trusted_wrongly} of error above 3 % trusted above .5 (at most"
+            f" {t.largest_wrong_trust:.2f}); expected/true {t.median_ratio:.2f}, within a factor of two {t.within_factor_two:.0%}"
+        )
+    return "\n".join(lines)
+
+
+def as_builtins(found: Sequence[Marks]) -> Mapping[str, object]:
+    """For `--json`."""
+    return {"rows": rows(found), "trust": trusted(found), "marks": list(found)}
+
+
+def known_kinds(words: Sequence[str]) -> list[str]:
+    """All kinds, or these.
+
+    Raises
+    ------
+    ValueError : no such kind
+    """
+    if unknown := [word for word in words if word not in SERIES_KINDS]:
+        raise ValueError(f"no kind of series {unknown[0]!r}: choose {', '.join(SERIES_KINDS)}")
+    return list(words) or list(SERIES_KINDS)
