@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -18,19 +18,52 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 
 
+EventName = Literal[
+    "projection.stored", "coverage.milestone", "series.closed", "series.revised", "edition.done", "edition.chosen", "reconstruction.done",
+    "held", "quarantined",
+]  # fmt: skip
+
+
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A table of config.toml."""
+
+
+class Product(NamedTuple):
+    """A file that a sink leaves beside its series, and the event that tells of it."""
+
+    event: EventName
+    name: str
+    """What the event calls it."""
+    file: str
+
+
+class Sink(Section, frozen=True):
+    """A table that is named like a sink: somebody who acts upon events. How it does that stands in `trigger/sinks.py`."""
+
+    only_while_growing: ClassVar[bool] = False
+    """Of a series only the latest event counts, and none once it is closed."""
+    product: ClassVar[Product | None] = None
+
+    @property
+    def given(self) -> tuple[EventName, ...]:
+        """The events that it is given; none: nobody has configured it."""
+        raise NotImplementedError
+
+    def tries(self, usual: int) -> int:
+        """How often it is given one before that is put aside as failed."""
+        return usual
 
 
 class Watch(Section, frozen=True):
     """Where files appear, and when one is complete."""
 
     root: str = ""
-    """Watched folder. A series is a folder directly under it; files lying in it directly form a series named after it."""
+    """The folder that your microscope writes to (required). A series is a folder directly under it (`series.by`); files that lie in it
+    directly form a series named after it."""
     scan_s: Annotated[float, msgspec.Meta(gt=0)] = 2.0
     """Time between full scans. Events only make a scan come sooner; the scan is the truth."""
     events: bool = True
-    """Use file system events. Switch off on network shares, which send none."""
+    """Use file system events. Where there are none (NFS, SMB, FUSE) it scans, whatever this says."""
     settle_s: Seconds = 1.0
     """How long size and time must stand still when the writer was not seen to close the file."""
     incomplete_s: Seconds = 60.0
@@ -48,7 +81,7 @@ class Watch(Section, frozen=True):
     """Files that are there at the first start and were written before are left out: `start` (the first start on this output), a date
     (`2026-11-29`), or so long before the first start (`30 d`). What comes later is always taken. Empty: everything."""
     reader_timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
-    """A file that takes longer to read costs the reading process its life."""
+    """Time to read one image. A file that takes longer costs the reading process its life."""
     reader_memory_mib: AtLeastOne = 4096
     """Address space of the reading process."""
     max_file_mib: AtLeastOne = 8192
@@ -59,7 +92,8 @@ class Readers(Section, frozen=True):
     """Which formats are read."""
 
     enabled: tuple[str, ...] = ()
-    """Readers of other packages, by the name of their entry point in the group `aet_stream.readers`; `rsciio` is one of ours."""
+    """Readers of other packages, by the name of their entry point in the group `aet_stream.readers`; `rsciio` opens the door to
+    RosettaSciIO (if installed)."""
 
 
 class Frames(Section, frozen=True):
@@ -73,12 +107,13 @@ class Frames(Section, frozen=True):
     expected: Count = 0
     """Frames per tilt. 0: not known, a tilt is complete when no further frame has come for `window_s`."""
     window_s: Seconds = 10.0
+    """Longest time between two frames of one tilt."""
     tolerance_deg: Seconds = SAME_TILT_DEG
     """Frames whose tilts differ by more are no frames of one tilt."""
     max_shift: Annotated[float, msgspec.Meta(gt=0, le=0.5)] = 0.25
     """Drift between frames beyond this share of the edge is not believed: averaged as they are, flagged."""
     keep: Literal["moments", "frames", "none"] = "moments"
-    """Beside the mean: the variance over the frames, all frames, or nothing."""
+    """Beside the mean: `moments` (the variance over the frames), `frames` (all of them) or `none`."""
 
 
 class Angle(Section, frozen=True):
@@ -90,30 +125,36 @@ class Angle(Section, frozen=True):
     """Searched in the file name; group `angle` is the tilt, an optional group `sign` its sign. Empty: names say nothing.
 
     By default the whole word before `deg`, and a sign or digits torn from it (`- 12`, `-12_5`), so that nothing is lost unseen.
+    For names like probe_-34.5.dm3: '_(?P<angle>[+-]\\d+(?:\\.\\d+)?)(?=\\.\\w+$)'
     """
     no_tilt_words: tuple[str, ...] = (
         "step", "steps", "stepsize", "increment", "incr", "inc", "every", "each", "per", "range", "wedge",
         "scan", "scanning", "scanrot", "scanrotation", "scandir", "fastscan", "dir", "direction",
         "rot", "rotate", "rotated", "rotation", "cw", "ccw", "clockwise", "azimuth", "phi", "psi", "pretilt",
     )  # fmt: skip
-    """Words directly before or after a number in a name (lower case) that make it no tilt: the projection is held."""
+    """Words directly before or after a number in a name (lower case) that make it no tilt (`2deg_step_001`, `scan_90deg`): the projection
+    is held."""
     filename_unit: Literal["deg", "rad"] = "deg"
+    """What numbers in names and sidecars without a unit of their own count in."""
     metadata_unit: Literal["file", "deg", "rad"] = "file"
-    """What metadata count in. `file`: what the format says; the others overrule it."""
+    """What metadata count in. `file`: what the format says; `deg` and `rad` overrule it."""
     signs: dict[str, str] = msgspec.field(default_factory=lambda: {"n": "-", "m": "-", "p": "+"})
-    """Letters that stand for a sign, in the group `sign` or at the front of `angle`."""
+    """Letters that stand for a sign, in the group `sign` or at the front of `angle`, as in n12.5."""
     tolerance_deg: Seconds = 0.5
     """Sources that differ by more hold the projection."""
     axis: Literal["alpha", "beta"] = "alpha"
-    """Which axis of the stage is tilted. Sidecars and names are believed to speak of it."""
+    """Which axis of the stage is tilted, `alpha` or `beta`. Sidecars and names are believed to speak of it."""
     scale: Annotated[float, msgspec.Meta(ge=-1, le=1)] = 1.0
     """1, or -1 for a stage that counts the other way. Applied to every source but a person's word."""
     min_deg: float = -180.0
     """A tilt below this is no tilt: the projection is held."""
     max_deg: float = 180.0
+    """And above this."""
     plan: str = ""
-    """A CSV file with the planned tilts (degrees, after `scale`). What is not planned is held; `status` says what is missing."""
+    """A CSV file with the planned tilts (degrees, after `scale`), one a line or in a column `tilt`. What is not planned is held; `status`
+    says what is missing. Empty: no plan."""
     plan_tolerance_deg: Seconds = 0.5
+    """A tilt this close to a planned one is that one."""
 
 
 class Orientation(Section, frozen=True):
@@ -122,7 +163,9 @@ class Orientation(Section, frozen=True):
     transpose: bool = False
     """First of the three: rows become columns."""
     flip_y: bool = False
+    """Then the order of rows is reversed."""
     flip_x: bool = False
+    """Then that of columns."""
     tilt_axis_deg: Annotated[float, msgspec.Meta(ge=-180, le=180)] | Literal["file"] = "file"
     """Where the tilt axis lies after that, in degrees from +y (towards higher rows) towards -x: as IMOD and SerialEM count it, who show the
     first row at the bottom, from the vertical counterclockwise; with the first row at the top, clockwise. Images are stored as they are; it
@@ -156,13 +199,13 @@ class Series(Section, frozen=True):
     pattern: str = ""
     """A regular expression, for `pattern` and `path_pattern`."""
     detector: str = ""
-    """Of several detectors, the one whose images are used; the others are recorded, not stored. Empty: a second one is held."""
+    """Of several detectors, the one whose images are used (`HAADF`); the others are recorded, not stored. Empty: a second one is held."""
     expected: Count = 0
     """Projections per series; the series closes once that many are stored; a retaken one counts once. 0: not known."""
     sentinel: str = ""
-    """A file of this name (shell pattern) in a series folder says that the series has ended. Empty: none."""
+    """A file of this name (shell pattern, `*.done`) in a series folder says that the series has ended. Empty: none."""
     idle_close_s: Seconds = 1800.0
-    """Close a series this long after its last projection. 0: only by command."""
+    """Close a series this long after its last projection. 0: only by `aet-stream close`."""
 
 
 class Queue(Section, frozen=True):
@@ -184,7 +227,10 @@ class Output(Section, frozen=True):
     """Where results go."""
 
     root: str = ""
-    """A folder on a local disk, never inside `watch.root`."""
+    """A folder on a local disk, never inside `watch.root` (required)."""
+    keep_free_mib: Count = 2048
+    """Room on that disk that is left alone. With less than that, and what open series need for their closing, nothing more is accepted
+    until there is room again; the microscope's own files wait. 0: until the disk is full."""
     group_s: Seconds = 0.1
     """Under load, `series.h5` is rewritten at most this often."""
     fold_rows: Annotated[int, msgspec.Meta(ge=2, le=500)] = 256
@@ -200,7 +246,7 @@ class Denoise(Section, frozen=True):
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """`auto` takes bfloat16 where the hardware has it and the network's card allows it."""
+    """`auto`, `float32` or `bfloat16`; `auto` takes bfloat16 where the hardware has it and the network's card allows it."""
     fusion: bool = True
     """Weigh the network against what vacuum and lattice fringes say of the background under the particle. `false`: the network alone."""
     tile_px: Count = 0
@@ -214,10 +260,11 @@ class Denoise(Section, frozen=True):
 AlignStep = Literal["common-line", "center-of-mass", "axis-angle", "projection-matching"]
 
 
-class Reconstruct(Section, frozen=True):
+class Reconstruct(Sink, frozen=True):
     """The volume that the trigger makes when a series closes."""
 
     on_close: bool = True
+    """Make one whenever a series closes."""
     method: str = "auto"
     """`auto`, `nesterov-sirt`, `tomopy:ALGORITHM` or `astra:ALGORITHM`."""
     iterations: Count = 0
@@ -238,29 +285,53 @@ class Reconstruct(Section, frozen=True):
     """tomopy or ASTRA, which hand over a few slices at a time, hang when nothing has come for so long, and are stopped."""
     attempts: AtLeastOne = 3
     """Tries before it is put aside as failed."""
+    product = Product("reconstruction.done", "volume", "reconstruction.h5")
+
+    @property
+    def given(self) -> tuple[EventName, ...]:
+        return ("series.closed", "series.revised") if self.on_close else ()
+
+    def tries(self, usual: int) -> int:
+        return self.attempts
 
 
-class Preview(Section, frozen=True):
+class Preview(Sink, frozen=True):
     """A small volume of a series that is still growing, for the monitor: made at low priority whenever coverage has grown."""
 
     enabled: bool = True
+    """Make previews, as `preview.h5` beside the series."""
     every_deg: Annotated[float, msgspec.Meta(ge=1, le=180)] = 15.0
     """A new one each time this much more of the 180 degrees of directions is covered (each tilt covers a degree to both sides)."""
     size_px: Annotated[int, msgspec.Meta(ge=16, le=1024)] = 128
     """Projections are binned to at most this width."""
     iterations: AtLeastOne = 10
+    """Of the solver: few, because it is only looked at."""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
+    """A preview that takes longer is stopped."""
+    only_while_growing = True
+
+    @property
+    def given(self) -> tuple[EventName, ...]:
+        return ("coverage.milestone",) if self.enabled else ()
+
+    def tries(self, usual: int) -> int:
+        return 2
 
 
-class Report(Section, frozen=True):
+class Report(Sink, frozen=True):
     """The page about a series that is kept beside it as `report.html`."""
 
     on_close: bool = True
     """Made when a series closes, and again when its volume is there."""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
+    """A report that takes longer is stopped, and is a failed try."""
 
+    @property
+    def given(self) -> tuple[EventName, ...]:
+        return ("series.closed", "series.revised", "reconstruction.done") if self.on_close else ()
 
-EventName = Literal["projection.stored", "coverage.milestone", "series.closed", "reconstruction.done", "held", "quarantined"]
+    def tries(self, usual: int) -> int:
+        return 3
 
 
 class Trigger(Section, frozen=True):
@@ -274,7 +345,7 @@ class Trigger(Section, frozen=True):
     """Pause after a receiver said "again later" (exit code 75, HTTP 503 or 429); that counts as no try."""
 
 
-class Command(Section, frozen=True):
+class Command(Sink, frozen=True):
     """A program of your own that is run for every event, without a shell: 0 done, 75 again later, anything else a failed try.
 
     It gets the event as JSON on standard input, and in the environment AET_EVENT, AET_EVENT_ID (the same in every try), AET_SERIES,
@@ -284,10 +355,16 @@ class Command(Section, frozen=True):
     argv: tuple[str, ...] = ()
     """Program and arguments. Empty: none."""
     events: tuple[EventName, ...] = ("series.closed", "reconstruction.done", "held", "quarantined")
+    """Which events it is run for."""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
+    """A program that runs longer is stopped, and is a failed try."""
+
+    @property
+    def given(self) -> tuple[EventName, ...]:
+        return self.events if self.argv else ()
 
 
-class Webhook(Section, frozen=True):
+class Webhook(Sink, frozen=True):
     """An HTTP POST for every event, signed as standardwebhooks.com says; 2xx is success. Its `webhook-id` is the same in every try."""
 
     url: str = ""
@@ -295,22 +372,35 @@ class Webhook(Section, frozen=True):
     secret_file: str = ""
     """A file whose first line is the shared secret (`whsec_` and base64, or any text). Empty: unsigned."""
     events: tuple[EventName, ...] = ("series.closed", "reconstruction.done", "held", "quarantined")
+    """Which events are sent."""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 10.0
+    """Time for the answer."""
+
+    @property
+    def given(self) -> tuple[EventName, ...]:
+        return self.events if self.url else ()
 
 
-class Zeromq(Section, frozen=True):
+class Zeromq(Sink, frozen=True):
     """A request to a REP socket for every event: (id, JSON); the answer is the id. Its `id` is the same in every try."""
 
     endpoint: str = ""
     """For example tcp://127.0.0.1:5599. Empty: none."""
     events: tuple[EventName, ...] = ("projection.stored", "series.closed", "reconstruction.done")
+    """Which events are sent."""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 10.0
+    """Time for the answer."""
+
+    @property
+    def given(self) -> tuple[EventName, ...]:
+        return self.events if self.endpoint else ()
 
 
 class Monitor(Section, frozen=True):
     """The page and status for people and machines over HTTP. It reads only."""
 
     enabled: bool = True
+    """Serve it."""
     host: str = "127.0.0.1"
     """Address to listen at. Any but loopback needs a token, which is made at the first start."""
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8571
@@ -326,6 +416,8 @@ class Monitor(Section, frozen=True):
     computers with several users."""
     token_file: str = ""
     """Readable by its owner only. Empty: `run/monitor.token` under the output folder."""
+    doctor_every_s: Seconds = 86400.0
+    """So often `aet-stream doctor` is run as this service, for the page; after ten minutes again when it found something. 0: never."""
     tls_cert: str = ""
     """Certificate (PEM) for HTTPS. Empty: plain HTTP."""
     tls_key: str = ""
@@ -339,6 +431,7 @@ class Advice(Section, frozen=True):
     """When the monitor advises to look again or to retake a tilt. Advice only: nothing is held, changed or left out."""
 
     enabled: bool = True
+    """Advise at all."""
     clipped_above: Share = 0.001
     """Share of the raw pixels at the detector's highest value."""
     trust_below: Share = 0.3
@@ -359,6 +452,18 @@ class Advice(Section, frozen=True):
     """Change of the total intensity since the first image at the same tilt."""
     same_tilt_deg: Seconds = SAME_TILT_DEG
     """Tilts that differ by no more are repeats."""
+
+
+class Relay(Section, frozen=True):
+    """The door for workers on other computers: authenticated and encrypted (CURVE), no shared disk ([how](docs/elsewhere.md))."""
+
+    listen: str = ""
+    """Where they are let in, `tcp://ADDRESS:PORT`; `tcp://0.0.0.0:8572` is every address of this computer. Empty: nowhere."""
+    keys: str = ""
+    """Folder of this computer's key and of the list of those that are let in (`aet-stream keys`), its owner's only. Empty: `run/keys` under
+    the output folder."""
+    workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 32
+    """Let in at once."""
 
 
 class Supervise(Section, frozen=True):
@@ -391,6 +496,7 @@ class Config(Section, frozen=True):
     zeromq: Zeromq = Zeromq()
     monitor: Monitor = Monitor()
     advice: Advice = Advice()
+    relay: Relay = Relay()
     supervise: Supervise = Supervise()
 
     @property
@@ -403,17 +509,10 @@ class Config(Section, frozen=True):
         return Path(self.output.root).expanduser().absolute()
 
     @property
-    def sinks(self) -> dict[str, tuple[str, ...]]:
-        """Who acts upon events -> which events it is given."""
-        wanted: dict[str, tuple[str, ...]] = {
-            "reconstruct": ("series.closed",) if self.reconstruct.on_close else (),
-            "preview": ("coverage.milestone",) if self.preview.enabled else (),
-            "report": ("series.closed", "reconstruction.done") if self.report.on_close else (),
-            "command": self.command.events if self.command.argv else (),
-            "webhook": self.webhook.events if self.webhook.url else (),
-            "zeromq": self.zeromq.events if self.zeromq.endpoint else (),
-        }
-        return {sink: events for sink, events in wanted.items() if events}
+    def sinks(self) -> dict[str, Sink]:
+        """Who acts upon events, by the name of its table."""
+        tables = {name: getattr(self, name) for name in self.__struct_fields__}
+        return {name: table for name, table in tables.items() if isinstance(table, Sink) and table.given}
 
 
 def shareable(settings: dict[str, Any]) -> dict[str, Any]:

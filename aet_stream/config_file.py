@@ -157,6 +157,8 @@ def _checked(config: Config, name: str) -> Config:
         raise ConfigError(f"{name}: webhook.url {config.webhook.url!r}: write http(s)://host[:port]/path, without a name or password in it")
     if config.zeromq.endpoint and "://" not in config.zeromq.endpoint:
         raise ConfigError(f"{name}: zeromq.endpoint {config.zeromq.endpoint!r}: an address like tcp://127.0.0.1:5599 is needed")
+    if config.relay.listen and not re.fullmatch(r"tcp://([\w.-]+|\[[0-9a-fA-F:.]+\]|\*):\d{1,5}", config.relay.listen, re.ASCII):
+        raise ConfigError(f"{name}: relay.listen {config.relay.listen!r}: an address like tcp://0.0.0.0:8572 is needed")
     if config.angle.min_deg >= config.angle.max_deg:
         raise ConfigError(f"{name}: angle.min_deg must be below angle.max_deg")
     if config.monitor.host in ("", "0.0.0.0", "::") and not config.monitor.names:

@@ -43,6 +43,13 @@ def abandoned(path: Path) -> bool:
         return False
 
 
+def remove_dead(path: Path) -> None:
+    """Drafts of this file whose processes are gone."""
+    for draft in path.parent.glob(f".{path.name}.*.tmp"):
+        if not Path("/proc", draft.name.split(".")[-2]).exists():
+            draft.unlink(missing_ok=True)
+
+
 def make_folder(folder: Path) -> None:
     """A folder that is still there after a power cut: every new level is synced into the one above it."""
     if folder.is_dir():

@@ -84,3 +84,7 @@ class ReconstructionError(AetError):
 
 class TooFewProjections(ReconstructionError):
     """There is nothing to make a volume of, now or later."""
+
+
+class NoAtoms(ReconstructionError):
+    """No atoms can be told here, now or later; the message says why."""

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from aet_stream.errors import NewerLayout, StoreError
+from aet_stream.naming import SERIES_FILE as SERIES_FILE
 from aet_stream.projection import Acquisition, Array, Drift, Quality, VisitKey
 from aet_stream.tilts import SAME_TILT_DEG
 
@@ -30,7 +31,7 @@ LIBVER = ("v108", "v108")
 LIBVER_VIRTUAL = ("v110", "v110")
 
 PROJECTIONS = "projections"
-SERIES_FILE = "series.h5"
+EDITIONS = "editions"
 
 CLEAN = "/exchange/data"
 THETA = "/exchange/theta"
@@ -40,6 +41,14 @@ RAW = "/aet/raw"
 PER_PROJECTION = "/aet/projection"
 ABOUT = "/aet/series"
 NXTOMO = "/entry1/tomo_entry"
+
+EDITION_CLEAN = "/clean"
+"""In an edition's file: (n, y, x)."""
+EDITION_ROWS = "/projection"
+"""One value per row: which projection it is of, checksum, quality."""
+EDITION_ABOUT = "/edition"
+EDITION_EXTRA = "/maker"
+"""What its maker wants kept beside."""
 
 NAN = float("nan")
 
@@ -109,6 +118,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     network_s: float = NAN
     attempts: int = 0
     """Readers or workers that died over this projection before it was stored."""
+    worker: str = ""
+    """Who subtracted its background; `HOST:NAME` on another computer."""
     software: str = ""
     config_sha256: str = ""
     watch_root: str = ""
@@ -208,6 +219,13 @@ def same(a: Record, b: Record) -> bool:
     return a == b or _said_sha256(flat(a)) == _said_sha256(flat(b))
 
 
+def column(values: list[Any]) -> Array:
+    """One value per projection as plain readers like it: fixed-length bytes (UTF-8), 64-bit numbers, uint8 for yes and no."""
+    if isinstance(values[0], str):
+        return np.array([value.encode() for value in values], dtype=bytes) if any(values) else np.zeros(len(values), "S1")
+    return np.array(values, np.uint8) if isinstance(values[0], bool) else np.array(values)
+
+
 def crc32(pixels: Array) -> int:
     """Checksum of an array's bytes in C order, little-endian."""
     return zlib.crc32(np.ascontiguousarray(pixels).data)
@@ -226,6 +244,17 @@ def projection_files(folder: Path) -> dict[int, Path]:
     """Number -> projection file of the folder of a series, in order; whatever else lies there is nobody's business."""
     numbers = [int(path.stem) for path in (folder / PROJECTIONS).glob("*.h5") if path.stem.isdecimal()]
     paths = {number: folder / PROJECTIONS / file_name(number) for number in sorted(numbers)}
+    return {number: path for number, path in paths.items() if path.exists()}
+
+
+def edition_file(number: int) -> str:
+    return f"{number:02d}.h5"
+
+
+def edition_files(folder: Path) -> dict[int, Path]:
+    """Number -> file of each edition that the hub has taken over, in order."""
+    numbers = sorted(int(path.stem) for path in (folder / EDITIONS).glob("*.h5") if path.stem.isdecimal())
+    paths = {number: folder / EDITIONS / edition_file(number) for number in numbers}
     return {number: path for number, path in paths.items() if path.exists()}
 
 
@@ -397,15 +426,38 @@ def read_projection(path: str) -> tuple[Record, Planes]:
     return record, planes
 
 
+def counting(file: h5py.File) -> Array:
+    """(n,) bool: the rows of an open `series.h5` that count: not blank, not superseded, not excluded by a person."""
+    group = file[PER_PROJECTION]
+    names = ("blank", "superseded", *(["excluded"] if "excluded" in group else []))
+    counts: Array = np.logical_and.reduce([group[name][()] == 0 for name in names])
+    return counts
+
+
+def edition_shown(file: h5py.File) -> int:
+    """The edition that an open `series.h5` shows, where it has the row."""
+    return int(file[ABOUT].attrs.get("edition", 1)) if ABOUT in file else 1
+
+
+def digest_of(clean_crc32: Array, tilts_deg: Array) -> str:
+    """Names exactly these clean pixels at these tilts, row by row: of what a volume was made."""
+    return hashlib.sha256(clean_crc32.tobytes() + tilts_deg.tobytes()).hexdigest()
+
+
 def superseded(records: list[Record]) -> list[bool]:
     """Which records were followed by new pixels of the same source image, or by a mean that their image went into."""
     newest = {source: record.number for record in records for source in record.sources}
     return [newest[record.visit.source] != record.number for record in records]
 
 
-def repeats(records: list[Record]) -> list[int]:
-    """How many earlier visits there were to the tilt of each projection; a second image at 0 degrees is deliberate, and has 1."""
-    old, seen, counts = superseded(records), dict[float, int](), [0] * len(records)
+def repeats(records: list[Record], left_out: list[bool] | None = None) -> list[int]:
+    """How many earlier visits there were to the tilt of each projection; a second image at 0 degrees is deliberate, and has 1.
+
+    Parameters
+    ----------
+    left_out : which do not count; None: those that were superseded
+    """
+    old, seen, counts = left_out or superseded(records), dict[float, int](), [0] * len(records)
     for row in acquisition_order(records):
         if not old[row]:
             tilt = round(records[row].tilt_deg / SAME_TILT_DEG)

@@ -3,6 +3,7 @@
 watch --Offer--> hub --Want--> watch --Acquired + pixels--> hub --Job + pixels--> worker --Done + pixels--> hub
 trigger --EventPlease--> hub --Event, EventOff--> trigger --EventDone--> hub
 any role --Beat--> hub --Pulse--> role            a person --Command--> hub --Reply--> a person
+a worker elsewhere --Hello--> relay --Welcome, Refusal--> it; then the relay speaks for it with the hub, and says when it is Gone
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from typing import Any, Literal
 
 import msgspec
 
+from aet_stream.config import Denoise
 from aet_stream.projection import Acquisition, Candidate, Drift, Quality, VisitKey
 from aet_stream.reasons import Reason
+from aet_stream.status import AnyHeard
 
 #: Raised whenever a message changes; roles of different versions refuse each other.
-WIRE_VERSION = 6
+WIRE_VERSION = 8
 
 
 class ArraySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,11 +41,9 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class Beat(Message, frozen=True, tag="beat"):
     """Once a second from every role: it lives, and this is its whole status."""
 
-    role: str
     name: str
-    pid: int
     wire: int
-    status: dict[str, Any]
+    said: AnyHeard
 
 
 class Pulse(Message, frozen=True, tag="pulse"):
@@ -151,6 +152,10 @@ class Ready(Message, frozen=True, tag="ready"):
     model_sha256: str
     wire: int = 0
     """WIRE_VERSION of the worker; another one gets no work."""
+    version: str = ""
+    """Of its aet_stream; the relay wants its own."""
+    host: str = ""
+    """The computer it works on, as the relay has it; empty: this one."""
 
 
 class Job(Message, frozen=True, tag="job"):
@@ -182,6 +187,33 @@ class Failed(Message, frozen=True, tag="failed"):
 
     job_id: str
     reason: str
+
+
+class Gone(Message, frozen=True, tag="gone"):
+    """The relay has lost the link to a worker: what it had is another's, and nobody died over it."""
+
+
+class Hello(Message, frozen=True, tag="hello"):
+    """A worker on another computer asks the relay how to work. This, `Welcome` and `Refusal` are read by every version."""
+
+    wire: int
+    version: str
+
+
+class Welcome(Message, frozen=True, tag="welcome"):
+    """How to work here."""
+
+    host: str
+    """What the computer is called here: the name of its key."""
+    denoise: Denoise
+    model_sha256: str
+    """Of the model that these settings mean here."""
+
+
+class Refusal(Message, frozen=True, tag="refusal"):
+    """No work, why, and what to do about it."""
+
+    text: str
 
 
 class EventPlease(Message, frozen=True, tag="event_please"):
@@ -250,9 +282,12 @@ ToHub = (
     | Working
     | Done
     | Failed
+    | Gone
     | EventPlease
     | EventDone
     | Command
 )
 FromHub = Pulse | Want | Taken | Job | Event | EventOff | Reply
-AnyMessage = ToHub | FromHub
+ToRelay = Hello | Beat | Ready | Working | Done | Failed
+FromRelay = Welcome | Refusal | Pulse | Job
+AnyMessage = ToHub | FromHub | Hello | Welcome | Refusal

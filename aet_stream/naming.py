@@ -11,6 +11,8 @@ from typing import Any
 from aet_stream.config import Series
 from aet_stream.projection import Acquisition
 
+SERIES_FILE = "series.h5"
+"""Of every series, in its folder below output.root."""
 #: Folders under output.root that are no series.
 RESERVED = ("quarantine", "run")
 _NO_FOLDERS = ("", ".", "..")

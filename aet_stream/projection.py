@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+if TYPE_CHECKING:  # who handles no pixels (supervisor, trigger, status) starts without numpy, in half the time
+    import numpy.typing as npt
+
+    Array: TypeAlias = npt.NDArray[Any]
+else:
+    Array = Any
 
 #: What a detector may have written; anything else (complex, RGB, objects) is no projection.
 RAW_DTYPES = frozenset({"|u1", "|i1", "<u2", "<i2", "<u4", "<i4", "<f4", "<f8"})

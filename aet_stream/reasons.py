@@ -151,6 +151,7 @@ KINDS = {
     "reader_died": Kind("{error}"),
     "worker_died": Kind("{worker} died over it"),
     "worker_silent": Kind("the worker was silent for {silent_s:g} s"),
+    "worker_lost": Kind("the link to {worker} was lost over it"),
     "worker_failed": Kind("the worker failed: {error}"),
     "worker_wrong": Kind("the worker answered with {answer}"),
     "too_often": Kind("{because}; tried {attempts} times, the last time alone", _MEND, _AGAIN),

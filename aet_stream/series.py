@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from aet_stream import layout
+from aet_stream import edition, layout
 from aet_stream.errors import AetError, StoreError
 from aet_stream.projection import Array, sha256_of
 
@@ -93,6 +93,22 @@ class Series:
         """(height, width) float32 detector counts without background, checked."""
         return self.plane("clean", row)
 
+    @property
+    def edition(self) -> int:
+        """The edition that was chosen; rows that it does not have show edition 1 (the column `edition` says which)."""
+        return int(self.about.get("edition", edition.FIRST))
+
+    @property
+    def counting(self) -> Array:
+        """(n,) bool: rows that are not blank, superseded or excluded."""
+        return layout.counting(self._file)
+
+    @property
+    def digest(self) -> str:
+        """Names the pixels and tilts of all rows that count: a volume of others is outdated."""
+        rows = np.flatnonzero(self.counting)
+        return layout.digest_of(self.column("clean_crc32")[rows], self.tilts_deg[rows])
+
     def planes(self, row: int) -> dict[str, Array]:
         """All pixels of one projection by the name of their plane, checked."""
         return {plane.name: self.plane(plane.name, row) for plane in layout.PLANES if self._has(plane, row)}
@@ -119,6 +135,7 @@ class Series:
         """Everything that is wrong with this series, one line each; nothing when it is sound."""
         try:
             yield from self._doubts_about_all()
+            yield from self._doubts_about_editions()
             rows = len(self)
             for row in range(rows):
                 yield from self._doubts_of(row)
@@ -173,6 +190,29 @@ class Series:
                     layout.read_projection(str(path))
                 except StoreError as error:
                     yield str(error)
+
+    def _doubts_about_editions(self) -> Iterator[str]:
+        """Editions that lie beside it: each whole, of these projections, and shown as it is."""
+        rows = zip(edition.covered(self), self.column("clean_crc32").tolist(), self._editions().tolist(), strict=True)
+        known = {row.number: (row, clean_crc32, number) for row, clean_crc32, number in rows}
+        for number, path in layout.edition_files(self.path.parent).items():
+            try:
+                with edition.Edition(path) as found:
+                    yield from found.doubts()
+                    for each, row in found.rows.items():
+                        its, clean_crc32, shown = known.get(each, (None, -1, 0))
+                        if its != row.covered:
+                            yield f"{path}: projection {each} is not that of this series"
+                        elif shown == number and clean_crc32 != row.clean_crc32:
+                            yield f"projection {each} is shown as of edition {number}, and is not: {path} has another"
+            except StoreError as error:
+                yield str(error)
+
+    def _editions(self) -> Array:
+        """(n,) which edition each row shows."""
+        name = f"{layout.PER_PROJECTION}/edition"
+        found: Array = self._file[name][()] if name in self._file else np.full(len(self), edition.FIRST)
+        return found
 
     def _averaged(self, row: int) -> bool:
         """Is this row the mean of several frames? Their checksum is then that of all of them."""

@@ -9,17 +9,17 @@ from __future__ import annotations
 import functools
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import zmq
 
 from aet_stream.errors import AetError, NotRunning, WireError
 from aet_stream.messages import WIRE_VERSION, AnyMessage, ArraySpec, Beat, Command, Pulse, Reply, ToHub
 from aet_stream.projection import RAW_DTYPES, Array
+from aet_stream.status import RoleStatus, heard
 
 MAX_HEADER_BYTES = 1 << 20
 MAX_EDGE_PX = 8192
@@ -61,6 +61,8 @@ def encode(message: AnyMessage, pixels: Array | None = None) -> list[Any]:
         return [_encoder.encode(message)]
     if pixels.nbytes > MAX_ARRAY_BYTES:
         raise WireError(f"pixels of {pixels.nbytes} bytes; the queue takes at most {MAX_ARRAY_BYTES} ({MAX_EDGE_PX} px square)")
+    import numpy as np  # only with pixels: most processes send and receive none
+
     pixels = np.ascontiguousarray(pixels)
     planes = pixels.shape[0] if pixels.ndim == 3 else 1
     spec = ArraySpec(pixels.dtype.str, pixels.shape[-2], pixels.shape[-1], zlib.crc32(pixels.data), planes)
@@ -91,6 +93,8 @@ def decode(frames: list[zmq.Frame]) -> tuple[AnyMessage, Array | None]:
 
 
 def _array(spec: ArraySpec, frame: zmq.Frame) -> Array:
+    import numpy as np
+
     if spec.dtype not in RAW_DTYPES:
         raise WireError(f"dtype {spec.dtype!r} is not one of {sorted(RAW_DTYPES)}")
     if not (0 < spec.height <= MAX_EDGE_PX and 0 < spec.width <= MAX_EDGE_PX):
@@ -105,8 +109,9 @@ def _array(spec: ArraySpec, frame: zmq.Frame) -> Array:
     return pixels
 
 
-def _socket(kind: int) -> zmq.Socket[bytes]:
-    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(kind)
+def new_socket(kind: int, context: zmq.Context[zmq.Socket[bytes]] | None = None) -> zmq.Socket[bytes]:
+    """With the limits of all of ours; of this process's context, or another."""
+    socket: zmq.Socket[bytes] = (context or zmq.Context.instance()).socket(kind)
     socket.setsockopt(zmq.LINGER, 500)  # at the end: time for what was just sent to leave, never longer
     socket.setsockopt(zmq.MAXMSGSIZE, MAX_ARRAY_BYTES)
     return socket
@@ -117,10 +122,10 @@ class HubSocket:
 
     def __init__(self, output_root: Path) -> None:
         self._folder = run_folder(output_root)
-        self._router = _socket(zmq.ROUTER)
+        self._router = new_socket(zmq.ROUTER)
         self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # else messages to a peer that left vanish silently
         self._router.bind(_endpoint(output_root, "hub"))
-        self._publisher = _socket(zmq.PUB)
+        self._publisher = new_socket(zmq.PUB)
         self._publisher.bind(_endpoint(output_root, "events"))
         self.refused = 0
         """Messages that broke the rules."""
@@ -166,26 +171,30 @@ class HubSocket:
             (self._folder / name).unlink(missing_ok=True)
 
 
-class HubLink:
+class Link:
     """A role's end: a DEALER that beats, and notices when the hub is a new one."""
 
-    def __init__(self, output_root: Path, *, role: str, name: str, wake_fd: int | None = None) -> None:
-        self.role, self.name = role, name
+    def __init__(self, dealer: zmq.Socket[bytes], endpoint: str, *, name: str, wake_fd: int | None = None) -> None:
+        self.name = name
         self.hub_id = ""
         self.newer_than_s = 0.0
         """What its pulse says."""
-        self._dealer = _socket(zmq.DEALER)
-        self._dealer.setsockopt(zmq.IDENTITY, f"{name}.{os.getpid()}.{os.urandom(3).hex()}".encode())
-        self._dealer.setsockopt(zmq.IMMEDIATE, 1)  # with no hub there, nothing piles up
+        self._dealer = dealer
+        self._dealer.setsockopt(zmq.IMMEDIATE, 1)  # with nobody there, nothing piles up
         self._dealer.setsockopt(zmq.RECONNECT_IVL, 50)
         self._dealer.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
-        self._dealer.connect(_endpoint(output_root, "hub"))
+        self._dealer.connect(endpoint)
         self._poller = zmq.Poller()
         self._poller.register(self._dealer, zmq.POLLIN)
         if wake_fd is not None:
             self._poller.register(wake_fd, zmq.POLLIN)
 
-    def send(self, message: ToHub, pixels: Array | None = None) -> bool:
+    @property
+    def socket(self) -> zmq.Socket[bytes]:
+        """For `wait`."""
+        return self._dealer
+
+    def send(self, message: AnyMessage, pixels: Array | None = None) -> bool:
         """True if it is on its way; False when there is no hub. Then the hub will ask again: nothing is lost."""
         try:
             self._dealer.send_multipart(encode(message, pixels), zmq.NOBLOCK, copy=pixels is None)
@@ -193,8 +202,8 @@ class HubLink:
             return False
         return True
 
-    def beat(self, status: dict[str, Any]) -> bool:
-        return self.send(Beat(role=self.role, name=self.name, pid=os.getpid(), wire=WIRE_VERSION, status=status))
+    def beat(self, status: RoleStatus) -> bool:
+        return self.send(Beat(name=self.name, wire=WIRE_VERSION, said=heard(status, os.getpid())))
 
     def receive(self, timeout_s: float) -> Iterator[tuple[AnyMessage, Array | None]]:
         """What the hub says within `timeout_s`; earlier when the wake descriptor stirs. Pulses are noted, not passed on."""
@@ -214,6 +223,23 @@ class HubLink:
         self._dealer.close()
 
 
+class HubLink(Link):
+    """To the hub of the same computer."""
+
+    def __init__(self, output_root: Path, *, name: str, wake_fd: int | None = None) -> None:
+        dealer = new_socket(zmq.DEALER)
+        dealer.setsockopt(zmq.IDENTITY, f"{name}.{os.getpid()}.{os.urandom(3).hex()}".encode())
+        super().__init__(dealer, _endpoint(output_root, "hub"), name=name, wake_fd=wake_fd)
+
+
+def wait(ends: Iterable[zmq.Socket[bytes]], timeout_s: float) -> None:
+    """Until something has come to one of these, or for `timeout_s`."""
+    poller = zmq.Poller()
+    for end in ends:
+        poller.register(end, zmq.POLLIN)
+    poller.poll(round(timeout_s * 1000))
+
+
 def ask(output_root: Path, name: str, arguments: dict[str, Any] | None = None, *, timeout_s: float = 10.0) -> dict[str, Any]:
     """One command of a person to the hub, and its answer.
 
@@ -224,7 +250,7 @@ def ask(output_root: Path, name: str, arguments: dict[str, Any] | None = None, *
     """
     if not (output_root / "run" / "hub").exists():
         raise NotRunning(f"no daemon is running for {output_root}: start one with `aet-stream run`")
-    link = HubLink(output_root, role="person", name="person")
+    link = HubLink(output_root, name="person")
     try:
         link._dealer.setsockopt(zmq.SNDTIMEO, round(timeout_s * 1000))
         link._dealer.send_multipart(encode(Command(name=name, arguments=arguments or {})))
@@ -247,7 +273,7 @@ def hand_over(endpoint: str, event_id: str, content: bytes, *, timeout_s: float)
     ------
     AetError : no such endpoint, no answer in time, or another one
     """
-    socket = _socket(zmq.REQ)
+    socket = new_socket(zmq.REQ)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.SNDTIMEO, round(timeout_s * 1000))
     socket.setsockopt(zmq.RCVTIMEO, round(timeout_s * 1000))
@@ -269,7 +295,7 @@ class EventStream:
     """What the hub publishes, newest last; for viewers and scripts."""
 
     def __init__(self, output_root: Path, *topics: str) -> None:
-        self._subscriber = _socket(zmq.SUB)
+        self._subscriber = new_socket(zmq.SUB)
         for topic in topics or ("",):
             self._subscriber.setsockopt(zmq.SUBSCRIBE, topic.encode())
         self._subscriber.connect(_endpoint(output_root, "events"))

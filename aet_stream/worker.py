@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
+import msgspec
 import numpy as np
 
-from aet_stream import failpoints
-from aet_stream.config import Config
+from aet_stream import __version__, failpoints
+from aet_stream.config import Config, Denoise
+from aet_stream.curve import RelayLink
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.layout import SUBTRACTED
 from aet_stream.messages import WIRE_VERSION, Done, Failed, Job, Ready, Working
 from aet_stream.projection import Array
-from aet_stream.service import BEAT_S, notify
-from aet_stream.transport import HubLink
+from aet_stream.service import BEAT_S, notify, still_at_it
+from aet_stream.status import WorkerStatus
+from aet_stream.transport import HubLink, Link
 
 logger = logging.getLogger(__name__)
 
@@ -24,11 +28,15 @@ ASK_AGAIN_S = 0.5
 class Worker:
     """Owns the accelerator."""
 
-    def __init__(self, config: Config, *, name: str, denoiser: Denoiser | None = None) -> None:
+    def __init__(
+        self, config: Config, *, name: str, denoiser: Denoiser | None = None, elsewhere: Callable[[], RelayLink] | None = None
+    ) -> None:
+        """`elsewhere`: makes the link to the relay of another computer, which says how to work; else the hub is here."""
         self.name = name
         self._config = config
         self._denoiser = denoiser
-        self._link: HubLink | None = None
+        self._elsewhere = elsewhere
+        self._link: Link | None = None
         self._asked_at = 0.0
         self._told_at = 0.0
         self._done = 0
@@ -36,11 +44,18 @@ class Worker:
 
     def start(self) -> None:
         """Load the network and run it once, so that the first projection is as fast as the next."""
+        settings = self._config.denoise
+        if self._elsewhere is not None:
+            self._link = link = self._elsewhere()
+            welcome = link.join(lambda: still_at_it(self.name))
+            settings = as_told(welcome.denoise, settings)
+            logger.info("let in as %s:%s", welcome.host, self.name)
         if self._denoiser is None:
-            self._denoiser = Denoiser(self._config.denoise)
+            self._denoiser = Denoiser(settings)
         self._denoiser.warm_up()
         logger.info("model %s (%s)", self._denoiser.name, self._denoiser.sha256[:12])
-        self._link = HubLink(self._config.output_root, role="worker", name=self.name)
+        if self._link is None:
+            self._link = HubLink(self._config.output_root, name=self.name)
 
     def step(self) -> None:
         if self._link is None or self._denoiser is None:
@@ -54,7 +69,7 @@ class Worker:
 
     def _ask(self) -> None:
         if self._link is not None and self._denoiser is not None:
-            ready = Ready(name=self.name, model_sha256=self._denoiser.sha256, wire=WIRE_VERSION)
+            ready = Ready(name=self.name, model_sha256=self._denoiser.sha256, wire=WIRE_VERSION, version=__version__)
             if self._link.send(ready):  # else there is no hub yet: the next step asks
                 self._asked_at = time.monotonic()
 
@@ -89,10 +104,16 @@ class Worker:
 
     def beat(self) -> None:
         if self._link is not None and self._denoiser is not None:
-            self._link.beat(
-                {"model": self._denoiser.name, "model_sha256": self._denoiser.sha256, "done": self._done, "failed": self._failed}
-            )
+            model = self._denoiser
+            said = WorkerStatus(model=model.name, model_sha256=model.sha256, device=model.device, done=self._done, failed=self._failed)
+            self._link.beat(said)
 
     def close(self) -> None:
         if self._link is not None:
             self._link.close()
+
+
+def as_told(theirs: Denoise, own: Denoise) -> Denoise:
+    """How to work for another computer: what pixels depend on is said there, devices, threads and where the weights lie here."""
+    model = theirs.model if own.model == Denoise().model else own.model
+    return msgspec.structs.replace(theirs, model=model, device=own.device, threads=own.threads, tile_px=own.tile_px)

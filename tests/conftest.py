@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 from pathlib import Path
 
 import pytest
 
+import aet_stream
+
 LONGEST = ("test_training", "test_failpoints", "test_align", "test_survives_kills", "test_triggers", "test_real_input", "test_wrong_things")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Bytecode of everything, once: each of some hundred processes would compile it anew, where the environment forbids to keep it."""
+    if not hasattr(config, "workerinput"):  # not again in every worker of xdist
+        compileall.compile_dir(str(Path(aet_stream.__file__).parent), quiet=2)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -28,9 +28,11 @@ FAST = {
     "watch.zero_grace_s": 3.0,
     "denoise.model": "laplace",
     "monitor.enabled": False,
+    "monitor.doctor_every_s": 0,
     "reconstruct.on_close": False,
     "preview.enabled": False,
     "report.on_close": False,
+    "output.keep_free_mib": 0,
     "queue.lease_s": 5,
     "queue.alone_pause_s": 0.2,
 }
@@ -46,6 +48,11 @@ def wait_for(condition: Callable[[], Any], *, limit_s: float = 30.0, what: str =
         if time.monotonic() > until:
             raise AssertionError(f"waited {limit_s:g} s in vain for {what or condition}")
         time.sleep(0.02)
+
+
+WITH_SETTINGS = ("status", "check", "close", "requeue", "release", "events", "resend", "editions", "use", "reprocess", "exclude",
+                 "restore", "discard")  # fmt: skip
+"""Commands that are told where the daemon writes."""
 
 
 class Daemon:
@@ -81,7 +88,7 @@ class Daemon:
 
     def ask(self, *words: str) -> subprocess.CompletedProcess[str]:
         """One of the commands for people."""
-        settings = self.set if words[0] in ("status", "check", "close", "requeue", "release") else []
+        settings = self.set if words[0] in WITH_SETTINGS else []
         return subprocess.run(self.command(*words, *settings), capture_output=True, text=True, env=ENVIRONMENT, timeout=60, check=False)
 
     def status(self) -> dict[str, Any]:
@@ -89,7 +96,13 @@ class Daemon:
         try:
             return ask(self.out, "status", timeout_s=2)
         except AetError:
-            return {"totals": {"stored": 0, "held": 0, "quarantined": 0, "duplicates": 0}, "roles": {}, "held": [], "quarantined": []}
+            return {
+                "totals": {"stored": 0, "held": 0, "quarantined": 0, "duplicates": 0},
+                "roles": {},
+                "workers": {},
+                "held": [],
+                "quarantined": [],
+            }
 
     def wait_for_totals(self, limit_s: float = 60.0, **wanted: int) -> dict[str, Any]:
         """Until the counts are exactly these."""

@@ -54,7 +54,7 @@ def certificate(folder: Path, *names: str) -> tuple[Path, Path]:
 @contextlib.contextmanager
 def serving(root: Path, *words: str) -> Iterator[Monitor]:
     """A monitor of an output folder, without a daemon, turned by a thread of this process."""
-    monitor = Monitor(load(None, [f"output.root={root}", "monitor.port=0", *words]))
+    monitor = Monitor(load(None, [f"output.root={root}", "monitor.port=0", "monitor.doctor_every_s=0", *words]))
     up, stop = threading.Event(), threading.Event()
 
     def turn() -> None:

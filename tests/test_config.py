@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from pathlib import Path
 
 import msgspec
@@ -9,23 +11,66 @@ import pytest
 
 from aet_stream import newer_than
 from aet_stream.cli import main
-from aet_stream.cli.common import troubles
 from aet_stream.config import Config
 from aet_stream.config_file import load, require_folders
+from aet_stream.config_text import as_toml
+from aet_stream.doctor.settings import troubles
 from aet_stream.errors import ConfigError
 from tests.harness import put
 
 EXAMPLE = Path(__file__).parent.parent / "config.toml"
 
 
-def test_the_example_shows_every_key_with_its_default() -> None:
-    """config.toml is the documentation of all settings: none missing, none different."""
+def test_the_example_is_what_config_writes(capsys: pytest.CaptureFixture[str]) -> None:
+    """config.toml has every key with its default and its meaning; none without words. Written by `aet-stream config > config.toml`."""
+    assert main(["config"]) == 0
+    written = capsys.readouterr().out
+    assert EXAMPLE.read_text(encoding="utf-8") == written
     assert load(EXAMPLE, []) == Config()
-    import tomllib
+    shown = re.findall(r"^# .+\n(?:\w+ = |\w+ = \[\n)", written, re.MULTILINE)
+    assert len(shown) == sum(len(table) for table in msgspec.to_builtins(Config()).values())
 
-    shown = tomllib.loads(EXAMPLE.read_text())
-    every = msgspec.to_builtins(Config())
-    assert {(section, key) for section, table in shown.items() for key in table} == {(s, k) for s, table in every.items() for k in table}
+
+NEWS = {
+    "watch": {"root": "/a b/ü", "exclude": ["*.x"] * 40, "events": False},
+    "series": {"pattern": r"""'"\d+(?P<series>\w+)\n\x7f""", "detector": "line\nbreak\ttab", "expected": 7},
+    "angle": {"signs": {"−": "-", "a b": "+"}, "scale": -1.0, "tolerance_deg": 1e-17},
+    "orientation": {"tilt_axis_deg": 12.5},
+    "command": {"argv": ["/bin/sh", "-c", """echo "$0" '\\' """]},
+}
+
+
+def test_what_config_writes_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever the values: read back they are the same; --changed writes those alone."""
+    given = msgspec.convert(NEWS, Config)
+    (tmp_path / "a.toml").write_text(as_toml(given), encoding="utf-8")
+    for words in ([], ["--changed"]):
+        assert main(["config", "--config", str(tmp_path / "a.toml"), *words]) == 0
+        (tmp_path / "b.toml").write_text(capsys.readouterr().out, encoding="utf-8")
+        assert load(tmp_path / "b.toml", []) == given
+    assert tomllib.loads((tmp_path / "b.toml").read_text(encoding="utf-8")) == NEWS
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("watch.settle_s", ["watch.settle_s = 2.0; default 1.0", "A number from 0", "stand still"]),
+        ("frames.keep", ['frames.keep = "moments"', "One of `frames`, `moments`, `none`"]),
+        ("supervise", ["[supervise]", "supervise.stop_s", "supervise.stall_s"]),
+    ],
+)
+def test_a_setting_is_explained(capsys: pytest.CaptureFixture[str], key: str, words: list[str]) -> None:
+    """Its value, what it may be, what it means."""
+    assert main(["config", key, "--set", "watch.settle_s=2.0"]) == 0
+    said = capsys.readouterr().out
+    assert all(word in said for word in words)
+
+
+def test_a_setting_that_is_none_is_told_its_neighbours(capsys: pytest.CaptureFixture[str]) -> None:
+    """The section forgotten, or a slip of the pen."""
+    for wrong in ("settle_s", "watch.setle_s"):
+        assert main(["config", wrong]) == 2
+        assert "near it: watch.settle_s" in capsys.readouterr().err
 
 
 def test_one_setting_for_one_run_wins_over_the_file(tmp_path: Path) -> None:

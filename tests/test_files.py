@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -20,7 +19,8 @@ from aet_stream.readers import SUFFIXES
 from aet_stream.simulate.microscope import shots
 from aet_stream.simulate.writers import WRITERS, velox
 from aet_stream.transport import ask
-from tests.harness import ENVIRONMENT, Daemon, known_image, plain_rows, put, wait_for
+from tests.harness import ENVIRONMENT, known_image, plain_rows, put, running, wait_for
+from tests.test_store import filled
 
 FORMATS = Path(os.environ.get("AET_STREAM_TEST_DATA", "/nowhere"), "formats")
 WORDS = ["--set", "denoise.model=laplace"]
@@ -40,29 +40,46 @@ def one_of_each(folder: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_denoise_gives_what_the_daemon_stores(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["laplace", pytest.param("default", marks=pytest.mark.slow)])
+def test_denoise_gives_what_the_daemon_stores_of_every_format(tmp_path: Path, model: str) -> None:
     """Raw and clean of every image that the daemon stores of these files, byte for byte; clean = raw - background."""
-    daemon = Daemon(tmp_path, series__by="file", denoise__model="default")
-    one_of_each(daemon.root)
-    assert daemon.run("--until-idle", "2") == 0
-    if json.loads(daemon.ask("status", "--json").stdout)["held"]:
-        daemon.start("--until-idle", "4")
-        wait_for(daemon.role_pids, what="the daemon to run")
-        while untilted := [row["id"] for row in daemon.status()["held"] if "no tilt angle" in row["reason"]]:
-            for number in untilted:  # each gets a tilt of its own
+    one_of_each(tmp_path / "in")
+    assert_same_as_stored(tmp_path, model)
+
+
+def test_denoise_gives_what_the_daemon_stores_with_the_network(tmp_path: Path) -> None:
+    """A stack, a frame of one pixel per block and one of more, odd edges: in both programs the same pixels go through the same network."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    np.save(folder / "stack_+1.0deg.npy", known_image(1, 40)[None])
+    for index, (kind, size_px) in enumerate((("tiff", 64), ("mrc", 30), ("npy", 200))):
+        put(folder, index, 3.0 * index + 2, kind=kind, pixels=known_image(index, size_px)[:, 5:])
+    assert_same_as_stored(tmp_path, "default")
+
+
+def assert_same_as_stored(folder: Path, model: str) -> None:
+    """The daemon and `denoise`, on what lies in `folder`/in."""
+    stored, files = by_the_daemon(folder, model), folder / "in"
+    sources = {path.name: str(path.relative_to(files)) for path in files.rglob("*") if path.suffix.lower() in SUFFIXES}
+    main(
+        ["denoise", *(str(files / path) for path in sources.values()), "--out", str(folder / "denoised"), "--set", f"denoise.model={model}"]
+    )
+    results = [*(folder / "denoised").iterdir()]
+    assert len(stored) >= len(results) > 3
+    assert sum(same_as_stored(path, sources[path.stem], stored) for path in results) == len(stored)
+
+
+def by_the_daemon(folder: Path, model: str) -> dict[tuple[str, int], tuple[float, bytes, bytes]]:
+    """What it stores of the files in `folder`/in, each a series of its own; those without a tilt get one each."""
+    with running(folder, series__by="file", denoise__model=model) as daemon:
+        while True:
+            wait_for(lambda: daemon.status().get("idle_for_s", 0) > 2, limit_s=200, what="the daemon to have nothing to do")
+            untilted = [row["id"] for row in daemon.status()["held"] if row["reason"].startswith("no tilt angle")]
+            if not untilted:
+                break
+            for number in untilted:
                 ask(daemon.out, "release", {"ids": [number], "tilt_deg": float(number % 140 - 70)})
-        assert daemon.process is not None
-        assert daemon.process.wait(90) == 0
-    stored = {}
-    for series in daemon.out.glob("*/series.h5"):
-        stored |= plain_rows(series)
-    files = {path.name: path for path in daemon.root.rglob("*") if path.suffix.lower() in SUFFIXES}
-    words = daemon.command("denoise", *map(str, files.values()), "--out", str(tmp_path / "denoised"))
-    subprocess.run(words, env=ENVIRONMENT, timeout=90, check=False, stdout=subprocess.DEVNULL)
-    results = [path for path in (tmp_path / "denoised").iterdir()]
-    sources = [str(files[path.stem].relative_to(daemon.root)) for path in results]
-    assert len(stored) >= len(WRITERS)
-    assert sum(same_as_stored(path, source, stored) for path, source in zip(results, sources, strict=True)) == len(stored)
+        return {key: row for series in daemon.out.glob("*/series.h5") for key, row in plain_rows(series).items()}
 
 
 def same_as_stored(path: Path, source: str, stored: dict[tuple[str, int], tuple[float, bytes, bytes]]) -> int:
@@ -203,13 +220,10 @@ def test_a_series_is_opened_and_reconstructed_by_the_same_names(tmp_path: Path) 
     """The room `reconstruct` and the function are one name, whichever was loaded first."""
     import aet_stream.reconstruct.run
 
-    daemon = Daemon(tmp_path)
-    for index in range(4):
-        put(daemon.root / "s", index, 20.0 * index, size_px=32)
-    assert daemon.run("--until-idle", "2") == 0
-    with aet_stream.open_series(daemon.out / "s" / "series.h5") as series:
-        assert sorted(series.tilts_deg) == [0, 20, 40, 60]
-    volume = aet_stream.reconstruct(daemon.out / "s" / "series.h5", iterations=2, align=(), out=tmp_path / "v.h5")
+    filled(tmp_path, 4)
+    with aet_stream.open_series(tmp_path / "s" / "series.h5") as series:
+        assert sorted(series.tilts_deg) == [0, 3, 6, 9]
+    volume = aet_stream.reconstruct(tmp_path / "s" / "series.h5", iterations=2, align=(), out=tmp_path / "v.h5")
     with h5py.File(volume, "r") as file:
         assert np.isfinite(file["reconstruction/volume"][()]).all()
     assert callable(aet_stream.reconstruct.run.reconstruct)

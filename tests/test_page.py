@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from aet_stream import __version__
 from tests.browser import Browser, Page, chromium
 from tests.harness import ENVIRONMENT, Daemon, known_image, put, running, wait_for
 from tests.proxy import free_port
@@ -55,7 +56,8 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A closed series with its volume; six tilts, a repeat, a clipped one, one without a tilt, one that is no image, one hostile name."""
     settings = {"reconstruct__on_close": True, "reconstruct__iterations": 3, "reconstruct__quality": False}
     settings |= {"preview__enabled": True, "preview__every_deg": 5, "preview__size_px": 32, "preview__iterations": 2}
-    with running(tmp_path_factory.mktemp("daemon"), monitor__enabled=True, monitor__port=0, **settings) as found:
+    settings |= {"monitor__enabled": True, "monitor__port": 0, "monitor__doctor_every_s": 3600}
+    with running(tmp_path_factory.mktemp("daemon"), **settings) as found:
         for index in range(7):
             put(found.root / "old", 100 + index, -60.0 + 20 * index)
         found.wait_for_totals(limit_s=180, stored=7)
@@ -561,6 +563,16 @@ def test_series_frames_and_report_over_http(daemon: Daemon) -> None:
     for trick in ("frames/999999/raw", "frames/0/secret", "frames/0/raw?bin=3", "frames/-1/raw", "volume/xx"):
         assert get(f"{one}/{trick}")[0] == 404
     assert get(f"{url}/static/..%2fweb.py")[0] == 404
+
+
+def test_the_page_shows_what_the_doctor_found(browser: Browser, daemon: Daemon) -> None:
+    """Examined by the service itself soon after its start: what is in order in one line."""
+    page = opened(browser, daemon)
+    page.wait("document.getElementById('station').innerText.includes('in order')", limit_s=120, what="the doctor's findings")
+    said = page.run("document.getElementById('station').innerText")
+    assert "watched folder" in said
+    assert "settings" in said
+    assert json.loads(get(f"{address(daemon)}/api/v1/doctor")[1])["version"] == __version__
 
 
 def test_a_volume_about_the_wrong_axis_says_so_where_it_is_seen(browser: Browser, tmp_path: Path) -> None:

@@ -1,29 +1,91 @@
-"""Is it right? Settings, files, the orientation, a stored series."""
+"""Is it right? Settings, files, the orientation, a stored series; and what the settings mean."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from aet_stream import config_file
-from aet_stream.cli.common import Add, folder, settings, troubles
+from aet_stream.cli.common import Add, folder, settings
 from aet_stream.config import Config, Denoise
+from aet_stream.doctor.finding import Station
+from aet_stream.doctor.settings import troubles
 from aet_stream.errors import AetError, ConfigError
-from aet_stream.service import EXIT_FAILED, EXIT_OK
+from aet_stream.naming import shown
+from aet_stream.service import EXIT_FAILED, EXIT_OK, be_a_child
 
 if TYPE_CHECKING:
     from aet_stream.readers.child import ReaderChild
 
 
 def add_commands(add: Add) -> None:
+    config = add("config", _config, "write a config file with comments, or explain settings")
+    config.add_argument("keys", nargs="*", metavar="KEY", help="a setting (watch.settle_s) or section (watch) to explain")
+    config.add_argument("--changed", action="store_true", help="only what is not as it is by default")
     check = add("check", _check, "validate the settings, and say what would be done with these files")
     check.add_argument("files", nargs="*", type=Path, metavar="FILE", help="files, or folders of files")
     check.add_argument("--series", type=Path, metavar="SERIES.h5", help="with --known: are sign, axis and hand of this series right?")
     check.add_argument("--known", type=Path, metavar="VOLUME.h5", help="the true volume of its specimen: /volume, /reconstruction/volume")
+    doctor = add("doctor", _doctor, "is this workstation fit for work? each trouble with its remedy")
+    doctor.add_argument("--json", action="store_true", help="for machines")
+    doctor.add_argument("--only", action="append", default=[], metavar="CHECK", help="this check alone; may be given several times")
+    doctor.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     verify = add("verify", _verify, "checksums, completeness, provenance of a series; non-zero on any doubt", config=False)
     verify.add_argument("series", nargs="+", type=Path, metavar="SERIES.h5")
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    """Write a config file with every setting and what it means, to begin with: aet-stream config > config.toml
+
+    With --config it has that file's values, so that after an upgrade a new file has the new keys too. With KEYs it explains them.
+    """
+    from aet_stream import config_text
+
+    chosen = settings(arguments)
+    if arguments.keys:
+        print("\n\n".join(config_text.explain(chosen, key) for key in arguments.keys))
+    else:
+        print(config_text.as_toml(chosen, only_changed=arguments.changed), end="")
+    return EXIT_OK
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    """Examine this workstation: folders, disk, memory, GPU, network, ports, services. One line per finding, and what to do about it.
+
+    Run it as the user that the daemon runs as. It writes one small file below output.root, and removes it. Ends with 0 unless something
+    failed; what is only a warning is no failure.
+    """
+    from aet_stream.doctor.examine import CHECKS, examine, report
+
+    if unknown := set(arguments.only) - {named.name for named in CHECKS}:
+        raise AetError(f"--only {unknown.pop()!r}: choose of {', '.join(named.name for named in CHECKS)}")
+    found = []
+    for result in examine(_station(arguments), arguments.only):
+        found.append(result)
+        for finding in [] if arguments.json else result.findings:
+            print(shown(f"{'FAIL' if finding.state == 'fail' else finding.state:<4}  {result.check:<16} {finding.said}"), flush=True)
+            if finding.remedy:
+                print(shown(f"{'':<23}-> {finding.remedy}"), flush=True)
+    whole = report(found)
+    if arguments.json:
+        print(msgspec.json.format(msgspec.json.encode(whole)).decode())
+    return EXIT_FAILED if whole.worst == "fail" else EXIT_OK
+
+
+def _station(arguments: argparse.Namespace) -> Station:
+    if arguments.supervised:
+        be_a_child()
+        os.nice(10)  # the series goes first
+        return Station(msgspec.json.decode(sys.stdin.buffer.read(), type=Config))
+    try:
+        return Station(settings(arguments), arguments.config)
+    except ConfigError as error:
+        return Station(Config(), arguments.config, str(error))
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -32,8 +94,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
     Ends with 0 only if the settings will do to the end, every file could be stored as it is and SERIES.h5 has the right orientation.
     """
+    from aet_stream.foresight import describe_all
     from aet_stream.readers.child import ReaderChild
-    from aet_stream.watch.describe import describe_all
 
     config = settings(arguments)
     if config.watch.root and config.output.root:

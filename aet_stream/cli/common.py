@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from aet_stream import config_file
 from aet_stream.config import Config
-from aet_stream.errors import AetError, ConfigError
+from aet_stream.errors import ConfigError
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -33,27 +32,6 @@ def output_root(arguments: argparse.Namespace) -> Path:
     if not config.output.root:
         raise ConfigError("output.root is not set: say --config FILE or --set output.root=FOLDER")
     return config.output_root
-
-
-def troubles(config: Config) -> Iterator[str]:
-    """What would fail only when the first series ends, one line each."""
-    if config.webhook.secret_file:
-        from aet_stream.trigger import webhook
-
-        try:
-            webhook.secret_of(config.webhook.secret_file)
-        except ConfigError as error:
-            yield str(error)
-    if config.command.argv and shutil.which(config.command.argv[0]) is None:
-        yield f"command.argv: there is no program {config.command.argv[0]!r} that may be run; say its whole path"
-    wanted = config.reconstruct
-    if wanted.on_close and (wanted.method != "auto" or wanted.device != "cpu"):
-        from aet_stream.reconstruct import run
-
-        try:
-            run.check_method(wanted.method, wanted.device)
-        except AetError as error:
-            yield f"reconstruct.method, reconstruct.device: {error}"
 
 
 def whole(text: str) -> int:

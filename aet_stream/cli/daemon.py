@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 import msgspec
 
 from aet_stream import config_file
-from aet_stream.cli.common import Add, settings, troubles
+from aet_stream.cli.common import Add, settings
 from aet_stream.config import Config
+from aet_stream.doctor.settings import troubles
+from aet_stream.errors import ConfigError
 from aet_stream.service import Role, Stop, serve, set_up_logging
+
+OWN_KEY = Path("~/.config/aet-stream/worker.key")
 
 
 def add_commands(add: Add) -> None:
@@ -19,10 +24,16 @@ def add_commands(add: Add) -> None:
     run.add_argument(
         "--strict", action="store_true", help="exit code 3 if anything was quarantined, held, failed or put off by its receiver"
     )
-    for name in ("watch", "hub", "worker", "trigger", "monitor"):
+    for name in ("watch", "hub", "worker", "trigger", "monitor", "relay"):
         role = add(name, _role, f"the {name} alone")
         role.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
         role.add_argument("--name", default="worker-0" if name == "worker" else name, help="name among roles of the same kind")
+        if name == "worker":
+            role.add_argument("--connect", metavar="tcp://HOST:PORT", help="work for the relay of another computer (docs/elsewhere.md)")
+            role.add_argument(
+                "--server-key", metavar="KEY", help="with --connect: its public key, as `aet-stream keys show` prints it there"
+            )
+            role.add_argument("--key", type=Path, metavar="FILE", default=OWN_KEY, help="with --connect: the key of this computer")
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -41,13 +52,26 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _role(arguments: argparse.Namespace) -> int:
     """Run one role alone, as systemd or other hosts do."""
-    if arguments.supervised:
-        config = msgspec.json.decode(sys.stdin.buffer.read(), type=Config)
-    else:
-        config = settings(arguments)
-        config_file.require_folders(config)
+    config = msgspec.json.decode(sys.stdin.buffer.read(), type=Config) if arguments.supervised else settings(arguments)
     set_up_logging(arguments.name, verbose=arguments.verbose)
+    if arguments.command == "worker" and arguments.connect:
+        return serve(_worker_elsewhere(arguments, config), Stop())
+    if not arguments.supervised:
+        config_file.require_folders(config)
     return serve(_make_role(arguments.command, arguments.name, config), Stop())
+
+
+def _worker_elsewhere(arguments: argparse.Namespace, config: Config) -> Role:
+    """For the hub of another computer, whose relay says how to work; of our settings only those of [denoise] that say where count."""
+    from aet_stream.curve import RelayLink
+    from aet_stream.keys import load_key, public_key
+    from aet_stream.worker import Worker
+
+    if arguments.server_key is None:
+        raise ConfigError("--connect needs --server-key: `aet-stream keys show` prints it there")
+    key, server_key = load_key(arguments.key.expanduser()), public_key(arguments.server_key)
+    link = lambda: RelayLink(arguments.connect, key, server_key, name=arguments.name)  # noqa: E731
+    return Worker(config, name=arguments.name, elsewhere=link)
 
 
 def _make_role(kind: str, name: str, config: Config) -> Role:
@@ -65,6 +89,10 @@ def _make_role(kind: str, name: str, config: Config) -> Role:
         from aet_stream.worker import Worker
 
         return Worker(config, name=name)
+    if kind == "relay":
+        from aet_stream.relay import Relay
+
+        return Relay(config)
     if kind == "trigger":
         from aet_stream.trigger.trigger import Trigger
 

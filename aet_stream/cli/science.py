@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from aet_stream.cli.common import Add, folder, new_file, number_from, picture, share, size, whole, whole_from
-from aet_stream.errors import AetError, TooFewProjections
+from aet_stream.errors import AetError, NoAtoms, TooFewProjections
 from aet_stream.service import EXIT_OK, be_a_child
 
 
@@ -51,6 +51,22 @@ def add_commands(add: Add) -> None:
     reconstruct.add_argument("--out", type=Path, metavar="FILE", help="default: reconstruction.h5 beside it; .mrc, .tif, .emd as well")
     reconstruct.add_argument("--overwrite", action="store_true", help="with --out: replace files that are there")
     reconstruct.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
+    atoms = add("atoms", _atoms, "atoms from a volume and its projections", config=False)
+    atoms.add_argument("reconstruction", type=Path, metavar="RECONSTRUCTION.h5")
+    atoms.add_argument("series", type=Path, nargs="?", metavar="SERIES.h5", help="default: series.h5 beside it")
+    atoms.add_argument("--elements", default="", metavar="A,B", help="chemical symbols, the heaviest first (default: not known)")
+    atoms.add_argument("--kinds", type=whole_from(0, 3), default=0, metavar="N", help="how many species (default: as the weights say)")
+    atoms.add_argument(
+        "--pixel-angstrom",
+        type=number_from(0.01, 100),
+        default=0.0,
+        metavar="A",
+        help="what a pixel measures (default: as the series says)",
+    )
+    atoms.add_argument("--threads", type=whole, default=0, help="0: all cores")
+    atoms.add_argument("--out", type=Path, metavar="FILE.h5", help="default: atoms.h5 beside the volume; .xyz and .png lie beside it")
+    atoms.add_argument("--overwrite", action="store_true", help="with --out: replace files that are there")
+    atoms.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     preview = add("preview", _preview, "a small volume of a series that is still growing", config=False)
     preview.add_argument("series", type=Path, metavar="SERIES.h5")
     preview.add_argument("--size", type=whole_from(8, 4096), default=128, metavar="PX", help="bin to at most this width (default: 128)")
@@ -132,6 +148,32 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
         if not arguments.supervised:
             raise
         print(f"{arguments.series}: no volume: {error}")  # trying again would not help
+    return EXIT_OK
+
+
+def _atoms(arguments: argparse.Namespace) -> int:
+    """Find the atoms of a volume and refine them against the projections that it was made from: atoms.h5, atoms.xyz and a picture.
+
+    Where none can be told (filtered projections, too few tilts, nothing resolved, an outdated volume) it says why, and writes nothing.
+    """
+    if arguments.supervised:
+        be_a_child()
+    from aet_stream.atoms.run import Options, find_atoms
+
+    options = Options(
+        elements=tuple(filter(None, (symbol.strip() for symbol in arguments.elements.split(",")))),
+        kinds=arguments.kinds,
+        pixel_angstrom=arguments.pixel_angstrom,
+        threads=arguments.threads,
+    )
+    if options.kinds and options.elements and options.kinds != len(options.elements):
+        raise AetError(f"--kinds {options.kinds} does not go with --elements {arguments.elements}: leave one of them out")
+    try:
+        print(find_atoms(arguments.reconstruction, arguments.series, options, out=arguments.out, overwrite=arguments.overwrite))
+    except NoAtoms as error:
+        if not arguments.supervised:
+            raise
+        print(f"{arguments.reconstruction}: no atoms: {error}")  # trying again would not help
     return EXIT_OK
 
 

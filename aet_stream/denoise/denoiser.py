@@ -36,6 +36,7 @@ class Denoiser:
         """
         self._estimator: Estimator = find_estimator(msgspec.structs.replace(settings, **changes))
         self.name, self.sha256, self.rule = self._estimator.name, self._estimator.sha256, self._estimator.rule
+        self.device = self._estimator.device
 
     def warm_up(self) -> None:
         """Run once, so that the first projection is as fast as the next."""

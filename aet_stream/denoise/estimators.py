@@ -13,7 +13,7 @@ from aet_stream.denoise import classical, expert, grid
 from aet_stream.denoise.estimate import Beat, Estimate, Estimator, Image
 from aet_stream.denoise.trust import WITHOUT_CARD
 from aet_stream.denoise.vacuum import Vacuum
-from aet_stream.denoise.weights_file import find_weights
+from aet_stream.denoise.weights_file import find_weights, load_card
 from aet_stream.projection import Array
 
 
@@ -56,6 +56,16 @@ _ALL = (
 CLASSICAL = {estimator.name: estimator for estimator in _ALL}
 FALLBACK = CLASSICAL["gaussian-process"]
 """Stands in for a network whose answer is no number."""
+
+
+def model_sha256(model: str) -> str:
+    """What `find_estimator` would work with, by its hash; found without torch.
+
+    Raises
+    ------
+    ModelError : there is none of that name, or its file or card is not what it should be
+    """
+    return CLASSICAL[model].sha256 if model in CLASSICAL else load_card(find_weights(model, others=tuple(CLASSICAL))).sha256
 
 
 def find_estimator(settings: Denoise) -> Estimator:

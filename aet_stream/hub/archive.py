@@ -14,14 +14,19 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aet_stream import coverage, failpoints
-from aet_stream.errors import OutputFull, StoreError
+import msgspec
+
+from aet_stream import coverage, edition, failpoints, layout
+from aet_stream.edition import FIRST
+from aet_stream.errors import AetError, OutputFull, StoreError
+from aet_stream.hub import decisions as decided
 from aet_stream.hub import quarantine
 from aet_stream.hub.crash_guard import CrashGuard
+from aet_stream.hub.decisions import Decisions
 from aet_stream.hub.ledger import Ledger, passing
 from aet_stream.hub.master import About
 from aet_stream.hub.outbox import Outbox
-from aet_stream.hub.store import Draft, Identity, SeriesStore
+from aet_stream.hub.store import Draft, Found, Identity, SeriesStore
 from aet_stream.layout import COLUMNS, SERIES_FILE, Record
 from aet_stream.naming import RESERVED
 
@@ -52,11 +57,13 @@ class _Stored:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """A series that is one verified file now."""
+    """A series that is one verified file now, or another one than before."""
 
     name: str
-    previews_off: list[str]
-    """Events whose preview somebody works on in vain."""
+    called_off: list[tuple[str, str]]
+    """(event, sink) of what somebody works on in vain."""
+    revised: bool = False
+    """It was closed before, and what is decided about it has changed."""
 
 
 def open_ledger(root: Path) -> tuple[Ledger, bool]:
@@ -101,7 +108,13 @@ class Archive:
         self._config = config
         self._stores: dict[str, SeriesStore] = {}
         self._works: dict[str, tuple[str, Generator[None]]] = {}
-        """Series -> what is being done to it piece by piece: ("close" or "fold", the work)."""
+        """Series -> what is being done to it piece by piece: ("close", "fold", "revise" or "take", the work)."""
+        self._unshown: set[str] = set()
+        """Series about which something is decided that `series.h5` does not show yet, or nobody has been told."""
+        self._taking: dict[tuple[str, str], bool] = {}
+        """(series, key) of finished editions that are to be taken over -> shown from then on?"""
+        self._refused: dict[tuple[str, str], str] = {}
+        """The same of those that were damaged -> why, for whoever asks next."""
         self._lost = True
         """A stored projection was damaged, is gone or was superseded: its source, or what was a copy of it, is to be read again.
         And at a start, whatever the hub before has left."""
@@ -125,16 +138,36 @@ class Archive:
     def _recover_series(self, name: str) -> None:
         store = SeriesStore(self.root / name, self._guard, fold_rows=self._fold_rows)
         store.remove_drafts()
-        shown, closed = store.shown()
-        if closed and self._state(name) == "closed" and shown == self._ledger.stored(name) and set(store.numbers_on_disk()) <= set(shown):
-            return  # all agree: nothing to load until somebody asks
+        self._taking |= {(name, key): False for key in edition.made(store.folder)}
+        shown = store.shown()
+        if shown.closed and self._agrees(name, store, shown):
+            return  # nothing to load until somebody asks
         self._stores.pop(name, None)
         store = self.store(name)
-        if closed and store.identities() == shown:
+        if shown.closed and store.identities() == shown.rows:
             self._announce_closed(name)
+            self._unshown.add(name)
+            if store.chosen.decisions.text == shown.decisions:
+                self._tell_decided(name)
         else:
             store.drop_master()
             store.write_master(self._about(name, None))
+            self._tell_decided(name)
+
+    def _agrees(self, name: str, store: SeriesStore, shown: Found) -> bool:
+        """Do the closed file, the others beside it and the ledger say the same of a series?"""
+        try:
+            found = decided.read(store.folder)
+        except StoreError:
+            return False
+        editions = set(layout.edition_files(store.folder)) - {FIRST}
+        return (
+            self._state(name) == "closed"
+            and shown.rows == self._ledger.stored(name)
+            and set(store.numbers_on_disk()) <= set(shown.rows)
+            and shown.decisions == self._ledger.decided(name) == ("" if found is None else found.text)
+            and editions <= set(self._ledger.editions(name))
+        )
 
     def _recover_quarantine(self) -> None:
         """Drafts of a killed hub, and records of images that have been dealt with since."""
@@ -153,6 +186,8 @@ class Archive:
             complaints = store.load(known)
             self._reconcile(name, store, known, complaints)
             self._stores[name] = store
+            if store.chosen.decisions.text != self._ledger.decided(name):
+                self._unshown.add(name)
         return self._stores[name]
 
     def tilts_deg(self, name: str) -> list[float]:
@@ -195,6 +230,8 @@ class Archive:
         before = store.identities()
         complaints = store.check()
         self._reconcile(name, store, known, complaints)
+        if store.chosen.decisions.text != self._ledger.decided(name):
+            self._unshown.add(name)
         before_it = self._unpublished.pop(name, [])
         there = [stored for stored in before_it if stored.record.number in store.identities()]
         self._lost = self._lost or len(before_it) != len(there)
@@ -202,6 +239,9 @@ class Archive:
             self._unpublished[name] = there
         if store.identities() == before and not complaints:
             raise OutputFull(str(error)) from error
+        if self._state(name) == "closed":
+            self._unshown.add(name)  # its one file stands
+            return
         store.drop_master()
         store.write_master(self._about(name, None))
 
@@ -217,6 +257,10 @@ class Archive:
             config=self._config,
         )
 
+    def closing_bytes(self) -> int:
+        """What the series in memory, which are the open ones, will need on the disk to be closed."""
+        return sum(store.closed_bytes() for store in self._stores.values())
+
     # -- commit -----------------------------------------------------------------------------------------------------------------
 
     def unpublished(self) -> set[str]:
@@ -229,8 +273,8 @@ class Archive:
         return self._ledger.ready() if lost else []
 
     def commit(self, name: str, batch: Sequence[Arrival]) -> int:
-        """Store projections durably, as many as the disk takes. Closing starts again later; folding concerns old rows, and goes on."""
-        if name in self._works and self._works[name][0] == "close":
+        """Store projections durably, as many as the disk takes. Closing starts again later; what concerns old rows only goes on."""
+        if name in self._works and self._works[name][0] in ("close", "revise"):
             self._abandon(name)
         stored = self.store(name).commit([arrival.draft for arrival in batch])
         for arrival in batch[:stored]:
@@ -281,20 +325,97 @@ class Archive:
             data = {"covered_deg": covered_deg, "largest_gap_deg": coverage.largest_gap_deg(tilts_deg), "tilts": len(tilts_deg)}
             self._outbox.announce("coverage.milestone", name, f"{milestone}|{self._milestone_deg:g}", data)
 
-    # -- closing and folding ------------------------------------------------------------------------------------------------------
+    # -- editions and decisions -----------------------------------------------------------------------------------------------------
 
-    def begin_close(self, name: str) -> None:
-        if name not in self._works and self.store(name).records:
-            self._works[name] = ("close", self.store(name).close(self._about(name, time.time())))
+    def take(self, name: str, key: str, *, use: bool) -> int | None:
+        """Have the finished edition of the maker with this key taken over, and with `use` shown; its number once that is done.
 
-    def working_on(self, name: str | None = None) -> bool:
-        """Is a series (or any) being closed or folded?"""
-        return bool(self._works) if name is None else name in self._works
+        Raises
+        ------
+        AetError : there is none, or it is damaged
+        """
+        if refused := self._refused.pop((name, key), ""):
+            raise AetError(refused)
+        if edition.made_path(self.root / name, key).exists():
+            self._taking[name, key] = self._taking.get((name, key), False) or use
+        if (name, key) in self._taking:
+            return None
+        known, there = self._ledger.editions(name), layout.edition_files(self.root / name).keys() - {FIRST}
+        if there - known.keys():
+            return None  # taken over, and not yet told
+        number = max((each for each in there if known[each]["key"] == key), default=None)
+        if number is None:
+            raise AetError(f"{name} has no finished edition {key}: make it anew")
+        return number if not use or self.use(name, number) else None
 
-    def work(self, budget_s: float) -> list[Closed]:
-        """Go on with closing and folding for about `budget_s`; returns the series that are now closed."""
-        until = time.monotonic() + budget_s
-        closed = []
+    def use(self, name: str, number: int) -> bool:
+        """Show this edition from now on; True once that is done.
+
+        Raises
+        ------
+        AetError : there is none of this number
+        """
+        there = {FIRST, *layout.edition_files(self.root / name)}
+        if number not in there:
+            raise AetError(f"{name} has no edition {number}: `aet-stream editions {name}` lists {', '.join(map(str, sorted(there)))}")
+        decisions = self.store(name).chosen.decisions
+        if decisions.edition != number:
+            self.decide(name, msgspec.structs.replace(decisions, edition=number, chosen_at=time.time()))
+        return self.settled(name)
+
+    def decisions(self, name: str) -> Decisions:
+        """What is decided about a series."""
+        return self.store(name).chosen.decisions
+
+    def decide(self, name: str, decisions: Decisions) -> None:
+        """From now on this is decided; `series.h5` shows it as soon as it can, and then the world hears of it.
+
+        Raises
+        ------
+        OutputFull : the disk does not take it; nothing has changed
+        """
+        if name in self._works and self._works[name][0] in ("close", "revise"):
+            self._abandon(name)
+        for complaint in self.store(name).chosen.decide(decisions):
+            logger.error("%s", complaint)
+        self._unshown.add(name)
+
+    def settled(self, name: str) -> bool:
+        """Does `series.h5` show all that is decided about a series?"""
+        return name not in self._unshown
+
+    def _take(self, name: str, key: str) -> Generator[None]:
+        """Take over a finished edition; one that is damaged is set aside."""
+        store, number = self.store(name), max([FIRST, *layout.edition_files(self.root / name), *self._ledger.editions(name)]) + 1
+        try:
+            yield from store.taking(key, number)
+        except StoreError as error:
+            path = edition.made_path(store.folder, key)
+            self._refused[name, key] = f"{error}; {self._guard.move(path, shown=False)}" if path.exists() else str(error)
+            logger.error("%s", self._refused[name, key])
+            del self._taking[name, key]
+            return
+        use = self._taking.pop((name, key))
+        logger.info("series=%s edition %d taken over", name, number)
+        if use:
+            self.decide(name, msgspec.structs.replace(store.chosen.decisions, edition=number, chosen_at=time.time()))
+        else:
+            self._tell_decided(name)
+
+    def _begin_works(self) -> None:
+        """Whatever is to be done to a series, one thing after the other."""
+        for name in sorted(self._unshown - self._works.keys() - self._unpublished.keys()):
+            if self._state(name) == "closed":
+                closed_at = self._ledger.series(name)[0]["closed_at"]
+                self._works[name] = ("revise", self.store(name).close(self._about(name, closed_at)))
+            else:
+                self._show_decided(name)
+        for name, key in sorted(self._taking):
+            if not edition.made_path(self.root / name, key).exists():  # taken over, but the disk failed before anybody was told
+                del self._taking[name, key]
+                self._unshown.add(name)
+            elif name not in self._works:
+                self._works[name] = ("take", self._take(name, key))
         for name, store in list(self._stores.items()):
             if name in self._works or name in self._unpublished or not store.needs_folding():
                 continue
@@ -302,40 +423,92 @@ class Archive:
                 del self._stores[name]
             else:
                 self._works[name] = ("fold", store.fold())
-        while self._works and time.monotonic() < until:
+
+    def _show_decided(self, name: str) -> None:
+        """In the master of an open series."""
+        try:
+            self.store(name).write_master(self._about(name, None))
+        except StoreError as error:
+            self._mend(name, error)
+        self._tell_decided(name)
+
+    def _tell_decided(self, name: str) -> None:
+        """`series.h5` shows it: the ledger follows, and the world may know. What it knows already is not told again."""
+        store, folder = self.store(name), self.root / name
+        decisions, before = store.chosen.decisions, decided.parsed(self._ledger.decided(name))
+        new = store.editions(but={FIRST, *self._ledger.editions(name)})
+        if not new and decisions == before:
+            self._unshown.discard(name)
+            return
+        with self._ledger.transaction():
+            for number, about in new.items():
+                self._ledger.take_edition(name, number, about)
+                data = {"edition": number, "made_by": about.made_by, "model": about.model, "shown": decisions.edition == number}
+                self._outbox.announce("edition.done", name, about.content_sha256, data | {"path": str(store.chosen.path(number))})
+            if (decisions.edition, decisions.chosen_at) != (before.edition, before.chosen_at):
+                key, data = f"{decisions.edition}|{decisions.chosen_at!r}", {"edition": decisions.edition, "before": before.edition}
+                self._outbox.announce("edition.chosen", name, key, data)
+            self._ledger.decide(name, decisions.text)
+            if decisions != before and self._state(name) == "closed":
+                shown = store.chosen.shown(store.records).records
+                data = {"path": str(folder / SERIES_FILE), "projections": len(shown), "edition": decisions.edition}
+                self._outbox.announce("series.revised", name, f"{_digest(name, shown)}|{decisions.text}", data)
+            failpoints.reach("decide.commit", folder)
+        self._unshown.discard(name)
+        failpoints.reach("decide.committed", folder)
+
+    # -- closing and folding ------------------------------------------------------------------------------------------------------
+
+    def begin_close(self, name: str) -> None:
+        if name not in self._works and self.store(name).records:
+            self._works[name] = ("close", self.store(name).close(self._about(name, time.time())))
+
+    def working_on(self, name: str | None = None) -> bool:
+        """Is a series (or any) being closed, folded or revised, or is an edition taken over?"""
+        if name is None:
+            return bool(self._works or self._unshown or self._taking)
+        return name in self._works
+
+    def work(self, budget_s: float) -> list[Closed]:
+        """Go on with closing, folding and the rest for about `budget_s`; returns the series that are another file now."""
+        self._begin_works()
+        until, closed = time.monotonic() + budget_s, list[Closed]()
+        while self._works:
             name, (kind, work) = next(iter(self._works.items()))
             try:
                 next(work)
+                if time.monotonic() >= until:
+                    break
                 continue
             except StopIteration:
-                del self._works[name]
+                self._works.pop(name, None)
             except OutputFull:
-                del self._works[name]
+                self._works.pop(name, None)
                 raise
             except StoreError as error:
-                del self._works[name]
+                self._works.pop(name, None)
                 self._mend(name, error)
                 continue
             if kind == "fold":
                 self._stores[name].write_master(self._about(name, None))
-            else:
-                closed.append(Closed(name, self._announce_closed(name)))
+            elif kind in ("close", "revise"):
+                off = self._announce_closed(name) if kind == "close" else []
+                self._tell_decided(name)
+                closed.append(Closed(name, off, revised=kind == "revise"))
+            if self._state(name) == "closed" and name not in self._unshown:
                 self._stores.pop(name)  # its records are on disk; memory is for open series
         return closed
 
-    def _announce_closed(self, name: str) -> list[str]:
+    def _announce_closed(self, name: str) -> list[tuple[str, str]]:
         """The file is there: only now may anybody hear of it. The same content gives the same event ids, however often it is told.
 
-        Returns the previews that nobody needs any more.
+        Returns what is being done about it and nobody needs any more.
         """
-        digest = hashlib.sha256(name.encode())
-        for record in self.store(name).records:
-            digest.update(f"{record.number}:{record.checksums['clean']:08x}:{record.tilt_deg!r};".encode())
         data = {"path": str(self.root / name / SERIES_FILE), "projections": len(self.store(name).records)}
         with self._ledger.transaction():
             self._ledger.close_series(name)
-            self._outbox.announce("series.closed", name, digest.hexdigest(), data)
-            off = self._outbox.supersede("preview", name)
+            self._outbox.announce("series.closed", name, _digest(name, self.store(name).records), data)
+            off = self._outbox.end_growing(name)
             failpoints.reach("close.commit", self.root / name)
         failpoints.reach("close.committed", self.root / name)
         return off
@@ -349,3 +522,11 @@ class Archive:
         """Drop unfinished work; it starts again at the next start."""
         for name in list(self._works):
             self._abandon(name)
+
+
+def _digest(name: str, records: list[Record]) -> str:
+    """Names exactly these pixels at these tilts."""
+    digest = hashlib.sha256(name.encode())
+    for record in records:
+        digest.update(f"{record.number}:{record.checksums['clean']:08x}:{record.tilt_deg!r};".encode())
+    return digest.hexdigest()

@@ -58,11 +58,12 @@ class Closing:
                 self._archive.begin_close(name)
         for closed in self._archive.work(self._timing.close_budget_s):
             self._asked.discard(closed.name)
-            for event_id in closed.previews_off:
-                self._events.call_off("preview", event_id)
+            for event_id, sink in closed.called_off:
+                self._events.call_off(event_id, sink)
             path = self._archive.root / closed.name / layout.SERIES_FILE
-            logger.info("series=%s closed: one verified file, %s", closed.name, path)
-            self._outgoing.tell("series.closed", {"series": closed.name, "path": str(path)})
+            what = "revised" if closed.revised else "closed"
+            logger.info("series=%s %s: one verified file, %s", closed.name, what, path)
+            self._outgoing.tell(f"series.{what}", {"series": closed.name, "path": str(path)})
 
     def hear_end(self, end: SeriesEnd) -> None:
         """A sentinel file ends the series of its folder, as a person would."""

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from aet_stream.config import Config
 from aet_stream.errors import AetError
+from aet_stream.hub.archive import Archive
 from aet_stream.hub.closing import Closing
 from aet_stream.hub.endings import Endings
 from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.outbox import Outbox
+from aet_stream.status import Status
+
+_KEY = re.compile("[0-9a-f]{16}")
 
 
 class Commands:
@@ -24,8 +31,9 @@ class Commands:
         outbox: Outbox,
         endings: Endings,
         closing: Closing,
+        archive: Archive,
         *,
-        status: Callable[[], dict[str, Any]],
+        status: Callable[[], Status],
         idle_for_s: Callable[[], float],
     ) -> None:
         self._limits = config.angle
@@ -33,6 +41,7 @@ class Commands:
         self._outbox = outbox
         self._endings = endings
         self._closing = closing
+        self._archive = archive
         self._status = status
         self._idle_for_s = idle_for_s
 
@@ -45,15 +54,19 @@ class Commands:
         """
         match name:
             case "status":
-                return "", self._status()
+                return "", msgspec.to_builtins(self._status())
             case "idle":
                 return "", self._idle()
             case "close":
-                return self._close(str(arguments.get("series", "")))
+                return self._close(self._stored(arguments))
             case "requeue":
                 return self._again(arguments.get("ids", []), None)
             case "release":
                 return self._again(arguments.get("ids", []), self._tilt(arguments.get("tilt_deg")))
+            case "edition":
+                return self._edition(self._stored(arguments), str(arguments.get("key", "")), use=arguments.get("use") is True)
+            case "use":
+                return self._use(self._stored(arguments), arguments.get("edition"))
             case "resend":
                 return self._resend(arguments.get("ids"))
         raise AetError(f"the hub knows no command {name!r}")
@@ -71,18 +84,36 @@ class Commands:
         return {
             "idle_for_s": self._idle_for_s(),
             "open": [row["name"] for row in series if row["stored"]],
-            "unfinished_events": events["pending"] - put_off,
+            "unfinished_events": events.pending - put_off,
             "put_off_events": put_off,
-            "failed_events": events["failed"],
-            **totals,
+            "failed_events": events.failed,
+            **msgspec.to_builtins(totals),
         }
 
-    def _close(self, name: str) -> tuple[str, dict[str, Any]]:
+    def _stored(self, arguments: dict[str, Any]) -> str:
+        """The series that is meant, which has projections."""
+        name = str(arguments.get("series", ""))
         series = next(iter(self._ledger.series(name)), None)
         if series is None or not series["stored"]:
             known = ", ".join(row["name"] for row in self._ledger.series(limit=10)) or "none yet"
             raise AetError(f"no series {name!r} with stored projections; known: {known}")
-        if series["state"] == "closed":
+        return name
+
+    def _edition(self, name: str, key: str, *, use: bool) -> tuple[str, dict[str, Any]]:
+        """A child has finished one: take it over."""
+        if not _KEY.fullmatch(key):
+            raise AetError(f"{key!r} names no edition")
+        number = self._archive.take(name, key, use=use)
+        return "", {"state": "working"} if number is None else {"state": "done", "edition": number}
+
+    def _use(self, name: str, number: Any) -> tuple[str, dict[str, Any]]:
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise AetError(f"edition {number!r}: give its number, as `aet-stream editions {name}` shows it")
+        done = self._archive.use(name, number)
+        return f"{name} shows edition {number}", {"state": "done" if done else "working"}
+
+    def _close(self, name: str) -> tuple[str, dict[str, Any]]:
+        if self._ledger.series(name)[0]["state"] == "closed":
             return f"{name} is closed already", {"state": "closed"}
         self._closing.ask(name)
         return f"closing {name}", {"state": "closing"}

@@ -47,19 +47,29 @@ class CrashGuard:
         self._root = root
         self._alive = alive
         self._patience_s = patience_s
+        self._reading: list[Path] = []
+        """The innermost last: while one file is read, another may have to be."""
         self._reader = reader or tuple(lifeline.command(__name__))
 
     @contextlib.contextmanager
     def reading(self, path: Path) -> Iterator[None]:
         """Leave word of `path` while it is read; it stays only if this process dies."""
         self._alive()
-        said = self._root / "run" / "reading"
-        with contextlib.suppress(OSError):  # a full disk must not keep anybody from reading
-            said.write_bytes(os.fsencode(path.relative_to(self._root)))
+        self._reading.append(path)
+        self._say()
         try:
             yield
         finally:
+            self._reading.pop()
+            self._say()
+
+    def _say(self) -> None:
+        said = self._root / "run" / "reading"
+        if not self._reading:
             said.unlink(missing_ok=True)
+            return
+        with contextlib.suppress(OSError):  # a full disk must not keep anybody from reading
+            said.write_bytes(os.fsencode(self._reading[-1].relative_to(self._root)))
 
     def set_aside(self) -> None:
         """At start: move the file away of which the hub before us died, if it did."""
@@ -70,10 +80,15 @@ class CrashGuard:
             logger.error("%s: whatever reads it dies or never ends; %s", path, self.move(path))
         said.unlink(missing_ok=True)
 
-    def move(self, path: Path) -> str:
-        """Out of its series folder, under a name that says where it came from; returns the words for it."""
+    def move(self, path: Path, *, shown: bool = True) -> str:
+        """Out of its series folder, under a name that says where it came from; returns the words for it.
+
+        Parameters
+        ----------
+        shown : may `series.h5` show pixels of it?
+        """
         aside = self._root / "quarantine"
-        if path.parent.parent.parent == self._root:  # a projection file
+        if shown and path.parent.parent.parent == self._root:  # a projection file, or an edition
             self._withdraw(path.parents[1] / SERIES_FILE)
         with durable.disk_errors(aside):
             durable.make_folder(aside)

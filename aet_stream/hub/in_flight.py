@@ -11,6 +11,7 @@ Times `_at` are unix seconds; `deadline_s`, `since_s` and `not_before_s` are on 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias, TypeVar
@@ -18,6 +19,7 @@ from typing import TypeAlias, TypeVar
 from aet_stream.layout import Planes
 from aet_stream.messages import Acquired
 from aet_stream.projection import Array, Quality, VisitKey
+from aet_stream.status import QueueDepth
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,8 @@ class Subtracted(_After):
     answer: Planes
     """What the worker made of it."""
     done_at: float
+    worker: str = ""
+    """Its name."""
 
     @property
     def read(self) -> Read:
@@ -228,7 +232,7 @@ class InFlight:
         if any(state.wanted.offered.alone for state in self._states.values()):
             return []
         chosen: list[Offered] = []
-        used = sum(state.nbytes for state in self._states.values())
+        used = self.nbytes()
         for offered in self.backlog.values():
             if self.holds(offered.key.source) or offered.alone:
                 continue
@@ -266,10 +270,10 @@ class InFlight:
         """Leased -> Read: nobody works on it any more."""
         return self._enter(leased.read)
 
-    def finish(self, leased: Leased, quality: Quality, answer: Planes, unix_s: float) -> Subtracted:
+    def finish(self, leased: Leased, quality: Quality, answer: Planes, unix_s: float, worker: str = "") -> Subtracted:
         """Leased -> Subtracted; those are stored in the order of their coming."""
         del self._states[leased.key.source]
-        return self._enter(Subtracted(leased, quality, answer, unix_s))
+        return self._enter(Subtracted(leased, quality, answer, unix_s, worker))
 
     def leave(self, state: State) -> None:
         """It is stored, has ended, or is offered again: it has left memory."""
@@ -288,9 +292,10 @@ class InFlight:
     def held_by(self, worker: bytes) -> list[Leased]:
         return [leased for leased in self.all(Leased) if leased.worker == worker]
 
-    def counts(self) -> dict[str, int]:
+    def nbytes(self) -> int:
+        """Pixels of all of them."""
+        return sum(state.nbytes for state in self._states.values())
+
+    def counts(self) -> QueueDepth:
         """How many visits are where, for the status."""
-        counts = {"offered": len(self.backlog), "wanted": 0, "waiting": 0, "working": 0, "done": 0, "credit": self.credit}
-        for state in self._states.values():
-            counts[_NAMES[type(state)]] += 1
-        return counts
+        return QueueDepth(offered=len(self.backlog), credit=self.credit, **Counter(_NAMES[type(state)] for state in self._states.values()))

@@ -12,6 +12,7 @@ from aet_stream.hub.endings import Endings
 from aet_stream.hub.in_flight import InFlight, Offered, Read, Subtracted, Wanted
 from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.outgoing import Outgoing
+from aet_stream.hub.room import Room
 from aet_stream.hub.timing import Timing
 from aet_stream.judging import Site, Verdict, judge, parted
 from aet_stream.messages import Acquired, NotAcquired, Offer, Want
@@ -24,7 +25,15 @@ class Intake:
     """Knows which visits there are; asks for as many as the credit allows."""
 
     def __init__(
-        self, config: Config, ledger: Ledger, archive: Archive, in_flight: InFlight, endings: Endings, outgoing: Outgoing, timing: Timing
+        self,
+        config: Config,
+        ledger: Ledger,
+        archive: Archive,
+        room: Room,
+        in_flight: InFlight,
+        endings: Endings,
+        outgoing: Outgoing,
+        timing: Timing,
     ) -> None:
         self._root_name = config.watch_root.name
         self.root = shown(os.path.realpath(config.watch_root))
@@ -32,6 +41,7 @@ class Intake:
         self._turn = config.orientation.letters
         self._ledger = ledger
         self._archive = archive
+        self._room = room
         self._in_flight = in_flight
         self._endings = endings
         self._outgoing = outgoing
@@ -61,7 +71,7 @@ class Intake:
 
     def grant(self) -> None:
         """Ask for visits; the ledger knows of it first, so that whatever dies over them is noticed."""
-        grantable = self._in_flight.grantable(self._timing.now_s()) if self._watch else []
+        grantable = self._in_flight.grantable(self._timing.now_s()) if self._room.there() and self._watch else []
         chosen = [offered for offered in grantable if self._is_open(offered)]
         if not chosen:
             return

@@ -14,6 +14,7 @@ The row `wanted` is written before the reading begins, so that whatever dies ove
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sqlite3
@@ -22,13 +23,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+from aet_stream.edition import About
 from aet_stream.errors import AetError, OutputFull
 from aet_stream.hub.outbox import OUTBOX_SCHEMA, Outbox
 from aet_stream.layout import Record
 from aet_stream.naming import top_folder
 from aet_stream.projection import VisitKey
 from aet_stream.reasons import Reason, json_of, reason_of, why
+from aet_stream.status import Blank, Latency, LedgerStatus, NotTaken, PutAside, SeriesStatus, StageTimes, Totals
 
 SCHEMA_VERSION = 2
 """1: the table of visits was called `unit`, and reasons were sentences."""
@@ -71,6 +75,14 @@ CREATE TABLE IF NOT EXISTS older (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS note (what TEXT PRIMARY KEY, value REAL NOT NULL) STRICT;
 """
+#: What has been decided about stored series, and the editions that there are: an index of what lies in their folders.
+_DECIDED = """
+CREATE TABLE IF NOT EXISTS edition (
+    series TEXT NOT NULL, number INTEGER NOT NULL, key TEXT NOT NULL, made_by TEXT NOT NULL, model TEXT NOT NULL, made_at REAL NOT NULL,
+    content_sha256 TEXT NOT NULL, PRIMARY KEY (series, number)
+) STRICT;
+CREATE TABLE IF NOT EXISTS decided (series TEXT PRIMARY KEY, decisions TEXT NOT NULL) STRICT;
+"""
 _FROM_1 = """
 ALTER TABLE unit RENAME TO visit;
 DROP INDEX IF EXISTS unit_state; DROP INDEX IF EXISTS unit_series; DROP INDEX IF EXISTS unit_pixels;
@@ -94,10 +106,28 @@ def passing(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _PASSING
 
 
-def _told(row: sqlite3.Row) -> dict[str, Any]:
+def _put_aside(row: sqlite3.Row) -> PutAside:
     """A visit with its reason as data and in words."""
     reason = reason_of(row["reason"]) or Reason("noted", {"text": ""})
-    return {**dict(row), "reason": str(reason), "code": reason.code, "remedy": reason.remedy, "command": reason.command}
+    words = {"reason": str(reason), "code": reason.code, "remedy": reason.remedy, "command": reason.command}
+    return PutAside(**{**dict(row), **words})
+
+
+def _opened_to_look(path: Path) -> sqlite3.Connection:
+    """Nothing is changed, nor left behind: files of the write-ahead log that a look as root made would keep the daemon out."""
+    there = path.with_name(f"{path.name}-wal").exists()
+    return sqlite3.connect(f"file:{quote(str(path))}?{'mode=ro' if there else 'immutable=1'}", uri=True, isolation_level=None, timeout=2)
+
+
+def fault(path: Path) -> str:
+    """What is wrong with the ledger in this file, which is only looked at; empty: nothing."""
+    try:
+        with contextlib.closing(_opened_to_look(path)) as database:
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+            (said,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        return str(error)
+    return str(said) if said != "ok" else "written by a later version of aet-stream" if version > SCHEMA_VERSION else ""
 
 
 class Ledger:
@@ -106,7 +136,7 @@ class Ledger:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         if read_only:
-            self._db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=2)
+            self._db = _opened_to_look(path)
             if self._db.execute("PRAGMA user_version").fetchone()[0] == 1:  # no hub has opened it since
                 self._db.execute("CREATE TEMP VIEW visit AS SELECT * FROM unit")
         else:
@@ -133,13 +163,13 @@ class Ledger:
             raise AetError(
                 f"{self.path} has layout {version}, this version writes {SCHEMA_VERSION}: move it away, it is rebuilt from the files"
             )
-        self._db.executescript(OUTBOX_SCHEMA + _LEFT_OUT + _INDICES)
+        self._db.executescript(OUTBOX_SCHEMA + _LEFT_OUT + _DECIDED + _INDICES)
 
     def _check(self) -> None:
         """Read all of it: SQLite notices neither a letter that is none, nor a column of another name, before it meets them."""
         said = self._db.execute("PRAGMA integrity_check(1)").fetchone()[0]
         model = sqlite3.connect(":memory:")
-        model.executescript(_SCHEMA + OUTBOX_SCHEMA + _LEFT_OUT)
+        model.executescript(_SCHEMA + OUTBOX_SCHEMA + _LEFT_OUT + _DECIDED)
         for (table,) in model.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
             columns = f"PRAGMA table_info({table})"
             if said == "ok" and [*map(tuple, self._db.execute(columns))] != model.execute(columns).fetchall():
@@ -299,22 +329,22 @@ class Ledger:
         """Visits that wait to be read without a new offer, and those whose reading the last hub did not see the end of."""
         return self._db.execute("SELECT * FROM visit WHERE state IN ('ready', 'wanted') ORDER BY id").fetchall()
 
-    def in_state(self, state: str, series: str | None = None, limit: int = 50) -> list[dict[str, Any]]:
+    def in_state(self, state: str, series: str | None = None, limit: int = 50) -> tuple[PutAside, ...]:
         """The last that came into this state, of one series or of all, the newest first."""
         rows = self._db.execute(
             "SELECT id, series, path, image, reason, attempts, tilt_deg, ended_at FROM visit"
             " WHERE state = ?1 AND (?2 IS NULL OR series = ?2) ORDER BY ended_at DESC, id DESC LIMIT ?3",
             (state, series, limit),
         )
-        return [_told(row) for row in rows]
+        return tuple(_put_aside(row) for row in rows)
 
-    def blanks(self, limit: int = 50) -> list[dict[str, Any]]:
+    def blanks(self, limit: int = 50) -> tuple[Blank, ...]:
         """The newest first."""
         rows = self._db.execute(
             "SELECT id, series, path, image, number, tilt_deg FROM visit WHERE state = 'stored' AND blank = 1 ORDER BY id DESC LIMIT ?",
             (limit,),
         )
-        return [dict(row) for row in rows]
+        return tuple(Blank(**dict(row)) for row in rows)
 
     # -- series -----------------------------------------------------------------------------------------------------------------
 
@@ -353,34 +383,56 @@ class Ledger:
         query = "SELECT count(DISTINCT path || '/' || image) FROM visit WHERE series = ? AND state = 'stored'"
         return int(self._db.execute(query, (series,)).fetchone()[0])
 
+    # -- editions and decisions -------------------------------------------------------------------------------------------------
+
+    def editions(self, series: str) -> dict[int, dict[str, Any]]:
+        """Number -> what is known of each edition that was ever taken over, its file may be gone."""
+        rows = self._db.execute("SELECT * FROM edition WHERE series = ? ORDER BY number", (series,))
+        return {row["number"]: dict(row) for row in rows}
+
+    def take_edition(self, series: str, number: int, about: About) -> None:
+        """The edition is one file under its number."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO edition VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (series, number, about.key, about.made_by, about.model, about.made_at, about.content_sha256),
+        )
+
+    def decided(self, series: str) -> str:
+        """The decisions about a series that the world has heard of, as text."""
+        row = self._db.execute("SELECT decisions FROM decided WHERE series = ?", (series,)).fetchone()
+        return "" if row is None else str(row["decisions"])
+
+    def decide(self, series: str, decisions: str) -> None:
+        self._db.execute("INSERT OR REPLACE INTO decided VALUES (?, ?)", (series, decisions))
+
     # -- figures ----------------------------------------------------------------------------------------------------------------
 
-    def totals(self) -> dict[str, int]:
+    def totals(self) -> Totals:
         """How many visits ended how."""
         counts = dict.fromkeys(("stored", "duplicate", "other", "held", "quarantined"), 0)
         counts.update({row["state"]: row["n"] for row in self._db.execute("SELECT state, count(*) AS n FROM visit GROUP BY state")})
-        return {
-            "stored": counts["stored"],
-            "held": counts["held"],
-            "quarantined": counts["quarantined"],
-            "duplicates": counts["duplicate"],
-            "others": counts["other"],
-        }
+        return Totals(
+            stored=counts["stored"],
+            held=counts["held"],
+            quarantined=counts["quarantined"],
+            duplicates=counts["duplicate"],
+            others=counts["other"],
+        )
 
-    def left_out(self) -> dict[str, Any]:
+    def left_out(self) -> NotTaken:
         """How many files are older than wanted, and which no reader knows: (folder, how they are called, how many)."""
         try:
             older = self._db.execute("SELECT value FROM note WHERE what = 'older'").fetchone()
             rows = self._db.execute("SELECT folder, kind, files FROM no_reader ORDER BY folder, kind").fetchall()
         except sqlite3.OperationalError:
-            return {"older": 0, "no_reader": [], "no_reader_files": 0}  # of an earlier version, which no hub has opened since
-        return {
-            "older": int(older[0]) if older else 0,
-            "no_reader": [list(row) for row in rows[:LISTED]],
-            "no_reader_files": sum(row["files"] for row in rows),
-        }
+            return NotTaken()  # of an earlier version, which no hub has opened since
+        return NotTaken(
+            older=int(older[0]) if older else 0,
+            no_reader=tuple((row["folder"], row["kind"], row["files"]) for row in rows[:LISTED]),
+            no_reader_files=sum(row["files"] for row in rows),
+        )
 
-    def latency(self, last: int = 1000) -> dict[str, dict[str, float]]:
+    def latency(self, last: int = 1000) -> Latency:
         """Median and 99th percentile of each stage over the last stored projections, in seconds."""
         columns = ", ".join(f"{stage}_s" for stage in STAGES)
         rows = self._db.execute(f"SELECT {columns} FROM visit WHERE state = 'stored' ORDER BY ended_at DESC LIMIT ?", (last,)).fetchall()
@@ -389,19 +441,19 @@ class Ledger:
             values = sorted(row[f"{stage}_s"] for row in rows if row[f"{stage}_s"] is not None)
             if values:
                 n = len(values)
-                figures[stage] = {"p50_s": values[(n - 1) // 2], "p99_s": values[min(n - 1, round(0.99 * (n - 1)))], "n": n}
-        return figures
+                figures[stage] = StageTimes(p50_s=values[(n - 1) // 2], p99_s=values[min(n - 1, round(0.99 * (n - 1)))], n=n)
+        return Latency(stages=figures)
 
 
-def summary(ledger: Ledger, series: str | None = None) -> dict[str, Any]:
+def summary(ledger: Ledger, series: str | None = None) -> LedgerStatus:
     """What `status` tells from the ledger alone: with or without a daemon. Lists are of `series`, where one is named."""
-    return {
-        "totals": ledger.totals(),
-        "series": [{**row, "tilts": ledger.tilts(row["name"])} for row in ledger.series(series, limit=50)],
-        "held": ledger.in_state("held", series),
-        "quarantined": ledger.in_state("quarantined", series),
-        "blank": ledger.blanks(),
-        "left_out": ledger.left_out(),
-        "latency": {"stages": ledger.latency()},
-        "events": Outbox(ledger.db).figures(),
-    }
+    return LedgerStatus(
+        totals=ledger.totals(),
+        series=tuple(SeriesStatus(**row, tilts=ledger.tilts(row["name"])) for row in ledger.series(series, limit=50)),
+        held=ledger.in_state("held", series),
+        quarantined=ledger.in_state("quarantined", series),
+        blank=ledger.blanks(),
+        left_out=ledger.left_out(),
+        latency=ledger.latency(),
+        events=Outbox(ledger.db).figures(),
+    )

@@ -7,18 +7,19 @@ before a master is written, and each frame's checksum stands in the master itsel
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
-from aet_stream import __version__, durable, failpoints, layout, nexus
+from aet_stream import __version__, durable, edition, failpoints, layout, nexus
 from aet_stream.consistency import about_axis, error_in_series, intensity_ratio, mass_residual_px, trust_in_series
 from aet_stream.errors import StoreError
-from aet_stream.layout import PLANES, Planes, Record, crc32
+from aet_stream.hub.decisions import Decisions
+from aet_stream.layout import PLANES, Plane, Planes, Record, crc32
 from aet_stream.projection import Array
 
 NXCLASSES = {
@@ -46,6 +47,8 @@ DESCRIBED: dict[str, dict[str, str]] = {
     "sample/rotation_angle": {"units": "degree", "target": f"{layout.NXTOMO}/sample/rotation_angle"},
 }
 """Below NXTOMO: what a plot needs to know of a dataset. `target`: of the names that links give it, the one that counts."""
+MAKER = ("made_by", "model", "model_sha256", "settings")
+"""What series.h5 says of the chosen edition, behind `edition_`."""
 LINKS = {"data": "instrument/detector/data", "rotation_angle": "sample/rotation_angle", "image_key": "instrument/detector/image_key"}
 """Below NXTOMO/data: what they lead to."""
 
@@ -73,7 +76,55 @@ class About:
     config: str
 
 
-def write_virtual(folder: Path, records: list[Record], sources: list[Source], raw: Array, about: About) -> None:
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What is shown: every row as its edition has it, and what has been decided about it."""
+
+    records: list[Record]
+    places: list[int | None]
+    """Row within the file of the chosen edition; None: edition 1."""
+    decisions: Decisions
+    edition: edition.About | None = None
+    """Of the chosen one; None: edition 1."""
+    edition_rows: int = 0
+    """Of its file."""
+
+    @property
+    def editions(self) -> list[int]:
+        return [edition.FIRST if place is None else self.decisions.edition for place in self.places]
+
+    @property
+    def edition_file(self) -> str:
+        """Relative to the series folder."""
+        return f"{layout.EDITIONS}/{layout.edition_file(self.decisions.edition)}"
+
+    @property
+    def left_out(self) -> Array:
+        """(n,) bool: rows that do not count, superseded or set aside."""
+        aside = self.decisions.excluded
+        old = layout.superseded(self.records)
+        return np.array([gone or record.number in aside for gone, record in zip(old, self.records, strict=True)], bool)
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """Neighbouring rows of one plane that lie together in one file."""
+
+    file: str
+    dataset: str
+    place: int | None
+    """First row within its dataset; None: that is one image."""
+    held: int
+    """Rows of the dataset."""
+    rows: int = 1
+
+    def with_next(self, other: _Span) -> _Span | None:
+        """Both as one, if `other` follows in the same dataset."""
+        follows = self.place is not None and other.place == self.place + self.rows and other.file == self.file
+        return _Span(self.file, self.dataset, self.place, self.held, self.rows + 1) if follows else None
+
+
+def write_virtual(folder: Path, shown: Shown, sources: list[Source], raw: Array, about: About) -> None:
     """Replace `series.h5` by a master over `sources`. `raw` is any raw frame: it gives shape (height, width) and dtype.
 
     Raises
@@ -81,41 +132,67 @@ def write_virtual(folder: Path, records: list[Record], sources: list[Source], ra
     StoreError : a source is missing or too short
     OutputFull : the disk does not take it
     """
-    _check_sources(folder, records, sources, raw)
+    _check_sources(folder, shown, sources, raw)
     with h5py.File("master", "w", driver="core", backing_store=False, libver=layout.LIBVER_VIRTUAL, block_size=1 << 14) as file:
         for plane in PLANES:
             dtype = plane.dtype_beside(raw)
-            virtual = h5py.VirtualLayout((len(records), *raw.shape), dtype)
+            virtual = h5py.VirtualLayout((len(shown.records), *raw.shape), dtype)
             row = 0
-            for source in sources:
-                shape = (source.rows, *raw.shape) if source.folded else raw.shape
-                virtual[slice(row, row + source.rows) if source.folded else row] = h5py.VirtualSource(source.file, plane.name, shape, dtype)
-                row += source.rows
+            for span in _spans(plane, shown, sources):
+                shape = raw.shape if span.place is None else (span.held, *raw.shape)
+                source = h5py.VirtualSource(span.file, span.dataset, shape, dtype)
+                if span.place is None:
+                    virtual[row] = source
+                else:
+                    virtual[row : row + span.rows] = source[span.place : span.place + span.rows]
+                row += span.rows
             file.create_virtual_dataset(plane.dataset, virtual, fillvalue=plane.fill)
-        _write_rest(file, records, raw.shape, about)
+        _write_rest(file, shown, raw.shape, about)
         file.flush()
         content = file.id.get_file_image()
     durable.replace(folder / layout.SERIES_FILE, content, "master")
 
 
-def _check_sources(folder: Path, records: list[Record], sources: list[Source], raw: Array) -> None:
-    row = 0
+def _spans(plane: Plane, shown: Shown, sources: list[Source]) -> list[_Span]:
+    """Where the rows of a plane lie, in order."""
+    spans: list[_Span] = []
+    rows = ((source, place) for source in sources for place in range(source.rows))
+    for (source, place), chosen in zip(rows, shown.places, strict=True):
+        if chosen is not None and plane.name == "clean":
+            span = _Span(shown.edition_file, layout.EDITION_CLEAN, chosen, shown.edition_rows)
+        else:
+            span = _Span(source.file, plane.name, place if source.folded else None, source.rows)
+        together = spans[-1].with_next(span) if spans else None
+        if together is None:
+            spans.append(span)
+        else:
+            spans[-1] = together
+    return spans
+
+
+def _check_sources(folder: Path, shown: Shown, sources: list[Source], raw: Array) -> None:
+    row, least_bytes = 0, dict[str, int]()
     for source in sources:
-        path, held = folder / source.file, records[row : row + source.rows]
-        least_bytes = sum(layout.nbytes(record, raw) for record in held)
-        if not path.is_file() or path.stat().st_size < least_bytes:
-            raise StoreError(f"{path} is missing or too short; series.h5 is left as it was")
+        held = shown.records[row : row + source.rows]
+        least_bytes[source.file] = sum(layout.nbytes(record, raw) for record in held)
         row += source.rows
+    if any(place is not None for place in shown.places):
+        least_bytes[shown.edition_file] = 4 * raw.size * shown.edition_rows
+    for name, nbytes in least_bytes.items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size < nbytes:
+            raise StoreError(f"{path} is missing or too short; series.h5 is left as it was")
 
 
-def write_contiguous(path: Path, records: list[Record], read: Callable[[int], Planes], first: Array, about: About) -> Generator[None]:
+def write_contiguous(path: Path, shown: Shown, read: Callable[[int], Planes], first: Array, about: About) -> Generator[None]:
     """Write the whole series as one file at `path`, frame by frame, and read it back; yields after every frame.
 
     Parameters
     ----------
-    read : row -> the pixels of that row, checked
+    read : row -> the pixels of that row as it is shown, checked
     first : any raw frame: shape and dtype
     """
+    records = shown.records
     shape = (len(records), *first.shape)
     with h5py.File(path, "w", libver=layout.LIBVER) as file:
         planes = {
@@ -127,7 +204,7 @@ def write_contiguous(path: Path, records: list[Record], read: Callable[[int], Pl
             durable.sync_now_and_then(path, row, layout.nbytes(record, first))
             failpoints.reach("close.frame", path)
             yield
-        _write_rest(file, records, first.shape, about)
+        _write_rest(file, shown, first.shape, about)
     failpoints.reach("close.written", path)
     durable.sync_file(path)
     try:
@@ -147,67 +224,66 @@ def _read_back(path: Path, records: list[Record]) -> Generator[None]:
             raise StoreError(f"{path}: tilts or records do not read back as they were written; the series stays open")
 
 
-def _write_rest(file: h5py.File, records: list[Record], shape: tuple[int, ...], about: About) -> None:
+def _write_rest(file: h5py.File, shown: Shown, shape: tuple[int, ...], about: About) -> None:
     """All but the frames themselves."""
+    records = shown.records
     file.attrs["layout_version"] = layout.LAYOUT_VERSION
     contents = layout.Contents()
     file.create_dataset(layout.THETA, data=contents.add(np.array([record.tilt_deg for record in records])))
     # Never written, so they take no room: readers get the fill value.
     for name, value in layout.NEUTRAL.items():
         file.create_dataset(name, (1, *shape), "<f4", fillvalue=value)
-    _write_per_projection(file, records, contents, shape[0] * shape[1])
-    _write_about(file, records, about)
-    _write_nxtomo(file, records, about, shape, contents)
+    _write_per_projection(file, shown, contents, shape[0] * shape[1])
+    _write_about(file, shown, about)
+    _write_nxtomo(file, shown, about, shape, contents)
     for name in (*NXCLASSES, layout.ABOUT):
         contents.add_attributes(file[name])
     file[layout.ABOUT].attrs["content_sha256"] = contents.sha256()
 
 
-def _write_per_projection(file: h5py.File, records: list[Record], contents: layout.Contents, size_px: int) -> None:
+def _write_per_projection(file: h5py.File, shown: Shown, contents: layout.Contents, size_px: int) -> None:
+    records, excluded = shown.records, shown.decisions.excluded
     superseded = np.array(layout.superseded(records), bool)
+    asides = [excluded.get(record.number) for record in records]
     taken, rank = np.empty(len(records), np.int32), np.empty(len(records), np.int32)
     taken[layout.acquisition_order(records)] = np.arange(len(records), dtype=np.int32)
     rank[np.argsort([record.tilt_deg for record in records], kind="stable")] = np.arange(len(records), dtype=np.int32)
-    columns = {name: column([values.get(record) for record in records]) for name, values in layout.COLUMNS.items()} | {
-        "repeat": np.array(layout.repeats(records), np.int32),
+    columns = {name: layout.column([values.get(record) for record in records]) for name, values in layout.COLUMNS.items()} | {
+        "repeat": np.array(layout.repeats(records, shown.left_out.tolist()), np.int32),
         "acquisition_order": taken,
         "superseded": superseded.astype(np.uint8),
         "angle_order": rank,
-        **_in_series(records, superseded, size_px),
+        "edition": np.array(shown.editions, np.int32),
+        "excluded": np.array([aside is not None for aside in asides], np.uint8),
+        "excluded_reason": layout.column(["" if aside is None else str(aside.reason) for aside in asides]),
+        "excluded_utc": layout.column(["" if aside is None else _utc(aside.at) for aside in asides]),
+        **_in_series(records, shown.left_out, size_px),
     }
     group = file.create_group(layout.PER_PROJECTION)
     for name, values in columns.items():
         group.create_dataset(name, data=contents.add(values))
 
 
-def _in_series(records: list[Record], superseded: Array, size_px: int) -> dict[str, Array]:
+def _in_series(records: list[Record], left_out: Array, size_px: int) -> dict[str, Array]:
     """What all projections that count say of each of them."""
 
     def values(name: str) -> Array:
         return np.array([layout.COLUMNS[name].get(record) for record in records])
 
-    totals = np.where(superseded, np.nan, values("total_intensity"))
+    totals = np.where(left_out, np.nan, values("total_intensity"))
     across_px, along_px = about_axis(values("mass_x_px"), values("mass_y_px"), values("tilt_axis_deg"))
     expected = values("expected_error")
     error = error_in_series(expected, totals, values("vacuum_fraction"), values("edge_contact"), size_px)
     return {
         "intensity_ratio": intensity_ratio(totals),
-        "mass_residual_px": mass_residual_px(values("tilt_deg"), np.where(superseded, np.nan, across_px), along_px),
+        "mass_residual_px": mass_residual_px(values("tilt_deg"), np.where(left_out, np.nan, across_px), along_px),
         "expected_error_in_series": error,
         "trust_in_series": trust_in_series(values("trust"), expected, error),
     }
 
 
-def column(values: list[Any]) -> Array:
-    """One value per projection as plain readers like it: fixed-length bytes (UTF-8), 64-bit numbers, uint8 for yes and no."""
-    if isinstance(values[0], str):
-        return np.array([value.encode() for value in values], dtype=bytes) if any(values) else np.zeros(len(values), "S1")
-    return np.array(values, np.uint8) if isinstance(values[0], bool) else np.array(values)
-
-
-def _write_about(file: h5py.File, records: list[Record], about: About) -> None:
-    group = file.create_group(layout.ABOUT)
-    replaced = sum(layout.superseded(records))
+def _write_about(file: h5py.File, shown: Shown, about: About) -> None:
+    group, records = file.create_group(layout.ABOUT), shown.records
     group.attrs.update(
         name=about.name,
         opened_utc=_utc(about.opened_at),
@@ -215,7 +291,11 @@ def _write_about(file: h5py.File, records: list[Record], about: About) -> None:
         generation=about.generation,
         expected=about.expected,
         stored=len(records),
-        superseded=replaced,
+        superseded=sum(layout.superseded(records)),
+        excluded=sum(record.number in shown.decisions.excluded for record in records),
+        edition=shown.decisions.edition,
+        decisions=shown.decisions.text,
+        **_edition_facts(shown.edition),
         duplicates=about.duplicates,
         microscope=next((record.acquisition.microscope for record in records if record.acquisition.microscope), ""),
         software=f"aet_stream {__version__}",
@@ -223,12 +303,22 @@ def _write_about(file: h5py.File, records: list[Record], about: About) -> None:
     )
 
 
-def _write_nxtomo(file: h5py.File, records: list[Record], about: About, shape: tuple[int, ...], contents: layout.Contents) -> None:
+def _edition_facts(about: edition.About | None) -> dict[str, str]:
+    """Who made the chosen edition, and with what: enough to write its file anew."""
+    worker = {"made_by": "worker", "settings": "{}"}
+    facts = worker if about is None else {name: getattr(about, name) for name in (*MAKER, "content_sha256")}
+    if about is not None:
+        facts["settings"] = json.dumps(about.settings, sort_keys=True)
+    return {f"edition_{name}": facts.get(name, "") for name in (*MAKER, "content_sha256")}
+
+
+def _write_nxtomo(file: h5py.File, shown: Shown, about: About, shape: tuple[int, ...], contents: layout.Contents) -> None:
     """The same frames and tilts by the names of NXtomo, and a plot of them with its axes."""
     for path, name in NXCLASSES.items():
         file.require_group(path).attrs["NX_class"] = name
-    entry = file[layout.NXTOMO]
-    sizes_nm = (record.acquisition.pixel_size_nm for record in records)
+    entry, records = file[layout.NXTOMO], shown.records
+    counting = (record for record, gone in zip(records, shown.left_out, strict=True) if not gone)
+    sizes_nm = (record.acquisition.pixel_size_nm for record in (*counting, *records))
     size_nm = next((size for size in sizes_nm if size is not None), np.nan)
     times = [about.opened_at, *(record.closed_at for record in records if np.isfinite(record.closed_at))]
     for key, value in {

@@ -11,14 +11,18 @@ import re
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
 
-from aet_stream import durable, failpoints, layout
+from aet_stream import durable, edition, failpoints, layout
+from aet_stream.edition import FIRST, Covered, Edition, Maker
 from aet_stream.errors import OutputFull, StoreError, Unstorable
+from aet_stream.hub.chosen import Chosen
 from aet_stream.hub.crash_guard import CrashGuard
-from aet_stream.hub.master import About, Source, write_contiguous, write_virtual
+from aet_stream.hub.decisions import DECISIONS
+from aet_stream.hub.master import About, Shown, Source, write_contiguous, write_virtual
 from aet_stream.judging import Row, Rows
 from aet_stream.layout import PLANES, PROJECTIONS, SERIES_FILE, Plane, Planes, Record, crc32
 from aet_stream.projection import Array, VisitKey
@@ -41,6 +45,17 @@ class Draft:
     """What is kept beside a mean of frames."""
 
 
+class Found(NamedTuple):
+    """What the present `series.h5` says."""
+
+    rows: dict[int, Identity]
+    """Number -> whose projection it is; none when the file is missing or damaged."""
+    closed: bool
+    """Is it the one file of a closed series?"""
+    decisions: str
+    """Those that it was written by, as text."""
+
+
 class SeriesStore:
     """The only writer of one series folder."""
 
@@ -54,6 +69,7 @@ class SeriesStore:
         self._newest: dict[tuple[str, int], Record] = {}
         """(path, image) -> what was last stored of it, alone or within a mean."""
         self._guard = guard
+        self.chosen = Chosen(folder, guard)
         self._next_number = 0
         self._fold_rows = fold_rows
         self._segments: list[tuple[int, int]] = []
@@ -70,9 +86,14 @@ class SeriesStore:
         """Is this state of a source image stored?"""
         return visit in self._visits
 
+    def closed_bytes(self) -> int:
+        """Pixels of the one file that it would be closed into."""
+        return 0 if self._frame is None else sum(layout.nbytes(record, self._frame) for record in self.records)
+
     def current(self) -> list[Record]:
-        """What was not superseded."""
-        return [record for record in self.records if self._newest[record.visit.source] is record]
+        """What was neither superseded nor set aside."""
+        aside = self.chosen.decisions.excluded
+        return [record for record in self.records if self._newest[record.visit.source] is record and record.number not in aside]
 
     def _take(self, record: Record, frame: Array) -> None:
         """Note a projection that is stored; `frame`: an image of its shape and dtype."""
@@ -134,7 +155,7 @@ class SeriesStore:
         StoreError : a source is missing or not as it was written; `series.h5` is left as it was
         """
         if self._frame is not None:
-            write_virtual(self.folder, self.records, self._sources(), self._frame, about)
+            write_virtual(self.folder, self.chosen.shown(self.records), self._sources(), self._frame, about)
 
     def _sources(self) -> list[Source]:
         """Segments first, then single files."""
@@ -158,14 +179,95 @@ class SeriesStore:
         """Make `series.h5` one contiguous, verified file; yields often, so that the hub can go on with other things."""
         if self._frame is None:
             return
-        draft = durable.temporary(self.folder / SERIES_FILE)
+        shown, draft = self.chosen.shown(self.records), durable.temporary(self.folder / SERIES_FILE)
+
+        def read(row: int) -> Planes:
+            planes, clean = self.read(row), self.chosen.clean(self.records[row])
+            return planes if clean is None else {**planes, "clean": clean}
+
         try:
             with durable.disk_errors(draft):
+                yield from self._keep_first(shown, about)
                 failpoints.reach("close.begin", draft)
-                yield from write_contiguous(draft, list(self.records), self.read, self._frame, about)
+                yield from write_contiguous(draft, shown, read, self._frame, about)
                 durable.put_in_place(draft, self.folder / SERIES_FILE, "close")
         finally:
             draft.unlink(missing_ok=True)
+
+    # -- editions ---------------------------------------------------------------------------------------------------------------
+
+    def _keep_first(self, shown: Shown, about: About) -> Generator[None]:
+        """Of a closed file that shows another edition, edition 1 goes into a file of its own: projection files may be taken away."""
+        needed = [record for record, place in zip(self.records, shown.places, strict=True) if place is not None]
+        if self._frame is None or not needed or self._has_first(needed):
+            return
+        path = self.chosen.path(FIRST)
+        draft, qualities = durable.temporary(path), [record.quality for record in self.records]
+        maker = Maker("worker", _common([each.model for each in qualities]), _common([each.model_sha256 for each in qualities]))
+        try:
+            failpoints.reach("first.begin", draft)
+            height, width = self._frame.shape
+            covered = [Covered.of(record) for record in self.records]
+            with edition.drafting(draft, about.name, maker, covered, (height, width)) as written:
+                for row, record in enumerate(self.records):
+                    written.row(self.read(row)["clean"], record.quality)
+                    failpoints.reach("first.frame", draft)
+                    yield
+            failpoints.reach("first.written", draft)
+            yield from edition.reading_back(draft)
+            failpoints.reach("first.checked", draft)
+            durable.put_in_place(draft, path, "first")
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def _has_first(self, records: list[Record]) -> bool:
+        """Does the file of edition 1 hold these, as they were stored?"""
+        path = self.chosen.path(FIRST)
+        try:
+            with self._guard.reading(path), Edition(path) as first:
+                return all(
+                    first.covers(record) and first.rows[record.number].clean_crc32 == record.checksums["clean"] for record in records
+                )
+        except StoreError:
+            return False
+
+    def taking(self, key: str, number: int) -> Generator[None]:
+        """Check the finished edition of this key, and give it its number; yields often.
+
+        Raises
+        ------
+        StoreError : it is damaged, or of another series than this
+        """
+        path, target = edition.made_path(self.folder, key), self.chosen.path(number)
+        with durable.disk_errors(path):
+            failpoints.reach("take.begin", path)
+            with self._guard.reading(path), Edition(path) as found:
+                known = {record.number: record for record in self.records}
+                strange = [number for number in found.rows if number not in known or not found.covers(known[number])]
+                if strange:
+                    raise StoreError(f"{path}: projections {strange[:10]} are not those of {self.name}: make it anew")
+                if self._frame is None or found.shape != self._frame.shape:
+                    raise StoreError(f"{path}: {found.shape} px are not those of {self.name}: make it anew")
+            for _ in edition.reading_back(path):
+                failpoints.reach("take.frame", path)
+                yield
+            failpoints.reach("take.checked", path)
+            durable.put_in_place(path, target, "take")
+
+    def editions(self, but: set[int]) -> dict[int, edition.About]:
+        """Number -> what the editions on disk say of themselves, all `but` these; those that cannot be read are left out."""
+        found: dict[int, edition.About] = {}
+        for number, path in layout.edition_files(self.folder).items():
+            if number in but:
+                continue
+            try:
+                with self._guard.reading(path), Edition(path) as each:
+                    found[number] = each.about
+            except StoreError as error:
+                logger.error("%s", error)
+        return found
+
+    # -- folding ----------------------------------------------------------------------------------------------------------------
 
     def fold(self) -> Generator[None]:
         """Fold the oldest single files into a segment, so that `series.h5` never spans too many files; yields often."""
@@ -215,9 +317,11 @@ class SeriesStore:
 
     def remove_drafts(self) -> None:
         """Remove what a killed hub was writing, and what a reconstruction or a report that was killed has left."""
-        for path in (*self.folder.glob(f".{SERIES_FILE}.*.tmp"), *(self.folder / PROJECTIONS).glob(".*.tmp")):
-            path.unlink(missing_ok=True)
-        for path in self.folder.glob(".*.*.tmp"):
+        first = f"{layout.EDITIONS}/.{layout.edition_file(FIRST)}.*.tmp"
+        for pattern in (f".{SERIES_FILE}.*.tmp", f".{DECISIONS}.*.tmp", f"{PROJECTIONS}/.*.tmp", first):
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
+        for path in (*self.folder.glob(".*.*.tmp"), *self.folder.glob(f"{layout.EDITIONS}/.*.*.tmp")):
             if durable.abandoned(path):
                 path.unlink(missing_ok=True)
 
@@ -229,7 +333,7 @@ class SeriesStore:
         """
         self.records, self._segments, self._frame = [], [], None
         self._visits, self.rows, self._newest = set(), Rows(), {}
-        complaints: list[str] = []
+        complaints = self.chosen.load(self.shown().decisions)
         self._next_number = max(known, default=-1) + 1
         for number in self._complete_from_closed(complaints):
             path = self.folder / PROJECTIONS / layout.file_name(number)
@@ -246,7 +350,7 @@ class SeriesStore:
     def _complete_from_closed(self, complaints: list[str]) -> list[int]:
         """Numbers on disk, after files that only a closed `series.h5` still has were written anew."""
         on_disk = self.numbers_on_disk()
-        gone = set(self.shown()[0]) - set(on_disk)
+        gone = set(self.shown().rows) - set(on_disk)
         if gone:
             self._restore(gone, complaints)
             return self.numbers_on_disk()
@@ -254,7 +358,7 @@ class SeriesStore:
 
     def _restore(self, numbers: set[int], complaints: list[str]) -> int:
         """Write projection files anew from the closed `series.h5`; returns how many."""
-        if not self.shown()[1]:
+        if not self.shown().closed:
             return 0
         written = 0
         durable.make_folder(self.folder / PROJECTIONS)
@@ -264,7 +368,7 @@ class SeriesStore:
                 if number not in numbers:
                     continue
                 try:
-                    record, planes = layout.row_of(file, row)
+                    record, planes = self._first_of(file, row)
                 except StoreError as error:
                     complaints.append(str(error))
                     continue
@@ -274,9 +378,21 @@ class SeriesStore:
                 written += 1
         return written
 
+    def _first_of(self, file: h5py.File, row: int) -> tuple[Record, Planes]:
+        """Edition 1 of one row of a closed series."""
+        record, planes = layout.row_of(file, row)
+        column = f"{layout.PER_PROJECTION}/edition"
+        if column not in file or int(file[column][row]) == FIRST:
+            return record, planes
+        path = self.chosen.path(FIRST)
+        with self._guard.reading(path), Edition(path) as first:
+            if not first.covers(record):
+                raise StoreError(f"{path}: has no projection {record.number}")
+            return first.rows[record.number].shown(record), {**planes, "clean": first.clean(record.number)}
+
     def check(self) -> list[str]:
-        """Read every projection file whole, as `load` does with unknown ones; returns what was wrong."""
-        return self.load({})
+        """Read every projection file whole, as `load` does with unknown ones, and the chosen edition; returns what was wrong."""
+        return self.load({}) + self.chosen.check()
 
     def _load_one(self, path: Path, *, whole: bool) -> tuple[Record, Array]:
         """The record, and a frame of its shape and dtype."""
@@ -320,16 +436,17 @@ class SeriesStore:
             if fits and first == (self._segments[-1][1] if self._segments else 0):
                 self._segments.append((first, end))
 
-    def shown(self) -> tuple[dict[int, Identity], bool]:
-        """What the present `series.h5` shows, and whether it is the one file of a closed series; nothing when it is missing or damaged."""
+    def shown(self) -> Found:
+        """What the present `series.h5` shows."""
         path = self.folder / SERIES_FILE
         try:
             with self._guard.reading(path), h5py.File(path, "r", locking=False) as file:
                 columns = [file[f"{layout.PER_PROJECTION}/{name}"][()] for name in ("number", "path", "image", "sha256")]
                 rows = {int(n): (path.decode(), int(image), sha256.decode()) for n, path, image, sha256 in zip(*columns, strict=True)}
-                return rows, bool(file[layout.ABOUT].attrs["closed_utc"])
+                about = file[layout.ABOUT].attrs
+                return Found(rows, bool(about["closed_utc"]), str(about.get("decisions", "")))
         except (OSError, KeyError, RuntimeError, ValueError):
-            return {}, False
+            return Found({}, False, "")
 
     def identities(self) -> dict[int, Identity]:
         """Number -> whose projection it is."""
@@ -343,7 +460,7 @@ class SeriesStore:
         path = self.folder / SERIES_FILE
         if not path.exists():
             return
-        shown, closed = self.shown()
+        shown, closed, _ = self.shown()
         if not shown or (closed and not self.records):
             logger.error("%s: not a readable series with its projections; %s", path, self._guard.move(path))
         elif not self.records:
@@ -352,6 +469,11 @@ class SeriesStore:
 
 def _segment_name(first: int, end: int) -> str:
     return f"segment_{first:06d}_{end:06d}.h5"
+
+
+def _common(values: list[str]) -> str:
+    """What all say; empty where they differ."""
+    return values[0] if len(set(values)) == 1 else ""
 
 
 def _identity(records: list[Record]) -> tuple[list[int], list[int]]:

@@ -114,6 +114,7 @@ class Storing:
             tilt_axis_deg=self._config.orientation.axis_deg(acquired.acquisition.tilt_axis_deg),
             closed_at=subtracted.wanted.offered.closed_at,
             attempts=0 if row is None else row["attempts"],
+            worker=subtracted.worker,
             software=__version__,
             config_sha256=self._config_sha256,
             watch_root=self._intake.root,

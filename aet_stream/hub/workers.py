@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from statistics import median
 
 import numpy as np
 
@@ -13,10 +16,30 @@ from aet_stream.hub.outgoing import Outgoing
 from aet_stream.hub.timing import Timing
 from aet_stream.layout import SUBTRACTED, Planes
 from aet_stream.messages import WIRE_VERSION, Done, Failed, Job, Ready, Working
-from aet_stream.projection import Array
+from aet_stream.projection import Array, VisitKey
 from aet_stream.reasons import Reason, why
+from aet_stream.status import WorkerTally
 
 logger = logging.getLogger(__name__)
+
+LOST_LINKS = 3
+"""So often a visit is forgiven that the link to its worker was lost: it may be what kills them."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one worker has done since the hub started."""
+
+    host: str
+    done: int = 0
+    lost: int = 0
+    """Projections given to another because the link to it was lost."""
+    took_s: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=100))
+    """(with the way there and back, computing alone) of the latest."""
+
+    def told(self) -> WorkerTally:
+        turn_s, compute_s = (median(column) for column in zip(*self.took_s, strict=True)) if self.took_s else (None, None)
+        return WorkerTally(host=self.host, done=self.done, lost=self.lost, turn_s=turn_s, compute_s=compute_s)
 
 
 class Workers:
@@ -32,6 +55,11 @@ class Workers:
         self._models: dict[str, str] = {}
         self._refused: set[bytes] = set()
         self._heard_at_s: dict[bytes, float] = {}
+        self._names: dict[bytes, str] = {}
+        self._lost_links: Counter[VisitKey] = Counter()
+        """How often a visit's worker was lost with the link to it."""
+        self.tallies: dict[str, Tally] = {}
+        """By name of the worker."""
         self._rivals: dict[bytes, float] = {}
         """Workers of a name that another one has -> since when they ask."""
 
@@ -47,6 +75,8 @@ class Workers:
             self._models[ready.name] = ready.model_sha256
         if not self._succeeds(peer, ready.name):
             return
+        self._names[peer] = ready.name
+        self.tallies.setdefault(ready.name, Tally(ready.host))
         now_s = self._heard_at_s[peer] = self._timing.now_s()
         for leased in self._in_flight.held_by(peer):
             if now_s - leased.deadline_s + self._in_flight.lease_s < self._timing.crossing_s:
@@ -87,17 +117,41 @@ class Workers:
             self._endings.charge(leased, why("worker_wrong", answer=wrong))
             return
         failpoints.reach("done.heard")
-        self._in_flight.finish(leased, done.quality, answer, self._timing.unix_s())
+        name, done_at = self._names.get(leased.worker, ""), self._timing.unix_s()
+        self._lost_links.pop(leased.key, None)
+        if tally := self.tallies.get(name):
+            tally.done += 1
+            tally.took_s.append((done_at - leased.leased_at, done.network_s))
+        self._in_flight.finish(leased, done.quality, answer, done_at, worker=name)
 
     def hear_failed(self, failed: Failed) -> None:
         leased = self._in_flight.find_job(failed.job_id)
         if leased is not None:
             self._endings.charge(leased, why("worker_failed", error=failed.reason))
 
+    def hear_gone(self, peer: bytes) -> None:
+        """The relay has lost the link to it: its name is free for the next."""
+        name = self._names.get(peer, "")
+        self._lose(peer, why("worker_lost", worker=name))
+        self._names.pop(peer, None)
+        if self._peers.get(name) == peer:
+            del self._peers[name], self._heard_at_s[peer]
+
     def _lose(self, peer: bytes, reason: Reason) -> None:
+        """Whatever it had is to be done anew. A lost link is nobody's death, unless it is lost over the same visit again and again."""
         self._idle.pop(peer, None)
+        tally = self.tallies.get(self._names.get(peer, ""))
         for leased in self._in_flight.held_by(peer):
-            self._endings.charge(leased, reason)
+            if tally is None or not tally.host:
+                self._endings.charge(leased, reason)
+                continue
+            tally.lost += 1
+            self._lost_links[leased.key] += 1
+            if self._lost_links[leased.key] > LOST_LINKS:
+                self._endings.charge(leased, reason)
+            else:
+                logger.warning("%s image %d: %s; handed to the next, and not counted against it", leased.key.path, leased.key.image, reason)
+                self._in_flight.unlease(leased)
 
     def expire(self) -> None:
         """Leases that nobody has renewed."""

@@ -14,10 +14,12 @@ import uvicorn
 from aet_stream.config import Config
 from aet_stream.errors import AetError
 from aet_stream.monitor import origin, security
+from aet_stream.monitor.examination import Examination
 from aet_stream.monitor.live import Live
 from aet_stream.monitor.metrics import Metrics
 from aet_stream.monitor.shelf import Shelf
 from aet_stream.monitor.web import Web
+from aet_stream.status import MonitorStatus
 from aet_stream.transport import EventStream, HubLink, run_folder
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ class Monitor:
     def __init__(self, config: Config) -> None:
         self._config = config
         self.live = Live(config, Shelf(config.output_root))
+        self._examination = Examination(config, self.live.hear_doctor)
         self._metrics = Metrics(lambda: self.live.status, lambda: len(self.live.viewers))
         self.url = ""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -81,10 +84,11 @@ class Monitor:
         self._server = _Server(settings)
         self._loop = asyncio.new_event_loop()
         self._stream = EventStream(self._config.output_root)
-        self._link = HubLink(self._config.output_root, role="monitor", name=self.name)
+        self._link = HubLink(self._config.output_root, name=self.name)
         self._loop.add_reader(self._stream.fileno(), self._stirred.set)
         self._serving = self._loop.create_task(self._server.serve(sockets=[listener]))
         self.live.start(self._loop)
+        self._examination.start(self._loop)
         logger.info("page at %s%s", self.url, " (asks for the token)" if token else "")
 
     def _listen(self) -> socket.socket:
@@ -125,7 +129,7 @@ class Monitor:
 
     def beat(self) -> None:
         if self._link is not None:
-            self._link.beat({"url": self.url, "viewers": len(self.live.viewers)})
+            self._link.beat(MonitorStatus(url=self.url, viewers=len(self.live.viewers)))
         if self.live.silence_s() > SILENT_AFTER_S:
             self.live.tell_state()  # nobody else says that nobody says anything
 
@@ -133,6 +137,7 @@ class Monitor:
         if self._loop is not None and self._server is not None and self._serving is not None:
             self._server.should_exit = True
             self._loop.run_until_complete(asyncio.wait([self._serving], timeout=2))
+            self._loop.run_until_complete(self._examination.stop())
             self._loop.run_until_complete(self.live.stop())
             self._loop.close()
         for part in (self._stream, self._link):

@@ -20,6 +20,7 @@ from aet_stream.monitor.advice import Adviser, Hint
 from aet_stream.monitor.coverage import coverage
 from aet_stream.monitor.shelf import Row, Shelf, Table
 from aet_stream.naming import lines_without_reader, shown
+from aet_stream.status import LedgerStatus
 
 LARGE_PX, CONTACT = 300, 120
 """Edge of the large pictures; most pictures in the contact sheet."""
@@ -49,6 +50,7 @@ _FIGURES = {
 }
 
 
+OUTDATED = "outdated: the series shows another edition, or other projections, than this volume was made of"
 _PLANES = {"xy": "along the beam", "xz": "across the tilt axis", "yz": "from the side"}
 
 
@@ -57,12 +59,12 @@ def text(value: Any) -> str:
     return html.escape(shown(str(value)))
 
 
-def of_series(shelf: Shelf, name: str, limits: Advice, status: dict[str, Any], told: Callable[[int, int], None] | None = None) -> str:
+def of_series(shelf: Shelf, name: str, limits: Advice, status: LedgerStatus | None, told: Callable[[int, int], None] | None = None) -> str:
     """The whole page as HTML: the same as long as the series, its volume and what was put aside are the same.
 
     Parameters
     ----------
-    status : the hub's, for what was held and quarantined; may be empty
+    status : the hub's, for what was held and quarantined; None where the ledger is not at hand
     told : called with (projections seen, of how many)
 
     Raises
@@ -129,10 +131,17 @@ def _summary(table: Table, rows: Sequence[Row], limits: Advice) -> str:
         "tilt axis": ", ".join(sorted({f"{row.get('tilt_axis_deg') or 0:g}°" for row in rows})) + " from the vertical",
         "tilts from": ", ".join(sorted({str(row.get("tilt_source", "")) for row in rows})),
         "background by": "; ".join(models),
+        "edition of the background": _edition(table, rows),
         "duplicates, superseded": f"{about.get('duplicates', 0)}, {about.get('superseded', 0)}",
         "written by": about.get("software", ""),
     }
     return "<dl class='facts'>" + "".join(f"<dt>{text(key)}</dt><dd>{text(value)}</dd>" for key, value in facts.items()) + "</dl>"
+
+
+def _edition(table: Table, rows: Sequence[Row]) -> str:
+    number = int(table.about.get("edition", 1))
+    first = sum(row.get("edition", 1) != number for row in rows)
+    return f"{number}, by {table.about.get('edition_made_by', 'worker')}" + (f"; {first} rows show edition 1" if first else "")
 
 
 def _picture(image: Any, percentiles: tuple[float, float] = (0.5, 99.8)) -> str:
@@ -192,6 +201,7 @@ def _volume(shelf: Shelf, name: str) -> str:
         return "<h2>Volume</h2><p class='dim'>none yet</p>"
     size_nm, resolution_nm = about["voxel_size_nm"], about["resolution_nm"]
     words = [f"{about['kind']} from {about['tilts']} tilts", str(about["method"] or ""), f"voxels of {size_nm:.4g} nm" if size_nm else ""]
+    words.append(f"of edition {about['edition']} of the background")
     words.append(f"resolution by its halves {resolution_nm:.3g} nm" if resolution_nm else "")
     try:
         slices = {plane: frames.reduced(shelf.slice(name, about["file"], plane), LARGE_PX) for plane in about["planes"]}
@@ -202,29 +212,29 @@ def _volume(shelf: Shelf, name: str) -> str:
         for plane, image in slices.items()
     )
     doubt = f"<p class='warn'>{text(about['axis_doubt'])}</p>" if about["axis_doubt"] else ""
+    doubt += f"<p class='warn'>{OUTDATED}</p>" if about["outdated"] else ""
     return f"<h2>Volume</h2><p>{text(', '.join(filter(None, words)))}</p>{doubt}<div class='trio'>{pictures}</div>"
 
 
-def _put_aside(status: dict[str, Any], name: str) -> str:
-    aside = [(state, row) for state in ("held", "quarantined") for row in status.get(state, []) if row.get("series") == name]
-    if not status:
+def _put_aside(status: LedgerStatus | None, name: str) -> str:
+    if status is None:
         return "<h2>Held and quarantined</h2><p class='dim'>the ledger was not at hand</p>"
-    counts: dict[str, Any] = next((row for row in status.get("series", []) if row["name"] == name), {})
-    older = counts.get("held", 0) + counts.get("quarantined", 0) - len(aside)
+    aside = [
+        (state, row) for state, rows in (("held", status.held), ("quarantined", status.quarantined)) for row in rows if row.series == name
+    ]
+    older = sum(series.held + series.quarantined for series in status.series if series.name == name) - len(aside)
     if not aside and older <= 0:
         return "<h2>Held and quarantined</h2><p>nothing</p>"
-    lines = "".join(
-        f"<tr><td>{state}</td><td>{text(row['path'])} [{row['image']}]</td><td>{text(row['reason'])}</td></tr>" for state, row in aside
-    )
+    lines = "".join(f"<tr><td>{state}</td><td>{text(row.path)} [{row.image}]</td><td>{text(row.reason)}</td></tr>" for state, row in aside)
     more = f"<p class='dim'>{older} older ones are not named here</p>" if older > 0 else ""
     named = f"<table><tr><th>state</th><th>file</th><th>reason</th></tr>{lines}</table>" if lines else ""
     return f"<h2>Held and quarantined</h2>{named}{more}"
 
 
-def _left_out(status: dict[str, Any], folders: set[str]) -> str:
+def _left_out(status: LedgerStatus | None, folders: set[str]) -> str:
     """Files in the folders of this series, or below them, that nobody reads."""
     inside = tuple(f"{folder}/" for folder in folders if folder)
-    rows = [row for row in status.get("left_out", {}).get("no_reader", []) if row[0] in folders or f"{row[0]}/".startswith(inside)]
+    rows = [row for row in (status.left_out.no_reader if status else ()) if row[0] in folders or f"{row[0]}/".startswith(inside)]
     return f"<h2>Without a reader</h2>{''.join(f'<p>{text(line)}</p>' for line in lines_without_reader(rows).values())}" if rows else ""
 
 

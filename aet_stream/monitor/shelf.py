@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 
 from aet_stream import layout
+from aet_stream.edition import FIRST
 from aet_stream.errors import StoreError
 from aet_stream.monitor import frames
 from aet_stream.monitor.looks import Look, look
@@ -89,6 +90,8 @@ class Table:
     rows: list[Row]
     shape: tuple[int, int]
     closed: bool
+    digest: str
+    """Of all rows that count."""
 
 
 class Shelf:
@@ -184,13 +187,14 @@ class Shelf:
 
     def _read_pixels(self, name: str, row: Row) -> layout.Planes:
         path = self._projection_path(name, row["number"])
-        if path.is_file():
+        if path.is_file() and row.get("edition", FIRST) == FIRST:
             return layout.read_projection(str(path))[1]
         # projection files may be removed after closing: then series.h5 holds the pixels itself
         with Series(self.root / name / layout.SERIES_FILE) as series:
-            if not series.closed:
+            rows = np.flatnonzero(series.column("number") == row["number"])
+            if not rows.size or (not series.closed and row.get("edition", FIRST) == FIRST):
                 raise StoreError(f"projection {row['number']} is not there")
-            return series.planes(int(np.flatnonzero(series.column("number") == row["number"])[0]))
+            return series.planes(int(rows[0]))
 
     def image(self, name: str, row: Row, kind: str) -> Array:
         """raw, clean or background = raw - clean."""
@@ -236,10 +240,22 @@ class Shelf:
         for path in sorted(found, key=_key, reverse=True):
             try:
                 with h5py.File(path, "r", locking=False) as file:
-                    return _about_volume(path, file)
+                    return _about_volume(path, file) | self._age(name, path, file)
             except (OSError, KeyError, RuntimeError, ValueError, AttributeError):
                 continue  # half of one, or not ours
         return None
+
+    def _age(self, name: str, path: Path, file: h5py.File) -> dict[str, Any]:
+        """Which edition it is of, and whether the series shows something else by now; of a preview only whether that is another edition."""
+        attributes = file.attrs if path.name == PREVIEW_FILE else file["reconstruction"].attrs
+        number = int(attributes.get("edition", FIRST))
+        try:
+            table = self.table(name)
+        except StoreError:
+            return {"edition": number, "outdated": False}
+        other = number != int(table.about.get("edition", FIRST))
+        changed = path.name == VOLUME_FILE and str(attributes.get("series_digest", table.digest)) != table.digest
+        return {"edition": number, "outdated": other or changed}
 
     def plane(self, name: str, plane: str) -> frames.Encoded:
         """One orthoslice of what `volume` names.
@@ -280,7 +296,7 @@ def _read_table(name: str, path: Path) -> Table:
         try:
             columns = series.last_columns(ROWS_SHOWN)
             rows = [as_row(dict(zip(columns, values, strict=True))) for values in zip(*(v.tolist() for v in columns.values()), strict=True)]
-            return Table(name, series.about, len(series), rows, series.shape, series.closed)
+            return Table(name, series.about, len(series), rows, series.shape, series.closed, series.digest)
         except (OSError, KeyError, RuntimeError, ValueError) as error:
             raise StoreError(f"{path}: cannot be read: {error}") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import h5py
 import numpy as np
 
 from aet_stream.errors import ReconstructionError, TooFewProjections
-from aet_stream.layout import CLEAN, PER_PROJECTION, THETA, crc32, unreadable
+from aet_stream.layout import CLEAN, PER_PROJECTION, THETA, counting, crc32, digest_of, edition_shown, unreadable
 from aet_stream.projection import Array
 
 logger = logging.getLogger(__name__)
@@ -34,10 +33,12 @@ class Input:
     """Names exactly these pixels at these tilts."""
     axis_deg: float = float("nan")
     """Where the tilt axis is said to lie, from +y towards -x; NaN: nobody has said."""
+    edition: int = 1
+    """Of the background; rows that it does not have are of edition 1."""
 
 
 def read_input(series: Path) -> Input:
-    """Frame by frame, each checked; blank and superseded projections are left out, deliberate repeats stay.
+    """Frame by frame, each checked; what is blank, superseded or excluded is left out, deliberate repeats stay.
 
     Raises
     ------
@@ -45,8 +46,8 @@ def read_input(series: Path) -> Input:
     """
     try:
         with h5py.File(series, "r", locking=False) as file:
-            facts = {name: file[f"{PER_PROJECTION}/{name}"][()] for name in ("blank", "superseded", "pixel_size_nm", "clean_crc32")}
-            rows = np.flatnonzero((facts["blank"] == 0) & (facts["superseded"] == 0))
+            facts = {name: file[f"{PER_PROJECTION}/{name}"][()] for name in ("pixel_size_nm", "clean_crc32")}
+            rows, edition = np.flatnonzero(counting(file)), edition_shown(file)
             axes_deg = file[TILT_AXIS][()][rows] if TILT_AXIS in file else np.zeros(0)
             tilts = file[THETA][()]
             projections = np.empty((len(rows), *file[CLEAN].shape[1:]), np.float32)
@@ -58,9 +59,9 @@ def read_input(series: Path) -> Input:
         raise TooFewProjections(f"{series}: {len(rows)} of {len(tilts)} projections can be used; at least 3 are needed")
     if not np.isfinite(tilts[rows]).all():
         raise ReconstructionError(f"{series}: row {rows[~np.isfinite(tilts[rows])][0]} has no tilt")
-    digest = hashlib.sha256(facts["clean_crc32"][rows].tobytes() + tilts[rows].tobytes()).hexdigest()
+    digest = digest_of(facts["clean_crc32"][rows], tilts[rows])
     size_nm, axis_deg = _common_size_nm(series, facts["pixel_size_nm"][rows]), _last_axis_deg(series, axes_deg)
-    return Input(projections, tilts[rows], rows, size_nm, digest, axis_deg)
+    return Input(projections, tilts[rows], rows, size_nm, digest, axis_deg, edition)
 
 
 def _frame(file: h5py.File, row: int, checksum: int) -> Array:

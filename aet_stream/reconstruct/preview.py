@@ -57,6 +57,7 @@ def preview(series: Path, *, size_px: int = 128, iterations: int = 10) -> Path:
             file["volume"] = volume
             now = datetime.now(UTC).isoformat(timespec="seconds")
             file.attrs.update(tilts=len(views), done_at=now, voxel_size_nm=given.pixel_size_nm * factor, warm=begin is not None)
+            file.attrs.update(edition=given.edition, series_digest=given.digest)
             file.attrs["axis_doubt"] = axis.sentence if axis.contradicts else ""
     except (OSError, RuntimeError) as error:
         raise ReconstructionError(f"{target}: cannot be written: {error}") from error

@@ -115,7 +115,13 @@ def reconstruct(
 
         def keep(result: Result, complete: bool) -> None:
             quality = int(options.quality and complete)  # where it is not, asking again judges
-            facts = {**identity, "quality": quality, "seconds": round(time.monotonic() - began, 2), "series": series.name}
+            facts = {
+                **identity,
+                "quality": quality,
+                "seconds": round(time.monotonic() - began, 2),
+                "series": series.name,
+                "edition": given.edition,
+            }
             save(target, given, result, facts)
 
         _make(given, method, options, progress or ProgressLog(), keep)

@@ -119,10 +119,10 @@ def _preset(card: Card) -> Preset:
 
 
 def read_vacuum(path: Path, denoiser: Denoiser) -> list[RealVacuum]:
-    """The projections of a series, but for superseded ones, that show enough vacuum, by the network's own idea of the particle."""
+    """The projections of a series that count, that show enough vacuum, by the network's own idea of the particle."""
     frames = []
     with Series(path) as series:
-        for row in np.flatnonzero(series.column("superseded") == 0).tolist():
+        for row in np.flatnonzero(series.counting).tolist():
             pixels = series.raw(row)
             if pixels.max() == pixels.min():
                 continue

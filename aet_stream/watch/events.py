@@ -23,8 +23,8 @@ _NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph
 _MAX_HINTS = 100_000
 
 
-def network_file_system(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
-    """Name of the network file system that a folder lies on; empty for a local one. Networks tell nobody of other machines' writes."""
+def file_system(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
+    """Name of the file system that a folder lies on; empty where that cannot be told."""
     best, kind = "", ""
     try:
         lines = mounts.read_text(errors="replace").splitlines()
@@ -36,6 +36,12 @@ def network_file_system(folder: Path, mounts: Path = Path("/proc/self/mountinfo"
         point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), fields.split(" ")[4])
         if here.startswith(f"{point.rstrip('/')}/") and len(point) >= len(best):
             best, kind = point, rest.split(" ")[0]
+    return kind
+
+
+def network_file_system(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
+    """Name of the network file system that a folder lies on; empty for a local one. Networks tell nobody of other machines' writes."""
+    kind = file_system(folder, mounts)
     return kind if kind in _NETWORK or kind.startswith("fuse.") else ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,47 @@ def test_a_full_disk_pauses_intake_and_loses_nothing(tmp_path: Path, small_disk:
         wait_for(lambda: not daemon.status().get("paused"), what="the pause to end")
         assert len(plain_rows(out / "np" / "series.h5")) == 6
         assert "nothing is lost" in daemon.log.read_text()
+    finally:
+        assert daemon.stop() == 0
+
+
+def test_intake_waits_before_the_disk_is_full(tmp_path: Path, small_disk: Path) -> None:
+    """What is kept free stays free, for closing too: said in the status; the series can be closed meanwhile; with room, all are stored."""
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(4 << 20))
+    daemon = Daemon(tmp_path, output__keep_free_mib=2)
+    daemon.out = small_disk / "out"
+    daemon.set += ["--set", f"output.root={daemon.out}"]
+    daemon.start()
+    try:
+        for index in range(3):
+            put(daemon.root / "first", index, 3.0 * index, size_px=256)
+        daemon.wait_for_totals(stored=3)
+        for index in range(17):
+            put(daemon.root / "second", 3 + index, 3.0 * index, size_px=256)
+        status = wait_for(lambda: (found := daemon.status()).get("paused") and found, what="the daemon to say that it waits")
+        assert "output.keep_free_mib" in status["paused"]
+
+        def at_rest() -> int:
+            status = daemon.status()
+            flying = sum(status["queue"][where] for where in ("wanted", "waiting", "working", "done"))
+            on_disk = len(list(daemon.out.glob("*/projections/*.h5")))
+            return on_disk if not flying and on_disk == status["totals"]["stored"] else 0
+
+        stored = wait_for(at_rest, what="what was accepted to be stored")
+        assert 3 < stored < 20
+        free = shutil.disk_usage(small_disk).free
+        assert daemon.ask("close", "first").returncode == 0
+        assert free > shutil.disk_usage(small_disk).free > 2 << 20
+        assert daemon.status()["totals"]["stored"] == stored
+        assert len(plain_rows(daemon.out / "first" / "series.h5")) == 3
+        filler.unlink()
+        subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+        daemon.wait_for_totals(stored=20, quarantined=0, held=0)
+        assert not daemon.status()["paused"]
+        said = daemon.log.read_text()
+        assert "No space left" not in said
+        assert said.count("nothing more is accepted") == said.count("intake goes on")
     finally:
         assert daemon.stop() == 0
 

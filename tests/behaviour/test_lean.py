@@ -10,11 +10,15 @@ import pytest
 
 from tests.harness import ENVIRONMENT, known_image, put, running, wait_for
 
+HEAVY = ("torch", "matplotlib", "tifffile")
+NO_PIXELS = ("supervisor", "trigger.trigger", "cli", "transport")
 
-@pytest.mark.parametrize("module", ["hub.hub", "watch.watch", "monitor", "supervisor", "trigger.trigger", "readers.child", "series", "cli"])
-def test_a_role_starts_without_torch(module: str) -> None:
-    """torch takes seconds and hundreds of MB; only workers and training may import it."""
-    code = f"import sys, aet_stream.{module}; print([name for name in ('torch', 'matplotlib', 'tifffile') if name in sys.modules])"
+
+@pytest.mark.parametrize("module", ["hub.hub", "watch.watch", "monitor", "readers.child", "series", *NO_PIXELS])
+def test_a_role_imports_only_what_it_needs(module: str) -> None:
+    """torch takes seconds and hundreds of MB, numpy half of the time that a process takes to start: who handles no pixels needs neither."""
+    unwanted = (*HEAVY, "numpy") if module in NO_PIXELS else HEAVY
+    code = f"import sys, aet_stream.{module}; print([name for name in {unwanted} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=True)
     assert done.stdout.strip() == "[]"
 

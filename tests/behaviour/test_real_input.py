@@ -41,12 +41,12 @@ def replayed(
             reconstruct__quality=False,
             reconstruct__align=["center-of-mass"],
         )
-        series = daemon.out / "np2" / "series.h5"
+        series = daemon.out / "np1" / "series.h5"
         with plain_reader(series, daemon.log.with_name("reader.json")) as report:
             daemon.start("--until-idle", "3", "--strict")
             done = daemon.ask(
-                "replay", str(source / "np2_dose8e3.mat"), "--angles", str(source / "angles_deg.mat"), "--out", str(daemon.root),
-                "--format", kind, "--shuffle", "--seed", "3", "--cadence", "0.05", "--name", "np2",
+                "replay", str(source / "np1_dose8e3.mat"), "--angles", str(source / "angles_deg.mat"), "--out", str(daemon.root),
+                "--format", kind, "--shuffle", "--seed", "3", "--cadence", "0.05", "--name", "np1",
             )  # fmt: skip
             assert done.returncode == 0, done.stderr
             assert daemon.process is not None
@@ -63,12 +63,12 @@ def test_a_replayed_series_has_60_rows_at_the_right_tilts(replayed: dict, test_d
 
     from aet_stream.simulate.replay import load_angles
 
-    images = loadmat(str(test_data / "simulated-np" / "np2_dose8e3.mat"))["Trunc_projections_forBM3D"]
+    images = loadmat(str(test_data / "simulated-np" / "np1_dose8e3.mat"))["Trunc_projections_forBM3D"]
     tilts = load_angles(test_data / "simulated-np" / "angles_deg.mat")
     for kind in ("mrc", "tiff"):
         rows, _ = replayed[kind]
         assert len(rows) == 60
-        by_tilt = {round(tilt, 2): np.frombuffer(raw, "<f4").reshape(290, 290) for tilt, raw, _ in rows.values()}
+        by_tilt = {round(tilt, 2): np.frombuffer(raw, "<f4").reshape(128, 128) for tilt, raw, _ in rows.values()}
         assert sorted(by_tilt) == sorted(round(float(tilt), 2) for tilt in tilts)
         for index, tilt in enumerate(tilts):
             assert np.array_equal(by_tilt[round(float(tilt), 2)], images[:, :, index])

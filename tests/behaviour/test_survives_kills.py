@@ -17,11 +17,13 @@ PROJECTIONS = 40
 
 
 def expose(daemon: Daemon, index: int) -> None:
-    put(daemon.root / "np", index, -60.0 + 3 * index)
+    put(daemon.root / "np", index, -60.0 + 3 * index, size_px=16)  # small: the commits and their files are tried, not the subtraction
 
 
-def undisturbed(folder: Path) -> dict[tuple[str, int], tuple[float, bytes, bytes]]:
-    daemon = Daemon(folder)
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], tuple[float, bytes, bytes]]:
+    """The rows of a run in which nobody is killed."""
+    daemon = Daemon(tmp_path_factory.mktemp("calm"))
     for index in range(PROJECTIONS):
         expose(daemon, index)
     assert daemon.run("--until-idle", "1", "--strict") == 0
@@ -29,9 +31,10 @@ def undisturbed(folder: Path) -> dict[tuple[str, int], tuple[float, bytes, bytes
 
 
 @pytest.mark.timeout(240)
-def test_no_projection_is_lost_doubled_or_changed_when_every_role_is_killed(tmp_path: Path) -> None:
+def test_no_projection_is_lost_doubled_or_changed_when_every_role_is_killed(
+    tmp_path: Path, undisturbed: dict[tuple[str, int], tuple[float, bytes, bytes]]
+) -> None:
     """Each role but the supervisor is killed by SIGKILL five times at random moments; a plain reader watches all the while."""
-    expected = undisturbed(tmp_path / "calm")
     rng, kills = random.Random(5), dict.fromkeys(ROLES, 0)
     with (
         running(tmp_path / "storm", monitor__enabled=True, monitor__port=0) as daemon,
@@ -56,7 +59,7 @@ def test_no_projection_is_lost_doubled_or_changed_when_every_role_is_killed(tmp_
         daemon.wait_for_totals(stored=PROJECTIONS, quarantined=0, held=0, duplicates=0, limit_s=120)
         assert daemon.ask("close", "np").returncode == 0
         found = report()
-    assert plain_rows(daemon.out / "np" / "series.h5") == expected
+    assert plain_rows(daemon.out / "np" / "series.h5") == undisturbed
     assert found["bad"] == 0, found
     assert not list((daemon.out / "quarantine").glob("*")) if (daemon.out / "quarantine").exists() else True
     print(f"kills {kills}, reader {found['opened']} opens")
@@ -87,9 +90,10 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.timeout(120)
-def test_sigterm_finishes_the_commit_in_hand_and_loses_nothing(tmp_path: Path) -> None:
+def test_sigterm_finishes_the_commit_in_hand_and_loses_nothing(
+    tmp_path: Path, undisturbed: dict[tuple[str, int], tuple[float, bytes, bytes]]
+) -> None:
     """Stopped in mid-series and started again, five times: the same rows as without."""
-    expected = undisturbed(tmp_path / "calm")
     daemon = Daemon(tmp_path / "stopped")
     for index in range(PROJECTIONS):
         expose(daemon, index)
@@ -98,4 +102,4 @@ def test_sigterm_finishes_the_commit_in_hand_and_loses_nothing(tmp_path: Path) -
         wait_for(lambda wanted=wanted: daemon.status()["totals"]["stored"] >= wanted, what="some projections")
         assert daemon.stop() == 0
     assert daemon.run("--until-idle", "1", "--strict") == 0
-    assert plain_rows(daemon.out / "np" / "series.h5") == expected
+    assert plain_rows(daemon.out / "np" / "series.h5") == undisturbed

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from aet_stream import failpoints
 from tests.durability import rig
-from tests.durability.oracle import judge
+from tests.durability.oracle import Exposure, judge
 
 FAULTS = ("kill", "torn", "error", "ENOSPC", "EIO", "EACCES")
 #: Points that only the real watch and the way of events pass: driven by tests with real processes (test_event_kills.py for the latter).
 ELSEWHERE = ("watch.send", *(name for name in failpoints.NAMES if name.startswith(("event.", "volume."))))
 #: Points where a file is at stake whose bytes may be torn.
 WITH_FILE = tuple(name for name in failpoints.NAMES if name.endswith((".written", ".frame")))
+#: Groups of places that are passed only when other editions are made and shown.
+EDITIONS = frozenset({"made", "take", "decided", "decide", "first"})
 #: Files that were synced and renamed cannot be torn by a kill, and a rename is no place for it either.
 RECOVERY = tuple(name for name in failpoints.NAMES if name.startswith("recover."))
 
@@ -42,13 +45,42 @@ def cells() -> list[Cell]:
 
 
 def quick_cells() -> list[Cell]:
-    """Each place killed once: what `make test` has time for."""
-    chosen = [cell for cell in cells() if cell.ordinal == 1 and not cell.twice and cell.fault == "kill"]
+    """Each place killed once: what `make test` has time for. Those of `EDITIONS` are killed in turn."""
+    chosen = [cell for cell in cells() if cell.ordinal == 1 and not cell.twice and cell.fault == "kill" and not _of_editions(cell)]
     return (
         chosen
-        + [Cell(name, 1, "torn") for name in WITH_FILE]
+        + [cell for cell in (Cell(name, 1, "torn") for name in WITH_FILE) if not _of_editions(cell)]
         + [Cell(f"{group}.written", 1, "ENOSPC") for group in ("projection", "master")]
     )
+
+
+def _of_editions(cell: Cell) -> bool:
+    return cell.name.split(".")[0] in EDITIONS
+
+
+def killed_in_turn(group: str, folder: Path) -> Iterator[tuple[str, int, list[str]]]:
+    """One life in which each place of a group is killed once, in turn: (place, exit code, what is wrong afterwards).
+
+    A place that is not passed any more in that life gets another one.
+    """
+    life, exposures, killed = folder, list[Exposure](), 0
+
+    def end() -> tuple[str, int, list[str]]:
+        code = rig.attempt(rig.Case(life, editions=True))
+        verdict = judge(life / "in", life / "out", exposures, removed=rig.REMOVED, shown=[*rig.REMOVED][2])
+        return "the end", code, verdict.words
+
+    for number, name in enumerate(name for name in failpoints.NAMES if name.startswith(f"{group}.")):
+        code = rig.attempt(rig.Case(life, f"{name}=kill", editions=True)) if killed else 0
+        if code == 0:  # not passed in this life any more
+            if killed:
+                yield end()
+            life, killed = folder / f"{group}{number}", 0
+            exposures = rig.expose(life / "in")
+            code = rig.attempt(rig.Case(life, f"{name}=kill", editions=True))
+        killed += 1
+        yield name, code, []
+    yield end()
 
 
 @dataclass(frozen=True)
@@ -62,17 +94,19 @@ class Outcome:
 def run(cell: Cell, folder: Path) -> Outcome:
     """One case in a folder of its own."""
     folder.mkdir(parents=True)
+    editions = _of_editions(cell)
     exposures = rig.expose(folder / "in")
     if cell.name in RECOVERY:  # there must be something to recover
         rig.attempt(rig.Case(folder, close=False))
         (folder / "out" / "ledger.sqlite").unlink()
         for extra in (folder / "out").glob("ledger.sqlite-*"):
             extra.unlink()
-    codes = [rig.attempt(rig.Case(folder, f"{cell.name}@{cell.ordinal}={cell.fault}"))]
+    codes = [rig.attempt(rig.Case(folder, f"{cell.name}@{cell.ordinal}={cell.fault}", editions=editions))]
     if cell.twice:
-        codes.append(rig.attempt(rig.Case(folder, f"{cell.name}@1={cell.fault}")))
-    codes.append(rig.attempt(rig.Case(folder)))
-    verdict = judge(folder / "in", folder / "out", exposures, background=rig.BACKGROUND)
+        codes.append(rig.attempt(rig.Case(folder, f"{cell.name}@1={cell.fault}", editions=editions)))
+    codes.append(rig.attempt(rig.Case(folder, editions=editions)))
+    expected_model = [*rig.REMOVED][2 if editions else 0]
+    verdict = judge(folder / "in", folder / "out", exposures, removed=rig.REMOVED, shown=expected_model)
     words = list(verdict.words)
     if codes[-1] != 0:
         words.append(f"the last run ended with {codes[-1]}, not 0")
@@ -81,6 +115,6 @@ def run(cell: Cell, folder: Path) -> Outcome:
     reached = (
         codes[0] == expected
         if expected
-        else any(word in log for word in ("failpoint", "rrno", "waits until", "does not read back", "cannot store"))
+        else any(word in log for word in ("failpoint", "rrno", "waits until", "not what was written", "does not read back", "cannot store"))
     )
     return Outcome(reached, words)

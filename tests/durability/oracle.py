@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 WRONGS = ("lost", "doubled", "changed", "wrong tilt", "not clean", "wrongly quarantined", "not quarantined", "source changed",
-          "foreign", "left over", "unreadable")  # fmt: skip
+          "foreign", "left over", "unreadable", "edition changed", "another edition")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,19 +56,43 @@ class Row:
     tilt_deg: float
     raw: np.ndarray
     clean: np.ndarray
+    number: int
+    edition: int
+    model: str
 
 
 def rows_of(series: Path) -> list[Row]:
     """Every row of a series by plain HDF5, frame by frame."""
     with h5py.File(series, "r") as file:
-        clean, raw, theta, paths = file["/exchange/data"], file["/aet/raw"], file["/exchange/theta"][()], file["/aet/projection/path"][()]
-        if not len(clean) == len(raw) == len(theta) == len(paths):
+        clean, raw, theta = file["/exchange/data"], file["/aet/raw"], file["/exchange/theta"][()]
+        paths, numbers, editions, models = (file[f"/aet/projection/{name}"][()] for name in ("path", "number", "edition", "model"))
+        if len({len(each) for each in (clean, raw, theta, paths, numbers, editions, models)}) != 1:
             raise OSError("the datasets have different lengths")
-        return [Row(series.parent.name, paths[i].decode(), float(theta[i]), raw[i], clean[i]) for i in range(len(theta))]
+        return [
+            Row(
+                series.parent.name,
+                paths[i].decode(),
+                float(theta[i]),
+                raw[i],
+                clean[i],
+                int(numbers[i]),
+                int(editions[i]),
+                models[i].decode(),
+            )
+            for i in range(len(theta))
+        ]
 
 
-def judge(watched: Path, output: Path, exposures: list[Exposure], *, background: float | None = None) -> Verdict:
-    """Look at everything. `background`: what clean must differ from raw by, where it is known; None: by a constant."""
+def judge(
+    watched: Path, output: Path, exposures: list[Exposure], *, removed: dict[str, float] | None = None, shown: str | None = None
+) -> Verdict:
+    """Look at everything.
+
+    Parameters
+    ----------
+    removed : model -> what clean must differ from raw by, where it is known; None: by a constant
+    shown : the model that every row must be of; None: any
+    """
     verdict = Verdict()
     rows: list[Row] = []
     for series in sorted(output.glob("*/series.h5")):
@@ -77,8 +101,12 @@ def judge(watched: Path, output: Path, exposures: list[Exposure], *, background:
         except (OSError, KeyError, RuntimeError) as error:
             verdict.wrong("unreadable", f"{series}: {error}")
     quarantined = Counter(json.loads(path.read_bytes())["path"] for path in (output / "quarantine").glob("*.json"))
-    _judge_rows(verdict, rows, exposures, background)
+    _judge_rows(verdict, rows, exposures, removed)
+    _judge_editions(verdict, output, rows, exposures, removed)
     _judge_fates(verdict, rows, exposures, quarantined)
+    for row in rows:
+        if shown is not None and row.model != shown:
+            verdict.wrong("another edition", f"{row.path} is of {row.model!r}, chosen was {shown!r}")
     for exposure in exposures:
         if hashlib.sha256((watched / exposure.path).read_bytes()).hexdigest() != exposure.file_sha256:
             verdict.wrong("source changed", exposure.path)
@@ -87,7 +115,15 @@ def judge(watched: Path, output: Path, exposures: list[Exposure], *, background:
     return verdict
 
 
-def _judge_rows(verdict: Verdict, rows: list[Row], exposures: list[Exposure], background: float | None) -> None:
+def _clean(raw: np.ndarray, clean: np.ndarray, background: float | None) -> bool:
+    """Is clean = raw - a constant, and that one where it is known?"""
+    difference = raw - clean
+    if not np.isfinite(difference).all() or np.ptp(difference) > 1e-2:
+        return False
+    return background is None or abs(float(difference.mean()) - background) <= 1e-2
+
+
+def _judge_rows(verdict: Verdict, rows: list[Row], exposures: list[Exposure], removed: dict[str, float] | None) -> None:
     known = {exposure.path: exposure for exposure in exposures}
     for row in rows:
         exposure = known.get(row.path)
@@ -97,14 +133,35 @@ def _judge_rows(verdict: Verdict, rows: list[Row], exposures: list[Exposure], ba
             verdict.wrong("changed", f"{row.path}: raw is not what was exposed")
         elif abs(row.tilt_deg - exposure.tilt_deg) > 1e-6:
             verdict.wrong("wrong tilt", f"{row.path}: {row.tilt_deg}, exposed at {exposure.tilt_deg}")
-        else:
-            removed = row.raw - row.clean
-            if (
-                not np.isfinite(removed).all()
-                or np.ptp(removed) > 1e-2
-                or (background is not None and abs(removed.mean() - background) > 1e-2)
-            ):
-                verdict.wrong("not clean", f"{row.path}: raw - clean is not the background")
+        elif not _clean(row.raw, row.clean, None if removed is None else removed[row.model]):
+            verdict.wrong("not clean", f"{row.path}: raw - clean is not the background of {row.model}")
+
+
+def _judge_editions(verdict: Verdict, output: Path, rows: list[Row], exposures: list[Exposure], removed: dict[str, float] | None) -> None:
+    """Every edition of every projection: the first in the projection files, the others in files of their own; what is shown is one of them."""
+    known = {exposure.path: exposure.pixels for exposure in exposures}
+    for name in {row.series for row in rows}:
+        numbers = {row.number: row for row in rows if row.series == name}
+        for path in sorted((output / name / "projections").glob("0*.h5")):
+            with h5py.File(path, "r") as file:
+                raw, clean, model, source = file["raw"][()], file["clean"][()], str(file.attrs["model"]), str(file.attrs["path"])
+            if not np.array_equal(raw, known[source]) or not _clean(raw, clean, None if removed is None else removed[model]):
+                verdict.wrong("edition changed", f"{path} is not edition 1 of {source}")
+            row = numbers.get(int(path.stem))
+            if row is not None and row.edition == 1 and not np.array_equal(row.clean, clean):
+                verdict.wrong("another edition", f"{row.path} is not what edition 1 says")
+        for path in sorted((output / name / "editions").glob("[0-9]*.h5")):
+            with h5py.File(path, "r") as file:
+                each, models, clean = file["projection/number"][()], file["projection/model"][()], file["clean"][()]
+            for number, model, pixels in zip(each.tolist(), models, clean, strict=True):
+                row = numbers[number]
+                if not _clean(row.raw, pixels, None if removed is None else removed[model.decode()]):
+                    verdict.wrong("edition changed", f"{path}: projection {number}")
+                if row.edition == int(path.stem) and not np.array_equal(row.clean, pixels):
+                    verdict.wrong("another edition", f"{row.path} is not what {path.name} says")
+        for row in numbers.values():
+            if row.edition != 1 and not (output / name / "editions" / f"{row.edition:02d}.h5").exists():
+                verdict.wrong("another edition", f"{row.path} is of edition {row.edition}, which is not there")
 
 
 def _judge_fates(verdict: Verdict, rows: list[Row], exposures: list[Exposure], quarantined: Counter[str]) -> None:

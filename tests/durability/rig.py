@@ -19,18 +19,24 @@ from pathlib import Path
 
 import numpy as np
 
-from aet_stream import config_file, failpoints, worker
+from aet_stream import config_file, edition, failpoints, worker
+from aet_stream.edition import Maker
+from aet_stream.errors import AetError
 from aet_stream.hub.core import Core
 from aet_stream.hub.hub import Hub
 from aet_stream.hub.timing import Timing
 from aet_stream.messages import Acquired, FileOffer, NotAcquired, Offer, Want
 from aet_stream.projection import Acquisition, Candidate, Quality, Subtracted, VisitKey, sha256_of
 from aet_stream.reasons import Reason
+from aet_stream.series import Series
 from aet_stream.service import Stop
+from aet_stream.status import WatchStatus
 from aet_stream.transport import HubLink
 from tests.durability.oracle import Exposure
 
-BACKGROUND = 7.0
+REMOVED = {"minus seven": 7.0, "minus nine": 9.0, "minus eleven": 11.0}
+"""Model of an edition -> what it takes away; the first is the worker's."""
+BACKGROUND = REMOVED["minus seven"]
 GOOD, COPY_OF, BROKEN = 6, 2, "s/broken.npy"
 LIMIT_S = 240.0
 NO_NUMPY = Reason("unreadable", {"error": "not a NumPy file"})
@@ -66,12 +72,46 @@ class MinusSeven:
         return Subtracted(pixels.astype("<f4") - np.float32(BACKGROUND), Quality(self.name, self.sha256))
 
 
+class Makers:
+    """Play the children that make editions: one after the other, each again until its edition is shown."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._folder = core.root / "s"
+        self._made: set[int] = set()
+
+    def shown(self, number: int) -> bool:
+        """Is the edition of maker `number` the one that is shown? If not, something is done for it."""
+        try:
+            if number not in self._made:
+                self._make(maker_of(number))
+                self._made.add(number)
+            return self._core.archive.take("s", maker_of(number).key, use=True) is not None
+        except (AetError, OSError):
+            logging.exception("maker")  # it is tried again
+            self._made.clear()
+            return False
+
+    def _make(self, maker: Maker) -> None:
+        with Series(self._folder / "series.h5") as series:
+            covered = edition.covered(series)
+            if edition.find(self._folder, maker, covered) is None:
+                with edition.writing(self._folder, "s", maker, covered, series.shape) as draft:
+                    for row in range(len(series)):
+                        clean = series.raw(row).astype("<f4") - np.float32(REMOVED[maker.model])
+                        draft.row(clean, Quality(maker.model, maker.model_sha256))
+
+
+def maker_of(number: int) -> Maker:
+    return Maker("reprocess", [*REMOVED][number], f"{number}" * 64)
+
+
 class ScriptedWatch:
     """Offers every file of a folder, answers what is wanted."""
 
     def __init__(self, output: Path, root: Path) -> None:
         self._root = root
-        self._link = HubLink(output, role="watch", name="watch")
+        self._link = HubLink(output, name="watch")
         self._asked: list[Want] = []
         self._hub_id = ""
         self._beaten_at = self._offered_at = 0.0
@@ -80,7 +120,7 @@ class ScriptedWatch:
         now = time.monotonic()
         if now - self._beaten_at > 0.1:
             self._beaten_at = now
-            self._link.beat({"asked": [[want.visit.path, want.visit.image] for want in self._asked]})
+            self._link.beat(WatchStatus(asked=tuple(want.visit.source for want in self._asked)))
         for message, _ in self._link.receive(0.0):
             if isinstance(message, Want):
                 self._answer(message)
@@ -118,6 +158,8 @@ class Case:
     """Failpoint to arm."""
     close: bool = True
     """Close the series at the end; False stops when everything is stored."""
+    editions: bool = False
+    """Make two more editions and have them shown: one while the series is open, one when it is closed."""
 
 
 def run(case: Case) -> None:
@@ -144,11 +186,12 @@ def run(case: Case) -> None:
     thread = threading.Thread(target=_or_die, args=(turn,), daemon=True)
     thread.start()
     watch = ScriptedWatch(case.folder / "out", case.folder / "in")
+    makers = Makers(hub.core)
     until = time.monotonic() + LIMIT_S
     while time.monotonic() < until:
         watch.step()
         hub.step()
-        if _finished(hub.core, case.close):
+        if _finished(hub.core, makers, case):
             break
     else:
         os._exit(9)
@@ -167,16 +210,18 @@ def _or_die(work: object) -> None:
         os._exit(1)
 
 
-def _finished(core: Core, close: bool) -> bool:
+def _finished(core: Core, makers: Makers, case: Case) -> bool:
     totals = core.ledger.totals()
-    if totals["stored"] + totals["duplicates"] != GOOD + 1 or totals["quarantined"] != 1 or core.in_hand():
+    if totals.stored + totals.duplicates != GOOD + 1 or totals.quarantined != 1 or core.in_hand():
         return False
-    if not close:
+    if not case.close:
         return True
-    if all(row["state"] == "closed" for row in core.ledger.series()):
-        return True
-    core.closing.ask("s")
-    return False
+    closed = all(row["state"] == "closed" for row in core.ledger.series())
+    if case.editions and not makers.shown(2 if closed else 1):
+        return False
+    if not closed:
+        core.closing.ask("s")
+    return closed
 
 
 context = multiprocessing.get_context("forkserver")

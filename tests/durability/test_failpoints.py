@@ -24,7 +24,9 @@ def check(cell: matrix.Cell, folder: Path) -> matrix.Outcome:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("group", sorted({name.split(".")[0] for name in failpoints.NAMES if name not in matrix.ELSEWHERE}))
+@pytest.mark.parametrize(
+    "group", sorted({name.split(".")[0] for name in failpoints.NAMES if name not in matrix.ELSEWHERE} - matrix.EDITIONS)
+)
 def test_killed_at_every_place_nothing_is_lost_or_doubled(tmp_path: Path, group: str) -> None:
     """SIGKILL at each place of a group, a torn file where one is being written, a full disk; and each place is really reached."""
     for cell in matrix.quick_cells():
@@ -32,7 +34,16 @@ def test_killed_at_every_place_nothing_is_lost_or_doubled(tmp_path: Path, group:
             assert check(cell, tmp_path).reached or cell.fault == "ENOSPC", f"{cell} was never reached"
 
 
-@pytest.mark.parametrize("name", ["close.written", "fold.written"])
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("group", sorted(matrix.EDITIONS))
+def test_killed_again_and_again_while_editions_are_made_and_shown(tmp_path: Path, group: str) -> None:
+    """SIGKILL at each place of a group, one after the other in the life of one series: every edition is what it must be, the last is shown."""
+    for place, code, wrong in matrix.killed_in_turn(group, tmp_path):
+        assert wrong == [], place
+        assert code == (0 if place == "the end" else -9), f"{place} was never reached"
+
+
+@pytest.mark.parametrize("name", ["close.written", "fold.written", "first.written"])
 def test_a_spoiled_file_is_not_put_in_place(tmp_path: Path, name: str) -> None:
     """The disk keeps other bytes than it was given: the file is read back before it replaces anything, and written again."""
     assert check(matrix.Cell(name, 1, "spoil"), tmp_path).reached
@@ -51,16 +62,16 @@ def test_the_oracle_sees_every_kind_of_wrong(tmp_path: Path) -> None:
     import h5py
 
     exposures = rig.expose(tmp_path / "in")
-    assert rig.attempt(rig.Case(tmp_path)) == 0
-    assert judge(tmp_path / "in", tmp_path / "out", exposures, background=rig.BACKGROUND).words == []
+    assert rig.attempt(rig.Case(tmp_path, editions=True)) == 0
+    assert judge(tmp_path / "in", tmp_path / "out", exposures, removed=rig.REMOVED).words == []
     sound = tmp_path / "sound"
     shutil.copytree(tmp_path / "out", sound, ignore=shutil.ignore_patterns("run"))  # its sockets
 
-    def wrongs(spoil: object, background: float = rig.BACKGROUND) -> set[str]:
+    def wrongs(spoil: object) -> set[str]:
         shutil.rmtree(tmp_path / "out")
         shutil.copytree(sound, tmp_path / "out")
         spoil(tmp_path / "out")  # type: ignore[operator]
-        found = judge(tmp_path / "in", tmp_path / "out", exposures, background=background)
+        found = judge(tmp_path / "in", tmp_path / "out", exposures, removed=rig.REMOVED, shown="minus eleven")
         return {word.split(":")[0] for word in found.words}
 
     def edit(work: object) -> object:
@@ -84,10 +95,31 @@ def test_the_oracle_sees_every_kind_of_wrong(tmp_path: Path) -> None:
     def dirty(file: h5py.File) -> None:
         file["/exchange/data"][1, 4, 4] = float("nan")
 
-    assert wrongs(edit(put_twice)) == {"doubled", "lost"}
-    assert wrongs(edit(flip)) == {"changed"}
+    def other(file: h5py.File) -> None:
+        file["/aet/projection/edition"][2] = 1
+
+    def of_another_model(file: h5py.File) -> None:
+        file["/aet/projection/model"][1] = b"minus nine"
+        file["/exchange/data"][1] += 2
+
+    def spoil_edition(name: str) -> object:
+        def spoil(out: Path) -> None:
+            with h5py.File(out / "s" / name, "r+") as file:
+                file["clean"][..., 3, 3] += 1
+
+        return spoil
+
+    assert "doubled" in wrongs(edit(put_twice))
+    assert "changed" in wrongs(edit(flip))
     assert wrongs(edit(tilt)) == {"wrong tilt"}
-    assert wrongs(edit(dirty)) == {"not clean"}
+    assert wrongs(edit(dirty)) == {"not clean", "another edition"}
+    assert wrongs(edit(other)) == {"another edition"}
+    assert wrongs(edit(of_another_model)) == {"another edition"}
+    assert wrongs(spoil_edition("editions/01.h5")) == {"edition changed"}
+    assert wrongs(spoil_edition("editions/02.h5")) == {"edition changed"}
+    assert wrongs(spoil_edition("editions/03.h5")) == {"edition changed", "another edition"}
+    assert wrongs(spoil_edition("projections/000002.h5")) == {"edition changed"}
+    assert wrongs(lambda out: (out / "s" / "editions" / "03.h5").unlink()) == {"another edition"}
     assert wrongs(lambda out: (out / "s" / "series.h5").unlink()) == {"lost"}
     assert wrongs(lambda out: (out / "s" / "series.h5").write_bytes(b"x")) == {"unreadable", "lost"}
     assert wrongs(lambda out: next((out / "quarantine").glob("*.json")).unlink()) == {"not quarantined"}

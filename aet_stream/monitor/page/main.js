@@ -3,7 +3,7 @@
 import { drawCoverage } from "./coverage.js";
 import { $, bytes, degrees, duration, el, say } from "./dom.js";
 import { image, json, listen } from "./net.js";
-import { showAdvice, showHeld, showLog, showPace, showSeries, showVolume } from "./panels.js";
+import { showAdvice, showHeld, showLog, showPace, showSeries, showStation, showVolume } from "./panels.js";
 import { Strip } from "./strip.js";
 import { Traces } from "./traces.js";
 import { Trio } from "./views.js";
@@ -258,6 +258,7 @@ function showState() {
   say($("about"), `aet-stream ${state.version || ""}, watching ${state.watch_root || "…"}`);
   showPace(state);
   showHeld(state);
+  showStation(state.doctor);
   if (series) showLists();
 }
 

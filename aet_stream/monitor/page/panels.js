@@ -22,7 +22,8 @@ export function showPace(state) {
     body.append(el("tr", {}, el("th", { scope: "row" }, name), el("td", { className: "bar" }, el("i", {}, fill)), el("td", {}, duration(stages[key].p50_s)), el("td", {}, duration(stages[key].p99_s))));
   }
   table.append(body);
-  $("pace").replaceChildren(boxes, ...(body.children.length ? [table] : [el("p", { className: "none" }, "no projection yet")]));
+  const workers = el("ul", { className: "workers" }, ...(state.workers || []).map((text) => el("li", {}, text)));
+  $("pace").replaceChildren(boxes, ...(body.children.length ? [table] : [el("p", { className: "none" }, "no projection yet")]), workers);
 }
 
 const PLANES = { xy: "along the beam", xz: "across the tilt axis", yz: "from the side" };
@@ -38,7 +39,7 @@ export async function showVolume(series) {
     return;
   }
   const age = volume.done_at ? `, ${duration(Math.max(0, Date.now() / 1000 - volume.done_at))} ago` : "";
-  say($("volume-note"), `${volume.kind}${volume.tilts ? ` from ${volume.tilts} tilts` : ""}${age}`);
+  say($("volume-note"), `${volume.kind}${volume.tilts ? ` from ${volume.tilts} tilts` : ""}${volume.edition > 1 ? `, edition ${volume.edition}` : ""}${age}${volume.outdated ? ", outdated" : ""}`);
   if (key === volumeShown) return;
   if (!volumeShown.startsWith(`${series.id} `)) $("volume").replaceChildren(); // no other series' slices under this one's name
   volumeShown = key;
@@ -70,6 +71,23 @@ export function showHeld(state) {
       el("p", {}, row.reason), el("p", { className: "note" }, row.remedy),
       row.command ? el("p", { className: "command" }, el("code", {}, row.command), copy) : null);
   }));
+}
+
+/** What the doctor found; what is well is named in one line. */
+export function showStation(doctor) {
+  const key = JSON.stringify(doctor || null);
+  if ($("station").dataset.key === key) return;
+  $("station").dataset.key = key;
+  if (!doctor) return $("station").replaceChildren(el("p", { className: "none" }, "not examined yet"));
+  const every = doctor.results.flatMap((result) => result.findings.map((finding) => ({ check: result.check, ...finding })));
+  const wrong = every.filter((finding) => finding.state !== "ok").sort((a, b) => (a.state === "fail" ? 0 : 1) - (b.state === "fail" ? 0 : 1));
+  const well = doctor.results.filter((result) => result.findings.every((finding) => finding.state === "ok")).map((result) => result.check);
+  say($("station-note"), `examined ${new Date(doctor.at).toLocaleString([], { dateStyle: "short", timeStyle: "short" })}`);
+  $("station").replaceChildren(
+    ...wrong.map((finding) => el("div", { className: "case", "data-state": finding.state === "fail" ? "quarantined" : "held" },
+      el("p", {}, el("span", { className: "tag" }, finding.state === "fail" ? "fails" : "warning"), " ", el("b", {}, finding.check)),
+      el("p", {}, finding.said), el("p", { className: "note" }, finding.remedy))),
+    el("p", { className: wrong.length ? "note" : "well" }, `${wrong.length ? "in order" : "✓ in order"}: ${well.join(", ")}`));
 }
 
 export function showSeries(list, shownId, open) {

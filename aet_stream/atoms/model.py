@@ -1,0 +1,159 @@
+"""The model, and how far it is from the projections: Gaussian atoms, and for each projection an offset, a gain and a small shift.
+
+Its misfit is half of chi squared: squared differences over twice the variance of the noise. Gradients are analytic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from aet_stream.atoms.kernels import Window, bells, draw, gather
+from aet_stream.atoms.views import Views
+from aet_stream.projection import Array
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What is thought to be there."""
+
+    places: Array
+    """(atoms, 3) float64, voxels: see views.py"""
+    weights: Array
+    """(atoms,) float64: counts that an atom adds to a projection"""
+    kinds: Array
+    """(atoms,) int64: which width, and which mean weight, it has"""
+    widths_px: Array
+    """(kinds,) float64: standard deviation of the Gaussian"""
+    offsets: Array
+    """(tilts,) float64, counts per pixel"""
+    gains: Array
+    """(tilts,) float64, about 1"""
+    shifts_px: Array
+    """(tilts, 2) float64, [v, u]: how far from where the alignment says"""
+
+    def of(self, which: Array) -> Model:
+        """With some of the atoms."""
+        return replace(self, places=self.places[which], weights=self.weights[which], kinds=self.kinds[which])
+
+    def seen_in(self, views: Views, tilt: int, places: Array | None = None) -> Array:
+        """(atoms, 2) pixels of a projection, its margin included; of others than its own places, if some are given."""
+        places = self.places if places is None else places
+        seen: Array = places @ views.matrices[tilt].T + (views.offsets[tilt] + self.shifts_px[tilt])
+        return seen
+
+
+@dataclass(frozen=True, slots=True)
+class Slope:
+    """The derivative of the misfit by everything in a model but its widths; same shapes."""
+
+    places: Array
+    weights: Array
+    offsets: Array
+    gains: Array
+    shifts_px: Array
+    matrices: Array
+    """(tilts, 2, 3): by the direction of view"""
+
+
+class Stage:
+    """A place where models are compared with views, on several threads; each has its share of the tilts, whatever the others do."""
+
+    def __init__(self, views: Views, window: Window, threads: int) -> None:
+        self.views, self.window, self.threads = views, window, threads
+        self._shares = [range(first, views.count, threads) for first in range(min(threads, views.count))]
+        self._pool = ThreadPoolExecutor(len(self._shares))
+
+    def each(self, do: Callable[..., None], *arguments: Iterable[Any]) -> None:
+        """Call it with one of each after the other, as many at once as there are threads."""
+        list(self._pool.map(do, *arguments))
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+    def draw(self, model: Model) -> Array:
+        """(tilts, height, width) float32 with margin: atoms alone, without offset and gain."""
+        images = np.zeros_like(self.views.images)
+        table = bells(model.widths_px, self.window)
+
+        def some(share: range) -> None:
+            for tilt in share:
+                draw(model.seen_in(self.views, tilt), model.weights, model.kinds, model.widths_px, table, self.window, images[tilt])
+
+        self._all(some)
+        return images
+
+    def misfit(self, model: Model) -> tuple[float, Slope]:
+        """Half of chi squared, and its derivatives."""
+        views, atoms = self.views, len(model.places)
+        table = bells(model.widths_px, self.window)
+        offsets, gains, shifts = np.zeros(views.count), np.zeros(views.count), np.zeros((views.count, 2))
+        matrices, values = np.zeros((views.count, 2, 3)), np.zeros(views.count)
+        squares = model.widths_px[model.kinds] ** 2
+
+        def some(share: range) -> tuple[Array, Array]:
+            image, through = np.empty_like(views.images[0]), np.empty((atoms, 3))
+            places, weights = np.zeros((atoms, 3)), np.zeros(atoms)
+            for tilt in share:
+                seen, gain = model.seen_in(views, tilt), model.gains[tilt]
+                image[:] = 0
+                draw(seen, model.weights, model.kinds, model.widths_px, table, self.window, image)
+                difference = np.float32(gain) * image
+                difference += np.float32(model.offsets[tilt])
+                difference -= views.images[tilt]
+                weighed = difference * views.weights[tilt]
+                values[tilt] = 0.5 * float(np.vdot(weighed, difference))
+                offsets[tilt], gains[tilt] = float(weighed.sum()), float(np.vdot(weighed, image))
+                gather(seen, model.kinds, model.widths_px, table, self.window, weighed, through)
+                weights += gain * through[:, 0]
+                along = through[:, 1:] * (gain * model.weights / squares)[:, None]
+                shifts[tilt] = along.sum(axis=0)
+                matrices[tilt] = along.T @ model.places
+                places += along @ views.matrices[tilt]
+            return places, weights
+
+        parts = self._all(some)
+        places, weights = (np.sum(part, axis=0) for part in zip(*parts, strict=True))
+        return float(values.sum()), Slope(places, weights, offsets, gains, shifts, matrices)
+
+    def misfit_per_tilt(self, model: Model) -> Array:
+        """(tilts,) chi squared per pixel of each projection; of those that weigh nothing 0."""
+        images = self.draw(model)
+        found = np.zeros(self.views.count)
+        for tilt, (image, view, weight) in enumerate(zip(images, self.views.images, self.views.weights, strict=True)):
+            difference = np.float32(model.gains[tilt]) * image + np.float32(model.offsets[tilt]) - view
+            found[tilt] = float(np.vdot(weight * difference, difference)) / max(1, int(np.count_nonzero(weight)))
+        return found
+
+    def curvature(self, model: Model) -> tuple[Array, Array]:
+        """(atoms, 3, 3) and (atoms,): second derivatives of the misfit by each atom's own place, and by its own weight (Gauss-Newton).
+
+        Of a Gaussian g of width s and slowly varying weights W: sum W g^2 = <W> / 4 pi s^2, sum W (dg/dv)^2 = <W> / 8 pi s^4, where <W> is
+        the mean of W over g^2, itself a Gaussian of width s / sqrt 2.
+        """
+        views, atoms = self.views, len(model.places)
+        narrow = model.widths_px / np.sqrt(2)
+        table, squares = bells(narrow, self.window), model.widths_px[model.kinds] ** 2
+
+        def some(share: range) -> tuple[Array, Array]:
+            through, places, weights = np.empty((atoms, 3)), np.zeros((atoms, 3, 3)), np.zeros(atoms)
+            for tilt in share:
+                gather(model.seen_in(views, tilt), model.kinds, narrow, table, self.window, views.weights[tilt], through)
+                by_weight = model.gains[tilt] ** 2 * through[:, 0] / (4 * np.pi * squares)
+                weights += by_weight
+                direction = views.matrices[tilt].T @ views.matrices[tilt]
+                places += (by_weight * model.weights**2 / (2 * squares))[:, None, None] * direction
+            return places, weights
+
+        parts = self._all(some)
+        places, weights = (np.sum(part, axis=0) for part in zip(*parts, strict=True))
+        return places, weights
+
+    def _all(self, some: Callable[[range], T]) -> list[T]:
+        return list(self._pool.map(some, self._shares))

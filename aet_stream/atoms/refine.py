@@ -1,0 +1,166 @@
+"""Refining a model against the projections: places, weights, offsets, gains and shifts together, by L-BFGS; widths by Gauss-Newton.
+
+L-BFGS: Byrd, Lu, Nocedal and Zhu, SIAM J. Sci. Comput. 16 (1995) 1190. Every unknown is counted in units of its own standard deviation, so
+that the misfit is about as steep along each. What the projections cannot tell alone comes from priors: atoms of a kind have about its mean
+weight, no two come closer than the least distance, gains are near 1 and shifts are small.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.spatial import cKDTree
+
+from aet_stream.atoms.model import Model, Slope, Stage
+from aet_stream.projection import Array
+
+GAIN_SIGMA = 0.05
+SHIFT_SIGMA_PX = 0.3
+_WIDTH_STEP = 0.02
+_MEMORY = 8
+"""Steps that L-BFGS remembers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prior:
+    """What is known before the projections are asked."""
+
+    mean_weights: Array
+    """(kinds,)"""
+    weight_sigmas: Array
+    """(kinds,): standard deviation of an atom's weight about the mean of its kind"""
+    least_distance_px: float
+    push: float
+    """Of two atoms that are too close: misfit is half of this times the square of what is missing, in units of the least distance"""
+
+
+def refine(stage: Stage, model: Model, prior: Prior, *, steps: int, shifts: bool = True) -> Model:
+    """The model after at most so many steps of L-BFGS.
+
+    Parameters
+    ----------
+    shifts : False: the projections stay where they are
+    """
+    scale = _scales(stage, model, prior, shifts=shifts)
+
+    def cost(unknowns: Array) -> tuple[float, Array]:
+        at = _moved(model, unknowns, scale)
+        value, slope = stage.misfit(at)
+        extra, slope = _with_prior(at, slope, prior)
+        return value + extra, _flat(slope, scale)
+
+    found = minimize(cost, np.zeros(_size(model)), jac=True, method="L-BFGS-B", options={"maxiter": steps, "maxcor": _MEMORY})
+    return _moved(model, found.x, scale)
+
+
+def _scales(stage: Stage, model: Model, prior: Prior, *, shifts: bool) -> Slope:
+    """Standard deviation of each unknown by itself."""
+    by_place, by_weight = stage.curvature(model)
+    own = np.einsum("nii->ni", by_place)
+    least = 1e-3 * np.median(own) + 1e-12
+    total = stage.views.weights.sum(axis=(1, 2), dtype=np.float64)
+    atoms = np.sum(model.weights) * np.median(model.weights) / (4 * np.pi * np.median(model.widths_px) ** 2)
+    seen = atoms * total / stage.views.pixels
+    by_shift = seen / (2 * np.median(model.widths_px) ** 2) + 1 / SHIFT_SIGMA_PX**2
+    return Slope(
+        1 / np.sqrt(own + least),
+        1 / np.sqrt(by_weight + 1 / prior.weight_sigmas[model.kinds] ** 2),
+        1 / np.sqrt(total + 1e-9 * total.max()),
+        1 / np.sqrt(seen + 1 / GAIN_SIGMA**2),
+        np.repeat((1 / np.sqrt(by_shift) if shifts else np.zeros_like(by_shift))[:, None], 2, axis=1),
+        np.zeros(0),
+    )
+
+
+def _parts(slope: Slope | Model) -> tuple[Array, ...]:
+    return slope.places, slope.weights, slope.offsets, slope.gains, slope.shifts_px
+
+
+def _size(model: Model) -> int:
+    return sum(part.size for part in _parts(model))
+
+
+def _flat(slope: Slope, scale: Slope) -> Array:
+    return np.concatenate([(part * unit).ravel() for part, unit in zip(_parts(slope), _parts(scale), strict=True)])
+
+
+def _moved(model: Model, unknowns: Array, scale: Slope) -> Model:
+    parts, at = [], 0
+    for part, unit in zip(_parts(model), _parts(scale), strict=True):
+        parts.append(part + unknowns[at : at + part.size].reshape(part.shape) * unit)
+        at += part.size
+    places, weights, offsets, gains, shifts = parts
+    return replace(model, places=places, weights=weights, offsets=offsets, gains=gains, shifts_px=shifts)
+
+
+def _with_prior(model: Model, slope: Slope, prior: Prior) -> tuple[float, Slope]:
+    """What the prior adds to the misfit, and the slope with it."""
+    precision = 1 / prior.weight_sigmas[model.kinds] ** 2
+    away = model.weights - prior.mean_weights[model.kinds]
+    gain, shift = model.gains - 1, model.shifts_px
+    value = 0.5 * float(np.sum(precision * away**2) + np.sum(gain**2) / GAIN_SIGMA**2 + np.sum(shift**2) / SHIFT_SIGMA_PX**2)
+    pressed, places = _pressure(model.places, prior)
+    slope = replace(
+        slope,
+        places=slope.places + places,
+        weights=slope.weights + precision * away,
+        gains=slope.gains + gain / GAIN_SIGMA**2,
+        shifts_px=slope.shifts_px + shift / SHIFT_SIGMA_PX**2,
+    )
+    return value + pressed, slope
+
+
+def _pressure(places: Array, prior: Prior) -> tuple[float, Array]:
+    """Of atoms that are too close to each other."""
+    slope, least = np.zeros_like(places), prior.least_distance_px
+    pairs = cKDTree(places).query_pairs(least, output_type="ndarray") if least and np.isfinite(places).all() else np.zeros((0, 2), int)
+    one, other = pairs.T
+    apart = places[one] - places[other]
+    distance = np.linalg.norm(apart, axis=1) + 1e-9
+    missing = 1 - distance / least if least else distance
+    force = (prior.push * missing / (least * distance) if least else distance)[:, None] * apart
+    for axis in range(3):
+        slope[:, axis] += np.bincount(other, force[:, axis], len(places)) - np.bincount(one, force[:, axis], len(places))
+    return 0.5 * prior.push * float(np.sum(missing**2)), slope
+
+
+def scaled(stage: Stage, model: Model) -> Model:
+    """The model with weights of the right size, and the best offset for each projection: linear, so in one step."""
+    views, drawn = stage.views, stage.draw(model)
+    offsets, gains, sums = np.zeros(views.count), np.zeros(views.count), np.zeros(views.count)
+    for tilt, (image, view, weight) in enumerate(zip(drawn, views.images, views.weights, strict=True)):
+        total, mean, mean_view = float(weight.sum()), float(np.vdot(weight, image)), float(np.vdot(weight, view))
+        if not total:
+            continue
+        sums[tilt] = float(np.vdot(weight * image, image)) - mean**2 / total
+        gains[tilt] = (float(np.vdot(weight * image, view)) - mean * mean_view / total) / sums[tilt]
+        offsets[tilt] = (mean_view - gains[tilt] * mean) / total
+    gain = float(np.average(gains, weights=sums))
+    return replace(model, weights=model.weights * gain, offsets=offsets, gains=np.ones(views.count))
+
+
+def with_widths(stage: Stage, model: Model, least_px: float, most_px: float) -> Model:
+    """The model with better widths, offset and gain of each projection going along: one step of Gauss-Newton."""
+    views, kinds = stage.views, len(model.widths_px)
+    drawn = stage.draw(model)
+    slopes = []
+    for kind in range(kinds):
+        step = _WIDTH_STEP * model.widths_px[kind]
+        one = model.of(model.kinds == kind)
+        wider = replace(one, widths_px=model.widths_px + step)
+        slopes.append((stage.draw(wider) - stage.draw(one)) / np.float32(step))
+    normal, right = np.zeros((kinds, kinds)), np.zeros(kinds)
+    for tilt, (image, view, weight) in enumerate(zip(drawn, views.images, views.weights, strict=True)):
+        seen = weight > 0
+        root = np.sqrt(weight[seen])
+        gain = np.float32(model.gains[tilt])
+        missing = root * (view[seen] - gain * image[seen] - np.float32(model.offsets[tilt]))
+        beside, _ = np.linalg.qr(np.stack([root, root * image[seen]], axis=1))
+        columns = np.stack([root * gain * slope[tilt][seen] for slope in slopes], axis=1)
+        columns -= beside @ (beside.T @ columns)
+        normal += columns.T @ columns
+        right += columns.T @ missing
+    change = np.linalg.lstsq(normal, right, rcond=None)[0]
+    return replace(model, widths_px=np.clip(model.widths_px + np.clip(change, -0.3, 0.3), least_px, most_px))

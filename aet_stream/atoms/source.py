@@ -1,0 +1,63 @@
+"""What atoms are made from: a volume, the projections that it was made from, and what brings them into register."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from aet_stream.errors import NoAtoms, ReconstructionError
+from aet_stream.layout import crc32, unreadable
+from aet_stream.projection import Array
+from aet_stream.reconstruct.input import Input, read_input
+from aet_stream.reconstruct.registered import Alignment
+from aet_stream.reconstruct.volume_file import VOLUME
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A volume and its projections."""
+
+    volume: Array
+    """(slice y, row, column) float32"""
+    given: Input
+    alignment: Alignment
+    pixel_angstrom: float
+    volume_digest: str
+    """Names exactly this volume, by its voxels, its projections and where they lie."""
+
+
+def read_source(reconstruction: Path, series: Path, pixel_angstrom: float = 0.0) -> Source:
+    """A `reconstruction.h5` with its `series.h5`.
+
+    Parameters
+    ----------
+    pixel_angstrom : what a pixel measures; 0: as the series says
+
+    Raises
+    ------
+    ReconstructionError : either cannot be read
+    NoAtoms : the volume is not of the projections that the series holds now, or nobody says what a pixel measures
+    """
+    try:
+        with h5py.File(reconstruction, "r", locking=False) as file:
+            group = file["reconstruction"]
+            volume: Array = file[VOLUME][()]
+            alignment = Alignment(group["shifts_px"][()], float(group.attrs["axis_deg"]))
+            digest, tilts_deg = str(group.attrs["series_digest"]), group["tilts_deg"][()]
+    except (OSError, KeyError, RuntimeError) as error:
+        raise ReconstructionError(f"{reconstruction}: cannot be read as a volume with its alignment: {unreadable(error)}") from error
+    given = read_input(series)
+    if digest != given.digest:
+        raise NoAtoms(
+            f"{reconstruction} is outdated: it was made from other projections than {series} holds now: `aet-stream reconstruct {series}`"
+        )
+    size = pixel_angstrom or 10 * given.pixel_size_nm
+    if not np.isfinite(size):
+        raise NoAtoms(f"{series} does not say what a pixel measures, and without that nothing can be called an atom: say --pixel-angstrom")
+    facts = hashlib.sha256(f"{digest} {crc32(volume)}".encode())
+    facts.update(tilts_deg.tobytes() + alignment.shifts_px.tobytes() + np.float64(alignment.axis_deg).tobytes())
+    return Source(volume, given, alignment, size, facts.hexdigest())

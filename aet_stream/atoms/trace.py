@@ -1,0 +1,280 @@
+"""From maxima to atoms: rounds of refining, pruning, merging and adding.
+
+The misfit is no judge of how many atoms there are: it falls with every one that is added, right or wrong. What decides is what an atom is:
+it has about the weight of its kind, and keeps its distance. Rounds end when hardly any comes or goes; the last two only take away.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from aet_stream.atoms import residue
+from aet_stream.atoms.model import Model, Stage
+from aet_stream.atoms.refine import Prior, refine, scaled, with_widths
+from aet_stream.atoms.species import Species, split, tell_apart
+from aet_stream.projection import Array
+
+logger = logging.getLogger(__name__)
+
+_OVERLAP = 1.2
+"""Atoms behind each other share what is seen: an atom's weight is less well known than if it were alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """When an atom is one. Distances in units of that between first neighbours, weights in units of the mean of the kind."""
+
+    least_distance: float = 0.85
+    """No two atoms stay nearer than about this."""
+    push: float = 2000.0
+    merge: float = 0.65
+    """Two that are nearer than this are one."""
+    apart: float = 0.6
+    """A new one is no nearer to one that is there."""
+    near: float = 1.4
+    """Nor farther from it."""
+    again: float = 0.4
+    """Nor to where one was put in that has been pruned since: what has been tried is not tried again."""
+    add: float = 0.5
+    """A new one is no lighter."""
+    weight_sigma: float = 0.5
+    """Spread of weights that is allowed for while atoms are still wrong."""
+    last_weight_sigma: float = 0.2
+    false_share: float = 0.3
+    """Of those that are added, at most so many are there by chance."""
+    around: float = 1.3
+    neighbours: int = 3
+    false_share_of_light: float = 0.1
+    share_of_light: float = 0.03
+    """There is a lighter kind where so many, as a share of the atoms, stand out from chance that are too light, have so many `neighbours`
+    within `around`, and keep the least distance: a crystal of one kind has no room for such."""
+    lightest: float = 0.08
+    """But none is lighter than this: what is left over of atoms that are no Gaussians looks like it."""
+    sigmas_of_light: float = 4.0
+    """And it is left alone where its atoms stand out by less than so many of their standard deviations: they cannot be told from noise."""
+    presence: float = 0.5
+    """An atom is kept if it is there with more than this probability."""
+    contradicts: float = 1.5
+    """A projection whose chi squared is so many times that of the others is left out."""
+    rounds: int = 10
+    """At most so many, before the last two."""
+    enough: float = 0.005
+    """No more rounds when fewer than this share of the atoms has come or gone."""
+    steps: int = 15
+    last_steps: int = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What happened in one."""
+
+    atoms: int
+    added: int
+    pruned: int
+    merged: int
+    width_px: float
+    misfit: float
+    """chi squared per pixel; told, not judged by"""
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """The result."""
+
+    model: Model
+    species: Species
+    prior: Prior
+    """Of the last round."""
+    starts: Array
+    """(atoms, 3) where each was when it came in"""
+    unseen: bool
+    """There are lighter atoms than any of these, but each alone is lost in the noise."""
+    born: Array
+    """(atoms,) in which round: 0 for a maximum of the volume"""
+    rounds: tuple[Round, ...]
+
+
+Told = Callable[[int, Model, Round], None]
+
+
+def trace(
+    stage: Stage,
+    places: Array,
+    heights: Array,
+    *,
+    pixel_angstrom: float,
+    neighbour_angstrom: float,
+    width_angstrom: float,
+    kinds: int = 0,
+    rules: Rules = Rules(),
+    told: Told | None = None,
+) -> Traced:
+    """Atoms that explain the views.
+
+    Parameters
+    ----------
+    places, heights : (n, 3) voxels (views.py) and (n,) of the maxima to begin with
+    neighbour_angstrom : distance between first neighbours
+    width_angstrom : standard deviation of an atom's image, about; refined
+    kinds : how many species there are; 0: not known
+    """
+    unit = neighbour_angstrom / pixel_angstrom
+    run = _Run(stage, rules, unit, pixel_angstrom, kinds)
+    model = run.begin(places, heights, width_angstrom / pixel_angstrom)
+    starts, born, rounds = model.places.copy(), np.zeros(len(model.places), np.int64), []
+    closing = 0
+    for number in range(1, rules.rounds + 3):
+        last = closing == 2
+        model = run.refined(model, last=last)
+        if number == 1:
+            run.leave_out_what_contradicts(model)
+        keep, model = run.judge(model)
+        run.rejected = np.concatenate([run.rejected, starts[~keep]])
+        model, starts, born = model.of(keep), starts[keep], born[keep]
+        pruned = int((~keep).sum())
+        single, model = run.merged(model)
+        model, starts, born = model.of(single), starts[single], born[single]
+        merged, added = int((~single).sum()), 0
+        if not closing:
+            new, model = run.candidates(model)
+            added = len(new)
+            model = run.joined(model, new)
+            starts, born = np.concatenate([starts, new]), np.concatenate([born, np.full(added, number)])
+        rounds.append(run.told(model, added, pruned, merged))
+        if told is not None:
+            told(number, model, rounds[-1])
+        if last:
+            break
+        if closing or number >= rules.rounds or added + pruned + merged < rules.enough * len(model.places):
+            closing += 1
+    return Traced(model, run.species, run.prior, starts, run.unseen, born, tuple(rounds))
+
+
+class _Run:
+    """What all rounds share, and what is known of the kinds so far."""
+
+    def __init__(self, stage: Stage, rules: Rules, unit_px: float, pixel_angstrom: float, kinds: int) -> None:
+        self._stage, self._rules, self._unit_px, self._pixel_angstrom, self._kinds = stage, rules, unit_px, pixel_angstrom, kinds
+        self._widths_px = 0.25 / pixel_angstrom, len(stage.window) / 6.0
+        self.prior = Prior(np.ones(1), np.ones(1), rules.least_distance * unit_px, rules.push)
+        self.species = Species(np.ones(1), np.ones(1), np.ones(1))
+        self.unseen = False
+        self.rejected = np.zeros((0, 3))
+
+    def begin(self, places: Array, heights: Array, width_px: float) -> Model:
+        tilts = self._stage.views.count
+        weights = np.clip(heights / np.median(heights), 0.2, 5.0)
+        kinds = np.zeros(len(places), np.int64)
+        model = Model(places, weights, kinds, np.array([width_px]), np.zeros(tilts), np.ones(tilts), np.zeros((tilts, 2)))
+        model = self._wide(scaled(self._stage, model))
+        mean = float(np.median(model.weights))
+        self.species = Species(np.array([mean]), np.array([0.1 * mean]), np.ones(1))
+        return model
+
+    def _wide(self, model: Model) -> Model:
+        return with_widths(self._stage, model, *self._widths_px)
+
+    def refined(self, model: Model, *, last: bool) -> Model:
+        rules, means = self._rules, self.species.means
+        sigmas = (rules.last_weight_sigma if last else rules.weight_sigma) * means
+        self.prior = replace(self.prior, mean_weights=means, weight_sigmas=sigmas)
+        model = refine(self._stage, model, self.prior, steps=rules.last_steps if last else rules.steps)
+        return model if last else self._wide(model)
+
+    def leave_out_what_contradicts(self, model: Model) -> None:
+        """Projections that the others' atoms explain much worse than the others."""
+        misfits, views = self._stage.misfit_per_tilt(model), self._stage.views
+        usual = float(np.median(misfits[~views.left_out]))
+        self._stage.views = views.without(misfits > self._rules.contradicts * usual)
+
+    def judge(self, model: Model) -> tuple[Array, Model]:
+        """(which atoms are more probably there than not, the model with its kinds told apart)"""
+        weights, errors = measured_weights(self._stage, model, self.prior)
+        self.species = tell_apart(weights, errors, self.species)
+        if len(self.species.means) == 1 and self._kinds != 1:
+            self.species = split(weights, errors, self.species)
+            if len(self.species.means) > 1:
+                model = replace(model, widths_px=np.repeat(model.widths_px, 2))
+        kinds = self.species.chances(weights, errors).argmax(axis=1)
+        widths = (
+            model.widths_px if len(model.widths_px) == len(self.species.means) else np.full(len(self.species.means), model.widths_px[0])
+        )
+        keep = self.species.presence(weights, errors) > self._rules.presence
+        return keep, replace(model, kinds=kinds, widths_px=widths)
+
+    def merged(self, model: Model) -> tuple[Array, Model]:
+        """(which atoms stay, the model with those that took in another in the middle of both)"""
+        stay, places = np.ones(len(model.places), bool), model.places.copy()
+        pairs = cKDTree(places).query_pairs(self._rules.merge * self._unit_px, output_type="ndarray")
+        for one, other in sorted(map(tuple, pairs.tolist())):
+            if stay[one] and stay[other]:
+                places[one] = (places[one] + places[other]) / 2
+                stay[other] = False
+        return stay, replace(model, places=places)
+
+    def candidates(self, model: Model) -> tuple[Array, Model]:
+        """((n, 3) places of new atoms, the model; it has a kind more when these are of one that had not been seen before)"""
+        rules, unit = self._rules, self._unit_px
+        found, decoys = residue.candidates(
+            self._stage, model, voxel_angstrom=self._pixel_angstrom, near_px=rules.near * unit, apart_px=rules.apart * unit
+        )
+        if not len(found.places):
+            return found.places, model
+        distances, _ = cKDTree(model.places).query(found.places)
+        sure, room = found.heavier_than_noise(decoys, rules.false_share), distances > rules.least_distance * unit
+        new = sure & (found.weights > rules.add * self.species.means[0])
+        if self._lighter(model, found.of(found.heavier_than_noise(decoys, rules.false_share_of_light) & room)):
+            model = replace(model, widths_px=np.append(model.widths_px, model.widths_px[-1]))
+        if len(self.species.means) > 1:
+            new |= sure & room & (found.weights > rules.add * self.species.means[-1])
+        if len(self.rejected):
+            new &= cKDTree(self.rejected).query(found.places)[0] > rules.again * unit
+        return found.places[new], model
+
+    def _lighter(self, model: Model, found: residue.Candidates) -> bool:
+        """Is there a kind of lighter atoms, of which none has been taken so far? Then it is one of the species from now on."""
+        rules, heavy = self._rules, self.species
+        if len(heavy.means) > 1 or self._kinds == 1:
+            return False
+        around = cKDTree(model.places).query_ball_point(found.places, rules.around * self._unit_px, return_length=True)
+        light = found.of((found.weights < rules.add * heavy.means[0]) & (around >= rules.neighbours))
+        if len(light.places) < rules.share_of_light * len(model.places):
+            return False
+        mean, share = float(np.median(light.weights)), len(light.places) / (len(model.places) + len(light.places))
+        if mean < rules.lightest * heavy.means[0]:
+            return False
+        self.unseen = float(np.median(light.weights / light.errors)) < _OVERLAP * rules.sigmas_of_light
+        if self.unseen:
+            return False
+        self.species = Species(
+            np.append(heavy.means, mean), np.append(heavy.spreads, 0.1 * mean), np.append(heavy.shares * (1 - share), share)
+        )
+        return True
+
+    def joined(self, model: Model, new: Array) -> Model:
+        kind = len(self.species.means) - 1
+        return replace(
+            model,
+            places=np.concatenate([model.places, new]),
+            weights=np.concatenate([model.weights, np.full(len(new), self.species.means[kind])]),
+            kinds=np.concatenate([model.kinds, np.full(len(new), kind)]),
+        )
+
+    def told(self, model: Model, added: int, pruned: int, merged: int) -> Round:
+        value, _ = self._stage.misfit(model)
+        pixels = int(np.count_nonzero(self._stage.views.weights))
+        return Round(len(model.places), added, pruned, merged, float(np.median(model.widths_px)), 2 * value / pixels)
+
+
+def measured_weights(stage: Stage, model: Model, prior: Prior) -> tuple[Array, Array]:
+    """(what the projections alone say of the weights, its standard deviation): the prior's part in a model's weights taken out again."""
+    _, by_weight = stage.curvature(model)
+    by_weight = np.maximum(by_weight, 1e-12)
+    precision = 1 / prior.weight_sigmas[model.kinds] ** 2
+    weights = model.weights + precision / by_weight * (model.weights - prior.mean_weights[model.kinds])
+    return weights, _OVERLAP / np.sqrt(by_weight)

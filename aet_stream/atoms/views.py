@@ -1,0 +1,94 @@
+"""The projections as atoms see them: as they were stored, never resampled, each with how a place in the specimen comes to a pixel of it.
+
+Places are [along the axis, X, Z] in voxels from the middle of the volume: along the axis = slice - middle, X = column - middle,
+Z = middle - row. At a tilt of theta a place is seen, in an upright image, at [along, X cos(theta) + Z sin(theta)] from its middle
+(reconstruct/projector.py); where that lies in the image as it is, the alignment says (reconstruct/registered.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from aet_stream.atoms.kernels import Window, margin_px
+from aet_stream.projection import Array
+from aet_stream.reconstruct.registered import Alignment
+from aet_stream.reconstruct.stopping import noise_variance
+
+_LEAST_VARIANCE = 0.1
+"""Of the median over the particle: vacuum without a count has no variance of its own, but weighs no more than this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """What is to be explained."""
+
+    images: Array
+    """(tilts, height + 2 margin, width + 2 margin) float32, 0 in the margin"""
+    weights: Array
+    """The same shape: 1 / variance of the noise; 0 in the margin"""
+    matrices: Array
+    """(tilts, 2, 3) float64: a place p is seen at matrix p + offset, in pixels [v, u] of `images`"""
+    offsets: Array
+    """(tilts, 2) float64"""
+    tilts_deg: Array
+
+    @property
+    def count(self) -> int:
+        return len(self.images)
+
+    @property
+    def pixels(self) -> int:
+        """Of one image that is not left out, without its margin."""
+        return int(max(np.count_nonzero(weights) for weights in self.weights))
+
+    @property
+    def left_out(self) -> Array:
+        """(tilts,) bool: those that weigh nothing."""
+        return np.array([not weights.any() for weights in self.weights])
+
+    def without(self, left_out: Array) -> Views:
+        """The same; some of them weigh nothing."""
+        return replace(self, weights=self.weights * ~left_out[:, None, None])
+
+    def turned(self, matrices: Array) -> Views:
+        """The same images, seen along other directions."""
+        return replace(self, matrices=matrices)
+
+
+def make_views(projections: Array, tilts_deg: Array, alignment: Alignment, window: Window) -> Views:
+    """Of (tilts, y, x) float32 projections as stored, and what brings them into register."""
+    margin, variance = margin_px(window), noise_variance(projections)
+    bright = projections > 0.2 * np.percentile(projections, 99.5)
+    floor = _LEAST_VARIANCE * float(np.median(variance[bright])) if bright.any() else 0.0
+    weights = 1 / np.maximum(variance, max(floor, 1e-12))
+    around = ((0, 0), (margin, margin), (margin, margin))
+    middle = (np.array(projections.shape[1:]) - 1) / 2 + margin
+    theta, none = np.radians(tilts_deg), np.zeros(len(tilts_deg))
+    upright = np.stack([np.stack([none + 1, none, none], -1), np.stack([none, np.cos(theta), np.sin(theta)], -1)], 1)
+    return Views(
+        np.pad(projections.astype(np.float32), around),
+        np.pad(weights.astype(np.float32), around),
+        alignment.matrix @ upright,
+        middle - alignment.shifts_px @ alignment.matrix.T,
+        np.asarray(tilts_deg, np.float64),
+    )
+
+
+def to_places(voxels: Array, shape: tuple[int, ...]) -> Array:
+    """(n, 3) places from (n, 3) voxel indices [slice, row, column] of a volume of this shape."""
+    middle = (np.array(shape) - 1) / 2
+    from_middle = voxels - middle
+    return np.stack([from_middle[:, 0], from_middle[:, 2], -from_middle[:, 1]], axis=1)
+
+
+def to_voxels(places: Array, shape: tuple[int, ...]) -> Array:
+    """The other way round."""
+    middle = (np.array(shape) - 1) / 2
+    return np.stack([places[:, 0], -places[:, 2], places[:, 1]], axis=1) + middle
+
+
+def to_angstrom(places: Array, pixel_angstrom: float) -> Array:
+    """(n, 3) x to the right, y upwards, z towards who looks along the beam at no tilt: right-handed, from the middle of the volume."""
+    return np.stack([places[:, 1], -places[:, 0], places[:, 2]], axis=1) * pixel_angstrom

@@ -1,0 +1,63 @@
+"""Who is let in: keys of this computer and of others."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aet_stream.cli.common import Add, output_root, settings
+from aet_stream.errors import ConfigError
+
+if TYPE_CHECKING:
+    from aet_stream.keys import KeyRing
+
+
+def add_commands(add: Add) -> None:
+    keys = add("keys", _keys, "let workers on other computers in")
+    keys.add_argument("action", choices=("show", "new", "allow", "forbid"))
+    keys.add_argument("words", nargs="*", metavar="FILE | NAME KEY", help="new FILE, show [FILE], allow NAME KEY, forbid NAME")
+
+
+def _keys(arguments: argparse.Namespace) -> int:
+    """Make and show keys, and say whose workers are let in.
+
+    On the other computer `keys new FILE` makes its key and prints the public part. Here `keys allow NAME KEY` lets it in under a name, at
+    once; `keys forbid NAME` ends that; `keys show` prints the public key of this computer's relay, and who is let in. `keys show FILE`
+    prints the public part of any key.
+    """
+    from aet_stream.keys import load_key, make_key
+
+    match arguments.action, arguments.words:
+        case "new", [file]:
+            key = make_key(Path(file).expanduser())
+            print(f"{file}: made, readable by you only. On the computer with the daemon:\n    aet-stream keys allow NAME {key.public}")
+        case "show", [file]:
+            print(load_key(Path(file).expanduser()).public)
+        case "show", []:
+            ring = _ring(arguments)
+            print(f"this relay's public key (--server-key): {ring.own().public}")
+            print(
+                "\n".join(f"let in: {name} {key}" for key, name in ring.allowed().items())
+                or "nobody is let in yet: aet-stream keys allow NAME KEY"
+            )
+        case "allow", [name, key]:
+            ring = _ring(arguments)
+            ring.allow(name, key)
+            listen = settings(arguments).relay.listen or "tcp://THIS-COMPUTER:PORT (relay.listen is not set yet)"
+            print(f"{name} is let in. There:\n    aet-stream worker --connect {listen} --server-key {ring.own().public} --key FILE")
+        case "forbid", [name]:
+            _ring(arguments).forbid(name)
+            print(f"{name} is let in no more")
+        case _:
+            raise ConfigError("say: keys show [FILE], keys new FILE, keys allow NAME KEY, or keys forbid NAME")
+    return 0
+
+
+def _ring(arguments: argparse.Namespace) -> KeyRing:
+    from aet_stream.keys import KeyRing
+
+    config = settings(arguments)
+    if not config.relay.keys:
+        output_root(arguments)
+    return KeyRing(config)

@@ -1,0 +1,102 @@
+"""Editions of a series' background: which there are, another one, and which is shown."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+import msgspec
+
+from aet_stream.cli.common import Add, output_root, settings
+from aet_stream.errors import AetError, StoreError
+from aet_stream.naming import shown
+from aet_stream.service import EXIT_OK, be_a_child
+
+ASK_AGAIN_S = 0.1
+
+
+def add_commands(add: Add) -> None:
+    editions = add("editions", _editions, "the backgrounds that a series has, and which one it shows")
+    editions.add_argument("series", metavar="SERIES")
+    use = add("use", _use, "show another edition of a series from now on")
+    use.add_argument("series", metavar="SERIES")
+    use.add_argument("edition", type=int, metavar="N", help="as `editions` shows it; 1: what came with each projection")
+    reprocess = add("reprocess", _reprocess, "a stored series again from its raw, beside the first result")
+    reprocess.add_argument("series", metavar="SERIES")
+    reprocess.add_argument("--model", required=True, metavar="MODEL", help="as denoise.model: a name, or a path to weights of your own")
+    reprocess.add_argument("--use", action="store_true", help="show it from then on")
+    reprocess.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
+
+
+def _place(arguments: argparse.Namespace) -> tuple[Path, str]:
+    """(output root, name) of the series that is named, or whose series.h5 or folder is."""
+    given = Path(arguments.series)
+    if given.name == "series.h5" or (given.is_dir() and (given / "series.h5").exists()):
+        folder = (given.parent if given.name == "series.h5" else given).absolute()
+        return folder.parent, folder.name
+    return output_root(arguments), arguments.series
+
+
+def _editions(arguments: argparse.Namespace) -> int:
+    """List the editions of a series, from its files: with or without a daemon."""
+    from aet_stream import edition, layout
+    from aet_stream.series import Series
+
+    root, name = _place(arguments)
+    with Series(root / name / layout.SERIES_FILE) as series:
+        chosen, rows = series.edition, edition.covered(series)
+        lines = [_line(edition.FIRST, chosen, f"{len(rows)} of {len(rows)} rows", "with each projection, as it came")]
+        for number, path in layout.edition_files(root / name).items():
+            if number == edition.FIRST:
+                continue
+            try:
+                with edition.Edition(path) as found:
+                    has = sum(number in found.rows and found.rows[number].covered == row for row in rows for number in (row.number,))
+                    at = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.about.made_at))
+                    lines.append(_line(number, chosen, f"{has} of {len(rows)} rows", f"{found.about.made_by}, {found.about.model}, {at}"))
+            except StoreError as error:
+                lines.append(_line(number, chosen, "DAMAGED", str(error)))
+    lines += [f"   waits for the daemon: {key}" for key in edition.made(root / name)]
+    print("\n".join(map(shown, lines)))
+    return EXIT_OK
+
+
+def _line(number: int, chosen: int, rows: str, words: str) -> str:
+    return f"{'*' if number == chosen else ' '} {number:>2}  {rows:<16}  {words}"
+
+
+def _use(arguments: argparse.Namespace) -> int:
+    """Show this edition in series.h5; done when a reader sees it. A closed series gets a new file, verified and renamed over it."""
+    from aet_stream.transport import ask
+
+    root, name = _place(arguments)
+    while (answer := ask(root, "use", {"series": name, "edition": arguments.edition}))["state"] != "done":
+        time.sleep(ASK_AGAIN_S)
+    print(answer["text"])
+    return EXIT_OK
+
+
+def _reprocess(arguments: argparse.Namespace) -> int:
+    """Subtract every projection of a series anew with another model, as one more edition. Stopped, it goes on where it was when it is
+    started again; done already, it does nothing more. `aet-stream use` shows it.
+    """
+    if arguments.supervised:
+        be_a_child()
+    from aet_stream import edition, layout, reprocess
+    from aet_stream.denoise.denoiser import Denoiser
+    from aet_stream.reconstruct.progress import ProgressLog
+
+    os.nice(10)  # intake goes first
+    root, name = _place(arguments)
+    path = root / name / layout.SERIES_FILE
+    if not path.exists():
+        raise AetError(f"{path}: there is no such series")
+    wanted = msgspec.structs.replace(settings(arguments).denoise, model=arguments.model)
+    denoiser = Denoiser(wanted)
+    maker = reprocess.maker_of(denoiser, wanted)
+    reprocess.make_edition(path, denoiser, maker, progress=ProgressLog())
+    number = edition.hand_over(root, name, maker, use=arguments.use)
+    print(f"edition {number} of {name}: {denoiser.name}" + ("" if arguments.use else f"; show it: aet-stream use {name} {number}"))
+    return EXIT_OK

@@ -1,0 +1,205 @@
+"""The relay: lets workers on other computers in, and speaks for each of them with the hub, as if it were here.
+
+Between the network and the hub: strangers can use up its descriptors and time, not the hub's. It keeps nothing: after a restart workers
+that ask are let in again, and what they were at is handed out again.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import time
+from dataclasses import dataclass
+
+import msgspec
+
+from aet_stream import __version__
+from aet_stream.config import Config
+from aet_stream.curve import RelaySocket
+from aet_stream.denoise.estimators import model_sha256
+from aet_stream.errors import AetError, WireError
+from aet_stream.keys import NAME, KeyRing
+from aet_stream.messages import (
+    WIRE_VERSION,
+    Beat,
+    FromRelay,
+    Gone,
+    Hello,
+    Job,
+    Pulse,
+    Ready,
+    Refusal,
+    ToRelay,
+    Welcome,
+)
+from aet_stream.projection import Array
+from aet_stream.status import RelayStatus, WorkerHeard
+from aet_stream.transport import HubLink, wait
+
+logger = logging.getLogger(__name__)
+
+TURN_S = 0.2
+COUNT_S = 1.0
+"""So often each worker is sent a pulse, which finds out whether it is still there."""
+_SAME_VERSION = f"install aet-stream {__version__} on both computers, and start the worker again"
+
+
+@dataclass(slots=True)
+class Guest:
+    """One worker that was let in."""
+
+    name: str
+    key: str
+    link: HubLink
+    """Its own to the hub."""
+
+
+class Relay:
+    """Carries messages between workers elsewhere and the hub."""
+
+    name = "relay"
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._keys = KeyRing(config)
+        self._allowed: dict[str, str] = {}
+        self._guests: dict[bytes, Guest] = {}
+        self._told: set[bytes] = set()
+        """Peers that were refused and have heard so."""
+        self._model = ""
+        self._counted_at = 0.0
+        self._socket: RelaySocket | None = None
+        self._link: HubLink | None = None
+
+    def start(self) -> None:
+        """Read the keys, and open the door."""
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        self._model = model_sha256(self._config.denoise.model)
+        self._look_at_the_list()
+        self._socket = RelaySocket(self._config.relay.listen, self._keys.own(), lambda: self._allowed)
+        self._link = HubLink(self._config.output_root, name=self.name)
+        logger.info("workers on other computers: %s, %d key(s) let in", self._socket.address, len(self._allowed))
+
+    def step(self) -> None:
+        socket, link = self._open()
+        wait([*socket.sockets, link.socket, *(guest.link.socket for guest in self._guests.values())], TURN_S)
+        self._look_at_the_list()
+        for peer, key, message, pixels in socket.receive():
+            if isinstance(message, WireError):
+                self._refuse(peer, f"{message}; {_SAME_VERSION}")
+            else:
+                self._hear(peer, key, message, pixels)
+        for peer, guest in list(self._guests.items()):
+            self._carry(peer, guest)
+        for _ in link.receive(0):
+            pass  # pulses are noted inside
+        if time.monotonic() - self._counted_at > COUNT_S:
+            self._counted_at = time.monotonic()
+            self._count()
+
+    def _open(self) -> tuple[RelaySocket, HubLink]:
+        assert self._socket is not None
+        assert self._link is not None
+        return self._socket, self._link
+
+    def _look_at_the_list(self) -> None:
+        try:
+            self._allowed = dict(self._keys.allowed())
+        except AetError as error:
+            if self._allowed or self._socket is None:
+                logger.error("%s: nobody is let in until then", error)
+            self._allowed = {}
+
+    # -- from there to here -------------------------------------------------------------------------------------------------------
+
+    def _hear(self, peer: bytes, key: str, message: ToRelay, pixels: Array | None) -> None:
+        host = self._allowed.get(key)
+        if host is None:
+            return  # no more: `_count` ends its link
+        if isinstance(message, Hello):
+            if message.wire != WIRE_VERSION or message.version != __version__:
+                self._refuse(peer, f"version {message.version} of aet-stream (queue {message.wire}) is there; {_SAME_VERSION}")
+            else:
+                self._send(peer, Welcome(host=host, denoise=self._config.denoise, model_sha256=self._model))
+            return
+        guest = self._guests.get(peer)
+        if guest is None:
+            if isinstance(message, Ready):
+                self._let_in(peer, key, host, message)
+            return
+        match message:
+            case Ready():
+                message = msgspec.structs.replace(message, name=guest.name, host=host)
+            case Beat(said=WorkerHeard(status=status) as said):
+                said = msgspec.structs.replace(said, status=msgspec.structs.replace(status, host=host))
+                message = msgspec.structs.replace(message, name=guest.name, said=said)
+            case Beat():
+                logger.warning("%s says that it is no worker", guest.name)
+                return
+        guest.link.send(message, pixels)
+
+    def _let_in(self, peer: bytes, key: str, host: str, ready: Ready) -> None:
+        name = f"{host}:{ready.name}"
+        if ready.wire != WIRE_VERSION or ready.version != __version__:
+            self._refuse(peer, f"version {ready.version} of aet-stream (queue {ready.wire}) is there; {_SAME_VERSION}")
+        elif ready.model_sha256 != self._model:
+            wanted = f"{self._config.denoise.model} ({self._model[:12]})"
+            self._refuse(
+                peer, f"the model there is {ready.model_sha256[:12]}, here it is {wanted}: start the worker again, with the same weights"
+            )
+        elif not NAME.fullmatch(ready.name):
+            self._refuse(peer, f"--name {ready.name!r:.40}: letters, digits and _.- are needed")
+        elif len(self._guests) >= self._config.relay.workers:
+            self._refuse(peer, f"{len(self._guests)} workers are let in, no more are allowed (relay.workers)")
+        elif rival := next((guest for guest in self._guests.values() if guest.name == name), None):
+            logger.debug("%s asks on another link: waits until the first is known to be lost", rival.name)
+        else:
+            self._guests[peer] = Guest(name, key, HubLink(self._config.output_root, name=name))
+            logger.info("%s is let in", name)
+
+    def _refuse(self, peer: bytes, text: str) -> None:
+        if peer not in self._told:
+            logger.warning("a worker elsewhere gets no work: %s", text)
+            self._told = {*list(self._told)[-255:], peer}
+        self._send(peer, Refusal(text=text))
+
+    # -- from here to there -------------------------------------------------------------------------------------------------------
+
+    def _carry(self, peer: bytes, guest: Guest) -> None:
+        for message, pixels in guest.link.receive(0):
+            if isinstance(message, Job) and not self._send(peer, message, pixels):
+                self._lose(peer, "the link to it is lost")
+                return
+
+    def _send(self, peer: bytes, message: FromRelay, pixels: Array | None = None) -> bool:
+        return self._open()[0].send(peer, message, pixels)
+
+    def _count(self) -> None:
+        """Who is still there, and still on the list?"""
+        for peer, guest in list(self._guests.items()):
+            if self._allowed.get(guest.key) != guest.name.partition(":")[0]:
+                self._send(peer, Refusal(text="this computer's key was taken off the list"))
+                self._lose(peer, "its key was taken off the list")
+            elif not self._send(peer, Pulse(hub_id=guest.link.hub_id)):
+                self._lose(peer, "the link to it is lost")
+
+    def _lose(self, peer: bytes, reason: str) -> None:
+        guest = self._guests.pop(peer)
+        logger.warning("%s: %s", guest.name, reason)
+        guest.link.send(Gone())
+        guest.link.close()
+
+    # -- telling ------------------------------------------------------------------------------------------------------------------
+
+    def beat(self) -> None:
+        socket, link = self._open()
+        workers = tuple(sorted(guest.name for guest in self._guests.values()))
+        link.beat(RelayStatus(address=socket.address, strangers=socket.strangers, workers=workers))
+
+    def close(self) -> None:
+        for peer in list(self._guests):
+            self._lose(peer, "the relay ends")
+        for part in (self._socket, self._link):
+            if part is not None:
+                part.close()
