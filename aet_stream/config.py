@@ -281,7 +281,7 @@ class Report(Section, frozen=True):
 
 EventName = Literal[
     "projection.stored", "coverage.milestone", "series.closed", "series.revised", "edition.done", "edition.chosen", "reconstruction.done",
-    "held", "quarantined",
+    "projection.excluded", "projection.restored", "projection.discarded", "held", "quarantined",
 ]  # fmt: skip
 
 

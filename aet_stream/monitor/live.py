@@ -181,6 +181,7 @@ class Live:
             "current": None if name is None else series_id(name),
             "series": [{**row, "id": series_id(row["name"]), "name": shown(row["name"])} for row in status.get("series", [])],
             "remedies": words.remedies(status),
+            "setting": words.output_setting(status),
             "unlisted": words.unlisted(status),
             "blank": [{**row, "path": shown(row["path"])} for row in status.get("blank", [])],
             "expected": self._config.series.expected,

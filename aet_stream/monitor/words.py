@@ -131,5 +131,8 @@ def remedies(status: dict[str, Any]) -> list[dict[str, Any]]:
     for state in ("held", "quarantined"):
         for row in status.get(state, []):
             command = row["command"] and f"aet-stream {row['command'].replace('ID', str(row['id']))}{setting}"
-            found.append({**row, "path": shown(row["path"]), "series": shown(row["series"]), "state": state, "command": command})
+            discard = f"aet-stream discard {row['id']}{setting}" if state == "held" else ""
+            found.append(
+                {**row, "discard": discard, "path": shown(row["path"]), "series": shown(row["series"]), "state": state, "command": command}
+            )
     return found
