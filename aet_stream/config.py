@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -18,8 +18,40 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 
 
+EventName = Literal[
+    "projection.stored", "coverage.milestone", "series.closed", "series.revised", "edition.done", "edition.chosen", "reconstruction.done",
+    "projection.excluded", "projection.restored", "projection.discarded", "held", "quarantined",
+]  # fmt: skip
+
+
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A table of config.toml."""
+
+
+class Product(NamedTuple):
+    """A file that a sink leaves beside its series, and the event that tells of it."""
+
+    event: EventName
+    name: str
+    """What the event calls it."""
+    file: str
+
+
+class Sink(Section, frozen=True):
+    """A table that is named like a sink: somebody who acts upon events. How it does that stands in `trigger/sinks.py`."""
+
+    only_while_growing: ClassVar[bool] = False
+    """Of a series only the latest event counts, and none once it is closed."""
+    product: ClassVar[Product | None] = None
+
+    @property
+    def given(self) -> tuple[EventName, ...]:
+        """The events that it is given; none: nobody has configured it."""
+        raise NotImplementedError
+
+    def tries(self, usual: int) -> int:
+        """How often it is given one before that is put aside as failed."""
+        return usual
 
 
 class Watch(Section, frozen=True):
@@ -228,7 +260,7 @@ class Denoise(Section, frozen=True):
 AlignStep = Literal["common-line", "center-of-mass", "axis-angle", "projection-matching"]
 
 
-class Reconstruct(Section, frozen=True):
+class Reconstruct(Sink, frozen=True):
     """The volume that the trigger makes when a series closes."""
 
     on_close: bool = True
@@ -253,9 +285,17 @@ class Reconstruct(Section, frozen=True):
     """tomopy or ASTRA, which hand over a few slices at a time, hang when nothing has come for so long, and are stopped."""
     attempts: AtLeastOne = 3
     """Tries before it is put aside as failed."""
+    product = Product("reconstruction.done", "volume", "reconstruction.h5")
+
+    @property
+    def given(self) -> tuple[EventName, ...]:
+        return ("series.closed", "series.revised") if self.on_close else ()
+
+    def tries(self, usual: int) -> int:
+        return self.attempts
 
 
-class Preview(Section, frozen=True):
+class Preview(Sink, frozen=True):
     """A small volume of a series that is still growing, for the monitor: made at low priority whenever coverage has grown."""
 
     enabled: bool = True
@@ -268,9 +308,17 @@ class Preview(Section, frozen=True):
     """Of the solver: few, because it is only looked at."""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
     """A preview that takes longer is stopped."""
+    only_while_growing = True
+
+    @property
+    def given(self) -> tuple[EventName, ...]:
+        return ("coverage.milestone",) if self.enabled else ()
+
+    def tries(self, usual: int) -> int:
+        return 2
 
 
-class Report(Section, frozen=True):
+class Report(Sink, frozen=True):
     """The page about a series that is kept beside it as `report.html`."""
 
     on_close: bool = True
@@ -278,11 +326,12 @@ class Report(Section, frozen=True):
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
     """A report that takes longer is stopped, and is a failed try."""
 
+    @property
+    def given(self) -> tuple[EventName, ...]:
+        return ("series.closed", "series.revised", "reconstruction.done") if self.on_close else ()
 
-EventName = Literal[
-    "projection.stored", "coverage.milestone", "series.closed", "series.revised", "edition.done", "edition.chosen", "reconstruction.done",
-    "projection.excluded", "projection.restored", "projection.discarded", "held", "quarantined",
-]  # fmt: skip
+    def tries(self, usual: int) -> int:
+        return 3
 
 
 class Trigger(Section, frozen=True):
@@ -296,7 +345,7 @@ class Trigger(Section, frozen=True):
     """Pause after a receiver said "again later" (exit code 75, HTTP 503 or 429); that counts as no try."""
 
 
-class Command(Section, frozen=True):
+class Command(Sink, frozen=True):
     """A program of your own that is run for every event, without a shell: 0 done, 75 again later, anything else a failed try.
 
     It gets the event as JSON on standard input, and in the environment AET_EVENT, AET_EVENT_ID (the same in every try), AET_SERIES,
@@ -310,8 +359,12 @@ class Command(Section, frozen=True):
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
     """A program that runs longer is stopped, and is a failed try."""
 
+    @property
+    def given(self) -> tuple[EventName, ...]:
+        return self.events if self.argv else ()
 
-class Webhook(Section, frozen=True):
+
+class Webhook(Sink, frozen=True):
     """An HTTP POST for every event, signed as standardwebhooks.com says; 2xx is success. Its `webhook-id` is the same in every try."""
 
     url: str = ""
@@ -323,8 +376,12 @@ class Webhook(Section, frozen=True):
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 10.0
     """Time for the answer."""
 
+    @property
+    def given(self) -> tuple[EventName, ...]:
+        return self.events if self.url else ()
 
-class Zeromq(Section, frozen=True):
+
+class Zeromq(Sink, frozen=True):
     """A request to a REP socket for every event: (id, JSON); the answer is the id. Its `id` is the same in every try."""
 
     endpoint: str = ""
@@ -333,6 +390,10 @@ class Zeromq(Section, frozen=True):
     """Which events are sent."""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 10.0
     """Time for the answer."""
+
+    @property
+    def given(self) -> tuple[EventName, ...]:
+        return self.events if self.endpoint else ()
 
 
 class Monitor(Section, frozen=True):
@@ -448,17 +509,10 @@ class Config(Section, frozen=True):
         return Path(self.output.root).expanduser().absolute()
 
     @property
-    def sinks(self) -> dict[str, tuple[str, ...]]:
-        """Who acts upon events -> which events it is given."""
-        wanted: dict[str, tuple[str, ...]] = {
-            "reconstruct": ("series.closed", "series.revised") if self.reconstruct.on_close else (),
-            "preview": ("coverage.milestone",) if self.preview.enabled else (),
-            "report": ("series.closed", "series.revised", "reconstruction.done") if self.report.on_close else (),
-            "command": self.command.events if self.command.argv else (),
-            "webhook": self.webhook.events if self.webhook.url else (),
-            "zeromq": self.zeromq.events if self.zeromq.endpoint else (),
-        }
-        return {sink: events for sink, events in wanted.items() if events}
+    def sinks(self) -> dict[str, Sink]:
+        """Who acts upon events, by the name of its table."""
+        tables = {name: getattr(self, name) for name in self.__struct_fields__}
+        return {name: table for name, table in tables.items() if isinstance(table, Sink) and table.given}
 
 
 def shareable(settings: dict[str, Any]) -> dict[str, Any]:

@@ -146,7 +146,7 @@ class RelayLink(Link):
         _watch_the_link(dealer, address)
         self._events = dealer.get_monitor_socket()
         try:
-            super().__init__(dealer, address, role="worker", name=name)
+            super().__init__(dealer, address, name=name)
         except zmq.ZMQError as error:
             raise ConfigError(f"--connect {address}: {error.strerror}; tcp://HOST:PORT is needed") from error
 

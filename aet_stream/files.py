@@ -19,9 +19,9 @@ from aet_stream.config import Config
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.errors import AetError, NoProjection, SourceError
 from aet_stream.projection import Array, Projection, Quality
+from aet_stream.readers.angle import resolve
 from aet_stream.readers.child import Member, Reading
 from aet_stream.readers.looking import Look
-from aet_stream.watch.angle import resolve
 
 
 class Reader(Protocol):

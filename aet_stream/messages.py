@@ -15,9 +15,10 @@ import msgspec
 from aet_stream.config import Denoise
 from aet_stream.projection import Acquisition, Candidate, Drift, Quality, VisitKey
 from aet_stream.reasons import Reason
+from aet_stream.status import AnyHeard
 
 #: Raised whenever a message changes; roles of different versions refuse each other.
-WIRE_VERSION = 7
+WIRE_VERSION = 8
 
 
 class ArraySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -40,11 +41,9 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class Beat(Message, frozen=True, tag="beat"):
     """Once a second from every role: it lives, and this is its whole status."""
 
-    role: str
     name: str
-    pid: int
     wire: int
-    status: dict[str, Any]
+    said: AnyHeard
 
 
 class Pulse(Message, frozen=True, tag="pulse"):
@@ -215,16 +214,6 @@ class Refusal(Message, frozen=True, tag="refusal"):
     """No work, why, and what to do about it."""
 
     text: str
-
-
-class WorkerStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a worker says of itself once a second."""
-
-    model: str
-    model_sha256: str
-    device: str
-    done: int
-    failed: int
 
 
 class EventPlease(Message, frozen=True, tag="event_please"):

@@ -10,7 +10,6 @@ import logging
 import resource
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 
@@ -32,9 +31,9 @@ from aet_stream.messages import (
     Refusal,
     ToRelay,
     Welcome,
-    WorkerStatus,
 )
 from aet_stream.projection import Array
+from aet_stream.status import RelayStatus, WorkerHeard
 from aet_stream.transport import HubLink, wait
 
 logger = logging.getLogger(__name__)
@@ -79,7 +78,7 @@ class Relay:
         self._model = model_sha256(self._config.denoise.model)
         self._look_at_the_list()
         self._socket = RelaySocket(self._config.relay.listen, self._keys.own(), lambda: self._allowed)
-        self._link = HubLink(self._config.output_root, role="relay", name=self.name)
+        self._link = HubLink(self._config.output_root, name=self.name)
         logger.info("workers on other computers: %s, %d key(s) let in", self._socket.address, len(self._allowed))
 
     def step(self) -> None:
@@ -132,14 +131,12 @@ class Relay:
         match message:
             case Ready():
                 message = msgspec.structs.replace(message, name=guest.name, host=host)
+            case Beat(said=WorkerHeard(status=status) as said):
+                said = msgspec.structs.replace(said, status=msgspec.structs.replace(status, host=host))
+                message = msgspec.structs.replace(message, name=guest.name, said=said)
             case Beat():
-                try:
-                    status = msgspec.convert(message.status, WorkerStatus)
-                except msgspec.ValidationError as error:
-                    logger.warning("%s says of itself: %s", guest.name, error)
-                    return
-                said = {**msgspec.to_builtins(status), "host": host}
-                message = msgspec.structs.replace(message, role="worker", name=guest.name, status=said)
+                logger.warning("%s says that it is no worker", guest.name)
+                return
         guest.link.send(message, pixels)
 
     def _let_in(self, peer: bytes, key: str, host: str, ready: Ready) -> None:
@@ -158,7 +155,7 @@ class Relay:
         elif rival := next((guest for guest in self._guests.values() if guest.name == name), None):
             logger.debug("%s asks on another link: waits until the first is known to be lost", rival.name)
         else:
-            self._guests[peer] = Guest(name, key, HubLink(self._config.output_root, role="worker", name=name))
+            self._guests[peer] = Guest(name, key, HubLink(self._config.output_root, name=name))
             logger.info("%s is let in", name)
 
     def _refuse(self, peer: bytes, text: str) -> None:
@@ -197,8 +194,8 @@ class Relay:
 
     def beat(self) -> None:
         socket, link = self._open()
-        status: dict[str, Any] = {"address": socket.address, "strangers": socket.strangers}
-        link.beat({**status, "workers": sorted(guest.name for guest in self._guests.values())})
+        workers = tuple(sorted(guest.name for guest in self._guests.values()))
+        link.beat(RelayStatus(address=socket.address, strangers=socket.strangers, workers=workers))
 
     def close(self) -> None:
         for peer in list(self._guests):

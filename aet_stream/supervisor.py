@@ -26,6 +26,7 @@ from aet_stream.config import Config
 from aet_stream.config_file import require_folders
 from aet_stream.errors import AetError, AlreadyRunning, NotRunning
 from aet_stream.service import EXIT_ALREADY_RUNNING, EXIT_DISK, EXIT_FAILED, EXIT_OK, EXIT_STRICT, EXIT_USAGE, STILL_AT_IT, Stop, notify
+from aet_stream.status import ChildStatus, SupervisorStatus
 from aet_stream.transport import HubLink, ask, run_folder
 
 logger = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ class Supervisor:
         self._inbox.settimeout(TURN_S)
         for child in self.children.values():
             self._start(child)
-        self._link = HubLink(self._config.output_root, role="supervisor", name="supervisor")
+        self._link = HubLink(self._config.output_root, name="supervisor")
 
     def _start(self, child: Child) -> None:
         environment = {**os.environ, "NOTIFY_SOCKET": self._address}
@@ -237,14 +238,14 @@ class Supervisor:
         elif not silent:
             notify("supervisor", "WATCHDOG=1")
         if self._link is not None:
-            self._link.beat({"roles": {child.name: self._status(child) for child in self.children.values()}})
+            self._link.beat(SupervisorStatus(roles={child.name: self._status(child) for child in self.children.values()}))
             for _ in self._link.receive(0):
                 pass  # pulses are noted inside
 
-    def _status(self, child: Child) -> dict[str, Any]:
+    def _status(self, child: Child) -> ChildStatus:
         state = "starting" if child.process is not None and not child.ready else "ready" if child.ready else "waiting"
         pid = None if child.process is None else child.process.pid
-        return {"pid": pid, "state": state, "restarts": child.restarts, "degraded": child.degraded}
+        return ChildStatus(pid=pid, state=state, restarts=child.restarts, degraded=child.degraded)
 
 
 class UntilIdle:

@@ -19,6 +19,7 @@ import zmq
 from aet_stream.errors import AetError, NotRunning, WireError
 from aet_stream.messages import WIRE_VERSION, AnyMessage, ArraySpec, Beat, Command, Pulse, Reply, ToHub
 from aet_stream.projection import RAW_DTYPES, Array
+from aet_stream.status import RoleStatus, heard
 
 MAX_HEADER_BYTES = 1 << 20
 MAX_EDGE_PX = 8192
@@ -173,8 +174,8 @@ class HubSocket:
 class Link:
     """A role's end: a DEALER that beats, and notices when the hub is a new one."""
 
-    def __init__(self, dealer: zmq.Socket[bytes], endpoint: str, *, role: str, name: str, wake_fd: int | None = None) -> None:
-        self.role, self.name = role, name
+    def __init__(self, dealer: zmq.Socket[bytes], endpoint: str, *, name: str, wake_fd: int | None = None) -> None:
+        self.name = name
         self.hub_id = ""
         self.newer_than_s = 0.0
         """What its pulse says."""
@@ -201,8 +202,8 @@ class Link:
             return False
         return True
 
-    def beat(self, status: dict[str, Any]) -> bool:
-        return self.send(Beat(role=self.role, name=self.name, pid=os.getpid(), wire=WIRE_VERSION, status=status))
+    def beat(self, status: RoleStatus) -> bool:
+        return self.send(Beat(name=self.name, wire=WIRE_VERSION, said=heard(status, os.getpid())))
 
     def receive(self, timeout_s: float) -> Iterator[tuple[AnyMessage, Array | None]]:
         """What the hub says within `timeout_s`; earlier when the wake descriptor stirs. Pulses are noted, not passed on."""
@@ -225,10 +226,10 @@ class Link:
 class HubLink(Link):
     """To the hub of the same computer."""
 
-    def __init__(self, output_root: Path, *, role: str, name: str, wake_fd: int | None = None) -> None:
+    def __init__(self, output_root: Path, *, name: str, wake_fd: int | None = None) -> None:
         dealer = new_socket(zmq.DEALER)
         dealer.setsockopt(zmq.IDENTITY, f"{name}.{os.getpid()}.{os.urandom(3).hex()}".encode())
-        super().__init__(dealer, _endpoint(output_root, "hub"), role=role, name=name, wake_fd=wake_fd)
+        super().__init__(dealer, _endpoint(output_root, "hub"), name=name, wake_fd=wake_fd)
 
 
 def wait(ends: Iterable[zmq.Socket[bytes]], timeout_s: float) -> None:
@@ -249,7 +250,7 @@ def ask(output_root: Path, name: str, arguments: dict[str, Any] | None = None, *
     """
     if not (output_root / "run" / "hub").exists():
         raise NotRunning(f"no daemon is running for {output_root}: start one with `aet-stream run`")
-    link = HubLink(output_root, role="person", name="person")
+    link = HubLink(output_root, name="person")
     try:
         link._dealer.setsockopt(zmq.SNDTIMEO, round(timeout_s * 1000))
         link._dealer.send_multipart(encode(Command(name=name, arguments=arguments or {})))

@@ -14,9 +14,10 @@ from aet_stream.config import Config, Denoise
 from aet_stream.curve import RelayLink
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.layout import SUBTRACTED
-from aet_stream.messages import WIRE_VERSION, Done, Failed, Job, Ready, WorkerStatus, Working
+from aet_stream.messages import WIRE_VERSION, Done, Failed, Job, Ready, Working
 from aet_stream.projection import Array
 from aet_stream.service import BEAT_S, notify, still_at_it
+from aet_stream.status import WorkerStatus
 from aet_stream.transport import HubLink, Link
 
 logger = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class Worker:
         self._denoiser.warm_up()
         logger.info("model %s (%s)", self._denoiser.name, self._denoiser.sha256[:12])
         if self._link is None:
-            self._link = HubLink(self._config.output_root, role="worker", name=self.name)
+            self._link = HubLink(self._config.output_root, name=self.name)
 
     def step(self) -> None:
         if self._link is None or self._denoiser is None:
@@ -104,7 +105,8 @@ class Worker:
     def beat(self) -> None:
         if self._link is not None and self._denoiser is not None:
             model = self._denoiser
-            self._link.beat(msgspec.to_builtins(WorkerStatus(model.name, model.sha256, model.device, self._done, self._failed)))
+            said = WorkerStatus(model=model.name, model_sha256=model.sha256, device=model.device, done=self._done, failed=self._failed)
+            self._link.beat(said)
 
     def close(self) -> None:
         if self._link is not None:

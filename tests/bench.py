@@ -21,6 +21,7 @@ from aet_stream.denoise.hardware import has_bfloat16
 from aet_stream.messages import WIRE_VERSION, Acquired, Done, FileOffer, Job, Offer, Ready, Want
 from aet_stream.projection import Acquisition, Candidate, Quality, sha256_of
 from aet_stream.simulate.writers import tiff
+from aet_stream.status import WatchStatus
 from aet_stream.training.dataset import Mixer, Recipe
 from aet_stream.transport import HubLink
 from tests.durability.soak import cost_of_safety
@@ -87,9 +88,9 @@ def hub_ceiling(folder: Path, size_px: int, rows: int) -> None:
     clean = np.zeros((size_px, size_px), "<f4")
     log = (folder / "hub.txt").open("w")
     hub = subprocess.Popen(daemon.command("hub", *daemon.set), stderr=log)
-    watch, worker = (HubLink(daemon.out, role=role, name=role) for role in ("watch", "worker"))
+    watch, worker = (HubLink(daemon.out, name=role) for role in ("watch", "worker"))
     try:
-        wait_for(lambda: watch.beat({"asked": []}) and list(watch.receive(0.05)) is not None and watch.hub_id, what="the hub")
+        wait_for(lambda: watch.beat(WatchStatus()) and list(watch.receive(0.05)) is not None and watch.hub_id, what="the hub")
         now = time.time()
         nbytes = size_px * size_px * 2
         offers = tuple(FileOffer(f"s/{i:05d}.tif", ((0, "1"),), nbytes, now) for i in range(rows))
@@ -120,7 +121,7 @@ def hub_ceiling(folder: Path, size_px: int, rows: int) -> None:
                     done += 1
             if time.monotonic() - beaten > 0.5:
                 beaten = time.monotonic()
-                watch.beat({"asked": [[offer.path, 0] for offer in offers]})
+                watch.beat(WatchStatus(asked=tuple((offer.path, 0) for offer in offers)))
         wait_for(lambda: daemon.status()["totals"]["stored"] == rows, limit_s=60)
         seconds = time.monotonic() - began
         print(f"{size_px:>5} px  {rows / seconds:.0f} rows/s ({rows} rows, fsync on, hub peak {peak_mib(hub.pid)} MiB)", flush=True)
@@ -204,7 +205,7 @@ def main(parts: list[str]) -> None:
         subprocess.run([sys.executable, "-m", "tests.bench_monitor"], check=True)
     if "atoms" in parts and os.environ.get("AET_STREAM_TEST_DATA"):
         print("\natoms of somebody else's series", flush=True)
-        subprocess.run([sys.executable, "-m", "tests.bench_atoms"], check=True)
+        subprocess.run([sys.executable, "-m", "tests.bench_atoms", "published"], check=True)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def main(files: int, idle_s: float) -> None:
             kind = "events" if events else "polling"
             with WatchProcess(Path(name) / kind, f"watch.events={str(events).lower()}", "watch.scan_s=2", "watch.settle_s=1") as watch:
                 burst(watch.root, files, 100)
-                took_s = watch.until(lambda watch=watch: len(watch.paths) >= files and not watch.status.get("moving"), limit_s=600)
+                took_s = watch.until(lambda watch=watch: len(watch.paths) >= files and not watch.status.moving, limit_s=600)
                 began, used = time.monotonic(), watch.cpu_s()
                 watch.until(lambda began=began: time.monotonic() - began > idle_s, limit_s=idle_s + 60)
                 share = (watch.cpu_s() - used) / (time.monotonic() - began)

@@ -20,6 +20,7 @@ import numpy as np
 from aet_stream.messages import WIRE_VERSION, Acquired, Done, FileOffer, Job, Offer, Ready, Want
 from aet_stream.projection import Acquisition, Candidate, Quality, sha256_of
 from aet_stream.simulate.writers import tiff
+from aet_stream.status import WatchStatus
 from aet_stream.transport import HubLink
 from tests.bench import MODEL, frame
 from tests.browser import Page, chromium
@@ -137,7 +138,7 @@ class Instrument:
     """Watch and worker in one: announces, reads and subtracts without doing anything of it; 64 px."""
 
     def __init__(self, root: Path) -> None:
-        self._watch, self._worker = (HubLink(root, role=role, name=role) for role in ("watch", "worker"))
+        self._watch, self._worker = (HubLink(root, name=role) for role in ("watch", "worker"))
         rng = np.random.default_rng(0)
         y, x = np.mgrid[:64, :64] - 32.0
         self._base = (2000 * np.exp(-(x * x + y * y) / 120) + rng.normal(100, 5, (64, 64))).astype("<u2")
@@ -163,7 +164,7 @@ class Instrument:
                     done += 1
             if time.monotonic() - self._beaten > 0.5:
                 self._beaten = time.monotonic()
-                self._watch.beat({"asked": [[path, 0] for path in paths]})
+                self._watch.beat(WatchStatus(asked=tuple((path, 0) for path in paths)))
                 self._ready()
 
     def _give(self, want: Want) -> None:

@@ -55,7 +55,7 @@ def turn_s(hub: HubSocket, peer: bytes, pixels: np.ndarray) -> float:
 def main(folder: Path) -> None:
     if sys.argv[1:]:
         root, address, relay_key, key = sys.argv[1:]
-        answer(RelayLink(address, load_key(Path(key)), relay_key, name="w") if address else HubLink(Path(root), role="worker", name="w"))
+        answer(RelayLink(address, load_key(Path(key)), relay_key, name="w") if address else HubLink(Path(root), name="w"))
     root, address = folder / "out", f"tcp://127.0.0.1:{free_port()}"
     (folder / "in").mkdir()
     words = [f"watch.root={folder / 'in'}", f"output.root={root}", f"relay.listen={address}", "denoise.model=laplace"]

@@ -14,10 +14,10 @@ import numpy as np
 
 from aet_stream.config import Angle
 from aet_stream.errors import AetError
+from aet_stream.readers.angle import resolve
 from aet_stream.readers.child import ReaderChild
 from aet_stream.readers.looking import Look
 from aet_stream.simulate import containers, exchanged, writers
-from aet_stream.watch.angle import resolve
 from tests.harness import known_image
 
 PAGE = Path(__file__).parent.parent / "docs" / "formats.md"

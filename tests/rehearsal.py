@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from aet_stream.config import Config
 from aet_stream.config_file import load
@@ -17,6 +17,7 @@ from aet_stream.messages import WIRE_VERSION, AnyMessage, Beat, Done, Job, Pulse
 from aet_stream.projection import Array, Quality
 from aet_stream.readers.child import ReaderChild
 from aet_stream.reasons import reason_of
+from aet_stream.status import WatchStatus, heard
 from aet_stream.watch.watch import Watch
 
 QUICK = (
@@ -60,9 +61,9 @@ class _Link:
         self._rehearsal.post(self._rehearsal.core.hear(WATCH, message, pixels))
         return True
 
-    def beat(self, status: dict[str, Any]) -> bool:
+    def beat(self, status: WatchStatus) -> bool:
         self._rehearsal.said = status
-        return self.send(Beat(role="watch", name="watch", pid=os.getpid(), wire=WIRE_VERSION, status=status))
+        return self.send(Beat(name="watch", wire=WIRE_VERSION, said=heard(status, os.getpid())))
 
     def receive(self, timeout_s: float) -> Iterator[tuple[AnyMessage, Array | None]]:
         while self.waiting:
@@ -86,7 +87,7 @@ class Rehearsal:
         self.core = Core(self.config)
         self._link = _Link(self)
         self.watch = Watch(self.config, reader, self._link)
-        self.said: dict[str, Any] = {}
+        self.said = WatchStatus()
         """What watch's last beat says."""
         self.moved = False
         """Something was said in this turn."""
@@ -112,8 +113,8 @@ class Rehearsal:
             self.watch.step()
             self.post(self.core.hear(WORKER, Ready(name="worker", model_sha256="0", wire=WIRE_VERSION)))
             self.post(self.core.turn())
-            rests = not self.moved and not self.core.in_hand() and all(self.said.get("waiting_for", {}).values())
-            still = still + 1 if rests and self.said.get("hub_id") and not self.said["visits_waiting"] else 0
+            rests = not self.moved and not self.core.in_hand() and all(self.said.waiting_for.values())
+            still = still + 1 if rests and self.said.hub_id and not self.said.visits_waiting else 0
         return self
 
     @property
@@ -121,7 +122,7 @@ class Rehearsal:
         """What became of every image that is known, by its latest state; of a file that waits, its first image says why."""
         rows = self.core.ledger.db.execute("SELECT path, image, state, reason, tilt_deg FROM visit ORDER BY id")
         found = {(row["path"], row["image"]): Ending(row["state"], _whole(row["reason"]), row["tilt_deg"]) for row in rows}
-        return {(path, -1): Ending("waiting", why, None) for path, why in self.said["waiting_for"].items()} | found
+        return {(path, -1): Ending("waiting", why, None) for path, why in self.said.waiting_for.items()} | found
 
     def close(self) -> None:
         """The reader goes on: it is the test's."""

@@ -10,7 +10,7 @@ import pytest
 
 from aet_stream.config import Angle
 from aet_stream.projection import Acquisition, Candidate
-from aet_stream.watch.angle import from_name, resolve
+from aet_stream.readers.angle import from_name, resolve
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from aet_stream import edition, layout
+from aet_stream.config import Command
 from aet_stream.edition import Covered, Edition, Maker
 from aet_stream.errors import AetError, StoreError
 from aet_stream.hub.archive import Archive, open_ledger
@@ -33,7 +34,7 @@ EVENTS = ("series.closed", "series.revised", "edition.done", "edition.chosen", "
 
 def opened(root: Path) -> tuple[Archive, Ledger]:
     ledger, _ = open_ledger(root)
-    outbox = Outbox(ledger.db, {"command": EVENTS})
+    outbox = Outbox(ledger.db, {"command": Command(argv=("true",), events=EVENTS)})
     archive = Archive(root, ledger, outbox, CrashGuard(root), fold_rows=4, expected=0, config="{}")
     archive.recover()
     return archive, ledger

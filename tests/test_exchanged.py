@@ -17,10 +17,10 @@ from aet_stream.config import Angle
 from aet_stream.config_file import load
 from aet_stream.errors import SourceError, SourceNotReady
 from aet_stream.readers import open_source
+from aet_stream.readers.angle import resolve
 from aet_stream.readers.child import ReaderChild
 from aet_stream.readers.looking import Look, Sources, look
 from aet_stream.simulate import exchanged
-from aet_stream.watch.angle import resolve
 from tests.harness import known_image
 
 TILTS = [-60.0, -3.25, 70.5]

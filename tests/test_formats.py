@@ -22,12 +22,12 @@ from aet_stream.config_file import load
 from aet_stream.errors import ConfigError, SourceError, SourceNotReady, SourceStillZero
 from aet_stream.projection import Acquisition
 from aet_stream.readers import open_source
+from aet_stream.readers.angle import resolve
 from aet_stream.readers.beside import Beside
 from aet_stream.readers.child import Member, ReaderChild, Rules
 from aet_stream.readers.sidecar import beside
 from aet_stream.simulate import containers, writers
 from aet_stream.simulate.writers import mrc, velox
-from aet_stream.watch.angle import resolve
 from tests import format_table
 from tests.harness import known_image
 
@@ -546,8 +546,8 @@ def test_check_says_what_is_no_image(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_check_reads_each_header_once(tmp_path: Path) -> None:
     """500 files: one look each, one reading process; `make bench` says how long."""
+    from aet_stream.foresight import describe_all
     from aet_stream.readers.looking import Look
-    from aet_stream.watch.describe import describe_all
 
     for index in range(500):
         (tmp_path / f"x_{index:03d}_+1.00deg.npy").write_bytes(writers.npy(known_image(index, 16), 0.0, 0.1))

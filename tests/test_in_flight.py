@@ -7,6 +7,7 @@ import numpy as np
 from aet_stream.hub.in_flight import InFlight, Offered, Read, State, Wanted
 from aet_stream.messages import Acquired
 from aet_stream.projection import Acquisition, VisitKey
+from aet_stream.status import QueueDepth
 
 
 def in_flight(credit: int = 3, credit_bytes: int = 1000) -> InFlight:
@@ -128,4 +129,4 @@ def test_what_was_wanted_is_known_through_its_whole_life() -> None:
     states.append(some.lease(states[1], b"w", now_s=0.0, unix_s=0.0))  # type: ignore[arg-type]
     states.append(some.finish(states[2], None, {}, 0.0))  # type: ignore[arg-type]
     assert {(state.visit_id, state.series, state.key) for state in states} == {(7, "s", VisitKey("a", 0, "1"))}
-    assert some.counts() == {"offered": 0, "wanted": 0, "waiting": 0, "working": 0, "done": 1, "credit": 3}
+    assert some.counts() == QueueDepth(done=1, credit=3)

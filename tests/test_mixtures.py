@@ -11,8 +11,8 @@ import pytest
 
 from aet_stream.config import Config
 from aet_stream.config_file import load
+from aet_stream.foresight import describe_all
 from aet_stream.readers.child import ReaderChild
-from aet_stream.watch.describe import describe_all
 from tests.mixtures import Mixture, Right
 from tests.rehearsal import Ending, Rehearsal
 
@@ -94,7 +94,7 @@ def rehearse(seed: int, folder: Path, readers: Readers) -> tuple[int, str]:
     reader = readers.of(*mixture.settings)
     with Rehearsal(folder, reader, *mixture.settings) as daemon:
         endings = daemon.run().endings
-        unread = {(place, kind): files for place, kind, files in daemon.core.status()["left_out"]["no_reader"]}
+        unread = {(place, kind): files for place, kind, files in daemon.core.status().left_out.no_reader}
         config = daemon.config
     said, unread_said, words = foretold(folder / "in", reader, config)
     wrong = []

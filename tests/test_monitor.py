@@ -29,6 +29,7 @@ from aet_stream.monitor.coverage import coverage
 from aet_stream.monitor.frames import encode
 from aet_stream.monitor.shelf import Shelf
 from aet_stream.monitor.terminal import glance
+from aet_stream.status import DeadDelivery, Deliveries, NotTaken, PutAside, Status
 from tests.harness import ENVIRONMENT, Daemon, put, running, wait_for
 
 
@@ -215,9 +216,10 @@ def test_a_volume_that_is_none_is_no_volume(tmp_path: Path) -> None:
 
 def test_no_reason_moves_the_cursor() -> None:
     """A name within a reason, or within what keeps intake waiting, is shown as harmlessly as a path."""
-    row = {"id": 1, "series": "np", "path": "np/a.tif", "image": 0, "reason": "the same as np/\x1b[2J.tif", "command": "", "ended_at": 1e9}
+    words = {"reason": "the same as np/\x1b[2J.tif", "code": "noted", "remedy": "", "command": ""}
+    row = PutAside(id=1, series="np", path="np/a.tif", image=0, attempts=0, tilt_deg=None, ended_at=1e9, **words)
     console = Console(file=io.StringIO(), width=160, color_system=None)
-    console.print(glance({"held": [row], "paused": "no room for \x1b[2J"}))
+    console.print(glance(Status(held=(row,), paused="no room for \x1b[2J")))
     said = console.file.getvalue()
     assert "\x1b" not in said
     assert "held np/a.tif: the same as np/\ufffd[2J.tif" in said
@@ -246,20 +248,21 @@ def test_the_missing_wedge_is_the_widest_angle_without_a_tilt(tilts_deg: list[fl
 
 def test_failed_deliveries_are_named_by_who_failed() -> None:
     """A webhook that nobody answers is not called a failed reconstruction."""
-    dead = [{"sink": "webhook"}, {"sink": "webhook"}, {"sink": "report"}]
-    said = words.concerns({"events": {"failed": 3, "dead": dead}})
+    sinks = ("webhook", "webhook", "report")
+    dead = tuple(DeadDelivery(event_id=str(n), event="held", series="s", sink=sink, attempts=1, detail="") for n, sink in enumerate(sinks))
+    said = words.concerns(Status(events=Deliveries(failed=3, dead=dead)))
     assert said == ["webhook failed 2 times: see aet-stream events", "report failed: see aet-stream events"]
 
 
 def test_what_is_left_out_is_told_in_few_lines() -> None:
     """The first folders by name and the rest as a number, however many there are; nothing where nothing is left out."""
-    rows = [[f"np{index}", "*.eer", 2] for index in range(50)]
-    said = words.notes({"left_out": {"older": 7, "no_reader": rows, "no_reader_files": 130}}, most=2)
+    rows = tuple((f"np{index}", "*.eer", 2) for index in range(50))
+    said = words.notes(Status(left_out=NotTaken(older=7, no_reader=rows, no_reader_files=130)), most=2)
     assert said == [
         "7 older files left out (watch.newer_than)", "np0: 2 files *.eer: no reader", "np1: 2 files *.eer: no reader",
         "126 more files without a reader in other folders",
     ]  # fmt: skip
-    assert words.notes({}) == words.notes({"left_out": {"older": 0, "no_reader": [], "no_reader_files": 0}}) == []
+    assert words.notes(Status()) == []
 
 
 def test_intake_goes_on_while_the_monitor_is_stopped(tmp_path: Path) -> None:

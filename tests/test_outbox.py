@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from aet_stream.config import Config
+from aet_stream.config import Config, Sink
 from aet_stream.coverage import covered_deg, largest_gap_deg
 from aet_stream.errors import ConfigError
 from aet_stream.hub.core import Core
@@ -26,6 +26,7 @@ from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.outbox import Outbox
 from aet_stream.hub.timing import Timing
 from aet_stream.trigger import webhook
+from aet_stream.trigger.sinks import SINKS
 from aet_stream.trigger.trigger import Trigger
 from tests.harness import wait_for
 from tests.receivers import Program, Receiver, http_receiver, slow, zmq_receiver
@@ -78,7 +79,7 @@ class Pair:
         return [(row["sink"], row["state"]) for row in self.core.outbox.listed()]
 
     def settled(self) -> bool:
-        return self.core.outbox.figures()["pending"] == 0
+        return self.core.outbox.figures().pending == 0
 
     def new_hub(self) -> None:
         """The hub dies and another takes over; what the dead one had on its sockets is lost."""
@@ -166,9 +167,9 @@ def test_too_many_failures_put_an_event_aside_until_a_person_resends_it(receivin
     receiver.answers = [500, 500, 500]
     first, second = pair.announce(2)
     pair.until(lambda: pair.settled() and len(receiver.effects) == 1)
-    (dead,) = pair.core.outbox.figures()["dead"]
-    assert (dead["event_id"], dead["attempts"]) == (first, 3)
-    assert "500" in dead["detail"] or "not the event's id" in dead["detail"]
+    (dead,) = pair.core.outbox.figures().dead
+    assert (dead.event_id, dead.attempts) == (first, 3)
+    assert "500" in dead.detail or "not the event's id" in dead.detail
     assert [event["id"] for event in receiver.effects] == [second]
     with pair.core.ledger.transaction():
         assert pair.core.outbox.resend([first]) == 1
@@ -233,7 +234,7 @@ def test_a_missing_secret_fails_the_webhook_alone(tmp_path: Path, pairs: Callabl
         (event_id,) = pair.announce(1)
         pair.until(pair.settled)
         assert sorted(pair.deliveries()) == [("command", "done"), ("webhook", "failed")]
-        assert f"webhook.secret_file {secret}" in pair.core.outbox.figures()["dead"][0]["detail"]
+        assert f"webhook.secret_file {secret}" in pair.core.outbox.figures().dead[0].detail
         assert receiver.tries == []
         secret.write_text("any text\n")
         with pair.core.ledger.transaction():
@@ -251,7 +252,7 @@ def test_again_later_is_no_failed_try(pairs: Callable[..., Pair], answer: Any) -
         (event_id,) = pair.announce(1)
         pair.until(pair.settled)
     assert [event["id"] for event in receiver.effects] == [event_id]
-    assert pair.core.outbox.figures()["failed"] == 0
+    assert pair.core.outbox.figures().failed == 0
 
 
 @pytest.mark.parametrize("then", ["start", "clock"])
@@ -303,7 +304,7 @@ def test_redirects_are_not_followed(pairs: Callable[..., Pair]) -> None:
         pair.announce(1)
         pair.until(pair.settled)
     assert other.tries == []
-    assert pair.core.outbox.figures()["failed"] == 1
+    assert pair.core.outbox.figures().failed == 1
 
 
 def test_an_answer_byte_by_byte_is_cut_at_the_timeout() -> None:
@@ -361,8 +362,8 @@ def test_exit_75_means_again_later_and_other_codes_a_failed_try(tmp_path: Path, 
     pair.until(lambda: len(program.tries) > 3)
     program.answer(1)
     pair.until(pair.settled)
-    (dead,) = pair.core.outbox.figures()["dead"]
-    assert (dead["attempts"], dead["detail"]) == (2, "exit code 1")
+    (dead,) = pair.core.outbox.figures().dead
+    assert (dead.attempts, dead.detail) == (2, "exit code 1")
     assert program.effects == set()
 
 
@@ -383,7 +384,7 @@ def test_a_command_that_is_not_there_is_named(tmp_path: Path, pairs: Callable[..
     pair = pairs(command={"argv": [str(tmp_path / "nothing")], "events": ALL}, trigger={"attempts": 1})
     pair.announce(1)
     pair.until(pair.settled)
-    assert "nothing cannot be started: No such file" in pair.core.outbox.figures()["dead"][0]["detail"]
+    assert "nothing cannot be started: No such file" in pair.core.outbox.figures().dead[0].detail
 
 
 # -- what happens to what ---------------------------------------------------------------------------------------------------------------
@@ -448,7 +449,7 @@ def test_previews_are_coalesced_and_called_off(pairs: Callable[..., Pair]) -> No
     pair.announce(1, event="coverage.milestone", first=3)
     with pair.core.ledger.transaction():
         assert outbox.lease("preview") is None  # one at a time
-        assert outbox.supersede("preview", "s") == [first[-1]]
+        assert outbox.end_growing("s") == [(first[-1], "preview")]
     assert pair.settled()
 
 
@@ -489,3 +490,9 @@ def test_events_are_json_that_others_can_read(receiving: tuple[Pair, Receiver]) 
     (event,) = receiver.effects
     assert json.loads(json.dumps(event, allow_nan=False)) == event
     assert event["at"].endswith("+00:00")
+
+
+def test_whatever_the_settings_call_a_sink_the_trigger_can_begin() -> None:
+    """Another one is a table of the settings and one function of the trigger's."""
+    tables = {name for name in Config.__struct_fields__ if isinstance(getattr(Config(), name), Sink)}
+    assert tables == SINKS.keys()

@@ -25,9 +25,10 @@ from aet_stream.layout import superseded
 from aet_stream.messages import WIRE_VERSION, Acquired, Beat, Done, Failed, FileOffer, Job, NotAcquired, Offer, Ready, ToHub, Want, Working
 from aet_stream.monitor.words import remedies
 from aet_stream.projection import Acquisition, Candidate, Quality, Subtracted, VisitKey, sha256_of
+from aet_stream.readers.angle import resolve
 from aet_stream.reasons import Reason
+from aet_stream.status import LedgerStatus, WatchStatus, heard
 from aet_stream.transport import HubSocket
-from aet_stream.watch.angle import resolve
 from aet_stream.worker import Worker
 from tests.harness import known_image, wait_for
 from tests.test_store import made
@@ -94,7 +95,7 @@ class Desk:
 
     def beat(self) -> None:
         """Watch lives, and has nothing left to answer."""
-        self.hear(Beat(role="watch", name="watch", pid=1, wire=WIRE_VERSION, status={"asked": []}), peer=b"watch")
+        self.hear(Beat(name="watch", wire=WIRE_VERSION, said=heard(WatchStatus(), 1)), peer=b"watch")
 
     def turn(self) -> None:
         self.beat()
@@ -156,7 +157,7 @@ class Desk:
         self.run()
 
     def counts(self, state: str) -> int:
-        count: int = self.core.status()["queue"][state]
+        count: int = getattr(self.core.status().queue, state)
         return count
 
     def stored(self, name: str, stamp: str) -> bool:
@@ -263,10 +264,10 @@ def test_requeueing_a_file_that_was_mended_loses_nothing(desk: Desk) -> None:
         desk.pixels[f"s/{name}.tif"] = known_image(int(name), 32)
         desk.bad(name)
     desk.offer(*names, stamp="2")
-    desk.obey("requeue", ids=[row["id"] for row in desk.core.ledger.in_state("quarantined")])
+    desk.obey("requeue", ids=[row.id for row in desk.core.ledger.in_state("quarantined")])
     desk.run()
     assert all(desk.stored(name, "2") for name in names)
-    assert desk.core.ledger.in_state("quarantined") == []
+    assert desk.core.ledger.in_state("quarantined") == ()
 
 
 @pytest.mark.parametrize("clean", [CLEAN[:5], CLEAN.astype("<f8"), np.full_like(CLEAN, np.nan)], ids=["shape", "dtype", "NaN"])
@@ -343,9 +344,9 @@ def test_a_series_is_full_when_as_many_images_are_there_as_rows_that_count(desk:
     desk.pixels["s/b.tif"] = known_image(7, 32)
     desk.store("b", stamp="2")
     desk.run()
-    (series,) = summary(desk.core.ledger)["series"]
-    assert (series["stored"], series["state"]) == (3, "open")
-    assert len(desk.core.archive.tilts_deg("s")) == series["tilts"] == 2
+    (series,) = summary(desk.core.ledger).series
+    assert (series.stored, series.state) == (3, "open")
+    assert len(desk.core.archive.tilts_deg("s")) == series.tilts == 2
     desk.store("c")
     desk.run()
     assert desk.core.ledger.series("s")[0]["state"] == "closed"
@@ -465,7 +466,7 @@ def test_rows_of_different_hand_do_not_mix(desk: Desk) -> None:
     desk.restart(orientation={"flip_x": True})
     desk.store("b")
     assert [desk.state(name) for name in "ab"] == ["stored", "held"]
-    assert "orientation 'x', but the series has ''" in desk.core.ledger.in_state("held")[0]["reason"]
+    assert "orientation 'x', but the series has ''" in desk.core.ledger.in_state("held")[0].reason
 
 
 @pytest.mark.parametrize("hold", [Reason("no_tilt", {"because": ""}), None])
@@ -473,12 +474,12 @@ def test_what_a_person_has_judged_is_not_held_again_when_its_file_is_touched(des
     """As a share does that comes back with other inodes. Something new that is said of its tilt, or new pixels, are for a person again."""
     desk.holds["s/a.tif"] = Reason("no_tilt", {"because": ""})
     desk.store("a")
-    desk.obey("release", ids=[desk.core.ledger.in_state("held")[0]["id"]], tilt_deg=-34.5)
+    desk.obey("release", ids=[desk.core.ledger.in_state("held")[0].id], tilt_deg=-34.5)
     desk.run()
     assert desk.state() == "stored"
     desk.holds["s/a.tif"] = hold
     desk.store("a", stamp="2")
-    assert (desk.state(), desk.core.ledger.in_state("held")) == ("same", [])
+    assert (desk.state(), desk.core.ledger.in_state("held")) == ("same", ())
     desk.tilts_deg["s/a.tif"] = 7.0
     desk.store("a", stamp="3")
     assert desk.state() == "held"
@@ -492,9 +493,9 @@ def test_series_of_the_same_name_in_another_watched_folder_do_not_mix(desk: Desk
     desk.pixels["s/a.tif"] = known_image(7, 32)
     desk.store("a", "b", stamp="2")
     assert [desk.state(name) for name in "ab"] == ["held", "held"]
-    held = {row["path"]: row for row in desk.core.ledger.in_state("held")}
-    assert "now it is /another" in held["s/b.tif"]["reason"]
-    desk.obey("release", ids=[held["s/b.tif"]["id"]], tilt_deg=5.0)
+    held = {row.path: row for row in desk.core.ledger.in_state("held")}
+    assert "now it is /another" in held["s/b.tif"].reason
+    desk.obey("release", ids=[held["s/b.tif"].id], tilt_deg=5.0)
     desk.run()
     desk.store("c", stamp="2")
     assert [desk.state(name) for name in "abc"] == ["held", "stored", "stored"]
@@ -546,9 +547,9 @@ def test_the_remedy_shown_for_whatever_is_held_helps(desk: Desk, case: str) -> N
             desk.holds["s/b.tif"] = OBJECTIONS[case][1]
     desk.store(name, stamp="2")
     (held,) = desk.core.ledger.in_state("held")
-    (row,) = remedies({"held": [dict(held)]})
-    if not row["command"].startswith(f"aet-stream release {held['id']} --angle"):
-        desk.obey("release", ids=[held["id"]], tilt_deg=8.0)
+    (row,) = remedies(LedgerStatus(held=(held,)))
+    if not row["command"].startswith(f"aet-stream release {held.id} --angle"):
+        desk.obey("release", ids=[held.id], tilt_deg=8.0)
         desk.run()
         assert desk.state(name) == "held"
     if case == "size":
@@ -558,14 +559,14 @@ def test_the_remedy_shown_for_whatever_is_held_helps(desk: Desk, case: str) -> N
         desk.run()
         assert desk.state(name, "t") == "stored"
     elif case in ("turn", "detector"):
-        assert row["command"] == f"aet-stream requeue {held['id']}"
+        assert row["command"] == f"aet-stream requeue {held.id}"
         assert ("orientation.*" if case == "turn" else "series.detector") in row["remedy"]
         desk.restart(series={"detector": "BF" if case == "detector" else ""})
-        desk.obey("requeue", ids=[held["id"]])
+        desk.obey("requeue", ids=[held.id])
         desk.run()
         assert desk.state(name) == "stored"
     else:
-        desk.obey("release", ids=[held["id"]], tilt_deg=8.0)
+        desk.obey("release", ids=[held.id], tilt_deg=8.0)
         desk.run()
         assert desk.state(name) == "stored"
         assert ("only if" in row["remedy"]) == (case in ("root", "magnification"))

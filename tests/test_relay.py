@@ -35,6 +35,7 @@ from aet_stream.keys import Key, KeyRing, load_key, make_key
 from aet_stream.messages import WIRE_VERSION, Beat, Done, Gone, Hello, Job, Ready, Refusal, Welcome
 from aet_stream.projection import Quality, VisitKey
 from aet_stream.relay import Relay
+from aet_stream.status import RelayHeard, RelayStatus, WatchStatus, WorkerStatus
 from aet_stream.transport import HubSocket, encode
 from tests.harness import ENVIRONMENT, Daemon, known_image, put, wait_for
 from tests.proxy import free_port
@@ -56,7 +57,7 @@ class Scene:
         self.hub = HubSocket(folder / "out")
         self.heard: list[tuple[bytes, Any, Any]] = []
         """What the hub was told of workers."""
-        self.status: dict[str, Any] = {}
+        self.status = RelayStatus()
         """What the relay says of itself."""
         self.relay = Relay(self.config)
         self.relay.start()
@@ -80,8 +81,8 @@ class Scene:
         self.relay.beat()
         for heard in self.hub.receive(0.0):
             assert not isinstance(heard, WireError)
-            if isinstance(heard[1], Beat) and heard[1].role == "relay":
-                self.status = heard[1].status
+            if isinstance(heard[1], Beat) and isinstance(heard[1].said, RelayHeard):
+                self.status = heard[1].said.status
             else:
                 self.heard.append(heard)
 
@@ -185,8 +186,18 @@ def test_a_wrong_line_of_the_list_lets_nobody_in(scene: Scene, line: str) -> Non
     with pytest.raises(ConfigError):
         scene.ring.allowed()
     link = scene.link(key)
-    scene.wait(lambda: not link.send(READY) and scene.status.get("strangers"), "a refusal")
+    scene.wait(lambda: not link.send(READY) and scene.status.strangers, "a refusal")
     assert not scene.heard
+
+
+def test_a_worker_elsewhere_can_be_nothing_but_a_worker(scene: Scene) -> None:
+    """What it says of itself is told under its name and computer; that it is the watch is not passed on."""
+    link, _ = scene.at_work(scene.let_in())
+    link.beat(WatchStatus(root_there=False))
+    link.beat(WorkerStatus(model="laplace", host="elsewhere", done=3))
+    scene.wait(lambda: any(isinstance(heard[1], Beat) for heard in scene.heard), "what it says of itself")
+    (beat,) = [heard[1] for heard in scene.heard if isinstance(heard[1], Beat)]
+    assert (beat.name, beat.said.status) == ("lab2:gpu", WorkerStatus(model="laplace", host="lab2", done=3))
 
 
 # -- strangers --------------------------------------------------------------------------------------------------------------------
@@ -403,9 +414,8 @@ def test_a_relay_that_dies_is_no_death_of_its_workers(tmp_path: Path) -> None:
     desk.run()
     row = desk.core.ledger.visit(1)
     assert (row["state"], row["attempts"]) == ("stored", 0)
-    assert desk.core.status()["workers"]["lab2:gpu"] | {"turn_s": 0, "compute_s": 0} == {
-        "host": "lab2", "done": 1, "lost": 1, "turn_s": 0, "compute_s": 0,
-    }  # fmt: skip
+    tally = desk.core.status().workers["lab2:gpu"]
+    assert (tally.host, tally.done, tally.lost) == ("lab2", 1, 1)
     desk.core.close()
 
 

@@ -14,12 +14,12 @@ from scipy.io import savemat
 
 from aet_stream.config import Angle
 from aet_stream.errors import SourceError, SourceNotReady
+from aet_stream.readers.angle import resolve
 from aet_stream.readers.child import Member, ReaderChild, Rules
 from aet_stream.readers.looking import Look, Sources, look
 from aet_stream.readers.sidecar import is_sidecar
 from aet_stream.simulate import replay
 from aet_stream.simulate.writers import emi, frame_mdoc, mdoc, mrc, ser
-from aet_stream.watch.angle import resolve
 from tests.harness import known_image
 
 TILTS = [-60.0, -36.0, -12.0, 12.0, 36.0, 60.0]

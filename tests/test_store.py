@@ -16,6 +16,7 @@ import pytest
 
 from aet_stream import durable, layout
 from aet_stream.cli import main
+from aet_stream.config import Reconstruct
 from aet_stream.errors import StoreError
 from aet_stream.hub.archive import Archive, Arrival, open_ledger
 from aet_stream.hub.crash_guard import CrashGuard
@@ -260,7 +261,7 @@ with Series(sys.argv[1]) as series:
 
 def archive(folder: Path, fold_rows: int = 256) -> tuple[Archive, Ledger]:
     ledger, _ = open_ledger(folder)
-    outbox = Outbox(ledger.db, {"reconstruct": ("series.closed",)})
+    outbox = Outbox(ledger.db, {"reconstruct": Reconstruct()})
     return Archive(folder, ledger, outbox, CrashGuard(folder), fold_rows=fold_rows, expected=0, config="{}"), ledger
 
 
@@ -342,9 +343,9 @@ def test_a_close_that_the_ledger_missed_is_announced_once(tmp_path: Path) -> Non
     for _ in store.close(CLOSED):
         pass
     first.recover()
-    assert Outbox(ledger.db).figures()["pending"] == 1
+    assert Outbox(ledger.db).figures().pending == 1
     first.recover()
-    assert Outbox(ledger.db).figures()["pending"] == 1
+    assert Outbox(ledger.db).figures().pending == 1
     assert [row["state"] for row in ledger.series()] == ["closed"]
     ledger.close()
 

@@ -13,6 +13,7 @@ import zmq
 from aet_stream.errors import NotRunning, WireError
 from aet_stream.messages import ArraySpec, Beat, Done, Job, Pulse, Ready
 from aet_stream.projection import RAW_DTYPES, Quality, VisitKey
+from aet_stream.status import WatchStatus
 from aet_stream.transport import EventStream, HubLink, HubSocket, ask, encode
 from tests.harness import wait_for
 
@@ -29,7 +30,7 @@ def hub(tmp_path: Path) -> Iterator[HubSocket]:
 
 @pytest.fixture
 def link(tmp_path: Path, hub: HubSocket) -> Iterator[HubLink]:
-    found = HubLink(tmp_path, role="worker", name="w")
+    found = HubLink(tmp_path, name="w")
     wait_for(lambda: found.send(READY), what="a connection")
     next_heard(hub)
     yield found
@@ -107,12 +108,12 @@ def test_a_message_to_a_peer_that_left_is_known_to_be_lost(hub: HubSocket) -> No
 
 def test_a_role_notices_a_new_hub(tmp_path: Path) -> None:
     """After a restart of the hub the link reconnects, and its pulse says that it is another one."""
-    link = HubLink(tmp_path, role="watch", name="watch")
+    link = HubLink(tmp_path, name="watch")
     for name in ("one", "two"):
         hub = HubSocket(tmp_path)
 
         def beaten(hub: HubSocket = hub, name: str = name) -> bool:
-            link.beat({})
+            link.beat(WatchStatus())
             for heard in hub.receive(0.05):
                 if not isinstance(heard, WireError) and isinstance(heard[1], Beat):
                     hub.send(heard[0], Pulse(hub_id=name))
@@ -126,7 +127,7 @@ def test_a_role_notices_a_new_hub(tmp_path: Path) -> None:
 
 def test_nothing_piles_up_while_there_is_no_hub(tmp_path: Path) -> None:
     """Sending says no; the hub will ask again."""
-    link = HubLink(tmp_path, role="watch", name="watch")
+    link = HubLink(tmp_path, name="watch")
     assert not link.send(READY)
     link.close()
 
@@ -135,7 +136,7 @@ def test_a_deep_output_folder_works(tmp_path: Path) -> None:
     """A socket address holds 107 bytes; folders may be deeper."""
     deep = tmp_path / ("a" * 60) / ("b" * 60)
     deep.mkdir(parents=True)
-    hub, link = HubSocket(deep), HubLink(deep, role="watch", name="watch")
+    hub, link = HubSocket(deep), HubLink(deep, name="watch")
     wait_for(lambda: link.send(READY), what="a connection")
     assert next_heard(hub)[1] == READY  # type: ignore[index]
     hub.close()

@@ -19,6 +19,7 @@ from aet_stream.config_file import load
 from aet_stream.messages import Acquired, Beat, NotAcquired, Offer, Pulse, SeriesEnd, Want
 from aet_stream.projection import VisitKey
 from aet_stream.readers.child import ReaderChild
+from aet_stream.status import WatchHeard, WatchStatus
 from aet_stream.transport import HubSocket
 from aet_stream.watch.watch import Watch
 from tests.harness import ENVIRONMENT
@@ -41,7 +42,7 @@ class Bench:
         self.taken: dict[tuple[str, int], list[tuple[Acquired, np.ndarray]]] = {}
         self.refused: list[NotAcquired] = []
         self.ends: list[str] = []
-        self.status: dict[str, Any] = {}
+        self.status = WatchStatus()
         self._hub = HubSocket(self.out)
         self._peer = b""
         self.reader = ReaderChild.of(self.config)
@@ -61,7 +62,8 @@ class Bench:
             peer, message, pixels = heard
             self._peer = peer
             if isinstance(message, Beat):
-                self.status = message.status
+                assert isinstance(message.said, WatchHeard)
+                self.status = message.said.status
                 self._hub.send(peer, Pulse(hub_id="bench"))
             elif isinstance(message, Offer):
                 for file in message.files:
@@ -89,17 +91,13 @@ class Bench:
 
     def rest(self) -> None:
         """Turn until the watch has nothing left to do, and three scans more have found nothing."""
-        self._quiet_from = self.watch._rhythm.scans
+        self._quiet_from = self.watch.rhythm.scans
         self.until(self._at_rest)
 
     def _at_rest(self) -> bool:
-        scans = self.watch._rhythm.scans
-        if (
-            self.watch._settling.candidates
-            or self.watch._visits.waiting
-            or self.watch._asked
-            or len(self.offered) > len(self.taken) + self._bad()
-        ):
+        scans = self.watch.rhythm.scans
+        now = self.watch.status()
+        if now.moving or now.visits_waiting or now.asked or len(self.offered) > len(self.taken) + self._bad():
             self._quiet_from = scans
             return False
         return scans >= self._quiet_from + 3
@@ -137,7 +135,7 @@ class WatchProcess:
         self.offers: Counter[tuple[str, int, str]] = Counter()
         """How often each (path, image, state) was offered."""
         self.paths: set[str] = set()
-        self.status: dict[str, Any] = {}
+        self.status = WatchStatus()
         self._hub = HubSocket(self.out)
         words = [*QUICK, f"watch.root={self.root}", f"output.root={self.out}", *settings]
         command = [sys.executable, "-m", "aet_stream", "watch", *(word for setting in words for word in ("--set", setting))]
@@ -149,7 +147,8 @@ class WatchProcess:
             assert isinstance(heard, tuple), heard
             peer, message, _ = heard
             if isinstance(message, Beat):
-                self.status = message.status
+                assert isinstance(message.said, WatchHeard)
+                self.status = message.said.status
                 self._hub.send(peer, Pulse(hub_id="listening"))
             elif isinstance(message, Offer):
                 self.paths.update(file.path for file in message.files)
@@ -170,7 +169,7 @@ class WatchProcess:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def __enter__(self) -> WatchProcess:
-        self.until(lambda: self.status.get("hub_id"))
+        self.until(lambda: self.status.hub_id)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -94,8 +94,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
     Ends with 0 only if the settings will do to the end, every file could be stored as it is and SERIES.h5 has the right orientation.
     """
+    from aet_stream.foresight import describe_all
     from aet_stream.readers.child import ReaderChild
-    from aet_stream.watch.describe import describe_all
 
     config = settings(arguments)
     if config.watch.root and config.output.root:

@@ -9,10 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from aet_stream.cli.common import Add, new_file, output_root, settings
 from aet_stream.errors import AetError, NotRunning
 from aet_stream.naming import shown
 from aet_stream.service import EXIT_OK, Stop, be_a_child
+from aet_stream.status import LedgerStatus, Status
 
 
 def add_commands(add: Add) -> None:
@@ -51,11 +54,14 @@ def _status(arguments: argparse.Namespace) -> int:
     from aet_stream.transport import ask
 
     root = output_root(arguments)
+    status: LedgerStatus
     try:
-        status = {"daemon": "running", **ask(root, "status", timeout_s=2.0)}
+        said = {"daemon": "running", **ask(root, "status", timeout_s=2.0)}
+        status = msgspec.convert(said, Status)
     except NotRunning:
-        status = {"daemon": "not running", **_from_ledger(root)}
-    print(json.dumps(status, indent=2) if arguments.json else _status_text(status))
+        status = _from_ledger(root)
+        said = {"daemon": "not running", **msgspec.to_builtins(status)}
+    print(json.dumps(said, indent=2) if arguments.json else _status_text(said["daemon"], status))
     return EXIT_OK
 
 
@@ -71,9 +77,9 @@ def _top(arguments: argparse.Namespace) -> int:
 
     def now() -> Any:
         try:
-            return glance(ask(root, "status", timeout_s=2.0), expected=expected)
+            return glance(msgspec.convert(ask(root, "status", timeout_s=2.0), Status), expected=expected)
         except NotRunning:
-            return glance({})
+            return glance(None)
 
     if arguments.once or not Console().is_terminal:
         Console().print(now())
@@ -102,17 +108,18 @@ def _report(arguments: argparse.Namespace) -> int:
     if target.suffix not in (".html", ".htm"):
         raise AetError(f"--out {target}: a report is HTML; name a file ending in .html")
     root = path.parent.parent
+    status: LedgerStatus | None
     try:
         status = _from_ledger(root, path.parent.name)
     except AetError:
-        status = {}  # a series that was copied elsewhere has no ledger
+        status = None  # a series that was copied elsewhere has no ledger
     page = of_series(Shelf(root), path.parent.name, settings(arguments).advice, status)
     durable.replace(target, page.encode())
     print(target)
     return EXIT_OK
 
 
-def _from_ledger(root: Path, series: str | None = None) -> dict[str, Any]:
+def _from_ledger(root: Path, series: str | None = None) -> LedgerStatus:
     from aet_stream.hub.ledger import Ledger, summary
 
     path = root / "ledger.sqlite"
@@ -125,57 +132,54 @@ def _from_ledger(root: Path, series: str | None = None) -> dict[str, Any]:
         raise AetError(f"{path}: {error}; `aet-stream run` rebuilds it from the projection files") from error
 
 
-def _status_text(status: dict[str, Any]) -> str:
+def _status_text(daemon: str, status: LedgerStatus) -> str:
     """One glance."""
     from aet_stream.monitor import words
 
-    totals = status["totals"]
-    lines = [f"daemon {status['daemon']}" + (f"  PAUSED: {status['paused']}" if status.get("paused") else "")]
-    if "roles" in status:
-        there = {key: status[key] for key in ("roles", "disk_free_bytes")}
+    live = status if isinstance(status, Status) else None
+    lines = [f"daemon {daemon}" + (f"  PAUSED: {live.paused}" if live and live.paused else "")]
+    if live:
+        there = Status(roles=live.roles, disk_free_bytes=live.disk_free_bytes)
         lines += [f"NOT WORKING  {trouble}" for trouble in words.troubles(there, 0.0)]
         lines += [f"PLEASE LOOK  {concern}" for concern in words.concerns(there)]
-    lines.append("  ".join(f"{count} {name}" for name, count in totals.items()))
-    for name, role in sorted(status.get("roles", {}).items()):
-        stale = f"  silent for {role['age_s']:.0f} s" if role["age_s"] > 5 else ""
-        lines.append(f"  {name:<11} pid {role['pid']}{stale}")
-    lines += [f"  {line}" for line in words.workers(status)]
-    for series in status["series"][:10]:
-        tilt = "" if series["last_tilt_deg"] is None else f", last tilt {series['last_tilt_deg']:+.2f} deg"
-        lines.append(f"series {series['name']}: {series['state']}, {series['stored']} stored{tilt}")
-    if len(status["series"]) > 10:
-        lines.append(f"and {len(status['series']) - 10} older series: --json names them")
-    for name, tilts in status.get("planned_missing_deg", {}).items():
+    lines.append("  ".join(f"{count} {name}" for name, count in msgspec.structs.asdict(status.totals).items()))
+    for name, role in sorted(live.roles.items()) if live else ():
+        stale = f"  silent for {role.age_s:.0f} s" if role.age_s > 5 else ""
+        lines.append(f"  {name:<11} pid {role.pid}{stale}")
+    lines += [f"  {line}" for line in words.workers(live)] if live else []
+    for series in status.series[:10]:
+        tilt = "" if series.last_tilt_deg is None else f", last tilt {series.last_tilt_deg:+.2f} deg"
+        lines.append(f"series {series.name}: {series.state}, {series.stored} stored{tilt}")
+    if len(status.series) > 10:
+        lines.append(f"and {len(status.series) - 10} older series: --json names them")
+    for name, tilts in live.planned_missing_deg.items() if live else ():
         if tilts:
             lines.append(f"  {name} lacks {len(tilts)} planned tilts: {', '.join(f'{tilt:g}' for tilt in tilts[:12])}")
-    for path, complaint in status.get("roles", {}).get("watch", {}).get("status", {}).get("waiting_for", {}).items():
+    for path, complaint in live.watch.waiting_for.items() if live and live.watch else ():
         lines.append(f"WAITING      {path}: {complaint or 'for its writer'}")
     lines += [f"LEFT OUT     {note}" for note in words.notes(status, most=20)]
-    total = status["latency"]["stages"].get("total")
-    if total:
-        stages = ", ".join(f"{name} {figures['p50_s']:.3f}" for name, figures in status["latency"]["stages"].items() if name != "total")
-        lines.append(f"file closed to readable: median {total['p50_s']:.3f} s, 99 % {total['p99_s']:.3f} s (median by stage: {stages})")
-    for row in status["blank"]:
+    if total := status.latency.stages.get("total"):
+        stages = ", ".join(f"{name} {times.p50_s:.3f}" for name, times in status.latency.stages.items() if name != "total")
+        lines.append(f"file closed to readable: median {total.p50_s:.3f} s, 99 % {total.p99_s:.3f} s (median by stage: {stages})")
+    for blank in status.blank:
         lines.append(
-            f"BLANK        {row['id']:>5}  {row['path']}[{row['image']}] at {row['tilt_deg']:+.2f} deg: every pixel has the same value"
+            f"BLANK        {blank.id:>5}  {blank.path}[{blank.image}] at {blank.tilt_deg:+.2f} deg: every pixel has the same value"
         )
-    for row in status["held"]:
-        lines.append(f"HELD         {row['id']:>5}  {row['path']}[{row['image']}]: {row['reason']}")
-    for row in status["quarantined"]:
-        lines.append(f"QUARANTINED  {row['id']:>5}  {row['path']}[{row['image']}]: {row['reason']}")
+    for state, rows in (("HELD", status.held), ("QUARANTINED", status.quarantined)):
+        lines += [f"{state:<11}  {row.id:>5}  {row.path}[{row.image}]: {row.reason}" for row in rows]
     if older := words.unlisted(status):
         lines.append(f"and {older} older ones, which are named here when these are dealt with")
     where = words.output_setting(status)
-    verbs = {row["command"].partition(" ")[0] for row in status["held"]}
+    verbs = {row.command.partition(" ")[0] for row in status.held}
     if "release" in verbs:
         lines.append(f"give a held projection its angle: aet-stream release ID --angle DEG{where}")
     if "requeue" in verbs:
         lines.append(f"where a setting has to be corrected, do it, start the daemon again, then: aet-stream requeue ID{where}")
-    if status["quarantined"]:
+    if status.quarantined:
         lines.append(f"mend or replace a quarantined file and it is read again; or: aet-stream requeue ID{where}")
-    for row in status["events"]["dead"]:
-        lines.append(f"FAILED       {row['event']} of {row['series']} -> {row['sink']} ({row['attempts']} tries): {row['detail']}")
-    if status["events"]["dead"]:
+    for dead in status.events.dead:
+        lines.append(f"FAILED       {dead.event} of {dead.series} -> {dead.sink} ({dead.attempts} tries): {dead.detail}")
+    if status.events.dead:
         lines.append(f"mend the cause and send failed events again: aet-stream resend{where}")
     return "\n".join(shown(line) for line in lines)
 

@@ -108,8 +108,8 @@ def layout(station: Station) -> Iterator[Finding]:
     """What would become of the newest files: as `aet-stream check` sees them."""
     if not station.has_watch or not station.config.watch_root.is_dir():
         return
+    from aet_stream.foresight import STORED, Foresight
     from aet_stream.readers.child import ReaderChild
-    from aet_stream.watch.describe import STORED, Foresight
 
     newest = [path for _, path in station.walk.newest]
     if not newest:

@@ -9,27 +9,29 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
+
+import msgspec
 
 from aet_stream import __version__
 from aet_stream.doctor.finding import Finding, Station, fail, ok, warn
 from aet_stream.errors import AetError
+from aet_stream.status import MonitorHeard, RelayHeard, Status
 
 UNITS = Path("/etc/systemd/system")
 STALE_S = 5.0
 
 
-def _status(station: Station) -> dict[str, Any]:
-    """Of the daemon of these settings; empty without one."""
+def _status(station: Station) -> Status | None:
+    """Of the daemon of these settings; None without one."""
     from aet_stream.transport import ask
 
     if not station.has_output:
-        return {}
+        return None
     try:
-        return ask(station.config.output_root, "status", timeout_s=3.0)
+        return msgspec.convert(ask(station.config.output_root, "status", timeout_s=3.0), Status)
     except AetError:
-        return {}
+        return None
 
 
 def page(station: Station) -> Iterator[Finding]:
@@ -43,7 +45,8 @@ def page(station: Station) -> Iterator[Finding]:
         try:
             probe.bind((where.host, where.port))
         except OSError as error:
-            url = str(_status(station).get("roles", {}).get("monitor", {}).get("status", {}).get("url", ""))
+            monitor = status.roles.get("monitor") if (status := _status(station)) else None
+            url = monitor.status.url if isinstance(monitor, MonitorHeard) else ""
             if urlsplit(url).port == where.port:
                 yield ok(f"{url}, of the daemon that runs")
             else:
@@ -73,9 +76,9 @@ def elsewhere(station: Station) -> Iterator[Finding]:
         return
     if not known:
         yield warn(f"{listen}: no computer is let in", "aet-stream keys allow NAME KEY, with what `aet-stream keys new FILE` printed there")
-    now = _status(station).get("roles", {}).get("relay", {}).get("status", {}).get("workers")
-    if now is not None:
-        yield ok(f"{listen}: {len(known)} computer(s) may come in; there now: {', '.join(now) or 'none'}")
+    relay = status.roles.get("relay") if (status := _status(station)) else None
+    if isinstance(relay, RelayHeard):
+        yield ok(f"{listen}: {len(known)} computer(s) may come in; there now: {', '.join(relay.status.workers) or 'none'}")
         return
     host, _, port = listen.removeprefix("tcp://").rpartition(":")
     with socket.socket(socket.AF_INET6 if "[" in host else socket.AF_INET, socket.SOCK_STREAM) as probe:
@@ -114,23 +117,22 @@ def daemon(station: Station) -> Iterator[Finding]:
     if not station.has_output:
         return
     status = _status(station)
-    if not status:
+    if status is None:
         yield ok("none runs for this output folder")
         return
-    if status["version"] != __version__:
-        yield warn(f"version {status['version']} runs, {__version__} is installed", "restart it: systemctl restart aet-stream")
-    if status.get("paused"):
-        yield fail(f"it waits: {status['paused']}", "make room on the disk of output.root, or mend it: it goes on by itself")
-    silent = [name for name, role in status["roles"].items() if role["age_s"] > STALE_S]
-    roles = status["roles"].get("supervisor", {}).get("status", {}).get("roles", {})
-    degraded = [f"{name} {role['degraded']}" for name, role in roles.items() if role.get("degraded")]
+    if status.version != __version__:
+        yield warn(f"version {status.version} runs, {__version__} is installed", "restart it: systemctl restart aet-stream")
+    if status.paused:
+        yield fail(f"it waits: {status.paused}", "make room on the disk of output.root, or mend it: it goes on by itself")
+    silent = [name for name, role in status.roles.items() if role.age_s > STALE_S]
+    degraded = [f"{name} {child.degraded}" for name, child in status.children.items() if child.degraded]
     if silent or degraded:
         yield fail(
             f"it runs, but {', '.join([*degraded, *(f'{name} is silent' for name in silent)])}",
             "its log says why: journalctl -u aet-stream",
         )
-    elif not status.get("paused"):
-        yield ok(f"version {status['version']} runs, {len(status['roles'])} roles")
+    elif not status.paused:
+        yield ok(f"version {status.version} runs, {len(status.roles)} roles")
 
 
 def units(station: Station) -> Iterator[Finding]:

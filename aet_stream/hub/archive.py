@@ -62,8 +62,8 @@ class Closed:
     """A series that is one verified file now, or another one than before."""
 
     name: str
-    previews_off: list[str]
-    """Events whose preview somebody works on in vain."""
+    called_off: list[tuple[str, str]]
+    """(event, sink) of what somebody works on in vain."""
     what: Literal["closed", "revised", "shown"] = "closed"
     """`revised`: it was closed before, and what is decided about it has changed. `shown`: the same of an open one."""
 
@@ -551,16 +551,16 @@ class Archive:
                 self._stores.pop(name)  # its records are on disk; memory is for open series
         return closed
 
-    def _announce_closed(self, name: str) -> list[str]:
+    def _announce_closed(self, name: str) -> list[tuple[str, str]]:
         """The file is there: only now may anybody hear of it. The same content gives the same event ids, however often it is told.
 
-        Returns the previews that nobody needs any more.
+        Returns what is being done about it and nobody needs any more.
         """
         data = {"path": str(self.root / name / SERIES_FILE), "projections": len(self.store(name).records)}
         with self._ledger.transaction():
             self._ledger.close_series(name)
             self._outbox.announce("series.closed", name, _digest(name, self.store(name).records), data)
-            off = self._outbox.supersede("preview", name)
+            off = self._outbox.end_growing(name)
             failpoints.reach("close.commit", self.root / name)
         failpoints.reach("close.committed", self.root / name)
         return off

@@ -59,8 +59,8 @@ class Closing:
         for closed in self._archive.work(self._timing.close_budget_s):
             if closed.what != "shown":
                 self._asked.discard(closed.name)
-            for event_id in closed.previews_off:
-                self._events.call_off("preview", event_id)
+            for event_id, sink in closed.called_off:
+                self._events.call_off(event_id, sink)
             path = self._archive.root / closed.name / layout.SERIES_FILE
             what = "shown as it is decided" if closed.what == "shown" else f"{closed.what}: one verified file"
             logger.info("series=%s %s, %s", closed.name, what, path)

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from aet_stream.config import Config
 from aet_stream.errors import AetError
 from aet_stream.hub.archive import Archive
@@ -15,6 +17,7 @@ from aet_stream.hub.endings import Endings
 from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.outbox import Outbox
 from aet_stream.reasons import why
+from aet_stream.status import Status
 
 _KEY = re.compile("[0-9a-f]{16}")
 _TEXT = 500
@@ -33,7 +36,7 @@ class Commands:
         closing: Closing,
         archive: Archive,
         *,
-        status: Callable[[], dict[str, Any]],
+        status: Callable[[], Status],
         idle_for_s: Callable[[], float],
     ) -> None:
         self._limits = config.angle
@@ -54,7 +57,7 @@ class Commands:
         """
         match name:
             case "status":
-                return "", self._status()
+                return "", msgspec.to_builtins(self._status())
             case "idle":
                 return "", self._idle()
             case "close":
@@ -92,10 +95,10 @@ class Commands:
         return {
             "idle_for_s": self._idle_for_s(),
             "open": [row["name"] for row in series if row["stored"]],
-            "unfinished_events": events["pending"] - put_off,
+            "unfinished_events": events.pending - put_off,
             "put_off_events": put_off,
-            "failed_events": events["failed"],
-            **totals,
+            "failed_events": events.failed,
+            **msgspec.to_builtins(totals),
         }
 
     def _stored(self, arguments: dict[str, Any]) -> str:

@@ -9,7 +9,6 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import msgspec
 
@@ -57,6 +56,7 @@ from aet_stream.messages import (
 )
 from aet_stream.projection import Array
 from aet_stream.readers.plan import load_plan, missing
+from aet_stream.status import AnyHeard, HubHeard, Status, TriggerHeard, WatchHeard, WatchStatus
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class Core:
         """What the disk said when it last failed."""
         self._timing = timing = timing or Timing()
         self._plan = load_plan(config.angle.plan)
-        self._roles: dict[str, tuple[float, Beat]] = {}
+        self._roles: dict[str, tuple[float, AnyHeard]] = {}
         self._paused_until_s = 0.0
         self._busy_at_s = timing.now_s()
         self._outgoing = outgoing = Outgoing()
@@ -220,13 +220,13 @@ class Core:
         if beat.wire != WIRE_VERSION:
             logger.error("%s speaks version %d of the queue, this hub %d: install the same aet_stream", beat.name, beat.wire, WIRE_VERSION)
             return
-        self._roles[beat.name] = (self._timing.now_s(), beat)
+        self._roles[beat.name] = (self._timing.now_s(), beat.said)
         self._outgoing.send(peer, Pulse(hub_id=self.hub_id, newer_than_s=self.left_out.limit_s))
-        if beat.role == "watch":
+        if isinstance(beat.said, WatchHeard):
             self.closing.hear_watch(peer)
-            self.intake.hear_watch(peer, {(path, image) for path, image in beat.status.get("asked", [])})
-        if beat.role == "trigger":
-            self.events.hear_trigger(peer, beat.status.get("deliveries", []))
+            self.intake.hear_watch(peer, set(beat.said.status.asked))
+        if isinstance(beat.said, TriggerHeard):
+            self.events.hear_trigger(peer, beat.said.status.deliveries)
 
     def _hear_command(self, peer: bytes, command: Command) -> None:
         try:
@@ -239,14 +239,14 @@ class Core:
 
     def beat(self) -> News:
         """The whole status, for whoever listens."""
-        return News("status", self.status())
+        return News("status", msgspec.to_builtins(self.status()))
 
     def idle_for_s(self) -> float:
         """Since when nothing has been under way, anywhere from the watched folder to the disk."""
         now_s = self._timing.now_s()
-        heard_at_s, beat = self._roles.get("watch", (-1e9, None))
-        said = {} if beat is None or now_s - heard_at_s > self._timing.fresh_s else beat.status
-        watch_rests = said.get("hub_id") == self.hub_id and not said.get("busy")
+        heard_at_s, said = self._roles.get("watch", (-1e9, None))
+        watch = said.status if isinstance(said, WatchHeard) and now_s - heard_at_s <= self._timing.fresh_s else WatchStatus()
+        watch_rests = watch.hub_id == self.hub_id and not watch.busy
         if self.in_hand() or not watch_rests:
             self._busy_at_s = now_s
         return now_s - self._busy_at_s
@@ -265,27 +265,26 @@ class Core:
         taken_deg = {series["name"]: self.archive.tilts_deg(series["name"]) if series["stored"] else [] for series in open_now}
         return {name: missing(tilts_deg, self._plan, tolerance_deg) for name, tilts_deg in taken_deg.items()}
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> Status:
         """Everything, whole; nobody has to remember what was said before."""
         now_s = self._timing.now_s()
-        roles = {
-            name: {"role": beat.role, "pid": beat.pid, "age_s": round(now_s - heard_at_s, 2), "status": beat.status}
-            for name, (heard_at_s, beat) in self._roles.items()
+        roles: dict[str, AnyHeard] = {
+            name: msgspec.structs.replace(said, age_s=round(now_s - heard_at_s, 2)) for name, (heard_at_s, said) in self._roles.items()
         }
-        roles["hub"] = {"role": "hub", "pid": os.getpid(), "age_s": 0.0, "status": {}}
-        return {
-            "hub_id": self.hub_id,
-            "t": self._timing.unix_s(),
-            "version": __version__,
-            "watch_root": str(self.config.watch_root),
-            "output_root": str(self.root),
-            "roles": roles,
-            **summary(self.ledger),
-            "planned_missing_deg": self._planned_missing(),
-            "queue": self.in_flight.counts(),
-            "workers": {name: tally.told() for name, tally in self.workers.tallies.items()},
-            "idle_for_s": round(self.idle_for_s(), 2),
-            "paused": self.paused or self.room.complaint,
-            "disk_free_bytes": shutil.disk_usage(self.root).free,
-            "refused_messages": self.refused,
-        }
+        roles["hub"] = HubHeard(pid=os.getpid())
+        return Status(
+            hub_id=self.hub_id,
+            t=self._timing.unix_s(),
+            version=__version__,
+            watch_root=str(self.config.watch_root),
+            output_root=str(self.root),
+            roles=roles,
+            **msgspec.structs.asdict(summary(self.ledger)),
+            planned_missing_deg=self._planned_missing(),
+            queue=self.in_flight.counts(),
+            workers={name: tally.told() for name, tally in self.workers.tallies.items()},
+            idle_for_s=round(self.idle_for_s(), 2),
+            paused=self.paused or self.room.complaint,
+            disk_free_bytes=shutil.disk_usage(self.root).free,
+            refused_messages=self.refused,
+        )

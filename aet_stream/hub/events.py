@@ -24,7 +24,7 @@ class Events:
     def __init__(self, config: Config, ledger: Ledger, outbox: Outbox, outgoing: Outgoing, timing: Timing) -> None:
         self._rules = config.trigger
         self._root = config.output_root
-        self._attempts = {"reconstruct": config.reconstruct.attempts, "preview": 2, "report": 3}
+        self._sinks = config.sinks
         self._lease_s = config.queue.lease_s
         self._ledger = ledger
         self._outbox = outbox
@@ -54,10 +54,10 @@ class Events:
             self._trigger = peer
             self._leased = dict.fromkeys(self._leased, -math.inf)
 
-    def hear_trigger(self, peer: bytes, working_on: Iterable[list[str]]) -> None:
+    def hear_trigger(self, peer: bytes, working_on: Iterable[tuple[str, str]]) -> None:
         """The trigger lives, and this is all that it works on: whatever else was leased got lost, on the way or with its predecessor."""
         self._meet(peer)
-        now, at_work = self._timing.now_s(), {(event_id, sink) for event_id, sink in working_on}
+        now, at_work = self._timing.now_s(), set(working_on)
         for key, since in list(self._leased.items()):
             if key not in at_work and now - since > self._timing.forgotten_s:
                 self._leased[key] = -math.inf
@@ -88,11 +88,9 @@ class Events:
         failpoints.reach("event.done")
         words = f"series={row['series']} {row['event']} -> {done.sink}: {done.detail}"
         if done.ok:
-            volume = self._root / row["series"] / "reconstruction.h5"
             with self._ledger.transaction():
                 self._outbox.end(done.event_id, done.sink, "done", done.detail)
-                if done.sink == "reconstruct" and volume.exists():  # of one or two projections there is none
-                    self._outbox.announce("reconstruction.done", row["series"], done.event_id, {"volume": str(volume)})
+                self._announce_product(done.event_id, done.sink, row["series"])
             logger.info("%s", words)
             self._outgoing.tell(f"{done.sink}.done", {"series": row["series"], "event_id": done.event_id, "detail": done.detail})
         elif done.again_s:
@@ -105,16 +103,22 @@ class Events:
         self._leased.pop((done.event_id, done.sink), None)
         failpoints.reach("event.ended")
 
+    def _announce_product(self, event_id: str, sink: str, series: str) -> None:
+        product = self._sinks[sink].product if sink in self._sinks else None
+        if product and (path := self._root / series / product.file).exists():  # of one or two projections there is no volume
+            self._outbox.announce(product.event, series, event_id, {product.name: str(path)})
+
     def _failed(self, event_id: str, sink: str, attempts: int, detail: str) -> None:
         """Again after a pause, or put aside for a person."""
-        last = attempts >= self._attempts.get(sink, self._rules.attempts)
+        usual = self._rules.attempts
+        last = attempts >= (self._sinks[sink].tries(usual) if sink in self._sinks else usual)
         pause_s = min(self._rules.longest_pause_s, 2.0 ** min(attempts - 1, 30))
         with self._ledger.transaction():
             self._outbox.end(event_id, sink, "failed" if last else "pending", detail, pause_s=pause_s)
         if last:
             logger.error("%s -> %s failed %d times and is put aside: `aet-stream events`, `aet-stream resend`", event_id, sink, attempts)
 
-    def call_off(self, sink: str, event_id: str) -> None:
+    def call_off(self, event_id: str, sink: str) -> None:
         """Tell the trigger that nobody needs this any more."""
         self._leased.pop((event_id, sink), None)
         if self._trigger:

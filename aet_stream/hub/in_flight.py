@@ -11,6 +11,7 @@ Times `_at` are unix seconds; `deadline_s`, `since_s` and `not_before_s` are on 
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias, TypeVar
@@ -18,6 +19,7 @@ from typing import TypeAlias, TypeVar
 from aet_stream.layout import Planes
 from aet_stream.messages import Acquired
 from aet_stream.projection import Array, Quality, VisitKey
+from aet_stream.status import QueueDepth
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,9 +296,6 @@ class InFlight:
         """Pixels of all of them."""
         return sum(state.nbytes for state in self._states.values())
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> QueueDepth:
         """How many visits are where, for the status."""
-        counts = {"offered": len(self.backlog), "wanted": 0, "waiting": 0, "working": 0, "done": 0, "credit": self.credit}
-        for state in self._states.values():
-            counts[_NAMES[type(state)]] += 1
-        return counts
+        return QueueDepth(offered=len(self.backlog), credit=self.credit, **Counter(_NAMES[type(state)] for state in self._states.values()))

@@ -33,6 +33,7 @@ from aet_stream.layout import Record
 from aet_stream.naming import top_folder
 from aet_stream.projection import VisitKey
 from aet_stream.reasons import Reason, json_of, reason_of, why
+from aet_stream.status import Blank, Latency, LedgerStatus, NotTaken, PutAside, SeriesStatus, StageTimes, Totals
 
 SCHEMA_VERSION = 2
 """1: the table of visits was called `unit`, and reasons were sentences."""
@@ -106,10 +107,11 @@ def passing(error: sqlite3.Error) -> bool:
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _PASSING
 
 
-def _told(row: sqlite3.Row) -> dict[str, Any]:
+def _put_aside(row: sqlite3.Row) -> PutAside:
     """A visit with its reason as data and in words."""
     reason = reason_of(row["reason"]) or Reason("noted", {"text": ""})
-    return {**dict(row), "reason": str(reason), "code": reason.code, "remedy": reason.remedy, "command": reason.command}
+    words = {"reason": str(reason), "code": reason.code, "remedy": reason.remedy, "command": reason.command}
+    return PutAside(**{**dict(row), **words})
 
 
 def _opened_to_look(path: Path) -> sqlite3.Connection:
@@ -334,22 +336,22 @@ class Ledger:
         """Visits that wait to be read without a new offer, and those whose reading the last hub did not see the end of."""
         return self._db.execute("SELECT * FROM visit WHERE state IN ('ready', 'wanted') ORDER BY id").fetchall()
 
-    def in_state(self, state: str, series: str | None = None, limit: int = 50) -> list[dict[str, Any]]:
+    def in_state(self, state: str, series: str | None = None, limit: int = 50) -> tuple[PutAside, ...]:
         """The last that came into this state, of one series or of all, the newest first."""
         rows = self._db.execute(
             "SELECT id, series, path, image, reason, attempts, tilt_deg, ended_at FROM visit"
             " WHERE state = ?1 AND (?2 IS NULL OR series = ?2) ORDER BY ended_at DESC, id DESC LIMIT ?3",
             (state, series, limit),
         )
-        return [_told(row) for row in rows]
+        return tuple(_put_aside(row) for row in rows)
 
-    def blanks(self, limit: int = 50) -> list[dict[str, Any]]:
+    def blanks(self, limit: int = 50) -> tuple[Blank, ...]:
         """The newest first."""
         rows = self._db.execute(
             "SELECT id, series, path, image, number, tilt_deg FROM visit WHERE state = 'stored' AND blank = 1 ORDER BY id DESC LIMIT ?",
             (limit,),
         )
-        return [dict(row) for row in rows]
+        return tuple(Blank(**dict(row)) for row in rows)
 
     # -- series -----------------------------------------------------------------------------------------------------------------
 
@@ -412,33 +414,33 @@ class Ledger:
 
     # -- figures ----------------------------------------------------------------------------------------------------------------
 
-    def totals(self) -> dict[str, int]:
+    def totals(self) -> Totals:
         """How many visits ended how."""
         counts = dict.fromkeys(("stored", "duplicate", "other", "held", "quarantined", "discarded"), 0)
         counts.update({row["state"]: row["n"] for row in self._db.execute("SELECT state, count(*) AS n FROM visit GROUP BY state")})
-        return {
-            "stored": counts["stored"],
-            "held": counts["held"],
-            "quarantined": counts["quarantined"],
-            "duplicates": counts["duplicate"],
-            "others": counts["other"],
-            "discarded": counts["discarded"],
-        }
+        return Totals(
+            stored=counts["stored"],
+            held=counts["held"],
+            quarantined=counts["quarantined"],
+            duplicates=counts["duplicate"],
+            others=counts["other"],
+            discarded=counts["discarded"],
+        )
 
-    def left_out(self) -> dict[str, Any]:
+    def left_out(self) -> NotTaken:
         """How many files are older than wanted, and which no reader knows: (folder, how they are called, how many)."""
         try:
             older = self._db.execute("SELECT value FROM note WHERE what = 'older'").fetchone()
             rows = self._db.execute("SELECT folder, kind, files FROM no_reader ORDER BY folder, kind").fetchall()
         except sqlite3.OperationalError:
-            return {"older": 0, "no_reader": [], "no_reader_files": 0}  # of an earlier version, which no hub has opened since
-        return {
-            "older": int(older[0]) if older else 0,
-            "no_reader": [list(row) for row in rows[:LISTED]],
-            "no_reader_files": sum(row["files"] for row in rows),
-        }
+            return NotTaken()  # of an earlier version, which no hub has opened since
+        return NotTaken(
+            older=int(older[0]) if older else 0,
+            no_reader=tuple((row["folder"], row["kind"], row["files"]) for row in rows[:LISTED]),
+            no_reader_files=sum(row["files"] for row in rows),
+        )
 
-    def latency(self, last: int = 1000) -> dict[str, dict[str, float]]:
+    def latency(self, last: int = 1000) -> Latency:
         """Median and 99th percentile of each stage over the last stored projections, in seconds."""
         columns = ", ".join(f"{stage}_s" for stage in STAGES)
         rows = self._db.execute(f"SELECT {columns} FROM visit WHERE state = 'stored' ORDER BY ended_at DESC LIMIT ?", (last,)).fetchall()
@@ -447,19 +449,19 @@ class Ledger:
             values = sorted(row[f"{stage}_s"] for row in rows if row[f"{stage}_s"] is not None)
             if values:
                 n = len(values)
-                figures[stage] = {"p50_s": values[(n - 1) // 2], "p99_s": values[min(n - 1, round(0.99 * (n - 1)))], "n": n}
-        return figures
+                figures[stage] = StageTimes(p50_s=values[(n - 1) // 2], p99_s=values[min(n - 1, round(0.99 * (n - 1)))], n=n)
+        return Latency(stages=figures)
 
 
-def summary(ledger: Ledger, series: str | None = None) -> dict[str, Any]:
+def summary(ledger: Ledger, series: str | None = None) -> LedgerStatus:
     """What `status` tells from the ledger alone: with or without a daemon. Lists are of `series`, where one is named."""
-    return {
-        "totals": ledger.totals(),
-        "series": [{**row, "tilts": ledger.tilts(row["name"])} for row in ledger.series(series, limit=50)],
-        "held": ledger.in_state("held", series),
-        "quarantined": ledger.in_state("quarantined", series),
-        "blank": ledger.blanks(),
-        "left_out": ledger.left_out(),
-        "latency": {"stages": ledger.latency()},
-        "events": Outbox(ledger.db).figures(),
-    }
+    return LedgerStatus(
+        totals=ledger.totals(),
+        series=tuple(SeriesStatus(**row, tilts=ledger.tilts(row["name"])) for row in ledger.series(series, limit=50)),
+        held=ledger.in_state("held", series),
+        quarantined=ledger.in_state("quarantined", series),
+        blank=ledger.blanks(),
+        left_out=ledger.left_out(),
+        latency=ledger.latency(),
+        events=Outbox(ledger.db).figures(),
+    )

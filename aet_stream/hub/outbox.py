@@ -11,8 +11,11 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from aet_stream.config import Sink
+from aet_stream.status import DeadDelivery, Deliveries
 
 OUTBOX_SCHEMA = """
 CREATE TABLE IF NOT EXISTS event (
@@ -29,8 +32,6 @@ CREATE INDEX IF NOT EXISTS delivery_state ON delivery (state);
 _JOINED = (
     "SELECT event_id, event, event.series, data, at, sink, state, attempts, next_at, detail, ended_at FROM delivery JOIN event USING (seq)"
 )
-#: Of these only the latest event of a series counts.
-COALESCED = ("preview",)
 
 
 def event_id(event: str, series: str, key: str) -> str:
@@ -41,10 +42,8 @@ def event_id(event: str, series: str, key: str) -> str:
 class Outbox:
     """Every method that writes belongs into a transaction of the ledger."""
 
-    def __init__(
-        self, db: sqlite3.Connection, sinks: dict[str, tuple[str, ...]] | None = None, *, unix_s: Callable[[], float] = time.time
-    ) -> None:
-        """`sinks`: who acts upon events -> which ones it is given."""
+    def __init__(self, db: sqlite3.Connection, sinks: Mapping[str, Sink] | None = None, *, unix_s: Callable[[], float] = time.time) -> None:
+        """`sinks`: who acts upon events, and upon which."""
         self._db = db
         self._sinks = sinks or {}
         self._unix_s = unix_s
@@ -58,13 +57,13 @@ class Outbox:
         ).fetchone()
         if row is None:
             return None
-        wanted = [(row["seq"], sink, series) for sink, events in self._sinks.items() if event in events]
+        wanted = [(row["seq"], sink, series) for sink, rules in self._sinks.items() if event in rules.given]
         self._db.executemany("INSERT INTO delivery (seq, sink, series) VALUES (?, ?, ?)", wanted)
         return name
 
     def lease(self, sink: str) -> sqlite3.Row | None:
         """The next delivery of a sink: per series in order, so an earlier one that waits for its next try holds up its own series."""
-        if sink in COALESCED:
+        if sink in self._sinks and self._sinks[sink].only_while_growing:
             latest = "SELECT max(seq) FROM delivery AS later WHERE later.sink = ?2 AND later.series = delivery.series"
             self._db.execute(
                 "UPDATE delivery SET state = 'superseded', ended_at = ?1 WHERE sink = ?2 AND state = 'pending'"
@@ -108,16 +107,20 @@ class Outbox:
             (sink, name),
         )
 
-    def supersede(self, sink: str, series: str) -> list[str]:
-        """Nobody needs this sink's deliveries of a series any more; returns the ids of those that were being worked upon."""
+    def end_growing(self, series: str) -> list[tuple[str, str]]:
+        """A series is closed: what is of use only while it grows is not wanted any more.
+
+        Returns (event, sink) of those that were being worked upon.
+        """
+        sinks = [sink for sink, rules in self._sinks.items() if rules.only_while_growing]
         rows = self._db.execute(
-            "SELECT event_id, state FROM delivery JOIN event USING (seq) WHERE sink = ? AND delivery.series = ?"
-            " AND state IN ('pending', 'leased')",
-            (sink, series),
+            "SELECT event_id, sink, state FROM delivery JOIN event USING (seq) WHERE delivery.series = ?"
+            f" AND state IN ('pending', 'leased') AND sink IN ({','.join('?' * len(sinks))})",
+            (series, *sinks),
         ).fetchall()
         for row in rows:
-            self.end(row["event_id"], sink, "superseded", "the series was closed")
-        return [row["event_id"] for row in rows if row["state"] == "leased"]
+            self.end(row["event_id"], row["sink"], "superseded", "the series was closed")
+        return [(row["event_id"], row["sink"]) for row in rows if row["state"] == "leased"]
 
     def start(self) -> None:
         """After a start nobody is known to work on anything; being interrupted is no failed try. Sinks may have been taken away."""
@@ -160,10 +163,8 @@ class Outbox:
         ).fetchone()
         return int(row["n"])
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> Deliveries:
         """How many deliveries wait or failed, and the failed ones."""
         counts = {row["state"]: row["n"] for row in self._db.execute("SELECT state, count(*) AS n FROM delivery GROUP BY state")}
-        dead = [
-            {key: row[key] for key in ("event_id", "event", "series", "sink", "attempts", "detail")} for row in self.listed("failed", 50)
-        ]
-        return {"pending": counts.get("pending", 0) + counts.get("leased", 0), "failed": counts.get("failed", 0), "dead": dead}
+        dead = tuple(DeadDelivery(**{key: row[key] for key in DeadDelivery.__struct_fields__}) for row in self.listed("failed", 50))
+        return Deliveries(pending=counts.get("pending", 0) + counts.get("leased", 0), failed=counts.get("failed", 0), dead=dead)

@@ -6,7 +6,6 @@ import logging
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from aet_stream.layout import SUBTRACTED, Planes
 from aet_stream.messages import WIRE_VERSION, Done, Failed, Job, Ready, Working
 from aet_stream.projection import Array, VisitKey
 from aet_stream.reasons import Reason, why
+from aet_stream.status import WorkerTally
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +37,9 @@ class Tally:
     took_s: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=100))
     """(with the way there and back, computing alone) of the latest."""
 
-    def told(self) -> dict[str, Any]:
+    def told(self) -> WorkerTally:
         turn_s, compute_s = (median(column) for column in zip(*self.took_s, strict=True)) if self.took_s else (None, None)
-        return {"host": self.host, "done": self.done, "lost": self.lost, "turn_s": turn_s, "compute_s": compute_s}
+        return WorkerTally(host=self.host, done=self.done, lost=self.lost, turn_s=turn_s, compute_s=compute_s)
 
 
 class Workers:

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import asdict
 
 from aet_stream.config import Advice, Config
 from aet_stream.errors import StoreError
@@ -22,6 +23,7 @@ from aet_stream.monitor.advice import Adviser
 from aet_stream.monitor.coverage import coverage
 from aet_stream.monitor.shelf import Row, Shelf, as_row, series_id
 from aet_stream.naming import shown
+from aet_stream.status import Status
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ class Live:
     def __init__(self, config: Config, shelf: Shelf) -> None:
         self._config = config
         self.shelf = shelf
-        self.status: dict[str, Any] = {}
+        self.status = Status()
         self.heard_at = 0.0
         self.doctor: dict[str, Any] | None = None
         """The last report of `aet-stream doctor --json`."""
@@ -103,7 +105,7 @@ class Live:
     def hear(self, topic: str, content: dict[str, Any]) -> None:
         """One word of the hub."""
         if topic == "status":
-            self.status, self.heard_at = content, time.monotonic()
+            self.status, self.heard_at = msgspec.convert(content, Status), time.monotonic()
             self.tell_state()
         elif topic == "projection.stored":
             self._hear_stored(content["record"], content["stages"])
@@ -163,39 +165,39 @@ class Live:
         """The daemon as it is, in figures and words."""
         status, silence_s = self.status, self.silence_s()
         current = words.current(status)
-        name = current["name"] if current else None
+        name = current.name if current else None
         heard = self._newest.get(name or "", deque())
         last = heard[-1] if heard else None
         cadence = words.cadence_s(list(heard) or self.shelf.known_rows(name or "")[-CADENCE_OVER:])
-        troubles, concerns = words.troubles(status, silence_s), words.concerns(status) if status else []
+        troubles, concerns = words.troubles(status, silence_s), words.concerns(status) if self.heard_at else []
         concerns += words.unfit(self.doctor)
         return {
             "level": "trouble" if troubles else "attention" if concerns else "ok",
             "words": words.sentence(status, expected=self._config.series.expected, last=last)
-            if status
+            if self.heard_at
             else "the hub has not been heard yet",
             "troubles": troubles,
             "concerns": concerns,
             "notes": words.notes(status),
             "silence_s": None if silence_s == float("inf") else round(silence_s, 1),
             "current": None if name is None else series_id(name),
-            "series": [{**row, "id": series_id(row["name"]), "name": shown(row["name"])} for row in status.get("series", [])],
+            "series": [{**asdict(row), "id": series_id(row.name), "name": shown(row.name)} for row in status.series],
             "remedies": words.remedies(status),
             "setting": words.output_setting(status),
             "unlisted": words.unlisted(status),
-            "blank": [{**row, "path": shown(row["path"])} for row in status.get("blank", [])],
+            "blank": [{**asdict(row), "path": shown(row.path)} for row in status.blank],
             "expected": self._config.series.expected,
             "cadence_s": cadence,
             "headroom": words.headroom(status, cadence),
             "doctor": self.doctor,
             "credit": self._config.queue.credit,
             **{
-                key: status.get(key)
+                key: getattr(status, key) if self.heard_at else None
                 for key in ("totals", "queue", "latency", "events", "paused", "disk_free_bytes", "idle_for_s", "version")
             },
             "workers": words.workers(status),
-            "roles": {name: {"age_s": role["age_s"], "pid": role["pid"]} for name, role in status.get("roles", {}).items()},
-            "watch_root": shown(status.get("watch_root", "")),
+            "roles": {name: {"age_s": role.age_s, "pid": role.pid} for name, role in status.roles.items()},
+            "watch_root": shown(status.watch_root),
         }
 
     @property

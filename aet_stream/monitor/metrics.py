@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import msgspec
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from aet_stream.monitor import words
+from aet_stream.status import Status
 
 _BUCKETS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 
@@ -17,7 +19,7 @@ _BUCKETS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 class Metrics:
     """The registry behind /metrics."""
 
-    def __init__(self, status: Callable[[], dict[str, Any]], viewers: Callable[[], int]) -> None:
+    def __init__(self, status: Callable[[], Status], viewers: Callable[[], int]) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(_Status(status, viewers))
         self._latency = Histogram(
@@ -42,54 +44,55 @@ class Metrics:
 class _Status(Collector):
     """Makes metrics of whatever status was heard last."""
 
-    def __init__(self, status: Callable[[], dict[str, Any]], viewers: Callable[[], int]) -> None:
+    def __init__(self, status: Callable[[], Status], viewers: Callable[[], int]) -> None:
         self._status = status
         self._viewers = viewers
 
     def collect(self) -> Iterator[Metric]:
         status = self._status()
-        yield GaugeMetricFamily("aet_hub_heard", "1 when the hub has been heard at all", value=1.0 if status else 0.0)
+        yield GaugeMetricFamily("aet_hub_heard", "1 when the hub has been heard at all", value=1.0 if status.hub_id else 0.0)
         yield GaugeMetricFamily("aet_monitor_viewers", "Open pages", value=float(self._viewers()))
-        if not status:
+        if not status.hub_id:
             return
-        yield InfoMetricFamily("aet_build", "Version", value={"version": str(status.get("version", ""))})
-        totals = dict(status.get("totals", {}))
-        aside = {state: totals.pop(state) for state in ("held", "quarantined") if state in totals}  # until somebody releases them
+        yield InfoMetricFamily("aet_build", "Version", value={"version": status.version})
+        totals = msgspec.structs.asdict(status.totals)
+        aside = {state: totals.pop(state) for state in ("held", "quarantined")}  # until somebody releases them
         yield _labelled(CounterMetricFamily, "aet_projections", "Source images by how they ended", ["outcome"], totals)
         yield _labelled(GaugeMetricFamily, "aet_put_aside", "Source images that wait for a person", ["state"], aside)
-        yield _labelled(GaugeMetricFamily, "aet_queue_depth", "Projections by where they are", ["queue"], status.get("queue", {}))
+        yield _labelled(
+            GaugeMetricFamily, "aet_queue_depth", "Projections by where they are", ["queue"], msgspec.structs.asdict(status.queue)
+        )
         latency = GaugeMetricFamily(
             "aet_stage_duration_seconds", "Time spent in a stage, last 1000 projections", labels=["stage", "quantile"]
         )
-        for stage, figures in status.get("latency", {}).get("stages", {}).items():
-            latency.add_metric([stage, "0.5"], figures.get("p50_s", float("nan")))
-            latency.add_metric([stage, "0.99"], figures.get("p99_s", float("nan")))
+        for stage, times in status.latency.stages.items():
+            latency.add_metric([stage, "0.5"], times.p50_s)
+            latency.add_metric([stage, "0.99"], times.p99_s)
         yield latency
-        ages = {name: role.get("age_s", float("nan")) for name, role in status.get("roles", {}).items()}
+        ages = {name: role.age_s for name, role in status.roles.items()}
         yield _labelled(GaugeMetricFamily, "aet_role_age_seconds", "Time since a role was heard", ["role"], ages)
-        roles = status.get("roles", {}).get("supervisor", {}).get("status", {}).get("roles", {})
-        restarts = {name: role.get("restarts", 0) for name, role in roles.items()}
+        restarts = {name: child.restarts for name, child in status.children.items()}
         yield _labelled(CounterMetricFamily, "aet_role_restarts", "Times a role was started again", ["role"], restarts)
         yield from _single_figures(status)
 
 
-def _labelled(kind: Any, name: str, text: str, labels: list[str], values: dict[str, float]) -> Metric:
+def _labelled(kind: Any, name: str, text: str, labels: list[str], values: Mapping[str, float]) -> Metric:
     family: Metric = kind(name, text, labels=labels)
     for label, value in values.items():
         family.add_metric([label], value)  # type: ignore[attr-defined]
     return family
 
 
-def _single_figures(status: dict[str, Any]) -> Iterator[Metric]:
-    series = status.get("series", [])
+def _single_figures(status: Status) -> Iterator[Metric]:
+    current = words.current(status)
     figures = {
-        "aet_disk_free_bytes": ("Room left on the output disk", status.get("disk_free_bytes")),
-        "aet_paused": ("1 while intake waits for the disk", 1 if status.get("paused") else 0),
-        "aet_series_open": ("Open series", sum(row.get("state") == "open" for row in series)),
-        "aet_last_projection_timestamp_seconds": ("When the last projection was stored", (words.current(status) or {}).get("last_at")),
-        "aet_trigger_pending": ("Events that nobody has acted upon yet", status.get("events", {}).get("pending")),
-        "aet_trigger_failed": ("Events put aside as failed", status.get("events", {}).get("failed")),
-        "aet_refused_messages": ("Messages that broke the rules of the queue", status.get("refused_messages")),
+        "aet_disk_free_bytes": ("Room left on the output disk", status.disk_free_bytes),
+        "aet_paused": ("1 while intake waits for the disk", 1 if status.paused else 0),
+        "aet_series_open": ("Open series", sum(series.state == "open" for series in status.series)),
+        "aet_last_projection_timestamp_seconds": ("When the last projection was stored", current.last_at if current else None),
+        "aet_trigger_pending": ("Events that nobody has acted upon yet", status.events.pending),
+        "aet_trigger_failed": ("Events put aside as failed", status.events.failed),
+        "aet_refused_messages": ("Messages that broke the rules of the queue", status.refused_messages),
     }
     for name, (text, value) in figures.items():
         if value is not None:

@@ -19,6 +19,7 @@ from aet_stream.monitor.live import Live
 from aet_stream.monitor.metrics import Metrics
 from aet_stream.monitor.shelf import Shelf
 from aet_stream.monitor.web import Web
+from aet_stream.status import MonitorStatus
 from aet_stream.transport import EventStream, HubLink, run_folder
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class Monitor:
         self._server = _Server(settings)
         self._loop = asyncio.new_event_loop()
         self._stream = EventStream(self._config.output_root)
-        self._link = HubLink(self._config.output_root, role="monitor", name=self.name)
+        self._link = HubLink(self._config.output_root, name=self.name)
         self._loop.add_reader(self._stream.fileno(), self._stirred.set)
         self._serving = self._loop.create_task(self._server.serve(sockets=[listener]))
         self.live.start(self._loop)
@@ -128,7 +129,7 @@ class Monitor:
 
     def beat(self) -> None:
         if self._link is not None:
-            self._link.beat({"url": self.url, "viewers": len(self.live.viewers)})
+            self._link.beat(MonitorStatus(url=self.url, viewers=len(self.live.viewers)))
         if self.live.silence_s() > SILENT_AFTER_S:
             self.live.tell_state()  # nobody else says that nobody says anything
 

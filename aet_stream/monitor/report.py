@@ -20,6 +20,7 @@ from aet_stream.monitor.advice import Adviser, Hint
 from aet_stream.monitor.coverage import coverage
 from aet_stream.monitor.shelf import Row, Shelf, Table
 from aet_stream.naming import lines_without_reader, shown
+from aet_stream.status import LedgerStatus
 
 LARGE_PX, CONTACT = 300, 120
 """Edge of the large pictures; most pictures in the contact sheet."""
@@ -58,12 +59,12 @@ def text(value: Any) -> str:
     return html.escape(shown(str(value)))
 
 
-def of_series(shelf: Shelf, name: str, limits: Advice, status: dict[str, Any], told: Callable[[int, int], None] | None = None) -> str:
+def of_series(shelf: Shelf, name: str, limits: Advice, status: LedgerStatus | None, told: Callable[[int, int], None] | None = None) -> str:
     """The whole page as HTML: the same as long as the series, its volume and what was put aside are the same.
 
     Parameters
     ----------
-    status : the hub's, for what was held and quarantined; may be empty
+    status : the hub's, for what was held and quarantined; None where the ledger is not at hand
     told : called with (projections seen, of how many)
 
     Raises
@@ -215,26 +216,25 @@ def _volume(shelf: Shelf, name: str) -> str:
     return f"<h2>Volume</h2><p>{text(', '.join(filter(None, words)))}</p>{doubt}<div class='trio'>{pictures}</div>"
 
 
-def _put_aside(status: dict[str, Any], name: str) -> str:
-    aside = [(state, row) for state in ("held", "quarantined") for row in status.get(state, []) if row.get("series") == name]
-    if not status:
+def _put_aside(status: LedgerStatus | None, name: str) -> str:
+    if status is None:
         return "<h2>Held and quarantined</h2><p class='dim'>the ledger was not at hand</p>"
-    counts: dict[str, Any] = next((row for row in status.get("series", []) if row["name"] == name), {})
-    older = counts.get("held", 0) + counts.get("quarantined", 0) - len(aside)
+    aside = [
+        (state, row) for state, rows in (("held", status.held), ("quarantined", status.quarantined)) for row in rows if row.series == name
+    ]
+    older = sum(series.held + series.quarantined for series in status.series if series.name == name) - len(aside)
     if not aside and older <= 0:
         return "<h2>Held and quarantined</h2><p>nothing</p>"
-    lines = "".join(
-        f"<tr><td>{state}</td><td>{text(row['path'])} [{row['image']}]</td><td>{text(row['reason'])}</td></tr>" for state, row in aside
-    )
+    lines = "".join(f"<tr><td>{state}</td><td>{text(row.path)} [{row.image}]</td><td>{text(row.reason)}</td></tr>" for state, row in aside)
     more = f"<p class='dim'>{older} older ones are not named here</p>" if older > 0 else ""
     named = f"<table><tr><th>state</th><th>file</th><th>reason</th></tr>{lines}</table>" if lines else ""
     return f"<h2>Held and quarantined</h2>{named}{more}"
 
 
-def _left_out(status: dict[str, Any], folders: set[str]) -> str:
+def _left_out(status: LedgerStatus | None, folders: set[str]) -> str:
     """Files in the folders of this series, or below them, that nobody reads."""
     inside = tuple(f"{folder}/" for folder in folders if folder)
-    rows = [row for row in status.get("left_out", {}).get("no_reader", []) if row[0] in folders or f"{row[0]}/".startswith(inside)]
+    rows = [row for row in (status.left_out.no_reader if status else ()) if row[0] in folders or f"{row[0]}/".startswith(inside)]
     return f"<h2>Without a reader</h2>{''.join(f'<p>{text(line)}</p>' for line in lines_without_reader(rows).values())}" if rows else ""
 
 

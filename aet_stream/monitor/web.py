@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import asdict
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -116,7 +117,7 @@ class Web:
         silence_s = self._live.silence_s()
         if not self._live.heard_at:
             return _json({"daemon": "the hub has not been heard yet"}, 503)
-        answer: dict[str, Any] = {**self._live.status, "age_s": round(silence_s, 2)}
+        answer: dict[str, Any] = {**msgspec.to_builtins(self._live.status), "age_s": round(silence_s, 2)}
         if silence_s > words.STALE_S:
             answer["daemon"] = f"the hub has not been heard for {silence_s:.0f} s"
         return _json(answer, 503 if silence_s > words.STALE_S else 200)
@@ -167,7 +168,7 @@ class Web:
 
     async def _series_list(self, request: Request) -> Response:
         """Every series on disk, the latest first, with what the hub says of it."""
-        said = {row["name"]: row for row in self._live.status.get("series", [])}
+        said = {row.name: asdict(row) for row in self._live.status.series}
         names = await self._live.read(self._live.shelf.names)
         return _json([{**said.get(name, {}), "id": series_id(name), "name": shown(name)} for name in names])
 
@@ -185,7 +186,9 @@ class Web:
 
     async def _report(self, request: Request) -> Response:
         name = await self._live.read(lambda: self._live.shelf.name_of(request.path_params["series"]))
-        page = await self._live.read(lambda: report.of_series(self._live.shelf, name, self._live.limits, self._live.status))
+        page = await self._live.read(
+            lambda: report.of_series(self._live.shelf, name, self._live.limits, self._live.status if self._live.heard_at else None)
+        )
         return Response(page, media_type=TYPES[".html"], headers={"content-security-policy": report.CSP})
 
     # -- images -----------------------------------------------------------------------------------------------------------------

@@ -11,12 +11,12 @@ import numpy as np
 from aet_stream.config import Angle
 from aet_stream.errors import SourceError
 from aet_stream.projection import Array
+from aet_stream.readers.angle import resolve
 from aet_stream.readers.angle_array import tilts_deg
 from aet_stream.readers.frames import combine
 from aet_stream.readers.hdf5 import opened
 from aet_stream.readers.looking import Sources, Unit, look
 from aet_stream.readers.sidecar import is_loose, is_sidecar
-from aet_stream.watch.angle import resolve
 
 _MAX_BYTES = 8 << 30
 _RULES = Angle()

@@ -6,6 +6,8 @@ import json
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 
 import msgspec
 
@@ -28,70 +30,82 @@ def told(event: Event) -> bytes:
 
 def configured(config: Config) -> dict[str, Begin]:
     """How each configured sink begins a delivery."""
-    again_s, root = config.trigger.again_s, config.output_root
+    return {sink: partial(SINKS[sink], config) for sink in config.sinks}
+
+
+def _ours(config: Config, event: Event, name: str, *words: str, timeout_s: float, last: bool = True) -> Work:
+    """One of our own commands on the series, in a child; `last`: after everything else there is to do."""
+    argv = lifeline.command("aet_stream", name, str(_series_file(config, event)), "--supervised", *words)
     # One thread, also of the libraries that numpy brings: whatever else there is to do goes first.
     modest = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return ChildWork(argv, timeout_s=timeout_s, again_s=config.trigger.again_s, environment=modest if last else None)
 
-    def ours(event: Event, name: str, *words: str, timeout_s: float, last: bool = True) -> Work:
-        """One of our own commands on the series, in a child; `last`: after everything else there is to do."""
-        argv = lifeline.command("aet_stream", name, str(root / event.series / SERIES_FILE), "--supervised", *words)
-        return ChildWork(argv, timeout_s=timeout_s, again_s=again_s, environment=modest if last else None)
 
-    def reconstruct(event: Event) -> Work:
-        settings = config.reconstruct
-        words = ["--method", settings.method, "--iterations", str(settings.iterations), "--align", ",".join(settings.align)]
-        words += ["--threads", str(settings.threads), "--memory", str(settings.memory_mib), "--device", settings.device]
-        words += ["--silence", str(settings.silence_s)]
-        words += [] if settings.quality else ["--no-quality"]
-        return ours(event, "reconstruct", *words, timeout_s=settings.timeout_s, last=False)
+def _series_file(config: Config, event: Event) -> Path:
+    return config.output_root / event.series / SERIES_FILE
 
-    def preview(event: Event) -> Work:
-        settings = config.preview
-        words = ["--size", str(settings.size_px), "--iterations", str(settings.iterations)]
-        return ours(event, "preview", *words, timeout_s=settings.timeout_s)
 
-    def report(event: Event) -> Work:
-        words = [f"--set=advice.{key}={json.dumps(value)}" for key, value in msgspec.to_builtins(config.advice).items()]
-        return ours(event, "report", *words, timeout_s=config.report.timeout_s)
+def _reconstruct(config: Config, event: Event) -> Work:
+    settings = config.reconstruct
+    words = ["--method", settings.method, "--iterations", str(settings.iterations), "--align", ",".join(settings.align)]
+    words += ["--threads", str(settings.threads), "--memory", str(settings.memory_mib), "--device", settings.device]
+    words += ["--silence", str(settings.silence_s)]
+    words += [] if settings.quality else ["--no-quality"]
+    return _ours(config, event, "reconstruct", *words, timeout_s=settings.timeout_s, last=False)
 
-    def command(event: Event) -> Work:
-        environment = {
-            **os.environ,
-            "AET_EVENT": event.event,
-            "AET_EVENT_ID": event.event_id,
-            "AET_SERIES": event.series,
-            "AET_SERIES_FILE": str(root / event.series / SERIES_FILE),
-            "AET_OUTPUT_ROOT": str(root),
-            "AET_ATTEMPT": str(event.attempt),
-        }
-        environment.pop("NOTIFY_SOCKET", None)
-        argv, timeout_s = list(config.command.argv), config.command.timeout_s
-        return ChildWork(argv, timeout_s=timeout_s, again_s=again_s, stdin=told(event), environment=environment)
 
-    def post(event: Event) -> Work:
-        url, timeout_s = config.webhook.url, config.webhook.timeout_s
+def _preview(config: Config, event: Event) -> Work:
+    settings = config.preview
+    words = ["--size", str(settings.size_px), "--iterations", str(settings.iterations)]
+    return _ours(config, event, "preview", *words, timeout_s=settings.timeout_s)
 
-        def call() -> Outcome:
-            secret = webhook.secret_of(config.webhook.secret_file)  # anew: it may be mended or changed while we run
-            return webhook.post(url, secret, event.event_id, told(event), timeout_s=timeout_s, again_s=again_s)
 
-        return CallWork(call, timeout_s=timeout_s)
+def _report(config: Config, event: Event) -> Work:
+    words = [f"--set=advice.{key}={json.dumps(value)}" for key, value in msgspec.to_builtins(config.advice).items()]
+    return _ours(config, event, "report", *words, timeout_s=config.report.timeout_s)
 
-    def hand(event: Event) -> Work:
-        endpoint, timeout_s = config.zeromq.endpoint, config.zeromq.timeout_s
 
-        def call() -> Outcome:
-            hand_over(endpoint, event.event_id, told(event), timeout_s=timeout_s)
-            return Outcome(True, "acknowledged")
-
-        return CallWork(call, timeout_s=timeout_s)
-
-    known: dict[str, Begin] = {
-        "reconstruct": reconstruct,
-        "preview": preview,
-        "report": report,
-        "command": command,
-        "webhook": post,
-        "zeromq": hand,
+def _command(config: Config, event: Event) -> Work:
+    environment = {
+        **os.environ,
+        "AET_EVENT": event.event,
+        "AET_EVENT_ID": event.event_id,
+        "AET_SERIES": event.series,
+        "AET_SERIES_FILE": str(_series_file(config, event)),
+        "AET_OUTPUT_ROOT": str(config.output_root),
+        "AET_ATTEMPT": str(event.attempt),
     }
-    return {sink: known[sink] for sink in config.sinks}
+    environment.pop("NOTIFY_SOCKET", None)
+    argv, timeout_s = list(config.command.argv), config.command.timeout_s
+    return ChildWork(argv, timeout_s=timeout_s, again_s=config.trigger.again_s, stdin=told(event), environment=environment)
+
+
+def _webhook(config: Config, event: Event) -> Work:
+    url, timeout_s = config.webhook.url, config.webhook.timeout_s
+
+    def call() -> Outcome:
+        secret = webhook.secret_of(config.webhook.secret_file)  # anew: it may be mended or changed while we run
+        return webhook.post(url, secret, event.event_id, told(event), timeout_s=timeout_s, again_s=config.trigger.again_s)
+
+    return CallWork(call, timeout_s=timeout_s)
+
+
+def _zeromq(config: Config, event: Event) -> Work:
+    endpoint, timeout_s = config.zeromq.endpoint, config.zeromq.timeout_s
+
+    def call() -> Outcome:
+        hand_over(endpoint, event.event_id, told(event), timeout_s=timeout_s)
+        return Outcome(True, "acknowledged")
+
+    return CallWork(call, timeout_s=timeout_s)
+
+
+SINKS: dict[str, Callable[[Config, Event], Work]] = {
+    "reconstruct": _reconstruct,
+    "preview": _preview,
+    "report": _report,
+    "command": _command,
+    "webhook": _webhook,
+    "zeromq": _zeromq,
+}
+"""By the name of their table in the settings, which says what they are given, how often, and what they make (`config.Sink`)."""

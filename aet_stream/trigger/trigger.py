@@ -13,6 +13,7 @@ import time
 from aet_stream import failpoints
 from aet_stream.config import Config
 from aet_stream.messages import Event, EventDone, EventOff, EventPlease
+from aet_stream.status import TriggerStatus
 from aet_stream.transport import HubLink
 from aet_stream.trigger.sinks import Begin, configured
 from aet_stream.trigger.work import Outcome, Work
@@ -40,7 +41,7 @@ class Trigger:
 
     def start(self) -> None:
         """Look for the hub."""
-        self._link = HubLink(self._config.output_root, role="trigger", name=self.name)
+        self._link = HubLink(self._config.output_root, name=self.name)
 
     def step(self) -> None:
         if self._link is None:
@@ -86,9 +87,9 @@ class Trigger:
 
     def beat(self) -> None:
         if self._link is not None:
-            deliveries = [[event.event_id, sink] for sink, (event, _) in self._working.items()]
+            deliveries = tuple((event.event_id, sink) for sink, (event, _) in self._working.items())
             doing = ", ".join(f"{event.event} of {event.series} -> {sink}" for sink, (event, _) in self._working.items())
-            self._link.beat({"deliveries": deliveries, "doing": doing, "finished": self._finished, "failed": self._failed})
+            self._link.beat(TriggerStatus(deliveries=deliveries, doing=doing, finished=self._finished, failed=self._failed))
 
     def close(self) -> None:
         for _, work in self._working.values():

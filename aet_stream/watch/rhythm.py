@@ -27,7 +27,9 @@ class Rhythm:
         self.due_at = self._scanned_at = 0.0
         self._asked_s = asked_s
         self._called = True
-        self._event_at, self._missed_at = time.monotonic(), -DISTRUST_S
+        self._event_at = time.monotonic()
+        self.missed_at = -DISTRUST_S
+        """When a scan last found what no event had told of."""
 
     def now(self) -> None:
         """Something is not what it was taken for: scan in the next turn."""
@@ -42,7 +44,7 @@ class Rhythm:
 
     def missed(self, now: float) -> None:
         """No event told of what a scan has found."""
-        self._missed_at = now
+        self.missed_at = now
 
     @contextmanager
     def scan(self, now: float) -> Iterator[bool]:
@@ -57,7 +59,7 @@ class Rhythm:
     def pause_s(self, now: float) -> float:
         """From a scan at `now` to the next, if nothing happens."""
         pause_s = max(self._asked_s, self._shortest_s())
-        if not self.listening or now - self._missed_at < DISTRUST_S:
+        if not self.listening or now - self.missed_at < DISTRUST_S:
             return pause_s
         return max(pause_s, min(LONGEST_S, self.cost_s / QUIET_SHARE, EASING * (now - self._event_at)))
 

@@ -158,8 +158,11 @@ class Settling:
         self._loose = {folder: tuple(sorted(paths)) for folder, paths in loose.items()}
 
     def loose(self, path: str) -> tuple[str, ...]:
-        """Sidecars of the same folder that may name this image inside."""
-        return self._loose.get(path.rpartition("/")[0], ())
+        """Sidecars of the same folder that may name this image inside: full paths."""
+        return tuple(str(self.root / name) for name in self._loose.get(path.rpartition("/")[0], ()))
+
+    def root_is_there(self) -> bool:
+        return os.path.isdir(self.root)  # noqa: PTH112 - Path.is_dir raises what a share that is away answers
 
     def hint(self, absolute: str, now: float, *, closed: bool) -> bool:
         """An event named this path; True when only a scan can tell what it means: a folder, or a sidecar."""
@@ -205,9 +208,10 @@ class Settling:
         self.older.pop(path, None)
         self.older_to_tell.pop(path, None)
         own, loose = [entry], []
-        if path.rpartition("/")[0] in self._with_sidecars:
+        folder = path.rpartition("/")[0]
+        if folder in self._with_sidecars:
             own += [self._stats[name] for name in sidecar_names(path) if name in self._stats]
-            loose = [self._stats[name] for name in self.loose(path) if name in self._stats]
+            loose = [self._stats[name] for name in self._loose.get(folder, ()) if name in self._stats]
         mine = "+".join(map(stat_stamp, own))
         stamp = "+".join([mine, *map(stat_stamp, loose)])
         candidate = self.candidates.get(path)

@@ -10,11 +10,11 @@ import numpy as np
 from aet_stream.config import Config
 from aet_stream.messages import Acquired
 from aet_stream.projection import Acquisition, Array, Candidate, Projection, VisitKey
+from aet_stream.readers.angle import resolve
 from aet_stream.readers.child import Reading
 from aet_stream.readers.looking import Look, Unit
 from aet_stream.readers.plan import load_plan
 from aet_stream.reasons import Reason, why
-from aet_stream.watch.angle import resolve
 from aet_stream.watch.visits import Frame, Visit
 from aet_stream.watch.whole import doubts
 

@@ -277,8 +277,8 @@ def test_whoever_asks_for_an_old_state_is_told_of_the_new_one_again(tmp_path: Pa
             bench.ask(name, old)
             bench.until(lambda: bench.offered.get((name, 0)))
             assert bench.offered.pop((name, 0)) == new
-            scans = bench.watch._rhythm.scans
-            bench.until(lambda scans=scans: bench.watch._rhythm.scans >= scans + 2)
+            scans = bench.watch.rhythm.scans
+            bench.until(lambda scans=scans: bench.watch.rhythm.scans >= scans + 2)
             assert not bench.offered
         bench.ask(name, new)
         bench.until(lambda: bench.taken)
@@ -289,12 +289,11 @@ def test_whoever_asks_for_an_old_state_is_told_of_the_new_one_again(tmp_path: Pa
 def test_a_new_file_is_noticed_at_once(tmp_path: Path) -> None:
     """Closed by its writer and whole: no settling wait. Counted in turns of the loop, not in seconds."""
     with Bench(tmp_path, "watch.settle_s=30", "watch.scan_s=30") as bench:
-        bench.until(lambda: bench.status.get("hub_id"))
-        time.sleep(0)  # let the observer's thread in
+        bench.until(lambda: bench.status.hub_id)
         (bench.root / "x_+1.00deg.tif").write_bytes(tiff(known_image(1), 0.0, 0.1))
-        scans = bench.watch._rhythm.scans
+        scans = bench.watch.rhythm.scans
         bench.until(lambda: bench.taken, limit_s=20)
-        assert bench.watch._rhythm.scans == scans
+        assert bench.watch.rhythm.scans == scans
 
 
 def test_pixels_that_cannot_be_read_are_tried_less_and_less_and_put_aside(tmp_path: Path) -> None:
@@ -318,24 +317,24 @@ def test_a_log_that_is_written_beside_costs_no_scans(tmp_path: Path) -> None:
     with Bench(tmp_path, "watch.scan_s=600") as bench:
         put(bench.root / "s", 0, 1.0)
         bench.until(lambda: bench.taken)
-        scans = bench.watch._rhythm.scans
+        scans = bench.watch.rhythm.scans
         for index in range(20):
             (bench.root / "s" / "microscope.log").write_text("x" * index)
             bench.turn()
         put(bench.root / "s", 1, 2.0)
         bench.until(lambda: len(bench.taken) == 2)
-        assert bench.watch._rhythm.scans == scans
+        assert bench.watch.rhythm.scans == scans
 
 
 def test_a_watched_folder_that_comes_back_is_listened_to_again(tmp_path: Path) -> None:
     """Deleted and made anew (or unmounted and mounted): events tell of the new one."""
     with Bench(tmp_path, "watch.scan_s=0.2") as bench:
-        bench.until(lambda: bench.status.get("hub_id"))
+        bench.until(lambda: bench.status.hub_id)
         bench.root.rmdir()
-        bench.until(lambda: not bench.watch._there)
+        bench.until(lambda: not bench.watch.status().root_there)
         bench.root.mkdir()
-        bench.until(lambda: bench.watch._there)
-        bench.watch._rhythm.due_at += 600
+        bench.until(lambda: bench.watch.status().root_there)
+        bench.watch.rhythm.due_at += 600
         put(bench.root / "s", 0, 1.0)
         bench.until(lambda: bench.taken, limit_s=20)
 
@@ -384,7 +383,7 @@ def test_a_blank_file_is_taken_after_the_grace_and_flagged(tmp_path: Path) -> No
         (bench.root / "blank_+1.00deg.npy").write_bytes(npy(np.zeros((32, 32), "<u2"), 0.0, 0.1))
         (bench.root / "good_+2.00deg.npy").write_bytes(npy(known_image(1), 0.0, 0.1))
         bench.until(lambda: ("good_+2.00deg.npy", 0) in bench.taken)
-        assert "zero_grace_s" in bench.watch._settling.candidates["blank_+1.00deg.npy"].complaint
+        assert "zero_grace_s" in bench.watch.status().waiting_for["blank_+1.00deg.npy"]
         bench.until(lambda: ("blank_+1.00deg.npy", 0) in bench.taken)
         assert bench.taken["blank_+1.00deg.npy", 0][0][0].drift.flag == "the last 1024 pixels are zero"
         assert not bench.refused
@@ -399,7 +398,7 @@ def test_a_tilt_counts_when_its_line_is_finished(tmp_path: Path) -> None:
             (bench.root / f"{name}.csv").write_text("tilt\n-1")
             os.utime(bench.root / f"{name}.csv", (time.time() + 2.5, time.time() + 2.5))  # their writer's clock is ahead
             (bench.root / f"{name}.npy").write_bytes(npy(known_image(ord(name)), 0.0, 0.1))
-        bench.until(lambda: "no end yet" in bench.status.get("waiting_for", {}).get("a.npy", ""))
+        bench.until(lambda: "no end yet" in bench.status.waiting_for.get("a.npy", ""))
         with (bench.root / "a.csv").open("a") as file:
             file.write("2.5\n")
         bench.until(lambda: len(bench.taken) == 2)

@@ -42,7 +42,7 @@ def test_400_files_into_new_folders_are_each_offered_once(tmp_path: Path) -> Non
     """Folders newer than the watches on them: what no event told of, the scan finds."""
     with WatchProcess(tmp_path) as watch:
         names = burst(watch.root, 400, 20)
-        watch.until(lambda: len(watch.paths) >= 400 and watch.status.get("moving") == 0)
+        watch.until(lambda: len(watch.paths) >= 400 and watch.status.files and not watch.status.moving)
         offered_once(watch, names)
 
 
@@ -57,7 +57,7 @@ def test_lost_events_are_made_up_for_by_a_scan(tmp_path: Path) -> None:
             one.unlink()
         names = burst(watch.root, 300, 300)
         watch.process.send_signal(signal.SIGCONT)
-        watch.until(lambda: len(watch.paths) >= 300 and watch.status.get("moving") == 0)
+        watch.until(lambda: len(watch.paths) >= 300 and watch.status.files and not watch.status.moving)
         offered_once(watch, names)
         assert "events were lost" in watch.log.read_text()
 
@@ -71,7 +71,7 @@ def test_a_burst_of_thousands(tmp_path: Path, files: int, per_folder: int) -> No
         began = time.monotonic()
         names = burst(watch.root, files, per_folder)
         written_s = time.monotonic() - began
-        watch.until(lambda: len(watch.paths) >= files and watch.status.get("moving") == 0, limit_s=600)
+        watch.until(lambda: len(watch.paths) >= files and watch.status.files and not watch.status.moving, limit_s=600)
         offered_once(watch, names)
         took_s = time.monotonic() - began
         print(f"\n{files} files in {files // per_folder} new folders: written in {written_s:.1f} s, all offered after {took_s:.1f} s")
@@ -88,7 +88,7 @@ def test_an_overflow_of_10000_files(tmp_path: Path) -> None:
         watch.process.send_signal(signal.SIGSTOP)
         names |= burst(watch.root, 10_000, 10_000)
         watch.process.send_signal(signal.SIGCONT)
-        took_s = watch.until(lambda: len(watch.paths) >= 10_000 and watch.status.get("moving") == 0, limit_s=600)
+        took_s = watch.until(lambda: len(watch.paths) >= 10_000 and watch.status.files and not watch.status.moving, limit_s=600)
         assert watch.paths == names
         assert [key[0] for key, count in watch.offers.items() if count > 1] == []
         assert len(watch.offers) == 10_001  # the first file was written anew
@@ -127,14 +127,14 @@ def test_scans_are_rare_while_events_tell_everything() -> None:
 def test_only_files_of_which_no_event_told_make_scans_frequent(tmp_path: Path) -> None:
     """What a scan finds before its event is taken was not missed; with the observer deaf, it was."""
     with Bench(tmp_path, "watch.scan_s=0.05") as bench:
-        rhythm = bench.watch._rhythm
+        rhythm = bench.watch.rhythm
         put(bench.root / "s", 0, 1.0)
         bench.until(lambda: bench.taken)
         bench.rest()
-        assert rhythm._missed_at < 0
-        bench.watch._hints.take = lambda: []  # type: ignore[method-assign]
+        assert rhythm.missed_at < 0
+        bench.watch.hints.take = lambda: []  # type: ignore[method-assign]
         put(bench.root / "s", 1, 2.0)
-        bench.until(lambda: len(bench.taken) == 2 and rhythm._missed_at > 0)
+        bench.until(lambda: len(bench.taken) == 2 and rhythm.missed_at > 0)
 
 
 @pytest.mark.parametrize(
@@ -162,9 +162,9 @@ def test_a_blip_of_the_folder_doubles_nothing(tmp_path: Path) -> None:
         bench.until(lambda: len(bench.taken) == 5)
         states = dict(bench.offered)
         bench.root.rename(tmp_path / "away")
-        bench.until(lambda: bench.status.get("root_there") is False)
+        bench.until(lambda: bench.status.hub_id and not bench.status.root_there)
         (tmp_path / "away").rename(bench.root)
-        bench.until(lambda: bench.status.get("root_there") is True)
+        bench.until(lambda: bench.status.root_there)
         bench.rest()
         assert bench.offered == states
         assert np.array_equal(bench.pixels("x_+3deg.npy"), known_image(3, 16))
@@ -182,7 +182,7 @@ def test_what_was_to_be_read_while_the_folder_was_away_is_read_when_it_is_back(t
         with (bench.root / names[5]).open("wb") as growing:
             growing.write(npy(known_image(5, 16), 0.0, 0.1))
             growing.flush()
-            bench.until(lambda: names[5] in bench.watch._settling.candidates)
+            bench.until(lambda: names[5] in bench.watch.status().waiting_for)
             place, away = bench.root / "s" if how == "one folder" else bench.root, tmp_path / "away"
             place.rename(away)
         if how == "failing":

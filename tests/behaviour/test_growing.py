@@ -83,7 +83,7 @@ def test_an_image_waits_for_its_section(tmp_path: Path, pixels: bool) -> None:
         path.with_name("tilt.mrc.mdoc").write_bytes(mdoc("tilt.mrc", [], 0.1))
         for count in range(1, 5):
             path.write_bytes(mrc(images[:count], 0.0, 0.1))
-            bench.until(lambda: "so far" in str(bench.status.get("waiting_for")))
+            bench.until(lambda: "so far" in str(bench.status.waiting_for))
             text = mdoc("tilt.mrc", tilts[:count], 0.1, None, images if pixels else None)
             path.with_name("tilt.mrc.mdoc").write_bytes(text)
             bench.until(lambda count=count: len(bench.taken) == count)
@@ -101,7 +101,7 @@ def test_preallocated_sections_wait_until_they_are_written(tmp_path: Path) -> No
         path = bench.root / "tilt.mrc"
         path.write_bytes(mrc(images, 0.0, 0.1))
         bench.until(lambda: len(bench.taken) == 2)
-        assert "zero" in bench.watch._settling.candidates["tilt.mrc"].complaint
+        assert "zero" in bench.watch.status().waiting_for["tilt.mrc"]
         images[2] = known_image(2)
         path.write_bytes(mrc(images, 0.0, 0.1))
         bench.until(lambda: len(bench.taken) == 3)

@@ -33,7 +33,7 @@ def reader() -> Iterator[ReaderChild]:
 
 def series_of(daemon: Rehearsal) -> dict[str, int]:
     """Stored projections of every series that there is."""
-    return {row["name"]: row["stored"] for row in summary(daemon.core.ledger)["series"]}
+    return {row.name: row.stored for row in summary(daemon.core.ledger).series}
 
 
 def aged(path: Path, years: float) -> Path:
@@ -119,7 +119,7 @@ def test_a_sentinel_ends_the_series_of_its_own_folder(users: Path, reader: Reade
     (users / "in" / USERS[0] / "scan.done").touch()
     with Rehearsal(users, reader, "series.by=leaf", "series.sentinel=*.done", "reconstruct.on_close=false") as daemon:
         daemon.run()
-        states = {row["name"]: row["state"] for row in summary(daemon.core.ledger)["series"]}
+        states = {row.name: row.state for row in summary(daemon.core.ledger).series}
     assert states == {place.replace("/", "~"): "closed" if place == USERS[0] else "open" for place in USERS}
 
 
@@ -151,7 +151,7 @@ def test_old_data_are_taken_as_far_as_is_asked_for(
     with Rehearsal(archive, reader, f"watch.newer_than={newer_than}") as daemon:
         assert series_of(daemon.run()) == series
         status = daemon.core.status()
-    assert status["left_out"]["older"] == older
+    assert status.left_out.older == older
     assert notes(status) == ([f"{older} older files left out (watch.newer_than)"] if older else [])
     assert [f"{older} files are older" in record.getMessage() for record in caplog.records].count(True) == bool(older)
 
@@ -176,7 +176,7 @@ def test_what_comes_after_the_first_start_is_never_left_out_whatever_its_time_sa
     aged(put(archive / "in" / "brought", 102, 3.0), 2)
     with Rehearsal(archive, reader, "watch.newer_than=start") as daemon:
         assert series_of(daemon.run()) == {"copied": 1, "new": 1, "brought": 1}
-        assert daemon.core.status()["left_out"]["older"] == 10
+        assert daemon.core.status().left_out.older == 10
         old = put(archive / "in" / "2021", 0, 0.0)  # written anew, as it was
         assert series_of(daemon.run())["2021"] == 1
         aged(old, 4.5)
@@ -188,7 +188,7 @@ def test_what_was_left_out_is_taken_when_a_person_wants_it(archive: Path, reader
     for setting, stored, older in (("start", 0, 10), ("800 d", 4, 6), ("", 10, 0), ("start", 10, 0)):
         with Rehearsal(archive, reader, f"watch.newer_than={setting}") as daemon:
             assert sum(series_of(daemon.run()).values()) == stored, setting
-            assert daemon.core.status()["left_out"]["older"] == older, setting
+            assert daemon.core.status().left_out.older == older, setting
 
 
 def test_a_limit_that_is_set_later_leaves_out_nothing_that_came_since_the_first_start(archive: Path, reader: ReaderChild) -> None:
@@ -280,7 +280,7 @@ def test_a_growing_stack_whose_tilts_stay_the_same_is_held_until_they_do_not(tmp
         assert "all images of the file say 0 deg" in daemon.endings[path, 2].reason
         stack(tmp_path, [0.0, 0.0, 0.0, 3.0])
         assert series_of(daemon.run()) == {"np1": 4}
-        assert summary(daemon.core.ledger)["held"] == []
+        assert summary(daemon.core.ledger).held == ()
 
 
 def test_of_several_signals_of_one_detector_a_person_names_the_projection(tmp_path: Path, reader: ReaderChild) -> None:

@@ -61,8 +61,8 @@ def test_it_goes_on_and_closes(earlier: Path) -> None:
         "open": ("open", 6),  # one more than the ledger knew, and shown already
         "means": ("open", 2),
     }
-    assert [row["path"] for row in ledger.in_state("held")] == ["open/untold.npy"]
-    assert [row["path"] for row in ledger.in_state("quarantined")] == ["open/broken.npy"]
+    assert [row.path for row in ledger.in_state("held")] == ["open/untold.npy"]
+    assert [row.path for row in ledger.in_state("quarantined")] == ["open/broken.npy"]
     assert sorted(row["sink"] for row in desk.core.outbox.listed("pending")) == ["reconstruct", "report"]
     desk.pixels["open/new.tif"] = np.arange(120, dtype="<u2").reshape(12, 10)
     desk.store("new", folder="open")

@@ -20,6 +20,7 @@ from unittest import mock
 import h5py
 import numpy as np
 
+from aet_stream.config import Reconstruct
 from aet_stream.errors import AetError
 from aet_stream.hub.archive import Archive, open_ledger
 from aet_stream.hub.crash_guard import CrashGuard
@@ -131,7 +132,7 @@ def unit(index: int, number: int) -> Draft:
 def opened(root: Path) -> tuple[Archive, Ledger]:
     ledger, _ = open_ledger(root)
     return Archive(
-        root, ledger, Outbox(ledger.db, {"reconstruct": ("series.closed",)}), CrashGuard(root), fold_rows=2, expected=0, config="{}"
+        root, ledger, Outbox(ledger.db, {"reconstruct": Reconstruct()}), CrashGuard(root), fold_rows=2, expected=0, config="{}"
     ), ledger
 
 

@@ -30,6 +30,7 @@ from aet_stream.projection import Acquisition, Candidate, Quality, Subtracted, V
 from aet_stream.reasons import Reason
 from aet_stream.series import Series
 from aet_stream.service import Stop
+from aet_stream.status import WatchStatus
 from aet_stream.transport import HubLink
 from tests.durability.oracle import Exposure
 
@@ -103,16 +104,14 @@ class Makers:
         ids = {record.visit.path: f"s:{record.number}" for record in store.records}
         if number == 1:
             obey("exclude", {"ids": [ids[RESTORED]], "reason": "by the rig"})
-            obey(
-                "discard", {"ids": [row["id"] for row in self._core.ledger.in_state("held")] or [self._discarded()], "reason": "by the rig"}
-            )
+            obey("discard", {"ids": [row.id for row in self._core.ledger.in_state("held")] or [self._discarded()], "reason": "by the rig"})
         else:
             obey("restore", {"ids": [ids[RESTORED]]})
             obey("exclude", {"ids": [ids[EXCLUDED]], "reason": "by the rig"})
         return bool(obey("settled", {"series": ["s"]})[1]["settled"])
 
     def _discarded(self) -> int:
-        return int(self._core.ledger.in_state("discarded")[0]["id"])
+        return int(self._core.ledger.in_state("discarded")[0].id)
 
     def _make(self, maker: Maker) -> None:
         with Series(self._folder / "series.h5") as series:
@@ -133,7 +132,7 @@ class ScriptedWatch:
 
     def __init__(self, output: Path, root: Path) -> None:
         self._root = root
-        self._link = HubLink(output, role="watch", name="watch")
+        self._link = HubLink(output, name="watch")
         self._asked: list[Want] = []
         self._hub_id = ""
         self._beaten_at = self._offered_at = 0.0
@@ -142,7 +141,7 @@ class ScriptedWatch:
         now = time.monotonic()
         if now - self._beaten_at > 0.1:
             self._beaten_at = now
-            self._link.beat({"asked": [[want.visit.path, want.visit.image] for want in self._asked]})
+            self._link.beat(WatchStatus(asked=tuple(want.visit.source for want in self._asked)))
         for message, _ in self._link.receive(0.0):
             if isinstance(message, Want):
                 self._answer(message)
@@ -234,7 +233,7 @@ def _or_die(work: object) -> None:
 
 def _finished(core: Core, makers: Makers, case: Case) -> bool:
     totals = core.ledger.totals()
-    ended = totals["stored"] + totals["duplicates"], totals["quarantined"], totals["held"] + totals["discarded"]
+    ended = totals.stored + totals.duplicates, totals.quarantined, totals.held + totals.discarded
     if ended != (GOOD + 1, 1, 1) or core.in_hand():
         return False
     if not case.close:

@@ -19,14 +19,13 @@ from aet_stream.judging import Row, Rows, Site, judge, parted
 from aet_stream.naming import is_text, series_of, shown, without_reader
 from aet_stream.newer_than import limit_s
 from aet_stream.projection import Acquisition, Candidate
-from aet_stream.readers.child import Member
+from aet_stream.readers.child import Member, ReaderChild
 from aet_stream.readers.looking import Look, Unit
 from aet_stream.readers.sidecar import is_sidecar
 from aet_stream.reasons import why
 from aet_stream.watch.merging import Merging
 from aet_stream.watch.settle import Settling
 from aet_stream.watch.visits import Visit, Visits
-from aet_stream.watch.watch import Reader
 from aet_stream.watch.witness import Witness
 
 SHOWN_IMAGES = 3
@@ -43,7 +42,7 @@ _WORST_FIRST = (QUARANTINED, GONE, _WORDS["held"], WAITED_FOR, STORED, _WORDS["d
 """Which verdict on one of its images is that on a file."""
 
 
-def describe_all(paths: Iterable[Path], reader: Reader, config: Config, *, say: Callable[[str], None]) -> bool:
+def describe_all(paths: Iterable[Path], reader: ReaderChild, config: Config, *, say: Callable[[str], None]) -> bool:
     """Describe files, and every file below folders; True when all could be stored as they are.
 
     Raises
@@ -95,7 +94,7 @@ class _File:
 class Foresight:
     """What would become of files; what would be stored is remembered, and what comes after it judged beside it."""
 
-    def __init__(self, reader: Reader, config: Config) -> None:
+    def __init__(self, reader: ReaderChild, config: Config) -> None:
         self._reader = reader
         self._config = config
         self._witness = Witness(config)
@@ -115,7 +114,7 @@ class Foresight:
             series = series_of(f"{inside}{name}", root.name, self._config.series)
             file = files[name] = _File(folder / name, f"{inside}{name}", series)
             self._look(file, there, name, visits)
-        loose = {files[name].name: tuple(str(folder / other) for other in there.loose(name)) for name in files}
+        loose = {files[name].name: there.loose(name) for name in files}
         by_name = {file.name: file for file in files.values()}
         for later_s in (0.0, math.inf):  # those that may still get another frame are waited for
             for visit in visits.due(later_s):
@@ -136,9 +135,8 @@ class Foresight:
         if not is_text(str(file.path)):
             file.verdict, file.words = QUARANTINED, f"{QUARANTINED}: {why('nameless').with_remedy()}"
             return
-        loose = tuple(str(there.root / other) for other in there.loose(name))
         try:
-            file.look = self._reader.look(file.path, loose)
+            file.look = self._reader.look(file.path, there.loose(name))
         except AetError as error:
             file.verdict, file.words = _failed(error)
             return
