@@ -96,7 +96,13 @@ class Daemon:
         try:
             return ask(self.out, "status", timeout_s=2)
         except AetError:
-            return {"totals": {"stored": 0, "held": 0, "quarantined": 0, "duplicates": 0}, "roles": {}, "held": [], "quarantined": []}
+            return {
+                "totals": {"stored": 0, "held": 0, "quarantined": 0, "duplicates": 0},
+                "roles": {},
+                "workers": {},
+                "held": [],
+                "quarantined": [],
+            }
 
     def wait_for_totals(self, limit_s: float = 60.0, **wanted: int) -> dict[str, Any]:
         """Until the counts are exactly these."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -13,50 +14,175 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import ENVIRONMENT, Daemon, wait_for
+from aet_stream.cli import main
+from aet_stream.config_file import load
+from tests.harness import ENVIRONMENT, Daemon, put, wait_for
 
-UNIT = Path(__file__).parent.parent / "systemd" / "aet-stream.service"
+UNITS = Path(__file__).parent.parent / "aet_stream" / "systemd"
 analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 
-
 DROP_INS = {"gpu-wsl.conf": "/dev/dxg:rw", "gpu-mig.conf": "char-nvidia-caps:rw"}
+EXPOSED = {
+    "aet-stream.service": 16,
+    "aet-stream@tem1.service": 16,
+    "aet-stream-hub.service": 5,
+    "aet-stream-watch.service": 5,
+    "aet-stream-worker.service": 6,
+    "aet-stream-trigger.service": 16,
+    "aet-stream-monitor.service": 16,
+    "aet-stream-relay.service": 16,
+    "aet-stream-elsewhere@0.service": 16,
+}
+"""Tenths of 10 that each may have by systemd's own measure."""
+OFFLINE = ("aet-stream-hub.service", "aet-stream-watch.service", "aet-stream-worker.service")
 
 
-@pytest.fixture(params=["", *DROP_INS])
-def installed(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """The unit as it would be installed here: with a program that exists; alone, or with one of its drop-ins."""
-    if request.param:
-        (tmp_path / f"{UNIT.name}.d").mkdir()
-        shutil.copy(UNIT.parent / request.param, tmp_path / f"{UNIT.name}.d")
-    text = UNIT.read_text().replace("/opt/aet-stream/bin/aet-stream", sys.executable)
-    copy = tmp_path / "aet-stream.service"
-    copy.write_text(text.replace("User=aet-stream", "User=root").replace("Group=aet-stream", "Group=root"))
-    return copy
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """The units as they would be installed here: with a program and a user that exist, and an instance of each template."""
+    folder = tmp_path / "units"
+    shutil.copytree(UNITS, folder)
+    for path in [*folder.glob("*.service"), *folder.glob("*/*.conf")]:
+        text = path.read_text().replace("/opt/aet-stream/bin/aet-stream", sys.executable)
+        path.write_text(text.replace("User=aet-stream", "User=daemon").replace("Group=aet-stream", "Group=daemon"))
+    for name in EXPOSED:
+        if "@" in name:
+            shutil.copy(folder / f"{name.partition('@')[0]}@.service", folder / name)
+    return folder
+
+
+def rated(unit: Path, tenths: int = 100) -> subprocess.CompletedProcess[str]:
+    command = ["systemd-analyze", "security", "--offline=true", f"--threshold={tenths}", str(unit)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @analyze
-def test_systemd_finds_nothing_wrong_with_the_unit(installed: Path) -> None:
-    """systemd-analyze verify is silent."""
-    done = subprocess.run(["systemd-analyze", "verify", "--man=no", str(installed)], capture_output=True, text=True, check=False)
-    complaints = [line for line in done.stderr.splitlines() if str(installed.parent) in line or installed.name in line]
+def test_systemd_finds_nothing_wrong_with_the_units(installed: Path) -> None:
+    """systemd-analyze verify is silent about all of them, and the target."""
+    units = [str(installed / name) for name in (*EXPOSED, "aet-stream.target")]
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, check=False)
+    complaints = [line for line in done.stderr.splitlines() if str(installed) in line or "aet-stream" in line]
     assert done.returncode == 0, done.stderr
     assert not complaints
 
 
 @analyze
-def test_the_unit_is_well_locked_up(installed: Path) -> None:
-    """Exposure below 3.0 of 10 by systemd's own measure."""
-    command = ["systemd-analyze", "security", "--offline=true", "--threshold=30", str(installed)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-1500:]
-    drop_ins = [path.name for path in installed.parent.glob("*.d/*")]
-    (devices,) = [line for line in done.stdout.splitlines() if "DeviceAllow=" in line]
-    assert [device in devices for device in DROP_INS.values()] == [name in drop_ins for name in DROP_INS]
+def test_every_unit_is_well_locked_up(installed: Path) -> None:
+    """By systemd's own measure; those that need no network have none, and all have the common sandbox."""
+    for name, tenths in EXPOSED.items():
+        done = rated(installed / name, tenths)
+        assert done.returncode == 0, (name, done.stdout[-1500:])
+        found = {line.split()[1]: line.split()[0] for line in done.stdout.splitlines() if line.startswith(("✓", "✗"))}
+        assert (found["PrivateNetwork="] == "✓") == (name in OFFLINE), name
+        assert [found[key] for key in ("PrivateUsers=", "NoNewPrivileges=", "ProtectSystem=", "ProtectProc=")] == ["✓"] * 4, name
 
 
-def test_every_drop_in_is_tried() -> None:
+@analyze
+@pytest.mark.parametrize("drop_in", DROP_INS)
+def test_a_drop_in_opens_its_device_alone(installed: Path, drop_in: str) -> None:
+    """For the all-in-one unit."""
+    folder = installed / "aet-stream.service.d"
+    folder.mkdir()
+    shutil.copy(UNITS / drop_in, folder)
+    (devices,) = [line for line in rated(installed / "aet-stream.service").stdout.splitlines() if "DeviceAllow=" in line]
+    assert [device in devices for device in DROP_INS.values()] == [name == drop_in for name in DROP_INS]
+
+
+def test_every_file_is_tried() -> None:
     """A new one cannot be forgotten."""
-    assert {path.name for path in UNIT.parent.iterdir()} == {UNIT.name, *DROP_INS}
+    known = {re.sub("@.*[.]", "@.", name) for name in EXPOSED} | {*DROP_INS, "aet-stream.target", "aet-stream-.service.d"}
+    assert {path.name for path in UNITS.iterdir()} == known
+
+
+# -- install-service --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installation where a service can reach it."""
+    found = tmp_path / "opt" / "bin" / "aet-stream"
+    found.parent.mkdir(parents=True)
+    found.touch(0o755)
+    monkeypatch.setattr("aet_stream.cli.set_up_logging", lambda *words, **more: None)
+    monkeypatch.setattr(sys, "executable", str(found.with_name("python")))
+    return found
+
+
+def place(root: Path) -> set[str]:
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("words", "units", "settings"),
+    [
+        ([], {"aet-stream.service", "aet-stream.service.d/paths.conf"}, {"config.toml"}),
+        (["--instance", "tem1"], {"aet-stream@.service", "aet-stream@tem1.service.d/paths.conf"}, {"tem1.toml"}),
+        (["--units", "roles"], {*(name for name in EXPOSED if "@" not in name and name != "aet-stream.service"), "aet-stream.target",
+                                "aet-stream-.service.d/role.conf", "aet-stream-.service.d/paths.conf"}, {"config.toml"}),
+        (["--units", "elsewhere"], {"aet-stream-elsewhere@.service", "aet-stream-.service.d/role.conf"}, {"elsewhere.env", "worker.key"}),
+    ],
+)  # fmt: skip
+def test_install_and_uninstall(
+    tmp_path: Path, program: Path, capsys: pytest.CaptureFixture[str], words: list[str], units: set[str], settings: set[str]
+) -> None:
+    """A dry run says the same and does nothing; a second run changes nothing of a person's; away again, the settings stay."""
+    root = tmp_path / "root"
+    chosen = ["--set", "watch.root=/microscope", "--set", "output.root=/data/aet", "--root", str(root)]
+    command = ["install-service", *words, *chosen]
+    assert main([*command, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert not root.exists()
+    assert "would write" in said
+    assert main(command) == 0
+    assert capsys.readouterr().out == said.replace("would ", "")
+    expected = {f"etc/systemd/system/{name}" for name in units} | {f"etc/aet-stream/{name}" for name in settings}
+    assert place(root) == expected
+    text = "".join((root / path).read_text() for path in expected if "system" in path)
+    assert f"ExecStart={program} " in text
+    assert "/opt/aet-stream/bin/aet-stream " not in text
+    if "elsewhere" not in words:
+        assert "ReadWritePaths=/data/aet\n" in text
+        name = root / "etc" / "aet-stream" / next(iter(settings))
+        assert load(name, []).watch.root == "/microscope"
+        name.write_text(name.read_text() + "# mine\n")
+        assert main(command) == 0
+        assert "stays as it is" in capsys.readouterr().out
+        assert name.read_text().endswith("# mine\n")
+    assert main(["uninstall-service", "--root", str(root)]) == 0
+    assert place(root) == {path for path in expected if "aet-stream/" in path}
+    assert "left alone" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("folder", "words", "said"),
+    [
+        ("/home/me/venv/bin", [], "lies in a home"),
+        ("/no/such", [], "is not there"),
+        ("", ["--set", "output.root="], "output.root is not set"),
+    ],
+)
+def test_what_cannot_be_a_service_is_refused(
+    tmp_path: Path,
+    program: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    folder: str,
+    words: list[str],
+    said: str,
+) -> None:
+    """Before anything is done."""
+    if folder:
+        monkeypatch.setattr(sys, "executable", f"{folder}/python")
+    if folder.startswith("/home"):
+        monkeypatch.setattr(Path, "exists", lambda path: True)
+    chosen = ["--set", "watch.root=/microscope", "--set", "output.root=/data/aet", *words, "--root", str(tmp_path / "root")]
+    assert main(["install-service", *chosen]) in (1, 2)
+    assert said in capsys.readouterr().err
+    monkeypatch.undo()
+    assert not (tmp_path / "root").exists()
+
+
+# -- readiness and watchdog -------------------------------------------------------------------------------------------------------
 
 
 class FakeSystemd:
@@ -108,3 +234,28 @@ def test_ready_and_watchdog_come_from_live_roles_only(tmp_path: Path) -> None:
         if daemon.process.poll() is None:
             daemon.process.kill()
             daemon.process.wait()
+
+
+def test_roles_as_units_of_their_own_make_a_series(tmp_path: Path) -> None:
+    """As aet-stream.target starts them, in no order: each says READY and WATCHDOG itself, and ends with 0 when asked."""
+    daemon, heard, roles = Daemon(tmp_path), {}, ("worker", "watch", "trigger", "hub")
+    processes: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        with daemon.log.open("w") as log:
+            for role in roles:
+                heard[role] = FakeSystemd(tmp_path / f"{role}.notify")
+                environment = {**ENVIRONMENT, "NOTIFY_SOCKET": str(heard[role].path)}
+                processes[role] = subprocess.Popen(daemon.command(role, *daemon.set), stderr=log, env=environment)
+        put(daemon.root / "s", 0, 1.0)
+        for word in ("READY=1", "WATCHDOG=1"):
+            wait_for(lambda word=word: all(any(word in said for said in each.listen()) for each in heard.values()), what=word)
+        daemon.wait_for_totals(stored=1)
+        for process in processes.values():
+            process.send_signal(signal.SIGTERM)
+        assert {role: process.wait(20) for role, process in processes.items()} == dict.fromkeys(roles, 0)
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()
+        for each in heard.values():
+            each.close()
