@@ -200,7 +200,7 @@ def test_expected_errors_rank_true_ones(model: str, least: float) -> None:
     expected, true = [], []
     for sample in sets.frames("hard", 40, seed=sets.SEED + 77):
         evidence, error = judged(denoiser, sample)
-        expected.append(trust.expected_share(evidence.features(), denoiser.rule) * evidence.range)
+        expected.append(trust.expected_share(evidence, denoiser.rule) * evidence.range)
         true.append(error)
     assert rank_correlation(np.array(expected), np.array(true)) > least
     assert 0.5 < np.median(np.array(expected) / np.array(true)) < 2

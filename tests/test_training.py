@@ -26,6 +26,7 @@ from aet_stream.denoise.estimate import Estimate, Image
 from aet_stream.denoise.weights_file import SHIPPED, Card, load_card, load_tensors, parts, write_card
 from aet_stream.errors import ConfigError, ModelError, OutputFull
 from aet_stream.projection import Array
+from aet_stream.simulate.physical import JUDGING_HABITS, LEARNT_HABITS
 from aet_stream.training import calibrate, evaluate, finetune, sets, train
 from aet_stream.training.batches import CoarseBatch, CoarseBatches, PatchBatches
 from aet_stream.training.dataset import LEARNT, Mixer, Recipe
@@ -409,6 +410,37 @@ def test_the_learning_rate_is_a_plain_function() -> None:
     assert published.steps * published.batch == pytest.approx(51 * 215_460, rel=1e-4)
 
 
+def test_a_run_begins_with_the_weights_that_its_preset_names(tmp_path: Path) -> None:
+    """So small a step changes nothing: out comes what was put in."""
+    torch.manual_seed(99)
+    first = coarse.Coarse().state_dict()
+    start = save_weights(tmp_path / "first.safetensors", first, Card(name="first", architecture="coarse"))
+    path = preset_file(tmp_path, steps=1)
+    text = path.read_text().replace("learning_rate = 1e-3", "learning_rate = 1e-12")
+    path.write_text(f'start = "{start}"\n' + text)
+    learned, _ = parts(load_tensors(run(str(path), tmp_path / "out", threads=1)))
+    assert all(torch.allclose(learned[name].float(), first[name], rtol=1e-3, atol=1e-6) for name in first)
+
+
+@pytest.mark.parametrize(("start", "said"), [("nonsense", "start 'nonsense'"), ("dncnn-2019", "start is another kind of network")])
+def test_a_run_does_not_begin_with_what_is_no_such_network(tmp_path: Path, start: str, said: str) -> None:
+    """No file of that name, or of another architecture."""
+    path = preset_file(tmp_path)
+    path.write_text(f'start = "{start}"\n' + path.read_text())
+    with pytest.raises(ModelError, match=said):
+        run(str(path), tmp_path / "out", threads=1)
+
+
+def test_habits_that_judge_are_not_learned_from() -> None:
+    """The preset for films that turn names its particles; the others follow from none being named."""
+    turning, default = load_preset("turning"), load_preset("default")
+    assert tuple(turning.recipe.kinds) == LEARNT_HABITS
+    assert not set(turning.recipe.kinds) & set(JUDGING_HABITS)
+    assert tuple(default.recipe.kinds) == LEARNT
+    mixer = Mixer(msgspec.structs.replace(turning, habits=["rod"]).recipe, seed=0, particles=2, views=1)
+    assert mixer.recipe.kinds == ["rod"]
+
+
 def test_a_wrong_preset_is_named() -> None:
     """With the ones there are."""
     with pytest.raises(ConfigError, match="dncnn-2019"):
@@ -431,6 +463,7 @@ def test_a_wrong_preset_is_named() -> None:
         ("coarse", 'network = "coarse"', 'network = "transformer"', "network: choose from coarse, dncnn"),
         ("coarse", 'name = "tiny"', 'name = "a/b"', "name"),
         ("coarse", 'name = "tiny"', 'name = ""', "name"),
+        ("coarse", "seed = 3", 'seed = 3\nhabits = ["snowflake"]', "habits: choose from"),
     ],
 )
 def test_a_preset_that_cannot_work_is_refused(tmp_path: Path, network: str, was: str, becomes: str, said: str) -> None:

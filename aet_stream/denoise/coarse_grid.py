@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from aet_stream.config import Denoise
-from aet_stream.denoise import coarse, detail, grid
+from aet_stream.denoise import beside, coarse, detail, grid
 from aet_stream.denoise.estimate import Beat, Estimate, Image
 from aet_stream.denoise.features import Blocks
 from aet_stream.denoise.fusion.experts import NetworkOutput
@@ -75,10 +75,12 @@ class CoarseGrid:
         apart = np.abs(one[0][0] - other[0][0].T)
         doubts = {name: (value + other[1][name]) / 2 for name, value in one[1].items()}
         doubts |= {"views": rms(apart), "views_most": float(np.quantile(apart, 0.99))}
+        films = beside.films(blocks, support > 0)
+        support = np.where(films, -np.abs(support), support)
         noise = np.square(blocks.statistics[4] / blocks.block_px)
         background = background + detail.of_vacuum(blocks.statistics[0] - background, support <= 0, noise)
         drawn = grid.draw_means(background * blocks.span + blocks.low, blocks.block_px, (frame.shape[0], frame.shape[1]))
-        return NetworkOutput(background, support, log_error, apart, before_solve), drawn, doubts
+        return NetworkOutput(background, support, log_error, apart, before_solve, bool(films.any())), drawn, doubts
 
     def answers(self, views: list[Array]) -> list[tuple[list[Array], dict[str, float]]]:
         """Of each view, (statistics, rows, columns): see `_infer`; grids of any size."""

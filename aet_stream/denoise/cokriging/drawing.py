@@ -1,0 +1,90 @@
+"""What lies under the particle of one projection, given the series; and how well the series, and the projection alone, foretell what is
+seen around the particle when it is held back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import cho_solve, cholesky, solve_triangular
+
+from aet_stream.denoise.cokriging.model import Windows, alone_covariance, own_covariance
+from aet_stream.denoise.cokriging.posterior import Posterior
+from aet_stream.denoise.cokriging.seen import Seen
+from aet_stream.projection import Array
+
+_JITTER = 1e-6
+"""Share of their variance that windows do not share, for the sake of single precision"""
+_EVERY = 3
+"""Of the hidden points, one in so many is asked for its spread; the others have that of the nearest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Whole points around the particle that were held back: what was foretold of them."""
+
+    error: float
+    """Root mean square of what was seen less what was foretold"""
+    stated: float
+    """The same as the model states it"""
+
+
+UNKNOWN = Held(float("nan"), float("nan"))
+"""There is no vacuum around the particle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Of one projection."""
+
+    background: Array
+    """(rows, columns) means over points; where the vacuum is seen, what is seen"""
+    sd: Array
+    """(rows, columns) as the model states it; 0 where the vacuum is seen"""
+    by_series: Held
+    alone: Held
+
+
+def draw(posterior: Posterior, seen: Seen) -> Drawn:
+    """The background of one of the projections that were added."""
+    hidden = np.flatnonzero(seen.hidden)
+    under = Windows(seen.centres[0].ravel()[hidden], seen.centres[1].ravel()[hidden], np.ones(len(hidden)))
+    few = np.arange(0, len(hidden), _EVERY)
+    ring = np.arange(seen.ring_from, len(seen.mean))
+    sees, below = posterior.sees(seen, seen.windows), posterior.sees(seen, under)
+    own = posterior.own(seen)
+    factor = cholesky(own, lower=True, check_finite=False)
+    across = own_covariance(posterior.model, under, seen.windows)
+    asked = np.zeros((len(own), 1 + len(few) + len(ring)))
+    asked[:, 0] = seen.mean - sees @ posterior.nodes_mean
+    asked[:, 1 : 1 + len(few)] = across[few].T
+    asked[ring, 1 + len(few) + np.arange(len(ring))] = 1
+    weighed = cho_solve((factor, True), asked, overwrite_b=True, check_finite=False)
+    left, by_few, by_ring = weighed[:, 0], weighed[:, 1 : 1 + len(few)], weighed[:, 1 + len(few) :]
+    background = seen.means.copy()
+    background.ravel()[hidden] = below @ posterior.nodes_mean + across @ left
+    sd = np.zeros(seen.hidden.shape)
+    if len(hidden):
+        apart = below[few].toarray() - by_few.T @ sees
+        variance = np.square(posterior.spread(apart)).sum(0) + own_covariance(posterior.model, under[:1], under[:1])[0, 0]
+        variance -= np.einsum("ij,ji->i", across[few], by_few)
+        rows, columns = np.unravel_index(hidden, seen.hidden.shape)
+        near = (np.square(rows[:, None] - rows[few]) + np.square(columns[:, None] - columns[few])).argmin(1)
+        sd.ravel()[hidden] = np.sqrt(np.maximum(variance, 1e-12))[near]
+    whole = seen.edge[ring] == 1
+    if not whole.any():
+        return Drawn(background, sd, UNKNOWN, UNKNOWN)
+    # What is left of observations that are held back follows from the precision of all (Rasmussen & Williams 5.4.2).
+    pull = posterior.spread(by_ring.T @ sees)
+    covariance = np.linalg.inv(by_ring[ring] - pull.T @ pull)
+    by_series = _held(covariance @ left[ring], np.diag(covariance), whole)
+    own += alone_covariance(posterior.model, seen.tilt_deg, seen.time, seen.windows)
+    own[np.diag_indices(len(own))] *= 1 + _JITTER
+    factor = cholesky(own, lower=True, overwrite_a=True, check_finite=False)
+    white = solve_triangular(factor, seen.mean, lower=True, check_finite=False)
+    last = factor[np.ix_(ring, ring)]  # they come last, so that this is the factor of their covariance, given the others
+    return Drawn(background, sd, by_series, _held(last @ white[ring], np.square(last).sum(1), whole))
+
+
+def _held(errors: Array, variances: Array, which: Array) -> Held:
+    return Held(float(np.sqrt(np.mean(np.square(errors[which])))), float(np.sqrt(np.mean(variances[which]))))

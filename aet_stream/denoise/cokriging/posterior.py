@@ -1,0 +1,176 @@
+"""The films of a series, given all of its vacuum: one more projection is one more term.
+
+A film is known by its values at nodes, closer together near the particle, and is cubic between them (Keys, IEEE Trans. Acoust. Speech
+Signal Process. 29 (1981) 1153). With A what a projection's windows see of the nodes and C the covariance of its own part and noise, it
+adds A^T C^-1 A to the information about the nodes and A^T C^-1 y to what it says (Rue & Held, Gaussian Markov Random Fields (2005), 2.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy import sparse
+from scipy.linalg import blas, cho_solve, cholesky, solve_triangular
+
+from aet_stream.denoise.cokriging.model import FILM_LENGTHS, LEVEL, Film, Model, Turned, Windows, own_covariance
+from aet_stream.denoise.cokriging.seen import Seen
+from aet_stream.projection import Array
+
+_SPACING = 1.4
+"""Points between nodes"""
+_EVEN = 20.0
+"""Points from the middle as far as which they are evenly spaced across the axis; beyond, their spacing grows with the distance."""
+_MARGIN = 2.0
+"""Points beyond the frame along the axis"""
+_FARTHEST = 112.0
+"""Points; what lies beyond is not seen"""
+_FAINTEST = 3e-3
+"""Of a film's standard deviation, what a window is not believed to show of it: single precision needs that"""
+_JITTER = 1e-5
+"""Variance that neighbouring nodes do not share, so that their covariance can be factored"""
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """Where a film is known."""
+
+    along: Array
+    across: Array
+
+    @classmethod
+    def covering(cls, series: Sequence[Seen], model: Model) -> Nodes:
+        along = max(float(np.abs(seen.along).max()) for seen in series) + _MARGIN
+        far = 0.0
+        for seen in series:
+            for film in model.films:
+                places = Turned.of(seen.tilt_deg, seen.along, seen.across, film.height, model.turn_deg, model.slope)
+                far = max(far, float(np.abs(places.u).max()) + 1)
+        positive = [0.0]
+        while positive[-1] < min(far, _FARTHEST):
+            positive.append(positive[-1] + max(_SPACING, _SPACING * positive[-1] / _EVEN))
+        across = np.array([*positive, positive[-1] * (1 + _SPACING / _EVEN)])
+        count = int(np.ceil(along / _SPACING))
+        return cls(np.arange(-count, count + 1) * _SPACING, np.concatenate([-across[:0:-1], across]))
+
+    @property
+    def size(self) -> int:
+        return len(self.along) * len(self.across)
+
+    def covariance(self, film: Film) -> Array:
+        """(size, size) float64, before anything is seen."""
+        along2, across2 = (np.square(places[:, None] - places) for places in (self.along, self.across))
+        covariance = np.zeros((self.size, self.size))
+        for length, sd in zip(FILM_LENGTHS, film.amplitudes, strict=True):
+            covariance += sd**2 * np.kron(np.exp(along2 / (-2 * length**2)), np.exp(across2 / (-2 * length**2)))
+        covariance[np.diag_indices(self.size)] *= 1 + _JITTER
+        covariance[np.diag_indices(self.size)] += 1e-12
+        return covariance
+
+    def taps(self, along: Array, u: Array) -> tuple[Array, Array]:
+        """((n, 16) nodes, (n, 16) weights) that make the film's value at each place."""
+        rows, by_row = _cubic((along - self.along[0]) / _SPACING)
+        columns, by_column = _cubic(np.interp(u, self.across, np.arange(len(self.across))))
+        rows, columns = rows.clip(0, len(self.along) - 1), columns.clip(0, len(self.across) - 1)
+        nodes = rows[:, :, None] * len(self.across) + columns[:, None, :]
+        weights = by_row[:, :, None] * by_column[:, None, :]
+        return nodes.reshape(len(along), 16), weights.reshape(len(along), 16)
+
+
+def _cubic(at: Array) -> tuple[Array, Array]:
+    low = np.floor(at).astype(np.int64)
+    t = at - low
+    weights = [-t / 2 + t**2 - t**3 / 2, 1 - 2.5 * t**2 + 1.5 * t**3, t / 2 + 2 * t**2 - 1.5 * t**3, -(t**2) / 2 + t**3 / 2]
+    return low[:, None] + np.arange(-1, 3), np.stack(weights, -1)
+
+
+class Posterior:
+    """Of all films of a model. `add` every projection, `solve`, then ask."""
+
+    def __init__(self, model: Model, nodes: Nodes) -> None:
+        self.model, self.nodes = model, nodes
+        self._films = len(model.films) * nodes.size
+        size = self._films + len(model.films) + 1  # the films' means, and the common pedestal
+        self._information = np.zeros((size, size), np.float32)
+        self._said = np.zeros(size)
+
+    def sees(self, seen: Seen, windows: Windows) -> sparse.csr_array:
+        """(n, size): what each window sees of the nodes, the films' means and the pedestal. Its window is eight places."""
+        model, size = self.model, len(self._said)
+        along, across, edge = windows.along, windows.across, windows.edge
+        count = len(along)
+        nodes: list[Array] = []
+        weights: list[Array] = []
+        for which, film in enumerate(model.films):
+            for up in (-0.25, 0.25):
+                for right in (-0.375, -0.125, 0.125, 0.375):
+                    y, x = along + up * edge, across + right * edge
+                    places = Turned.of(seen.tilt_deg, y, x, film.height, model.turn_deg, model.slope)
+                    u = places.u.clip(self.nodes.across[1], self.nodes.across[-2])
+                    there, by = self.nodes.taps(y, u)
+                    nodes.append(there + which * self.nodes.size)
+                    weights.append(by / 8 / places.cos * film.weight(seen.time))
+        thick = 1 / np.cos(np.radians(seen.tilt_deg + model.turn_deg))
+        levels = [*(thick * film.weight(seen.time) for film in model.films), 1.0]
+        nodes.append(np.broadcast_to(self._films + np.arange(len(levels)), (count, len(levels))))
+        weights.append(np.broadcast_to(levels, (count, len(levels))))
+        columns, values = np.concatenate(nodes, 1), np.concatenate(weights, 1)
+        pointers = np.arange(count + 1) * columns.shape[1]
+        matrix = sparse.csr_array((values.ravel(), columns.ravel(), pointers), shape=(count, size))
+        matrix.sum_duplicates()
+        return matrix
+
+    def own(self, seen: Seen) -> Array:
+        """(n, n) C: of a projection's own part, noise and all."""
+        covariance = own_covariance(self.model, seen.windows, seen.windows).astype(np.float64)
+        covariance[np.diag_indices(len(covariance))] += seen.noise + self.model.nugget**2 + (_FAINTEST * self.model.film_sd) ** 2
+        return covariance
+
+    def add(self, seen: Seen) -> None:
+        """One more projection."""
+        sees = self.sees(seen, seen.windows)
+        active = np.unique(sees.indices)
+        dense = sees[:, active].toarray()
+        factor = cholesky(self.own(seen), lower=True, overwrite_a=True, check_finite=False)
+        white = solve_triangular(factor.astype(np.float32), dense.astype(np.float32), lower=True, check_finite=False)
+        said = cho_solve((factor, True), seen.mean, check_finite=False)
+        self._information[np.ix_(active, active)] += white.T @ white
+        self._said += sees.T @ said
+
+    @cached_property
+    def _prior(self) -> list[Array]:
+        """(size, size) lower factors of the nodes' covariance, of each film."""
+        return [
+            cholesky(self.nodes.covariance(film), lower=True, overwrite_a=True, check_finite=False).astype(np.float32)
+            for film in self.model.films
+        ]
+
+    def _through(self, columns: Array) -> Array:
+        """The factor of the prior covariance, turned round, times (size, n) columns; overwrites them."""
+        for which, factor in enumerate(self._prior):
+            part = slice(which * self.nodes.size, (which + 1) * self.nodes.size)
+            columns[part] = blas.strmm(1.0, factor, columns[part], lower=1, trans_a=1)
+        columns[self._films :] *= LEVEL
+        return columns
+
+    def solve(self) -> None:
+        """Join what was added with the prior."""
+        inner = self._through(self._through(self._information.copy()).T.copy())
+        inner[np.diag_indices(len(inner))] += 1
+        factor = cholesky(inner, lower=True, overwrite_a=True, check_finite=False)
+        root = self._through(np.eye(len(inner), dtype=np.float32))
+        self._white = solve_triangular(factor, root, lower=True, overwrite_b=True, check_finite=False)
+        self.nodes_mean = self._white.T @ (self._white @ self._said)
+
+    def spread(self, sees: Array) -> Array:
+        """(size, n) float32 such that its square is the covariance of n sums of nodes, given all; `sees` (n, size) dense."""
+        out: Array = self._white @ np.asarray(sees, np.float32).T
+        return out
+
+    def map(self) -> tuple[Array, Array]:
+        """Of every film, (films, along, across): its values at the nodes, and their standard deviations."""
+        shape = len(self.model.films), len(self.nodes.along), len(self.nodes.across)
+        sd = np.sqrt(np.einsum("ij,ij->j", self._white, self._white))
+        return self.nodes_mean[: self._films].reshape(shape), sd[: self._films].reshape(shape)

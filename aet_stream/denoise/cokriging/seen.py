@@ -1,0 +1,124 @@
+"""What one projection shows of its background: means of blocks of its vacuum, up to the particle's rim.
+
+Places are counted in points, one thirty-second of the frame's longer edge: two blocks of features.Blocks. The axis of places is the tilt
+axis: `across` it and `along` it, from the middle of the frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import binary_dilation
+
+from aet_stream.denoise import features
+from aet_stream.denoise.cokriging.model import Windows
+from aet_stream.denoise.fusion.kriging import SPACING
+from aet_stream.projection import Array
+
+_RIM = 0.0
+"""Logit of the support up to which single blocks at the particle's rim count as vacuum."""
+_SPILT = 0.015
+"""Particle in the mean of such a block (standard deviation, normalised), by its odds to hold any; see fusion/kriging.py."""
+_UNSURE = 3.0
+"""Logit beyond which the odds do not matter any more."""
+_ROUNDING = 1e-5
+"""Noise that every mean has at least, as a share of the frame's range."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The background of one projection, where it is seen. Values in counts."""
+
+    tilt_deg: float
+    time: float
+    """0..1 from the first projection of the series to the last"""
+    along: Array
+    """(n,) points, centres of windows; those of the ring around the particle come last"""
+    across: Array
+    """(n,) points"""
+    edge: Array
+    """(n,) edges of the windows, points: 1, or a half at the rim"""
+    mean: Array
+    """(n,) means over the windows"""
+    noise: Array
+    """(n,) their variances"""
+    means: Array
+    """(rows, columns) of every point, particle and all"""
+    hidden: Array
+    """(rows, columns) bool: where the particle is, with its rim"""
+    centres: Array
+    """(2, rows, columns): along and across of every point"""
+    span: float
+    """Range of the frame's block means"""
+    ring_from: int
+    """Windows from here on lie next to the particle, all of its rim among them: a test holds them back"""
+
+    @property
+    def windows(self) -> Windows:
+        return Windows(self.along, self.across, self.edge)
+
+
+_RING = 2
+"""Points around the particle that belong to the ring."""
+
+
+def look(pixels: Array, logit: Array, tilt_deg: float, *, time: float = 0.0, level: float = 0.0, axis_deg: float = 0.0) -> Seen:
+    """Observe the vacuum of one projection.
+
+    Parameters
+    ----------
+    pixels : (height, width) counts
+    logit : (rows, columns) of the particle's support on the grid of features.Blocks
+    time : 0..1 from the first projection of the series to the last
+    level : counts that are taken off everything first
+    axis_deg : where the tilt axis lies, from +y towards -x
+    """
+    blocks = features.describe((pixels - level).astype(np.float32))
+    block = blocks.block_px
+    rows, columns = (edge // (block * SPACING) for edge in pixels.shape)
+    means, differences = (_whole(surface, rows, columns) * blocks.span for surface in (blocks.statistics[0], blocks.statistics[4]))
+    means = means + blocks.low
+    logit = _whole(logit, rows, columns)
+    noise = np.square(differences / block)
+    safe = ~binary_dilation(logit > _RIM)
+    seen = safe.reshape(rows, SPACING, columns, SPACING).all((1, 3))
+    spilt = np.square(_SPILT * np.exp(np.minimum(logit, _UNSURE)) * blocks.span)
+    rim = np.kron(~seen, np.ones((SPACING, SPACING), bool)) & (logit < _RIM)
+    fine, coarse = (_places(shape, pixels.shape, block, wide, axis_deg) for shape, wide in ((logit.shape, 1), (seen.shape, SPACING)))
+    pooled = means.reshape(rows, SPACING, columns, SPACING).mean((1, 3))
+    pooled_noise = noise.reshape(rows, SPACING, columns, SPACING).mean((1, 3)) / SPACING**2
+    far = seen & ~binary_dilation(~seen, iterations=_RING)
+    parts = [(coarse, pooled, pooled_noise, far), (coarse, pooled, pooled_noise, seen & ~far), (fine, means, noise + spilt, rim)]
+    along, across, mean, variance = (
+        np.concatenate([surface[which] for surface, which in each])
+        for each in zip(*([(at[0], which), (at[1], which), (m, which), (v, which)] for at, m, v, which in parts), strict=True)
+    )
+    return Seen(
+        tilt_deg=tilt_deg,
+        time=time,
+        along=along,
+        across=across,
+        edge=np.repeat([1.0, 1 / SPACING], [seen.sum(), rim.sum()]),
+        mean=mean,
+        noise=variance + np.square(_ROUNDING * blocks.span),
+        means=pooled,
+        hidden=~seen,
+        centres=np.stack(coarse),
+        span=blocks.span,
+        ring_from=int(far.sum()),
+    )
+
+
+def _whole(surface: Array, rows: int, columns: int) -> Array:
+    """Only blocks that lie in the frame with all of their point."""
+    kept: Array = surface[: rows * SPACING, : columns * SPACING].astype(np.float64)
+    return kept
+
+
+def _places(shape: tuple[int, ...], frame: tuple[int, ...], block: int, wide: int, axis_deg: float) -> tuple[Array, Array]:
+    """(rows, columns) each: along and across the axis, points, of the centres of windows of `wide` blocks."""
+    point = block * SPACING
+    y, x = (((np.arange(n) + 0.5) * block * wide - edge / 2) / point for n, edge in zip(shape, frame, strict=True))
+    turn = np.radians(axis_deg)
+    return y[:, None] * np.cos(turn) - x * np.sin(turn), x * np.cos(turn) + y[:, None] * np.sin(turn)
