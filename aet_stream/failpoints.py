@@ -52,12 +52,12 @@ class FailpointError(Exception):
     """What the fault `error` raises: no error of ours, so that nobody has prepared for it."""
 
 
-def _off(name: str, path: Path | None = None) -> None:
+def off(name: str, path: Path | None = None) -> None:
     """Nothing is armed."""
 
 
 #: Say that a place is reached; `path` is the file at stake.
-reach = _off
+reach = off
 
 _armed: tuple[str, int, str] = ("", 0, "")
 reached: Counter[str] = Counter()

@@ -70,7 +70,7 @@ class CoarseGrid:
 
         It is asked twice, the second time with rows and columns exchanged: what the two answers do not share is the network's own error.
         """
-        one, other = self._views([blocks.statistics, blocks.statistics.transpose(0, 2, 1)])
+        one, other = self.answers([blocks.statistics, blocks.statistics.transpose(0, 2, 1)])
         background, support, log_error, before_solve = ((a + b.T) / 2 for a, b in zip(one[0], other[0], strict=True))
         apart = np.abs(one[0][0] - other[0][0].T)
         doubts = {name: (value + other[1][name]) / 2 for name, value in one[1].items()}
@@ -82,11 +82,11 @@ class CoarseGrid:
         drawn = grid.draw_means(background * blocks.span + blocks.low, blocks.block_px, (frame.shape[0], frame.shape[1]))
         return NetworkOutput(background, support, log_error, apart, before_solve, bool(films.any())), drawn, doubts
 
-    def _views(self, views: list[Array]) -> list[tuple[list[Array], dict[str, float]]]:
-        """See `_infer`; of grids of any size."""
+    def answers(self, views: list[Array]) -> list[tuple[list[Array], dict[str, float]]]:
+        """Of each view, (statistics, rows, columns): see `_infer`; grids of any size."""
         shapes = [view.shape[1:] for view in views]
         if len(set(shapes)) > 1:
-            return [self._views([view])[0] for view in views]
+            return [self.answers([view])[0] for view in views]
         rows, columns = shapes[0]
         padding = [(0, 0), (0, -rows % coarse.MULTIPLE), (0, -columns % coarse.MULTIPLE)]
         statistics = np.stack([np.pad(view, padding, mode="edge") for view in views])

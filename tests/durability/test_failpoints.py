@@ -146,7 +146,7 @@ def test_a_failpoint_that_does_not_exist_is_refused() -> None:
 
 def test_off_means_off() -> None:
     """Without the variable a place is an empty function."""
-    assert failpoints.reach is failpoints._off
+    assert failpoints.reach is failpoints.off
 
 
 @pytest.mark.timeout(400)
