@@ -20,7 +20,7 @@ AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 
 EventName = Literal[
     "projection.stored", "coverage.milestone", "series.closed", "series.revised", "edition.done", "edition.chosen", "reconstruction.done",
-    "held", "quarantined",
+    "projection.excluded", "projection.restored", "projection.discarded", "held", "quarantined",
 ]  # fmt: skip
 
 

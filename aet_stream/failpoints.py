@@ -35,7 +35,7 @@ NAMES = (
     *(f"master.{step}" for step in _FILE),
     "publish.begin", "publish.commit", "publish.committed", "publish.told",
     "close.begin", "close.frame", *(f"close.{step}" for step in _FILE[1:]), "close.checked", "close.commit", "close.committed",
-    *(f"decided.{step}" for step in _FILE), "decide.commit", "decide.committed",
+    *(f"decided.{step}" for step in _FILE), "decide.commit", "decide.committed", "discard.commit", "discard.committed",
     "take.begin", "take.frame", "take.checked", *(f"take.{step}" for step in _FILE[2:]),
     "first.begin", "first.frame", "first.written", "first.checked", *(f"first.{step}" for step in _FILE[2:]),
     *(f"made.{step}" for step in ("draft", "synced", "renamed", "durable")),
@@ -52,12 +52,12 @@ class FailpointError(Exception):
     """What the fault `error` raises: no error of ours, so that nobody has prepared for it."""
 
 
-def _off(name: str, path: Path | None = None) -> None:
+def off(name: str, path: Path | None = None) -> None:
     """Nothing is armed."""
 
 
 #: Say that a place is reached; `path` is the file at stake.
-reach = _off
+reach = off
 
 _armed: tuple[str, int, str] = ("", 0, "")
 reached: Counter[str] = Counter()

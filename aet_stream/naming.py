@@ -122,6 +122,3 @@ def is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-NO_TEXT = "its name, or that of a folder it lies in, is not UTF-8: rename it"

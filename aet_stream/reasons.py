@@ -135,6 +135,9 @@ KINDS = {
     ),
     "copy": Kind("same pixels and tilt as {path} image {image} (projection {number})"),
     "untouched": Kind("projection {number}: the file was touched, its pixels were not"),
+    # -- a person's word
+    "by_person": Kind("{text}", "if it should count again", "restore ID"),
+    "discarded": Kind("discarded: {text}", "if it should not have been", "restore ID"),
     # -- recorded, not stored
     "left_out": Kind("detector {detector}; series.detector is {used}", "if it should not be, set it and have it read again", _AGAIN),
     "no_projection": Kind("no projection, as the file itself says: {because}", "if it is one, say its tilt", _RELEASE),

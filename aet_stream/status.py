@@ -143,6 +143,7 @@ class Totals(StatusPart, frozen=True):
     quarantined: int = 0
     duplicates: int = 0
     others: int = 0
+    discarded: int = 0
 
 
 class SeriesStatus(StatusPart, frozen=True):

@@ -1,147 +1,121 @@
-"""From replayed files to atoms: a multislice series of an amorphous particle, with and without a background that the daemon has to remove.
+"""How well atoms are found: beside the maxima of the volume, an oracle, and what others have published.
 
-    AET_STREAM_TEST_DATA=... python -m tests.bench_atoms [--method nesterov-sirt] [--iterations 30] [--background 4] [--only WORD]
+    AET_STREAM_TEST_DATA=... python -m tests.bench_atoms published [--only np1_dose8e3] [--iterations 50]
+    python -m tests.bench_atoms simulated [--only 3] [--tilts 70]
 
-The series `simulated-np/np2` goes file by file, as it was recorded, through a running daemon, which makes the volume when it closes the
-series. Local maxima, refined by a parabola, are matched to the true atoms within 1 angstrom. Four times: `without` background (a constant
-pedestal is subtracted); with a smooth uneven background of so many counts, `removed` by the default network; with the Poisson noise that
-such a background brings along, removed likewise (`noisy`); and that with the background subtracted exactly, as if it were `known`. So the
-first two, and again the last two under more noise, tell what its removal costs. The tilt axis of this series lies along the images' x:
-`orientation.transpose` says so. How the atoms' x, y, z follow the volume's axes is fixed, so that a volume of the wrong hand finds nothing;
-scale and offset, which the data do not state, are fitted.
+`published`: the series of `simulated-np`, multislice and not ours, from the volume of so many iterations; one-to-one matching, and as their
+authors match. `simulated`: particles of ours at the counts of np2 at 8e3, each beside the maxima of its volume and beside an oracle, which
+is refined from the true places. Volumes are kept in bench/atoms. The way through a running daemon: tests/bench_atoms_daemon.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
-import os
-import tempfile
+import logging
+import resource
 import time
-from pathlib import Path
 
-import h5py
 import numpy as np
-from scipy.io import loadmat
-from scipy.ndimage import gaussian_filter, maximum_filter
-from scipy.spatial import cKDTree
 
-from aet_stream.projection import Array
-from aet_stream.reconstruct.volume_file import VOLUME
-from aet_stream.simulate.writers import npy
-from tests.harness import Daemon
+from aet_stream.atoms.atoms_file import Atoms
+from aet_stream.atoms.maxima import maxima
+from aet_stream.atoms.run import Options, trace_source
+from aet_stream.atoms.source import Source
+from aet_stream.atoms.views import to_angstrom, to_places
+from aet_stream.errors import NoAtoms
+from tests.atom_truth import Truth, as_the_authors, judge, oracle, published, simulated
 
-PIXEL_ANGSTROM = 0.347  # fitted to the atoms; refined below
-REACH_ANGSTROM = 1.0
-ATOM_AXES = np.array([(1, 0, 0), (0, 0, 1), (0, 1, 0)])
-"""The atoms' x runs with the slices, z with the rows, y with the columns."""
-
-
-def background(count: int, size_px: int, mean: float, seed: int = 0) -> Array:
-    """(count, y, x): a slope and a wave, drifting slowly from frame to frame."""
-    rng, (y, x) = np.random.default_rng(seed), np.mgrid[:size_px, :size_px] / size_px - 0.5
-    phases = np.cumsum(rng.normal(0, 0.1, (count, 4)), axis=0) + rng.uniform(0, 6, 4)
-    shapes = [1 + 0.5 * np.sin(a) * x + 0.5 * np.cos(b) * y + 0.2 * np.cos(5 * x + c) * np.cos(4 * y + d) for a, b, c, d in phases]
-    return mean * np.stack(shapes)
-
-
-def through_the_daemon(folder: Path, images: Array, tilts_deg: Array, model: str, **settings: object) -> Path:
-    """Each image as a file; the path of the volume."""
-    wanted = {"orientation__transpose": True, "reconstruct__on_close": True, "reconstruct__quality": False, **settings}
-    daemon = Daemon(folder, denoise__model=model, **wanted)
-    target = daemon.root / "np"
-    target.mkdir(parents=True)
-    for index, (image, tilt) in enumerate(zip(images, tilts_deg, strict=True)):
-        (target / f"p_{index:03d}_{tilt:+.2f}deg.npy").write_bytes(npy(image, float(tilt), PIXEL_ANGSTROM / 10))
-    assert daemon.run("--until-idle", "2", "--strict", limit_s=7200) == 0, daemon.log.read_text()[-2000:]
-    return daemon.out / "np" / "reconstruction.h5"
+PUBLISHED = ("np1_dose8e3", "np1_dose1.6e5", "np2_dose8e3")
+AUTHORS = {"np2_dose8e3": "recall 0.923  precision 0.944  RMSD 0.387 A  (BM3D, RESIRE 200 iterations, tracing; their own tables)"}
+#: (kind, elements, atoms, seed, counts of the heaviest)
+PARTICLES = (
+    ("fcc", (79,), 1400, 1000, 14.3),
+    ("decahedron", (79,), 1400, 1001, 14.3),
+    ("icosahedron", (79,), 1400, 1002, 14.3),
+    ("hcp", (79,), 1400, 1003, 14.3),
+    ("amorphous", (79,), 1400, 1004, 14.3),
+    ("fcc", (78, 28), 1400, 1005, 14.3),
+    ("fcc", (79, 46), 1400, 1006, 14.3),
+    ("decahedron", (78, 28), 1400, 1007, 14.3),
+    ("amorphous", (78, 28), 1400, 1008, 14.3),
+    ("icosahedron", (79, 47), 1400, 1009, 14.3),
+    ("amorphous", (79,), 6000, 1010, 14.3),
+    ("fcc", (79,), 5000, 1011, 14.3),
+    ("fcc", (78, 28), 1400, 1005, 143.0),
+    ("amorphous", (78, 28), 1400, 1008, 143.0),
+    ("fcc", (78, 26), 1400, 1012, 143.0),
+)
 
 
-def peaks(volume: Array) -> Array:
-    """(n, 3) voxel coordinates of local maxima that stand out from the rest by Otsu's threshold."""
-    smooth = gaussian_filter(volume, 1.2)
-    top = (smooth == maximum_filter(smooth, size=5)) & (smooth > 0.05 * smooth.max())
-    top[[0, -1]] = top[:, [0, -1]] = top[:, :, [0, -1]] = False
-    places = np.argwhere(top)
-    heights = smooth[tuple(places.T)]
-    places = places[heights > _otsu(heights)]
-    fine = places.astype(np.float64)
-    for axis, step in enumerate(np.eye(3, dtype=int)):
-        low, mid, high = (smooth[tuple((places + k * step).T)] for k in (-1, 0, 1))
-        bend = low - 2 * mid + high
-        fine[:, axis] += np.where(bend < 0, np.clip(0.5 * (low - high) / np.where(bend < 0, bend, -1), -0.5, 0.5), 0)
-    return fine
+def of_maxima(source: Source) -> np.ndarray:
+    """(n, 3) angstrom"""
+    found, _ = maxima(source.volume, source.pixel_angstrom)
+    return to_angstrom(to_places(found, source.volume.shape), source.pixel_angstrom)
 
 
-def _otsu(values: Array) -> float:
-    edges = np.quantile(values, np.linspace(0.02, 0.98, 97))
-    scores = [np.mean(values < e) * np.mean(values >= e) * (values[values < e].mean() - values[values >= e].mean()) ** 2 for e in edges]
-    return float(edges[int(np.argmax(scores))])
+def find(source: Source, threads: int) -> tuple[Atoms, float]:
+    """(atoms, CPU seconds)"""
+    began = time.process_time()
+    return trace_source(source, Options(threads=threads)), time.process_time() - began
 
 
-def register(found: Array, atoms: Array) -> tuple[Array, Array]:
-    """(3, 3) matrix and offset that bring atoms (angstrom) to voxels: offset by trial, then both by closest points."""
-    centred, middle = atoms - atoms.mean(axis=0), found.mean(axis=0)
-    tree, matrix = cKDTree(found), ATOM_AXES / PIXEL_ANGSTROM
-    some = np.random.default_rng(0).permutation(len(atoms))[:1500]
-    trials = [middle + shift for shift in itertools.product((-1.5, 0, 1.5), repeat=3)]
-    offset = min(trials, key=lambda trial: float(np.median(tree.query(centred[some] @ matrix.T + trial)[0])))
-    for _ in range(30):
-        distance, which = tree.query(centred @ matrix.T + offset)
-        close = distance < 2.5
-        full = np.linalg.lstsq(np.c_[centred[close], np.ones(close.sum())], found[which[close]], rcond=None)[0]
-        matrix, offset = full[:3].T, full[3]
-    return matrix, offset - matrix @ atoms.mean(axis=0)
+def on_published(given: argparse.Namespace) -> None:
+    for name in PUBLISHED:
+        if given.only in ("", name):
+            truth = published(name)
+            source = truth.source(given.iterations)
+            print(f"{name}, {given.iterations} iterations\n  maxima    {judge(of_maxima(source), truth)}", flush=True)
+            atoms, cpu_s = find(source, given.threads)
+            print(f"  refined   {judge(atoms.angstrom, truth)}  {cpu_s:.0f} s CPU")
+            for least in (0.9, 0.98):
+                sure = atoms.presence > least
+                print(f"    present with {least}: {judge(atoms.angstrom[sure], truth)}")
+            recall, precision, rmsd = as_the_authors(atoms.angstrom, truth)
+            print(f"    matched as the authors do: recall {recall:.4f}  precision {precision:.4f}  RMSD {rmsd:.3f} A")
+            print(f"  published {AUTHORS.get(name, 'nothing')}")
+            print(
+                f"  doubts: {atoms.doubts or 'none'}; peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024} MiB",
+                flush=True,
+            )
 
 
-def judge(found: Array, places: Array, pixel_angstrom: float) -> str:
-    """Recall, precision, RMSD of a one-to-one match within reach."""
-    distance, which = cKDTree(places).query(found, distance_upper_bound=REACH_ANGSTROM / pixel_angstrom)
-    order = np.argsort(distance)
-    taken, matched = set(), []
-    for index in order[np.isfinite(distance[order])]:
-        if which[index] not in taken:
-            taken.add(which[index])
-            matched.append(distance[index])
-    rmsd = pixel_angstrom * float(np.sqrt(np.mean(np.square(matched)))) if matched else float("nan")
-    recall, precision = len(matched) / len(places), len(matched) / max(1, len(found))
-    return f"recall {recall:.4f}  precision {precision:.4f}  RMSD {rmsd:.3f} A  ({len(found)} peaks)"
+def on_simulated(given: argparse.Namespace) -> None:
+    for number, (kind, elements, atoms, seed, counts) in enumerate(PARTICLES):
+        for tilts in ("180", "70"):
+            if given.only in ("", str(number)) and given.tilts in ("", tilts):
+                one_particle(number, simulated(kind, elements, atoms, seed, tilts, counts=counts), given)
+
+
+def one_particle(number: int, truth: Truth, given: argparse.Namespace) -> None:
+    source = truth.source(given.iterations)
+    print(f"{number} {truth.name}, {truth.images.shape[2]} px", flush=True)
+    first, best = judge(of_maxima(source), truth), judge(oracle(truth, source, given.threads), truth)
+    print(f"  maxima  {first}\n  oracle  {best}", flush=True)
+    try:
+        atoms, cpu_s = find(source, given.threads)
+    except NoAtoms as error:
+        print(f"  refused {error}", flush=True)
+        return
+    score = judge(atoms.angstrom, truth, atoms.kinds)
+    way = (first.wrong - score.wrong) / max(1, first.wrong - best.wrong)
+    way_rmsd = (first.rmsd_angstrom - score.rmsd_angstrom) / max(1e-9, first.rmsd_angstrom - best.rmsd_angstrom)
+    print(
+        f"  atoms   {score}  {cpu_s:.0f} s CPU, way to the oracle: wrong {way:.2f}, RMSD {way_rmsd:.2f}  {' '.join(atoms.doubts)}",
+        flush=True,
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--method", default="nesterov-sirt")
-    parser.add_argument("--iterations", type=int, default=30, help="0: the stopping rule, which is after the voxels, not the atoms")
-    parser.add_argument("--background", type=float, default=4.0, help="mean counts (the particle has about 10)")
-    parser.add_argument("--only", default="", help="without, removed, noisy or known")
-    parser.add_argument("--set", default="{}", help="further settings, as JSON")
+    parser.add_argument("part", choices=("published", "simulated"))
+    parser.add_argument("--only", default="", help="one series or number")
+    parser.add_argument("--tilts", default="", help="180 or 70")
+    parser.add_argument("--iterations", type=int, default=50)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--verbose", action="store_true")
     given = parser.parse_args()
-    data = Path(os.environ["AET_STREAM_TEST_DATA"]) / "simulated-np"
-    images = loadmat(str(data / "np2_dose8e3.mat"))["Trunc_projections_forBM3D"].transpose(2, 0, 1).astype("<u2")
-    tilts_deg = loadmat(str(data / "angles_deg.mat"))["Angle"][:, 1].astype(float)
-    atoms = np.loadtxt(data / "np2_atoms.txt")[:, 1:4]
-    extra = background(len(images), images.shape[1], given.background)
-    noisy = (images + np.random.default_rng(1).poisson(extra)).astype("<u2")
-    cases = {
-        "without": (images, "constant"),
-        "removed": ((images + extra).astype("<f4"), "default"),
-        "noisy": (noisy, "default"),
-        "known": ((noisy - extra).astype("<f4"), "constant"),
-    }
-    settings = {"reconstruct__method": given.method, "reconstruct__iterations": given.iterations, **json.loads(given.set)}
-    for title, (stack, model) in cases.items():
-        if given.only in ("", title):
-            began = time.monotonic()
-            with tempfile.TemporaryDirectory() as name:
-                path = through_the_daemon(Path(name), stack, tilts_deg, model, **settings)
-                volume, iterations = h5py.File(path)[VOLUME][()], h5py.File(path)["reconstruction"].attrs["iterations_done"]
-            found = peaks(volume)
-            matrix, offset = register(found, atoms)
-            pixel = float(1 / np.cbrt(abs(np.linalg.det(matrix))))
-            words = judge(found, atoms @ matrix.T + offset, pixel)
-            took_s = time.monotonic() - began
-            print(f"{title}: {given.method}, {iterations} iterations: {words}  pixel {pixel:.4f} A  {took_s:.0f} s", flush=True)
+    logging.basicConfig(level=logging.INFO if given.verbose else logging.ERROR, format="    %(message)s")
+    {"published": on_published, "simulated": on_simulated}[given.part](given)
 
 
 if __name__ == "__main__":

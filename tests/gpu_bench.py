@@ -110,10 +110,10 @@ def frames(device: str) -> None:
 
 def network_ms(denoiser: Denoiser, size_px: int, device: str, repeats: int) -> float:
     """The layers alone, of a frame that is on the device."""
-    tiles: Any = denoiser._estimator
-    there = torch.rand(1, 1, size_px, size_px, device=device, dtype=tiles._dtype).contiguous(memory_format=torch.channels_last)
+    tiles: Any = denoiser.estimator
+    there = torch.rand(1, 1, size_px, size_px, device=device, dtype=tiles.dtype).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
-        return median_ms(lambda: tiles._layers(there), device, repeats)
+        return median_ms(lambda: tiles.layers(there), device, repeats)
 
 
 def training_steps(device: str) -> None:
@@ -123,7 +123,7 @@ def training_steps(device: str) -> None:
         mixer = Mixer(preset.recipe, seed=0, particles=2, views=3)
         training = Training(preset, torch.device(device))
         batch = on_device(batches_of(preset, mixer, seed=1, batch=preset.batch)[0], training.device)
-        ways = {"": training.one_step, " not recorded": training._learned} if name != "default" else {"": training.one_step}
+        ways = {"": training.one_step, " not recorded": training.learn_once} if name != "default" else {"": training.one_step}
         for way, step in ways.items():
             many = steps if device != "cpu" else 1
             ms = median_ms(lambda step=step, batch=batch, many=many: [step(batch) for _ in range(many)], device, 3) / many

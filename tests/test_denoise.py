@@ -15,7 +15,7 @@ from aet_stream.denoise import classical, grid, hardware, trust
 from aet_stream.denoise.architectures import load_network, save_weights
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.denoise.dncnn import DEPTH, DnCNN
-from aet_stream.denoise.estimate import Image
+from aet_stream.denoise.estimate import Estimate, Image
 from aet_stream.denoise.estimators import CLASSICAL
 from aet_stream.denoise.features import describe
 from aet_stream.denoise.gaussian_process import cosines
@@ -181,7 +181,7 @@ def test_an_offset_belongs_to_the_background(default: Denoiser) -> None:
 
 def test_an_answer_that_is_no_number_never_reaches_the_series(default: Denoiser, monkeypatch: pytest.MonkeyPatch) -> None:
     """The Gaussian process stands in, and the record says so."""
-    monkeypatch.setattr(default._estimator, "_infer", lambda views, valid: [([view[0] * np.nan] * 4, {}) for view in views])
+    monkeypatch.setattr(default.estimator, "background", lambda image, beat: Estimate(image.pixels * np.nan))
     found = default.subtract(frame())
     assert found.quality.fallback == "gaussian-process"
     alone = Denoiser(model="gaussian-process").subtract(frame())
@@ -200,7 +200,7 @@ def test_expected_errors_rank_true_ones(model: str, least: float) -> None:
     expected, true = [], []
     for sample in sets.frames("hard", 40, seed=sets.SEED + 77):
         evidence, error = judged(denoiser, sample)
-        expected.append(trust.expected_share(evidence.features(), denoiser.rule) * evidence.range)
+        expected.append(trust.expected_share(evidence, denoiser.rule) * evidence.range)
         true.append(error)
     assert rank_correlation(np.array(expected), np.array(true)) > least
     assert 0.5 < np.median(np.array(expected) / np.array(true)) < 2
@@ -234,7 +234,7 @@ def test_what_was_used_can_be_learned_with() -> None:
 def test_two_views_at_once_are_each_themselves(default: Denoiser) -> None:
     """Asked together, of two different frames each gets its own answer and its own doubts."""
     views = [describe(np.roll(frame(), by, 1)).statistics for by in (0, 70)]
-    together, alone = default._estimator._views(views), [default._estimator._views([view])[0] for view in views]
+    together, alone = default.estimator.answers(views), [default.estimator.answers([view])[0] for view in views]
     for (surfaces, doubts), (expected, of) in zip(together, alone, strict=True):
         assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(surfaces, expected, strict=True))
         assert doubts == pytest.approx(of, rel=1e-4)
@@ -341,7 +341,7 @@ def test_folding_and_bfloat16_change_next_to_nothing(full: Path) -> None:
 def test_out_of_memory_leads_to_smaller_tiles_and_then_to_a_clear_end(full: Path) -> None:
     """A fake shortage: tiles are halved until they fit; when none fits, the error says so."""
     network = in_tiles(full, tile_px=512)
-    real, refused = network._layers, []
+    real, refused = network.layers, []
 
     class Short(torch.nn.Module):
         def __init__(self, limit_px: int) -> None:
@@ -356,10 +356,10 @@ def test_out_of_memory_leads_to_smaller_tiles_and_then_to_a_clear_end(full: Path
 
     raw = frame((300, 300))
     expected = run(network, raw)
-    network._layers = torch.nn.Sequential(Short(200))
+    network.layers = torch.nn.Sequential(Short(200))
     assert np.abs(run(network, raw) - expected).max() < 1e-3 * np.ptp(raw)
     assert refused
-    network._layers = torch.nn.Sequential(Short(10))
+    network.layers = torch.nn.Sequential(Short(10))
     with pytest.raises(ModelError, match="not enough memory"):
         run(network, raw)
 
@@ -369,8 +369,8 @@ def test_the_cpu_keeps_to_the_precision_that_was_asked_for(full: Path, monkeypat
     """A GPU that is full hands over to the CPU: what was set by name holds there, too."""
     monkeypatch.setattr(hardware, "has_bfloat16", lambda kind: True)
     network = in_tiles(full, precision=asked, tile_px=64)
-    network._torch_device = torch.device("cuda")  # as if
-    network._take_less("pretended")
+    network.torch_device = torch.device("cuda")  # as if
+    network.take_less("pretended")
     assert (network.device, network.precision) == ("cpu", kept)
 
 

@@ -20,6 +20,7 @@ from aet_stream.hub.crash_guard import CrashGuard
 from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.outbox import Outbox
 from aet_stream.projection import Quality
+from aet_stream.reasons import why
 from aet_stream.series import Series
 from tests.harness import known_image
 from tests.old_hdf5 import found_by, found_by_h5py, unpacked
@@ -28,7 +29,7 @@ from tests.test_store import arrival, made
 MAKER = Maker("reprocess", "nine", "9" * 64, {"fusion": True})
 REMOVED = {1: 7.0, 2: 9.0, 3: 11.0}
 """What an edition of these tests takes away."""
-EVENTS = ("series.closed", "series.revised", "edition.done", "edition.chosen")
+EVENTS = ("series.closed", "series.revised", "edition.done", "edition.chosen", "projection.excluded", "projection.restored")
 
 
 def opened(root: Path) -> tuple[Archive, Ledger]:
@@ -424,4 +425,66 @@ def test_a_projection_that_comes_while_an_edition_is_shown_is_stored_at_once(tmp
     work(archive)
     assert told(ledger) == ["series.closed", "edition.done 2", "edition.chosen 2"]
     assert not list((tmp_path / "s").rglob(".*.tmp"))
+    ledger.close()
+
+
+# -- a person's word ----------------------------------------------------------------------------------------------------------------------
+
+
+def asides(root: Path) -> list[str]:
+    """Of each row by plain HDF5 why it does not count, empty where it does; those of the last two columns agree with the first."""
+    with h5py.File(root / "s" / "series.h5") as file:
+        excluded, reasons, times = (file[f"/aet/projection/{name}"][()] for name in ("excluded", "excluded_reason", "excluded_utc"))
+        assert file["/aet/series"].attrs["excluded"] == excluded.sum()
+    assert [bool(time) for time in times] == [bool(reason) for reason in reasons] == excluded.astype(bool).tolist()
+    return [reason.decode() for reason in reasons]
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_what_a_person_excludes_counts_no_more_until_it_is_restored(tmp_path: Path, closed: bool) -> None:
+    """The row stays with its pixels, reason and time; the same word twice changes nothing; the world hears of each once."""
+    archive, ledger = stored(tmp_path, closed=closed)
+    for _ in range(2):
+        archive.exclude("s", [1], why("by_person", text="out of focus"))
+        work(archive)
+    assert asides(tmp_path) == ["", "out of focus", ""]
+    assert archive.tilts_deg("s") == [0.0, 6.0]
+    assert read_input_rows(tmp_path) == [0, 2]
+    sound(tmp_path)
+    for _ in range(2):
+        archive.restore("s", [1])
+        work(archive)
+    assert asides(tmp_path) == ["", "", ""]
+    assert archive.decisions("s").aside[1].restored_at > 0
+    assert shown(tmp_path) == [1, 1, 1]
+    with pytest.raises(AetError, match="no projection 7"):
+        archive.exclude("s", [7], why("by_person", text="none"))
+    rows = ledger.db.execute(
+        "SELECT event, data FROM event WHERE event LIKE 'projection.%ed' AND event != 'projection.stored' ORDER BY seq"
+    )
+    events = [(row["event"], json.loads(row["data"])["number"]) for row in rows]
+    assert events == [("projection.excluded", 1), ("projection.restored", 1)]
+    assert told(ledger) == (["series.closed", "series.revised 1", "series.revised 1"] if closed else [])
+    ledger.close()
+
+
+def read_input_rows(root: Path) -> list[int]:
+    """Which rows a volume would be made from; of two it says that they are too few."""
+    with Series(root / "s" / "series.h5") as series:
+        return np.flatnonzero(series.counting).tolist()
+
+
+@pytest.mark.parametrize("loss", [loss_of_ledger, loss_of_decisions, loss_of_series])
+@pytest.mark.parametrize("closed", [False, True])
+def test_what_a_person_said_outlives_the_loss_of_any_one_file(tmp_path: Path, closed: bool, loss: Callable[[Path], None]) -> None:
+    archive, ledger = stored(tmp_path, closed=closed)
+    archive.exclude("s", [0, 2], why("by_person", text="the beam was off"))
+    archive.restore("s", [2])
+    work(archive)
+    ledger.close()
+    loss(tmp_path)
+    archive, ledger = opened(tmp_path)
+    work(archive)
+    assert asides(tmp_path) == ["the beam was off", "", ""]
+    sound(tmp_path)
     ledger.close()

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import binary_dilation
+from scipy.ndimage import binary_dilation, gaussian_filter
 
 from aet_stream.denoise import grid, trust
 from aet_stream.denoise.architectures import save_weights
@@ -140,6 +140,26 @@ def test_a_rim_that_contradicts_the_vacuum_is_not_asked() -> None:
     assert error(believed.kriging, blocks, background, inside) < 0.002
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_foreshortened_background_has_two_lengths(seed: int) -> None:
+    """A film at 75 degrees: the vacuum says across which axis it is narrow; with one length for both more is left. Rows and columns
+    are alike, and what is not foreshortened has one length."""
+    clean, inside = crystal(contrast=0.0)
+    rng = np.random.default_rng(seed)
+    field = gaussian_filter(rng.normal(size=(SIZE_PX, SIZE_PX)), (24, 7), mode="wrap")
+    background = (0.3 * (field - field.min()) / np.ptp(field)).astype(np.float32)
+    found, blocks = asked(clean, inside, background)
+    turned, blocks_turned = asked(clean.T, inside.T, background.T)
+    even, _ = asked(clean, inside, gaussian(rng, SIZE_PX))
+    assert found.kriging is not None
+    assert found.turned is not None
+    assert turned.turned is not None
+    assert even.turned is None
+    with_one = error(found.kriging, blocks, background, inside)
+    assert error(found.turned, blocks, background, inside) < 0.8 * with_one
+    assert error(turned.turned, blocks_turned, background.T, inside.T) < 0.8 * with_one
+
+
 def test_a_step_in_the_vacuum_is_a_surprise() -> None:
     """The end of a film is foretold by no covariance; the points beside it say so."""
     clean, inside = crystal(contrast=0.0)
@@ -258,7 +278,7 @@ def test_the_expected_error_without_fusion_has_a_rule_of_its_own(alone: Denoiser
     expected, true = [], []
     for sample in sets.frames("hard", 24, seed=sets.SEED + 78):
         evidence, error = judged(alone, sample)
-        expected.append(trust.expected_share(evidence.features(), alone.rule) * evidence.range)
+        expected.append(trust.expected_share(evidence, alone.rule) * evidence.range)
         true.append(error)
     assert rank_correlation(np.array(expected), np.array(true)) > 0.75
     assert 0.5 < np.median(np.array(expected) / np.array(true)) < 2

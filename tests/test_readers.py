@@ -214,10 +214,10 @@ def test_a_reader_that_hangs_is_killed_and_the_next_file_is_read(tmp_path: Path)
     try:
         reader.read(good, 0)
         first = reader.pid
-        reader._timeout_s = 0.05
+        reader.timeout_s = 0.05
         with pytest.raises(ReaderDied, match="longer than"):
             reader.read(slow, 0)
-        reader._timeout_s = 20
+        reader.timeout_s = 20
         assert np.array_equal(reader.read(good, 0)[0].pixels, known_image(3))
         assert reader.pid != first
     finally:
@@ -241,7 +241,7 @@ def test_a_look_at_many_files_ends_with_the_first_that_costs_the_reader(tmp_path
         assert "reader_memory_mib" in str(second)
         reader.probe(good)
         os.kill(reader.pid or 0, signal.SIGSTOP)
-        reader._timeout_s = 0.1
+        reader.timeout_s = 0.1
         (only,) = reader.look_at([(good, (), False)] * 3)
         assert "longer than 0.1 s" in str(only)
     finally:

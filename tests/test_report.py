@@ -11,6 +11,7 @@ import signal
 from pathlib import Path
 
 import h5py
+import msgspec
 import numpy as np
 import pytest
 from rich.console import Console
@@ -21,6 +22,7 @@ from aet_stream.hub.ledger import summary
 from aet_stream.monitor.terminal import glance
 from aet_stream.projection import VisitKey
 from aet_stream.reasons import why
+from aet_stream.status import Status
 from tests.harness import Daemon, put, running, wait_for
 from tests.test_store import filled
 
@@ -106,7 +108,7 @@ def test_what_is_held_today_is_named_however_much_an_old_series_holds(tmp_path: 
     assert re.findall(r"^(HELD|QUARANTINED) .* (\w+/\d\d).tif", said, re.MULTILINE)[::50] == [("HELD", "s/60"), ("QUARANTINED", "s/61")]
     assert "and 11 older ones" in said
     console = Console(file=io.StringIO(), width=160, color_system=None)
-    console.print(glance(status))
+    console.print(glance(Status(**msgspec.structs.asdict(status))))
     shown = console.file.getvalue()
     assert re.findall(r"(?:held|quarantined) (\w+/\d\d).tif", shown) == ["s/61", "s/60", "old/59", "old/58", "old/57", "old/56"]
     assert "and 56 older ones" in shown

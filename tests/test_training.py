@@ -26,6 +26,7 @@ from aet_stream.denoise.estimate import Estimate, Image
 from aet_stream.denoise.weights_file import SHIPPED, Card, load_card, load_tensors, parts, write_card
 from aet_stream.errors import ConfigError, ModelError, OutputFull
 from aet_stream.projection import Array
+from aet_stream.simulate.physical import JUDGING_HABITS, LEARNT_HABITS
 from aet_stream.training import calibrate, evaluate, finetune, sets, train
 from aet_stream.training.batches import CoarseBatch, CoarseBatches, PatchBatches
 from aet_stream.training.dataset import LEARNT, Mixer, Recipe
@@ -33,6 +34,7 @@ from aet_stream.training.gate import SAMPLES_FILE, Samples, cached, keep_only_ow
 from aet_stream.training.learning import Training
 from aet_stream.training.losses import coarse_loss
 from aet_stream.training.preset import Preset, learning_rate, load_preset
+from aet_stream.training.recorded import Recorded
 from aet_stream.training.scores import psnr_db
 from aet_stream.training.train import run
 from tests.harness import ENVIRONMENT, Daemon
@@ -295,10 +297,10 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for rank in range(2):
         monkeypatch.setenv("LOCAL_RANK", str(rank))
-        assert train._device(rank) == torch.device("cuda", rank)
+        assert train.device_of(rank) == torch.device("cuda", rank)
     monkeypatch.setenv("LOCAL_RANK", "2")
     with pytest.raises(ConfigError, match="say at most 2"):
-        train._device(2)
+        train.device_of(2)
 
 
 def test_learning_makes_the_error_smaller(tmp_path: Path) -> None:
@@ -334,9 +336,10 @@ def test_a_recorded_step_is_the_step(tmp_path: Path) -> None:
     mixer = Mixer(preset.recipe, seed=1, particles=1, views=3)
     batches = PatchBatches(mixer, seed=1, batch=8, patch_px=40, per_frame=4)
     played, plain = (Training(preset, torch.device("cuda")) for _ in range(2))
-    plain._learn = plain._learned
+    plain.learn = plain.learn_once
     losses = [[float(training.one_step(batches[step])) for step in range(30)] for training in (played, plain)]
-    assert played._learn._graph is not None
+    assert isinstance(played.learn, Recorded)
+    assert played.learn.recorded
     assert np.allclose(*losses, rtol=0.1), losses
 
     def weights(model: torch.nn.Module) -> list[torch.Tensor]:
@@ -407,6 +410,37 @@ def test_the_learning_rate_is_a_plain_function() -> None:
     assert published.steps * published.batch == pytest.approx(51 * 215_460, rel=1e-4)
 
 
+def test_a_run_begins_with_the_weights_that_its_preset_names(tmp_path: Path) -> None:
+    """So small a step changes nothing: out comes what was put in."""
+    torch.manual_seed(99)
+    first = coarse.Coarse().state_dict()
+    start = save_weights(tmp_path / "first.safetensors", first, Card(name="first", architecture="coarse"))
+    path = preset_file(tmp_path, steps=1)
+    text = path.read_text().replace("learning_rate = 1e-3", "learning_rate = 1e-12")
+    path.write_text(f'start = "{start}"\n' + text)
+    learned, _ = parts(load_tensors(run(str(path), tmp_path / "out", threads=1)))
+    assert all(torch.allclose(learned[name].float(), first[name], rtol=1e-3, atol=1e-6) for name in first)
+
+
+@pytest.mark.parametrize(("start", "said"), [("nonsense", "start 'nonsense'"), ("dncnn-2019", "start is another kind of network")])
+def test_a_run_does_not_begin_with_what_is_no_such_network(tmp_path: Path, start: str, said: str) -> None:
+    """No file of that name, or of another architecture."""
+    path = preset_file(tmp_path)
+    path.write_text(f'start = "{start}"\n' + path.read_text())
+    with pytest.raises(ModelError, match=said):
+        run(str(path), tmp_path / "out", threads=1)
+
+
+def test_habits_that_judge_are_not_learned_from() -> None:
+    """The preset for films that turn names its particles; the others follow from none being named."""
+    turning, default = load_preset("turning"), load_preset("default")
+    assert tuple(turning.recipe.kinds) == LEARNT_HABITS
+    assert not set(turning.recipe.kinds) & set(JUDGING_HABITS)
+    assert tuple(default.recipe.kinds) == LEARNT
+    mixer = Mixer(msgspec.structs.replace(turning, habits=["rod"]).recipe, seed=0, particles=2, views=1)
+    assert mixer.recipe.kinds == ["rod"]
+
+
 def test_a_wrong_preset_is_named() -> None:
     """With the ones there are."""
     with pytest.raises(ConfigError, match="dncnn-2019"):
@@ -429,6 +463,7 @@ def test_a_wrong_preset_is_named() -> None:
         ("coarse", 'network = "coarse"', 'network = "transformer"', "network: choose from coarse, dncnn"),
         ("coarse", 'name = "tiny"', 'name = "a/b"', "name"),
         ("coarse", 'name = "tiny"', 'name = ""', "name"),
+        ("coarse", "seed = 3", 'seed = 3\nhabits = ["snowflake"]', "habits: choose from"),
     ],
 )
 def test_a_preset_that_cannot_work_is_refused(tmp_path: Path, network: str, was: str, becomes: str, said: str) -> None:
@@ -459,7 +494,7 @@ def test_a_card_that_says_what_cannot_be_is_refused(tmp_path: Path, words: dict[
     with pytest.raises(ModelError, match=rf"n\.json: .*{said}"):
         Denoiser(model=str(path), device="cpu")
     with pytest.raises(ModelError, match=r"n: its card has no usable trained\.preset"):
-        finetune._preset(Card(name="n"))
+        finetune.preset_of(Card(name="n"))
 
 
 def test_a_path_that_cannot_be_read_or_written_is_one_line_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -553,7 +588,7 @@ def test_a_network_can_be_tuned_on_stored_series_and_is_promoted_only_if_better(
     preset = load_preset("default")
     quick = {**{f: getattr(preset, f) for f in preset.__struct_fields__}, "judging_frames": 6, "calibration_frames": 4}
     monkeypatch.setattr(finetune, "BATCH", 2)
-    monkeypatch.setattr(finetune, "_preset", lambda card: Preset(**quick))
+    monkeypatch.setattr(finetune, "preset_of", lambda card: Preset(**quick))
     monkeypatch.setattr(finetune, "_refuse_if_worse", lambda before, after: None)
     path = finetune.finetune("default", [series], tmp_path / "tuned", steps=4)
     card = load_card(path)
@@ -561,7 +596,7 @@ def test_a_network_can_be_tuned_on_stored_series_and_is_promoted_only_if_better(
     assert card.trained["from"] == load_card(SHIPPED / "default.safetensors").sha256
     assert np.isfinite(Denoiser(model=str(path), device="cpu").subtract(np.arange(4096.0).reshape(64, 64)).clean).all()
     monkeypatch.undo()
-    monkeypatch.setattr(finetune, "_preset", lambda card: Preset(**quick))
+    monkeypatch.setattr(finetune, "preset_of", lambda card: Preset(**quick))
     monkeypatch.setattr(finetune, "LEARNING_RATE", 1.0)  # a training that can only do harm
     monkeypatch.setattr(finetune, "BATCH", 2)
     with pytest.raises(ModelError, match=r"not promoted.*real_vacuum_db"):
@@ -601,7 +636,7 @@ def test_the_exam_of_a_tuned_network_lies_where_the_network_does() -> None:
     exam = CoarseBatch(*torch.zeros(6, 1, 5, 8, 8))
     training = SimpleNamespace(average=Asked(), device=torch.device("meta"))
     with pytest.raises(RuntimeError, match="meta meta"):
-        finetune._marks(training, lambda model, device: {}, exam)
+        finetune.marks(training, lambda model, device: {}, exam)
 
 
 def test_weights_are_tensors_and_nothing_else(tmp_path: Path) -> None:

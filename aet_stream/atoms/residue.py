@@ -15,6 +15,11 @@ from aet_stream.projection import Array
 
 _NOTABLE = 0.9
 """Share of the voxels around atoms that are below every candidate: a bound on how many maxima are looked at."""
+_AROUND = 3.0
+"""Width of what is called around, in widths of an atom."""
+_KEPT = 1 - 2 / (1 + _AROUND**2)
+"""Of an atom, what is left when what is around has been taken out of it; and how much less is known of its weight then."""
+_NOISE = np.sqrt(1 + 1 / _AROUND**2 - 4 / (1 + _AROUND**2)) / _KEPT
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,7 @@ def candidates(stage: Stage, model: Model, *, voxel_angstrom: float, near_px: fl
     apart_px : no nearer to them, nor to each other
     """
     width = float(np.median(model.widths_px))
-    missing = _missing(stage, model)
+    missing = _missing(stage, model, width)
     smooth = np.stack([gaussian_filter(image, width, mode="constant", truncate=3.0) for image in missing])
     begin, inside = _around(model.places, near_px)
     field = np.zeros(inside.shape, np.float32)
@@ -81,13 +86,20 @@ def candidates(stage: Stage, model: Model, *, voxel_angstrom: float, near_px: fl
     return of(1), of(-1)
 
 
-def _missing(stage: Stage, model: Model) -> Array:
-    """(tilts, height, width) float32: projection minus model, over the variance of the noise."""
+def _missing(stage: Stage, model: Model, width_px: float) -> Array:
+    """(tilts, height, width) float32: projection minus model, as far as it stands out from around it, over the variance of the noise.
+
+    What is missing everywhere (atoms that have not been found yet, the tails of those that have) lies like a haze over the particle, and is
+    no atom anywhere.
+    """
     images = stage.draw(model)
     images *= model.gains[:, None, None].astype(np.float32)
     images += model.offsets[:, None, None].astype(np.float32)
     np.subtract(stage.views.images, images, out=images)
-    images *= stage.views.weights
+    for image, weights in zip(images, stage.views.weights, strict=True):
+        image *= weights > 0
+        image -= gaussian_filter(image, _AROUND * width_px, mode="constant", truncate=3.0)
+        image *= weights
     return images
 
 
@@ -104,7 +116,7 @@ def _weights_there(stage: Stage, model: Model, missing: Array, places: Array, wi
         gather(seen, kinds, narrow, narrower, stage.window, weights, through)
         below += model.gains[tilt] ** 2 * through[:, 0] / (4 * np.pi * width_px**2)
     below = np.maximum(below, 1e-12)
-    return above / below, 1 / np.sqrt(below)
+    return above / (_KEPT * below), _NOISE / np.sqrt(below)
 
 
 def _around(places: Array, near_px: float) -> tuple[Array, Array]:

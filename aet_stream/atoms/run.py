@@ -21,6 +21,7 @@ from aet_stream.atoms.sureness import standard_deviations
 from aet_stream.atoms.trace import Round, Rules, Traced, measured_weights, trace
 from aet_stream.atoms.views import make_views, to_angstrom, to_places, to_voxels
 from aet_stream.layout import SERIES_FILE
+from aet_stream.projection import Array
 
 logger = logging.getLogger(__name__)
 
@@ -103,9 +104,7 @@ def trace_source(source: Source, options: Options, rules: Rules | None = None) -
     neighbour, contrast = neighbour_distance(found * pixel)
     doubts.refuse_maxima(len(found), contrast)
     logger.info("%d maxima, neighbours %.2f angstrom apart", len(found), neighbour)
-    window = window_for(WIDEST_ANGSTROM / pixel)
-    views = make_views(projections, tilts_deg, source.alignment, window).without(broken)
-    stage = Stage(views, window, options.threads or len(os.sched_getaffinity(0)))
+    stage = stage_for(source, broken, options.threads)
     try:
         traced = trace(
             stage,
@@ -121,6 +120,13 @@ def trace_source(source: Source, options: Options, rules: Rules | None = None) -
         return _described(stage, traced, source, options, said)
     finally:
         stage.close()
+
+
+def stage_for(source: Source, left_out: Array, threads: int = 0) -> Stage:
+    """Where models are compared with the projections of a volume; (tilts,) `left_out`: those that weigh nothing. To be closed."""
+    window = window_for(WIDEST_ANGSTROM / source.pixel_angstrom)
+    views = make_views(source.given.projections, source.given.tilts_deg, source.alignment, window)
+    return Stage(views.without(left_out), window, threads or len(os.sched_getaffinity(0)))
 
 
 def _log(number: int, model: Model, done: Round) -> None:

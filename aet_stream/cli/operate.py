@@ -34,6 +34,14 @@ def add_commands(add: Add) -> None:
     release = add("release", _release, "give held projections their tilt angle")
     release.add_argument("ids", nargs="+", type=int, metavar="ID")
     release.add_argument("--angle", type=float, required=True, metavar="DEG", help="with a point, no comma: --angle -34.5")
+    exclude = add("exclude", _exclude, "leave stored projections out of volumes, laws and advice from now on")
+    exclude.add_argument("ids", nargs="+", type=_any_id, metavar="ID", help="SERIES:NUMBER, as the page shows it; or as `status` does")
+    exclude.add_argument("--reason", required=True, metavar="TEXT", help="why, in your words")
+    restore = add("restore", _restore, "take back what was excluded or discarded")
+    restore.add_argument("ids", nargs="+", type=_any_id, metavar="ID", help="as for exclude, discard")
+    discard = add("discard", _discard, "end held projections that nobody wants")
+    discard.add_argument("ids", nargs="+", type=int, metavar="ID")
+    discard.add_argument("--reason", default="by hand", metavar="TEXT", help="why, in your words")
     events = add("events", _events, "what happened, and who has been told")
     events.add_argument("--failed", action="store_true", help="only what was tried too often")
     events.add_argument("--json", action="store_true", help="for machines")
@@ -201,6 +209,49 @@ def _release(arguments: argparse.Namespace) -> int:
     from aet_stream.transport import ask
 
     print(ask(output_root(arguments), "release", {"ids": arguments.ids, "tilt_deg": arguments.angle})["text"])
+    return EXIT_OK
+
+
+def _any_id(text: str) -> int | str:
+    """The number of a visit, or SERIES:NUMBER of a stored projection."""
+    if text.isdecimal():
+        return int(text)
+    if not text.rpartition(":")[0] or not text.rpartition(":")[2].isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}: SERIES:NUMBER is needed, or a number that `status` shows")
+    return text
+
+
+def _exclude(arguments: argparse.Namespace) -> int:
+    """Leave stored projections out of volumes, previews, exports, laws and advice. Nothing is deleted: the row stays, with reason and time
+    in /aet/projection/excluded*. Done when readers see it.
+    """
+    return _decide(arguments, "exclude", {"ids": arguments.ids, "reason": arguments.reason})
+
+
+def _restore(arguments: argparse.Namespace) -> int:
+    """Let excluded projections count again, and read discarded ones again."""
+    return _decide(arguments, "restore", {"ids": arguments.ids})
+
+
+def _decide(arguments: argparse.Namespace, command: str, what: dict[str, Any]) -> int:
+    """Of a closed series that takes as long as writing it anew."""
+    from aet_stream.transport import ask
+
+    root = output_root(arguments)
+    answer = ask(root, command, what)
+    while not ask(root, "settled", {"series": answer["series"]})["settled"]:
+        time.sleep(0.1)
+    print(answer["text"])
+    return EXIT_OK
+
+
+def _discard(arguments: argparse.Namespace) -> int:
+    """End held projections that nobody wants: they are listed no more, and `--strict` does not mind them. Their files stay, and
+    `aet-stream restore ID` has them read again.
+    """
+    from aet_stream.transport import ask
+
+    print(ask(output_root(arguments), "discard", {"ids": arguments.ids, "reason": arguments.reason})["text"])
     return EXIT_OK
 
 

@@ -37,6 +37,14 @@ def add_commands(add: Add) -> None:
         metavar="PX",
         help="how far right of the middle it lies, with the axis upright (default: the alignment looks for it)",
     )
+    reconstruct.add_argument(
+        "--exclude",
+        type=whole,
+        nargs="+",
+        default=[],
+        metavar="NUMBER",
+        help="leave these projections out of this volume, for a trial; with --out (for good: aet-stream exclude)",
+    )
     reconstruct.add_argument("--no-quality", action="store_true", help="no half volumes: half the work")
     reconstruct.add_argument("--threads", type=whole, default=0, help="0: all cores")
     reconstruct.add_argument("--memory", type=whole, default=0, metavar="MIB", help="bound for the solver (0: 4/5 of what there is)")
@@ -129,8 +137,11 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
     align = STEPS if arguments.align is None else tuple(filter(None, arguments.align.split(",")))
     if unknown := [step for step in align if step not in STEPS]:
         raise AetError(f"--align {unknown[0]}: the steps are {', '.join(STEPS)}")
+    if arguments.exclude and arguments.out is None:
+        raise AetError("--exclude makes a volume for a trial: give it a name of its own with --out FILE")
     options = Options(
         method=arguments.method,
+        exclude=tuple(arguments.exclude),
         iterations=arguments.iterations,
         residual=arguments.residual,
         align=align,

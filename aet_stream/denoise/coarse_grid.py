@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from aet_stream.config import Denoise
-from aet_stream.denoise import coarse, detail, grid
+from aet_stream.denoise import beside, coarse, detail, grid
 from aet_stream.denoise.estimate import Beat, Estimate, Image
 from aet_stream.denoise.features import Blocks
 from aet_stream.denoise.fusion.experts import NetworkOutput
@@ -70,21 +70,23 @@ class CoarseGrid:
 
         It is asked twice, the second time with rows and columns exchanged: what the two answers do not share is the network's own error.
         """
-        one, other = self._views([blocks.statistics, blocks.statistics.transpose(0, 2, 1)])
+        one, other = self.answers([blocks.statistics, blocks.statistics.transpose(0, 2, 1)])
         background, support, log_error, before_solve = ((a + b.T) / 2 for a, b in zip(one[0], other[0], strict=True))
         apart = np.abs(one[0][0] - other[0][0].T)
         doubts = {name: (value + other[1][name]) / 2 for name, value in one[1].items()}
         doubts |= {"views": rms(apart), "views_most": float(np.quantile(apart, 0.99))}
+        films = beside.films(blocks, support > 0)
+        support = np.where(films, -np.abs(support), support)
         noise = np.square(blocks.statistics[4] / blocks.block_px)
         background = background + detail.of_vacuum(blocks.statistics[0] - background, support <= 0, noise)
         drawn = grid.draw_means(background * blocks.span + blocks.low, blocks.block_px, (frame.shape[0], frame.shape[1]))
-        return NetworkOutput(background, support, log_error, apart, before_solve), drawn, doubts
+        return NetworkOutput(background, support, log_error, apart, before_solve, bool(films.any())), drawn, doubts
 
-    def _views(self, views: list[Array]) -> list[tuple[list[Array], dict[str, float]]]:
-        """See `_infer`; of grids of any size."""
+    def answers(self, views: list[Array]) -> list[tuple[list[Array], dict[str, float]]]:
+        """Of each view, (statistics, rows, columns): see `_infer`; grids of any size."""
         shapes = [view.shape[1:] for view in views]
         if len(set(shapes)) > 1:
-            return [self._views([view])[0] for view in views]
+            return [self.answers([view])[0] for view in views]
         rows, columns = shapes[0]
         padding = [(0, 0), (0, -rows % coarse.MULTIPLE), (0, -columns % coarse.MULTIPLE)]
         statistics = np.stack([np.pad(view, padding, mode="edge") for view in views])

@@ -34,9 +34,9 @@ class Denoiser:
         ------
         ModelError : the model, its file, card or device is not what it should be
         """
-        self._estimator: Estimator = find_estimator(msgspec.structs.replace(settings, **changes))
-        self.name, self.sha256, self.rule = self._estimator.name, self._estimator.sha256, self._estimator.rule
-        self.device = self._estimator.device
+        self.estimator: Estimator = find_estimator(msgspec.structs.replace(settings, **changes))
+        self.name, self.sha256, self.rule = self.estimator.name, self.estimator.sha256, self.estimator.rule
+        self.device = self.estimator.device
 
     def warm_up(self) -> None:
         """Run once, so that the first projection is as fast as the next."""
@@ -63,7 +63,7 @@ class Denoiser:
         if not np.isfinite(estimate.background).all():
             logger.error("%s: its background is not finite; the %s stands in", self.name, FALLBACK.name)
             fallback, rule, estimate = FALLBACK.name, FALLBACK.rule, FALLBACK.background(image, beat)
-        about = Quality(self.name, self.sha256, fallback=fallback, device=self._estimator.device, precision=self._estimator.precision)
+        about = Quality(self.name, self.sha256, fallback=fallback, device=self.estimator.device, precision=self.estimator.precision)
         quality = trust.judge(trust.gather(image, estimate, about), rule, unit=unit)
         quality = msgspec.structs.replace(quality, background_mean=quality.background_mean + level)
         return Subtracted((image.pixels - estimate.background) * np.float32(unit), quality)
@@ -71,4 +71,4 @@ class Denoiser:
     def estimate(self, frame: Array, beat: Beat = _no_beat) -> tuple[Estimate, Image]:
         """The background of a (height, width) float32 frame that is not all the same, and what was seen of the frame."""
         image = Image(frame)
-        return self._estimator.background(image, beat), image
+        return self.estimator.background(image, beat), image

@@ -38,23 +38,23 @@ class InTiles:
         self._threads = settings.threads or len(os.sched_getaffinity(0))
         self.card, self.name, self.sha256 = card, card.name, card.sha256
         self.rule: Mapping[str, float] = card.trust or WITHOUT_CARD
-        self._torch_device = find_device(settings.device)
-        self._dtype = find_precision(settings.precision, card.bfloat16, self._torch_device)
+        self.torch_device = find_device(settings.device)
+        self.dtype = find_precision(settings.precision, card.bfloat16, self.torch_device)
         self._on_cpu = settings.precision if settings.precision == "float32" else "auto"
         """What is wanted of a CPU, should the GPU have too little memory: bfloat16 only where it is no slower."""
         network = cast(DnCNN, model)
         self.halo_px = network.halo_px
-        layers = network.folded().to(self._torch_device, self._dtype)
-        self._layers: nn.Sequential = layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._tile_px = settings.tile_px or (_CUDA_TILE_PX if self._torch_device.type == "cuda" else _CPU_TILE_PX)
+        layers = network.folded().to(self.torch_device, self.dtype)
+        self.layers: nn.Sequential = layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._tile_px = settings.tile_px or (_CUDA_TILE_PX if self.torch_device.type == "cuda" else _CPU_TILE_PX)
 
     @property
     def device(self) -> str:
-        return str(self._torch_device)
+        return str(self.torch_device)
 
     @property
     def precision(self) -> str:
-        return str(self._dtype).removeprefix("torch.")
+        return str(self.dtype).removeprefix("torch.")
 
     def background(self, image: Image, beat: Beat) -> Estimate:
         take_threads(self._threads)
@@ -74,24 +74,24 @@ class InTiles:
                 reason = str(error).splitlines()[0]
             # Outside the except block: the exception holds on to the memory that is missing.
             gc.collect()
-            self._take_less(reason)
+            self.take_less(reason)
 
-    def _take_less(self, reason: str) -> None:
+    def take_less(self, reason: str) -> None:
         """Half the tile; when it cannot get smaller, the CPU; when it is the CPU already, give up.
 
         Raises
         ------
         ModelError : not enough memory for the smallest tile
         """
-        if self._torch_device.type == "cuda":
+        if self.torch_device.type == "cuda":
             torch.cuda.empty_cache()
         if self._tile_px > _SMALLEST_TILE_PX:
             self._tile_px = max(_SMALLEST_TILE_PX, self._tile_px // 2)
             logger.warning("out of memory (%s): tiles of %d px from now on", reason, self._tile_px)
-        elif self._torch_device.type == "cuda":
-            self._torch_device, self._tile_px = torch.device("cpu"), _CPU_TILE_PX
-            self._dtype = find_precision(self._on_cpu, self.card.bfloat16, self._torch_device)
-            self._layers = self._layers.to(self._torch_device, self._dtype)
+        elif self.torch_device.type == "cuda":
+            self.torch_device, self._tile_px = torch.device("cpu"), _CPU_TILE_PX
+            self.dtype = find_precision(self._on_cpu, self.card.bfloat16, self.torch_device)
+            self.layers = self.layers.to(self.torch_device, self.dtype)
             logger.error("out of GPU memory even for the smallest tile (%s): on the CPU from now on", reason)
         else:
             raise ModelError(f"not enough memory for tiles of {_SMALLEST_TILE_PX} px: {reason}")
@@ -111,9 +111,9 @@ class InTiles:
     def _infer(self, tile: Array, beat: Beat) -> Array:
         """(y, x) -> (y, x) float32; beats after every layer, because a tile may take a processor a minute."""
         with torch.inference_mode():
-            frame = torch.from_numpy(np.ascontiguousarray(tile))[None, None].to(self._torch_device, self._dtype)
+            frame = torch.from_numpy(np.ascontiguousarray(tile))[None, None].to(self.torch_device, self.dtype)
             frame = frame.contiguous(memory_format=torch.channels_last)  # (1, 1, y, x)
-            for layer in self._layers:
+            for layer in self.layers:
                 frame = layer(frame)
                 beat()
             result: Array = frame[0, 0].float().cpu().numpy()

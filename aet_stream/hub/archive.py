@@ -10,9 +10,10 @@ import logging
 import math
 import sqlite3
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -22,13 +23,14 @@ from aet_stream.errors import AetError, OutputFull, StoreError
 from aet_stream.hub import decisions as decided
 from aet_stream.hub import quarantine
 from aet_stream.hub.crash_guard import CrashGuard
-from aet_stream.hub.decisions import Decisions
+from aet_stream.hub.decisions import Aside, Decisions
 from aet_stream.hub.ledger import Ledger, passing
 from aet_stream.hub.master import About
 from aet_stream.hub.outbox import Outbox
 from aet_stream.hub.store import Draft, Found, Identity, SeriesStore
 from aet_stream.layout import COLUMNS, SERIES_FILE, Record
 from aet_stream.naming import RESERVED
+from aet_stream.reasons import Reason
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +64,8 @@ class Closed:
     name: str
     called_off: list[tuple[str, str]]
     """(event, sink) of what somebody works on in vain."""
-    revised: bool = False
-    """It was closed before, and what is decided about it has changed."""
+    what: Literal["closed", "revised", "shown"] = "closed"
+    """`revised`: it was closed before, and what is decided about it has changed. `shown`: the same of an open one."""
 
 
 def open_ledger(root: Path) -> tuple[Ledger, bool]:
@@ -363,9 +365,46 @@ class Archive:
             self.decide(name, msgspec.structs.replace(decisions, edition=number, chosen_at=time.time()))
         return self.settled(name)
 
+    def exclude(self, name: str, numbers: Collection[int], reason: Reason) -> None:
+        """These projections do not count from now on; what does not count already keeps its reason.
+
+        Raises
+        ------
+        AetError : the series has no projection of such a number
+        """
+        decisions, now = self.known(name, numbers), time.time()
+        new = {number: Aside(reason, now) for number in numbers if number not in decisions.excluded}
+        if new:
+            self.decide(name, msgspec.structs.replace(decisions, aside=decisions.aside | new))
+
+    def restore(self, name: str, numbers: Collection[int]) -> None:
+        """These projections count again; why they did not is kept.
+
+        Raises
+        ------
+        AetError : the series has no projection of such a number
+        """
+        decisions, now = self.known(name, numbers), time.time()
+        there = decisions.excluded
+        back = {number: msgspec.structs.replace(there[number], restored_at=now) for number in numbers if number in there}
+        if back:
+            self.decide(name, msgspec.structs.replace(decisions, aside=decisions.aside | back))
+
+    def known(self, name: str, numbers: Collection[int]) -> Decisions:
+        """What is decided about a series that has projections of these numbers.
+
+        Raises
+        ------
+        AetError : it has not
+        """
+        store = self.store(name)
+        if unknown := sorted(set(numbers) - store.identities().keys()):
+            raise AetError(f"{name} has no projection {unknown[0]}: its numbers are /aet/projection/number in its {SERIES_FILE}")
+        return store.chosen.decisions
+
     def decisions(self, name: str) -> Decisions:
         """What is decided about a series."""
-        return self.store(name).chosen.decisions
+        return self.known(name, ())
 
     def decide(self, name: str, decisions: Decisions) -> None:
         """From now on this is decided; `series.h5` shows it as soon as it can, and then the world hears of it.
@@ -402,14 +441,16 @@ class Archive:
         else:
             self._tell_decided(name)
 
-    def _begin_works(self) -> None:
-        """Whatever is to be done to a series, one thing after the other."""
+    def _begin_works(self) -> list[Closed]:
+        """Whatever is to be done to a series, one thing after the other; returns what needed no more than its master."""
+        shown = list[Closed]()
         for name in sorted(self._unshown - self._works.keys() - self._unpublished.keys()):
             if self._state(name) == "closed":
                 closed_at = self._ledger.series(name)[0]["closed_at"]
                 self._works[name] = ("revise", self.store(name).close(self._about(name, closed_at)))
             else:
                 self._show_decided(name)
+                shown.append(Closed(name, [], "shown"))
         for name, key in sorted(self._taking):
             if not edition.made_path(self.root / name, key).exists():  # taken over, but the disk failed before anybody was told
                 del self._taking[name, key]
@@ -423,6 +464,7 @@ class Archive:
                 del self._stores[name]
             else:
                 self._works[name] = ("fold", store.fold())
+        return shown
 
     def _show_decided(self, name: str) -> None:
         """In the master of an open series."""
@@ -448,6 +490,7 @@ class Archive:
             if (decisions.edition, decisions.chosen_at) != (before.edition, before.chosen_at):
                 key, data = f"{decisions.edition}|{decisions.chosen_at!r}", {"edition": decisions.edition, "before": before.edition}
                 self._outbox.announce("edition.chosen", name, key, data)
+            self._announce_asides(name, decisions, before)
             self._ledger.decide(name, decisions.text)
             if decisions != before and self._state(name) == "closed":
                 shown = store.chosen.shown(store.records).records
@@ -456,6 +499,16 @@ class Archive:
             failpoints.reach("decide.commit", folder)
         self._unshown.discard(name)
         failpoints.reach("decide.committed", folder)
+
+    def _announce_asides(self, name: str, decisions: Decisions, before: Decisions) -> None:
+        """What does not count any more, and what counts again."""
+        for number, aside in decisions.aside.items():
+            known = before.aside.get(number)
+            data = {"number": number, "reason": str(aside.reason), "code": aside.reason.code}
+            if known is None or known.at != aside.at:
+                self._outbox.announce("projection.excluded", name, f"{number}|{aside.at!r}", data)
+            if aside.restored_at and aside != known:
+                self._outbox.announce("projection.restored", name, f"{number}|{aside.restored_at!r}", data)
 
     # -- closing and folding ------------------------------------------------------------------------------------------------------
 
@@ -471,8 +524,7 @@ class Archive:
 
     def work(self, budget_s: float) -> list[Closed]:
         """Go on with closing, folding and the rest for about `budget_s`; returns the series that are another file now."""
-        self._begin_works()
-        until, closed = time.monotonic() + budget_s, list[Closed]()
+        until, closed = time.monotonic() + budget_s, self._begin_works()
         while self._works:
             name, (kind, work) = next(iter(self._works.items()))
             try:
@@ -494,7 +546,7 @@ class Archive:
             elif kind in ("close", "revise"):
                 off = self._announce_closed(name) if kind == "close" else []
                 self._tell_decided(name)
-                closed.append(Closed(name, off, revised=kind == "revise"))
+                closed.append(Closed(name, off, "closed" if kind == "close" else "revised"))
             if self._state(name) == "closed" and name not in self._unshown:
                 self._stores.pop(name)  # its records are on disk; memory is for open series
         return closed

@@ -57,13 +57,14 @@ class Closing:
             for name in self.due():
                 self._archive.begin_close(name)
         for closed in self._archive.work(self._timing.close_budget_s):
-            self._asked.discard(closed.name)
+            if closed.what != "shown":
+                self._asked.discard(closed.name)
             for event_id, sink in closed.called_off:
                 self._events.call_off(event_id, sink)
             path = self._archive.root / closed.name / layout.SERIES_FILE
-            what = "revised" if closed.revised else "closed"
-            logger.info("series=%s %s: one verified file, %s", closed.name, what, path)
-            self._outgoing.tell(f"series.{what}", {"series": closed.name, "path": str(path)})
+            what = "shown as it is decided" if closed.what == "shown" else f"{closed.what}: one verified file"
+            logger.info("series=%s %s, %s", closed.name, what, path)
+            self._outgoing.tell(f"series.{closed.what}", {"series": closed.name, "path": str(path)})
 
     def hear_end(self, end: SeriesEnd) -> None:
         """A sentinel file ends the series of its folder, as a person would."""

@@ -16,9 +16,12 @@ from aet_stream.hub.closing import Closing
 from aet_stream.hub.endings import Endings
 from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.outbox import Outbox
+from aet_stream.reasons import why
 from aet_stream.status import Status
 
 _KEY = re.compile("[0-9a-f]{16}")
+_TEXT = 500
+"""Letters of a reason."""
 
 
 class Commands:
@@ -67,6 +70,14 @@ class Commands:
                 return self._edition(self._stored(arguments), str(arguments.get("key", "")), use=arguments.get("use") is True)
             case "use":
                 return self._use(self._stored(arguments), arguments.get("edition"))
+            case "exclude":
+                return self._exclude(self._projections(arguments), self._text(arguments))
+            case "restore":
+                return self._restore(arguments)
+            case "settled":
+                return "", {"settled": all(self._archive.settled(name) for name in arguments.get("series", []))}
+            case "discard":
+                return self._discard(arguments.get("ids", []), self._text(arguments))
             case "resend":
                 return self._resend(arguments.get("ids"))
         raise AetError(f"the hub knows no command {name!r}")
@@ -112,6 +123,70 @@ class Commands:
         done = self._archive.use(name, number)
         return f"{name} shows edition {number}", {"state": "done" if done else "working"}
 
+    def _exclude(self, meant: dict[str, list[int]], text: str) -> tuple[str, dict[str, Any]]:
+        for name, numbers in meant.items():
+            self._archive.exclude(name, numbers, why("by_person", text=text))
+        return f"{_count(meant)} excluded", {"series": [*meant]}
+
+    def _restore(self, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        """What was excluded counts again; what was discarded is read again."""
+        ids = self._ids(arguments)
+        visits = [self._ledger.visit(each) for each in ids if isinstance(each, int)]
+        discarded = {row["id"]: row for row in visits if row is not None and row["state"] == "discarded"}
+        meant = self._projections({"ids": [each for each in ids if each not in discarded]}) if len(discarded) < len(ids) else {}
+        for name, numbers in meant.items():
+            self._archive.restore(name, numbers)
+        for row in discarded.values():
+            self._endings.read_again(row, None)
+        words = [f"{_count(meant)} restored"] * bool(meant) + [f"{len(discarded)} will be read again"] * bool(discarded)
+        return ", ".join(words), {"series": [*meant]}
+
+    def _discard(self, ids: list[Any], text: str) -> tuple[str, dict[str, Any]]:
+        rows = [row for row in (self._visit(each) for each in self._ids({"ids": ids})) if row["state"] != "discarded"]
+        if wrong := next((row for row in rows if row["state"] != "held"), None):
+            remedy = "exclude it" if wrong["state"] == "stored" else "there is nothing to discard"
+            raise AetError(f"visit {wrong['id']} is {wrong['state']}, not held: {remedy}")
+        for row in rows:
+            self._endings.discard(row, text)
+        return f"{len(rows)} discarded", {}
+
+    def _ids(self, arguments: dict[str, Any]) -> list[int | str]:
+        ids = arguments.get("ids", [])
+        fine = (isinstance(each, str) or (isinstance(each, int) and 0 <= each < 1 << 63) for each in ids)
+        if not ids or not all(fine):
+            raise AetError(f"{ids!r}: give the numbers that `aet-stream status` shows, or SERIES:NUMBER")
+        return list(ids)
+
+    def _visit(self, each: int | str) -> Any:
+        row = self._ledger.visit(each) if isinstance(each, int) else None
+        if row is None:
+            raise AetError(f"visit {each} is unknown: `aet-stream status` shows the numbers")
+        return row
+
+    def _projections(self, arguments: dict[str, Any]) -> dict[str, list[int]]:
+        """Series -> numbers of the stored projections that are meant, all of which are there."""
+        meant: dict[str, list[int]] = {}
+        for each in self._ids(arguments):
+            if isinstance(each, str):
+                name, _, number = each.rpartition(":")
+                if not number.isdecimal():
+                    raise AetError(f"{each!r}: say SERIES:NUMBER, as the page does")
+                meant.setdefault(self._stored({"series": name}), []).append(int(number))
+            elif (row := self._visit(each))["state"] != "stored":
+                remedy = ": discard it, or release it" if row["state"] == "held" else ""
+                raise AetError(f"visit {each} is {row['state']}, not stored{remedy}")
+            else:
+                meant.setdefault(row["series"], []).append(row["number"])
+        for name, numbers in meant.items():
+            self._archive.known(name, numbers)
+        return meant
+
+    def _text(self, arguments: dict[str, Any]) -> str:
+        text = " ".join(str(arguments.get("reason", "")).split())
+        if not text or len(text) > _TEXT:
+            raise AetError(f"a reason of 1 to {_TEXT} letters is needed (--reason)")
+        return text
+
     def _close(self, name: str) -> tuple[str, dict[str, Any]]:
         if self._ledger.series(name)[0]["state"] == "closed":
             return f"{name} is closed already", {"state": "closed"}
@@ -130,3 +205,8 @@ class Commands:
         if not isinstance(value, (int, float)) or not math.isfinite(value) or not limits.min_deg <= value <= limits.max_deg:
             raise AetError(f"tilt {value!r}: give degrees between {limits.min_deg:g} and {limits.max_deg:g}")
         return float(value)
+
+
+def _count(meant: dict[str, list[int]]) -> str:
+    count = sum(map(len, meant.values()))
+    return f"{count} projection{'s' if count != 1 else ''}"

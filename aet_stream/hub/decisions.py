@@ -45,7 +45,7 @@ class Decisions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     @property
     def text(self) -> str:
         """As it is written; the same decisions have the same text. Empty: nothing has been decided."""
-        return "" if self == Decisions() else msgspec.json.encode(self, order="sorted").decode()
+        return "" if self == Decisions() else msgspec.json.encode(msgspec.to_builtins(self, str_keys=True), order="sorted").decode()
 
 
 def parsed(text: str) -> Decisions:

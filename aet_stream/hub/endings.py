@@ -100,10 +100,23 @@ class Endings:
         AetError : it waits for nobody
         """
         row = self._ledger.visit(visit_id)
-        if row is None or row["state"] not in ("held", "quarantined", "other", "ready"):
+        if row is None or row["state"] not in ("held", "quarantined", "other", "ready", "discarded"):
             state = "unknown" if row is None else row["state"]
-            raise AetError(f"visit {visit_id} is {state}: only held, quarantined and other detectors' ones can be read again")
+            raise AetError(f"visit {visit_id} is {state}: only held, quarantined, discarded and other detectors' ones can be read again")
         return row
+
+    def discard(self, row: sqlite3.Row, text: str) -> None:
+        """A person does not want this held visit."""
+        reason = why("discarded", text=text)
+        with self._ledger.transaction():
+            self._ledger.discard(row["id"], reason)
+            data = {"id": row["id"], "path": row["path"], "image": row["image"], "reason": str(reason)}
+            key = f"{row['path']}|{row['image']}|{row['stamp']}|{row['ended_at']!r}"  # of this time that it was held
+            self._outbox.announce("projection.discarded", row["series"], key, data)
+            failpoints.reach("discard.commit")
+        failpoints.reach("discard.committed")
+        logger.info("discarded: %s image %d: %s", row["path"], row["image"], text)
+        self._outgoing.tell("projection.discarded", {"series": row["series"], **data})
 
     def read_again(self, row: sqlite3.Row, tilt_deg: float | None) -> None:
         """A person wants this visit once more, perhaps at a tilt of their own."""

@@ -3,10 +3,11 @@
 A visit is one image at one state of its source file (`VisitKey`). Its life:
 
     wanted -> stored | duplicate | same | other | quarantined | held | dropped | gone
-    held, quarantined, other, duplicate -> ready -> wanted ...
+    held -> discarded
+    held, quarantined, other, duplicate, discarded -> ready -> wanted ...
 
 `same`: the file was touched, its pixels were not. `other`: an image of a detector that is not used. `dropped`: the file changed before it
-was read, a new visit follows. `gone`: it was to be read again, and its file is no longer there.
+was read, a new visit follows. `gone`: it was to be read again, and its file is no longer there. `discarded`: a person does not want it.
 `replaced`: a later state of the file was stored.
 
 The row `wanted` is written before the reading begins, so that whatever dies over it is noticed afterwards.
@@ -40,7 +41,7 @@ STAGES = ("settle", "read", "queue", "network", "commit", "total")
 LISTED = 50
 """Folders with files that nobody reads, in the status."""
 #: States that end a visit until the file changes or a person speaks.
-ENDED = ("stored", "duplicate", "same", "other", "quarantined", "held", "replaced")
+ENDED = ("stored", "duplicate", "same", "other", "quarantined", "held", "replaced", "discarded")
 
 #: The reason of a visit that has ended before, and is to be read again.
 _AGAIN = json_of(why("again"))
@@ -312,11 +313,17 @@ class Ledger:
     def dealt_with(self, path: str, image: int) -> bool:
         """Is this image known, and not in quarantine?"""
         states = {row["state"] for row in self._db.execute("SELECT state FROM visit WHERE path = ? AND image = ?", (path, image))}
-        return bool(states & {"stored", "duplicate", "same", "other", "held", "gone"}) and "quarantined" not in states
+        return bool(states & {"stored", "duplicate", "same", "other", "held", "gone", "discarded"}) and "quarantined" not in states
 
     def visit(self, visit_id: int) -> sqlite3.Row | None:
         row: sqlite3.Row | None = self._db.execute("SELECT * FROM visit WHERE id = ?", (visit_id,)).fetchone()
         return row
+
+    def discard(self, visit_id: int, reason: Reason) -> None:
+        """A person does not want it, now or when it is offered again."""
+        self._db.execute(
+            "UPDATE visit SET state = 'discarded', reason = ?, ended_at = ? WHERE id = ?", (json_of(reason), time.time(), visit_id)
+        )
 
     def released(self, visit_id: int, tilt_deg: float | None) -> None:
         """A person has spoken: try again, with this tilt if one was given."""
@@ -409,7 +416,7 @@ class Ledger:
 
     def totals(self) -> Totals:
         """How many visits ended how."""
-        counts = dict.fromkeys(("stored", "duplicate", "other", "held", "quarantined"), 0)
+        counts = dict.fromkeys(("stored", "duplicate", "other", "held", "quarantined", "discarded"), 0)
         counts.update({row["state"]: row["n"] for row in self._db.execute("SELECT state, count(*) AS n FROM visit GROUP BY state")})
         return Totals(
             stored=counts["stored"],
@@ -417,6 +424,7 @@ class Ledger:
             quarantined=counts["quarantined"],
             duplicates=counts["duplicate"],
             others=counts["other"],
+            discarded=counts["discarded"],
         )
 
     def left_out(self) -> NotTaken:

@@ -34,8 +34,8 @@ class Hint:
 
 
 def usable(rows: Sequence[Row]) -> list[Row]:
-    """Rows that count: seen by the monitor, not blank, not superseded."""
-    return [row for row in rows if not row.get("blank") and not row.get("superseded")]
+    """Rows that count: seen by the monitor, not blank, not superseded, not excluded."""
+    return [row for row in rows if not any(row.get(reason) for reason in ("blank", "superseded", "excluded"))]
 
 
 def law_of(rows: Sequence[Row]) -> Law | None:
@@ -59,7 +59,7 @@ class Adviser:
     def __init__(self, limits: Advice, rows: Sequence[Row], width_px: int, small: Callable[[Row], Array | None]) -> None:
         self._limits = limits
         self._rows = usable(rows)
-        self._blank = [row for row in rows if row.get("blank") and not row.get("superseded")]
+        self._blank = [row for row in rows if row.get("blank") and not row.get("superseded") and not row.get("excluded")]
         self._width_px = width_px
         self._small = small
         self.law = law_of(rows)

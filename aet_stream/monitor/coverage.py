@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 
 from aet_stream.coverage import largest_gap
+from aet_stream.monitor.advice import usable
 from aet_stream.monitor.shelf import Row
 
 
 def coverage(rows: Sequence[Row], same_tilt_deg: float) -> dict[str, Any]:
     """Range, usual step, gaps wider than 1.6 steps, repeats, missing wedge (from, to and width); degrees.
 
-    Blank and superseded rows show nothing; empty without others.
+    Blank, superseded and excluded rows show nothing; empty without others.
     """
-    tilts = np.array(sorted(row["tilt_deg"] for row in rows if not row.get("superseded") and not row.get("blank")))
+    tilts = np.array(sorted(row["tilt_deg"] for row in usable(rows)))
     if not tilts.size:
         return {}
     steps = np.diff(tilts)

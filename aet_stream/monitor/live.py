@@ -183,6 +183,7 @@ class Live:
             "current": None if name is None else series_id(name),
             "series": [{**asdict(row), "id": series_id(row.name), "name": shown(row.name)} for row in status.series],
             "remedies": words.remedies(status),
+            "setting": words.output_setting(status),
             "unlisted": words.unlisted(status),
             "blank": [{**asdict(row), "path": shown(row.path)} for row in status.blank],
             "expected": self._config.series.expected,

@@ -73,7 +73,7 @@ def of_series(shelf: Shelf, name: str, limits: Advice, status: LedgerStatus | No
     """
     table = shelf.table(name)
     rows = [_seen(shelf, name, row, place, len(table.rows), told) for place, row in enumerate(table.rows)]
-    current = [row for row in rows if not row.get("superseded")]
+    current = [row for row in rows if not row.get("superseded") and not row.get("excluded")]
     hints = Adviser(limits, rows, table.shape[1], lambda row: _small(shelf, name, row)).hints()
     all_of_them = "" if len(rows) == table.stored else f", the last {len(rows)} of them below"
     parts = [
@@ -132,7 +132,7 @@ def _summary(table: Table, rows: Sequence[Row], limits: Advice) -> str:
         "tilts from": ", ".join(sorted({str(row.get("tilt_source", "")) for row in rows})),
         "background by": "; ".join(models),
         "edition of the background": _edition(table, rows),
-        "duplicates, superseded": f"{about.get('duplicates', 0)}, {about.get('superseded', 0)}",
+        "duplicates, superseded, excluded": ", ".join(str(about.get(key, 0)) for key in ("duplicates", "superseded", "excluded")),
         "written by": about.get("software", ""),
     }
     return "<dl class='facts'>" + "".join(f"<dt>{text(key)}</dt><dd>{text(value)}</dd>" for key, value in facts.items()) + "</dl>"
@@ -253,7 +253,8 @@ def _rows(rows: Sequence[Row], hints: Sequence[Hint]) -> str:
 
     def remarks(row: Row) -> str:
         said = {"blank": row.get("blank"), "superseded": row.get("superseded"), "advice": row["number"] in marked}
-        return " ".join(word for word, yes in said.items() if yes)
+        excluded = f"excluded: {text(row.get('excluded_reason') or '')}" if row.get("excluded") else ""
+        return " ".join(filter(None, [*(word for word, yes in said.items() if yes), excluded]))
 
     lines = "".join(
         f"<tr><td class='n'>{row['number']}</td><td class='n'>{row['tilt_deg']:+.2f}</td><td>{text(row.get('tilt_source', ''))}</td>"

@@ -131,6 +131,7 @@ def remedies(status: LedgerStatus) -> list[dict[str, Any]]:
     for state, rows in (("held", status.held), ("quarantined", status.quarantined)):
         for row in rows:
             command = row.command and f"aet-stream {row.command.replace('ID', str(row.id))}{setting}"
-            harmless = {"path": shown(row.path), "series": shown(row.series), "state": state, "command": command}
+            discard = f"aet-stream discard {row.id}{setting}" if state == "held" else ""
+            harmless = {"path": shown(row.path), "series": shown(row.series), "state": state, "command": command, "discard": discard}
             found.append({**msgspec.structs.asdict(row), **harmless})
     return found

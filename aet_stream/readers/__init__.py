@@ -53,10 +53,13 @@ SUFFIXES = frozenset(FORMATS)
 PLUGINS = "aet_stream.readers"
 """Entry point group: an object with `SUFFIXES` and `open_source`, as the modules here have."""
 
-_MAGIC = {
-    b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "BigTIFF", b"\x93NUMPY": "NumPy", b"\x89HDF\r\n\x1a\n": "HDF5", b"MATLAB": "MATLAB",
-    b"\0\0\0\3": "DM3", b"\0\0\0\4": "DM4", b"II\x97\1": "SER", b"PK\3\4": "ZIP", b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG",
-}  # fmt: skip
+_CONTENTS = (
+    (b"II*\0", "TIFF", ".tif .tiff"), (b"MM\0*", "TIFF", ".tif .tiff"), (b"II+\0", "BigTIFF", ".tif .tiff"),
+    (b"\x93NUMPY", "NumPy", ".npy"), (b"\x89HDF\r\n\x1a\n", "HDF5", ".emd .mat .h5 .hdf5 .nhdf .dm5"), (b"MATLAB", "MATLAB", ".mat"),
+    (b"\0\0\0\3", "DM3", ".dm3 .dm4"), (b"\0\0\0\4", "DM4", ".dm3 .dm4"), (b"II\x97\1", "SER", ".ser"), (b"PK\3\4", "ZIP", ".ndata"),
+    (b"\x89PNG", "PNG", ""), (b"\xff\xd8\xff", "JPEG", ""),
+)  # fmt: skip
+"""(first bytes, what begins so, how such files are called)."""
 
 
 class Probe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -159,10 +162,10 @@ def _looks_like(path: Path) -> str:
     """What the first bytes say a refused file is, when that is something else than its name."""
     with path.open("rb") as file:
         head = file.read(8)
-    kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), "")
-    belongs = {"TIFF": ".tif .tiff", "BigTIFF": ".tif .tiff", "NumPy": ".npy", "HDF5": ".emd .mat .h5 .hdf5 .nhdf .dm5", "ZIP": ".ndata",
-               "MATLAB": ".mat", "DM3": ".dm3 .dm4", "DM4": ".dm3 .dm4", "SER": ".ser"}.get(kind, "-")  # fmt: skip
-    return f" (its content looks like {kind})" if kind and path.suffix.lower() not in belongs.split() else ""
+    for magic, kind, suffixes in _CONTENTS:
+        if head.startswith(magic):
+            return "" if path.suffix.lower() in suffixes.split() else f" (its content looks like {kind})"
+    return ""
 
 
 def stat_stamp(entry: os.stat_result) -> str:

@@ -111,7 +111,7 @@ class ReaderChild:
     """A reading process that is started when first needed, and again after it died."""
 
     def __init__(self, *, timeout_s: float, memory_mib: int, max_file_mib: int, rules: Rules | None = None) -> None:
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._memory_bytes = memory_mib << 20
         self._rules = msgspec.structs.replace(rules or Rules(max_bytes=0), max_bytes=max_file_mib << 20)
         self._process: subprocess.Popen[bytes] | None = None
@@ -219,9 +219,9 @@ class ReaderChild:
 
     def _hear(self, pipe: Connection, name: str) -> tuple[_Answer, bytes | None]:
         """The next answer of the child."""
-        if not pipe.poll(self._timeout_s):
+        if not pipe.poll(self.timeout_s):
             self._kill()
-            raise ReaderDied(f"{name}: reading took longer than {self._timeout_s:g} s (watch.reader_timeout_s)")
+            raise ReaderDied(f"{name}: reading took longer than {self.timeout_s:g} s (watch.reader_timeout_s)")
         answer = _answers.decode(pipe.recv_bytes())
         content = pipe.recv_bytes() if answer.kind == "image" else None
         if answer.kind == "ReaderDied":

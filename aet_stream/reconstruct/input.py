@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,8 +38,12 @@ class Input:
     """Of the background; rows that it does not have are of edition 1."""
 
 
-def read_input(series: Path) -> Input:
+def read_input(series: Path, *, exclude: Collection[int] = ()) -> Input:
     """Frame by frame, each checked; what is blank, superseded or excluded is left out, deliberate repeats stay.
+
+    Parameters
+    ----------
+    exclude : numbers of projections that are to be left out as well
 
     Raises
     ------
@@ -47,7 +52,10 @@ def read_input(series: Path) -> Input:
     try:
         with h5py.File(series, "r", locking=False) as file:
             facts = {name: file[f"{PER_PROJECTION}/{name}"][()] for name in ("pixel_size_nm", "clean_crc32")}
-            rows, edition = np.flatnonzero(counting(file)), edition_shown(file)
+            numbers = file[f"{PER_PROJECTION}/number"][()]
+            if unknown := sorted(set(exclude) - set(numbers.tolist())):
+                raise ReconstructionError(f"{series}: has no projection {unknown[0]} to leave out: see {PER_PROJECTION}/number")
+            rows, edition = np.flatnonzero(counting(file) & ~np.isin(numbers, [*exclude])), edition_shown(file)
             axes_deg = file[TILT_AXIS][()][rows] if TILT_AXIS in file else np.zeros(0)
             tilts = file[THETA][()]
             projections = np.empty((len(rows), *file[CLEAN].shape[1:]), np.float32)

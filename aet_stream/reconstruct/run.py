@@ -53,6 +53,8 @@ class Options:
     memory_mib: int = 0
     device: str = "cpu"
     """Of the built-in solver: cpu, cuda, cuda:0, ..."""
+    exclude: tuple[int, ...] = ()
+    """Numbers of projections that are left out of this volume alone."""
     silence_s: float = apart.SILENCE_S
     """How long a library of other people's may hand nothing over."""
 
@@ -93,7 +95,7 @@ def reconstruct(
     wanted = out or series.with_name("reconstruction.h5")
     target = wanted if form_of(wanted) == HDF5 else wanted.with_suffix(".h5")
     check_target(wanted, target, replaces=overwrite or out is None)
-    given = read_input(series)
+    given = read_input(series, exclude=options.exclude)
     axis_deg = given.axis_deg if options.axis_deg is None else options.axis_deg
     given = replace(given, axis_deg=0.0 if np.isnan(axis_deg) else axis_deg)
     solver.check(given.projections, given.tilts_deg, max(1, options.iterations))

@@ -157,7 +157,7 @@ def _real(name: str, denoiser: Denoiser | None) -> list[RealScore]:
 
 def _trusted(name: str, denoiser: Denoiser, samples: list[Frame]) -> Trusted:
     evidence, errors = zip(*[judged(denoiser, frame) for frame in samples], strict=True)
-    shares = np.array([trust.expected_share(one.features(), denoiser.rule) for one in evidence])
+    shares = np.array([trust.expected_share(one, denoiser.rule) for one in evidence])
     expected, true = shares * [one.range for one in evidence], np.array(errors)
     ratio = np.maximum(expected / true, true / expected)
     in_series = _in_series(expected, evidence, samples)

@@ -70,7 +70,7 @@ def finetune(model: str, series: Sequence[Path], out: Path, *, steps: int = STEP
     card = load_card(source)
     if architecture(card.architecture).learns_from != "blocks":
         raise ModelError(f"{source}: only networks on blocks can be fine-tuned, this one is a {card.architecture}")
-    preset = msgspec.structs.replace(_preset(card), learning_rate=LEARNING_RATE, steps=steps, warm_up=20, decay=0.5, average=0.99)
+    preset = msgspec.structs.replace(preset_of(card), learning_rate=LEARNING_RATE, steps=steps, warm_up=20, decay=0.5, average=0.99)
     series = list(dict.fromkeys(path.resolve() for path in series))
     real = [frame for path in series for frame in read_vacuum(path, Denoiser(model=str(source)))]
     held_out, learned = real[::_HELD_OUT], [frame for i, frame in enumerate(real) if i % _HELD_OUT]
@@ -83,7 +83,7 @@ def finetune(model: str, series: Sequence[Path], out: Path, *, steps: int = STEP
     particles = Pool(Recipe(kinds=LEARNT, plain=True, sizes_px=(256,)), seed=seed + 11, particles=12, views=4)
     simulated = CoarseBatches(Mixer(preset.recipe, seed=seed + 13, particles=60, views=4), seed=seed + 17, batch=BATCH)
     judge, exam = Judge(preset), real_batch(held_out, particles, np.random.default_rng(seed + 19))
-    before = _marks(training, judge, exam)
+    before = marks(training, judge, exam)
     logger.info("%d real projections to learn from, %d held out; before: %s", len(learned), len(held_out), before)
     for step in range(steps):
         rng = np.random.default_rng([seed + 23, step])
@@ -93,7 +93,7 @@ def finetune(model: str, series: Sequence[Path], out: Path, *, steps: int = STEP
             logger.info("step %d of %d, loss %.3f", step, steps, loss)
         if not loss.isfinite():
             logger.warning("step %d was left out: its gradient was not finite", step)
-    after = _marks(training, judge, exam)
+    after = marks(training, judge, exam)
     _refuse_if_worse(before, after)
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{card.name}-tuned.safetensors"
@@ -105,7 +105,7 @@ def finetune(model: str, series: Sequence[Path], out: Path, *, steps: int = STEP
     return path
 
 
-def _preset(card: Card) -> Preset:
+def preset_of(card: Card) -> Preset:
     """What the network was made with.
 
     Raises
@@ -156,7 +156,8 @@ def _laid_over(frame: RealVacuum, particle: Array, rng: np.random.Generator) -> 
     return coarse_batch([sample], known=[frame.vacuum])
 
 
-def _marks(training: Training, judge: Judge, exam: CoarseBatch) -> dict[str, float]:
+def marks(training: Training, judge: Judge, exam: CoarseBatch) -> dict[str, float]:
+    """What the network reaches now: by the judge, and its loss on the exam."""
     figures = judge(training.average, training.device)
     exam = on_device(exam, training.device)
     with torch.no_grad():

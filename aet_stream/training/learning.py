@@ -45,7 +45,7 @@ class Training:
         self._loss = loss or task.loss
         several = torch.distributed.is_available() and torch.distributed.is_initialized()
         self._parallel: nn.Module = DistributedDataParallel(self.model) if several else self.model
-        self._learn = Recorded(self._learned) if task.alike and device.type == "cuda" and not several else self._learned
+        self.learn = Recorded(self.learn_once) if task.alike and device.type == "cuda" and not several else self.learn_once
         self.step = 0
         self.minutes = 0.0
 
@@ -70,9 +70,10 @@ class Training:
         self.step += 1
         self._news.fill_(1 - min(self.preset.average, self.step / (self.step + 10)))
         self._parallel.train()
-        return self._learn(on_device(batch, self.device))
+        return self.learn(on_device(batch, self.device))
 
-    def _learned(self, batch: Any) -> Tensor:
+    def learn_once(self, batch: Any) -> Tensor:
+        """See `one_step`; never from a recording."""
         self.optimizer.zero_grad()
         loss = self._loss(self._parallel, batch)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -26,6 +26,11 @@ class Recorded:
         self._batch: Any = None
         self._result = torch.empty(0)
 
+    @property
+    def recorded(self) -> bool:
+        """From now on it is played."""
+        return self._graph is not None
+
     def __call__(self, batch: Any) -> Tensor:
         """What the function makes of a batch, which is a named tuple of tensors on the device."""
         self._seen += 1

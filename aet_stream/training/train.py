@@ -60,7 +60,7 @@ def run(preset_name: str, out: Path, *, steps: int = 0, seed: int | None = None,
     ModelError : the run has diverged
     """
     rank, ranks = _join()
-    device = _device(rank)
+    device = device_of(rank)
     makers = max(1, _cores() // (2 * ranks) if device.type == "cpu" else _cores() // ranks - 1)
     torch.set_num_threads(threads or max(1, _cores() // ranks - makers))
     _keep_memory()
@@ -150,7 +150,7 @@ def _join() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), ranks
 
 
-def _device(rank: int) -> torch.device:
+def device_of(rank: int) -> torch.device:
     """The GPU of this process, or the CPU.
 
     Raises

@@ -135,3 +135,32 @@ def test_without_a_daemon_the_edition_waits_for_it(tmp_path: Path) -> None:
     assert daemon.ask("use", "np", "3").stderr.startswith("aet-stream use: np has no edition 3")
     assert daemon.ask("use", "nothing", "2").returncode == 1
     assert daemon.stop() == 0
+
+
+def test_a_persons_word_is_done_when_readers_see_it(tmp_path: Path) -> None:
+    """exclude, restore, discard: over restarts, in an open series and a closed one; `--strict` does not mind what was discarded."""
+    daemon = Daemon(tmp_path, denoise__model="constant").start()
+    series = daemon.out / "np" / "series.h5"
+    for index in range(4):
+        put(daemon.root / "np", index, 3.0 * index)
+    put(daemon.root / "np", 9, None)
+    held = daemon.wait_for_totals(stored=4, held=1)["held"][0]["id"]
+    assert daemon.ask("exclude", "np:1", "np:7", "--reason", "blurred").stderr.startswith("aet-stream exclude: np has no projection 7")
+    assert daemon.ask("exclude", str(held), "--reason", "blurred").stderr.startswith(f"aet-stream exclude: visit {held} is held")
+    said = daemon.ask("exclude", "np:1", "np:2", "--reason", "out  of focus")
+    assert said.stdout == "2 projections excluded\n", said.stderr
+    assert plain(series, "excluded_reason") == ["", "out of focus", "out of focus", ""]
+    assert daemon.ask("discard", str(held), "--reason", "an overview").returncode == 0
+    assert daemon.stop() == 0
+    assert daemon.run("--until-idle", "1", "--strict") == 0
+    daemon.start()
+    daemon.wait_for_totals(stored=4, held=0)
+    assert daemon.ask("restore", "np:1").stdout == "1 projection restored\n"
+    assert plain(series, "excluded") == [0, 0, 1, 0]
+    assert daemon.ask("restore", str(held)).stdout == "1 will be read again\n"
+    daemon.wait_for_totals(stored=4, held=1)
+    assert daemon.ask("verify", str(series)).returncode == 0
+    assert daemon.stop() == 0
+    trial = ("reconstruct", str(series), "--exclude", "0", "--iterations", "1", "--align", "", "--no-quality")
+    assert "--out" in daemon.ask(*trial).stderr
+    assert "2 of 4 projections" in daemon.ask(*trial, "--out", str(tmp_path / "trial.h5")).stderr

@@ -290,10 +290,10 @@ def test_of_several_signals_of_one_detector_a_person_names_the_projection(tmp_pa
     path.write_bytes(writers.velox(known_image(0, 32), -12.0, 0.05, detectors=("DF4",) * 4))
     with Rehearsal(tmp_path, reader) as daemon:
         assert states(daemon, "np1/a.emd") == ["held"] * 4
-        held = summary(daemon.core.ledger)["held"]
-        assert all("images 0, 1, 2, 3 of detector DF4" in row["reason"] for row in held)
-        assert {row["command"] for row in held} == {"release ID --angle -12"}
-        wanted = next(row["id"] for row in held if row["image"] == 2)
+        held = summary(daemon.core.ledger).held
+        assert all("images 0, 1, 2, 3 of detector DF4" in row.reason for row in held)
+        assert {row.command for row in held} == {"release ID --angle -12"}
+        wanted = next(row.id for row in held if row.image == 2)
         daemon.core.commands.obey("release", {"ids": [wanted], "tilt_deg": -12.0})
         assert states(daemon, "np1/a.emd") == ["held", "held", "stored", "held"]
 

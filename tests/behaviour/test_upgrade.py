@@ -12,6 +12,7 @@ import pytest
 from aet_stream import layout
 from aet_stream.hub.ledger import Ledger, summary
 from aet_stream.series import Series
+from aet_stream.status import Totals
 from tests.harness import plain_rows
 from tests.test_queue import Desk
 
@@ -86,5 +87,5 @@ def test_it_goes_on_and_closes(earlier: Path) -> None:
 def test_its_status_can_be_read_without_a_daemon(earlier: Path) -> None:
     """Before the new version has written anything."""
     ledger = Ledger(earlier / "ledger.sqlite", read_only=True)
-    assert summary(ledger)["totals"] == {"stored": 10, "held": 1, "quarantined": 1, "duplicates": 1, "others": 0}
+    assert summary(ledger).totals == Totals(stored=10, held=1, quarantined=1, duplicates=1)
     ledger.close()

@@ -16,7 +16,7 @@ ELSEWHERE = ("watch.send", *(name for name in failpoints.NAMES if name.startswit
 #: Points where a file is at stake whose bytes may be torn.
 WITH_FILE = tuple(name for name in failpoints.NAMES if name.endswith((".written", ".frame")))
 #: Groups of places that are passed only when other editions are made and shown.
-EDITIONS = frozenset({"made", "take", "decided", "decide", "first"})
+EDITIONS = frozenset({"made", "take", "decided", "decide", "discard", "first"})
 #: Files that were synced and renamed cannot be torn by a kill, and a rename is no place for it either.
 RECOVERY = tuple(name for name in failpoints.NAMES if name.startswith("recover."))
 
@@ -67,7 +67,7 @@ def killed_in_turn(group: str, folder: Path) -> Iterator[tuple[str, int, list[st
 
     def end() -> tuple[str, int, list[str]]:
         code = rig.attempt(rig.Case(life, editions=True))
-        verdict = judge(life / "in", life / "out", exposures, removed=rig.REMOVED, shown=[*rig.REMOVED][2])
+        verdict = judge(life / "in", life / "out", exposures, removed=rig.REMOVED, shown=[*rig.REMOVED][2], excluded={rig.EXCLUDED})
         return "the end", code, verdict.words
 
     for number, name in enumerate(name for name in failpoints.NAMES if name.startswith(f"{group}.")):
@@ -106,7 +106,9 @@ def run(cell: Cell, folder: Path) -> Outcome:
         codes.append(rig.attempt(rig.Case(folder, f"{cell.name}@1={cell.fault}", editions=editions)))
     codes.append(rig.attempt(rig.Case(folder, editions=editions)))
     expected_model = [*rig.REMOVED][2 if editions else 0]
-    verdict = judge(folder / "in", folder / "out", exposures, removed=rig.REMOVED, shown=expected_model)
+    verdict = judge(
+        folder / "in", folder / "out", exposures, removed=rig.REMOVED, shown=expected_model, excluded={rig.EXCLUDED} if editions else set()
+    )
     words = list(verdict.words)
     if codes[-1] != 0:
         words.append(f"the last run ended with {codes[-1]}, not 0")

@@ -151,6 +151,7 @@ def broken(mutant: Mutant) -> str:
 
 CRASH = "tests/durability/test_crash_states.py"
 KILLS = "tests/durability/test_failpoints.py -k "
+WORD = "tests/test_editions.py -k person"
 A = "aet_stream."
 MUTANTS = (
     Mutant("no fsync of files", "content reaches the disk after the name: empty or torn files after a power cut", A + "durable:write_synced",
@@ -194,6 +195,15 @@ MUTANTS = (
            never("credit"), "tests/test_in_flight.py"),
     Mutant("a full disk ends the hub's patience", "what is in hand is thrown away when the disk is full", A + "durable:disk_errors",
            catches("MemoryError"), "tests/test_recovery.py tests/test_queue.py"),
+    Mutant("excluded rows count", "a volume, the preview and exports are made with what a person has excluded", A + "layout:counting",
+           returns("file[PER_PROJECTION + '/blank'][()] == 0"), WORD),
+    Mutant("excluded rows bind the laws", "coverage, repeats and the laws of the series count what a person has excluded",
+           A + "hub.decisions:Decisions.excluded", returns("{}"), WORD),
+    Mutant("a person's word is not durable", "said, shown, and forgotten with the ledger or at the next start", A + "hub.chosen:Chosen.decide",
+           without("decided.write"), WORD),
+    Mutant("an exclusion is for ever", "restore does nothing", A + "hub.archive:Archive.restore", without("self.decide"), WORD),
+    Mutant("a discarded one is not ended", "it is held again, and --strict fails on it", A + "hub.ledger:Ledger.discard",
+           reworded("discarded", "held"), "tests/behaviour/test_editions.py -k word"),
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 
 WRONGS = ("lost", "doubled", "changed", "wrong tilt", "not clean", "wrongly quarantined", "not quarantined", "source changed",
-          "foreign", "left over", "unreadable", "edition changed", "another edition")  # fmt: skip
+          "foreign", "left over", "unreadable", "edition changed", "another edition", "not held", "not as decided")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Exposure:
     pixels: np.ndarray | None
     """(height, width); None for a file that no program could read."""
     file_sha256: str
-    fate: Literal["stored", "quarantined", "either"] = "stored"
-    """`stored`: once, under this name or that of a copy (same pixels, same tilt, same series). `either`: stored, or known as damaged."""
+    fate: Literal["stored", "quarantined", "either", "held"] = "stored"
+    """`stored`: once, under this name or that of a copy (same pixels, same tilt, same series). `either`: stored, or known as damaged. `held`: neither."""
 
 
 @dataclass
@@ -59,14 +59,16 @@ class Row:
     number: int
     edition: int
     model: str
+    excluded: bool
 
 
 def rows_of(series: Path) -> list[Row]:
     """Every row of a series by plain HDF5, frame by frame."""
     with h5py.File(series, "r") as file:
         clean, raw, theta = file["/exchange/data"], file["/aet/raw"], file["/exchange/theta"][()]
-        paths, numbers, editions, models = (file[f"/aet/projection/{name}"][()] for name in ("path", "number", "edition", "model"))
-        if len({len(each) for each in (clean, raw, theta, paths, numbers, editions, models)}) != 1:
+        columns = [file[f"/aet/projection/{name}"][()] for name in ("path", "number", "edition", "model", "excluded")]
+        paths, numbers, editions, models, excluded = columns
+        if len({len(each) for each in (clean, raw, theta, *columns)}) != 1:
             raise OSError("the datasets have different lengths")
         return [
             Row(
@@ -78,20 +80,23 @@ def rows_of(series: Path) -> list[Row]:
                 int(numbers[i]),
                 int(editions[i]),
                 models[i].decode(),
+                bool(excluded[i]),
             )
             for i in range(len(theta))
         ]
 
 
 def judge(
-    watched: Path, output: Path, exposures: list[Exposure], *, removed: dict[str, float] | None = None, shown: str | None = None
-) -> Verdict:
+    watched: Path, output: Path, exposures: list[Exposure], *, removed: dict[str, float] | None = None, shown: str | None = None,
+    excluded: set[str] | None = None,
+) -> Verdict:  # fmt: skip
     """Look at everything.
 
     Parameters
     ----------
     removed : model -> what clean must differ from raw by, where it is known; None: by a constant
     shown : the model that every row must be of; None: any
+    excluded : paths of the rows that do not count; None: nobody looks
     """
     verdict = Verdict()
     rows: list[Row] = []
@@ -107,6 +112,8 @@ def judge(
     for row in rows:
         if shown is not None and row.model != shown:
             verdict.wrong("another edition", f"{row.path} is of {row.model!r}, chosen was {shown!r}")
+        if excluded is not None and row.excluded != (row.path in excluded):
+            verdict.wrong("not as decided", f"{row.path} {'does not count' if row.excluded else 'counts'}")
     for exposure in exposures:
         if hashlib.sha256((watched / exposure.path).read_bytes()).hexdigest() != exposure.file_sha256:
             verdict.wrong("source changed", exposure.path)
@@ -172,6 +179,9 @@ def _judge_fates(verdict: Verdict, rows: list[Row], exposures: list[Exposure], q
             verdict.counts["quarantined"] += 1
             if not quarantined[exposure.path]:
                 verdict.wrong("not quarantined", exposure.path)
+        elif exposure.fate == "held":
+            if found[exposure.path] or quarantined[exposure.path]:
+                verdict.wrong("not held", exposure.path)
         elif exposure.pixels is not None:
             key = exposure.path.split("/")[0], exposure.tilt_deg, exposure.pixels.tobytes()
             copies.setdefault(key, []).append(exposure)

@@ -37,13 +37,15 @@ from tests.durability.oracle import Exposure
 REMOVED = {"minus seven": 7.0, "minus nine": 9.0, "minus eleven": 11.0}
 """Model of an edition -> what it takes away; the first is the worker's."""
 BACKGROUND = REMOVED["minus seven"]
-GOOD, COPY_OF, BROKEN = 6, 2, "s/broken.npy"
+GOOD, COPY_OF, BROKEN, HELD = 6, 2, "s/broken.npy", "s/held.npy"
+RESTORED, EXCLUDED = "s/image_001_+3.00deg.npy", "s/image_003_+9.00deg.npy"
+"""What a person excludes while the series is open, and takes back once it is closed; and what is excluded then."""
 LIMIT_S = 240.0
 NO_NUMPY = Reason("unreadable", {"error": "not a NumPy file"})
 
 
 def expose(root: Path) -> list[Exposure]:
-    """Six images, a copy of one of them, and a file that nobody can read."""
+    """Six images, a copy of one of them, one without a tilt, and a file that nobody can read."""
     from tests.harness import known_image
 
     (root / "s").mkdir(parents=True)
@@ -57,6 +59,10 @@ def expose(root: Path) -> list[Exposure]:
         (root / path).write_bytes(buffer.getvalue())
         exposures.append(Exposure(path, tilt_deg, pixels, hashlib.sha256(buffer.getvalue()).hexdigest()))
     (root / BROKEN).write_bytes(b"no image")
+    buffer = io.BytesIO()
+    np.save(buffer, known_image(GOOD + 1, 32))
+    (root / HELD).write_bytes(buffer.getvalue())
+    exposures.append(Exposure(HELD, 0.0, known_image(GOOD + 1, 32), hashlib.sha256(buffer.getvalue()).hexdigest(), fate="held"))
     return [*exposures, Exposure(BROKEN, 0.0, None, hashlib.sha256(b"no image").hexdigest(), fate="quarantined")]
 
 
@@ -86,11 +92,26 @@ class Makers:
             if number not in self._made:
                 self._make(maker_of(number))
                 self._made.add(number)
-            return self._core.archive.take("s", maker_of(number).key, use=True) is not None
+            return self._core.archive.take("s", maker_of(number).key, use=True) is not None and self._said(number)
         except (AetError, OSError):
             logging.exception("maker")  # it is tried again
             self._made.clear()
             return False
+
+    def _said(self, number: int) -> bool:
+        """A person's word, said again and again: is all done that follows from it?"""
+        obey, store = self._core.commands.obey, self._core.archive.store("s")
+        ids = {record.visit.path: f"s:{record.number}" for record in store.records}
+        if number == 1:
+            obey("exclude", {"ids": [ids[RESTORED]], "reason": "by the rig"})
+            obey("discard", {"ids": [row.id for row in self._core.ledger.in_state("held")] or [self._discarded()], "reason": "by the rig"})
+        else:
+            obey("restore", {"ids": [ids[RESTORED]]})
+            obey("exclude", {"ids": [ids[EXCLUDED]], "reason": "by the rig"})
+        return bool(obey("settled", {"series": ["s"]})[1]["settled"])
+
+    def _discarded(self) -> int:
+        return int(self._core.ledger.in_state("discarded")[0].id)
 
     def _make(self, maker: Maker) -> None:
         with Series(self._folder / "series.h5") as series:
@@ -142,8 +163,8 @@ class ScriptedWatch:
             self._link.send(NotAcquired(visit=want.visit, why="bad", reason=NO_NUMPY))
             return
         pixels = np.load(path)
-        tilt_deg = float(path.stem.rsplit("_", 1)[1].removesuffix("deg"))
-        said = (Candidate("filename", path.stem, tilt_deg),)
+        tilt_deg = 0.0 if want.visit.path == HELD else float(path.stem.rsplit("_", 1)[1].removesuffix("deg"))
+        said = () if want.visit.path == HELD else (Candidate("filename", path.stem, tilt_deg),)
         answer = Acquired(visit=want.visit, sha256=sha256_of(pixels), acquisition=Acquisition(), candidates=said)
         self._link.send(answer, pixels)
 
@@ -212,7 +233,8 @@ def _or_die(work: object) -> None:
 
 def _finished(core: Core, makers: Makers, case: Case) -> bool:
     totals = core.ledger.totals()
-    if totals.stored + totals.duplicates != GOOD + 1 or totals.quarantined != 1 or core.in_hand():
+    ended = totals.stored + totals.duplicates, totals.quarantined, totals.held + totals.discarded
+    if ended != (GOOD + 1, 1, 1) or core.in_hand():
         return False
     if not case.close:
         return True

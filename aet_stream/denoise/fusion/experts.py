@@ -49,6 +49,8 @@ class NetworkOutput:
     """How far its two views differ"""
     before_solve: Array
     """The background that its last U-Net would draw alone"""
+    misled: bool = False
+    """A film at the side of the frame was taken for particle (beside.py): what is said of the background there, and near it, is void"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,8 @@ class Experts:
     """(rows, columns) bool: vacuum"""
     vacuum: Kriging | None = None
     kriging: Posterior | None = None
+    turned: Posterior | None = None
+    """Kriging of a background that the tilt has foreshortened; None: it is about as fine along both axes"""
     crystal: FringeKriging | None = None
     fringes: Posterior | None = None
 
@@ -86,16 +90,19 @@ def consult(frame: Array, blocks: Blocks, network: NetworkOutput, drawn: Array) 
         return Experts(seen)
     own = pooled(network.background.astype(np.float64))
     try:
-        vacuum = Kriging(*observe(blocks, network.support.astype(np.float64), seen))
+        observed = observe(blocks, network.support.astype(np.float64), seen)
+        vacuum = Kriging(*observed)
+        turned = vacuum.foreshortened(*observed)
     except LinAlgError:
         return Experts(seen)
     hidden = vacuum.at(np.argwhere(~seen))
     kriging = _posterior(hidden.mean, hidden.variance, seen, own)
+    two_lengths = _posterior(at.mean, at.variance, seen, own) if turned and (at := turned.at(hidden.at)) else None
     inside = np.argwhere(~seen & (pooled(support.astype(np.float64)) > 0.5))
     crystal = _crystal(frame, blocks, drawn, vacuum, inside) if len(inside) >= _LEAST_INSIDE else None
     if crystal is None:
-        return Experts(seen, vacuum, kriging)
-    return Experts(seen, vacuum, kriging, crystal, _posterior(*crystal.at(hidden), seen, own))
+        return Experts(seen, vacuum, kriging, two_lengths)
+    return Experts(seen, vacuum, kriging, two_lengths, crystal, _posterior(*crystal.at(hidden), seen, own))
 
 
 def _crystal(frame: Array, blocks: Blocks, drawn: Array, vacuum: Kriging, inside: Array) -> FringeKriging | None:

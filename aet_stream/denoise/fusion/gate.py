@@ -134,21 +134,23 @@ class Fusion:
         once); how far the experts that it believes are apart, and how sure (`disputed`); how far it moved the background (`moved`), and how
         far kriging would have had it moved (`vacuum_says`).
         """
-        inputs = gate_inputs(blocks, network, consult(frame, blocks, network, drawn))
-        correction, doubts = self._mixed(inputs, pooled(network.support > 0))
+        experts = consult(frame, blocks, network, drawn)
+        correction, doubts = self._mixed(gate_inputs(blocks, network, experts), pooled(network.support > 0), _instead(network, experts))
         shape = (frame.shape[0], frame.shape[1])
         return grid.draw_means(correction * blocks.span, SPACING * blocks.block_px, shape), doubts
 
-    def _mixed(self, inputs: Array, share: Array) -> tuple[Array, dict[str, float]]:
-        """((rows, columns) correction on the grid of the experts; doubts), normalised, rows and columns alike."""
+    def _mixed(self, inputs: Array, share: Array, instead: Array | None) -> tuple[Array, dict[str, float]]:
+        """((rows, columns) correction on the grid of the experts; doubts), normalised, rows and columns alike; `instead` of the
+        gate's correction this one, if there is one."""
         rows, columns = share.shape
         with torch.inference_mode():
             views = np.stack([inputs, inputs.transpose(0, 2, 1)])  # both are EDGE x EDGE
             mixture = self._gate(torch.from_numpy(views).to(self._device))
             one, other = ([part[view].cpu().numpy() for part in mixture] for view in range(2))
         correction, log_error, disputed = (((a + b.T) / 2)[:rows, :columns] for a, b in zip(one[:3], other[:3], strict=True))
-        correction = correction * share  # of each point that is particle: where vacuum is seen, nothing is corrected
         network, kriging = (inputs[CHANNELS.index(name), :rows, :columns] for name in ("network", "kriging"))
+        correction = correction if instead is None else instead
+        correction = correction * share  # of each point that is particle: where vacuum is seen, nothing is corrected
         doubts = {
             "gate": rms(np.exp(log_error / 2)),
             "gate_mostly": float(np.exp(log_error.mean() / 2)),
@@ -158,6 +160,13 @@ class Fusion:
             "vacuum_says": rms(kriging - network),
         }
         return correction, doubts
+
+
+def _instead(network: NetworkOutput, experts: Experts) -> Array | None:
+    """(rows, columns) correction where network and gate see what they have not learned, and kriging is believed: where a film was taken for
+    particle, and where the tilt has foreshortened the background. None: elsewhere."""
+    said = experts.turned or (experts.kriging if network.misled else None)
+    return None if said is None else said.mean - pooled(network.background.astype(np.float64))
 
 
 def rms(surface: Array) -> float:

@@ -1,12 +1,13 @@
 """Kriging: the vacuum continued under the particle by a Gaussian process that is seen up to the particle's rim, and whose length and
-roughness the vacuum itself decides.
+roughness the vacuum itself decides. A tilted film is foreshortened across the axis: where the vacuum says so, there is a second field whose
+length along the rows is another than that down them. Its distances are taken as if the frame were stretched until both are alike.
 
 All on a grid of every second block, in the normalised units of features.Blocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,13 @@ EDGE = BLOCKS // SPACING
 _LENGTHS = np.geomspace(1.0, 16, 9)
 """Correlation lengths to choose from, in points of the grid; then between them, in steps that halve _FINER times."""
 _FINER = 3
+_STRETCHES = (0.5, 0.5**0.5, 2**0.5, 2.0)
+"""To choose from: how much longer the length down the rows is than the geometric mean of both, for it is 4 times the other under a film at
+75 degrees; then between them, as the lengths."""
+_WORTH = 3.0
+"""Gain of evidence from which on there are two lengths."""
+_FORESHORTENED = 1.4
+"""Stretch, or its inverse, from which on a background is one that turns with the specimen: about twice as fine along one axis."""
 _ROUGHNESS = (1e-7, 1e-5, 1e-3, 3e-2)
 """Variance that neighbours do not share, as a share of what they do."""
 _AGREEING = 2.0
@@ -113,13 +121,14 @@ class Prediction:
 class Kriging:
     """A stationary Gaussian process of unknown mean level, conditioned on the vacuum."""
 
-    def __init__(self, whole: Observations, rim: Observations) -> None:
-        """`whole`: a few of it choose the covariance; `rim`: counts as long as it agrees with what comes before."""
+    def __init__(self, whole: Observations, rim: Observations, shape: Shape | None = None) -> None:
+        """`whole`: a few of it choose the covariance, if no `shape` is given; `rim`: counts as long as it agrees with what comes before."""
         vacuum = Observations(*(np.concatenate(pair) for pair in zip(whole.parts(), rim.parts(), strict=True)))
         self._level = float(vacuum.mean.mean())
         values = vacuum.mean - self._level
         few = thinned(whole.at, _CHOOSING)
-        self.length, self.roughness, self.strength = _chosen(vacuum[few], values[few])
+        self._shape = shape or _chosen(vacuum[few], values[few])
+        self.length, self.roughness, self.strength, self.stretch = self._shape
         self.left_out_at = vacuum.at[few].astype(np.int64)
         """(n, 2): where `left_out` was measured"""
         self.left_out = self._left_out(vacuum[few], values[few])
@@ -127,6 +136,12 @@ class Kriging:
         fit = self._fit_all(vacuum, values, sure=len(whole.at))
         used = len(whole.at) + _agreeing(fit.white[len(whole.at) :])
         self._vacuum, self._fit = vacuum[np.arange(used)], fit.first(used)
+
+    def foreshortened(self, whole: Observations, rim: Observations) -> Kriging | None:
+        """The same with two lengths; None: the vacuum, given again, is about as fine along one axis as along the other."""
+        few = thinned(whole.at, _CHOOSING)
+        shape = _stretched(whole[few], whole.mean[few] - self._level, self._shape)
+        return Kriging(whole, rim, shape) if max(shape[-1], 1 / shape[-1]) >= _FORESHORTENED else None
 
     def _fit_all(self, vacuum: Observations, values: Array, sure: int) -> Conditioned:
         """Rougher than the few points would have it, if the `sure` ones contradict that.
@@ -168,7 +183,7 @@ class Kriging:
 
     def covariance(self, one: Array, other: Array, wide: float | Array) -> Array:
         """(n, m) between points; `wide`: sum of the variances of the windows in which both are seen."""
-        covariance = _shared(squared_distances(one, other), self.length, wide)
+        covariance = _shared(_apart(one, other, self.stretch), self.length, wide)
         covariance *= self.strength**2
         return covariance
 
@@ -181,6 +196,12 @@ def _agreeing(white: Array) -> int:
     return int(contradicting[0]) if contradicting.size else len(white)
 
 
+def _apart(one: Array, other: Array, stretch: float) -> Array:
+    """(n, m): squared distances in a frame stretched along its rows by this, and narrowed down them."""
+    by = np.array([1 / stretch, stretch])
+    return squared_distances(one * by, other * by)
+
+
 def _shared(apart: Array, length: float, wide: float | Array) -> Array:
     """(n, m): covariance of a background of variance 1 between points at squared distances; overwrites them."""
     broader = length**2 + wide
@@ -191,30 +212,52 @@ def _shared(apart: Array, length: float, wide: float | Array) -> Array:
     return apart
 
 
-Shape = tuple[float, float, float]
-"""(length, roughness, strength) of a covariance"""
+Shape = tuple[float, float, float, float]
+"""(length, roughness, strength, stretch) of a covariance"""
+
+
+def _fits(
+    vacuum: Observations, values: Array, lengths: Iterable[float], roughnesses: Sequence[float], stretch: float = 1.0
+) -> Iterator[tuple[float, Shape]]:
+    """(evidence, shape) of every length and roughness; the strength follows from them."""
+    apart, wide = _apart(vacuum.at, vacuum.at, stretch), vacuum.wide[:, None] + vacuum.wide
+    variance = max(float(np.mean(values**2)), 1e-14)
+    for length in lengths:
+        shared = _shared(apart.copy(), length, wide)
+        for roughness in roughnesses:
+            fit = condition(shared + np.diag(roughness + vacuum.noise / variance), values)
+            if fit is not None:
+                square = max(float(np.mean(fit.white**2)), 1e-20)
+                yield -len(values) / 2 * np.log(square) - fit.log_root_determinant, (float(length), roughness, square**0.5, stretch)
 
 
 def _chosen(vacuum: Observations, values: Array) -> Shape:
-    """Of highest evidence; the strength follows from the other two."""
-    apart, wide = squared_distances(vacuum.at, vacuum.at), vacuum.wide[:, None] + vacuum.wide
-    variance = max(float(np.mean(values**2)), 1e-14)
-
-    def fits(lengths: Iterable[float], roughnesses: Iterable[float]) -> Iterator[tuple[float, Shape]]:
-        for length in lengths:
-            shared = _shared(apart.copy(), length, wide)
-            for roughness in roughnesses:
-                fit = condition(shared + np.diag(roughness + vacuum.noise / variance), values)
-                if fit is not None:
-                    square = max(float(np.mean(fit.white**2)), 1e-20)
-                    evidence = -len(values) / 2 * np.log(square) - fit.log_root_determinant
-                    yield evidence, (float(length), roughness, square**0.5)
-
-    unknown = (float(_LENGTHS[-1]), _ROUGHNESS[-1], variance**0.5)
-    best = most_evident((-np.inf, unknown), fits(_LENGTHS, _ROUGHNESS))
+    """Of highest evidence, both lengths alike."""
+    unknown = (float(_LENGTHS[-1]), _ROUGHNESS[-1], max(float(np.mean(values**2)), 1e-14) ** 0.5, 1.0)
+    best = most_evident((-np.inf, unknown), _fits(vacuum, values, _LENGTHS, _ROUGHNESS))
     step = float(_LENGTHS[1] / _LENGTHS[0])
     for _ in range(_FINER):
         step **= 0.5
-        length, roughness, _ = best[1]
-        best = most_evident(best, fits((length * step, length / step), (roughness,)))
+        length, roughness, *_ = best[1]
+        best = most_evident(best, _fits(vacuum, values, (length * step, length / step), (roughness,)))
+    return best[1]
+
+
+def _stretched(vacuum: Observations, values: Array, shape: Shape) -> Shape:
+    """Of higher evidence than that one, the lengths unlike; that one if none is worth it."""
+    length, roughness, *_ = shape
+    alike = most_evident((-np.inf, shape), _fits(vacuum, values, (length,), (roughness,)))
+    best = alike[0] + _WORTH, shape
+    for stretch in _STRETCHES:
+        best = most_evident(best, _fits(vacuum, values, (length,), (roughness,), stretch))
+    if best[1] == shape:
+        return shape
+    best = most_evident(best, _fits(vacuum, values, (length,), _ROUGHNESS, best[1][-1]))
+    step = float(_LENGTHS[1] / _LENGTHS[0])
+    for _ in range(_FINER):
+        step **= 0.5
+        length, roughness, _, stretch = best[1]
+        best = most_evident(best, _fits(vacuum, values, (length * step, length / step), (roughness,), stretch))
+        for other in (stretch * step, stretch / step):
+            best = most_evident(best, _fits(vacuum, values, (best[1][0],), (roughness,), other))
     return best[1]

@@ -27,7 +27,7 @@ export function drawCoverage(box, words, { rows, coverage, hinted, selected, hel
   for (const [a, b] of gaps) for (const turn of [0, 180]) svg.append(sector(a + turn, b + turn, "gap"));
   const seen = new Map();
   for (const row of rows) {
-    if (row.superseded || row.blank || row.tilt_deg === null) continue;
+    if (row.superseded || row.blank || row.excluded || row.tilt_deg === null) continue;
     svg.append(line(row.tilt_deg, `tilt${hinted.has(row.number) ? " hinted" : ""}`));
     const key = row.tilt_deg.toFixed(1), times = (seen.get(key) || 0) + 1;
     seen.set(key, times);

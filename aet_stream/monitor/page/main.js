@@ -3,7 +3,7 @@
 import { drawCoverage } from "./coverage.js";
 import { $, bytes, degrees, duration, el, say } from "./dom.js";
 import { image, json, listen } from "./net.js";
-import { showAdvice, showHeld, showLog, showPace, showSeries, showStation, showVolume } from "./panels.js";
+import { command, showAdvice, showHeld, showLog, showPace, showSeries, showStation, showVolume } from "./panels.js";
 import { Strip } from "./strip.js";
 import { Traces } from "./traces.js";
 import { Trio } from "./views.js";
@@ -219,10 +219,19 @@ function painted(row, of, bin, fetched_at) {
   }
   Object.assign(stats, { painted: stats.painted + 1, number: row.number, series: of.id, tilt_deg: row.tilt_deg, bin });
   const size = `${of.shape[1]} × ${of.shape[0]} px`, trust = row.trust_in_series == null ? "" : `, trust ${row.trust_in_series.toFixed(2)}`;
-  const note = row.blank ? ", blank: every pixel has the same value" : row.superseded ? ", replaced by newer pixels" : "";
+  const note = row.blank ? ", blank: every pixel has the same value" : row.superseded ? ", replaced by newer pixels" : row.excluded ? `, excluded: ${row.excluded_reason}` : "";
   $("which").replaceChildren(el("b", {}, degrees(row.tilt_deg)), ` · ${row.path}${row.image ? ` [${row.image}]` : ""} · ${size}${trust}${note}`);
   showSave(row, of);
+  showWord(row, of);
   document.title = `${degrees(row.tilt_deg)} ${of.name} · aet-stream`;
+}
+
+/** What a person can say of a stored projection: the page changes nothing itself. */
+function showWord(row, of) {
+  const id = `${of.name}:${row.number}`, safe = /^[\w.:@%+=,/-]+$/.test(id) ? id : `'${id.replaceAll("'", `'"'"'`)}'`;
+  const words = row.excluded ? `restore ${safe}` : `exclude ${safe} --reason "out of focus"`;
+  $("word").replaceChildren(el("p", { className: "note" }, row.excluded ? "counts again after:" : "left out of volume, laws and advice after:"),
+    command(`aet-stream ${words}${state?.setting || ""}`));
 }
 
 function showSave(row, of) {

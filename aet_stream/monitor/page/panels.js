@@ -54,6 +54,16 @@ export async function showVolume(series) {
   if (key === volumeShown || !volumeShown) $("volume").replaceChildren(...figures);
 }
 
+/** A line to type in a terminal, and a button that copies it. */
+export function command(text) {
+  const copy = el("button", { type: "button" }, "Copy");
+  copy.onclick = () => {
+    if (navigator.clipboard) navigator.clipboard.writeText(text).then(() => (copy.textContent = "Copied"));
+    else getSelection().selectAllChildren(copy.previousElementSibling); // browsers give the clipboard to HTTPS and loopback only
+  };
+  return el("p", { className: "command" }, el("code", {}, text), copy);
+}
+
 export function showHeld(state) {
   const rows = state.remedies || [], older = state.unlisted || 0, key = JSON.stringify([rows, older]);
   if ($("held-list").dataset.key === key) return;
@@ -61,15 +71,10 @@ export function showHeld(state) {
   say($("held-note"), rows.length ? `the files themselves are untouched${older ? `; ${older} older ones are named when these are dealt with` : ""}` : "");
   if (!rows.length) return $("held-list").replaceChildren(el("p", { className: "none" }, "nothing: every complete file is stored or a known duplicate"));
   $("held-list").replaceChildren(...rows.map((row) => {
-    const copy = el("button", { type: "button" }, "Copy");
-    copy.onclick = () => {
-      if (navigator.clipboard) navigator.clipboard.writeText(row.command).then(() => (copy.textContent = "Copied"));
-      else getSelection().selectAllChildren(copy.previousElementSibling); // browsers give the clipboard to HTTPS and loopback only
-    };
     return el("div", { className: "case" , "data-state": row.state },
       el("p", {}, el("span", { className: "tag" }, row.state), " ", el("b", {}, `${row.path}${row.image ? ` [${row.image}]` : ""}`)),
       el("p", {}, row.reason), el("p", { className: "note" }, row.remedy),
-      row.command ? el("p", { className: "command" }, el("code", {}, row.command), copy) : null);
+      row.command ? command(row.command) : null, row.discard ? el("p", { className: "note" }, "or, if nobody wants it") : null, row.discard ? command(row.discard) : null);
   }));
 }
 

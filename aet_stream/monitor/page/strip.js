@@ -60,7 +60,7 @@ export class Strip {
   }
 
   mark(tile, row, hints) {
-    const [mark, sign] = row.superseded ? ["old", "replaced"] : row.blank ? ["bad", "blank"] : hints.length ? ["hint", `▲ ${degrees(row.tilt_deg)}`] : ["", ""];
+    const [mark, sign] = row.superseded ? ["old", "replaced"] : row.excluded ? ["old", "excluded"] : row.blank ? ["bad", "blank"] : hints.length ? ["hint", `▲ ${degrees(row.tilt_deg)}`] : ["", ""];
     const chosen = this.selected?.number === row.number;
     tile.dataset.mark = mark;
     tile.lastChild.textContent = sign || degrees(row.tilt_deg);

@@ -11,7 +11,7 @@ const PLOTS = [
   { key: "mass_residual_px", name: "Off its law", unit: "px", limit: "drift_above", times: "width" },
 ];
 // Not worth a plot of their own: names, checksums, positions in files.
-const NO_FIGURES = new Set(["number", "image", "raw_crc32", "clean_crc32", "tilt_deg", "closed_at", "superseded", "angle_order", "blank", "attempts", "pixel_size_nm", "heard_at"]);
+const NO_FIGURES = new Set(["number", "image", "raw_crc32", "clean_crc32", "tilt_deg", "closed_at", "superseded", "excluded", "angle_order", "blank", "attempts", "pixel_size_nm", "heard_at"]);
 
 export function lawX(law, tilt) {
   const t = (tilt * Math.PI) / 180;
@@ -39,7 +39,7 @@ export class Traces {
     this.series = series;
     this.selected = selected;
     this.offerMore();
-    this.rows = series.rows.filter((row) => !row.superseded && row.tilt_deg !== null);
+    this.rows = series.rows.filter((row) => !row.superseded && !row.excluded && row.tilt_deg !== null);
     if ($("along").value === "tilt") this.rows = [...this.rows].sort((a, b) => a.tilt_deg - b.tilt_deg || a.number - b.number);
     const kinds = [...PLOTS, ...(this.extra ? [{ key: this.extra, name: this.extra.replaceAll("_", " "), unit: "" }] : [])];
     for (const kind of kinds) this.showOne(kind);
