@@ -16,6 +16,7 @@ from aet_stream.projection import Array
 
 logger = logging.getLogger(__name__)
 
+NUMBER = f"{PER_PROJECTION}/number"
 TILT_AXIS = f"{PER_PROJECTION}/tilt_axis_deg"
 
 
@@ -52,9 +53,9 @@ def read_input(series: Path, *, exclude: Collection[int] = ()) -> Input:
     try:
         with h5py.File(series, "r", locking=False) as file:
             facts = {name: file[f"{PER_PROJECTION}/{name}"][()] for name in ("pixel_size_nm", "clean_crc32")}
-            numbers = file[f"{PER_PROJECTION}/number"][()]
+            numbers = file[NUMBER][()] if NUMBER in file else np.arange(len(file[THETA]))  # a series of other people's has none
             if unknown := sorted(set(exclude) - set(numbers.tolist())):
-                raise ReconstructionError(f"{series}: has no projection {unknown[0]} to leave out: see {PER_PROJECTION}/number")
+                raise ReconstructionError(f"{series}: has no projection {unknown[0]} to leave out: see {NUMBER}")
             rows, edition = np.flatnonzero(counting(file) & ~np.isin(numbers, [*exclude])), edition_shown(file)
             axes_deg = file[TILT_AXIS][()][rows] if TILT_AXIS in file else np.zeros(0)
             tilts = file[THETA][()]

@@ -84,7 +84,7 @@ def test_a_reprocessing_that_is_killed_again_and_again_leaves_the_series_as_it_w
         if kill % 2:  # in the middle of the work, as far as it has come
             before = rows_made()
             wait_for(lambda child=child, before=before: rows_made() > before or child.poll() is not None, limit_s=120)
-        time.sleep(rng.uniform(0, 0.5 if kill % 2 else 4.0))  # a random moment is the point
+        time.sleep(rng.uniform(0, 0.01 * count if kill % 2 else 0.1 * count))  # a random moment is the point
         child.send_signal(signal.SIGKILL)
         child.communicate(timeout=60)
         died += child.returncode == -signal.SIGKILL
