@@ -27,8 +27,6 @@ _MARGIN = 2.0
 """Points beyond the frame along the axis"""
 _FARTHEST = 112.0
 """Points; what lies beyond is not seen"""
-_FAINTEST = 3e-3
-"""Of a film's standard deviation, what a window is not believed to show of it: single precision needs that"""
 _JITTER = 1e-5
 """Variance that neighbouring nodes do not share, so that their covariance can be factored"""
 
@@ -93,7 +91,7 @@ class Posterior:
         self.model, self.nodes = model, nodes
         self._films = len(model.films) * nodes.size
         size = self._films + len(model.films) + 1  # the films' means, and the common pedestal
-        self._information = np.zeros((size, size), np.float32)
+        self._information = np.zeros((size, size))
         self._said = np.zeros(size)
 
     def sees(self, seen: Seen, windows: Windows) -> sparse.csr_array:
@@ -125,7 +123,7 @@ class Posterior:
     def own(self, seen: Seen) -> Array:
         """(n, n) C: of a projection's own part, noise and all."""
         covariance = own_covariance(self.model, seen.windows, seen.windows).astype(np.float64)
-        covariance[np.diag_indices(len(covariance))] += seen.noise + self.model.nugget**2 + (_FAINTEST * self.model.film_sd) ** 2
+        covariance[np.diag_indices(len(covariance))] += seen.noise + self.model.nugget**2
         return covariance
 
     def add(self, seen: Seen) -> None:
@@ -134,7 +132,7 @@ class Posterior:
         active = np.unique(sees.indices)
         dense = sees[:, active].toarray()
         factor = cholesky(self.own(seen), lower=True, overwrite_a=True, check_finite=False)
-        white = solve_triangular(factor.astype(np.float32), dense.astype(np.float32), lower=True, check_finite=False)
+        white = solve_triangular(factor, dense, lower=True, overwrite_b=True, check_finite=False)
         said = cho_solve((factor, True), seen.mean, check_finite=False)
         self._information[np.ix_(active, active)] += white.T @ white
         self._said += sees.T @ said
@@ -142,16 +140,13 @@ class Posterior:
     @cached_property
     def _prior(self) -> list[Array]:
         """(size, size) lower factors of the nodes' covariance, of each film."""
-        return [
-            cholesky(self.nodes.covariance(film), lower=True, overwrite_a=True, check_finite=False).astype(np.float32)
-            for film in self.model.films
-        ]
+        return [cholesky(self.nodes.covariance(film), lower=True, overwrite_a=True, check_finite=False) for film in self.model.films]
 
-    def _through(self, columns: Array) -> Array:
-        """The factor of the prior covariance, turned round, times (size, n) columns; overwrites them."""
+    def _through(self, columns: Array, *, turned: bool = True) -> Array:
+        """The factor of the prior covariance, turned round or not, times (size, n) columns; overwrites them."""
         for which, factor in enumerate(self._prior):
             part = slice(which * self.nodes.size, (which + 1) * self.nodes.size)
-            columns[part] = blas.strmm(1.0, factor, columns[part], lower=1, trans_a=1)
+            columns[part] = blas.dtrmm(1.0, factor, columns[part], lower=1, trans_a=int(turned))
         columns[self._films :] *= LEVEL
         return columns
 
@@ -160,9 +155,10 @@ class Posterior:
         inner = self._through(self._through(self._information.copy()).T.copy())
         inner[np.diag_indices(len(inner))] += 1
         factor = cholesky(inner, lower=True, overwrite_a=True, check_finite=False)
-        root = self._through(np.eye(len(inner), dtype=np.float32))
-        self._white = solve_triangular(factor, root, lower=True, overwrite_b=True, check_finite=False)
-        self.nodes_mean = self._white.T @ (self._white @ self._said)
+        said = cho_solve((factor, True), self._through(self._said[:, None].copy()), check_finite=False)
+        self.nodes_mean = self._through(said, turned=False)[:, 0]
+        root = self._through(np.eye(len(inner))).astype(np.float32)
+        self._white = solve_triangular(factor.astype(np.float32), root, lower=True, overwrite_b=True, check_finite=False)
 
     def spread(self, sees: Array) -> Array:
         """(size, n) float32 such that its square is the covariance of n sums of nodes, given all; `sees` (n, size) dense."""

@@ -1,0 +1,305 @@
+"""The series estimator: a film that turns with the specimen is found, seen where it was hidden, and believed only where it foretells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from aet_stream.denoise import grid
+from aet_stream.denoise.cokriging.drawing import draw
+from aet_stream.denoise.cokriging.estimator import Estimated, View, drawn_on, estimate
+from aet_stream.denoise.cokriging.gate import Taken
+from aet_stream.denoise.cokriging.likelihood import Likelihood, bands_of
+from aet_stream.denoise.cokriging.model import FILM_LENGTHS, Film, Model, Windows, own_covariance
+from aet_stream.denoise.cokriging.posterior import Nodes, Posterior
+from aet_stream.denoise.cokriging.scan import scan
+from aet_stream.denoise.cokriging.seen import Seen, look
+from aet_stream.projection import Array
+
+EDGE, RADIUS = 64, 14.0
+"""Of a frame and of its particle, px; a point is 4 px"""
+POINT = 4
+HEIGHT, TURN_DEG = -3.75, 3.0
+TILTS = np.linspace(-70, 70, 21)
+Surface = Callable[[Array, Array], Array]
+
+
+def surface(seed: int, amplitude: float = 0.02) -> Surface:
+    """A film of waves four points long and longer."""
+    rng = np.random.default_rng(seed)
+    waves = [(*rng.normal(0, 1, 2), rng.uniform(0, 6.3), 0) for _ in range(24)]
+
+    def of(along: Array, u: Array) -> Array:
+        return np.asarray(amplitude * sum(np.cos(along * a / 1.6 + u * b / 1.6 + phase) for a, b, phase, _ in waves) + 0.3)
+
+    return of
+
+
+def background_of(film: Surface, tilt_deg: float, height: float = HEIGHT, edge: int = EDGE) -> Array:
+    """(edge, edge): the film at a tilt, seen along the beam."""
+    angle = np.radians(tilt_deg + TURN_DEG)
+    y, x = np.meshgrid(*((np.arange(edge) - (edge - 1) / 2) / POINT,) * 2, indexing="ij")
+    return np.asarray(film(y, (x - height * np.sin(angle)) / np.cos(angle)) / np.cos(angle) + 0.1)
+
+
+def view_of(below: Array, tilt_deg: float, time: float, seed: int, *, bump: float = 0.1) -> tuple[View, Array, Array]:
+    """(what the estimator is given, the true background as means over points, the first edition's); in counts of 500 to the particle."""
+    y, x = np.meshgrid(*(np.arange(EDGE) - (EDGE - 1) / 2,) * 2, indexing="ij")
+    distance = np.hypot(y, x)
+    particle = np.clip((RADIUS - distance) / 4, 0, 1)
+    raw = np.random.default_rng(seed).poisson(500 * (particle + below)).astype(np.float32)
+    first = 500 * (below + bump * np.exp(-np.square(distance / RADIUS)))
+    logit = np.where(grid.statistics(particle.astype(np.float32), 2)[2] > 0, 5.0, -12.0)
+    seen = look(raw, logit, tilt_deg, time=time)
+    return View(seen, look(first, logit, tilt_deg).means), look(500 * below, logit, tilt_deg).means, first
+
+
+def views_of(pictures: list[Array], bump: float = 0.1) -> tuple[list[View], list[Array]]:
+    found = [
+        view_of(below, tilt, number / (len(TILTS) - 1), number, bump=bump)
+        for number, (below, tilt) in enumerate(zip(pictures, TILTS, strict=True))
+    ]
+    return [view for view, _, _ in found], [truth for _, truth, _ in found]
+
+
+def errors(found: Estimated, views: list[View], truth: list[Array]) -> tuple[Array, Array]:
+    """Under each particle, counts: of the first edition, and with what the series changes."""
+    hidden = [view.seen.hidden for view in views]
+    before = [np.sqrt(np.mean(np.square(v.first - t)[h])) for v, t, h in zip(views, truth, hidden, strict=True)]
+    after = [
+        np.sqrt(np.mean(np.square(v.first + d.correction - t)[h])) for v, d, t, h in zip(views, found.drawings, truth, hidden, strict=True)
+    ]
+    return np.array(before), np.array(after)
+
+
+@pytest.fixture(scope="module")
+def turning() -> tuple[list[View], list[Array]]:
+    film = surface(1)
+    return views_of([background_of(film, tilt) for tilt in TILTS])
+
+
+@pytest.fixture(scope="module")
+def found(turning: tuple[list[View], list[Array]]) -> Estimated:
+    estimated = estimate(turning[0])
+    assert estimated is not None
+    return estimated
+
+
+def test_a_film_is_found_where_it_lies(turning: tuple[list[View], list[Array]], found: Estimated) -> None:
+    """By the scan roughly, by the likelihood to a fraction of a point."""
+    geometry = scan([view.seen for view in turning[0]])
+    assert geometry is not None
+    assert geometry.score < -1
+    assert geometry.height == pytest.approx(HEIGHT, abs=0.9)
+    assert len(found.model.films) == 1
+    assert found.model.films[0].height == pytest.approx(HEIGHT, abs=0.25)
+    assert found.model.turn_deg == pytest.approx(TURN_DEG, abs=0.5)
+    assert found.model.slope == pytest.approx(0, abs=0.02)
+
+
+def test_what_lies_behind_the_particle_is_seen_at_other_tilts(turning: tuple[list[View], list[Array]], found: Estimated) -> None:
+    before, after = errors(found, *turning)
+    assert np.mean(20 * np.log10(before / after)) > 10
+    assert (after < before).all()
+    assert sum(drawing.verdict.taken is Taken.SERIES for drawing in found.drawings) > 15
+
+
+def test_the_stated_spread_is_what_is_off(turning: tuple[list[View], list[Array]], found: Estimated) -> None:
+    off = [(d.background - t)[v.seen.hidden] for v, d, t in zip(turning[0], found.drawings, turning[1], strict=True)]
+    stated = [d.sd[v.seen.hidden] for v, d in zip(turning[0], found.drawings, strict=True)]
+    share = np.sqrt(np.mean(np.square(np.concatenate(off))) / np.mean(np.square(np.concatenate(stated))))
+    assert 0.4 < share < 2.5
+
+
+def test_the_film_as_it_is_seen(turning: tuple[list[View], list[Array]], found: Estimated) -> None:
+    """The map is the film itself, but for its mean, near the particle's shadow."""
+    drawn = found.map
+    along, across = np.abs(drawn.along) < 6, np.abs(drawn.across) < 6
+    true = 500 * surface(1)(drawn.along[along][:, None], drawn.across[across])
+    seen = drawn.film[0][np.ix_(along, across)]
+    assert np.std(seen - true) < 0.2 * np.std(true)
+    far = drawn.sd[0][0, 0]
+    assert drawn.sd[0][len(drawn.along) // 2, len(drawn.across) // 2] < 0.2 * far
+
+
+@pytest.mark.parametrize("kind", ["own", "blend"])
+def test_backgrounds_that_do_not_turn_are_left_alone(kind: str) -> None:
+    """Each its own, or one that becomes another: the first edition stays, pixel by pixel."""
+    films = [surface(100 + number, 0.03) for number in range(len(TILTS))]
+    pictures = [background_of(film, 0.0, 0.0) for film in films]
+    if kind == "blend":
+        pictures = [(1 - t) * pictures[0] + t * pictures[1] for t in np.linspace(0, 1, len(TILTS))]
+    views, truth = views_of(pictures, bump=0.01)
+    estimated = estimate(views)
+    assert estimated is not None
+    before, after = errors(estimated, views, truth)
+    loss = 20 * np.log10(after / before)
+    assert loss.mean() <= 0.1
+    assert loss.max() <= 1
+
+
+def test_a_film_that_grows_is_told_from_one_that_stays() -> None:
+    stays, grows = surface(1), surface(7, 0.03)
+    pictures = [
+        background_of(stays, tilt) + time * (background_of(grows, tilt) - 0.1)
+        for tilt, time in zip(TILTS, np.linspace(0, 1, len(TILTS)), strict=True)
+    ]
+    views, truth = views_of(pictures)
+    estimated = estimate(views)
+    assert estimated is not None
+    assert [film.growing for film in estimated.model.films] == [False, True]
+    before, after = errors(estimated, views, truth)
+    assert np.mean(20 * np.log10(before / after)) > 8
+
+
+def test_warm_is_as_good_as_cold(turning: tuple[list[View], list[Array]], found: Estimated) -> None:
+    """A shorter series' model is enough to begin with; one more projection may change it."""
+    shorter = estimate(turning[0][4:-4])
+    assert shorter is not None
+    warm = estimate(turning[0], begin=shorter.model)
+    assert warm is not None
+    cold, now = errors(found, *turning)[1], errors(warm, *turning)[1]
+    assert np.mean(20 * np.log10(now / cold)) < 0.5
+
+
+def test_the_tilt_axis_may_lie_across(turning: tuple[list[View], list[Array]], found: Estimated) -> None:
+    """Rows and columns exchanged and said so: the same film."""
+    film = surface(1)
+    views = []
+    for number, tilt in enumerate(TILTS):
+        view, _, _ = view_of(background_of(film, tilt), tilt, 0.0, number)
+        seen = view.seen
+        centres = np.stack([seen.centres[0].T, seen.centres[1].T])
+        views.append(View(replace(seen, means=seen.means.T, hidden=seen.hidden.T, centres=centres), view.first.T))
+    turned = look(np.arange(EDGE * EDGE, dtype=np.float64).reshape(EDGE, EDGE), np.full((32, 32), -9.0), 0.0, axis_deg=90.0)
+    upright = look(np.arange(EDGE * EDGE, dtype=np.float64).reshape(EDGE, EDGE), np.full((32, 32), -9.0), 0.0)
+    assert np.allclose(turned.centres[1], upright.centres[0])
+    assert np.allclose(turned.centres[0], -upright.centres[1])
+    geometry = scan([view.seen for view in views])
+    assert geometry is not None
+    assert geometry.height == pytest.approx(HEIGHT, abs=0.9)
+
+
+def test_too_little_is_no_series() -> None:
+    film = surface(1)
+    views = [view_of(background_of(film, tilt), tilt, 0.0, 0)[0] for tilt in (-65.0, 65.0)]
+    assert estimate(views) is None
+
+
+# ---------------------------------------------------------------- the parts, against what they stand for
+
+
+def small_model() -> Model:
+    amplitudes = np.array([0.0, 0.05, 0.05, 0.02])
+    return Model((Film(HEIGHT, amplitudes),), 2.0, 0.03, np.array([0.004, 0.004, 0.002]), 0.005, 0.003)
+
+
+def scaled(views: list[View]) -> list[Seen]:
+    return [replace(v.seen, mean=v.seen.mean / 500 - 0.4, noise=v.seen.noise / 500**2, means=v.seen.means / 500 - 0.4) for v in views]
+
+
+def joined(series: list[Seen], model: Model) -> Posterior:
+    posterior = Posterior(model, Nodes.covering(series, model))
+    for seen in series:
+        posterior.add(seen)
+    posterior.solve()
+    return posterior
+
+
+def test_the_likelihood_slopes_as_it_says(turning: tuple[list[View], list[Array]]) -> None:
+    """Of every parameter, growing films as well, against finite differences."""
+    series = scaled(turning[0])
+    model = small_model().with_film(2.0, growing=True)
+    target = Likelihood(bands_of(series), [False, True])
+    at = target.vector(replace(model, films=(replace(model.films[0], amplitudes=np.full(len(FILM_LENGTHS), 0.03)), model.films[1])))
+    said = target.at(at).slope
+    step = 1e-5
+    seen = [
+        (target.at(at + step * e, curved=False).value - target.at(at - step * e, curved=False).value) / (2 * step) for e in np.eye(len(at))
+    ]
+    assert said == pytest.approx(np.array(seen), rel=1e-3, abs=1e-2 * np.abs(seen).max() / 10)
+
+
+def test_joining_is_conditioning(turning: tuple[list[View], list[Array]]) -> None:
+    """What the information form says of one frame's hidden points is what a dense Gaussian process over all windows says."""
+    series, model = scaled(turning[0])[::5], small_model()
+    drawn = draw(joined(series, model), series[2])
+    windows = [seen.windows for seen in series]
+    under = Windows(*(centre[series[2].hidden] for centre in series[2].centres), np.ones(series[2].hidden.sum()))  # type: ignore[misc]
+
+    def film(one: Windows, tilt: float, other: Windows, other_tilt: float) -> Array:
+        ends = []
+        for window, deg in ((one, tilt), (other, other_tilt)):
+            angle = np.radians(deg + model.turn_deg)
+            u = (window.across - (HEIGHT + model.slope * window.along) * np.sin(angle)) / np.cos(angle)
+            ends.append((window.along, u, np.square(window.edge) / 12, np.square(window.edge / np.cos(angle)) / 12, 1 / np.cos(angle)))
+        (y, u, wy, wu, c), (y2, u2, wy2, wu2, c2) = ends
+        total = np.full((len(y), len(y2)), 1.0 + c * c2)
+        for length, sd in zip(FILM_LENGTHS, model.films[0].amplitudes, strict=True):
+            by, bu = length**2 + wy[:, None] + wy2, length**2 + wu[:, None] + wu2
+            total += (
+                c
+                * c2
+                * sd**2
+                * length**2
+                / np.sqrt(by * bu)
+                * np.exp(-np.square(y[:, None] - y2) / 2 / by - np.square(u[:, None] - u2) / 2 / bu)
+            )
+        return total
+
+    blocks = [
+        [film(a, s.tilt_deg, b, t.tilt_deg) + (own_covariance(model, a, b) if s is t else 0) for b, t in zip(windows, series, strict=True)]
+        for a, s in zip(windows, series, strict=True)
+    ]
+    covariance = np.block(blocks)
+    floor = model.nugget**2 + (3e-3 * model.film_sd) ** 2
+    covariance[np.diag_indices(len(covariance))] += np.concatenate([seen.noise for seen in series]) + floor
+    cross = np.concatenate(
+        [
+            film(under, series[2].tilt_deg, b, t.tilt_deg) + (own_covariance(model, under, b) if t is series[2] else 0)
+            for b, t in zip(windows, series, strict=True)
+        ],
+        axis=1,
+    )
+    expected = cross @ np.linalg.solve(covariance, np.concatenate([seen.mean for seen in series]))
+    apart = drawn.background[series[2].hidden] - expected
+    assert np.sqrt(np.mean(np.square(apart))) < 0.15 * np.sqrt(np.mean(np.square(drawn.sd[series[2].hidden])))
+
+
+def test_what_is_held_back_is_really_held_back(turning: tuple[list[View], list[Array]]) -> None:
+    """The error of the ring from one solve is that of a second one without the ring."""
+    series, model = scaled(turning[0])[::3], small_model()
+    held = draw(joined(series, model), series[3])
+    ring = series[3].ring_from
+    cut = replace(series[3], **{name: getattr(series[3], name)[:ring] for name in ("along", "across", "edge", "mean", "noise")})
+    hidden = np.ones_like(series[3].hidden)
+    without = draw(joined([*series[:3], cut, *series[4:]], model), replace(cut, hidden=hidden))
+    ring_places = {
+        (a, b): m for a, b, m, e in zip(*(getattr(series[3], n)[ring:] for n in ("along", "across", "mean", "edge")), strict=True) if e == 1
+    }
+    foretold = {
+        place: without.background.ravel()[i]
+        for i, place in enumerate(zip(*(c.ravel() for c in series[3].centres), strict=True))
+        if place in ring_places
+    }
+    off = np.array([ring_places[place] - value for place, value in foretold.items()])
+    assert held.by_series.error == pytest.approx(float(np.sqrt(np.mean(np.square(off)))), rel=0.05)
+
+
+def test_order_of_projections_does_not_matter(turning: tuple[list[View], list[Array]]) -> None:
+    series, model = scaled(turning[0])[::4], small_model()
+    one, other = joined(series, model), joined(series[::-1], model)
+    assert one.nodes_mean == pytest.approx(other.nodes_mean, abs=1e-3 * np.abs(one.nodes_mean).max())
+
+
+def test_a_correction_is_drawn_where_it_is(turning: tuple[list[View], list[Array]], found: Estimated) -> None:
+    """Its means over points are what was asked for; a frame whose last point is not whole has nothing there."""
+    correction = found.drawings[10].correction
+    full = drawn_on(correction, POINT, (EDGE, EDGE))
+    assert grid.statistics(full, POINT)[0] == pytest.approx(correction, abs=1e-3)
+    odd = drawn_on(correction, POINT, (EDGE + 2, EDGE + 3))
+    assert odd.shape == (EDGE + 2, EDGE + 3)
+    assert np.abs(odd[EDGE:]).max() < 1
