@@ -255,8 +255,7 @@ def test_joining_is_conditioning(turning: tuple[list[View], list[Array]]) -> Non
         for a, s in zip(windows, series, strict=True)
     ]
     covariance = np.block(blocks)
-    floor = model.nugget**2 + (3e-3 * model.film_sd) ** 2
-    covariance[np.diag_indices(len(covariance))] += np.concatenate([seen.noise for seen in series]) + floor
+    covariance[np.diag_indices(len(covariance))] += np.concatenate([seen.noise for seen in series]) + model.nugget**2
     cross = np.concatenate(
         [
             film(under, series[2].tilt_deg, b, t.tilt_deg) + (own_covariance(model, under, b) if t is series[2] else 0)
