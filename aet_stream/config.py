@@ -40,8 +40,10 @@ class Product(NamedTuple):
 class Sink(Section, frozen=True):
     """A table that is named like a sink: somebody who acts upon events. How it does that stands in `trigger/sinks.py`."""
 
-    only_while_growing: ClassVar[bool] = False
-    """Of a series only the latest event counts, and none once it is closed."""
+    only_while_growing: ClassVar[tuple[EventName, ...]] = ()
+    """Events of which only the latest of a series counts, and none once it is closed."""
+    after: ClassVar[tuple[str, ...]] = ()
+    """Sinks that have to be done with an event, well or not, before this one is given it."""
     product: ClassVar[Product | None] = None
 
     @property
@@ -260,8 +262,38 @@ class Denoise(Section, frozen=True):
 AlignStep = Literal["common-line", "center-of-mass", "axis-angle", "projection-matching"]
 
 
+class Film(Sink, frozen=True):
+    """The films behind the particle, from all projections of a series at once: what they are where one tilt hides them and another shows
+    them. An edition of the series' backgrounds when it closes, before its volume; while it grows, what the monitor shows of them."""
+
+    enabled: bool = False
+    """Do this at all. Off, until it is measured on more series: `aet-stream film SERIES` does it by hand."""
+    use: bool = True
+    """Show the edition in `series.h5` once it is there, and make the volume of it. Where the series cannot foretell what is seen around
+    the particle, its projections are as they were."""
+    tilts_each_side: AtLeastOne = 5
+    """It begins once there are so many tilts on both sides of 0: what one side hides, only the other shows."""
+    while_growing: bool = True
+    """Again whenever coverage has grown (`preview.every_deg`), from the model before."""
+    memory_mib: Annotated[int, msgspec.Meta(ge=256)] = 1536
+    """Bound on its memory."""
+    timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 900.0
+    """One that takes longer is stopped, and is a failed try."""
+    only_while_growing = ("coverage.milestone",)
+
+    @property
+    def given(self) -> tuple[EventName, ...]:
+        growing: tuple[EventName, ...] = ("coverage.milestone",) if self.while_growing else ()
+        return ("series.closed", *growing) if self.enabled else ()
+
+    def tries(self, usual: int) -> int:
+        return 2
+
+
 class Reconstruct(Sink, frozen=True):
     """The volume that the trigger makes when a series closes."""
+
+    after = ("film",)
 
     on_close: bool = True
     """Make one whenever a series closes."""
@@ -308,7 +340,7 @@ class Preview(Sink, frozen=True):
     """Of the solver: few, because it is only looked at."""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
     """A preview that takes longer is stopped."""
-    only_while_growing = True
+    only_while_growing = ("coverage.milestone",)
 
     @property
     def given(self) -> tuple[EventName, ...]:
@@ -325,6 +357,7 @@ class Report(Sink, frozen=True):
     """Made when a series closes, and again when its volume is there."""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
     """A report that takes longer is stopped, and is a failed try."""
+    after = ("film",)
 
     @property
     def given(self) -> tuple[EventName, ...]:
@@ -487,6 +520,7 @@ class Config(Section, frozen=True):
     queue: Queue = Queue()
     output: Output = Output()
     denoise: Denoise = Denoise()
+    film: Film = Film()
     reconstruct: Reconstruct = Reconstruct()
     preview: Preview = Preview()
     report: Report = Report()

@@ -12,7 +12,7 @@ import numpy as np
 
 from aet_stream import edition, layout
 from aet_stream.errors import AetError, StoreError
-from aet_stream.projection import Array, sha256_of
+from aet_stream.projection import Array, Quality, sha256_of
 
 
 class Series:
@@ -65,6 +65,10 @@ class Series:
         """What is known about the whole series."""
         return {key: value.item() if isinstance(value, np.generic) else value for key, value in self._file[layout.ABOUT].attrs.items()}
 
+    def has(self, name: str) -> bool:
+        """Is there such a column?"""
+        return f"{layout.PER_PROJECTION}/{name}" in self._file
+
     def column(self, name: str) -> Array:
         """One value per projection, for example `trust` or `path`; text as str."""
         values: Array = self._file[f"{layout.PER_PROJECTION}/{name}"][()]
@@ -92,6 +96,25 @@ class Series:
     def clean(self, row: int) -> Array:
         """(height, width) float32 detector counts without background, checked."""
         return self.plane("clean", row)
+
+    def first(self, row: int) -> tuple[Array, Quality]:
+        """(clean, figures) of edition 1 of a row, whichever is shown.
+
+        Raises
+        ------
+        StoreError : it cannot be read
+        """
+        if int(self._editions()[row]) == edition.FIRST:
+            record, planes = layout.row_of(self._file, row)
+            return planes["clean"], record.quality
+        number, folder = int(self.column("number")[row]), self.path.absolute().parent
+        kept = folder / layout.EDITIONS / layout.edition_file(edition.FIRST)
+        if kept.exists():
+            with edition.Edition(kept) as first:
+                if number in first.rows:
+                    return first.clean(number), first.rows[number].quality
+        record, planes = layout.read_projection(str(folder / layout.PROJECTIONS / layout.file_name(number)))
+        return planes["clean"], record.quality
 
     @property
     def edition(self) -> int:

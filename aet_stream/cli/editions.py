@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from aet_stream.cli.common import Add, output_root, settings
-from aet_stream.errors import AetError, StoreError
+from aet_stream.errors import AetError, StoreError, TooFewProjections
 from aet_stream.naming import shown
 from aet_stream.service import EXIT_OK, be_a_child
 
@@ -23,6 +23,11 @@ def add_commands(add: Add) -> None:
     use = add("use", _use, "show another edition of a series from now on")
     use.add_argument("series", metavar="SERIES")
     use.add_argument("edition", type=int, metavar="N", help="as `editions` shows it; 1: what came with each projection")
+    film = add("film", _film, "the films behind the particle, from all projections of a series at once: an edition of it")
+    film.add_argument("series", metavar="SERIES")
+    film.add_argument("--no-use", dest="use", action="store_const", const=False, help="do not show it (default: as film.use says)")
+    film.add_argument("--growing", action="store_true", help="no edition: only what the monitor shows, from the model before")
+    film.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     reprocess = add("reprocess", _reprocess, "a stored series again from its raw, beside the first result")
     reprocess.add_argument("series", metavar="SERIES")
     reprocess.add_argument("--model", required=True, metavar="MODEL", help="as denoise.model: a name, or a path to weights of your own")
@@ -75,6 +80,39 @@ def _use(arguments: argparse.Namespace) -> int:
     while (answer := ask(root, "use", {"series": name, "edition": arguments.edition}))["state"] != "done":
         time.sleep(ASK_AGAIN_S)
     print(answer["text"])
+    return EXIT_OK
+
+
+def _film(arguments: argparse.Namespace) -> int:
+    """What lies behind the particle, where one tilt hides it and another shows it: written to film.h5 beside the series, and made an
+    edition of its backgrounds. Done already, it does nothing more.
+    """
+    if arguments.supervised:
+        be_a_child()
+    from aet_stream import edition, layout
+    from aet_stream.denoise.denoiser import Denoiser
+    from aet_stream.film import run
+
+    os.nice(10)  # intake goes first
+    config = settings(arguments)
+    root, name = _place(arguments)
+    path = root / name / layout.SERIES_FILE
+    if not path.exists():
+        raise AetError(f"{path}: there is no such series")
+    options = run.Options(config.film.tilts_each_side, config.film.memory_mib)
+    try:
+        if arguments.growing:
+            print(run.see(path, Denoiser(config.denoise), options))
+            return EXIT_OK
+        _, maker = run.make_edition(path, Denoiser(config.denoise), options)
+    except TooFewProjections as error:
+        if not arguments.supervised:
+            raise
+        print(f"{name}: no films: {error}")  # trying again would not help
+        return EXIT_OK
+    use = config.film.use if arguments.use is None else arguments.use
+    number = edition.hand_over(root, name, maker, use=use)
+    print(f"edition {number} of {name}: {maker.model}" + ("" if use else f"; show it: aet-stream use {name} {number}"))
     return EXIT_OK
 
 

@@ -55,6 +55,10 @@ class CoarseGrid:
         self._fusion = self._fusion and self._fusion.to(self._device)
         return self._estimate(image.pixels, image.blocks, beat)
 
+    def support(self, image: Image) -> Array | None:
+        take_threads(self._threads)
+        return self.alone(image.pixels, image.blocks)[0].support
+
     def _estimate(self, frame: Array, blocks: Blocks, beat: Beat) -> Estimate:
         beat()
         output, drawn, doubts = self.alone(frame, blocks)

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from aet_stream.config import Denoise
-from aet_stream.denoise import trust
+from aet_stream.denoise import features, trust
 from aet_stream.denoise.estimate import Beat, Estimate, Estimator, Image
 from aet_stream.denoise.estimators import FALLBACK, find_estimator
 from aet_stream.projection import Array, Quality, Subtracted
@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 _WARM_UP_PX = 256
 _DEFAULTS = Denoise()
+_SURE = 6.0
+"""Logit where the classical mask has the particle; and less than none where it has not"""
 
 
 def _no_beat() -> None:
@@ -53,12 +55,8 @@ class Denoiser:
         level = float(pixels.flat[0])
         if level == float(pixels.max()) == float(pixels.min()):
             return Subtracted(pixels.astype(np.float32), trust.blank_quality(self.name, self.sha256))
-        # A large offset would eat the digits of float32: it goes first, and belongs to the background. Units that it can hardly hold
-        # (amperes, say) become ones about 1, by a power of two: that is exact.
-        above = pixels.astype(np.float64) - level
-        unit = 2.0 ** (int(np.frexp(np.abs(above).max())[1]) - 1)
-        above /= unit
-        estimate, image = self.estimate(above.astype(np.float32), beat)
+        frame, unit = _scaled(pixels)
+        estimate, image = self.estimate(frame, beat)
         fallback, rule = "", self.rule
         if not np.isfinite(estimate.background).all():
             logger.error("%s: its background is not finite; the %s stands in", self.name, FALLBACK.name)
@@ -68,7 +66,26 @@ class Denoiser:
         quality = msgspec.structs.replace(quality, background_mean=quality.background_mean + level)
         return Subtracted((image.pixels - estimate.background) * np.float32(unit), quality)
 
+    def support(self, pixels: Array) -> Array:
+        """(rows, columns) float32 logit of where the particle is, on the grid of features.Blocks; `pixels` as for `subtract`."""
+        if pixels.min() == pixels.max():
+            return np.full(features.describe(pixels.astype(np.float32)).statistics.shape[1:], -_SURE, np.float32)
+        image = Image(_scaled(pixels)[0])
+        found = self.estimator.support(image)
+        if found is not None and np.isfinite(found).all():
+            return found
+        return np.where(trust.classical_support(image.vacuum, image.shape, image.blocks.block_px), _SURE, -_SURE).astype(np.float32)
+
     def estimate(self, frame: Array, beat: Beat = _no_beat) -> tuple[Estimate, Image]:
         """The background of a (height, width) float32 frame that is not all the same, and what was seen of the frame."""
         image = Image(frame)
         return self.estimator.background(image, beat), image
+
+
+def _scaled(pixels: Array) -> tuple[Array, float]:
+    """(frame, unit): float32 that loses nothing, and how many counts one of it is. A large offset would eat its digits: it goes first, and
+    belongs to the background. Units that it can hardly hold (amperes, say) become ones about 1, by a power of two: that is exact."""
+    above = pixels.astype(np.float64) - float(pixels.flat[0])
+    unit = 2.0 ** (int(np.frexp(np.abs(above).max())[1]) - 1)
+    above /= unit
+    return above.astype(np.float32), unit

@@ -69,3 +69,7 @@ class Estimator(Protocol):
 
     def background(self, image: Image, beat: Beat) -> Estimate:
         """The background of an image, in the same units."""
+
+    def support(self, image: Image) -> Array | None:
+        """(rows, columns) float32 logit of where the particle is, on the grid of features.Blocks; None: it does not say. Takes less time
+        than its background."""

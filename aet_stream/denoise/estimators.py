@@ -35,6 +35,9 @@ class Classical:
     def background(self, image: Image, beat: Beat) -> Estimate:
         return Estimate(self._draw(image))
 
+    def support(self, image: Image) -> Array | None:
+        return None
+
 
 def _on_vacuum(surface: Callable[[Vacuum], Array]) -> Callable[[Image], Array]:
     """Draws a surface that is given at block centres."""

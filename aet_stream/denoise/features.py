@@ -32,9 +32,14 @@ class Blocks:
     """normalised = (counts - low) / span"""
 
 
+def block_px(shape: tuple[int, int]) -> int:
+    """Edge of the blocks of a frame of this shape."""
+    return max(_SMALLEST_PX, -(-max(shape) // BLOCKS))
+
+
 def describe(frame: Array) -> Blocks:
     """Statistics of the blocks of a (height, width) float32 frame, normalised by the 0.5 and 99.5 percentiles of the block means."""
-    block = max(_SMALLEST_PX, -(-max(frame.shape) // BLOCKS))
+    block = block_px((frame.shape[0], frame.shape[1]))
     statistics = grid.statistics(frame, block)
     steps = np.diff(frame, axis=1, append=frame[:, -2:-1]) if frame.shape[1] > 1 else np.zeros_like(frame)
     differences = np.sqrt(grid.means(grid.in_blocks(np.square(steps, out=steps), block)) / 2)

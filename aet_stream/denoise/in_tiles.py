@@ -63,6 +63,9 @@ class InTiles:
         normal = (frame - np.float32(low)) / np.float32(span)
         return Estimate(self._in_tiles(normal, beat) * np.float32(span) + np.float32(low))
 
+    def support(self, image: Image) -> Array | None:
+        return None
+
     def _in_tiles(self, normal: Array, beat: Beat) -> Array:
         """(y, x) -> (y, x), retried with less memory until it fits."""
         while True:

@@ -75,15 +75,12 @@ def gather(image: Image, estimate: Estimate, about: Quality = UNNAMED) -> Eviden
     clean = image.pixels - estimate.background
     block = blocks.block_px
     means, _, _, deviation = grid.statistics(clean, block)
-    support = _classical_support(vacuum, image.shape, block) if estimate.support is None else estimate.support
+    support = classical_support(vacuum, image.shape, block) if estimate.support is None else estimate.support
     seen: Array = np.logical_not(binary_dilation(support))
     rim = np.concatenate([support[0], support[-1], support[1:-1, 0], support[1:-1, -1]])
     low, high = np.percentile(means, (0.5, 99.5))
     below = grid.at_centres(estimate.background, vacuum.block_px)
-    weights = np.where(seen, 0.0, means)
-    total = float(weights.sum())
-    y, x = ((np.arange(n) + 0.5) * block - size / 2 for n, size in zip(means.shape, image.shape, strict=True))
-    centred = total > 0.02 * float(np.abs(means).sum())
+    total, x_px, y_px = moments(means, seen, image.shape, block)
     figures = msgspec.structs.replace(
         about,
         background_mean=float(estimate.background.mean()),
@@ -93,20 +90,36 @@ def gather(image: Image, estimate: Estimate, about: Quality = UNNAMED) -> Eviden
         edge_contact=float(rim.mean()),
         laplace_rms=_rms(below - classical.laplace(vacuum)),
         gp_rms=_rms(below - classical.gaussian_process(vacuum)),
-        total_intensity=total * block * block,
-        mass_x_px=float(weights.sum(0) @ x / total) if centred else float("nan"),
-        mass_y_px=float(weights.sum(1) @ y / total) if centred else float("nan"),
+        total_intensity=total,
+        mass_x_px=x_px,
+        mass_y_px=y_px,
     )
     texture = _rms(blocks.statistics[3][seen] * blocks.span)
     at_sides = 0.0 if estimate.support is None else _rms(np.where(beside.touching(support), means, 0.0))
     return Evidence(figures, float(high - low), float(estimate.background.std()), texture, at_sides, estimate.doubts)
 
 
+def moments(means: Array, seen: Array, shape: tuple[int, int], block: int) -> tuple[float, float, float]:
+    """(total, x px, y px): sum of a clean frame over its particle, and where the centre of its mass lies from the frame's middle; NaN where
+    there is next to none.
+
+    Parameters
+    ----------
+    means, seen : (rows, columns) of its blocks; True where vacuum is seen
+    """
+    weights = np.where(seen, 0.0, means)
+    total = float(weights.sum())
+    y, x = ((np.arange(n) + 0.5) * block - size / 2 for n, size in zip(means.shape, shape, strict=True))
+    if total <= 0.02 * float(np.abs(means).sum()):
+        return total * block * block, float("nan"), float("nan")
+    return total * block * block, float(weights.sum(0) @ x / total), float(weights.sum(1) @ y / total)
+
+
 def _rms(values: Array) -> float:
     return float(np.sqrt(np.mean(np.square(values)))) if values.size else float("nan")
 
 
-def _classical_support(vacuum: Vacuum, shape: tuple[int, int], block: int) -> Array:
+def classical_support(vacuum: Vacuum, shape: tuple[int, int], block: int) -> Array:
     """(rows, columns) bool: the mask of the classical estimates on the network's grid."""
     pixels = np.kron(vacuum.mask, np.ones((vacuum.block_px,) * 2, bool))[: shape[0], : shape[1]]
     support: Array = grid.in_blocks(pixels, block).max((1, 3))

@@ -11,7 +11,7 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from aet_stream.config import Sink
@@ -63,18 +63,24 @@ class Outbox:
 
     def lease(self, sink: str) -> sqlite3.Row | None:
         """The next delivery of a sink: per series in order, so an earlier one that waits for its next try holds up its own series."""
-        if sink in self._sinks and self._sinks[sink].only_while_growing:
+        growing, before = (self._sinks[sink].only_while_growing, self._sinks[sink].after) if sink in self._sinks else ((), ())
+        if growing:
             latest = "SELECT max(seq) FROM delivery AS later WHERE later.sink = ?2 AND later.series = delivery.series"
             self._db.execute(
                 "UPDATE delivery SET state = 'superseded', ended_at = ?1 WHERE sink = ?2 AND state = 'pending'"
-                f" AND seq < ({latest} AND later.state IN ('pending', 'leased'))",
-                (self._unix_s(), sink),
+                f" AND seq < ({latest} AND later.state IN ('pending', 'leased'))"
+                f" AND seq IN (SELECT seq FROM event WHERE event IN ({_marks(growing)}))",
+                (self._unix_s(), sink, *growing),
             )
+        others = (
+            "SELECT 1 FROM delivery AS other WHERE other.seq = delivery.seq AND other.state IN ('pending', 'leased')"
+            f" AND other.sink IN ({_marks(before)})"
+        )
         row = self._db.execute(
             "UPDATE delivery SET state = 'leased', attempts = attempts + 1 WHERE (sink, seq) = (SELECT sink, seq FROM (SELECT sink,"
             " min(seq) AS seq FROM delivery WHERE sink = ? AND state IN ('pending', 'leased') GROUP BY series) JOIN delivery"
-            " USING (sink, seq) WHERE state = 'pending' AND next_at <= ? ORDER BY seq LIMIT 1) RETURNING seq",
-            (sink, self._unix_s()),
+            f" USING (sink, seq) WHERE state = 'pending' AND next_at <= ? AND NOT EXISTS ({others}) ORDER BY seq LIMIT 1) RETURNING seq",
+            (sink, self._unix_s(), *before),
         ).fetchone()
         if row is None:
             return None
@@ -112,12 +118,13 @@ class Outbox:
 
         Returns (event, sink) of those that were being worked upon.
         """
-        sinks = [sink for sink, rules in self._sinks.items() if rules.only_while_growing]
-        rows = self._db.execute(
-            "SELECT event_id, sink, state FROM delivery JOIN event USING (seq) WHERE delivery.series = ?"
-            f" AND state IN ('pending', 'leased') AND sink IN ({','.join('?' * len(sinks))})",
-            (series, *sinks),
-        ).fetchall()
+        rows = []
+        for sink, rules in self._sinks.items():
+            rows += self._db.execute(
+                "SELECT event_id, sink, state FROM delivery JOIN event USING (seq) WHERE delivery.series = ?"
+                f" AND state IN ('pending', 'leased') AND sink = ? AND event IN ({_marks(rules.only_while_growing)})",
+                (series, sink, *rules.only_while_growing),
+            ).fetchall()
         for row in rows:
             self.end(row["event_id"], row["sink"], "superseded", "the series was closed")
         return [(row["event_id"], row["sink"]) for row in rows if row["state"] == "leased"]
@@ -126,10 +133,9 @@ class Outbox:
         """After a start nobody is known to work on anything; being interrupted is no failed try. Sinks may have been taken away."""
         self._db.execute("UPDATE delivery SET state = 'pending', attempts = max(0, attempts - 1) WHERE state = 'leased'")
         self.end_pauses()
-        marks = ",".join("?" * len(self._sinks))
         self._db.execute(
             f"UPDATE delivery SET state = 'superseded', detail = 'this sink is no longer configured' WHERE state = 'pending'"
-            f" AND sink NOT IN ({marks})",
+            f" AND sink NOT IN ({_marks(tuple(self._sinks))})",
             tuple(self._sinks),
         )
 
@@ -168,3 +174,8 @@ class Outbox:
         counts = {row["state"]: row["n"] for row in self._db.execute("SELECT state, count(*) AS n FROM delivery GROUP BY state")}
         dead = tuple(DeadDelivery(**{key: row[key] for key in DeadDelivery.__struct_fields__}) for row in self.listed("failed", 50))
         return Deliveries(pending=counts.get("pending", 0) + counts.get("leased", 0), failed=counts.get("failed", 0), dead=dead)
+
+
+def _marks(values: Collection[str]) -> str:
+    """One question mark for each value."""
+    return ",".join("?" * len(values))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -43,6 +44,20 @@ def _ours(config: Config, event: Event, name: str, *words: str, timeout_s: float
 
 def _series_file(config: Config, event: Event) -> Path:
     return config.output_root / event.series / SERIES_FILE
+
+
+def _film(config: Config, event: Event) -> Work:
+    settings = config.film
+    words = [f"--set={table}.{key}={json.dumps(value)}" for table in ("film", "denoise") for key, value in _values(config, table).items()]
+    words += [f"--set=output.root={json.dumps(str(config.output_root))}"]
+    words += ["--growing"] if event.event in settings.only_while_growing else []
+    return _ours(config, event, "film", *words, timeout_s=settings.timeout_s)
+
+
+def _values(config: Config, table: str) -> dict[str, Any]:
+    """Of one table of the settings, in what JSON and TOML have in common."""
+    values: dict[str, Any] = msgspec.to_builtins(getattr(config, table))
+    return values
 
 
 def _reconstruct(config: Config, event: Event) -> Work:
@@ -101,6 +116,7 @@ def _zeromq(config: Config, event: Event) -> Work:
 
 
 SINKS: dict[str, Callable[[Config, Event], Work]] = {
+    "film": _film,
     "reconstruct": _reconstruct,
     "preview": _preview,
     "report": _report,

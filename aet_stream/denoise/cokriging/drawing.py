@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 
-from aet_stream.denoise.cokriging.model import Windows, alone_covariance, own_covariance
+from aet_stream.denoise.cokriging.model import Windows, film_covariance, own_covariance
 from aet_stream.denoise.cokriging.posterior import Posterior
 from aet_stream.denoise.cokriging.seen import Seen
 from aet_stream.projection import Array
@@ -43,6 +43,8 @@ class Drawn:
     """(rows, columns) as the model states it; 0 where the vacuum is seen"""
     by_series: Held
     alone: Held
+    alone_sd: float
+    """Under the particle, as the model states it of this projection alone; root mean square"""
 
 
 def draw(posterior: Posterior, seen: Seen) -> Drawn:
@@ -73,17 +75,24 @@ def draw(posterior: Posterior, seen: Seen) -> Drawn:
         sd.ravel()[hidden] = np.sqrt(np.maximum(variance, 1e-12))[near]
     whole = seen.edge[ring] == 1
     if not whole.any():
-        return Drawn(background, sd, UNKNOWN, UNKNOWN)
+        return Drawn(background, sd, UNKNOWN, UNKNOWN, float("nan"))
     # What is left of observations that are held back follows from the precision of all (Rasmussen & Williams 5.4.2).
     pull = posterior.spread(by_ring.T @ sees)
     covariance = np.linalg.inv(by_ring[ring] - pull.T @ pull)
     by_series = _held(covariance @ left[ring], np.diag(covariance), whole)
-    own += alone_covariance(posterior.model, seen.tilt_deg, seen.time, seen.windows)
+    own += film_covariance(posterior.model, seen.tilt_deg, seen.time, seen.windows, seen.windows)
     own[np.diag_indices(len(own))] *= 1 + _JITTER
     factor = cholesky(own, lower=True, overwrite_a=True, check_finite=False)
     white = solve_triangular(factor, seen.mean, lower=True, check_finite=False)
     last = factor[np.ix_(ring, ring)]  # they come last, so that this is the factor of their covariance, given the others
-    return Drawn(background, sd, by_series, _held(last @ white[ring], np.square(last).sum(1), whole))
+    some = under[few]
+    known = across[few] + film_covariance(posterior.model, seen.tilt_deg, seen.time, some, seen.windows)
+    own_under = np.diag(
+        own_covariance(posterior.model, some, some) + film_covariance(posterior.model, seen.tilt_deg, seen.time, some, some)
+    )
+    left_open = own_under - np.square(solve_triangular(factor, known.T, lower=True, check_finite=False)).sum(0)
+    alone_sd = float(np.sqrt(np.mean(np.maximum(left_open, 1e-12)))) if len(few) else 0.0
+    return Drawn(background, sd, by_series, _held(last @ white[ring], np.square(last).sum(1), whole), alone_sd)
 
 
 def _held(errors: Array, variances: Array, which: Array) -> Held:

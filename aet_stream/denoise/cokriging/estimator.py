@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from aet_stream.denoise import grid
-from aet_stream.denoise.cokriging.drawing import draw
+from aet_stream.denoise.cokriging.drawing import Drawn, draw
 from aet_stream.denoise.cokriging.gate import Verdict, judge
 from aet_stream.denoise.cokriging.likelihood import bands_of, first_guess, fit, fit_warm
 from aet_stream.denoise.cokriging.model import Model
@@ -19,6 +19,9 @@ from aet_stream.projection import Array
 
 Beat = Callable[[str, int, int], None]
 """Called between pieces of work: what, how many are done, of how many."""
+
+
+MEMORY_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,8 @@ class Map:
 class Drawing:
     """What the series says of one projection; counts."""
 
+    drawn: Drawn
+
     correction: Array
     """(rows, columns) to be added to the first edition's background, means over points; 0 where the vacuum is seen"""
     background: Array
@@ -73,12 +78,15 @@ class Estimated:
     drawings: tuple[Drawing, ...]
 
 
-def estimate(views: Sequence[View], *, begin: Model | None = None, beat: Beat = lambda *_: None) -> Estimated | None:
+def estimate(
+    views: Sequence[View], *, begin: Model | None = None, memory_bytes: int = MEMORY_BYTES, beat: Beat = lambda *_: None
+) -> Estimated | None:
     """The backgrounds of a series.
 
     Parameters
     ----------
     views : every projection, registered on the particle; at least three
+    memory_bytes : bound on what the films take; within less they are known less finely
     begin : the model of the same series when it was shorter: no scan, and a shorter fit
 
     Returns
@@ -101,7 +109,7 @@ def estimate(views: Sequence[View], *, begin: Model | None = None, beat: Beat = 
         model = fit(bands, begin)
     else:
         model = fit_warm(bands, begin)
-    posterior = Posterior(model, Nodes.covering(series, model))
+    posterior = Posterior(model, Nodes.covering(series, model, memory_bytes))
     for done, seen in enumerate(series):
         beat("join", done, len(series))
         posterior.add(seen)
@@ -115,7 +123,7 @@ def estimate(views: Sequence[View], *, begin: Model | None = None, beat: Beat = 
     for view, each, verdict in zip(views, drawn, verdicts, strict=True):
         background = each.background * unit + level
         correction = np.where(view.seen.hidden, verdict.share * (background - view.first), 0.0)
-        drawings.append(Drawing(correction, background, each.sd * unit * max(1.0, verdict.stated), verdict))
+        drawings.append(Drawing(each, correction, background, each.sd * unit * max(1.0, verdict.stated), verdict))
     film, uncertain = posterior.map()
     nodes = posterior.nodes
     return Estimated(model, score, unit, level, Map(nodes.along, nodes.across, film * unit, uncertain * unit), tuple(drawings))

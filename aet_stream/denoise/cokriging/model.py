@@ -109,15 +109,15 @@ def own_covariance(model: Model, one: Windows, other: Windows) -> Array:
     return covariance
 
 
-def alone_covariance(model: Model, tilt_deg: float, time: float, windows: Windows) -> Array:
-    """(n, n) float64 between windows of one projection: of its films and the common pedestal."""
+def film_covariance(model: Model, tilt_deg: float, time: float, one: Windows, other: Windows) -> Array:
+    """(n, m) float64 between windows of one projection: of its films and the common pedestal."""
     thick = 1 / np.cos(np.radians(tilt_deg + model.turn_deg))
-    wide = _wide(windows, windows)
-    along2 = _apart(windows.along, windows.along)
+    wide = _wide(one, other)
+    along2 = _apart(one.along, other.along)
     covariance = np.zeros_like(along2)
     for film in model.films:
-        u = Turned.of(tilt_deg, windows.along, windows.across, film.height, model.turn_deg, model.slope).u
-        across2 = _apart(u, u)
+        u, v = (Turned.of(tilt_deg, at.along, at.across, film.height, model.turn_deg, model.slope).u for at in (one, other))
+        across2 = _apart(u, v)
         for length, sd in zip(FILM_LENGTHS, film.amplitudes, strict=True):
             y, x = 1 / (np.float32(length**2) + wide), 1 / (np.float32(length**2) + wide * np.float32(thick**2))
             part = np.exp((along2 * y + across2 * x) * np.float32(-0.5)) * np.sqrt(y * x)

@@ -27,6 +27,8 @@ _MARGIN = 2.0
 """Points beyond the frame along the axis"""
 _FARTHEST = 112.0
 """Points; what lies beyond is not seen"""
+_SQUARES = 6
+"""So many matrices of all nodes by all nodes are held at once."""
 _JITTER = 1e-5
 """Variance that neighbouring nodes do not share, so that their covariance can be factored"""
 
@@ -37,21 +39,33 @@ class Nodes:
 
     along: Array
     across: Array
+    spacing: float
 
     @classmethod
-    def covering(cls, series: Sequence[Seen], model: Model) -> Nodes:
+    def covering(cls, series: Sequence[Seen], model: Model, memory_bytes: int = 1 << 30) -> Nodes:
+        """Wherever the projections look; farther apart where memory does not allow more."""
         along = max(float(np.abs(seen.along).max()) for seen in series) + _MARGIN
-        far = 0.0
-        for seen in series:
-            for film in model.films:
-                places = Turned.of(seen.tilt_deg, seen.along, seen.across, film.height, model.turn_deg, model.slope)
-                far = max(far, float(np.abs(places.u).max()) + 1)
+        places = [
+            Turned.of(seen.tilt_deg, seen.along, seen.across, film.height, model.turn_deg, model.slope).u
+            for seen in series
+            for film in model.films
+        ]
+        far = min(max(float(np.abs(u).max()) for u in places) + 1, _FARTHEST)
+        spacing = _SPACING
+        while True:
+            nodes = cls._spaced(along, far, spacing)
+            if _SQUARES * 8 * (nodes.size * len(model.films)) ** 2 <= memory_bytes or spacing > 2 * _SPACING:
+                return nodes
+            spacing *= 1.1
+
+    @classmethod
+    def _spaced(cls, along: float, far: float, spacing: float) -> Nodes:
         positive = [0.0]
-        while positive[-1] < min(far, _FARTHEST):
-            positive.append(positive[-1] + max(_SPACING, _SPACING * positive[-1] / _EVEN))
-        across = np.array([*positive, positive[-1] * (1 + _SPACING / _EVEN)])
-        count = int(np.ceil(along / _SPACING))
-        return cls(np.arange(-count, count + 1) * _SPACING, np.concatenate([-across[:0:-1], across]))
+        while positive[-1] < far:
+            positive.append(positive[-1] + max(spacing, spacing * positive[-1] / _EVEN))
+        across = np.array([*positive, positive[-1] * (1 + spacing / _EVEN)])
+        count = int(np.ceil(along / spacing))
+        return cls(np.arange(-count, count + 1) * spacing, np.concatenate([-across[:0:-1], across]), spacing)
 
     @property
     def size(self) -> int:
@@ -69,7 +83,7 @@ class Nodes:
 
     def taps(self, along: Array, u: Array) -> tuple[Array, Array]:
         """((n, 16) nodes, (n, 16) weights) that make the film's value at each place."""
-        rows, by_row = _cubic((along - self.along[0]) / _SPACING)
+        rows, by_row = _cubic((along - self.along[0]) / self.spacing)
         columns, by_column = _cubic(np.interp(u, self.across, np.arange(len(self.across))))
         rows, columns = rows.clip(0, len(self.along) - 1), columns.clip(0, len(self.across) - 1)
         nodes = rows[:, :, None] * len(self.across) + columns[:, None, :]

@@ -110,6 +110,11 @@ def look(pixels: Array, logit: Array, tilt_deg: float, *, time: float = 0.0, lev
     )
 
 
+def point_px(shape: tuple[int, int]) -> int:
+    """Edge of a point of a frame of this shape, px."""
+    return SPACING * features.block_px(shape)
+
+
 def _whole(surface: Array, rows: int, columns: int) -> Array:
     """Only blocks that lie in the frame with all of their point."""
     kept: Array = surface[: rows * SPACING, : columns * SPACING].astype(np.float64)

@@ -1,0 +1,328 @@
+"""From `series.h5` to `film.h5`, and to an edition of the whole series: read, estimate, judge, write so that nobody sees half of it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from scipy.ndimage import binary_dilation
+
+from aet_stream import edition
+from aet_stream.consistency import about_axis
+from aet_stream.denoise import cokriging, grid, trust
+from aet_stream.denoise.cokriging.estimator import Drawing, Estimated, View, drawn_on, estimate
+from aet_stream.denoise.cokriging.gate import Taken
+from aet_stream.denoise.cokriging.model import FILM_LENGTHS, OWN_LENGTHS, Film, Model
+from aet_stream.denoise.cokriging.registered import Mass, moved, shifts
+from aet_stream.denoise.cokriging.seen import look, point_px
+from aet_stream.denoise.denoiser import Denoiser
+from aet_stream.denoise.fusion.kriging import SPACING
+from aet_stream.edition import Maker
+from aet_stream.errors import TooFewProjections
+from aet_stream.film import film_file
+from aet_stream.film.film_file import FILM_FILE, Told
+from aet_stream.projection import Array, Quality
+from aet_stream.series import Series
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+MADE_BY, MODEL = "film", "films of the series"
+_SUPPORTS = ("supports/logit", "supports/number", "supports/raw_crc32")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What decides when and how it is done, but not the result."""
+
+    tilts_each_side: int = 5
+    memory_mib: int = 1536
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One row of the series that takes part."""
+
+    row: int
+    number: int
+    view: View
+    logit: Array
+    quality: Quality
+    """Of edition 1"""
+    axis_deg: float
+    shift_px: Array
+    """(2,) along and across the axis: how far the specimen lies from where it turns about the middle"""
+
+
+@cache
+def code_sha256() -> str:
+    """Of all code that decides a result, beside the model that finds the particle."""
+    code = sorted(Path(cokriging.__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in [*code, Path(__file__)])).hexdigest()
+
+
+def maker_of(denoiser: Denoiser) -> Maker:
+    """Who makes the edition: this code, and the network that says where the particle is."""
+    return Maker(MADE_BY, MODEL, code_sha256(), {"particle_by": denoiser.name, "particle_by_sha256": denoiser.sha256})
+
+
+def enough(tilts_deg: Array, each_side: int) -> bool:
+    """Are there tilts to both sides? What one hides, only the other shows."""
+    return min(int((tilts_deg < 0).sum()), int((tilts_deg > 0).sum())) >= each_side
+
+
+def see(path: Path, denoiser: Denoiser, options: Options | None = None) -> Path:
+    """The films of a series that grows: write `film.h5` beside it, from the model that stands there.
+
+    Raises
+    ------
+    StoreError : the series is damaged
+    TooFewProjections : of tilts on both sides, or nothing turns with the specimen that could be told
+    OutputFull : the disk does not take it
+    """
+    began = time.monotonic()
+    with Series(path) as series:
+        frames = _in_register(list(_frames(series, denoiser, options or Options())), series.shape)
+        estimated = _estimated(frames, _model_before(path.with_name(FILM_FILE)), options or Options())
+        _write(path, series, frames, estimated, denoiser, time.monotonic() - began)
+    return path.with_name(FILM_FILE)
+
+
+def make_edition(path: Path, denoiser: Denoiser, options: Options | None = None) -> tuple[Path, Maker]:
+    """The films of a series as it is: `film.h5`, and an edition that waits for the hub. Done already, it returns at once.
+
+    It begins anew, whatever has been found of a shorter series: the same rows give the same pixels.
+
+    Raises
+    ------
+    StoreError, TooFewProjections, OutputFull : as `see`
+    """
+    began, folder, maker = time.monotonic(), path.absolute().parent, maker_of(denoiser)
+    with Series(path) as series:
+        covered = edition.covered(series)
+        done = edition.find(folder, maker, covered)
+        if done is not None:
+            return done, maker
+        frames = _in_register(list(_frames(series, denoiser, options or Options())), series.shape)
+        estimated = _estimated(frames, None, options or Options())
+        told = _write(path, series, frames, estimated, denoiser, time.monotonic() - began)
+        drawings = {frame.row: (frame, drawing) for frame, drawing in zip(frames, estimated.drawings, strict=True)}
+        with edition.writing(folder, folder.name, maker, covered, series.shape) as draft:
+            for row in range(len(covered)):
+                clean, quality = series.first(row)
+                if row not in drawings:
+                    draft.row(clean, quality, estimate=Taken.SINGLE, because="it does not count, or has no tilt")
+                    continue
+                frame, drawing = drawings[row]
+                if drawing.verdict.share:
+                    clean = clean - drawn_on(drawing.correction, point_px(series.shape), series.shape)
+                    quality = _judged(frame, drawing, clean, quality)
+                draft.row(clean, quality, estimate=drawing.verdict.taken, because=_because(drawing))
+            for name, (values, meaning) in told.items():
+                draft.extra(name, values, meaning=meaning)
+    return edition.made_path(folder, maker.key), maker
+
+
+def _frames(series: Series, denoiser: Denoiser, options: Options) -> Iterator[Frame]:
+    rows = np.flatnonzero(series.counting & np.isfinite(series.tilts_deg))
+    tilts_deg = series.tilts_deg
+    if not enough(tilts_deg[rows], options.tilts_each_side):
+        raise TooFewProjections(
+            f"{series.path}: {(tilts_deg[rows] < 0).sum()} and {(tilts_deg[rows] > 0).sum()} tilts on the two sides of 0;"
+            f" {options.tilts_each_side} on both are needed: what one side hides, only the other shows"
+        )
+    numbers, checksums = series.column("number"), series.column("raw_crc32")
+    axes_deg = series.column("tilt_axis_deg") if series.has("tilt_axis_deg") else np.zeros(len(tilts_deg))
+    order = series.column("acquisition_order")
+    times = np.argsort(np.argsort(order[rows])) / max(1, len(rows) - 1)
+    known = _supports(series.path.with_name(FILM_FILE), denoiser)
+    for row, when in zip(rows.tolist(), times.tolist(), strict=True):
+        raw = series.raw(row)
+        logit = known.get((int(numbers[row]), int(checksums[row])))
+        if logit is None:
+            logit = denoiser.support(raw)
+        clean, quality = series.first(row)
+        axis_deg = float(np.nan_to_num(axes_deg[row]))
+        level = float(raw.flat[0])
+        seen = look(raw - np.float64(level), logit, float(tilts_deg[row]), time=when, level=level, axis_deg=axis_deg)
+        first = look(raw - np.float64(level) - clean, logit, 0.0, level=level).means
+        yield Frame(row, int(numbers[row]), View(seen, first), logit, quality, axis_deg, np.zeros(2))
+
+
+def _in_register(frames: list[Frame], shape: tuple[int, int]) -> list[Frame]:
+    """The same, each from where the specimen turns."""
+    px = point_px(shape)
+    x, y, total, expected = (
+        np.array([getattr(frame.quality, name) for frame in frames])
+        for name in ("mass_x_px", "mass_y_px", "total_intensity", "expected_error")
+    )
+    across, along = about_axis(x, y, np.array([frame.axis_deg for frame in frames]))
+    areas = np.array([frame.view.seen.hidden.sum() for frame in frames]) * px**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mass = Mass(along / px, across / px, expected * areas / np.abs(total))
+    found = shifts([frame.view.seen for frame in frames], mass)
+    return [
+        replace(frame, shift_px=shift * px, view=View(moved(frame.view.seen, shift), frame.view.first))
+        for frame, shift in zip(frames, found, strict=True)
+    ]
+
+
+def _supports(path: Path, denoiser: Denoiser) -> dict[tuple[int, int], Array]:
+    """Where the particle is, of projections that have been looked at before: by number and checksum."""
+    found = film_file.read(path, *_SUPPORTS)
+    if found is None or found[1].get("particle_by_sha256") != denoiser.sha256:
+        return {}
+    logits, numbers, checksums = (found[0][name] for name in _SUPPORTS)
+    return {(int(number), int(crc)): logit for logit, number, crc in zip(logits, numbers, checksums, strict=True)}
+
+
+def _estimated(frames: list[Frame], begin: Model | None, options: Options) -> Estimated:
+    found = estimate([frame.view for frame in frames], begin=begin, memory_bytes=options.memory_mib << 20, beat=_log())
+    if found is None:
+        raise TooFewProjections("nothing turns with the specimen that could be told: no vacuum beside the particle through the tilts")
+    return found
+
+
+def _log() -> Callable[[str, int, int], None]:
+    last: list[str] = []
+
+    def say(what: str, done: int, total: int) -> None:
+        if [what] != last:
+            last[:] = [what]
+            logger.info("%s", what)
+
+    return say
+
+
+# ---------------------------------------------------------------- what stands in the files
+
+
+def _write(path: Path, series: Series, frames: list[Frame], found: Estimated, denoiser: Denoiser, seconds: float) -> Told:
+    """Replace `film.h5`; returns what stands in it but for what only the next run needs."""
+    told = _told(series, frames, found)
+    checksums = series.column("raw_crc32")
+    kept = {
+        _SUPPORTS[0]: (np.stack([frame.logit for frame in frames]).astype(np.float32), "logit of the particle's support, of blocks"),
+        _SUPPORTS[1]: (np.array([frame.number for frame in frames]), "of which projection"),
+        _SUPPORTS[2]: (checksums[[frame.row for frame in frames]], "of its raw pixels"),
+    }
+    counts = {taken.value: sum(drawing.verdict.taken is taken for drawing in found.drawings) for taken in Taken}
+    facts = {
+        "digest": series.digest, "projections": len(frames), "seconds": round(seconds, 2), "made_at": time.time(),
+        "particle_by": denoiser.name, "particle_by_sha256": denoiser.sha256, "code_sha256": code_sha256(),
+        "height_px": series.shape[0], "width_px": series.shape[1], **counts,
+    }  # fmt: skip
+    film_file.write(path.with_name(FILM_FILE), told | kept, facts)
+    return told
+
+
+def _told(series: Series, frames: list[Frame], found: Estimated) -> Told:
+    model, unit, drawings = found.model, found.unit, found.drawings
+    px = float(point_px(series.shape))
+    verdicts = [drawing.verdict for drawing in drawings]
+
+    def stacked(values: list[Array]) -> Array:
+        return np.stack(values).astype(np.float32)
+
+    return {
+        "film/map_counts": (
+            found.map.film.astype(np.float32),
+            "(films, along, across) thickness from its mean, as counts at 0 degrees to it",
+        ),
+        "film/sd_counts": (found.map.sd.astype(np.float32), "its standard deviation"),
+        "film/along_px": (found.map.along * px, "along the tilt axis"),
+        "film/across_px": (found.map.across * px, "across it, on the film"),
+        "geometry/heights_px": (np.array([film.height for film in model.films]) * px, "of each film where it crosses the middle"),
+        "geometry/growing": (np.array([film.growing for film in model.films]), "it comes with time: contamination"),
+        "geometry/turn_deg": (np.array(model.turn_deg), "by which the films are turned about the axis where the stage says 0"),
+        "geometry/slope": (np.array(model.slope), "height by length along the axis"),
+        "geometry/scan_score": (np.array(found.scan_score), "logarithm of the share of its slopes that tilts do not agree about"),
+        "geometry/radius_px": (np.array(_radius(frames) * px), "of the particle: median over the tilts"),
+        "amplitudes/film_counts": (np.stack([film.amplitudes for film in model.films]) * unit, "(films, lengths) standard deviations"),
+        "amplitudes/film_lengths_px": (FILM_LENGTHS * px, "of squared exponentials"),
+        "amplitudes/own_counts": (model.own * unit, "of each projection's own part"),
+        "amplitudes/own_lengths_px": (OWN_LENGTHS * px, "of squared exponentials"),
+        "amplitudes/offset_counts": (np.array(model.offset * unit), "of each projection's own pedestal"),
+        "amplitudes/nugget_counts": (np.array(model.nugget * unit), "of what no two windows share, beyond noise"),
+        "amplitudes/unit_counts": (np.array(unit), "range of the block means, median over the projections"),
+        "rows/number": (np.array([frame.number for frame in frames]), "of the projection"),
+        "rows/tilt_deg": (np.array([frame.view.seen.tilt_deg for frame in frames]), "nominal"),
+        "rows/shift_px": (np.stack([frame.shift_px for frame in frames]), "along and across the axis: of the specimen"),
+        "rows/taken": (np.array([verdict.taken.encode() for verdict in verdicts]), "series, mixed or single"),
+        "rows/share": (np.array([verdict.share for verdict in verdicts]), "of the series in the background"),
+        "rows/score": (np.array([verdict.score for verdict in verdicts]), "error of the held-back ring, by the series over by itself"),
+        "rows/stated": (np.array([verdict.stated for verdict in verdicts]), "the same error over what the model states"),
+        "rows/changed_counts": (np.array([_rms(d.correction, f) for d, f in zip(drawings, frames, strict=True)]), "under the particle"),
+        "rows/spread_counts": (
+            np.array([_rms(d.sd, f) for d, f in zip(drawings, frames, strict=True)]),
+            "of the series, under the particle",
+        ),
+        "rows/correction_counts": (stacked([drawing.correction for drawing in drawings]), "(n, rows, columns) added to the background"),
+        "rows/series_counts": (stacked([drawing.background for drawing in drawings]), "(n, rows, columns) background by the series alone"),
+        "rows/first_counts": (stacked([frame.view.first for frame in frames]), "(n, rows, columns) background of edition 1"),
+        "rows/sd_counts": (stacked([drawing.sd for drawing in drawings]), "(n, rows, columns) spread of the series' background"),
+    }
+
+
+def _rms(values: Array, frame: Frame) -> float:
+    hidden = frame.view.seen.hidden
+    return float(np.sqrt(np.mean(np.square(values[hidden])))) if hidden.any() else 0.0
+
+
+def _radius(frames: list[Frame]) -> float:
+    """Of a disc as large as what is hidden, points."""
+    return float(np.sqrt(np.median([frame.view.seen.hidden.sum() for frame in frames]) / np.pi))
+
+
+def _model_before(path: Path) -> Model | None:
+    """That of the same series when it was shorter."""
+    found = film_file.read(path)
+    if found is None or found[1].get("code_sha256") != code_sha256():
+        return None
+    told, facts = found
+    px = float(point_px((int(facts["height_px"]), int(facts["width_px"]))))
+    unit = float(told["amplitudes/unit_counts"])
+    columns = (told["geometry/heights_px"] / px, told["amplitudes/film_counts"] / unit, told["geometry/growing"])
+    films = tuple(Film(float(height), each, bool(growing)) for height, each, growing in zip(*columns, strict=True))
+    rest = (float(told[f"amplitudes/{name}_counts"]) / unit for name in ("offset", "nugget"))
+    return Model(films, float(told["geometry/turn_deg"]), float(told["geometry/slope"]), told["amplitudes/own_counts"] / unit, *rest)
+
+
+def _because(drawing: Drawing) -> str:
+    verdict = drawing.verdict
+    if math.isnan(verdict.score):
+        return "no vacuum around the particle to try the series by"
+    return f"held back, the vacuum around the particle is foretold to {verdict.score:.2f} of the error that this projection alone makes"
+
+
+def _judged(frame: Frame, drawing: Drawing, clean: Array, first: Quality) -> Quality:
+    """The figures of a projection whose background is the series', or holds some of it; the vacuum is as it was."""
+    block = point_px(clean.shape) // SPACING
+    means = grid.statistics(clean, block)[0]
+    seen = np.logical_not(binary_dilation(frame.logit > 0))
+    total, x_px, y_px = trust.moments(means, seen, clean.shape, block)
+    low, high = np.percentile(means, (0.5, 99.5))
+    share = drawing.verdict.share
+    by_series = _rms(drawing.sd, frame) * np.sqrt(frame.view.seen.hidden.mean())
+    expected = float(np.hypot(share * by_series, (1 - share) * first.expected_error))
+    return msgspec.structs.replace(
+        first,
+        model=MODEL,
+        model_sha256=code_sha256(),
+        background_mean=first.background_mean + float(drawing.correction.mean()),
+        laplace_rms=float("nan"),
+        gp_rms=float("nan"),
+        total_intensity=total,
+        mass_x_px=x_px,
+        mass_y_px=y_px,
+        expected_error=expected,
+        trust=trust.trust_of(expected / max(float(high - low), 1e-12)),
+    )
