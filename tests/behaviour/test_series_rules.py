@@ -19,7 +19,8 @@ from aet_stream.hub.ledger import summary
 from aet_stream.layout import Record, acquisition_order, nested, repeats, superseded
 from aet_stream.naming import series_of
 from aet_stream.readers.child import ReaderChild
-from aet_stream.simulate.writers import dm4, frame_mdoc, mrc, tiff, velox
+from aet_stream.simulate.writers import dm4, mrc, tiff, velox
+from tests.containers import frame_mdoc
 from tests.harness import Daemon, known_image, put, running, wait_for
 from tests.rehearsal import Rehearsal
 from tests.watching import Bench
