@@ -61,7 +61,7 @@ weight_decay = 0.0
 average = 0.9
 bfloat16 = false
 judging_frames = {judging}
-calibration_frames = 4
+calibration_frames = 2
 patch_px = 40
 patches_per_frame = 4
 """
@@ -149,7 +149,7 @@ def test_a_gate_goes_on_only_with_its_own_network_and_samples(tmp_path: Path) ->
     preset, out = load_preset(str(preset_file(tmp_path, gate=True))), tmp_path / "gate"
     assert preset.gate
     own = origin("aa", preset, preset.gate)
-    slower, fewer = (msgspec.structs.replace(preset.gate, **words) for words in ({"learning_rate": 1e-4}, {"frames": 4}))
+    slower, fewer = (msgspec.structs.replace(preset.gate, **words) for words in ({"learning_rate": 1e-4}, {"frames": 2}))
     others = [origin("bb", preset, preset.gate), origin("aa", preset, fewer)]
     others.append(origin("aa", msgspec.structs.replace(preset, noise=0.1), preset.gate))
     assert origin("aa", preset, slower) == own
@@ -176,12 +176,12 @@ def test_a_sample_is_made_once(tmp_path: Path) -> None:
     preset = load_preset(str(preset_file(tmp_path, gate=True)))
     assert preset.gate
     samples = Samples(SHIPPED / "default.safetensors", preset, preset.gate)
-    straight = cached(samples, 5, tmp_path / "straight.npy", makers=0)
-    stopped = cached(samples, 5, tmp_path / "stopped.npy", makers=0)
+    straight = cached(samples, 3, tmp_path / "straight.npy", makers=0)
+    stopped = cached(samples, 3, tmp_path / "stopped.npy", makers=0)
     stopped[2:] = 0
     kept = stopped[:2].copy()
     kept[0, 0, 0, 0] = stopped[0, 0, 0, 0] = 7.0
-    again = cached(samples, 5, tmp_path / "stopped.npy", makers=0)
+    again = cached(samples, 3, tmp_path / "stopped.npy", makers=0)
     assert np.array_equal(again[:2], kept)
     assert np.array_equal(again[2:], straight[2:])
 
@@ -456,7 +456,7 @@ def test_a_wrong_preset_is_named() -> None:
         ("dncnn", "patch_px = 40", "", "patch_px"),
         ("dncnn", "patch_px = 40", "patch_px = 2", "patch_px"),
         ("dncnn", "patch_px = 40", "patch_px = 257", "patch_px: 3 to 256"),
-        ("dncnn", "calibration_frames = 4", "calibration_frames = 4" + GATE, "gate"),
+        ("dncnn", "calibration_frames = 2", "calibration_frames = 2" + GATE, "gate"),
         ("coarse", "held_out = 0", "held_out = 4", "held_out"),
         ("coarse", "atoms = 1000", "atoms = 1", "atoms"),
         ("coarse", "learning_rate = 1e-3", "learning_rate = inf", "learning_rate: a finite"),

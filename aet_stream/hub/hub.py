@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import time
 from collections.abc import Iterable
@@ -48,14 +49,12 @@ class Hub:
         root = self._config.output_root
         with durable.disk_errors(root):
             durable.make_folder(root)
-        lock = (run_folder(root) / "writer.lock").open("w")
-        try:
+        with contextlib.ExitStack() as given_back:
+            lock = given_back.enter_context((run_folder(root) / "writer.lock").open("w"))
             _take(lock, self._config)
             core = Core(self._config, timing=self._timing, alive=lambda: service.still_at_it(self.name))
             self._open = _Open(lock, core, HubSocket(root))
-        except BaseException:
-            lock.close()
-            raise
+            given_back.pop_all()  # all of it is there: it is ours until `close`
 
     @property
     def core(self) -> Core:
