@@ -256,7 +256,7 @@ def test_two_series_of_one_name_and_a_folder_that_is_somebody_elses_are_refused(
     other = plan(tmp_path / "other")
     here(other, tmp_path / "a")
     shutil.rmtree(tmp_path / "other" / ".batch")
-    assert "was not made by `batch`" in here(other, tmp_path / "a").all[0].error
+    assert "not by `batch` from these files" in here(other, tmp_path / "a").all[0].error
     with writer_lock.take(tmp_path / "out"):
         ran = done(tmp_path / "out", tmp_path / "a", code=4)
         assert "another aet-stream writes to" in ran.stderr
