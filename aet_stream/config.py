@@ -337,6 +337,8 @@ class Atoms(Sink, frozen=True):
     """Chemical symbols, the heaviest first. Empty: not known, and not guessed."""
     kinds: Annotated[int, msgspec.Meta(ge=0, le=3)] = 0
     """How many species there are. 0: as many as `elements`, or as many as the weights speak for."""
+    pixel_angstrom: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.0
+    """What a pixel measures. 0: as the files say; where they do not, there are no atoms."""
     while_growing: bool = True
     """Count them whenever coverage has grown (`preview.every_deg`), from a slab of the particle at full resolution."""
     threads: Count = 0
@@ -383,14 +385,14 @@ class Report(Sink, frozen=True):
     """The page about a series that is kept beside it as `report.html`."""
 
     on_close: bool = True
-    """Made when a series closes, and again when its volume is there, and its atoms."""
+    """Made when a series closes, and again when its volume is there, and its atoms if there are to be some."""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
     """A report that takes longer is stopped, and is a failed try."""
-    after = ("film",)
+    after = ("film", "atoms")
 
     @property
     def given(self) -> tuple[EventName, ...]:
-        return ("series.closed", "series.revised", "reconstruction.done", "atoms.done") if self.on_close else ()
+        return ("series.closed", "series.revised", "reconstruction.done") if self.on_close else ()
 
     def tries(self, usual: int) -> int:
         return 3

@@ -62,7 +62,7 @@ class Truth:
             np.save(path, volume)
         rows = np.arange(len(self.images))
         given = Input(self.images, self.tilts_deg, rows, self.pixel_angstrom / 10, self.name, 0.0)
-        return Source(volume, given, self.alignment, self.pixel_angstrom, self.name)
+        return Source(volume, given, self.alignment, self.pixel_angstrom, 0, self.name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,8 @@ class Web:
             Route(one + "/summary.csv", self._summary_csv),
             Route(one + "/report.html", self._report),
             Route(one + "/volume/{plane}", self._plane),
+            Route(one + "/atoms", self._atoms),
+            Route(one + "/atoms.xyz", self._atoms_xyz),
             Route(frame + "/thumb.png", self._thumb),
             Route(frame + "/{kind}.tiff", self._tiff),
             Route(frame + "/{kind}", self._frame),
@@ -228,6 +230,16 @@ class Web:
         name = await self._live.read(lambda: shelf.name_of(request.path_params["series"]))
         encoded = await self._live.read(lambda: shelf.plane(name, plane))
         return _image(encoded, "", fixed=False, request=request)
+
+    async def _atoms(self, request: Request) -> Response:
+        shelf = self._live.shelf
+        body = await self._live.read(lambda: shelf.atom_places(shelf.name_of(request.path_params["series"])))
+        return Response(body, media_type="application/octet-stream", headers={"cache-control": "no-cache"})
+
+    async def _atoms_xyz(self, request: Request) -> Response:
+        shelf, wanted = self._live.shelf, request.path_params["series"]
+        body = await self._live.read(lambda: shelf.atom_file(shelf.name_of(wanted), ".xyz"))
+        return Response(body, media_type="chemical/x-xyz", headers=_download(f"{wanted}.xyz"))
 
     async def _thumb(self, request: Request) -> Response:
         name, row = await self._row(request)
