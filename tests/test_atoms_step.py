@@ -137,12 +137,20 @@ def test_they_are_turned_on_the_page_and_taken_along(daemon: Daemon, tmp_path: P
         page.wait(f"{SUM.format(canvas)} !== {json.dumps(nearer)}", what="atoms to be turned by a finger")
         assert page.errors == []
         assert {urllib.parse.urlsplit(one).netloc for one in page.requests} == {urllib.parse.urlsplit(url).netloc}
-    code, text = get(f"{url}api/v1/series/{gold}/atoms.xyz")
+    code, text = get(f"{url}/api/v1/series/{gold}/atoms.xyz")
     assert (code, text) == (200, (daemon.out / "gold" / "atoms.xyz").read_text())
 
 
-PIXELS = "c.getContext('2d').getImageData(0, 0, c.width, c.height).data"
-SUM = "((c) => {{ let s = c.width; for (const v of " + PIXELS + ") s = (s * 31 + v) | 0; return s; }})({})"
+PIXELS = (
+    "((t) => { t.canvas.width = c.width; t.canvas.height = c.height; t.drawImage(c, 0, 0);"
+    " return t.getImageData(0, 0, c.width, c.height).data; })"
+    "(document.createElement('canvas').getContext('2d', { willReadFrequently: true }))"
+)
+SUM = (
+    "((c) => {{ let s = c.width; for (const v of "
+    + PIXELS.replace("{", "{{").replace("}", "}}")
+    + ") s = (s * 31 + v) | 0; return s; }})({})"
+)
 GOLD = (
     "((c) => { const d = "
     + PIXELS
