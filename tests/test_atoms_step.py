@@ -13,7 +13,7 @@ import pytest
 
 from aet_stream.config import Advice
 from aet_stream.monitor import report
-from aet_stream.monitor.shelf import Shelf, series_id
+from aet_stream.monitor.series_cache import SeriesCache, series_id
 from aet_stream.simulate.writers import tiff
 from tests.atom_series import PIXEL_ANGSTROM, counted, fcc
 from tests.browser import Page, chromium
@@ -68,7 +68,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, web: Receiver) -> Iterator[
 
 def report_of(daemon: Daemon, series: str) -> str:
     """Its report, as it would be made now."""
-    return report.of_series(Shelf(daemon.out), series, Advice(), None)
+    return report.of_series(SeriesCache(daemon.out), series, Advice(), None)
 
 
 def test_they_are_counted_while_the_series_grows(daemon: Daemon) -> None:
@@ -173,15 +173,15 @@ def golden_share(page: Page, canvas: str) -> float:
 
 def test_atoms_of_another_volume_are_outdated(daemon: Daemon) -> None:
     """As soon as the volume, or what the series shows, is not what they were made from."""
-    shelf, path = Shelf(daemon.out), daemon.out / "gold" / "atoms.h5"
-    atoms = shelf.atoms("gold")
+    cache, path = SeriesCache(daemon.out), daemon.out / "gold" / "atoms.h5"
+    atoms = cache.atoms("gold")
     assert atoms is not None
     assert (atoms["outdated"], atoms["kinds"][0]["symbol"], atoms["edition"]) == (False, "Au", 1)
     for name, other in {"volume_crc32": 1, "series_digest": "others", "edition": 2}.items():
         with h5py.File(path, "r+") as file:
             kept = file["atoms"].attrs[name]
             file["atoms"].attrs[name] = other
-        atoms = shelf.atoms("gold")
+        atoms = cache.atoms("gold")
         assert atoms is not None
         assert atoms["outdated"], name
         with h5py.File(path, "r+") as file:
