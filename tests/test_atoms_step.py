@@ -21,7 +21,7 @@ from tests.harness import Daemon, running, wait_for
 from tests.receivers import Receiver, http_receiver
 from tests.test_monitor import address, get
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(1200)
 SIZE_PX = 48
 TILTS_DEG = np.arange(-75, 76, 6.0)
 PLACES = fcc(6.3)
@@ -54,15 +54,15 @@ def daemon(tmp_path_factory: pytest.TempPathFactory, web: Receiver) -> Iterator[
     with running(tmp_path_factory.mktemp("daemon"), **settings) as found:
         shoot(found, "gold", images, TILTS_DEG)
         word = found.out / "gold" / "atoms.json"
-        wait_for(word.exists, limit_s=120, what="the atoms to be counted")
+        wait_for(word.exists, limit_s=300, what="the atoms to be counted")
         found.counted = json.loads(word.read_text())  # type: ignore[attr-defined]
         assert found.ask("close", "gold").returncode == 0
-        wait_for(lambda: web.effects, limit_s=180, what="the atoms")
+        wait_for(lambda: web.effects, limit_s=300, what="the atoms")
         shoot(found, "short", images[:3], TILTS_DEG[:3])
-        found.wait_for_totals(stored=len(images) + 3)
+        found.wait_for_totals(limit_s=300, stored=len(images) + 3)
         assert found.ask("close", "short").returncode == 0
-        wait_for((found.out / "short" / "atoms.json").exists, limit_s=120, what="the reason why there are none")
-        wait_for(lambda: found.status()["events"]["pending"] == 0, limit_s=120, what="the trigger to be done")
+        wait_for((found.out / "short" / "atoms.json").exists, limit_s=300, what="the reason why there are none")
+        wait_for(lambda: found.status()["events"]["pending"] == 0, limit_s=300, what="the trigger to be done")
         yield found
 
 
