@@ -172,7 +172,7 @@ function refreshSoon() {
 function refresh() {
   if (!series) return;
   const held = (state?.remedies || []).filter((row) => row.series === series.name);
-  strip.show(series, selected, held);
+  strip.show(series, selected, held.filter((row) => row.state !== "odd"));
   traces.show(series, selected);
   drawCoverage($("coverage"), $("coverage-words"), { rows: series.rows, coverage: series.coverage, hinted: new Set((series.hints || []).map((hint) => hint.number)), selected, held });
   showAdvice(series, choose);
@@ -256,7 +256,7 @@ function showState() {
   if (refusal) say($("stale"), `no news come through: ${refusal}`);
   else if (stale) say($("stale"), `stale for ${duration(Math.max(away, silent)).replace(/\.\d+/, "")}: ${away > STALE_S ? "the monitor does not answer" : "the hub is silent"}; is aet-stream running?`);
   if (!state) return;
-  const worries = [...(state.troubles || []), ...(state.concerns || []).filter((text) => !/held|quarantined/.test(text))];
+  const worries = [...(state.troubles || []), ...(state.concerns || []).filter((text) => !/held|quarantined|as odd/.test(text))];
   say($("words"), [state.words, ...worries, ...(state.notes || [])].join("; "));
   const said = state.series.find((row) => row.id === state.current), facts = [];
   if (said) facts.push(`last ${duration(Math.max(0, Date.now() / 1000 - said.last_at)).replace(/\.\d+/, "")} ago`);
