@@ -104,7 +104,7 @@ class Series:
         ------
         StoreError : it cannot be read
         """
-        if int(self._editions()[row]) == edition.FIRST:
+        if self.edition_of(row) == edition.FIRST:
             record, planes = layout.row_of(self._file, row)
             return planes["clean"], record.quality
         number, folder = int(self.column("number")[row]), self.path.absolute().parent
@@ -115,6 +115,10 @@ class Series:
                     return first.clean(number), first.rows[number].quality
         record, planes = layout.read_projection(str(folder / layout.PROJECTIONS / layout.file_name(number)))
         return planes["clean"], record.quality
+
+    def edition_of(self, row: int) -> int:
+        """Which edition a row shows."""
+        return int(self._editions()[row])
 
     @property
     def edition(self) -> int:

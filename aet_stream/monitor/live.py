@@ -231,6 +231,7 @@ class Live:
             "stored": table.stored,
             "closed": table.closed,
             "shape": table.shape,
+            "editions": self.shelf.editions(name),
         }
         return name, {**described, "rows": rows, "volume": self.shelf.volume(name), **advice}
 
