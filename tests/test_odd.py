@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from aet_stream import layout
+from aet_stream.cli import main
 from aet_stream.errors import AetError, NewerLayout, StoreError
 from aet_stream.projection import Acquisition, sha256_of
 from aet_stream.reasons import why
@@ -296,6 +297,18 @@ def test_an_old_library_reads_the_closed_file(tmp_path: Path, desk: Desk) -> Non
     path = tmp_path / "s" / "series.h5"
     assert found_by(unpacked("2.6.0", tmp_path / "old"), path)["datasets"] == found_by_h5py(path)
     assert sha256_of(known_image(90, 64)) == layout.apart(h5py.File(path))[0].sha256
+
+
+def test_check_foretells_what_is_set_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the rules of the hub; what is judged again is said as it ends."""
+    put(tmp_path / "in" / "np", 0, 0.0, size_px=96)
+    for index in range(1, 4):
+        put(tmp_path / "in" / "np", index, 3.0 * index)
+    main(["check", str(tmp_path / "in")])
+    said = capsys.readouterr().out
+    assert "would be set aside: odd: 96 x 96 px of uint16, but two after it agree on 64 x 64 px of uint16" in said
+    assert "in all: 3 would be stored, 1 would be set aside" in said
+    assert "held" not in said
 
 
 def test_a_whole_daemon_sets_a_survey_aside_and_strict_says_so(tmp_path: Path) -> None:

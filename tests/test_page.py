@@ -580,7 +580,7 @@ def test_the_page_shows_what_the_doctor_found(browser: Browser, daemon: Daemon) 
 
 
 def test_another_edition_is_looked_at_with_one_key(browser: Browser, daemon: Daemon) -> None:
-    """E shows it, with how far it differs in figures, also of the next projection; E again shows what there was. Nothing is chosen by it."""
+    """E shows it, with how far it differs in figures, also of the next projection; E again what there was. Nothing is chosen by it."""
     folder = daemon.out / "old"
     maker = Maker("reprocess", "another", "9" * 64)
     removed = np.random.default_rng(1).uniform(0, 200, (64, 64)).astype(np.float32)
