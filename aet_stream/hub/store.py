@@ -436,7 +436,8 @@ class SeriesStore:
         on_disk = self.numbers_on_disk()
         gone = set(self.shown().rows) - set(on_disk)
         if gone:
-            self._restore(gone, complaints)
+            written = self._restore(gone, complaints)
+            complaints += [f"{self.folder}: {written} projection files were gone: written anew"] if written else []
             return self.numbers_on_disk()
         return on_disk
 
