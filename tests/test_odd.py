@@ -314,10 +314,8 @@ def test_check_foretells_what_is_set_aside(tmp_path: Path, capsys: pytest.Captur
 def test_a_whole_daemon_sets_a_survey_aside_and_strict_says_so(tmp_path: Path) -> None:
     """Until a person has said the same: then there is nothing left to look at."""
     daemon = Daemon(tmp_path, denoise__model="constant")
-    put(daemon.root / "np", 90, 0.0, size_px=96)
-    assert daemon.run("--until-idle", "0.5", "--strict") == 0
-    for index in range(3):
-        put(daemon.root / "np", index, 3.0 * index)
+    for index, size_px in ((90, 96), (0, 64), (1, 64), (2, 64)):
+        put(daemon.root / "np", index, 0.0 if index == 90 else 3.0 * index, size_px=size_px)
     assert daemon.run("--until-idle", "0.5", "--strict") == EXIT_STRICT
     with h5py.File(daemon.out / "np" / "series.h5") as file:
         assert file["/exchange/data"].shape == (3, 64, 64)
@@ -327,5 +325,5 @@ def test_a_whole_daemon_sets_a_survey_aside_and_strict_says_so(tmp_path: Path) -
     assert "ODD" in daemon.ask("status").stdout
     assert "no file can hold it beside the others" in daemon.ask("restore", "np:0").stderr
     assert daemon.ask("exclude", "np:0", "--reason", "a survey").returncode == 0
+    assert daemon.status()["totals"]["odd"] == 0
     assert daemon.stop() == 0
-    assert daemon.run("--until-idle", "0.5", "--strict") == 0
