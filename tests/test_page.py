@@ -21,7 +21,7 @@ from matplotlib.image import imread
 
 from aet_stream import __version__, edition
 from aet_stream.edition import Maker
-from aet_stream.monitor.shelf import series_id
+from aet_stream.monitor.series_cache import series_id
 from aet_stream.projection import Quality
 from aet_stream.series import Series
 from tests.browser import Browser, Page, chromium
