@@ -24,12 +24,16 @@ from aet_stream.denoise.cokriging.model import FILM_LENGTHS, OWN_LENGTHS, Film, 
 from aet_stream.denoise.cokriging.registered import Mass, moved, shifts
 from aet_stream.denoise.cokriging.seen import look, point_px
 from aet_stream.denoise.denoiser import Denoiser
+from aet_stream.denoise.estimate import Image
+from aet_stream.denoise.estimators import CLASSICAL
 from aet_stream.denoise.fusion.kriging import SPACING
 from aet_stream.edition import Maker
 from aet_stream.errors import TooFewProjections
 from aet_stream.film import film_file
+from aet_stream.film.doubts import doubts
 from aet_stream.film.film_file import FILM_FILE, Told
 from aet_stream.projection import Array, Quality
+from aet_stream.reasons import json_of
 from aet_stream.series import Series
 
 logger = logging.getLogger(__name__)
@@ -58,8 +62,12 @@ class Frame:
     quality: Quality
     """Of edition 1"""
     axis_deg: float
-    shift_px: Array
-    """(2,) along and across the axis: how far the specimen lies from where it turns about the middle"""
+    classical: Array
+    """(rows, columns) Laplace's background, means over points, counts"""
+    level: float
+    """Counts that were taken off this and `view`, the same of all"""
+    shift_px: tuple[float, float] = (0.0, 0.0)
+    """Along and across the axis: how far the specimen lies from where it turns about the middle"""
 
 
 @cache
@@ -144,6 +152,7 @@ def _frames(series: Series, denoiser: Denoiser, options: Options) -> Iterator[Fr
     order = series.column("acquisition_order")
     times = np.argsort(np.argsort(order[rows])) / max(1, len(rows) - 1)
     known = _supports(series.path.with_name(FILM_FILE), denoiser)
+    level = np.float64(series.raw(int(rows[0])).flat[0])  # a large offset would eat the digits of float32
     for row, when in zip(rows.tolist(), times.tolist(), strict=True):
         raw = series.raw(row)
         logit = known.get((int(numbers[row]), int(checksums[row])))
@@ -151,10 +160,13 @@ def _frames(series: Series, denoiser: Denoiser, options: Options) -> Iterator[Fr
             logit = denoiser.support(raw)
         clean, quality = series.first(row)
         axis_deg = float(np.nan_to_num(axes_deg[row]))
-        level = float(raw.flat[0])
-        seen = look(raw - np.float64(level), logit, float(tilts_deg[row]), time=when, level=level, axis_deg=axis_deg)
-        first = look(raw - np.float64(level) - clean, logit, 0.0, level=level).means
-        yield Frame(row, int(numbers[row]), View(seen, first), logit, quality, axis_deg, np.zeros(2))
+        above = (raw - level).astype(np.float32)
+        seen = look(above, logit, float(tilts_deg[row]), time=when, axis_deg=axis_deg)
+        first, classical = (
+            look(background, logit, 0.0).means
+            for background in (above - clean, CLASSICAL["laplace"].background(Image(above), lambda: None).background)
+        )
+        yield Frame(row, int(numbers[row]), View(seen, first), logit, quality, axis_deg, classical, level)
 
 
 def _in_register(frames: list[Frame], shape: tuple[int, int]) -> list[Frame]:
@@ -170,7 +182,7 @@ def _in_register(frames: list[Frame], shape: tuple[int, int]) -> list[Frame]:
         mass = Mass(along / px, across / px, expected * areas / np.abs(total))
     found = shifts([frame.view.seen for frame in frames], mass)
     return [
-        replace(frame, shift_px=shift * px, view=View(moved(frame.view.seen, shift), frame.view.first))
+        replace(frame, shift_px=(float(shift[0] * px), float(shift[1] * px)), view=View(moved(frame.view.seen, shift), frame.view.first))
         for frame, shift in zip(frames, found, strict=True)
     ]
 
@@ -219,6 +231,7 @@ def _write(path: Path, series: Series, frames: list[Frame], found: Estimated, de
         "digest": series.digest, "projections": len(frames), "seconds": round(seconds, 2), "made_at": time.time(),
         "particle_by": denoiser.name, "particle_by_sha256": denoiser.sha256, "code_sha256": code_sha256(),
         "height_px": series.shape[0], "width_px": series.shape[1], **counts,
+        "unit_counts": found.unit, "doubts": msgspec.json.encode([json_of(doubt) for doubt in doubts(found, _radius(frames))]).decode(),
     }  # fmt: skip
     film_file.write(path.with_name(FILM_FILE), told | kept, facts)
     return told
@@ -226,7 +239,7 @@ def _write(path: Path, series: Series, frames: list[Frame], found: Estimated, de
 
 def _told(series: Series, frames: list[Frame], found: Estimated) -> Told:
     model, unit, drawings = found.model, found.unit, found.drawings
-    px = float(point_px(series.shape))
+    px, level = float(point_px(series.shape)), frames[0].level
     verdicts = [drawing.verdict for drawing in drawings]
 
     def stacked(values: list[Array]) -> Array:
@@ -255,7 +268,7 @@ def _told(series: Series, frames: list[Frame], found: Estimated) -> Told:
         "amplitudes/unit_counts": (np.array(unit), "range of the block means, median over the projections"),
         "rows/number": (np.array([frame.number for frame in frames]), "of the projection"),
         "rows/tilt_deg": (np.array([frame.view.seen.tilt_deg for frame in frames]), "nominal"),
-        "rows/shift_px": (np.stack([frame.shift_px for frame in frames]), "along and across the axis: of the specimen"),
+        "rows/shift_px": (np.array([frame.shift_px for frame in frames]), "along and across the axis: of the specimen"),
         "rows/taken": (np.array([verdict.taken.encode() for verdict in verdicts]), "series, mixed or single"),
         "rows/share": (np.array([verdict.share for verdict in verdicts]), "of the series in the background"),
         "rows/score": (np.array([verdict.score for verdict in verdicts]), "error of the held-back ring, by the series over by itself"),
@@ -266,8 +279,12 @@ def _told(series: Series, frames: list[Frame], found: Estimated) -> Told:
             "of the series, under the particle",
         ),
         "rows/correction_counts": (stacked([drawing.correction for drawing in drawings]), "(n, rows, columns) added to the background"),
-        "rows/series_counts": (stacked([drawing.background for drawing in drawings]), "(n, rows, columns) background by the series alone"),
-        "rows/first_counts": (stacked([frame.view.first for frame in frames]), "(n, rows, columns) background of edition 1"),
+        "rows/series_counts": (
+            stacked([drawing.background + level for drawing in drawings]),
+            "(n, rows, columns) background by the series alone",
+        ),
+        "rows/first_counts": (stacked([frame.view.first + level for frame in frames]), "(n, rows, columns) background of edition 1"),
+        "rows/classical_counts": (stacked([frame.classical + level for frame in frames]), "(n, rows, columns) background by Laplace"),
         "rows/sd_counts": (stacked([drawing.sd for drawing in drawings]), "(n, rows, columns) spread of the series' background"),
     }
 

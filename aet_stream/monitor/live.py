@@ -232,7 +232,7 @@ class Live:
             "closed": table.closed,
             "shape": table.shape,
         }
-        return name, {**described, "rows": rows, "volume": self.shelf.volume(name), **advice}
+        return name, {**described, "rows": rows, "volume": self.shelf.volume(name), "film": self.shelf.film(name), **advice}
 
     def with_figures(self, name: str, row: Row) -> Row:
         """A row with what was seen in it; the record's own figures win."""
@@ -289,7 +289,7 @@ class Live:
             logger.exception("%s: no advice", shown(name))
             return
         self._advised_at = {name: time.monotonic()}
-        keys = ("hints", "coverage", "law", "volume", "stored")
+        keys = ("hints", "coverage", "law", "volume", "film", "stored")
         trust = {row["number"]: row["trust_in_series"] for row in found["rows"]}
         self.tell({"type": "advice", "series": series_id(name), "trust": trust, **{key: found[key] for key in keys}})
 

@@ -15,15 +15,19 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import h5py
+import msgspec
 import numpy as np
 
 from aet_stream import layout
 from aet_stream.edition import FIRST
 from aet_stream.errors import StoreError
+from aet_stream.film import film_file
+from aet_stream.film.film_file import FILM_FILE
 from aet_stream.monitor import frames
 from aet_stream.monitor.looks import Look, look
 from aet_stream.naming import shown
 from aet_stream.projection import Array
+from aet_stream.reasons import Reason
 from aet_stream.series import Series
 
 ROWS_SHOWN = 1000
@@ -34,6 +38,11 @@ LOOKS = 4096
 SMALL_ONES = 600
 KINDS = ("raw", "clean", "background")
 PLANES = ("xy", "xz", "yz")
+FILM_PICTURES = ("map", "sd")
+FILM_PICTURES_OF_ONE = ("first", "series", "classical", "correction")
+"""Backgrounds of one projection: of edition 1, by the series alone, by Laplace; and what the series changes."""
+_WIDEST_FILM = 1.5
+"""Of a film, so much is shown, in half widths of the frame: what lies beyond, only the steepest tilts see."""
 PREVIEW_FILE, VOLUME_FILE = "preview.h5", "reconstruction.h5"
 _LARGE_VOLUME_BYTES = 600 << 20
 _SLUG = re.compile(r"[0-9a-f]{16}")
@@ -104,6 +113,7 @@ class Shelf:
         self._encoded: Kept[frames.Encoded] = Kept(ENCODED_MIB << 20, lambda encoded: len(encoded.body))
         self._figures: Kept[dict[str, float]] = Kept(LOOKS)
         self._small: Kept[Array] = Kept(SMALL_ONES)
+        self._films: Kept[tuple[tuple[int, ...], dict[str, Any] | None]] = Kept(4)
 
     # -- which there are ----------------------------------------------------------------------------------------------------------
 
@@ -232,6 +242,47 @@ class Shelf:
         self._small.put(key, seen.small)
         return seen
 
+    # -- films ------------------------------------------------------------------------------------------------------------------
+
+    def film(self, name: str) -> dict[str, Any] | None:
+        """The films of a series as they have been seen so far, without pictures; None: nobody has looked yet."""
+        path = self.root / name / FILM_FILE
+        try:
+            key = _key(path)
+        except StoreError:
+            return None
+        kept = self._films.peek(name)
+        if kept is None or kept[0] != key:
+            kept = (key, _read_film(path))
+            self._films.put(name, kept)
+        return None if kept[1] is None else {**kept[1], "v": "-".join(map(str, key))}
+
+    def film_picture(self, name: str, which: str, number: int | None = None) -> Array:
+        """One of FILM_PICTURES: of the series, or of one projection; float32.
+
+        Raises
+        ------
+        StoreError : there is none
+        """
+        path, wanted = self.root / name / FILM_FILE, f"rows/{which}_counts"
+        if number is None:
+            found = film_file.read(path, "film/map_counts", "film/sd_counts", "film/along_px", "film/across_px")
+            if found is None:
+                raise StoreError("no film has been seen")
+            return _evenly(found[0], which)
+        found = film_file.read(path, "rows/number", wanted)
+        places = [] if found is None else np.flatnonzero(found[0]["rows/number"] == number)
+        if found is None or not len(places):
+            raise StoreError(f"the film says nothing of projection {number}")
+        picture: Array = found[0][wanted][places[0]]
+        return picture
+
+    def film_encoded(self, name: str, which: str, number: int | None = None) -> frames.Encoded:
+        """Ready to send."""
+        about = self.film(name)
+        key = (name, about and about["v"], which, number)
+        return self._encoded.get(key, lambda: frames.encode(self.film_picture(name, which, number)))
+
     # -- volume -----------------------------------------------------------------------------------------------------------------
 
     def volume(self, name: str) -> dict[str, Any] | None:
@@ -281,6 +332,41 @@ class Shelf:
                 return _slice(file, plane).astype(np.float32)
         except (OSError, KeyError, RuntimeError) as error:
             raise StoreError(f"{file_name} cannot be read: {error}") from error
+
+
+def _read_film(path: Path) -> dict[str, Any] | None:
+    found = film_file.read(path, *(f"rows/{name}" for name in _FILM_ROWS), *(f"geometry/{name}" for name in _FILM_GEOMETRY))
+    if found is None:
+        return None
+    told, facts = found
+    columns = {name: told[f"rows/{name}"].tolist() for name in _FILM_ROWS}
+    columns["taken"] = [taken.decode() for taken in columns["taken"]]
+    rows = {number: {name: _plain(values[place]) for name, values in columns.items()} for place, number in enumerate(columns["number"])}
+    geometry = {name: told[f"geometry/{name}"].tolist() for name in _FILM_GEOMETRY}
+    kept = ("projections", "seconds", "made_at", "series", "mixed", "single", "unit_counts")
+    doubts = [msgspec.json.decode(text, type=Reason) for text in msgspec.json.decode(str(facts["doubts"]), type=list[str])]
+    return {
+        **{name: facts[name] for name in kept},
+        **{name: [_plain(value) for value in values] if isinstance(values, list) else _plain(values) for name, values in geometry.items()},
+        "rows": rows,
+        "doubts": [doubt.with_remedy() for doubt in doubts],
+    }
+
+
+_FILM_ROWS = ("number", "tilt_deg", "taken", "share", "score", "changed_counts", "spread_counts")
+_FILM_GEOMETRY = ("heights_px", "growing", "turn_deg", "slope", "radius_px")
+
+
+def _evenly(told: dict[str, Array], which: str) -> Array:
+    """All films together, or how well they are known (1: as well as before anything was seen), on even places."""
+    along, across = told["film/along_px"], told["film/across_px"]
+    step = float(np.diff(along).min())
+    half = min(float(across[-1]), _WIDEST_FILM * float(along[-1]))
+    even = np.arange(-half, half + step / 2, step)
+    sd = np.sqrt(np.square(told["film/sd_counts"]).sum(0))
+    surface = told["film/map_counts"].sum(0) if which == "map" else sd / max(float(sd.max()), 1e-30)
+    picture = np.stack([np.interp(even, across, line) for line in surface])
+    return picture.astype(np.float32)
 
 
 def _key(path: Path) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ from aet_stream.monitor.live import VIEWERS, Live, Viewer
 from aet_stream.monitor.metrics import Metrics
 from aet_stream.monitor.origin import Entrance
 from aet_stream.monitor.security import Guard, refused
-from aet_stream.monitor.shelf import KINDS, PLANES, Row, series_id
+from aet_stream.monitor.shelf import FILM_PICTURES, FILM_PICTURES_OF_ONE, KINDS, PLANES, Row, series_id
 from aet_stream.naming import shown
 
 PAGE = Path(__file__).parent / "page"
@@ -67,6 +67,8 @@ class Web:
             Route(one + "/summary.csv", self._summary_csv),
             Route(one + "/report.html", self._report),
             Route(one + "/volume/{plane}", self._plane),
+            Route(one + "/film/{which}", self._film),
+            Route(frame + "/film/{which}", self._film),
             Route(frame + "/thumb.png", self._thumb),
             Route(frame + "/{kind}.tiff", self._tiff),
             Route(frame + "/{kind}", self._frame),
@@ -227,6 +229,19 @@ class Web:
         shelf = self._live.shelf
         name = await self._live.read(lambda: shelf.name_of(request.path_params["series"]))
         encoded = await self._live.read(lambda: shelf.plane(name, plane))
+        return _image(encoded, "", fixed=False, request=request)
+
+    async def _film(self, request: Request) -> Response:
+        """A picture of the film: of the series, or of what it says of one projection."""
+        which, said, shelf = request.path_params["which"], request.path_params.get("number"), self._live.shelf
+        if which not in (FILM_PICTURES if said is None else FILM_PICTURES_OF_ONE):
+            raise StoreError("no such picture")
+        if said is None:
+            name, number = await self._live.read(lambda: shelf.name_of(request.path_params["series"])), None
+        else:
+            name, row = await self._row(request)
+            number = int(row["number"])
+        encoded = await self._live.read(lambda: shelf.film_encoded(name, which, number))
         return _image(encoded, "", fixed=False, request=request)
 
     async def _thumb(self, request: Request) -> Response:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_solve, cholesky
@@ -35,8 +36,10 @@ _ASKED_FOR = 20.0
 """Of the logarithm of the likelihood, what another film has to win: more than its five parameters do (Schwarz, Ann. Stat. 6 (1978) 461)."""
 _LONGEST = 2.0
 """Of one step, in every parameter."""
-_ENOUGH = 0.1
+_ENOUGH = 1.0
 """A step that wins less is the last."""
+_ROUNDING = 2e-7
+"""Of the largest variance, what single precision leaves uneven"""
 WIDE = 1 / 12
 """Variance of where in its window of one point a pixel lies, points squared"""
 _FARTHEST, _MOST_TURN_DEG, _STEEPEST = 20.0, 12.0, 0.25
@@ -57,6 +60,9 @@ class Band:
         self.noise = np.concatenate([seen.noise[each] for seen, each in rows])
         self.values = np.concatenate([seen.mean[each] for seen, each in rows])
         which = np.repeat(np.arange(len(picked)), counts)
+        ends = np.cumsum([0, *counts])
+        self.rows = [slice(first, last) for first, last in pairwise(ends) if last > first]
+        """Of each projection"""
         self.together = (which[:, None] == which).astype(np.float64)
         along2, across2 = (np.square(at[:, None] - at) for at in (self.along, self.across))
         broader = [length**2 + 2 * WIDE for length in OWN_LENGTHS]
@@ -65,7 +71,10 @@ class Band:
             for length, wide in zip(OWN_LENGTHS, broader, strict=True)
         ]
         broader = [length**2 + 2 * WIDE for length in FILM_LENGTHS]
-        self.by_along = [length**2 / wide**0.5 * np.exp(along2 / (-2 * wide)) for length, wide in zip(FILM_LENGTHS, broader, strict=True)]
+        self.by_along = [
+            (length**2 / wide**0.5 * np.exp(along2 / (-2 * wide))).astype(np.float32)
+            for length, wide in zip(FILM_LENGTHS, broader, strict=True)
+        ]
 
 
 def bands_of(series: Sequence[Seen], at: Sequence[float] = _BANDS, most_tilts: int = _MOST_TILTS) -> list[Band]:
@@ -149,63 +158,79 @@ class Likelihood:
         tan = sin / cos
         thick = 1 / cos
         wide = WIDE / np.square(cos)
-        wide2 = wide[:, None] + wide
+        wide2 = (wide[:, None] + wide).astype(np.float32)
         parts: list[Array] = []
         by_u: list[Array] = []
         by_wide = np.zeros_like(wide2)
-        levels = np.full_like(wide2, LEVEL**2)
+        films = np.zeros(wide2.shape)
+        levels = np.full(wide2.shape, LEVEL**2)
         for film in model.films:
             thicker = thick * film.weight(band.time)
             levels += np.outer(LEVEL**2 * thicker, thicker)
-            u = (band.across - (film.height + model.slope * band.along) * sin) / cos
+            pairs = np.outer(thicker, thicker).astype(np.float32)
+            u = ((band.across - (film.height + model.slope * band.along) * sin) / cos).astype(np.float32)
             apart = u[:, None] - u
             square = np.square(apart)
             slope = np.zeros_like(apart)
             for length, sd, along in zip(FILM_LENGTHS, film.amplitudes, band.by_along, strict=True):
-                broader = 1 / (length**2 + wide2)
-                part = square * broader
-                part *= -0.5
-                np.exp(part, out=part)
+                broader = 1 / (np.float32(length**2) + wide2)
+                scaled = square * broader
+                part = np.exp(scaled * np.float32(-0.5))
                 part *= np.sqrt(broader)
                 part *= along
-                part *= sd**2 * thicker[:, None]
-                part *= thicker
+                part *= pairs
+                part *= np.float32(sd**2)
                 parts.append(part)
+                films += part
                 if curved:
-                    more = part * broader
-                    slope -= more
-                    by_wide += more * (square * broader - 1) / 2
-            by_u.append(slope * apart)
-        films = sum(parts) + levels - LEVEL**2
+                    part = part * broader
+                    slope -= part
+                    scaled -= 1
+                    scaled *= part
+                    by_wide += scaled
+            slope *= apart
+            by_u.append(slope)
+        by_wide *= np.float32(0.5)
+        uneven = _ROUNDING * float(films.max())
+        films += levels - LEVEL**2
         owns = [sd**2 * part for sd, part in zip(model.own, band.own, strict=True)]
         offsets = model.offset**2 * band.together
         covariance = films + sum(owns) + offsets + LEVEL**2
-        covariance[np.diag_indices(len(covariance))] += band.noise + model.nugget**2
+        covariance[np.diag_indices(len(covariance))] += band.noise + model.nugget**2 + uneven
         factor = cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)
         values = band.values - self._mean
         weights = cho_solve((factor, True), values, check_finite=False)
         value = 0.5 * float(values @ weights) + float(np.log(np.diag(factor)).sum())
         if not curved:
             return Found(value, np.zeros(self.size), np.zeros((self.size, self.size)))
-        # Of the covariance, by each parameter.
+        # Of the covariance, by each parameter: what the projections share, and what they do not.
         height = np.stack([film.height + model.slope * band.along for film in model.films])
-        moves = [(np.square(thick) * (band.across * sin - each)) for each in height]
-        by_height = [each * (-tan[:, None] + tan) * _HEIGHT for each in by_u]
-        steep = -tan * band.along
+        moves = [(np.square(thick) * (band.across * sin - each)).astype(np.float32) for each in height]
+        tan32, steep = tan.astype(np.float32), (-tan * band.along).astype(np.float32)
+        by_height = [each * ((tan32 - tan32[:, None]) * np.float32(_HEIGHT)) for each in by_u]
         by_slope = sum(each * (steep[:, None] - steep) for each in by_u) * _SLOPE
         by_turn = sum(each * (move[:, None] - move) for each, move in zip(by_u, moves, strict=True))
         wider = 2 * wide * tan
         by_turn += films * (tan[:, None] + tan) + by_wide * (wider[:, None] + wider)
-        changes = [*(2 * part for part in parts), *(2 * part for part in owns), 2 * offsets]
-        changes += [2 * model.nugget**2 * np.eye(len(values)), *by_height, by_turn * np.radians(_TURN_DEG), by_slope]
+        shared = [*(2 * part for part in parts), *by_height, by_turn * np.radians(_TURN_DEG), by_slope]
+        nugget = 2 * model.nugget**2 * np.eye(len(values))
+        own = [*(2 * part for part in owns), 2 * offsets, nugget]
+        amplitudes = len(parts)
+        changes = [*shared[:amplitudes], *own, *shared[amplitudes:]]
         inverse = cho_solve((factor, True), np.eye(len(values)), check_finite=False)
         pull = inverse - np.outer(weights, weights)
         slope = np.array([0.5 * float(np.vdot(pull, change)) for change in changes])
         # Fisher's information (Mardia & Marshall, Biometrika 71 (1984) 135); single precision is enough for the way to the minimum.
-        white = [(inverse.astype(np.float32) @ change.astype(np.float32)) for change in changes]
-        turned = [np.ascontiguousarray(each.T).ravel() for each in white]
-        curvature = np.array([[float(np.dot(one.ravel(), other)) for other in turned] for one in white])
-        return Found(value, slope, 0.5 * curvature)
+        white = np.empty((len(changes), *inverse.shape), np.float32)
+        single = inverse.astype(np.float32)
+        for out, change in zip(white, changes, strict=True):
+            if any(change is each for each in own):
+                for rows in band.rows:
+                    np.matmul(single[:, rows], change[rows, rows].astype(np.float32), out=out[:, rows])
+            else:
+                np.matmul(single, change.astype(np.float32), out=out)
+        turned = np.ascontiguousarray(white.transpose(0, 2, 1)).reshape(len(changes), -1)
+        return Found(value, slope, 0.5 * white.reshape(len(changes), -1) @ turned.T)
 
 
 def first_guess(sd: float, height: float, turn_deg: float, slope: float, *, film: float = 0.25, own: float = 0.05) -> Model:
