@@ -193,7 +193,7 @@ def test_too_little_is_no_series() -> None:
 
 
 def small_model() -> Model:
-    amplitudes = np.array([0.0, 0.05, 0.05, 0.02])
+    amplitudes = np.array([0.0, 0.0, 0.05, 0.02])
     return Model((Film(HEIGHT, amplitudes),), 2.0, 0.03, np.array([0.004, 0.004, 0.002]), 0.005, 0.003)
 
 
@@ -216,11 +216,11 @@ def test_the_likelihood_slopes_as_it_says(turning: tuple[list[View], list[Array]
     target = Likelihood(bands_of(series), [False, True])
     at = target.vector(replace(model, films=(replace(model.films[0], amplitudes=np.full(len(FILM_LENGTHS), 0.03)), model.films[1])))
     said = target.at(at).slope
-    step = 1e-5
+    step = 3e-3
     seen = [
         (target.at(at + step * e, curved=False).value - target.at(at - step * e, curved=False).value) / (2 * step) for e in np.eye(len(at))
     ]
-    assert said == pytest.approx(np.array(seen), rel=1e-3, abs=1e-2 * np.abs(seen).max() / 10)
+    assert said == pytest.approx(np.array(seen), rel=0.02, abs=2e-3 * np.abs(seen).max())
 
 
 def test_joining_is_conditioning(turning: tuple[list[View], list[Array]]) -> None:

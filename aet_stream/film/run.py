@@ -22,7 +22,7 @@ from aet_stream.denoise.cokriging.estimator import Drawing, Estimated, View, dra
 from aet_stream.denoise.cokriging.gate import Taken
 from aet_stream.denoise.cokriging.model import FILM_LENGTHS, OWN_LENGTHS, Film, Model
 from aet_stream.denoise.cokriging.registered import Mass, moved, shifts
-from aet_stream.denoise.cokriging.seen import look, point_px
+from aet_stream.denoise.cokriging.seen import Seen, look, point_px
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.denoise.estimate import Image
 from aet_stream.denoise.estimators import CLASSICAL
@@ -166,7 +166,7 @@ def _frames(series: Series, denoiser: Denoiser, options: Options) -> Iterator[Fr
             look(background, logit, 0.0).means
             for background in (above - clean, CLASSICAL["laplace"].background(Image(above), lambda: None).background)
         )
-        yield Frame(row, int(numbers[row]), View(seen, first), logit, quality, axis_deg, classical, level)
+        yield Frame(row, int(numbers[row]), View(seen, first, _expected(quality, seen)), logit, quality, axis_deg, classical, level)
 
 
 def _in_register(frames: list[Frame], shape: tuple[int, int]) -> list[Frame]:
@@ -182,9 +182,14 @@ def _in_register(frames: list[Frame], shape: tuple[int, int]) -> list[Frame]:
         mass = Mass(along / px, across / px, expected * areas / np.abs(total))
     found = shifts([frame.view.seen for frame in frames], mass)
     return [
-        replace(frame, shift_px=(float(shift[0] * px), float(shift[1] * px)), view=View(moved(frame.view.seen, shift), frame.view.first))
+        replace(frame, shift_px=(float(shift[0] * px), float(shift[1] * px)), view=replace(frame.view, seen=moved(frame.view.seen, shift)))
         for frame, shift in zip(frames, found, strict=True)
     ]
+
+
+def _expected(quality: Quality, seen: Seen) -> float:
+    """Of the first edition's background under the particle, if all of its error is there."""
+    return quality.expected_error / float(np.sqrt(max(seen.hidden.mean(), 1e-3)))
 
 
 def _supports(path: Path, denoiser: Denoiser) -> dict[tuple[int, int], Array]:
@@ -271,8 +276,11 @@ def _told(series: Series, frames: list[Frame], found: Estimated) -> Told:
         "rows/shift_px": (np.array([frame.shift_px for frame in frames]), "along and across the axis: of the specimen"),
         "rows/taken": (np.array([verdict.taken.encode() for verdict in verdicts]), "series, mixed or single"),
         "rows/share": (np.array([verdict.share for verdict in verdicts]), "of the series in the background"),
-        "rows/score": (np.array([verdict.score for verdict in verdicts]), "error of the held-back ring, by the series over by itself"),
-        "rows/stated": (np.array([verdict.stated for verdict in verdicts]), "the same error over what the model states"),
+        "rows/score": (
+            np.array([verdict.score for verdict in verdicts]),
+            "what the series leaves open under the particle, over what the tilt alone does",
+        ),
+        "rows/too_sure": (np.array([verdict.too_sure for verdict in verdicts]), "error of the held-back ring over what the model states"),
         "rows/changed_counts": (np.array([_rms(d.correction, f) for d, f in zip(drawings, frames, strict=True)]), "under the particle"),
         "rows/spread_counts": (
             np.array([_rms(d.sd, f) for d, f in zip(drawings, frames, strict=True)]),
@@ -315,9 +323,10 @@ def _model_before(path: Path) -> Model | None:
 
 def _because(drawing: Drawing) -> str:
     verdict = drawing.verdict
-    if math.isnan(verdict.score):
+    if math.isnan(verdict.too_sure):
         return "no vacuum around the particle to try the series by"
-    return f"held back, the vacuum around the particle is foretold to {verdict.score:.2f} of the error that this projection alone makes"
+    known = f"the series leaves {verdict.score:.2f} of what this projection alone leaves open"
+    return f"{known}; the vacuum around the particle, held back, is off by {verdict.too_sure:.2f} of what is stated"
 
 
 def _judged(frame: Frame, drawing: Drawing, clean: Array, first: Quality) -> Quality:

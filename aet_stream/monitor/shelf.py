@@ -271,8 +271,8 @@ class Shelf:
                 raise StoreError("no film has been seen")
             return _evenly(found[0], which)
         found = film_file.read(path, "rows/number", wanted)
-        places = [] if found is None else np.flatnonzero(found[0]["rows/number"] == number)
-        if found is None or not len(places):
+        places = np.flatnonzero(found[0]["rows/number"] == number) if found else np.zeros(0, np.int64)
+        if found is None or not places.size:
             raise StoreError(f"the film says nothing of projection {number}")
         picture: Array = found[0][wanted][places[0]]
         return picture

@@ -31,6 +31,8 @@ class View:
     seen: Seen
     first: Array
     """(rows, columns) first edition's background, means over the points of `seen`, counts"""
+    expected: float = float("nan")
+    """Root mean square error that it expects under the particle, counts; NaN: it does not say"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,15 +120,23 @@ def estimate(
     for done, seen in enumerate(series):
         beat("draw", done, len(series))
         drawn.append(draw(posterior, seen))
-    verdicts = judge(drawn, np.array([seen.tilt_deg for seen in series]))
+    apart = np.array(
+        [_rms((each.background * unit + level - view.first)[view.seen.hidden]) for each, view in zip(drawn, views, strict=True)]
+    )
+    expected = np.nan_to_num([view.expected for view in views])
+    verdicts = judge(drawn, np.array([seen.tilt_deg for seen in series]), apart / unit, expected / unit)
     drawings = []
     for view, each, verdict in zip(views, drawn, verdicts, strict=True):
         background = each.background * unit + level
         correction = np.where(view.seen.hidden, verdict.share * (background - view.first), 0.0)
-        drawings.append(Drawing(each, correction, background, each.sd * unit * max(1.0, verdict.stated), verdict))
+        drawings.append(Drawing(each, correction, background, each.sd * unit * np.fmax(1.0, verdict.too_sure), verdict))
     film, uncertain = posterior.map()
     nodes = posterior.nodes
     return Estimated(model, score, unit, level, Map(nodes.along, nodes.across, film * unit, uncertain * unit), tuple(drawings))
+
+
+def _rms(values: Array) -> float:
+    return float(np.sqrt(np.mean(np.square(values)))) if values.size else 0.0
 
 
 def _scaled(seen: Seen, level: float, unit: float) -> Seen:

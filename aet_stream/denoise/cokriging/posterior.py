@@ -180,7 +180,15 @@ class Posterior:
         return out
 
     def map(self) -> tuple[Array, Array]:
-        """Of every film, (films, along, across): its values at the nodes, and their standard deviations."""
-        shape = len(self.model.films), len(self.nodes.along), len(self.nodes.across)
-        sd = np.sqrt(np.einsum("ij,ij->j", self._white, self._white))
-        return self.nodes_mean[: self._films].reshape(shape), sd[: self._films].reshape(shape)
+        """Of every film, (films, along, across): its values at the nodes less their mean near the axis, and the standard deviations of
+        that: how thick a film is altogether, nobody can tell from a pedestal."""
+        size, shape = self.nodes.size, (len(self.nodes.along), len(self.nodes.across))
+        near = np.broadcast_to(np.abs(self.nodes.across) <= self.nodes.along[-1], shape).ravel()
+        values, spreads = [], []
+        for which in range(len(self.model.films)):
+            part = slice(which * size, (which + 1) * size)
+            value, white = self.nodes_mean[part], self._white[:, part]
+            value, white = value - value[near].mean(), white - white[:, near].mean(1)[:, None]
+            values.append(value.reshape(shape))
+            spreads.append(np.sqrt(np.einsum("ij,ij->j", white, white)).reshape(shape))
+        return np.stack(values), np.stack(spreads)

@@ -53,6 +53,6 @@ async function one(base, row, film) {
   });
   const share = row.taken === "mixed" ? ` (${Math.round(100 * row.share)} % the series)` : "";
   const by = row.share ? `; under the particle it changes by ${figure(row.changed_counts)} counts, ± ${figure(row.spread_counts)}` : "";
-  const tried = row.score === null ? "no vacuum to try it by" : `the series errs ${figure(row.score)} times as much as this tilt alone`;
+  const tried = row.score === null ? "no vacuum to try it by" : `the series leaves ${figure(row.score)} of what this tilt alone leaves open`;
   return [el("p", { className: "note" }, el("b", {}, degrees(row.tilt_deg)), ` ${TAKEN[row.taken]}${share}: ${tried}${by}`), el("div", { className: "three" }, ...figures)];
 }
