@@ -593,11 +593,11 @@ def test_two_hosts_without_a_shared_disk_and_the_link_between_them_is_cut(
         station.wait(lambda status: "lab2:gpu0" in station.let_in(status), "the worker to be back")
         station.stored(tilts)
         before = station.daemon.status()["workers"]["lab2:gpu0"]["done"]
-        fill(station, tilts, tilts + 2)
+        fill(station, tilts, tilts + 12)
         station.wait(lambda status: status["workers"]["lab2:gpu0"]["done"] > before, "more work done there")
-        station.stored(tilts + 2)
+        station.stored(tilts + 12)
         rows = station.rows()
-        assert len(set(rows["path"])) == len(rows["path"]) == tilts + 2
+        assert len(set(rows["path"])) == len(rows["path"]) == tilts + 12
         assert not rows["attempts"].any()
         assert set(rows["worker"]) == {b"worker-0", b"lab2:gpu0"}
         workers = station.daemon.status()["workers"]
