@@ -23,7 +23,7 @@ EDGE, RADIUS = 64, 14.0
 """Of a frame and of its particle, px; a point is 4 px"""
 POINT = 4
 HEIGHT, TURN_DEG = -3.75, 3.0
-TILTS = np.linspace(-70, 70, 21)
+TILTS = np.linspace(-70, 70, 15)
 Surface = Callable[[Array, Array], Array]
 
 
@@ -104,7 +104,7 @@ def test_what_lies_behind_the_particle_is_seen_at_other_tilts(turning: tuple[lis
     before, after = errors(found, *turning)
     assert np.mean(20 * np.log10(before / after)) > 10
     assert (after < before).all()
-    assert sum(drawing.verdict.taken is Taken.SERIES for drawing in found.drawings) > 15
+    assert sum(drawing.verdict.taken is Taken.SERIES for drawing in found.drawings) > 11
 
 
 def test_the_stated_spread_is_what_is_off(turning: tuple[list[View], list[Array]], found: Estimated) -> None:
@@ -114,7 +114,6 @@ def test_the_stated_spread_is_what_is_off(turning: tuple[list[View], list[Array]
     assert 0.4 < share < 2.5
 
 
-@pytest.mark.xfail(strict=True, reason="the map's stated spread near the shadow is a third of that far away, a fifth is wanted")
 def test_the_film_as_it_is_seen(turning: tuple[list[View], list[Array]], found: Estimated) -> None:
     """The map is the film itself, but for its mean, near the particle's shadow."""
     drawn = found.map
@@ -158,7 +157,7 @@ def test_a_film_that_grows_is_told_from_one_that_stays() -> None:
 
 def test_warm_is_as_good_as_cold(turning: tuple[list[View], list[Array]], found: Estimated) -> None:
     """A shorter series' model is enough to begin with; one more projection may change it."""
-    shorter = estimate(turning[0][4:-4])
+    shorter = estimate(turning[0][3:-3])
     assert shorter is not None
     warm = estimate(turning[0], begin=shorter.model)
     assert warm is not None
@@ -224,7 +223,6 @@ def test_the_likelihood_slopes_as_it_says(turning: tuple[list[View], list[Array]
     assert said == pytest.approx(np.array(seen), rel=0.02, abs=2e-3 * np.abs(seen).max())
 
 
-@pytest.mark.xfail(strict=True, reason="the film's nodes cost .45 of the stated spread, .15 is wanted")
 def test_joining_is_conditioning(turning: tuple[list[View], list[Array]]) -> None:
     """What the information form says of one frame's hidden points is what a dense Gaussian process over all windows says."""
     series, model = scaled(turning[0])[::5], small_model()

@@ -118,6 +118,9 @@ def add_commands(add: Add) -> None:
     evaluate.add_argument(
         "--kind", dest="kinds", action="append", default=[], metavar="KIND", help="with --series: only this; may be repeated"
     )
+    evaluate.add_argument(
+        "--estimator", dest="estimators", action="append", default=[], metavar="NAME", help="with --series: only this; may be repeated"
+    )
     evaluate.add_argument("--seeds", type=whole_from(1, 1000), default=5, metavar="N", help="with --series: of each kind (default: 5)")
     evaluate.add_argument("--tilts", type=whole_from(2, 1000), default=40, metavar="N", help="with --series: of each (default: 40)")
     evaluate.add_argument("--keep", type=folder, metavar="DIR", help="with --series: what was found of each; a stopped run goes on")
@@ -265,7 +268,11 @@ def _evaluate_series(arguments: argparse.Namespace) -> int:
         kinds = judged_series.known_kinds(arguments.kinds)
     except ValueError as error:
         raise AetError(f"--kind: {error}") from error
-    found = judged_series.marks(arguments.models, judged_series.judged(kinds, arguments.seeds, tilts=arguments.tilts), arguments.keep)
+    series = judged_series.judged(kinds, arguments.seeds, tilts=arguments.tilts)
+    try:
+        found = judged_series.marks(arguments.models, series, arguments.keep, only=arguments.estimators)
+    except ValueError as error:
+        raise AetError(f"--estimator: {error}") from error
     print(judged_series.table(found))
     if arguments.json:
         arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(judged_series.as_builtins(found))))

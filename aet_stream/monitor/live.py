@@ -222,7 +222,8 @@ class Live:
         name = self.shelf.name_of(wanted)
         table = self.shelf.table(name)
         rows = [self.with_figures(name, row) for row in table.rows]
-        advice = self._advice(name, rows, table.shape[1])
+        film = self.shelf.film(name)
+        advice = self._advice(name, rows, table.shape[1], film["doubts"] if film else [])
         about = {key: value for key, value in table.about.items() if key != "config"}
         described = {
             "id": wanted,
@@ -232,15 +233,15 @@ class Live:
             "closed": table.closed,
             "shape": table.shape,
         }
-        return name, {**described, "rows": rows, "volume": self.shelf.volume(name), "film": self.shelf.film(name), **advice}
+        return name, {**described, "rows": rows, "volume": self.shelf.volume(name), "film": film, **advice}
 
     def with_figures(self, name: str, row: Row) -> Row:
         """A row with what was seen in it; the record's own figures win."""
         return {**as_figures(self.shelf.known_figures(name, row)), **row}
 
-    def _advice(self, name: str, rows: list[Row], width_px: int) -> dict[str, Any]:
+    def _advice(self, name: str, rows: list[Row], width_px: int, doubts: list[str]) -> dict[str, Any]:
         limits = self._config.advice
-        adviser = Adviser(limits, rows, width_px, lambda row: self.shelf.known_small(name, row))
+        adviser = Adviser(limits, rows, width_px, lambda row: self.shelf.known_small(name, row), doubts)
         law = adviser.law
         return {
             "hints": [hint.as_dict() for hint in adviser.hints()],

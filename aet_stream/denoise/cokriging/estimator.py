@@ -13,7 +13,8 @@ from aet_stream.denoise.cokriging.gate import Verdict, judge
 from aet_stream.denoise.cokriging.likelihood import bands_of, first_guess, fit, fit_warm
 from aet_stream.denoise.cokriging.model import Model
 from aet_stream.denoise.cokriging.posterior import Nodes, Posterior
-from aet_stream.denoise.cokriging.scan import scan
+from aet_stream.denoise.cokriging.registered import by_film, moved
+from aet_stream.denoise.cokriging.scan import Geometry, scan
 from aet_stream.denoise.cokriging.seen import Seen
 from aet_stream.projection import Array
 
@@ -22,6 +23,14 @@ Beat = Callable[[str, int, int], None]
 
 
 MEMORY_BYTES = 1 << 30
+_REGISTERED = 2
+"""So often projections are registered by the film"""
+_ROUGHLY, _THINNED = 1.3, 2
+"""So much coarser a film is enough for that, and one window in so many"""
+
+
+_MOVED, _BETTER = 0.1, 0.1
+"""Points below which nothing has moved; by how much the score of a scan has to be better for it to be believed"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +42,8 @@ class View:
     """(rows, columns) first edition's background, means over the points of `seen`, counts"""
     expected: float = float("nan")
     """Root mean square error that it expects under the particle, counts; NaN: it does not say"""
+    lies: tuple[float, float] = (0.0, 0.0)
+    """Along and across the axis, points: how far its specimen lies from where it would turn about the middle, as its particle has it"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +64,9 @@ class Map:
 class Drawing:
     """What the series says of one projection; counts."""
 
+    seen: Seen
+    """In register, in units of the model"""
     drawn: Drawn
-
     correction: Array
     """(rows, columns) to be added to the first edition's background, means over points; 0 where the vacuum is seen"""
     background: Array
@@ -71,7 +83,7 @@ class Estimated:
     model: Model
     """Lengths in points, amplitudes in `unit`"""
     scan_score: float
-    """Logarithm of the share of the film's slopes that the tilts do not agree about; NaN where no scan was made"""
+    """Logarithm of the share of the film's slopes that the tilts do not agree about"""
     unit: float
     """Counts of one unit of the model"""
     level: float
@@ -89,7 +101,7 @@ def estimate(
     ----------
     views : every projection, registered on the particle; at least three
     memory_bytes : bound on what the films take; within less they are known less finely
-    begin : the model of the same series when it was shorter: no scan, and a shorter fit
+    begin : the model of the same series when it was shorter: a shorter fit
 
     Returns
     -------
@@ -98,19 +110,24 @@ def estimate(
     unit = float(np.median([view.seen.span for view in views]))
     level = float(np.median([view.seen.means[~view.seen.hidden].mean() for view in views if not view.seen.hidden.all()] or [0.0]))
     series = [_scaled(view.seen, level, unit) for view in views]
-    bands = bands_of(series)
-    score = float("nan")
     beat("scan", 0, 1)
+    series, found = _placed(series, np.array([view.lies for view in views]))
+    bands = bands_of(series)
+    if found is None or not bands:
+        return None
     if begin is None:
-        found = scan(series)
-        if found is None or not bands:
-            return None
-        score = found.score
         sd = float(np.std(np.concatenate([band.values for band in bands])))
-        begin = first_guess(sd, found.height, found.turn_deg, found.slope)
-        model = fit(bands, begin)
+        model = fit(bands, first_guess(sd, found.height, found.turn_deg, found.slope))
     else:
         model = fit_warm(bands, begin)
+    for turn in range(_REGISTERED):
+        beat("register", turn, _REGISTERED)
+        rough = Posterior(model, Nodes.covering(series, model, memory_bytes, coarser=_ROUGHLY))
+        for seen in series:
+            rough.add(seen.thinned(_THINNED))
+        rough.solve(sure=False)
+        series = by_film(rough, series)
+        model = fit_warm(bands_of(series), model)
     posterior = Posterior(model, Nodes.covering(series, model, memory_bytes))
     for done, seen in enumerate(series):
         beat("join", done, len(series))
@@ -126,13 +143,26 @@ def estimate(
     expected = np.nan_to_num([view.expected for view in views])
     verdicts = judge(drawn, np.array([seen.tilt_deg for seen in series]), apart / unit, expected / unit)
     drawings = []
-    for view, each, verdict in zip(views, drawn, verdicts, strict=True):
+    for view, seen, each, verdict in zip(views, series, drawn, verdicts, strict=True):
         background = each.background * unit + level
         correction = np.where(view.seen.hidden, verdict.share * (background - view.first), 0.0)
-        drawings.append(Drawing(each, correction, background, each.sd * unit * np.fmax(1.0, verdict.too_sure), verdict))
+        drawings.append(Drawing(seen, each, correction, background, each.sd * unit * np.fmax(1.0, verdict.too_sure), verdict))
     film, uncertain = posterior.map()
     nodes = posterior.nodes
-    return Estimated(model, score, unit, level, Map(nodes.along, nodes.across, film * unit, uncertain * unit), tuple(drawings))
+    return Estimated(model, found.score, unit, level, Map(nodes.along, nodes.across, film * unit, uncertain * unit), tuple(drawings))
+
+
+def _placed(series: list[Seen], lies: Array) -> tuple[list[Seen], Geometry | None]:
+    """As they are, or moved as the particle has it, all alike or each: where the film's slopes agree best."""
+    best, least = series, scan(series)
+    for moves in (np.broadcast_to(np.median(lies, axis=0), lies.shape), lies):
+        if least is None or np.abs(moves).max() < _MOVED:
+            continue
+        there = [moved(seen, float(along), float(across)) for seen, (along, across) in zip(series, moves, strict=True)]
+        found = scan(there)
+        if found is not None and found.score < least.score - _BETTER:
+            best, least = there, found
+    return best, least
 
 
 def _rms(values: Array) -> float:

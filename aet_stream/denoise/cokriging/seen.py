@@ -6,7 +6,7 @@ axis: `across` it and `along` it, from the middle of the frame.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.ndimage import binary_dilation
@@ -53,10 +53,22 @@ class Seen:
     """Range of the frame's block means"""
     ring_from: int
     """Windows from here on lie next to the particle, all of its rim among them: a test holds them back"""
+    shift: tuple[float, float] = (0.0, 0.0)
+    """Along and across, points: how far the specimen lies from where it turns about the middle; taken off all places"""
+    gain: float = 1.0
+    """Of the beam: how bright the film is, to what it is in the others"""
 
     @property
     def windows(self) -> Windows:
         return Windows(self.along, self.across, self.edge)
+
+    def thinned(self, every: int) -> Seen:
+        """With one window in so many."""
+        kept = slice(None, None, every)
+        return replace(
+            self, along=self.along[kept], across=self.across[kept], edge=self.edge[kept], mean=self.mean[kept], noise=self.noise[kept],
+            ring_from=-(-self.ring_from // every),
+        )  # fmt: skip
 
 
 _RING = 2
