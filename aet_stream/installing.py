@@ -108,7 +108,7 @@ def uninstall(place: Place) -> Iterator[Step]:
     ours = [place.units / name for name in known] + sorted(place.units.glob("aet-stream*.service.d/paths.conf"))
     there = [path for path in ours if path.exists()]
     if place.here and _systemd_runs() and there:
-        yield Step("systemctl disable --now of all aet-stream units", _stop)
+        yield Step("stop and disable all aet-stream units", _stop)
     for path in there:
         yield Step(f"remove {path}", partial(_remove, path))
     if there:
@@ -204,10 +204,16 @@ def _reload(place: Place) -> Iterator[Step]:
 
 
 def _stop() -> None:
-    listed = _run("systemctl", "list-units", "--all", "--plain", "--no-legend", "aet-stream*")
-    units = [line.split()[0] for line in listed.splitlines() if line.strip()]
-    if units:
-        _run("systemctl", "disable", "--now", *units)
+    """Those that run or have failed, and whatever would start one: a template is disabled with all its instances."""
+    for list_them, end_them in (
+        (("list-units", "--all", "--state=loaded"), ("stop",)),
+        (("list-unit-files",), ("disable",)),
+    ):
+        listed = _run("systemctl", *list_them, "--plain", "--no-legend", "aet-stream*")
+        units = [line.split()[0] for line in listed.splitlines() if line.strip()]
+        if units:
+            _run("systemctl", *end_them, *units)
+    _run("systemctl", "reset-failed", "aet-stream*")
 
 
 def _remove(path: Path) -> None:
