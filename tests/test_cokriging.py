@@ -90,10 +90,10 @@ def found(turning: tuple[list[View], list[Array]]) -> Estimated:
 
 def test_a_film_is_found_where_it_lies(turning: tuple[list[View], list[Array]], found: Estimated) -> None:
     """By the scan roughly, by the likelihood to a fraction of a point."""
-    geometry = scan([view.seen for view in turning[0]])
-    assert geometry is not None
-    assert geometry.score < -1
-    assert geometry.height == pytest.approx(HEIGHT, abs=0.9)
+    scanned = scan([view.seen for view in turning[0]])
+    assert scanned is not None
+    assert scanned.best.score < -1
+    assert scanned.best.height == pytest.approx(HEIGHT, abs=0.9)
     assert len(found.model.films) == 1
     assert found.model.films[0].height == pytest.approx(HEIGHT, abs=0.25)
     assert found.model.turn_deg == pytest.approx(TURN_DEG, abs=0.5)
@@ -178,9 +178,9 @@ def test_the_tilt_axis_may_lie_across(turning: tuple[list[View], list[Array]], f
     upright = look(np.arange(EDGE * EDGE, dtype=np.float64).reshape(EDGE, EDGE), np.full((32, 32), -9.0), 0.0)
     assert np.allclose(turned.centres[1], upright.centres[0])
     assert np.allclose(turned.centres[0], -upright.centres[1])
-    geometry = scan([view.seen for view in views])
-    assert geometry is not None
-    assert geometry.height == pytest.approx(HEIGHT, abs=0.9)
+    scanned = scan([view.seen for view in views])
+    assert scanned is not None
+    assert scanned.best.height == pytest.approx(HEIGHT, abs=0.9)
 
 
 def test_too_little_is_no_series() -> None:

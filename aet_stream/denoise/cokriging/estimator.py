@@ -14,7 +14,7 @@ from aet_stream.denoise.cokriging.likelihood import bands_of, first_guess, fit, 
 from aet_stream.denoise.cokriging.model import Model
 from aet_stream.denoise.cokriging.posterior import Nodes, Posterior
 from aet_stream.denoise.cokriging.registered import by_film, moved
-from aet_stream.denoise.cokriging.scan import Geometry, scan
+from aet_stream.denoise.cokriging.scan import Scanned, scan
 from aet_stream.denoise.cokriging.seen import Seen
 from aet_stream.projection import Array
 
@@ -117,7 +117,7 @@ def estimate(
         return None
     if begin is None:
         sd = float(np.std(np.concatenate([band.values for band in bands])))
-        model = fit(bands, first_guess(sd, found.height, found.turn_deg, found.slope))
+        model = fit(bands, [first_guess(sd, lie.height, lie.turn_deg, lie.slope) for lie in dict.fromkeys((found.best, found.level))])
     else:
         model = fit_warm(bands, begin)
     for turn in range(_REGISTERED):
@@ -149,10 +149,10 @@ def estimate(
         drawings.append(Drawing(seen, each, correction, background, each.sd * unit * np.fmax(1.0, verdict.too_sure), verdict))
     film, uncertain = posterior.map()
     nodes = posterior.nodes
-    return Estimated(model, found.score, unit, level, Map(nodes.along, nodes.across, film * unit, uncertain * unit), tuple(drawings))
+    return Estimated(model, found.best.score, unit, level, Map(nodes.along, nodes.across, film * unit, uncertain * unit), tuple(drawings))
 
 
-def _placed(series: list[Seen], lies: Array) -> tuple[list[Seen], Geometry | None]:
+def _placed(series: list[Seen], lies: Array) -> tuple[list[Seen], Scanned | None]:
     """As they are, or moved as the particle has it, all alike or each: where the film's slopes agree best."""
     best, least = series, scan(series)
     for moves in (np.broadcast_to(np.median(lies, axis=0), lies.shape), lies):
@@ -160,7 +160,7 @@ def _placed(series: list[Seen], lies: Array) -> tuple[list[Seen], Geometry | Non
             continue
         there = [moved(seen, float(along), float(across)) for seen, (along, across) in zip(series, moves, strict=True)]
         found = scan(there)
-        if found is not None and found.score < least.score - _BETTER:
+        if found is not None and found.best.score < least.best.score - _BETTER:
             best, least = there, found
     return best, least
 

@@ -237,12 +237,15 @@ def first_guess(sd: float, height: float, turn_deg: float, slope: float, *, film
     return Model((one,), turn_deg, slope, np.full(len(OWN_LENGTHS), own * sd), 0.05 * sd, 0.01 * sd)
 
 
-def fit(bands: Sequence[Band], begin: Model) -> Model:
-    """The most likely model with one film near one, or with another film beside it where the vacuum asks for that.
+def fit(bands: Sequence[Band], begins: Sequence[Model]) -> Model:
+    """The most likely model with one film near one of these, or with another film beside it where the vacuum asks for that.
 
     Amplitudes come first, with the geometry as it is: from wrong amplitudes the geometry would run away.
     """
-    one = _nearest(bands, _nearest(bands[:2], begin, _FIRST, geometry=False)[0], _THEN)[0]
+    tried = [_nearest(bands[:2], begin, _FIRST, geometry=False) for begin in begins]
+    if len(tried) > 1:
+        tried = [_nearest(bands[:2], amplitudes, _FIRST) for amplitudes, _ in tried]
+    one = _nearest(bands, min(tried, key=lambda found: found[1])[0], _THEN)[0]
     if one.own_sd < _QUIET * one.film_sd:
         return one
     few = bands[:2]

@@ -58,7 +58,9 @@ def moved(seen: Seen, along: float, across: float, gain: float = 1.0) -> Seen:
 def by_film(posterior: Posterior, series: Sequence[Seen]) -> list[Seen]:
     """Each projection moved and weighed as the films say that all of them together have shown."""
     found = np.array([_off(posterior, seen.thinned(_THINNED)) for seen in series])
-    return [moved(seen, float(along), float(across), 1 + float(gain)) for seen, (along, across, gain) in zip(series, found, strict=True)]
+    gains = 1 + found[:, 2]
+    found[:, 2] = gains / np.median(gains)  # how bright all of them are, the films' own amplitudes say
+    return [moved(seen, float(along), float(across), float(gain)) for seen, (along, across, gain) in zip(series, found, strict=True)]
 
 
 def _off(posterior: Posterior, seen: Seen) -> Array:
