@@ -10,7 +10,7 @@ import numpy as np
 from aet_stream.denoise import grid
 from aet_stream.denoise.cokriging.drawing import Drawn, draw
 from aet_stream.denoise.cokriging.gate import Verdict, judge
-from aet_stream.denoise.cokriging.likelihood import bands_of, first_guess, fit, fit_warm
+from aet_stream.denoise.cokriging.likelihood import bands_of, first_guess, fit, fit_warm, surprise
 from aet_stream.denoise.cokriging.model import Model
 from aet_stream.denoise.cokriging.posterior import Nodes, Posterior
 from aet_stream.denoise.cokriging.registered import by_film, moved
@@ -126,8 +126,11 @@ def estimate(
         for seen in series:
             rough.add(seen.thinned(_THINNED))
         rough.solve(sure=False)
-        series = by_film(rough, series)
-        model = fit_warm(bands_of(series), model)
+        there = by_film(rough, series)
+        bands, before = bands_of(there), surprise(bands, model)
+        if not surprise(bands, model) < before:
+            break
+        series, model = there, fit_warm(bands, model)
     posterior = Posterior(model, Nodes.covering(series, model, memory_bytes))
     for done, seen in enumerate(series):
         beat("join", done, len(series))

@@ -2,9 +2,10 @@
 
 The model states how much the vacuum of all projections leaves open under the particle, and how much that of this one alone: where nothing
 turns with the specimen, both are the same, and the first edition stays. How far the model may be believed is tried: a ring of vacuum around
-the particle is held back (drawing.py) and foretold by the series without it; errors larger than stated make the series' variance as much
-larger. Then the first edition and the series are weighed by their variances. Of the first edition's error, the geometric mean counts of
-what it expects itself and of what the model leaves open, or what the two are apart beyond the series' own, if that is more.
+the particle is held back (drawing.py) and foretold by the series without it; errors larger than stated make the series' standard deviation
+as much larger, which is doubled for what the ring cannot show: it lies nearer to the vacuum than what is hidden. Then the first edition and
+the series are weighed by their variances. Of the first edition's error, the geometric mean counts of what it expects itself and of what the
+model leaves open, or what the two are apart beyond the series' own, if that is more.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from aet_stream.projection import Array
 
 _KNOWS_MORE, _KNOWS_NO_MORE = 0.7, 0.9
 """What the series leaves open, over what the projection alone does: up to the first the series counts whole, from the second on not."""
+_DOUBLED = 2.0
 _ALL, _NOTHING = 0.9, 0.1
 """Shares of the series above and below which it is called taken, and the projection left as it was."""
 _NEIGHBOURS_DEG = 8.0
@@ -59,7 +61,7 @@ def judge(drawn: Sequence[Drawn], tilts_deg: Array, apart: Array, expected: Arra
     found = []
     for each, sure, off, own in zip(drawn, too_sure.tolist(), apart.tolist(), expected.tolist(), strict=True):
         score = each.series_sd / each.alone_sd if each.alone_sd else float("nan")
-        by_series = (max(sure, 1.0) * each.series_sd) ** 2
+        by_series = (_DOUBLED * max(sure, 1.0) * each.series_sd) ** 2
         by_itself = max(own * each.alone_sd, off**2 - by_series)
         share = by_itself / (by_itself + by_series) * np.clip((_KNOWS_NO_MORE - score) / (_KNOWS_NO_MORE - _KNOWS_MORE), 0, 1)
         found.append(_verdict(float(share), score, sure))

@@ -56,6 +56,7 @@ class Band:
         self.tilts_deg = np.repeat([series[k].tilt_deg for k in picked], counts)
         rows = [(series[k], each) for k, each in zip(picked, kept, strict=True)]
         self.time = np.repeat([series[k].time for k in picked], counts)
+        self.gain = np.repeat([series[k].gain for k in picked], counts)
         self.along = np.concatenate([seen.along[each] for seen, each in rows])
         self.across = np.concatenate([seen.across[each] for seen, each in rows])
         self.noise = np.concatenate([seen.noise[each] for seen, each in rows])
@@ -165,7 +166,7 @@ class Likelihood:
         films = np.zeros(wide2.shape)
         levels = np.full(wide2.shape, LEVEL**2)
         for film in model.films:
-            thicker = thick * film.weight(band.time)
+            thicker = thick * film.weight(band.time) * band.gain
             levels += np.outer(LEVEL**2 * thicker, thicker)
             pairs = np.outer(thicker, thicker).astype(np.float32)
             u = ((band.across - (film.height + model.slope * band.along) * sin) / cos).astype(np.float32)
@@ -259,6 +260,12 @@ def fit(bands: Sequence[Band], begins: Sequence[Model]) -> Model:
 def fit_warm(bands: Sequence[Band], begin: Model) -> Model:
     """The most likely model near that of the same series when it was shorter."""
     return _nearest(bands, begin, _FIRST)[0]
+
+
+def surprise(bands: Sequence[Band], model: Model) -> float:
+    """Minus the logarithm of the density of what is seen, of one window in the mean."""
+    target = Likelihood(bands, [film.growing for film in model.films])
+    return target.at(target.vector(model), curved=False).value / sum(len(band.values) for band in bands)
 
 
 def _nearest(bands: Sequence[Band], begin: Model, steps: int, *, geometry: bool = True) -> tuple[Model, float]:
