@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -14,29 +15,49 @@ from aet_stream.config import Config, Denoise
 from aet_stream.curve import RelayLink
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.layout import SUBTRACTED
-from aet_stream.messages import WIRE_VERSION, Done, Failed, Job, Ready, Working
+from aet_stream.messages import WIRE_VERSION, AnyMessage, Done, Failed, Job, Ready, ToHub, Working
 from aet_stream.projection import Array
 from aet_stream.service import BEAT_S, notify, still_at_it
 from aet_stream.status import WorkerStatus
-from aet_stream.transport import HubLink, Link
+from aet_stream.transport import HubLink
 
 logger = logging.getLogger(__name__)
 
 ASK_AGAIN_S = 0.5
 
 
+class Link(Protocol):
+    """The way to a hub, as the worker needs it (transport.HubLink)."""
+
+    def send(self, message: ToHub, pixels: Array | None = None) -> bool: ...
+    def beat(self, status: WorkerStatus) -> bool: ...
+    def receive(self, timeout_s: float) -> Iterator[tuple[AnyMessage, Array | None]]: ...
+    def close(self) -> None: ...
+
+
 class Worker:
     """Owns the accelerator."""
 
     def __init__(
-        self, config: Config, *, name: str, denoiser: Denoiser | None = None, elsewhere: Callable[[], RelayLink] | None = None
+        self,
+        config: Config,
+        *,
+        name: str,
+        denoiser: Denoiser | None = None,
+        link: Link | None = None,
+        elsewhere: Callable[[], RelayLink] | None = None,
     ) -> None:
-        """`elsewhere`: makes the link to the relay of another computer, which says how to work; else the hub is here."""
+        """
+        Parameters
+        ----------
+        denoiser, link : what to subtract with, and the way to the hub; with both of them it need not be started
+        elsewhere : makes the link to the relay of another computer, which says how to work; else the hub is here
+        """
         self.name = name
         self._config = config
         self._denoiser = denoiser
         self._elsewhere = elsewhere
-        self._link: Link | None = None
+        self._link = link
         self._asked_at = 0.0
         self._told_at = 0.0
         self._done = 0
@@ -46,7 +67,8 @@ class Worker:
         """Load the network and run it once, so that the first projection is as fast as the next."""
         settings = self._config.denoise
         if self._elsewhere is not None:
-            self._link = link = self._elsewhere()
+            link = self._elsewhere()
+            self._link = link
             welcome = link.join(lambda: still_at_it(self.name))
             settings = as_told(welcome.denoise, settings)
             logger.info("let in as %s:%s", welcome.host, self.name)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from aet_stream import __version__
-from aet_stream.cli import access, checks, daemon, editions, files, microscope, operate, science, service_files
+from aet_stream.cli import access, batch, checks, daemon, editions, files, microscope, operate, science, service_files
 from aet_stream.cli.common import Command
 from aet_stream.errors import AetError
 from aet_stream.service import EXIT_FAILED, exit_code, set_up_logging
@@ -55,6 +55,6 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
-    for group in (files, daemon, operate, editions, access, checks, service_files, microscope, science):
+    for group in (files, daemon, operate, editions, batch, access, checks, service_files, microscope, science):
         group.add_commands(add)
     return parser

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TextIO
 
-from aet_stream import durable, failpoints, service
+from aet_stream import failpoints, service
 from aet_stream.config import Config
-from aet_stream.errors import AetError, AlreadyRunning, WireError
+from aet_stream.errors import AetError, WireError
+from aet_stream.hub import writer_lock
 from aet_stream.hub.core import Core
 from aet_stream.hub.outgoing import Letter, News
 from aet_stream.hub.timing import Timing
 from aet_stream.messages import Event, Job, Want
-from aet_stream.transport import HubSocket, run_folder
+from aet_stream.transport import HubSocket
 
-LOCK_WAIT_S = 5.0
 TURN_S = 0.05
 
 #: Places that a test can name, before and after a message of this kind is sent.
@@ -46,11 +44,8 @@ class Hub:
     def start(self) -> None:
         """Take the output for ourselves, make the disk consistent, then open for business."""
         root = self._config.output_root
-        with durable.disk_errors(root):
-            durable.make_folder(root)
-        lock = (run_folder(root) / "writer.lock").open("w")
+        lock = writer_lock.take(root)
         try:
-            _take(lock, self._config)
             core = Core(self._config, timing=self._timing, alive=lambda: service.still_at_it(self.name))
             self._open = _Open(lock, core, HubSocket(root))
         except BaseException:
@@ -98,16 +93,3 @@ class Hub:
             self._open.socket.close()
             self._open.lock.close()
             self._open = None
-
-
-def _take(lock: TextIO, config: Config) -> None:
-    until = time.monotonic() + LOCK_WAIT_S  # a hub whose supervisor was killed needs up to 2 s to end
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > until:
-                words = f"another aet-stream writes to {config.output_root}: stop it, or choose another output.root"
-                raise AlreadyRunning(words) from None
-            time.sleep(0.1)

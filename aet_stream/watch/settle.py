@@ -60,8 +60,20 @@ class Candidate:
 class Settling:
     """All files under the watched folder, and those that are still moving. The stamp of a file covers its sidecars."""
 
-    def __init__(self, root: Path, *, exclude: tuple[str, ...], settle_s: float, suffixes: frozenset[str], sentinel: str = "") -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        exclude: tuple[str, ...],
+        settle_s: float,
+        suffixes: frozenset[str],
+        sentinel: str = "",
+        only: frozenset[str] | None = None,
+    ) -> None:
+        """`only`: paths of images; there are no others then, and beside them their sidecars alone."""
         self.root = root
+        self._only = only
+        self._folders = None if only is None else sorted({path.rpartition("/")[0] for path in only})
         self._exclude = re.compile("|".join(fnmatch.translate(pattern.lower()) for pattern in exclude) or r"(?!)")
         self._prefix = f"{root}/"
         self._settle_s = settle_s
@@ -103,7 +115,9 @@ class Settling:
     def scan(self, now: float) -> list[str]:
         """Look at every file; returns those that have vanished."""
         unreadable: dict[str, OSError] = {}
-        found = dict(_files(self.root, self.excluded, unreadable))
+        found = dict(_files(self.root, self.excluded, unreadable, self._folders))
+        if self._only is not None:
+            found = {path: entry for path, entry in found.items() if path in self._only or is_sidecar(path)}
         if unreadable:
             inside = tuple(f"{place}/" if place else "" for place in unreadable)
             found = {path: entry for path, entry in self._stats.items() if path in unreadable or path.startswith(inside)} | found
@@ -290,12 +304,18 @@ class Settling:
         return max(0.0, min(waits, default=1.0))
 
 
-def _files(root: Path, excluded: Callable[[str], bool], unreadable: dict[str, OSError]) -> Iterator[tuple[str, os.stat_result]]:
+def _files(
+    root: Path, excluded: Callable[[str], bool], unreadable: dict[str, OSError], inside_only: list[str] | None = None
+) -> Iterator[tuple[str, os.stat_result]]:
     """Every file below `root`, as (relative path, stat); links are not followed, but named: the reader refuses them aloud.
 
     What has vanished meanwhile is passed over; what is there, but cannot be looked at, goes into `unreadable`.
+
+    Parameters
+    ----------
+    inside_only : look into these folders, and not into those in them
     """
-    folders = [""]
+    folders = [""] if inside_only is None else [*inside_only]
     while folders:
         folder = folders.pop()
         inside = f"{folder}/" if folder else ""
@@ -311,7 +331,7 @@ def _files(root: Path, excluded: Callable[[str], bool], unreadable: dict[str, OS
             path = f"{inside}{entry.name}"
             try:
                 if entry.is_dir(follow_symlinks=False):
-                    folders.append(path)
+                    folders += [path] if inside_only is None else []
                 elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
                     yield path, entry.stat(follow_symlinks=False)
             except FileNotFoundError:

@@ -33,11 +33,12 @@ class Watch:
 
     name = "watch"
 
-    def __init__(self, config: Config, reader: ReaderChild, link: Link | None = None) -> None:
+    def __init__(self, config: Config, reader: ReaderChild, link: Link | None = None, *, only: frozenset[str] | None = None) -> None:
         """
         Parameters
         ----------
         link : the way to the hub; by default the socket below `output.root`
+        only : paths of images, relative to the watched folder; by default all that there are
 
         Raises
         ------
@@ -57,6 +58,7 @@ class Watch:
             settle_s=config.watch.settle_s,
             suffixes=frozenset(),
             sentinel=config.series.sentinel,
+            only=only,
         )
         self.visits = Visits(config.frames)
         parts = (config, reader, Witness(config), self.settling, self.visits, self.rhythm, self._send)
