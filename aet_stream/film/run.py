@@ -219,6 +219,10 @@ def _told(series: Series, frames: list[Frame], found: Estimated) -> Told:
             "what the series leaves open under the particle, over what the tilt alone does",
         ),
         "rows/too_sure": (np.array([verdict.too_sure for verdict in verdicts]), "error of the held-back ring over what the model states"),
+        "rows/foretold": (
+            np.array([verdict.foretold for verdict in verdicts]),
+            "error of the held-back ring over that by the tilt alone",
+        ),
         "rows/changed_counts": (np.array([under(d.correction, f) for d, f in zip(drawings, frames, strict=True)]), "under the particle"),
         "rows/spread_counts": (
             np.array([under(d.sd, f) for d, f in zip(drawings, frames, strict=True)]),
@@ -268,4 +272,5 @@ def _because(drawing: Drawing) -> str:
     if math.isnan(verdict.too_sure):
         return "no vacuum around the particle to try the series by"
     known = f"the series leaves {verdict.score:.2f} of what this projection alone leaves open"
-    return f"{known}; the vacuum around the particle, held back, is off by {verdict.too_sure:.2f} of what is stated"
+    ring = f"is off by {verdict.too_sure:.2f} of what is stated, by {verdict.foretold:.2f} of what this projection alone is off by"
+    return f"{known}; the vacuum around the particle, held back, {ring}"

@@ -1,11 +1,12 @@
-"""Is the series believed, of each projection? As far as it knows more than the projection does alone, and foretells what is seen.
+"""Is the series believed, of each projection? As far as it knows more than the projection does alone, and foretells what is seen as well.
 
 The model states how much the vacuum of all projections leaves open under the particle, and how much that of this one alone: where nothing
 turns with the specimen, both are the same, and the first edition stays. How far the model may be believed is tried: a ring of vacuum around
-the particle is held back (drawing.py) and foretold by the series without it; errors larger than stated make the series' standard deviation
-as much larger, which is doubled for what the ring cannot show: it lies nearer to the vacuum than what is hidden. Then the first edition and
-the series are weighed by their variances. Of the first edition's error, the geometric mean counts of what it expects itself and of what the
-model leaves open, or what the two are apart beyond the series' own, if that is more.
+the particle is held back (drawing.py) and foretold, by the series and by the rest of this projection alone. Where the series does worse, it
+is not believed: what it takes for films is something else. Errors larger than stated make the series' standard deviation as much larger,
+which is doubled for what the ring cannot show: it lies nearer to the vacuum than what is hidden. Then the first edition and the series are
+weighed by their variances. Of the first edition's error, the geometric mean counts of what it expects itself and of what the model leaves
+open, or what the two are apart beyond the series' own, if that is more.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from aet_stream.projection import Array
 
 _KNOWS_MORE, _KNOWS_NO_MORE = 0.7, 0.9
 """What the series leaves open, over what the projection alone does: up to the first the series counts whole, from the second on not."""
+_FORETELLS, _FORETELLS_WORSE = 1.0, 1.15
+"""Error of the ring by the series, over that by the projection alone, likewise"""
 _DOUBLED = 2.0
 _ALL, _NOTHING = 0.9, 0.1
 """Shares of the series above and below which it is called taken, and the projection left as it was."""
@@ -47,6 +50,8 @@ class Verdict:
     """What the series leaves open under the particle, over what the projection alone leaves open; 1: it knows nothing of its own"""
     too_sure: float
     """Error of the ring that was held back, over what the model states, with its neighbours; NaN: there is no ring"""
+    foretold: float
+    """Error of the ring by the series, over that by the projection alone, with its neighbours or of all, whichever is larger"""
 
 
 def judge(drawn: Sequence[Drawn], tilts_deg: Array, apart: Array, expected: Array) -> list[Verdict]:
@@ -58,14 +63,27 @@ def judge(drawn: Sequence[Drawn], tilts_deg: Array, apart: Array, expected: Arra
     expected : (n,) what the first edition expects its own error to be there
     """
     too_sure = _with_neighbours(np.array([each.by_series.error / each.by_series.stated for each in drawn]), tilts_deg)
+    worse = np.array([each.by_series.error / each.alone.error for each in drawn])
+    worse = np.fmax(_with_neighbours(worse, tilts_deg), _mean(worse))
     found = []
-    for each, sure, off, own in zip(drawn, too_sure.tolist(), apart.tolist(), expected.tolist(), strict=True):
+    for each, sure, off, own, foretold in zip(drawn, too_sure.tolist(), apart.tolist(), expected.tolist(), worse.tolist(), strict=True):
         score = each.series_sd / each.alone_sd if each.alone_sd else float("nan")
         by_series = (_DOUBLED * max(sure, 1.0) * each.series_sd) ** 2
         by_itself = max(own * each.alone_sd, off**2 - by_series)
-        share = by_itself / (by_itself + by_series) * np.clip((_KNOWS_NO_MORE - score) / (_KNOWS_NO_MORE - _KNOWS_MORE), 0, 1)
-        found.append(_verdict(float(share), score, sure))
+        believed = _falling(score, _KNOWS_MORE, _KNOWS_NO_MORE) * _falling(foretold, _FORETELLS, _FORETELLS_WORSE)
+        found.append(_verdict(believed * by_itself / (by_itself + by_series), score, sure, foretold))
     return found
+
+
+def _falling(value: float, whole: float, nothing: float) -> float:
+    """1 up to the one, 0 from the other on."""
+    return float(np.clip((nothing - value) / (nothing - whole), 0, 1))
+
+
+def _mean(ratios: Array) -> float:
+    """Geometric, of what is known; NaN for none."""
+    known = ratios[np.isfinite(ratios) & (ratios > 0)]
+    return float(np.exp(np.log(known).mean())) if known.size else float("nan")
 
 
 def _with_neighbours(ratios: Array, tilts_deg: Array) -> Array:
@@ -76,7 +94,7 @@ def _with_neighbours(ratios: Array, tilts_deg: Array) -> Array:
     return np.where(known, np.exp(weights @ logarithms / np.maximum(weights.sum(1), 1e-12)), np.nan)
 
 
-def _verdict(share: float, score: float, too_sure: float) -> Verdict:
+def _verdict(share: float, score: float, too_sure: float, foretold: float) -> Verdict:
     if not share > _NOTHING or np.isnan(too_sure):  # nor where it is not known
-        return Verdict(Taken.SINGLE, 0.0, score, too_sure)
-    return Verdict(Taken.SERIES if share > _ALL else Taken.MIXED, share, score, too_sure)
+        return Verdict(Taken.SINGLE, 0.0, score, too_sure, foretold)
+    return Verdict(Taken.SERIES if share > _ALL else Taken.MIXED, share, score, too_sure, foretold)
