@@ -1,9 +1,9 @@
-"""Is the series believed, of each projection? As far as it knows more than the projection does alone, and foretells what is seen as well.
+"""Is the series believed, of each projection? As far as it knows more than the projection does alone, and foretells better what is seen.
 
 The model states how much the vacuum of all projections leaves open under the particle, and how much that of this one alone: where nothing
 turns with the specimen, both are the same, and the first edition stays. How far the model may be believed is tried: a ring of vacuum around
-the particle is held back (drawing.py) and foretold, by the series and by the rest of this projection alone. Where the series does worse, it
-is not believed: what it takes for films is something else. Errors larger than stated make the series' standard deviation as much larger,
+the particle is held back (drawing.py) and foretold, by the series and by the rest of this projection alone. Where the series does no
+better, it is not believed: what it takes for films is something else. Errors larger than stated make the series' standard deviation as much larger,
 which is doubled for what the ring cannot show: it lies nearer to the vacuum than what is hidden. Then the first edition and the series are
 weighed by their variances. Of the first edition's error, the geometric mean counts of what it expects itself and of what the model leaves
 open, or what the two are apart beyond the series' own, if that is more.
@@ -22,7 +22,7 @@ from aet_stream.projection import Array
 
 _KNOWS_MORE, _KNOWS_NO_MORE = 0.7, 0.9
 """What the series leaves open, over what the projection alone does: up to the first the series counts whole, from the second on not."""
-_FORETELLS, _FORETELLS_WORSE = 1.0, 1.15
+_FORETELLS, _FORETELLS_NO_BETTER = 0.8, 1.0
 """Error of the ring by the series, over that by the projection alone, likewise"""
 _DOUBLED = 2.0
 _ALL, _NOTHING = 0.9, 0.1
@@ -70,7 +70,7 @@ def judge(drawn: Sequence[Drawn], tilts_deg: Array, apart: Array, expected: Arra
         score = each.series_sd / each.alone_sd if each.alone_sd else float("nan")
         by_series = (_DOUBLED * max(sure, 1.0) * each.series_sd) ** 2
         by_itself = max(own * each.alone_sd, off**2 - by_series)
-        believed = _falling(score, _KNOWS_MORE, _KNOWS_NO_MORE) * _falling(foretold, _FORETELLS, _FORETELLS_WORSE)
+        believed = _falling(score, _KNOWS_MORE, _KNOWS_NO_MORE) * _falling(foretold, _FORETELLS, _FORETELLS_NO_BETTER)
         found.append(_verdict(believed * by_itself / (by_itself + by_series), score, sure, foretold))
     return found
 
