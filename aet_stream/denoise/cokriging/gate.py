@@ -2,7 +2,7 @@
 
 The model states how much the vacuum of all projections leaves open under the particle, and how much that of this one alone: where nothing
 turns with the specimen, both are the same, and the first edition stays. How far the model may be believed is tried: a ring of vacuum around
-the particle is held back (drawing.py) and foretold, by the series and by the rest of this projection alone. Where the series does no better,
+the particle is held back (drawing.py) and foretold by the series and by the rest of this projection alone. Where the series does no better,
 it is not believed: what it takes for films is something else. Errors larger than stated make the series' standard deviation as much larger,
 which is doubled for what the ring cannot show: it lies nearer to the vacuum than what is hidden. Then the first edition and the series are
 weighed by their variances. Of the first edition's error, the geometric mean counts of what it expects itself and of what the model leaves
