@@ -11,9 +11,9 @@ from typing import Any
 import h5py
 import numpy as np
 
-from aet_stream.simulate.containers import mrc_fei
-from aet_stream.simulate.exchanged import data_exchange, tomviz
 from aet_stream.simulate.microscope import shots
+from tests.containers import mrc_fei
+from tests.exchanged import data_exchange, tomviz
 from tests.harness import ENVIRONMENT, known_image
 
 FOLDERS = (["tiff"], ["npy"], ["mrc"], ["dm4", "emd"], ["ser"], ["tiff", "npy", "mrc"])
