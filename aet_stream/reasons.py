@@ -153,8 +153,8 @@ KINDS = {
         "of a particle that lies wholly above or below its film, more can be known",
     ),
     "film_thick": Kind(
-        "the vacuum around the particle, held back, is off by {times:g} times what the films of the series state: the film is too thick,"
-        " or there are too many",
+        "what is seen around the particle, held back, all tilts together foretell no better than each alone (error {times:g} times): the"
+        " film is too thick, or there are too many",
         "of a particle over a thinner place, or over an edge, more can be known",
     ),
     # -- the file cannot be read

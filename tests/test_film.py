@@ -135,7 +135,7 @@ def test_the_page_shows_the_film(daemon: Daemon, tmp_path: Path) -> None:
         assert min(sizes) > 500  # nothing is of one colour
         assert "7 tilts" in str(page.run("document.getElementById('film-note').innerText"))
         assert not page.errors
-    made = daemon.ask("report", "np", *daemon.set)
+    made = daemon.ask("report", str(daemon.out / "np" / "series.h5"))
     assert made.returncode == 0, made.stderr
     report = (daemon.out / "np" / "report.html").read_text()
     assert "<h2>Film</h2>" in report
@@ -145,22 +145,22 @@ def test_the_page_shows_the_film(daemon: Daemon, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- what cannot be known
 
 
-def estimated(scan: float, height: float, score: float, too_sure: float) -> Estimated:
+def estimated(scan: float, height: float, score: float, foretold: float) -> Estimated:
     model = Model((Film(height, np.full(len(FILM_LENGTHS), 0.1)),), 0.0, 0.0, np.full(len(OWN_LENGTHS), 0.1), 0.1, 0.1)
     seen = look(np.random.default_rng(0).normal(size=(64, 64)), np.full((64, 64), -9.0), 0.0)
     nothing = np.zeros((2, 2))
     drawn = Drawn(nothing, nothing, Held(1.0, 1.0), UNKNOWN, 1.0, 1.0, 0.0)
-    drawing = Drawing(seen, drawn, nothing, nothing, nothing, Verdict(Taken.SINGLE, 0.0, score, too_sure, 1.0))
+    drawing = Drawing(seen, drawn, nothing, nothing, nothing, Verdict(Taken.SINGLE, 0.0, score, foretold, foretold))
     return Estimated(model, scan, 1.0, 0.0, Map(np.zeros(2), np.zeros(2), nothing[None], nothing[None]), (drawing,) * 5)
 
 
 @pytest.mark.parametrize(
     ("found", "codes"),
     [
-        (estimated(-3.0, 8.0, 0.1, 1.0), []),
-        (estimated(-0.02, 4.0, 1.0, 0.7), ["nothing_turns"]),
+        (estimated(-4.1, 9.7, 0.17, 0.29), []),  # as of series that were simulated: a halo,
+        (estimated(-0.7, 1.2, 0.99, 0.95), ["nothing_turns"]),  # one background that becomes another,
+        (estimated(-0.9, 19.5, 0.56, 1.21), ["film_thick"]),  # a film as thick as the particle
         (estimated(-3.0, 0.5, 0.95, 1.0), ["film_at_axis"]),
-        (estimated(-1.0, 8.0, 0.3, 4.0), ["film_thick"]),
         (estimated(-3.0, 8.0, np.nan, np.nan), []),
     ],
 )

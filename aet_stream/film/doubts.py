@@ -7,12 +7,12 @@ import numpy as np
 from aet_stream.denoise.cokriging.estimator import Estimated
 from aet_stream.reasons import Reason, why
 
-_TURNS = -0.3
-"""Score of a scan above which nothing turns with the specimen as a film would"""
-_KNOWS_LITTLE = 0.8
-"""Of what a projection alone leaves open under the particle, the share that the series leaves open, above which it is of little use"""
-_TOO_SURE = 2.0
-"""Error of the vacuum around the particle, held back, over what is stated, above which the films are not what the model takes them for"""
+_CLEAR = -1.0
+"""Score of a scan below which there is a film for certain"""
+_KNOWS_LITTLE = 0.85
+"""Of what a projection alone leaves open under the particle, the share that the series leaves open, above which it is of no use"""
+_NO_BETTER = 1.0
+"""Error of the vacuum around the particle, held back and foretold by the series, over that by each projection alone"""
 _BESIDE = 0.35
 """Radii of the particle within which a film lies at the height of the tilt axis"""
 
@@ -23,17 +23,13 @@ def doubts(found: Estimated, radius: float) -> list[Reason]:
     ----------
     radius : of the particle, points
     """
-    verdicts = [drawing.verdict for drawing in found.drawings]
-    known = [verdict for verdict in verdicts if np.isfinite(verdict.score) and np.isfinite(verdict.too_sure)]
+    known = [drawing.verdict for drawing in found.drawings if np.isfinite(drawing.verdict.too_sure)]
     if not known:
         return []
-    score, too_sure = (float(np.median([getattr(verdict, name) for verdict in known])) for name in ("score", "too_sure"))
-    if found.scan_score > _TURNS:
-        return [why("nothing_turns", left_percent=round(100 * score))]
-    told = []
+    score, foretold = (float(np.median([getattr(verdict, name) for verdict in known])) for name in ("score", "foretold"))
     height = min((film.height for film in found.model.films), key=abs)
-    if abs(height) < _BESIDE * radius and score > _KNOWS_LITTLE:
-        told.append(why("film_at_axis", radii=round(abs(height) / radius, 2), left_percent=round(100 * score)))
-    if too_sure > _TOO_SURE:
-        told.append(why("film_thick", times=round(too_sure, 1)))
-    return told
+    if score > _KNOWS_LITTLE:
+        if found.scan_score < _CLEAR and abs(height) < _BESIDE * radius:
+            return [why("film_at_axis", radii=round(abs(height) / radius, 2), left_percent=round(100 * score))]
+        return [why("nothing_turns", left_percent=round(100 * score))]
+    return [why("film_thick", times=round(foretold, 2))] if foretold >= _NO_BETTER else []
