@@ -18,6 +18,8 @@ from aet_stream.projection import Array
 
 _RIM = 0.0
 """Logit of the support up to which single blocks at the particle's rim count as vacuum."""
+_MARGIN = 2
+"""Blocks around the support that are not asked either: a particle that is fainter at its rim reaches farther than the network has it"""
 _SPILT = 0.015
 """Particle in the mean of such a block (standard deviation, normalised), by its odds to hold any; see fusion/kriging.py."""
 _UNSURE = 3.0
@@ -93,10 +95,11 @@ def look(pixels: Array, logit: Array, tilt_deg: float, *, time: float = 0.0, lev
     means = means + blocks.low
     logit = _whole(logit, rows, columns)
     noise = np.square(differences / block)
-    safe = ~binary_dilation(logit > _RIM)
+    near = binary_dilation(logit > _RIM, iterations=_MARGIN)
+    safe = ~binary_dilation(near)
     seen = safe.reshape(rows, SPACING, columns, SPACING).all((1, 3))
     spilt = np.square(_SPILT * np.exp(np.minimum(logit, _UNSURE)) * blocks.span)
-    rim = np.kron(~seen, np.ones((SPACING, SPACING), bool)) & (logit < _RIM)
+    rim = np.kron(~seen, np.ones((SPACING, SPACING), bool)) & ~near
     fine, coarse = (_places(shape, pixels.shape, block, wide, axis_deg) for shape, wide in ((logit.shape, 1), (seen.shape, SPACING)))
     pooled = means.reshape(rows, SPACING, columns, SPACING).mean((1, 3))
     pooled_noise = noise.reshape(rows, SPACING, columns, SPACING).mean((1, 3)) / SPACING**2
