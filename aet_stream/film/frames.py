@@ -16,7 +16,7 @@ from aet_stream.consistency import about_axis
 from aet_stream.denoise import cokriging, grid, trust
 from aet_stream.denoise.cokriging.estimator import Drawing, View, drawn_on
 from aet_stream.denoise.cokriging.registered import by_mass
-from aet_stream.denoise.cokriging.seen import Seen, look, point_px
+from aet_stream.denoise.cokriging.seen import MARGIN, Seen, look, point_px
 from aet_stream.denoise.fusion.kriging import SPACING
 from aet_stream.projection import Array, Quality
 
@@ -51,8 +51,9 @@ class Frame:
         axis_deg : where the tilt axis lies, from +y towards -x
         """
         above = (raw - np.float64(level)).astype(np.float32)
-        seen = look(above, logit, tilt_deg, time=time, axis_deg=axis_deg)
-        return cls(row, View(seen, look(above - clean, logit, 0.0).means, _expected(quality, seen)), logit, quality, axis_deg, level)
+        seen, wary = (look(above, logit, tilt_deg, time=time, axis_deg=axis_deg, margin=margin) for margin in (0, MARGIN))
+        view = View(seen, look(above - clean, logit, 0.0).means, _expected(quality, seen), wary=wary)
+        return cls(row, view, logit, quality, axis_deg, level)
 
 
 def _expected(quality: Quality, seen: Seen) -> float:
@@ -87,9 +88,9 @@ def finished(frame: Frame, drawing: Drawing, clean: Array) -> tuple[Array, Quali
     return clean, _judged(frame, drawing, clean)
 
 
-def under(values: Array, frame: Frame) -> float:
+def under(values: Array, drawing: Drawing) -> float:
     """Root mean square of (rows, columns) values under the particle."""
-    hidden = frame.view.seen.hidden
+    hidden = drawing.seen.hidden
     return float(np.sqrt(np.mean(np.square(values[hidden])))) if hidden.any() else 0.0
 
 
@@ -101,7 +102,7 @@ def _judged(frame: Frame, drawing: Drawing, clean: Array) -> Quality:
     total, x_px, y_px = trust.moments(means, seen, (clean.shape[0], clean.shape[1]), block)
     low, high = np.percentile(means, (0.5, 99.5))
     share = drawing.verdict.share
-    by_series = under(drawing.sd, frame) * np.sqrt(frame.view.seen.hidden.mean())
+    by_series = under(drawing.sd, drawing) * np.sqrt(drawing.seen.hidden.mean())
     expected = float(np.hypot(share * by_series, (1 - share) * first.expected_error))
     return msgspec.structs.replace(
         first,

@@ -223,9 +223,9 @@ def _told(series: Series, frames: list[Frame], found: Estimated) -> Told:
             np.array([verdict.foretold for verdict in verdicts]),
             "error of the held-back ring over that by the tilt alone",
         ),
-        "rows/changed_counts": (np.array([under(d.correction, f) for d, f in zip(drawings, frames, strict=True)]), "under the particle"),
+        "rows/changed_counts": (np.array([under(d.correction, d) for d in drawings]), "under the particle"),
         "rows/spread_counts": (
-            np.array([under(d.sd, f) for d, f in zip(drawings, frames, strict=True)]),
+            np.array([under(d.sd, d) for d in drawings]),
             "of the series, under the particle",
         ),
         "rows/correction_counts": (stacked([drawing.correction for drawing in drawings]), "(n, rows, columns) added to the background"),

@@ -23,6 +23,8 @@ Beat = Callable[[str, int, int], None]
 
 
 MEMORY_BYTES = 1 << 30
+_DOUBTED = 1.5
+"""Error of the vacuum next to the particles, over what is stated, above which they may reach farther than is known"""
 _REGISTERED = 2
 """So often projections are registered by the film"""
 _ROUGHLY, _THINNED = 1.3, 2
@@ -44,6 +46,8 @@ class View:
     """Root mean square error that it expects under the particle, counts; NaN: it does not say"""
     lies: tuple[float, float] = (0.0, 0.0)
     """Along and across the axis, points: how far its specimen lies from where it would turn about the middle, as its particle has it"""
+    wary: Seen | None = None
+    """`seen` with a margin around the particle"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +95,22 @@ class Estimated:
     map: Map
     drawings: tuple[Drawing, ...]
 
+    @property
+    def too_sure(self) -> float:
+        """Error of the vacuum next to the particles, held back, over what the model states: median; NaN where there is none."""
+        known = [drawing.verdict.too_sure for drawing in self.drawings if np.isfinite(drawing.verdict.too_sure)]
+        return float(np.median(known)) if known else float("nan")
+
 
 def estimate(
     views: Sequence[View], *, begin: Model | None = None, memory_bytes: int = MEMORY_BYTES, beat: Beat = lambda *_: None
 ) -> Estimated | None:
-    """The backgrounds of a series.
+    """The backgrounds of a series. Where the vacuum next to the particles is not what it is foretold to be, they may reach farther than is
+    known: then it is done again with a margin, and that is kept if it foretells more truly.
 
     Parameters
     ----------
-    views : every projection, registered on the particle; at least three
+    views : every projection; at least three
     memory_bytes : bound on what the films take; within less they are known less finely
     begin : the model of the same series when it was shorter: a shorter fit
 
@@ -107,6 +118,15 @@ def estimate(
     -------
     None where there is nothing to go by: no row of vacuum through the tilts, or no variation at all
     """
+    found = _estimate(views, begin=begin, memory_bytes=memory_bytes, beat=beat)
+    margins = [replace(view, seen=view.wary) for view in views if view.wary is not None]
+    if found is None or len(margins) < len(views) or not found.too_sure > _DOUBTED:
+        return found
+    again = _estimate(margins, begin=begin, memory_bytes=memory_bytes, beat=beat)
+    return again if again is not None and again.too_sure < found.too_sure else found
+
+
+def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, beat: Beat) -> Estimated | None:
     unit = float(np.median([view.seen.span for view in views]))
     level = float(np.median([view.seen.means[~view.seen.hidden].mean() for view in views if not view.seen.hidden.all()] or [0.0]))
     series = [_scaled(view.seen, level, unit) for view in views]

@@ -18,8 +18,8 @@ from aet_stream.projection import Array
 
 _RIM = 0.0
 """Logit of the support up to which single blocks at the particle's rim count as vacuum."""
-_MARGIN = 2
-"""Blocks around the support that are not asked either: a particle that is fainter at its rim reaches farther than the network has it"""
+MARGIN = 2
+"""Blocks around the support that are not asked either, where it is doubted"""
 _SPILT = 0.015
 """Particle in the mean of such a block (standard deviation, normalised), by its odds to hold any; see fusion/kriging.py."""
 _UNSURE = 3.0
@@ -77,7 +77,9 @@ _RING = 2
 """Points around the particle that belong to the ring."""
 
 
-def look(pixels: Array, logit: Array, tilt_deg: float, *, time: float = 0.0, level: float = 0.0, axis_deg: float = 0.0) -> Seen:
+def look(
+    pixels: Array, logit: Array, tilt_deg: float, *, time: float = 0.0, level: float = 0.0, axis_deg: float = 0.0, margin: int = 0
+) -> Seen:
     """Observe the vacuum of one projection.
 
     Parameters
@@ -87,6 +89,7 @@ def look(pixels: Array, logit: Array, tilt_deg: float, *, time: float = 0.0, lev
     time : 0..1 from the first projection of the series to the last
     level : counts that are taken off everything first
     axis_deg : where the tilt axis lies, from +y towards -x
+    margin : blocks around the support that do not count as vacuum
     """
     blocks = features.describe((pixels - level).astype(np.float32))
     block = blocks.block_px
@@ -95,7 +98,8 @@ def look(pixels: Array, logit: Array, tilt_deg: float, *, time: float = 0.0, lev
     means = means + blocks.low
     logit = _whole(logit, rows, columns)
     noise = np.square(differences / block)
-    near = binary_dilation(logit > _RIM, iterations=_MARGIN)
+    near = logit > _RIM
+    near = binary_dilation(near, iterations=margin) if margin else near
     safe = ~binary_dilation(near)
     seen = safe.reshape(rows, SPACING, columns, SPACING).all((1, 3))
     spilt = np.square(_SPILT * np.exp(np.minimum(logit, _UNSURE)) * blocks.span)
