@@ -287,7 +287,7 @@ class Film(Sink, frozen=True):
         return ("series.closed", *growing) if self.enabled else ()
 
     def tries(self, usual: int) -> int:
-        return 2
+        return 3
 
 
 class Reconstruct(Sink, frozen=True):

@@ -180,7 +180,7 @@ def key(plan: Plan, job: Job, stage: StageName) -> str:
     if stage == "background":
         return _digest(job.stamp, _reading(plan, job), plan.maker.key)
     if stage == "film":
-        from aet_stream.film.run import code_sha256
+        from aet_stream.film.frames import code_sha256
 
         return _digest(key(plan, job, "background"), code_sha256(), config.film)
     if stage == "volume":

@@ -122,7 +122,13 @@ def add_commands(add: Add) -> None:
     evaluate.add_argument(
         "--kind", dest="kinds", action="append", default=[], metavar="KIND", help="with --series: only this; may be repeated"
     )
+    evaluate.add_argument(
+        "--estimator", dest="estimators", action="append", default=[], metavar="NAME", help="with --series: only this; may be repeated"
+    )
     evaluate.add_argument("--seeds", type=whole_from(1, 1000), default=5, metavar="N", help="with --series: of each kind (default: 5)")
+    evaluate.add_argument(
+        "--first-seed", type=whole, default=4_000_000, metavar="N", help="with --series: others for development (default: 4000000)"
+    )
     evaluate.add_argument("--tilts", type=whole_from(2, 1000), default=40, metavar="N", help="with --series: of each (default: 40)")
     evaluate.add_argument("--keep", type=folder, metavar="DIR", help="with --series: what was found of each; a stopped run goes on")
     evaluate.add_argument("--json", type=new_file, metavar="FILE", help="all figures as JSON as well")
@@ -297,7 +303,11 @@ def _evaluate_series(arguments: argparse.Namespace) -> int:
         kinds = judged_series.known_kinds(arguments.kinds)
     except ValueError as error:
         raise AetError(f"--kind: {error}") from error
-    found = judged_series.marks(arguments.models, judged_series.judged(kinds, arguments.seeds, tilts=arguments.tilts), arguments.keep)
+    series = judged_series.judged(kinds, arguments.seeds, tilts=arguments.tilts, first=arguments.first_seed)
+    try:
+        found = judged_series.marks(arguments.models, series, arguments.keep, only=arguments.estimators)
+    except ValueError as error:
+        raise AetError(f"--estimator: {error}") from error
     print(judged_series.table(found))
     if arguments.json:
         arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(judged_series.as_builtins(found))))
