@@ -234,7 +234,7 @@ class Output(Section, frozen=True):
     """Room on that disk that is left alone. With less than that, and what open series need for their closing, nothing more is accepted
     until there is room again; the microscope's own files wait. 0: until the disk is full."""
     group_s: Seconds = 0.1
-    """Under load, `series.h5` is rewritten at most this often."""
+    """Under load, `series.h5` is rewritten at most this often, and for at most a third of the time. 0: for every projection."""
     fold_rows: Annotated[int, msgspec.Meta(ge=2, le=500)] = 256
     """Open series: this many projection files are folded into one segment, so that `series.h5` never spans too many files."""
 

@@ -133,6 +133,5 @@ def replacing(path: Path, point: str = "") -> Iterator[Path]:
             yield draft
             sync_file(draft)
             put_in_place(draft, path, point)
-        except BaseException:
+        finally:
             draft.unlink(missing_ok=True)
-            raise

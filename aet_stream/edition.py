@@ -15,7 +15,7 @@ import json
 import time
 import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -248,17 +248,16 @@ class Edition:
             self._file = h5py.File(path, "r", locking=False)
         except OSError as error:
             raise StoreError(f"{path}: cannot be opened as an edition: {layout.unreadable(error)}") from error
-        try:
-            layout.refuse_newer(self._file)
-            self.about = self._read_about()
-            self.rows: dict[int, Row] = {row.covered.number: row for row in self._read_rows()}
-            """By the number of the projection."""
-        except (OSError, KeyError, RuntimeError, TypeError, ValueError, msgspec.DecodeError) as error:
-            self._file.close()
-            raise StoreError(f"{path}: not a readable edition: {error}") from error
-        except BaseException:
-            self._file.close()
-            raise
+        with ExitStack() as given_back:
+            given_back.enter_context(self._file)
+            try:
+                layout.refuse_newer(self._file)
+                self.about = self._read_about()
+                self.rows: dict[int, Row] = {row.covered.number: row for row in self._read_rows()}
+                """By the number of the projection."""
+            except (OSError, KeyError, RuntimeError, TypeError, ValueError, msgspec.DecodeError) as error:
+                raise StoreError(f"{path}: not a readable edition: {error}") from error
+            given_back.pop_all()
 
     def _read_about(self) -> About:
         attributes = dict(self._file[layout.EDITION_ABOUT].attrs)

@@ -18,6 +18,7 @@ import h5py
 import msgspec
 import numpy as np
 
+from aet_stream import hdf5
 from aet_stream.errors import NewerLayout, StoreError
 from aet_stream.naming import SERIES_FILE as SERIES_FILE
 from aet_stream.projection import Acquisition, Array, Drift, Quality, VisitKey
@@ -278,7 +279,7 @@ def projection_image(record: Record, planes: Planes, extras: Planes | None = Non
         values = flat(record)
         for name, value in values.items():
             try:
-                file.attrs[name] = value
+                hdf5.describe(file, **{name: value})
             except (TypeError, ValueError) as error:
                 raise ValueError(f"{name} {value!r:.100}: {error}") from error
         file.attrs["record_sha256"] = _said_sha256(values)
@@ -385,9 +386,12 @@ class Contents:
 
     def add_attributes(self, item: Any) -> None:
         """Text attributes lie in a heap without a checksum."""
-        for key, value in item.attrs.items():
-            if key != "content_sha256":
-                self.add(f"{key}={value!r}")
+        self.add_texts({key: value for key, value in item.attrs.items() if key != "content_sha256"})
+
+    def add_texts(self, attributes: Mapping[str, Any]) -> None:
+        """The same of attributes on their way into the file, that are all text."""
+        for key, value in attributes.items():
+            self.add(f"{key}={value!r}")
 
     def sha256(self) -> str:
         return hashlib.sha256(b"".join(sorted(self._parts))).hexdigest()

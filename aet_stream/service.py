@@ -86,7 +86,7 @@ def serve(role: Role, stop: Stop) -> int:
     except AetError as error:
         logger.error("%s", error)
         return exit_code(error)
-    except Exception:
+    except Exception:  # nobody foresaw it: the exit code says so, and the supervisor starts the role again
         logger.exception("unexpected failure")
         return EXIT_FAILED
     finally:

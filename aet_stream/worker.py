@@ -102,7 +102,7 @@ class Worker:
         link, began = self._link, time.monotonic()
         try:
             result = self._denoiser.subtract(pixels, beat=lambda: self._working(job))
-        except Exception as error:
+        except Exception as error:  # whatever it is, it costs this projection a try, and no other
             logger.exception("%s image %d", job.visit.path, job.visit.image)
             self._failed += 1
             link.send(Failed(job_id=job.job_id, reason=f"{type(error).__name__}: {error}"))

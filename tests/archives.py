@@ -16,10 +16,10 @@ from aet_stream.batch.run import Run, drive
 from aet_stream.batch.stages import Outcome, Plan, Task, maker_of, perform, wanted
 from aet_stream.config_file import load
 from aet_stream.readers import SUFFIXES
-from aet_stream.simulate.containers import mrc_fei
-from aet_stream.simulate.exchanged import data_exchange, tomviz
 from aet_stream.simulate.microscope import shots
 from aet_stream.simulate.series import simulate_series
+from tests.containers import mrc_fei
+from tests.exchanged import data_exchange, tomviz
 from tests.harness import ENVIRONMENT, known_image
 
 FOLDERS = (["tiff"], ["npy"], ["mrc"], ["dm4", "emd"], ["ser"], ["tiff", "npy", "mrc"])

@@ -17,7 +17,8 @@ from aet_stream.errors import AetError
 from aet_stream.readers.angle import resolve
 from aet_stream.readers.child import ReaderChild
 from aet_stream.readers.looking import Look
-from aet_stream.simulate import containers, exchanged, writers
+from aet_stream.simulate import writers
+from tests import containers, exchanged
 from tests.harness import known_image
 
 PAGE = Path(__file__).parent.parent / "docs" / "formats.md"
@@ -166,7 +167,7 @@ def fixtures(folder: Path) -> list[tuple[str, Path]]:
     add("MRC with `.tlt`", "imod.ali", writers.mrc(three, 0.0, 0.05))
     (folder / "imod.tlt").write_text("".join(f"{tilt:8.2f}\n" for tilt in TILTS))
     add("MRC, frames of an exposure, with `.mdoc`", "frames.mrc", writers.mrc(three, 0.0, 0.05))
-    (folder / "frames.mrc.mdoc").write_bytes(writers.frame_mdoc("frames.mrc", -34.5, 3, 0.05))
+    (folder / "frames.mrc.mdoc").write_bytes(containers.frame_mdoc("frames.mrc", -34.5, 3, 0.05))
     return made
 
 

@@ -12,9 +12,9 @@ from aet_stream.config import Advice
 from aet_stream.consistency import intensity_ratio, mass_residual_px
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.monitor.advice import Adviser, Hint
+from aet_stream.monitor.frame_metrics import measured, row_jump
 from aet_stream.monitor.frames import grey_png
-from aet_stream.monitor.looks import look, row_jump
-from aet_stream.monitor.shelf import Row
+from aet_stream.monitor.series_cache import Row
 from aet_stream.projection import Array
 
 EDGE_PX = 96
@@ -44,7 +44,7 @@ def row(number: int, tilt_deg: float, clean: Array, raw: Array | None = None, **
         "trust_in_series": 0.9,
         "vacuum_noise": 3.0,
         **{name: getattr(quality, name) for name in ("total_intensity", "mass_x_px", "mass_y_px", "edge_contact")},
-        **look(raw, clean).figures,
+        **measured(raw, clean).figures,
         **figures,
         "image": clean,
     }
@@ -74,7 +74,7 @@ def test_a_flat_frame_is_looked_at_like_any_other(shape: tuple[int, int]) -> Non
     """Its picture has pixels."""
     clean = np.zeros(shape, np.float32)
     clean[shape[0] // 2 :, shape[1] // 2 :] = 100
-    seen = look(clean.astype("<u2"), clean)
+    seen = measured(clean.astype("<u2"), clean)
     assert grey_png(seen.small).startswith(b"\x89PNG")
 
 

@@ -15,7 +15,8 @@ from scipy.io import savemat
 
 from aet_stream.errors import SourceError, SourceNotReady
 from aet_stream.readers.child import ReaderChild
-from aet_stream.simulate import containers, writers
+from aet_stream.simulate import writers
+from tests import containers
 from tests.dm_files import DmFile, stage
 from tests.harness import known_image
 from tests.looks import IMAGE, is_read, looked, pixels_of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,8 @@ from aet_stream.denoise.vacuum import find_vacuum
 from aet_stream.denoise.weights_file import SHIPPED, Card, load_card
 from aet_stream.errors import ModelError
 from aet_stream.training import sets
+from aet_stream.training.calibrate import judged
+from aet_stream.training.dataset import Frame
 from aet_stream.training.scores import caught, fine_share, psnr_db, rank_correlation, ssim
 
 FIXTURE = Path(__file__).parent / "fixtures" / "backgrounds_ff3bcd80.npz"
@@ -99,7 +102,7 @@ def test_backgrounds_are_those_of_before_the_room_was_rebuilt(key: str) -> None:
 @pytest.mark.parametrize(("set_name", "least_db"), [("published", 42.0), ("hard", 34.0), ("unseen", 33.0)])
 def test_the_default_network_is_better_than_the_classical_estimates(default: Denoiser, set_name: str, least_db: float) -> None:
     """On particles, films and noise that no training has seen: its errors are at most four fifths of the best of theirs."""
-    frames = sets.frames(set_name, 20)
+    frames = sets.frames(set_name, 8)
     found = {name: Denoiser(model=name) for name in ("laplace", "gaussian-process")} | {"default": default}
     rms = {
         name: [np.sqrt(np.mean((frame.background - denoiser.estimate(frame.raw)[0].background) ** 2)) for frame in frames]
@@ -191,14 +194,18 @@ def test_an_answer_that_is_no_number_never_reaches_the_series(default: Denoiser,
     assert default.subtract(frame()).quality.fallback == ""
 
 
+@lru_cache
+def hard_frames() -> list[Frame]:
+    """Of unseen particles."""
+    return sets.frames("hard", 24, seed=sets.SEED + 77)
+
+
 @pytest.mark.parametrize(("model", "least"), [("default", 0.75), *((name, 0.5) for name in CLASSICAL)])
 def test_expected_errors_rank_true_ones(model: str, least: float) -> None:
     """On hard frames of unseen particles, the calibrated error goes with the true one, and is of its size; of a classical estimate, too."""
-    from aet_stream.training.calibrate import judged
-
     denoiser = Denoiser(model=model, device="cpu", threads=1)
     expected, true = [], []
-    for sample in sets.frames("hard", 40, seed=sets.SEED + 77):
+    for sample in hard_frames():
         evidence, error = judged(denoiser, sample)
         expected.append(trust.expected_share(evidence, denoiser.rule) * evidence.range)
         true.append(error)

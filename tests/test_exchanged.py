@@ -20,7 +20,7 @@ from aet_stream.readers import open_source
 from aet_stream.readers.angle import resolve
 from aet_stream.readers.child import ReaderChild
 from aet_stream.readers.looking import Look, Sources, look
-from aet_stream.simulate import exchanged
+from tests import exchanged
 from tests.harness import known_image
 
 TILTS = [-60.0, -3.25, 70.5]

@@ -26,9 +26,9 @@ from aet_stream.readers.angle import resolve
 from aet_stream.readers.beside import Beside
 from aet_stream.readers.child import Member, ReaderChild, Rules
 from aet_stream.readers.sidecar import beside
-from aet_stream.simulate import containers, writers
+from aet_stream.simulate import writers
 from aet_stream.simulate.writers import mrc, velox
-from tests import format_table
+from tests import containers, format_table
 from tests.harness import known_image
 
 

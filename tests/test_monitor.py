@@ -27,7 +27,7 @@ from aet_stream.coverage import largest_gap_deg
 from aet_stream.monitor import words
 from aet_stream.monitor.coverage import coverage
 from aet_stream.monitor.frames import encode
-from aet_stream.monitor.shelf import Shelf
+from aet_stream.monitor.series_cache import SeriesCache
 from aet_stream.monitor.terminal import glance
 from aet_stream.status import DeadDelivery, Deliveries, NotTaken, PutAside, Status
 from tests.harness import ENVIRONMENT, Daemon, put, running, wait_for
@@ -211,7 +211,7 @@ def test_a_volume_that_is_none_is_no_volume(tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     with h5py.File(tmp_path / "s" / "reconstruction.h5", "w") as file:
         file.create_group("reconstruction/volume")
-    assert Shelf(tmp_path).volume("s") is None
+    assert SeriesCache(tmp_path).volume("s") is None
 
 
 def test_no_reason_moves_the_cursor() -> None:

@@ -27,7 +27,7 @@ from aet_stream.monitor.live import Live
 from aet_stream.monitor.metrics import Metrics
 from aet_stream.monitor.monitor import CONNECTIONS
 from aet_stream.monitor.monitor import Monitor as Role
-from aet_stream.monitor.shelf import Shelf
+from aet_stream.monitor.series_cache import SeriesCache
 from aet_stream.monitor.web import Web
 from tests.harness import running, wait_for
 from tests.proxy import certificate as made_certificate
@@ -38,7 +38,7 @@ EVENTS = "ws://127.0.0.1:8571/api/v1/events"
 
 
 def client(folder: Path, token: str = TOKEN, peer: str = "127.0.0.1", **settings: Any) -> TestClient:
-    live = Live(Config(), Shelf(folder))
+    live = Live(Config(), SeriesCache(folder))
     web = Web(Monitor(**settings), live, Metrics(lambda: live.status, lambda: 0), token)
     return TestClient(web.app(), base_url="http://127.0.0.1:8571", follow_redirects=False, client=(peer, 50000))
 

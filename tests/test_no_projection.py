@@ -13,7 +13,8 @@ import pytest
 
 from aet_stream.errors import SourceError
 from aet_stream.readers import no_space, pixel_size_nm
-from aet_stream.simulate import containers, writers
+from aet_stream.simulate import writers
+from tests import containers
 from tests.dm_files import DmFile, stage
 from tests.looks import IMAGE, is_read, looked
 from tests.tiff_files import page, tiff

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import socket
 import time
@@ -602,6 +603,32 @@ def test_a_clock_that_is_set_moves_no_lease(desk: Desk) -> None:
     desk.turn()
     desk.hear(ready())
     assert desk.counts("working") == 1
+
+
+def test_a_series_that_takes_long_to_show_is_shown_less_often(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    """Rewriting `series.h5` takes two seconds: that is begun again four seconds after its end, though `output.group_s` is a tenth."""
+    desk.restart(output={"root": str(desk.root), "group_s": 0.1})
+    shown_at_s: list[float] = []
+
+    def takes_two_seconds(said: logging.LogRecord) -> bool:
+        shown_at_s.append(desk.clock.now_s)
+        desk.clock.advance(2.0)
+        return True
+
+    caplog.set_level(logging.INFO, "aet_stream.hub.storing")
+    logger = logging.getLogger("aet_stream.hub.storing")
+    logger.addFilter(takes_two_seconds)
+    try:
+        for number, name in enumerate("ab"):
+            desk.pixels[f"s/{name}.tif"] = PIXELS + number
+            desk.store(name)
+        for _ in range(20):
+            desk.clock.advance(0.3)
+            desk.turn()
+    finally:
+        logger.removeFilter(takes_two_seconds)
+    first_s, second_s = shown_at_s
+    assert 4.0 <= second_s - (first_s + 2.0) < 5.0
 
 
 def test_a_visit_that_is_stored_already_is_not_asked_for(desk: Desk) -> None:

@@ -61,7 +61,7 @@ class Scene:
         """What the relay says of itself."""
         self.relay = Relay(self.config)
         self.relay.start()
-        self._links: list[RelayLink] = []
+        self.links: list[RelayLink] = []
 
     @property
     def address(self) -> str:
@@ -73,8 +73,8 @@ class Scene:
         return key
 
     def link(self, key: Key, *, relay_key: str = "") -> RelayLink:
-        self._links.append(RelayLink(self.address, key, relay_key or self.ring.own().public, name="gpu"))
-        return self._links[-1]
+        self.links.append(RelayLink(self.address, key, relay_key or self.ring.own().public, name="gpu"))
+        return self.links[-1]
 
     def turn(self) -> None:
         self.relay.step()
@@ -109,7 +109,7 @@ class Scene:
         return link, self.heard[-1][0]
 
     def close(self) -> None:
-        for link in self._links:
+        for link in self.links:
             link.close()
         self.relay.close()
         self.hub.close()
@@ -283,7 +283,7 @@ def test_garbage_and_half_open_connections_are_closed(scene: Scene, what: bytes)
 
         scene.wait(closed, "the connection to end")
     before = len(scene.heard)
-    scene.wait(lambda: scene._links[0].send(READY) and len(scene.heard) > before, "the worker to be heard")
+    scene.wait(lambda: scene.links[0].send(READY) and len(scene.heard) > before, "the worker to be heard")
     assert {heard[0] for heard in scene.heard} == {to_hub}
 
 
@@ -373,7 +373,7 @@ def test_joining_in_vain_says_what_seems_to_be_wrong(scene: Scene, monkeypatch: 
         with pytest.raises(NotRunning, match=words):
             link.join(scene.turn)
         link.close()
-    scene._links.clear()
+    scene.links.clear()
 
 
 # -- in the hub -------------------------------------------------------------------------------------------------------------------

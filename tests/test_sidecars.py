@@ -19,7 +19,8 @@ from aet_stream.readers.child import Member, ReaderChild, Rules
 from aet_stream.readers.looking import Look, Sources, look
 from aet_stream.readers.sidecar import is_sidecar
 from aet_stream.simulate import replay
-from aet_stream.simulate.writers import emi, frame_mdoc, mdoc, mrc, ser
+from aet_stream.simulate.writers import emi, mdoc, mrc, ser
+from tests.containers import frame_mdoc
 from tests.harness import known_image
 
 TILTS = [-60.0, -36.0, -12.0, 12.0, 36.0, 60.0]
@@ -251,7 +252,7 @@ def test_frames_of_several_exposures_are_not_averaged(tmp_path: Path) -> None:
 
 def test_frames_whose_own_header_says_other_tilts_are_held(tmp_path: Path) -> None:
     """The file itself knows better than what lies beside it."""
-    from aet_stream.simulate.containers import mrc_fei
+    from tests.containers import mrc_fei
 
     path = tmp_path / "t.mrc"
     path.write_bytes(mrc_fei(IMAGES[:3], [0.0, 3.0, 6.0], 0.5))

@@ -14,7 +14,7 @@ from aet_stream.cli import main
 from aet_stream.config import Orientation
 from aet_stream.config_file import load
 from aet_stream.consistency import about_axis
-from aet_stream.monitor.shelf import Shelf
+from aet_stream.monitor.series_cache import SeriesCache
 from aet_stream.projection import Array
 from aet_stream.readers.child import ReaderChild, turned
 from aet_stream.reconstruct.align import align
@@ -284,13 +284,13 @@ def test_the_doubt_is_told_wherever_the_volume_is_shown(tmp_path: Path, caplog: 
         assert f"Say --axis-deg {judged['axis_found_deg']:.0f}, and orientation.tilt_axis_deg" in caplog.text
         assert judged["axis_misfit"] > 3 * judged["axis_misfit_found"]
         assert judged["axis_sigmas"] > 4
-    about = Shelf(tmp_path).volume("s")
+    about = SeriesCache(tmp_path).volume("s")
     assert about is not None
     assert about["axis_doubt"].startswith(words)
     path.unlink()
     with h5py.File(preview(series)) as file:
         assert file.attrs["axis_doubt"].startswith(words)
-    about = Shelf(tmp_path).volume("s")
+    about = SeriesCache(tmp_path).volume("s")
     assert about is not None
     assert about["axis_doubt"].startswith(words)
 

@@ -99,7 +99,7 @@ def _report(arguments: argparse.Namespace) -> int:
         be_a_child()
     from aet_stream import durable
     from aet_stream.monitor.report import of_series
-    from aet_stream.monitor.shelf import Shelf
+    from aet_stream.monitor.series_cache import SeriesCache
 
     path = arguments.series.absolute()
     if path.name != "series.h5":
@@ -113,7 +113,7 @@ def _report(arguments: argparse.Namespace) -> int:
         status = _from_ledger(root, path.parent.name)
     except AetError:
         status = None  # a series that was copied elsewhere has no ledger
-    page = of_series(Shelf(root), path.parent.name, settings(arguments).advice, status)
+    page = of_series(SeriesCache(root), path.parent.name, settings(arguments).advice, status)
     durable.replace(target, page.encode())
     print(target)
     return EXIT_OK

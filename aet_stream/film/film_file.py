@@ -11,7 +11,6 @@ import h5py
 import numpy as np
 
 from aet_stream import __version__, durable
-from aet_stream.errors import StoreError
 from aet_stream.layout import LIBVER
 from aet_stream.projection import Array
 
@@ -51,16 +50,4 @@ def read(path: Path, *names: str) -> tuple[dict[str, Array], dict[str, Any]] | N
 def _datasets(file: h5py.File) -> list[str]:
     found: list[str] = []
     file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
-    return found
-
-
-def require(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
-    """
-    Raises
-    ------
-    StoreError : there is none, or it cannot be read
-    """
-    found = read(path)
-    if found is None:
-        raise StoreError(f"{path}: no films of a series that can be read: `aet-stream film` makes it")
     return found

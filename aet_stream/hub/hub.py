@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TextIO
@@ -44,13 +45,11 @@ class Hub:
     def start(self) -> None:
         """Take the output for ourselves, make the disk consistent, then open for business."""
         root = self._config.output_root
-        lock = writer_lock.take(root)
-        try:
+        with contextlib.ExitStack() as given_back:
+            lock = given_back.enter_context(writer_lock.take(root))
             core = Core(self._config, timing=self._timing, alive=lambda: service.still_at_it(self.name))
             self._open = _Open(lock, core, HubSocket(root))
-        except BaseException:
-            lock.close()
-            raise
+            given_back.pop_all()  # all of it is there: it is ours until `close`
 
     @property
     def core(self) -> Core:

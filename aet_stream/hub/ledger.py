@@ -197,18 +197,12 @@ class Ledger:
             yield
             self._db.execute("COMMIT")
         except sqlite3.OperationalError as error:
-            self._roll_back()
             raise OutputFull(f"{self.path}: {error}") from error  # full, failing, read-only, locked by somebody: not damaged
         except OSError as error:
-            self._roll_back()
             raise OutputFull(f"{self.path}: {os.strerror(error.errno or 0)}") from error
-        except BaseException:
-            self._roll_back()
-            raise
-
-    def _roll_back(self) -> None:
-        if self._db.in_transaction:
-            self._db.execute("ROLLBACK")
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
 
     # -- visits -----------------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from aet_stream import __version__, durable, edition, failpoints, layout, nexus
+from aet_stream import __version__, durable, edition, failpoints, hdf5, layout, nexus
 from aet_stream.consistency import about_axis, error_in_series, intensity_ratio, mass_residual_px, trust_in_series
 from aet_stream.errors import StoreError
 from aet_stream.hub.decisions import Decisions
@@ -261,7 +261,7 @@ def _write_per_projection(file: h5py.File, shown: Shown, contents: layout.Conten
     }
     group = file.create_group(layout.PER_PROJECTION)
     for name, values in columns.items():
-        group.create_dataset(name, data=contents.add(values))
+        hdf5.put(group, name, contents.add(values))
 
 
 def _in_series(records: list[Record], left_out: Array, size_px: int) -> dict[str, Array]:
@@ -284,7 +284,8 @@ def _in_series(records: list[Record], left_out: Array, size_px: int) -> dict[str
 
 def _write_about(file: h5py.File, shown: Shown, about: About) -> None:
     group, records = file.create_group(layout.ABOUT), shown.records
-    group.attrs.update(
+    hdf5.describe(
+        group,
         name=about.name,
         opened_utc=_utc(about.opened_at),
         closed_utc="" if about.closed_at is None else _utc(about.closed_at),
@@ -315,7 +316,7 @@ def _edition_facts(about: edition.About | None) -> dict[str, str]:
 def _write_nxtomo(file: h5py.File, shown: Shown, about: About, shape: tuple[int, ...], contents: layout.Contents) -> None:
     """The same frames and tilts by the names of NXtomo, and a plot of them with its axes."""
     for path, name in NXCLASSES.items():
-        file.require_group(path).attrs["NX_class"] = name
+        hdf5.describe(file.require_group(path), NX_class=name)
     entry, records = file[layout.NXTOMO], shown.records
     counting = (record for record, gone in zip(records, shown.left_out, strict=True) if not gone)
     sizes_nm = (record.acquisition.pixel_size_nm for record in (*counting, *records))
@@ -342,8 +343,8 @@ def _write_nxtomo(file: h5py.File, shown: Shown, about: About, shape: tuple[int,
         entry[f"data/{key}"] = entry[target]
     edge = {"units": nexus.unit(size_nm)}
     for key, attributes in {**DESCRIBED, "data/y": edge, "data/x": edge}.items():
-        entry[key].attrs.update(attributes)
-        contents.add_attributes(entry[key])
+        hdf5.describe(entry[key], **attributes)
+        contents.add_texts(attributes)
     nexus.make_plot(entry["data"], "data", ("rotation_angle", "y", "x"), title=about.name)
     nexus.set_default(file, *layout.NXTOMO.strip("/").split("/"), "data")
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from aet_stream.config import Advice
 from aet_stream.consistency import ENOUGH, Law, fit_law
-from aet_stream.monitor.looks import likeness
-from aet_stream.monitor.shelf import Row
+from aet_stream.monitor.frame_metrics import likeness
+from aet_stream.monitor.series_cache import Row
 from aet_stream.projection import Array
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from aet_stream.coverage import largest_gap
 from aet_stream.monitor.advice import usable
-from aet_stream.monitor.shelf import Row
+from aet_stream.monitor.series_cache import Row
 
 
 def coverage(rows: Sequence[Row], same_tilt_deg: float) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from aet_stream.errors import StoreError
 from aet_stream.monitor import words
 from aet_stream.monitor.advice import Adviser
 from aet_stream.monitor.coverage import coverage
-from aet_stream.monitor.shelf import Row, Shelf, as_row, series_id
+from aet_stream.monitor.series_cache import Row, SeriesCache, as_row, series_id
 from aet_stream.naming import shown
 from aet_stream.status import Status
 
@@ -64,9 +64,9 @@ class Viewer:
 class Live:
     """Hears the hub, tells the viewers."""
 
-    def __init__(self, config: Config, shelf: Shelf) -> None:
+    def __init__(self, config: Config, cache: SeriesCache) -> None:
         self._config = config
-        self.shelf = shelf
+        self.cache = cache
         self.status = Status()
         self.heard_at = 0.0
         self.doctor: dict[str, Any] | None = None
@@ -81,7 +81,7 @@ class Live:
         self._stirred = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
         # One thread reads the disk: no locks, and the page is served while it does.
-        self._reader = ThreadPoolExecutor(1, thread_name_prefix="shelf")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="series_cache")
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._looking = loop.create_task(self._look_on())
@@ -168,7 +168,7 @@ class Live:
         name = current.name if current else None
         heard = self._newest.get(name or "", deque())
         last = heard[-1] if heard else None
-        cadence = words.cadence_s(list(heard) or self.shelf.known_rows(name or "")[-CADENCE_OVER:])
+        cadence = words.cadence_s(list(heard) or self.cache.known_rows(name or "")[-CADENCE_OVER:])
         troubles, concerns = words.troubles(status, silence_s), words.concerns(status) if self.heard_at else []
         concerns += words.unfit(self.doctor)
         return {
@@ -219,8 +219,8 @@ class Live:
         return found
 
     def _describe(self, wanted: str) -> tuple[str, dict[str, Any]]:
-        name = self.shelf.name_of(wanted)
-        table = self.shelf.table(name)
+        name = self.cache.name_of(wanted)
+        table = self.cache.table(name)
         rows = [self.with_figures(name, row) for row in table.rows]
         advice = self._advice(name, rows, table.shape[1])
         about = {key: value for key, value in table.about.items() if key != "config"}
@@ -232,15 +232,15 @@ class Live:
             "closed": table.closed,
             "shape": table.shape,
         }
-        return name, {**described, "rows": rows, "volume": self.shelf.volume(name), **advice}
+        return name, {**described, "rows": rows, "volume": self.cache.volume(name), **advice}
 
     def with_figures(self, name: str, row: Row) -> Row:
         """A row with what was seen in it; the record's own figures win."""
-        return {**as_figures(self.shelf.known_figures(name, row)), **row}
+        return {**as_figures(self.cache.known_figures(name, row)), **row}
 
     def _advice(self, name: str, rows: list[Row], width_px: int) -> dict[str, Any]:
         limits = self._config.advice
-        adviser = Adviser(limits, rows, width_px, lambda row: self.shelf.known_small(name, row))
+        adviser = Adviser(limits, rows, width_px, lambda row: self.cache.known_small(name, row))
         law = adviser.law
         return {
             "hints": [hint.as_dict() for hint in adviser.hints()],
@@ -263,13 +263,13 @@ class Live:
                 self._stirred.clear()
                 await self._stirred.wait()
             name, row = self._unseen.pop()
-            if self.shelf.known_figures(name, row) is None:
+            if self.cache.known_figures(name, row) is None:
                 try:
-                    figures = await self.read(lambda name=name, row=row: self.shelf.figures(name, row))  # type: ignore[misc]
+                    figures = await self.read(lambda name=name, row=row: self.cache.figures(name, row))  # type: ignore[misc]
                 except StoreError as error:
                     logger.info("not looked at: %s", error)
                     continue
-                except Exception:
+                except Exception:  # the page goes on without
                     logger.exception("%s: projection %s cannot be looked at", shown(name), row["number"])
                     continue
                 self.tell({"type": "look", "series": series_id(name), "number": row["number"], "figures": as_figures(figures)})
@@ -285,7 +285,7 @@ class Live:
         except StoreError as error:
             logger.info("no advice: %s", error)
             return
-        except Exception:
+        except Exception:  # the page goes on without
             logger.exception("%s: no advice", shown(name))
             return
         self._advised_at = {name: time.monotonic()}

@@ -17,7 +17,7 @@ from aet_stream.monitor import origin, security
 from aet_stream.monitor.examination import Examination
 from aet_stream.monitor.live import Live
 from aet_stream.monitor.metrics import Metrics
-from aet_stream.monitor.shelf import Shelf
+from aet_stream.monitor.series_cache import SeriesCache
 from aet_stream.monitor.web import Web
 from aet_stream.status import MonitorStatus
 from aet_stream.transport import EventStream, HubLink, run_folder
@@ -38,7 +38,7 @@ class Monitor:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self.live = Live(config, Shelf(config.output_root))
+        self.live = Live(config, SeriesCache(config.output_root))
         self._examination = Examination(config, self.live.hear_doctor)
         self._metrics = Metrics(lambda: self.live.status, lambda: len(self.live.viewers))
         self.url = ""

@@ -18,7 +18,7 @@ from aet_stream.errors import StoreError
 from aet_stream.monitor import frames
 from aet_stream.monitor.advice import Adviser, Hint
 from aet_stream.monitor.coverage import coverage
-from aet_stream.monitor.shelf import Row, Shelf, Table
+from aet_stream.monitor.series_cache import Row, SeriesCache, Table
 from aet_stream.naming import lines_without_reader, shown
 from aet_stream.status import LedgerStatus
 
@@ -59,7 +59,9 @@ def text(value: Any) -> str:
     return html.escape(shown(str(value)))
 
 
-def of_series(shelf: Shelf, name: str, limits: Advice, status: LedgerStatus | None, told: Callable[[int, int], None] | None = None) -> str:
+def of_series(
+    cache: SeriesCache, name: str, limits: Advice, status: LedgerStatus | None, told: Callable[[int, int], None] | None = None
+) -> str:
     """The whole page as HTML: the same as long as the series, its volume and what was put aside are the same.
 
     Parameters
@@ -71,19 +73,19 @@ def of_series(shelf: Shelf, name: str, limits: Advice, status: LedgerStatus | No
     ------
     StoreError : the series cannot be read
     """
-    table = shelf.table(name)
-    rows = [_seen(shelf, name, row, place, len(table.rows), told) for place, row in enumerate(table.rows)]
+    table = cache.table(name)
+    rows = [_seen(cache, name, row, place, len(table.rows), told) for place, row in enumerate(table.rows)]
     current = [row for row in rows if not row.get("superseded") and not row.get("excluded")]
-    hints = Adviser(limits, rows, table.shape[1], lambda row: _small(shelf, name, row)).hints()
+    hints = Adviser(limits, rows, table.shape[1], lambda row: _small(cache, name, row)).hints()
     all_of_them = "" if len(rows) == table.stored else f", the last {len(rows)} of them below"
     parts = [
         f"<h1>{text(name)}</h1><p class='dim'>{table.stored} projections of {table.shape[1]} × {table.shape[0]} px{all_of_them}; "
         f"{'closed' if table.closed else 'still open'}; report by aet-stream {__version__}</p>",
         _summary(table, rows, limits),
-        _trio(shelf, name, current),
+        _trio(cache, name, current),
         "<h2>Over tilt</h2><div class='plots'>" + "".join(_plot(current, key, title) for key, title in _FIGURES.items()) + "</div>",
-        _sheet(shelf, name, current),
-        _volume(shelf, name),
+        _sheet(cache, name, current),
+        _volume(cache, name),
         _put_aside(status, name),
         _left_out(status, {str(row.get("path", "")).rpartition("/")[0] for row in rows}),
         _advice(hints),
@@ -96,9 +98,9 @@ def of_series(shelf: Shelf, name: str, limits: Advice, status: LedgerStatus | No
     )
 
 
-def _seen(shelf: Shelf, name: str, row: Row, place: int, count: int, told: Callable[[int, int], None] | None) -> Row:
+def _seen(cache: SeriesCache, name: str, row: Row, place: int, count: int, told: Callable[[int, int], None] | None) -> Row:
     try:
-        figures = {key: None if value != value else value for key, value in shelf.figures(name, row).items()}
+        figures = {key: None if value != value else value for key, value in cache.figures(name, row).items()}
     except StoreError:
         figures = {}  # the row's own figures are still true; verify says what is wrong with its pixels
     if told is not None:
@@ -106,9 +108,9 @@ def _seen(shelf: Shelf, name: str, row: Row, place: int, count: int, told: Calla
     return {**figures, **row}
 
 
-def _small(shelf: Shelf, name: str, row: Row) -> Any:
+def _small(cache: SeriesCache, name: str, row: Row) -> Any:
     try:
-        return shelf.small(name, row)
+        return cache.small(name, row)
     except StoreError:
         return None
 
@@ -148,13 +150,13 @@ def _picture(image: Any, percentiles: tuple[float, float] = (0.5, 99.8)) -> str:
     return "data:image/png;base64," + base64.b64encode(frames.grey_png(image, percentiles=percentiles)).decode()
 
 
-def _trio(shelf: Shelf, name: str, rows: Sequence[Row]) -> str:
+def _trio(cache: SeriesCache, name: str, rows: Sequence[Row]) -> str:
     usable = [row for row in rows if not row.get("blank")]
     if not usable:
         return ""
     row = min(usable, key=lambda row: abs(row["tilt_deg"]))
     try:
-        images = {kind: frames.reduced(shelf.image(name, row, kind), LARGE_PX) for kind in ("raw", "clean", "background")}
+        images = {kind: frames.reduced(cache.image(name, row, kind), LARGE_PX) for kind in ("raw", "clean", "background")}
     except StoreError as error:
         return f"<p class='warn'>{text(error)}</p>"
     shown_ones = "".join(
@@ -184,19 +186,19 @@ def _plot(rows: Sequence[Row], key: str, title: str) -> str:
     )
 
 
-def _sheet(shelf: Shelf, name: str, rows: Sequence[Row]) -> str:
+def _sheet(cache: SeriesCache, name: str, rows: Sequence[Row]) -> str:
     chosen = sorted(rows, key=lambda row: row["tilt_deg"])
     chosen = chosen[:: -(-len(chosen) // CONTACT)] if chosen else []
     pictures = []
     for row in chosen:
-        small = _small(shelf, name, row)
+        small = _small(cache, name, row)
         image = "" if small is None else f"<img alt='' src='{_picture(small)}'>"
         pictures.append(f"<figure>{image}<figcaption>{row['tilt_deg']:+.1f}°</figcaption></figure>")
     return f"<h2>Clean projections</h2><div class='sheet'>{''.join(pictures)}</div>"
 
 
-def _volume(shelf: Shelf, name: str) -> str:
-    about = shelf.volume(name)
+def _volume(cache: SeriesCache, name: str) -> str:
+    about = cache.volume(name)
     if about is None:
         return "<h2>Volume</h2><p class='dim'>none yet</p>"
     size_nm, resolution_nm = about["voxel_size_nm"], about["resolution_nm"]
@@ -204,7 +206,7 @@ def _volume(shelf: Shelf, name: str) -> str:
     words.append(f"of edition {about['edition']} of the background")
     words.append(f"resolution by its halves {resolution_nm:.3g} nm" if resolution_nm else "")
     try:
-        slices = {plane: frames.reduced(shelf.slice(name, about["file"], plane), LARGE_PX) for plane in about["planes"]}
+        slices = {plane: frames.reduced(cache.slice(name, about["file"], plane), LARGE_PX) for plane in about["planes"]}
     except StoreError as error:
         return f"<h2>Volume</h2><p class='warn'>{text(error)}</p>"
     pictures = "".join(

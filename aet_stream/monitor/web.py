@@ -27,7 +27,7 @@ from aet_stream.monitor.live import VIEWERS, Live, Viewer
 from aet_stream.monitor.metrics import Metrics
 from aet_stream.monitor.origin import Entrance
 from aet_stream.monitor.security import Guard, refused
-from aet_stream.monitor.shelf import KINDS, PLANES, Row, series_id
+from aet_stream.monitor.series_cache import KINDS, PLANES, Row, series_id
 from aet_stream.naming import shown
 
 PAGE = Path(__file__).parent / "page"
@@ -169,7 +169,7 @@ class Web:
     async def _series_list(self, request: Request) -> Response:
         """Every series on disk, the latest first, with what the hub says of it."""
         said = {row.name: asdict(row) for row in self._live.status.series}
-        names = await self._live.read(self._live.shelf.names)
+        names = await self._live.read(self._live.cache.names)
         return _json([{**said.get(name, {}), "id": series_id(name), "name": shown(name)} for name in names])
 
     async def _series(self, request: Request) -> Response:
@@ -185,9 +185,9 @@ class Web:
         return Response(text.getvalue(), media_type="text/csv; charset=utf-8", headers=_download(f"{found['id']}.csv"))
 
     async def _report(self, request: Request) -> Response:
-        name = await self._live.read(lambda: self._live.shelf.name_of(request.path_params["series"]))
+        name = await self._live.read(lambda: self._live.cache.name_of(request.path_params["series"]))
         page = await self._live.read(
-            lambda: report.of_series(self._live.shelf, name, self._live.limits, self._live.status if self._live.heard_at else None)
+            lambda: report.of_series(self._live.cache, name, self._live.limits, self._live.status if self._live.heard_at else None)
         )
         return Response(page, media_type=TYPES[".html"], headers={"content-security-policy": report.CSP})
 
@@ -195,14 +195,14 @@ class Web:
 
     async def _row(self, request: Request) -> tuple[str, Row]:
         wanted, said = request.path_params["series"], request.path_params["number"]
-        shelf = self._live.shelf
+        cache = self._live.cache
         if not re.fullmatch(r"[0-9]{1,9}", said):
             raise StoreError("no such projection")
         number = int(said)
 
         def find() -> tuple[str, Row]:
-            name = shelf.name_of(wanted)
-            return name, shelf.row(name, number)
+            name = cache.name_of(wanted)
+            return name, cache.row(name, number)
 
         return await self._live.read(find)
 
@@ -212,7 +212,7 @@ class Web:
             raise StoreError("no such image")
         async with self._images:
             name, row = await self._row(request)
-            encoded = await self._live.read(lambda: self._live.shelf.encoded(name, row, kind, int(factor)))
+            encoded = await self._live.read(lambda: self._live.cache.encoded(name, row, kind, int(factor)))
         return _image(
             encoded,
             f"{row['clean_crc32']}-{kind}-{factor}",
@@ -224,14 +224,14 @@ class Web:
         plane = request.path_params["plane"]
         if plane not in PLANES:
             raise StoreError("no such slice")
-        shelf = self._live.shelf
-        name = await self._live.read(lambda: shelf.name_of(request.path_params["series"]))
-        encoded = await self._live.read(lambda: shelf.plane(name, plane))
+        cache = self._live.cache
+        name = await self._live.read(lambda: cache.name_of(request.path_params["series"]))
+        encoded = await self._live.read(lambda: cache.plane(name, plane))
         return _image(encoded, "", fixed=False, request=request)
 
     async def _thumb(self, request: Request) -> Response:
         name, row = await self._row(request)
-        png = await self._live.read(lambda: frames.grey_png(self._live.shelf.small(name, row)))
+        png = await self._live.read(lambda: frames.grey_png(self._live.cache.small(name, row)))
         fixed = request.query_params.get("v") == str(row["clean_crc32"])
         return Response(png, media_type="image/png", headers={"cache-control": IMMUTABLE if fixed else "no-cache"})
 
@@ -245,7 +245,7 @@ class Web:
             about = f"{kind}, tilt {row['tilt_deg']:+.2f} deg, {row['path']}[{row['image']}], {row.get('model', '')}"
             body = await self._live.read(
                 lambda: frames.tiff(
-                    self._live.shelf.image(name, row, kind), pixel_size_nm=size_nm, description=about.encode("ascii", "replace").decode()
+                    self._live.cache.image(name, row, kind), pixel_size_nm=size_nm, description=about.encode("ascii", "replace").decode()
                 )
             )
         return Response(body, media_type="image/tiff", headers=_download(f"{row['number']:06d}_{kind}.tif"))

@@ -302,7 +302,7 @@ def understood(remarks: list[str], what: str, ask: Callable[[], T], otherwise: T
         return ask()
     except (SourceNotReady, SourceGone, MemoryError):
         raise
-    except Exception as error:
+    except Exception as error:  # whatever format libraries raise over what somebody else wrote
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk, not the file
         remarks.append(f"{what} cannot be understood, and not known: {str(error)[:160] or type(error).__name__}")

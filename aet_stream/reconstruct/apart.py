@@ -123,12 +123,11 @@ class _Library:
         theirs.close()
 
     def __enter__(self) -> _Library:
-        try:
+        with contextlib.ExitStack() as given_back:
+            given_back.push(self)
             with self._patience():
                 self._hear()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
+            given_back.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -83,13 +83,6 @@ def mdoc(
     return ("\n".join(lines) + "\n").encode()
 
 
-def frame_mdoc(name: str, tilt_deg: float, frames: int, pixel_size_nm: float, *, kind: str = "FrameSet") -> bytes:
-    """SerialEM's text about the file with the frames of one exposure; `kind` is ZValue in the text beside a series."""
-    lines = ["Voltage = 300", "", f"[{kind} = 0]", f"TiltAngle = {tilt_deg!r}", f"PixelSpacing = {pixel_size_nm * 10:.4f}"]
-    lines += [f"SubFramePath = D:\\frames\\{name}", f"NumSubFrames = {frames}", "DateTime = 31-Mar-23  16:24:15", ""]
-    return ("\n".join(lines) + "\n").encode()
-
-
 def mat(pixels: Array, tilt_deg: float, pixel_size_nm: float | None) -> bytes:
     """MATLAB version 5: the image and its angle."""
     from scipy.io import savemat

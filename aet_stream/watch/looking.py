@@ -5,20 +5,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-from aet_stream.config import Config
 from aet_stream.errors import AetError, ReaderDied, SourceGone, SourceNotReady, SourceStillZero
 from aet_stream.messages import NotAcquired
 from aet_stream.projection import VisitKey
-from aet_stream.readers.child import ReaderChild
 from aet_stream.readers.looking import Look
 from aet_stream.reasons import why
-from aet_stream.watch.link import Send
 from aet_stream.watch.merging import Merging
-from aet_stream.watch.rhythm import Rhythm
-from aet_stream.watch.settle import Candidate, Settling
-from aet_stream.watch.visits import Visits
-from aet_stream.watch.witness import Witness
+from aet_stream.watch.part import Part
+from aet_stream.watch.settle import Candidate
 
 logger = logging.getLogger(__name__)
 
@@ -29,20 +25,12 @@ DEATHS = 3
 """Reading processes that a file may kill before it is put aside."""
 
 
-class Looking:
+@dataclass
+class Looking(Part):
     """Has the reading child look at files, a bounded time a turn."""
 
-    def __init__(
-        self, config: Config, reader: ReaderChild, witness: Witness, settling: Settling, visits: Visits, rhythm: Rhythm, send: Send
-    ) -> None:
-        self._rules = config.watch
-        self._reader = reader
-        self._witness = witness
-        self._settling = settling
-        self._visits = visits
-        self._rhythm = rhythm
-        self._send = send
-        self._merging = Merging(config.watch_root.name, config.series)
+    def __post_init__(self) -> None:
+        self._merging = Merging(self.config.watch_root.name, self.config.series)
 
     def say_merged(self, paths: Iterable[str]) -> None:
         """Warn of folders that become one series."""
@@ -51,10 +39,10 @@ class Looking:
 
     def turn(self, now: float) -> None:
         """Look into files that have settled, for a bounded time; those that a reading process died over come last."""
-        settled, grace_s = sorted(self._settling.settled(now), key=lambda found: found[1].deaths), self._rules.zero_grace_s
+        settled, grace_s = sorted(self.settling.settled(now), key=lambda found: found[1].deaths), self.config.watch.zero_grace_s
         for start in range(0, len(settled), LOOKS_AT_ONCE):
             some = [(path, candidate, now - candidate.changed_at >= grace_s) for path, candidate in settled[start : start + LOOKS_AT_ONCE]]
-            looks = self._reader.look_at([(self._settling.root / path, self._settling.loose(path), lenient) for path, _, lenient in some])
+            looks = self.reader.look_at([(self.settling.root / path, self.settling.loose(path), lenient) for path, _, lenient in some])
             for (path, candidate, lenient), look in zip(some, looks, strict=False):
                 self._looked(path, candidate, look, now, lenient=lenient)
             if len(looks) < len(some) or time.monotonic() - now > LOOK_BUDGET_S:
@@ -62,18 +50,18 @@ class Looking:
 
     def _looked(self, path: str, candidate: Candidate, look: Look | AetError, now: float, *, lenient: bool) -> None:
         if isinstance(look, SourceGone):
-            self._rhythm.now()  # the scan forgets it
+            self.rhythm.now()  # the scan forgets it
             candidate.look_at = now + LOOK_AGAIN_S
         elif isinstance(look, AetError):
             self._not_yet(path, candidate, look, now)
         else:
             self.say_merged([path])
-            self._visits.note(path, self._witness.frames(path, look, closed_at=candidate.final_at, now=now, lenient=lenient))
+            self.visits.note(path, self.witness.frames(path, look, closed_at=candidate.final_at, now=now, lenient=lenient))
             self._settle(path, candidate, look, now)
 
     def _settle(self, path: str, candidate: Candidate, look: Look, now: float) -> None:
         """What could be taken is taken; images that are announced and zero, or cut off, are waited for."""
-        rules, still_s = self._rules, now - candidate.changed_at
+        rules, still_s = self.config.watch, now - candidate.changed_at
         zeros = look.waiting is not None and look.waiting.code == "zeros_so_far"
         grace_s = rules.zero_grace_s if zeros else rules.incomplete_s if look.probe.partial else 0.0
         if still_s < grace_s:
@@ -82,9 +70,9 @@ class Looking:
         if look.probe.partial:
             reason = why("cut_off", nbytes=look.probe.partial, image=look.probe.images, still_s=still_s)
             cut = NotAcquired(visit=VisitKey(path, look.probe.images, candidate.refused), why="bad", reason=reason)
-            if not self._send(cut):
+            if not self.send(cut):
                 return
-        self._settling.pass_on(path)
+        self.settling.pass_on(path)
 
     def _not_yet(self, path: str, candidate: Candidate, error: Exception, now: float) -> None:
         """Not complete, or not readable: look again later; for long enough the same, and it is quarantined."""
@@ -93,18 +81,18 @@ class Looking:
             logger.info("%s: waiting: %s", path, complaint)
         candidate.complaint = complaint
         candidate.deaths += isinstance(error, ReaderDied)
-        rules, still_s = self._rules, now - candidate.changed_at
+        rules, still_s = self.config.watch, now - candidate.changed_at
         limit_s = max(rules.zero_grace_s, rules.incomplete_s) if isinstance(error, SourceStillZero) else rules.incomplete_s
         candidate.look_at = now + min(max(LOOK_AGAIN_S, still_s / 2), limit_s / 4 + LOOK_AGAIN_S)
         if isinstance(error, SourceStillZero):
             candidate.look_at = min(candidate.look_at, max(candidate.changed_at + rules.zero_grace_s, now + LOOK_AGAIN_S))
         deadly = candidate.deaths >= DEATHS
-        if (deadly or still_s >= limit_s) and self._settling.root_is_there():
+        if (deadly or still_s >= limit_s) and self.settling.root_is_there():
             if deadly:
                 reason = why("deadly", error=complaint, deaths=candidate.deaths)
             elif isinstance(error, SourceNotReady):
                 reason = why("incomplete", error=complaint, still_s=still_s)
             else:
                 reason = why("unreadable", error=complaint)
-            if self._send(NotAcquired(visit=VisitKey(path, 0, candidate.refused), why="bad", reason=reason)):
-                self._settling.pass_on(path)
+            if self.send(NotAcquired(visit=VisitKey(path, 0, candidate.refused), why="bad", reason=reason)):
+                self.settling.pass_on(path)

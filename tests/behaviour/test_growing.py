@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aet_stream.simulate.containers import SerialEm, StemTomo
 from aet_stream.simulate.writers import mdoc, mrc
+from tests.containers import SerialEm, StemTomo
 from tests.harness import ENVIRONMENT, Daemon, known_image, plain_rows
 from tests.watching import Bench
 
@@ -18,7 +18,7 @@ WRITER = """
 import sys, time
 import numpy as np
 from pathlib import Path
-from aet_stream.simulate.containers import StemTomo
+from tests.containers import StemTomo
 from tests.harness import known_image
 path, tilts, repeats = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 made = StemTomo(path, repeats=repeats, size_px=64)

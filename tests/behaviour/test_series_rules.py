@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import tifffile
 
 from aet_stream.config import Series
+from aet_stream.config_file import load
+from aet_stream.hub.ledger import summary
 from aet_stream.layout import Record, acquisition_order, nested, repeats, superseded
 from aet_stream.naming import series_of
-from aet_stream.simulate.writers import dm4, frame_mdoc, mrc, tiff, velox
+from aet_stream.readers.child import ReaderChild
+from aet_stream.simulate.writers import dm4, mrc, tiff, velox
+from tests.containers import frame_mdoc
 from tests.harness import Daemon, known_image, put, running, wait_for
+from tests.rehearsal import Rehearsal
 from tests.watching import Bench
 
 
@@ -63,40 +72,51 @@ def test_which_series_a_file_belongs_to(path: str, rules: Series, series: str) -
     assert series_of(path, "root", rules) == series
 
 
+@contextmanager
+def rehearsing(folder: Path, *settings: str) -> Iterator[Rehearsal]:
+    """With a reader that keeps to these settings."""
+    reader = ReaderChild.of(load(None, list(settings)))
+    try:
+        with Rehearsal(folder, reader, *settings) as daemon:
+            yield daemon
+    finally:
+        reader.close()
+
+
+def states_in(daemon: Rehearsal) -> Counter[str]:
+    """How many images ended how, when nothing moves any more."""
+    return Counter(ending.state for ending in daemon.run().endings.values())
+
+
 def test_one_detector_is_used_and_the_others_are_recorded(tmp_path: Path) -> None:
     """HAADF and BF in one file: only the configured one is stored, none is held, a repeat at 0 degrees is marked."""
-    with running(tmp_path, series__detector="haadf") as daemon:
-        folder = daemon.root / "np"
-        folder.mkdir()
-        for index, tilt in enumerate((0.0, 10.0, 0.0)):
-            (folder / f"{index}.emd").write_bytes(velox(known_image(index), tilt, 0.1, detectors=("BF", "HAADF")))
-        status = daemon.wait_for_totals(stored=3, others=3, held=0)
-        assert status["quarantined"] == []
-        series = daemon.out / "np" / "series.h5"
-
-        def marked() -> list[int]:
-            with h5py.File(series) as file:
-                return sorted(file["/aet/projection/repeat"][()].tolist())
-
-        wait_for(lambda: series.exists() and marked() == [0, 0, 1], what="the repeat to be marked")
-        with h5py.File(series) as file:
-            assert set(file["/aet/projection/detector"][()].tolist()) == {b"HAADF"}
-            pixels = {file["/aet/raw"][row].tobytes() for row in range(3)}
-        assert pixels == {(known_image(index) + 1).astype("<u2").tobytes() for index in range(3)}
+    folder = tmp_path / "in" / "np"
+    folder.mkdir(parents=True)
+    for index, tilt in enumerate((0.0, 10.0, 0.0)):
+        (folder / f"{index}.emd").write_bytes(velox(known_image(index), tilt, 0.1, detectors=("BF", "HAADF")))
+    with rehearsing(tmp_path, "series.detector=haadf") as daemon:
+        assert states_in(daemon) == {"stored": 3, "other": 3}
+    with h5py.File(tmp_path / "out" / "np" / "series.h5") as file:
+        assert sorted(file["/aet/projection/repeat"][()].tolist()) == [0, 0, 1]
+        assert set(file["/aet/projection/detector"][()].tolist()) == {b"HAADF"}
+        pixels = {file["/aet/raw"][row].tobytes() for row in range(3)}
+    assert pixels == {(known_image(index) + 1).astype("<u2").tobytes() for index in range(3)}
 
 
 def test_images_that_turn_out_to_be_frames_are_held_no_longer(tmp_path: Path) -> None:
     """SerialEM writes the file of frames, and what it is after it: six images without a tilt, then one visit of six frames."""
-    with running(tmp_path) as daemon:
-        folder = daemon.root / "np"
-        folder.mkdir()
-        (folder / "t.mrc").write_bytes(mrc(np.stack([known_image(0)] * 6), 0.0, 0.1))
-        daemon.wait_for_totals(stored=0, held=6)
+    folder = tmp_path / "in" / "np"
+    folder.mkdir(parents=True)
+    (folder / "t.mrc").write_bytes(mrc(np.stack([known_image(0)] * 6), 0.0, 0.1))
+    with rehearsing(tmp_path) as daemon:
+        assert states_in(daemon) == {"held": 6}
         (folder / "t.mrc.mdoc").write_bytes(frame_mdoc("t.mrc", -12.01, 6, 0.1))
-        daemon.wait_for_totals(stored=1, held=0)
-        with h5py.File(daemon.out / "np" / "series.h5") as file:
-            assert file["/exchange/theta"][()].tolist() == [-12.01]
-            assert np.array_equal(file["/aet/raw"][0], known_image(0))
+        daemon.run()
+        found = daemon.core.ledger.totals()
+    assert (found.stored, found.held) == (1, 0)
+    with h5py.File(tmp_path / "out" / "np" / "series.h5") as file:
+        assert file["/exchange/theta"][()].tolist() == [-12.01]
+        assert np.array_equal(file["/aet/raw"][0], known_image(0))
 
 
 def test_what_does_not_fit_is_held_until_a_person_decides(tmp_path: Path) -> None:
@@ -154,15 +174,15 @@ def closed_with(daemon: Daemon, rows: int) -> bool:
 
 def test_a_sentinel_ends_every_series_of_its_folder(tmp_path: Path) -> None:
     """Also where names say which series a file belongs to, and where it comes before the files."""
-    with running(
-        tmp_path, series__sentinel="end.txt", series__idle_close_s=0, series__by="pattern", series__pattern="(?P<series>image_00[01])"
-    ) as daemon:
-        (daemon.root / "np").mkdir(parents=True)
-        (daemon.root / "np" / "END.txt").write_text("done")
-        for index in range(2):
-            put(daemon.root / "np", index, float(index))
-        wait_for(lambda: closed_with(daemon, 2), what="both series to be closed")
-        assert {one["name"] for one in daemon.status()["series"]} == {"image_000", "image_001"}
+    folder = tmp_path / "in" / "np"
+    folder.mkdir(parents=True)
+    (folder / "END.txt").write_text("done")
+    for index in range(2):
+        put(folder, index, float(index))
+    by_name = ("series.by=pattern", "series.pattern=(?P<series>image_00[01])")
+    with rehearsing(tmp_path, "series.sentinel=end.txt", "reconstruct.on_close=false", *by_name) as daemon:
+        found = {row.name: (row.state, row.stored) for row in summary(daemon.run().core.ledger).series}
+    assert found == {"image_000": ("closed", 1), "image_001": ("closed", 1)}
 
 
 def test_names_that_cannot_be_folders_are_made_to_fit() -> None:
@@ -178,15 +198,14 @@ def test_names_that_cannot_be_folders_are_made_to_fit() -> None:
 
 def test_every_file_a_series_of_its_own(tmp_path: Path) -> None:
     """series.by = "file": two stacks in one folder are two series."""
-    import tifffile
-
-    with running(tmp_path, series__by="file") as daemon:
-        for name in ("first", "second"):
-            images = np.stack([known_image(index + len(name)) for index in range(3)])
-            (daemon.root / "day").mkdir(exist_ok=True)
-            tifffile.imwrite(daemon.root / "day" / f"{name}.tif", images, photometric="minisblack")
-            (daemon.root / "day" / f"{name}.rawtlt").write_text("-3\n0\n3\n")
-        daemon.wait_for_totals(stored=6, held=0)
+    folder = tmp_path / "in" / "day"
+    folder.mkdir(parents=True)
+    for name in ("first", "second"):
+        images = np.stack([known_image(index + len(name)) for index in range(3)])
+        tifffile.imwrite(folder / f"{name}.tif", images, photometric="minisblack")
+        (folder / f"{name}.rawtlt").write_text("-3\n0\n3\n")
+    with rehearsing(tmp_path, "series.by=file") as daemon:
+        assert states_in(daemon) == {"stored": 6}
         assert {path.name for path in daemon.out.iterdir() if (path / "series.h5").exists()} == {"day~first", "day~second"}
 
 

@@ -1,9 +1,14 @@
-"""What an earlier version has written goes on: in `fixtures/ff3bcd80.tar.xz`, series open and closed and a ledger, as a kill left them."""
+"""What an earlier version has written goes on: in `fixtures/ff3bcd80.tar.xz`, series open and closed and a ledger, as a kill left them.
+
+What scripts have read of its status is still said.
+"""
 
 from __future__ import annotations
 
+import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -13,10 +18,12 @@ from aet_stream import layout
 from aet_stream.hub.ledger import Ledger, summary
 from aet_stream.series import Series
 from aet_stream.status import Totals
-from tests.harness import plain_rows
+from tests.harness import plain_rows, put, running, wait_for
 from tests.test_queue import Desk
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "ff3bcd80.tar.xz"
+STATUS = FIXTURE.with_name("status_ff3bcd80.json")
+"""What `aet-stream status --json` of that version said."""
 
 
 @pytest.fixture
@@ -89,3 +96,29 @@ def test_its_status_can_be_read_without_a_daemon(earlier: Path) -> None:
     ledger = Ledger(earlier / "ledger.sqlite", read_only=True)
     assert summary(ledger).totals == Totals(stored=10, held=1, quarantined=1, duplicates=1)
     ledger.close()
+
+
+def missing(before: Any, now: Any, at: str = "") -> list[str]:
+    """Places of an earlier JSON that a later one lacks, or has with another type; of a list the first item stands for all."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [place for key in before for place in (missing(before[key], now[key], f"{at}/{key}") if key in now else [f"{at}/{key}"])]
+    if isinstance(before, list) and isinstance(now, list):
+        return missing(before[0], now[0], f"{at}/0") if before and now else [at] * bool(before)
+    number = (int, float)
+    alike = type(before) is type(now) or (type(before) in number and type(now) in number)
+    return [] if alike else [at]
+
+
+def test_the_json_of_its_status_is_still_there(tmp_path: Path) -> None:
+    """Key by key, of the same images: stored, held, quarantined. What the watch left out has its own place now."""
+    with running(tmp_path, monitor__enabled=True, monitor__port=0) as daemon:
+        for index in range(3):
+            put(daemon.root / "np", index, 10.0 * index)
+        put(daemon.root / "np", 3, None)
+        (daemon.root / "np" / "broken_+50.0deg.tif").write_bytes(b"II*\0 no image")
+        daemon.wait_for_totals(stored=3, held=1, quarantined=1)
+        before = json.loads(STATUS.read_text())
+        wait_for(lambda: before["roles"].keys() <= daemon.status()["roles"].keys(), what="every role to be heard")
+        now = json.loads(daemon.ask("status", "--json").stdout)
+    assert missing(before, now) == ["/roles/watch/status/ignored"]
+    assert "left_out" in now

@@ -8,20 +8,31 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
+from aet_stream.cli import main
+from aet_stream.readers.child import ReaderChild
 from aet_stream.simulate.writers import mdoc, mrc, npy, tiff
 from tests.harness import ENVIRONMENT, Daemon, known_image, plain_rows, put, running, wait_for
+from tests.rehearsal import Rehearsal
 
 
-def said(daemon: Daemon, *settings: str) -> tuple[int, str]:
-    """Exit code and the one line that `run` ends with."""
-    words = [word for setting in settings for word in ("--set", setting)]
-    done = subprocess.run(daemon.command("run", *daemon.set, *words), capture_output=True, text=True, timeout=60, check=False)
-    return done.returncode, done.stderr.strip()
+@pytest.fixture(scope="module")
+def reader() -> Iterator[ReaderChild]:
+    child = ReaderChild(timeout_s=60, memory_mib=4096, max_file_mib=64)
+    yield child
+    child.close()
+
+
+def totals(daemon: Rehearsal) -> tuple[int, int, int, int]:
+    """Stored, held, quarantined, duplicates, when nothing moves any more."""
+    found = daemon.run().core.ledger.totals()
+    return found.stored, found.held, found.quarantined, found.duplicates
 
 
 @pytest.mark.parametrize(
@@ -33,22 +44,17 @@ def said(daemon: Daemon, *settings: str) -> tuple[int, str]:
         ("denoise.workers=0", "denoise.workers"),
         ("angle.filename_regex=(", "angle.filename_regex"),
         ("watch.root=", "watch.root is not set"),
+        ("output.root={root}/out", "inside watch.root"),
     ],
 )
-def test_a_wrong_setting_refuses_to_start_and_names_it(tmp_path: Path, setting: str, words: str) -> None:
-    """Unknown keys, wrong types, impossible values: exit code 2 and one line."""
-    code, line = said(Daemon(tmp_path), setting)
-    assert code == 2
-    assert words in line
-    assert "\n" not in line
-
-
-def test_output_inside_the_watched_folder_is_refused(tmp_path: Path) -> None:
-    """Results would be taken for input."""
+def test_a_wrong_setting_refuses_to_start_and_names_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str, words: str
+) -> None:
+    """Unknown keys, wrong types, impossible values, results that would be taken for input: exit code 2 and one line."""
     daemon = Daemon(tmp_path)
-    code, line = said(daemon, f"output.root={daemon.root / 'out'}")
-    assert code == 2
-    assert "inside watch.root" in line
+    assert main(["run", *daemon.set, "--set", setting.format(root=daemon.root)]) == 2
+    line = capsys.readouterr().err.strip()
+    assert words in line
     assert "\n" not in line
 
 
@@ -103,9 +109,10 @@ def test_a_second_instance_is_refused_and_the_first_goes_on(tmp_path: Path) -> N
     with running(tmp_path) as daemon:
         put(daemon.root / "np", 0, 5.0)
         daemon.wait_for_totals(stored=1)
-        code, line = said(daemon)
-        assert code == 4
-        assert "runs already" in line
+        second = subprocess.run(daemon.command("run", *daemon.set), capture_output=True, text=True, timeout=60, check=False)
+        assert second.returncode == 4
+        assert "runs already" in second.stderr
+        assert "\n" not in second.stderr.strip()
         put(daemon.root / "np", 1, 6.0)
         daemon.wait_for_totals(stored=2)
 
@@ -162,87 +169,80 @@ def test_names_that_are_no_text_stop_nobody(tmp_path: Path) -> None:
     assert "2 would be stored, 2 would be quarantined" in checked.stdout
 
 
-def test_a_mended_file_leaves_quarantine_by_itself(tmp_path: Path) -> None:
+def test_a_mended_file_leaves_quarantine_by_itself(tmp_path: Path, reader: ReaderChild) -> None:
     """The microscope finishes a file late: it is read again, and the record is gone."""
-    with running(tmp_path) as daemon:
-        whole = tiff(known_image(0), 0.0, 0.1)
-        path = daemon.root / "np" / "late_+3.00deg.tif"
-        path.parent.mkdir()
-        path.write_bytes(whole[:3000])
-        daemon.wait_for_totals(quarantined=1)
+    whole = tiff(known_image(0), 0.0, 0.1)
+    path = tmp_path / "in" / "np" / "late_+3.00deg.tif"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(whole[:3000])
+    with Rehearsal(tmp_path, reader) as daemon:
+        assert totals(daemon) == (0, 0, 1, 0)
         path.write_bytes(whole)
-        daemon.wait_for_totals(stored=1, quarantined=0)
-        wait_for(lambda: not list((daemon.out / "quarantine").glob("*.json")), what="the record to go")
+        assert totals(daemon) == (1, 0, 0, 0)
+        assert not list((daemon.out / "quarantine").glob("*.json"))
 
 
-@pytest.mark.parametrize(
-    ("name", "beside", "words"),
-    [
-        ("probe.tif", None, "no tilt angle"),
-        ("probe_1000000000deg.tif", None, "outside"),
-        ("probe_+10deg.mrc", 25.0, "disagree"),
-    ],
-)
-def test_an_angle_in_doubt_holds_the_projection_until_a_person_speaks(tmp_path: Path, name: str, beside: float | None, words: str) -> None:
+def test_an_angle_in_doubt_holds_the_projection_until_a_person_speaks(tmp_path: Path) -> None:
     """Missing, impossible or contradicted: never guessed, visible in status, released by command."""
+    doubts = {"probe.tif": "no tilt angle", "probe_1000000000deg.tif": "outside", "probe_+10deg.mrc": "disagree"}
     with running(tmp_path) as daemon:
-        path = daemon.root / "np" / name
-        path.parent.mkdir()
-        if beside is not None:
-            path.with_name(f"{name}.mdoc").write_bytes(mdoc(name, [beside], 0.1))
-        path.write_bytes((mrc if name.endswith(".mrc") else tiff)(known_image(0), 0.0, 0.1))
-        status = daemon.wait_for_totals(held=1, stored=0)
-        assert words in status["held"][0]["reason"]
-        assert name in daemon.ask("status").stdout
-        wrong = daemon.ask("release", str(status["held"][0]["id"]), "--angle", "1e9")
+        folder = daemon.root / "np"
+        folder.mkdir()
+        (folder / "probe_+10deg.mrc.mdoc").write_bytes(mdoc("probe_+10deg.mrc", [25.0], 0.1))
+        for number, name in enumerate(doubts):
+            (folder / name).write_bytes((mrc if name.endswith(".mrc") else tiff)(known_image(number), 0.0, 0.1))
+        status = daemon.wait_for_totals(held=3, stored=0)
+        held = {Path(row["path"]).name: row for row in status["held"]}
+        shown = daemon.ask("status").stdout
+        for name, words in doubts.items():
+            assert words in held[name]["reason"]
+            assert name in shown
+        ids = [str(held[name]["id"]) for name in doubts]
+        wrong = daemon.ask("release", ids[0], "--angle", "1e9")
         assert wrong.returncode == 1
         assert "between" in wrong.stderr
-        assert daemon.ask("release", str(status["held"][0]["id"]), "--angle", "12.5").returncode == 0
-        daemon.wait_for_totals(held=0, stored=1)
-        ((tilt, _, _),) = plain_rows(daemon.out / "np" / "series.h5").values()
-        assert tilt == 12.5
+        assert daemon.ask("release", *ids, "--angle", "12.5").returncode == 0
+        daemon.wait_for_totals(held=0, stored=3)
+        assert [tilt for tilt, _, _ in plain_rows(daemon.out / "np" / "series.h5").values()] == [12.5] * 3
 
 
-def test_a_late_sidecar_releases_a_held_projection(tmp_path: Path) -> None:
+def test_a_late_sidecar_releases_a_held_projection(tmp_path: Path, reader: ReaderChild) -> None:
     """SerialEM writes the mdoc after the image: held for a moment, then stored at its tilt."""
-    with running(tmp_path) as daemon:
-        path = daemon.root / "np" / "image.mrc"
-        path.parent.mkdir()
-        path.write_bytes(mrc(known_image(0), 0.0, 0.1))
-        daemon.wait_for_totals(held=1)
+    path = tmp_path / "in" / "np" / "image.mrc"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(mrc(known_image(0), 0.0, 0.1))
+    with Rehearsal(tmp_path, reader) as daemon:
+        assert totals(daemon) == (0, 1, 0, 0)
         path.with_name("image.mrc.mdoc").write_bytes(mdoc("image.mrc", [-33.0], 0.1))
-        daemon.wait_for_totals(held=0, stored=1)
+        assert totals(daemon) == (1, 0, 0, 0)
         ((tilt, _, _),) = plain_rows(daemon.out / "np" / "series.h5").values()
         assert tilt == -33.0
 
 
-def test_the_same_image_under_another_name_is_recorded_once(tmp_path: Path) -> None:
+def test_the_same_image_under_another_name_is_recorded_once(tmp_path: Path, reader: ReaderChild) -> None:
     """A copy at the same tilt is a duplicate; the same pixels at another tilt are not."""
-    with running(tmp_path) as daemon:
-        put(daemon.root / "np", 0, 5.0)
-        daemon.wait_for_totals(stored=1)
-        shutil.copy(daemon.root / "np" / "image_000_+5.00deg.tif", daemon.root / "np" / "copy_+5.00deg.tif")
-        put(daemon.root / "np", 1, 6.0, pixels=known_image(0))
-        daemon.wait_for_totals(stored=2, duplicates=1)
+    folder = tmp_path / "in" / "np"
+    put(folder, 0, 5.0)
+    with Rehearsal(tmp_path, reader) as daemon:
+        assert totals(daemon) == (1, 0, 0, 0)
+        shutil.copy(folder / "image_000_+5.00deg.tif", folder / "copy_+5.00deg.tif")
+        put(folder, 1, 6.0, pixels=known_image(0))
+        assert totals(daemon) == (2, 0, 0, 1)
 
 
-def test_a_retake_under_the_same_name_supersedes_the_first(tmp_path: Path) -> None:
+def test_a_retake_under_the_same_name_supersedes_the_first(tmp_path: Path, reader: ReaderChild) -> None:
     """New pixels under the same path are a new projection; the older stays, marked."""
-    import h5py
-
-    with running(tmp_path) as daemon:
-        path = put(daemon.root / "np", 0, 5.0)
-        daemon.wait_for_totals(stored=1)
+    path = put(tmp_path / "in" / "np", 0, 5.0)
+    with Rehearsal(tmp_path, reader) as daemon:
+        assert totals(daemon) == (1, 0, 0, 0)
         path.write_bytes(tiff(known_image(1), 0.0, 0.1))
-        daemon.wait_for_totals(stored=2)
+        assert totals(daemon) == (2, 0, 0, 0)
         with h5py.File(daemon.out / "np" / "series.h5") as file:
             assert file["/aet/projection/superseded"][()].tolist() == [1, 0]
 
 
 def test_a_late_file_reopens_a_closed_series(tmp_path: Path) -> None:
     """Closed means one contiguous file; one more projection opens it again and it can be closed again."""
-    import h5py
-
     with running(tmp_path) as daemon:
         series = daemon.out / "np" / "series.h5"
         for index in range(3):

@@ -18,7 +18,8 @@ WITH_FILE = tuple(name for name in failpoints.NAMES if name.endswith((".written"
 #: Groups of places that are passed only when other editions are made and shown.
 EDITIONS = frozenset({"made", "take", "decided", "decide", "discard", "first"})
 #: Files that were synced and renamed cannot be torn by a kill, and a rename is no place for it either.
-RECOVERY = tuple(name for name in failpoints.NAMES if name.startswith("recover."))
+RECOVER = "recover"
+RECOVERY = tuple(name for name in failpoints.NAMES if name.startswith(f"{RECOVER}."))
 
 
 @dataclass(frozen=True)
@@ -44,43 +45,56 @@ def cells() -> list[Cell]:
     return once + twice
 
 
-def quick_cells() -> list[Cell]:
-    """Each place killed once: what `make test` has time for. Those of `EDITIONS` are killed in turn."""
-    chosen = [cell for cell in cells() if cell.ordinal == 1 and not cell.twice and cell.fault == "kill" and not _of_editions(cell)]
-    return (
-        chosen
-        + [cell for cell in (Cell(name, 1, "torn") for name in WITH_FILE) if not _of_editions(cell)]
-        + [Cell(f"{group}.written", 1, "ENOSPC") for group in ("projection", "master")]
-    )
-
-
 def _of_editions(cell: Cell) -> bool:
     return cell.name.split(".")[0] in EDITIONS
 
 
 def killed_in_turn(group: str, folder: Path) -> Iterator[tuple[str, int, list[str]]]:
-    """One life in which each place of a group is killed once, in turn: (place, exit code, what is wrong afterwards).
+    """One life in which each place of a group is killed once, in turn, and once more with a torn file where one is being written:
+    (fault, exit code, what is wrong afterwards).
 
     A place that is not passed any more in that life gets another one.
     """
+    editions = group in EDITIONS
+    names = [name for name in failpoints.NAMES if name.startswith(f"{group}.") and name not in ELSEWHERE]
+    faults = [f"{name}=kill" for name in names] + [f"{name}=torn" for name in names if name in WITH_FILE]
     life, exposures, killed = folder, list[Exposure](), 0
 
     def end() -> tuple[str, int, list[str]]:
-        code = rig.attempt(rig.Case(life, editions=True))
-        verdict = judge(life / "in", life / "out", exposures, removed=rig.REMOVED, shown=[*rig.REMOVED][2], excluded={rig.EXCLUDED})
+        code = rig.attempt(rig.Case(life, editions=editions))
+        excluded = {rig.EXCLUDED} if editions else set()
+        verdict = judge(life / "in", life / "out", exposures, removed=rig.REMOVED, shown=expected_model(editions), excluded=excluded)
         return "the end", code, verdict.words
 
-    for number, name in enumerate(name for name in failpoints.NAMES if name.startswith(f"{group}.")):
-        code = rig.attempt(rig.Case(life, f"{name}=kill", editions=True)) if killed else 0
+    def attempt(fault: str) -> int:
+        if group == RECOVER:
+            _lose_ledger(life)
+        return rig.attempt(rig.Case(life, fault, editions=editions))
+
+    for number, fault in enumerate(faults):
+        code = attempt(fault) if killed else 0
         if code == 0:  # not passed in this life any more
             if killed:
                 yield end()
             life, killed = folder / f"{group}{number}", 0
             exposures = rig.expose(life / "in")
-            code = rig.attempt(rig.Case(life, f"{name}=kill", editions=True))
+            code = attempt(fault)
         killed += 1
-        yield name, code, []
+        yield fault, code, []
     yield end()
+
+
+def expected_model(editions: bool) -> str:
+    """Of the edition that is shown at the end."""
+    return [*rig.REMOVED][2 if editions else 0]
+
+
+def _lose_ledger(folder: Path) -> None:
+    """So that there is something to recover."""
+    if not (folder / "out" / "s").exists():
+        rig.attempt(rig.Case(folder, close=False))
+    for path in (folder / "out").glob("ledger.sqlite*"):
+        path.unlink()
 
 
 @dataclass(frozen=True)
@@ -96,19 +110,14 @@ def run(cell: Cell, folder: Path) -> Outcome:
     folder.mkdir(parents=True)
     editions = _of_editions(cell)
     exposures = rig.expose(folder / "in")
-    if cell.name in RECOVERY:  # there must be something to recover
-        rig.attempt(rig.Case(folder, close=False))
-        (folder / "out" / "ledger.sqlite").unlink()
-        for extra in (folder / "out").glob("ledger.sqlite-*"):
-            extra.unlink()
+    if cell.name in RECOVERY:
+        _lose_ledger(folder)
     codes = [rig.attempt(rig.Case(folder, f"{cell.name}@{cell.ordinal}={cell.fault}", editions=editions))]
     if cell.twice:
         codes.append(rig.attempt(rig.Case(folder, f"{cell.name}@1={cell.fault}", editions=editions)))
     codes.append(rig.attempt(rig.Case(folder, editions=editions)))
-    expected_model = [*rig.REMOVED][2 if editions else 0]
-    verdict = judge(
-        folder / "in", folder / "out", exposures, removed=rig.REMOVED, shown=expected_model, excluded={rig.EXCLUDED} if editions else set()
-    )
+    excluded = {rig.EXCLUDED} if editions else set()
+    verdict = judge(folder / "in", folder / "out", exposures, removed=rig.REMOVED, shown=expected_model(editions), excluded=excluded)
     words = list(verdict.words)
     if codes[-1] != 0:
         words.append(f"the last run ended with {codes[-1]}, not 0")

@@ -1,6 +1,6 @@
 """The series on disk, read for viewers: one projection a read, from committed files, found by id and never by a path from outside.
 
-Everything here runs in one thread of the monitor and reads only. Old rows, frames and looks are forgotten: memory stays bounded
+Everything here runs in one thread of the monitor and reads only. Old rows, frames and their metrics are forgotten: memory stays bounded
 however long the day.
 """
 
@@ -21,7 +21,7 @@ from aet_stream import layout
 from aet_stream.edition import FIRST
 from aet_stream.errors import StoreError
 from aet_stream.monitor import frames
-from aet_stream.monitor.looks import Look, look
+from aet_stream.monitor.frame_metrics import FrameMetrics, measured
 from aet_stream.naming import shown
 from aet_stream.projection import Array
 from aet_stream.series import Series
@@ -30,7 +30,7 @@ ROWS_SHOWN = 1000
 """Of a longer series, the last ones."""
 FRAMES_MIB = 192
 ENCODED_MIB = 96
-LOOKS = 4096
+METRICS = 4096
 SMALL_ONES = 600
 KINDS = ("raw", "clean", "background")
 PLANES = ("xy", "xz", "yz")
@@ -49,7 +49,7 @@ def series_id(name: str) -> str:
     return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-class Kept(Generic[_V]):
+class Recent(Generic[_V]):
     """The values used last, up to a total weight."""
 
     def __init__(self, limit: float, weight: Callable[[_V], float] = lambda _: 1.0) -> None:
@@ -94,16 +94,16 @@ class Table:
     """Of all rows that count."""
 
 
-class Shelf:
+class SeriesCache:
     """All series under one output folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._tables: Kept[tuple[tuple[int, ...], Table]] = Kept(4)
-        self._frames: Kept[layout.Planes] = Kept(FRAMES_MIB << 20, lambda pair: sum(image.nbytes for image in pair.values()))
-        self._encoded: Kept[frames.Encoded] = Kept(ENCODED_MIB << 20, lambda encoded: len(encoded.body))
-        self._figures: Kept[dict[str, float]] = Kept(LOOKS)
-        self._small: Kept[Array] = Kept(SMALL_ONES)
+        self._tables: Recent[tuple[tuple[int, ...], Table]] = Recent(4)
+        self._frames: Recent[layout.Planes] = Recent(FRAMES_MIB << 20, lambda pair: sum(image.nbytes for image in pair.values()))
+        self._encoded: Recent[frames.Encoded] = Recent(ENCODED_MIB << 20, lambda encoded: len(encoded.body))
+        self._figures: Recent[dict[str, float]] = Recent(METRICS)
+        self._small: Recent[Array] = Recent(SMALL_ONES)
 
     # -- which there are ----------------------------------------------------------------------------------------------------------
 
@@ -206,7 +206,7 @@ class Shelf:
         key = (name, row["number"], row["clean_crc32"], kind, factor)
         return self._encoded.get(key, lambda: frames.encode(frames.binned(self.image(name, row, kind), factor)))
 
-    # -- looks ------------------------------------------------------------------------------------------------------------------
+    # -- metrics ----------------------------------------------------------------------------------------------------------------
 
     def known_figures(self, name: str, row: Row) -> dict[str, float] | None:
         """What has been seen in it already."""
@@ -224,9 +224,9 @@ class Shelf:
         """The small picture, if it has been made lately."""
         return self._small.peek((name, row["number"], row["clean_crc32"]))
 
-    def _look(self, name: str, row: Row) -> Look:
+    def _look(self, name: str, row: Row) -> FrameMetrics:
         planes = self.pixels(name, row)
-        seen = look(planes["raw"], planes["clean"])
+        seen = measured(planes["raw"], planes["clean"])
         key = (name, row["number"], row["clean_crc32"])
         self._figures.put(key, seen.figures)
         self._small.put(key, seen.small)

@@ -202,3 +202,10 @@ def _tiff(pixels: Array, extra: list[tuple[int, str, int, Any]], description: st
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, pixels, extratags=[(*tag, True) for tag in extra], description=description, metadata=None)
     return buffer.getvalue()
+
+
+def frame_mdoc(name: str, tilt_deg: float, frames: int, pixel_size_nm: float, *, kind: str = "FrameSet") -> bytes:
+    """SerialEM's text about the file with the frames of one exposure; `kind` is ZValue in the text beside a series."""
+    lines = ["Voltage = 300", "", f"[{kind} = 0]", f"TiltAngle = {tilt_deg!r}", f"PixelSpacing = {pixel_size_nm * 10:.4f}"]
+    lines += [f"SubFramePath = D:\\frames\\{name}", f"NumSubFrames = {frames}", "DateTime = 31-Mar-23  16:24:15", ""]
+    return ("\n".join(lines) + "\n").encode()

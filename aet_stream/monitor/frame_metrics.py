@@ -13,8 +13,8 @@ SMALL_PX = 96
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """One projection at a glance."""
+class FrameMetrics:
+    """What is measured of one projection for viewers, beside its record."""
 
     figures: dict[str, float]
     """See `measure`."""
@@ -22,9 +22,9 @@ class Look:
     """Clean, at most 96 px wide and high (more if very flat), float32."""
 
 
-def look(raw: Array, clean: Array) -> Look:
+def measured(raw: Array, clean: Array) -> FrameMetrics:
     """Measure one projection. Both (height, width), counts."""
-    return Look(measure(raw, clean), reduced(clean, SMALL_PX))
+    return FrameMetrics(measure(raw, clean), reduced(clean, SMALL_PX))
 
 
 def measure(raw: Array, clean: Array) -> dict[str, float]:
