@@ -26,6 +26,8 @@ FOLDERS = (["tiff"], ["npy"], ["mrc"], ["dm4", "emd"], ["ser"], ["tiff", "npy", 
 STACKS = {"de.h5": data_exchange, "tomviz.emd": lambda images, tilts: tomviz(images, tilts, 0.1)}
 TIMES = {"settle_s", "read_s", "queue_s", "network_s", "commit_s", "total_s", "worker", "attempts", "config_sha256", "number"}
 """What may differ between two that make the same series of the same files."""
+FITTED = {"mass_residual_px": 9}
+"""Of a fit to the whole series, whose last digits are rounding: so many decimals are compared."""
 READ = frozenset(SUFFIXES)
 QUICK = ("--set", "output.keep_free_mib=0", "--set", "reconstruct.on_close=false")
 
@@ -138,6 +140,7 @@ def said(series: Path) -> dict[tuple[str, int], dict[str, Any]]:
         rows = {}
         for place, source in enumerate(zip(columns["path"], columns["image"], strict=True)):
             found = {name: repr(value[place].tolist()) for name, value in columns.items()}  # so that NaN is NaN
+            found |= {name: repr(round(float(columns[name][place]), digits)) for name, digits in FITTED.items() if name in columns}
             found |= {"theta": float(file["/exchange/theta"][place]), "raw": file["/aet/raw"][place].tobytes()}
             rows[source[0].decode(), int(source[1])] = found | {"clean": file["/exchange/data"][place].tobytes()}
         assert len(rows) == len(columns["path"]), "a source twice"
