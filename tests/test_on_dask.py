@@ -81,11 +81,12 @@ def stamps(out: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name in ("series.h5", "done.json")}
 
 
+@pytest.mark.timeout(400)
 def test_workers_of_a_cluster_make_what_processes_of_this_computer_make(tmp_path: Path, cluster: Cluster) -> None:
     cluster.add()
     names, mine, there = archive(tmp_path / "in", 3), tmp_path / "mine", tmp_path / "there"
     here(plan(mine, model="laplace"), tmp_path / "in")
-    ran = done(there, tmp_path / "in", "--scheduler", cluster.address)
+    ran = done(there, tmp_path / "in", "--scheduler", cluster.address, limit_s=300)
     assert states(there) == dict.fromkeys(names, "done")
     assert cluster.address in ran.stderr
     for name in names:
