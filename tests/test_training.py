@@ -292,6 +292,31 @@ def test_several_processes_train_one_network(tmp_path: Path) -> None:
     assert load_card(out / "tiny.safetensors").trained["steps"] == 3
 
 
+def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
+    """The frames of each step shared out between two processes on the CPU: the same losses and the same weights, but for rounding."""
+    preset = load_preset(str(preset_file(tmp_path)))
+    batches = CoarseBatches(Mixer(preset.recipe, seed=1, particles=1, views=2), seed=1, batch=2)
+    frames = [batches[step] for step in range(3)]
+    torch.multiprocessing.spawn(_learn_a_share, (preset, frames, tmp_path), nprocs=2)
+    one = Training(preset, torch.device("cpu"))
+    losses = [float(one.one_step(batch)) for batch in frames]
+    shares, weights = zip(*(torch.load(tmp_path / f"{rank}.pt") for rank in range(2)), strict=True)
+    assert np.mean(shares, axis=0) == pytest.approx(losses, rel=1e-4)
+    assert len(set(losses)) == 3
+    for name, value in one.model.state_dict().items():
+        assert torch.equal(weights[0][name], weights[1][name])
+        assert float((weights[0][name] - value).abs().mean()) < 1e-5, name
+
+
+def _learn_a_share(rank: int, preset: Preset, frames: list[CoarseBatch], folder: Path) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    training = Training(preset, torch.device("cpu"))
+    losses = [float(training.one_step(CoarseBatch(*(part[rank : rank + 1] for part in batch)))) for batch in frames]
+    torch.save((losses, training.model.state_dict()), folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
 def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """More processes than GPUs are refused, with how many there may be."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
