@@ -147,7 +147,7 @@ class Draft:
             made_at=time.time(),
             software=f"aet_stream {__version__}",
         )
-        self._file.attrs["layout_version"] = layout.LAYOUT_VERSION
+        self._file.attrs["layout_version"] = layout.UNDECIDED_VERSION
         about.attrs["content_sha256"] = layout.Contents.of(self._file)
 
 

@@ -135,6 +135,8 @@ KINDS = {
     ),
     "copy": Kind("same pixels and tilt as {path} image {image} (projection {number})"),
     "untouched": Kind("projection {number}: the file was touched, its pixels were not"),
+    # -- set aside by the others
+    "odd": Kind("odd: {its}, but two after it agree on {theirs}", "{remedy}", "exclude ID --reason survey"),
     # -- a person's word
     "by_person": Kind("{text}", "if it should count again", "restore ID"),
     "discarded": Kind("discarded: {text}", "if it should not have been", "restore ID"),

@@ -383,14 +383,23 @@ def test_a_lost_edition_is_written_anew_from_the_closed_series(tmp_path: Path) -
     ledger.close()
 
 
-def test_edition_1_outlives_its_projection_files(tmp_path: Path) -> None:
-    """Somebody deletes them while another edition is shown: it is written anew from its own file, and chosen again."""
+@pytest.mark.parametrize("restarted", [False, True])
+def test_edition_1_outlives_its_projection_files(tmp_path: Path, restarted: bool) -> None:
+    """Somebody deletes them while another edition is shown: its own file has all of it, from which they are written anew; chosen again."""
     archive, ledger = stored(tmp_path, closed=True)
     before = {path.name: path.read_bytes() for path in (tmp_path / "s" / "projections").iterdir()}
     taken(archive, tmp_path, use=True)
-    ledger.close()
+    if restarted:
+        ledger.close()
     shutil.rmtree(tmp_path / "s" / "projections")
-    archive, ledger = opened(tmp_path)
+    sound(tmp_path)
+    with Edition(tmp_path / "s" / "editions" / "01.h5") as first, Series(tmp_path / "s" / "series.h5") as series:
+        assert first.doubts() == []
+        for row in range(3):
+            assert np.array_equal(first.clean(row), made(row).planes["clean"])
+            assert np.array_equal(series.first(row)[0], first.clean(row))
+    if restarted:
+        archive, ledger = opened(tmp_path)
     archive.use("s", 1)
     work(archive)
     assert shown(tmp_path) == [1, 1, 1]

@@ -89,6 +89,7 @@ def add_commands(add: Add) -> None:
     export.add_argument("--bin", type=whole_from(1, 64), default=1, metavar="N", help="with --aligned: N x N pixels become one")
     export.add_argument("--crop", type=size, default=(0, 0), metavar="WxH", help="with --aligned: so many pixels around the tilt axis")
     export.add_argument("--normalise", action="store_true", help="with --aligned: every projection scaled to the same total")
+    export.add_argument("--keep-excluded", action="store_true", help="also what is excluded in the series")
     export.add_argument("--overwrite", action="store_true", help="replace files that are there")
     train = add("train", _train, "make a network from simulated particles", config=False)
     train.add_argument("--preset", help="default, dncnn-2019, or a TOML file of your own (default: default)")
@@ -208,7 +209,10 @@ def _export(arguments: argparse.Namespace) -> int:
         aligned = Aligned(arguments.aligned, arguments.bin, arguments.crop, arguments.normalise)
     elif arguments.bin > 1 or any(arguments.crop) or arguments.normalise:
         raise AetError("--bin, --crop and --normalise go with --aligned VOLUME.h5")
-    for path in export(arguments.source, arguments.target, aligned=aligned, overwrite=arguments.overwrite):
+    if aligned is not None and arguments.keep_excluded:
+        raise AetError("--keep-excluded does not go with --aligned: a volume aligns what it was made from")
+    options = {"keep_excluded": arguments.keep_excluded, "overwrite": arguments.overwrite}
+    for path in export(arguments.source, arguments.target, aligned=aligned, **options):
         print(path)
     return EXIT_OK
 

@@ -231,6 +231,7 @@ class Live:
             "stored": table.stored,
             "closed": table.closed,
             "shape": table.shape,
+            "editions": self.cache.editions(name),
         }
         return name, {**described, "rows": rows, "volume": self.cache.volume(name), **advice}
 

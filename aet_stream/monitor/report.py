@@ -221,16 +221,16 @@ def _volume(cache: SeriesCache, name: str) -> str:
 def _put_aside(status: LedgerStatus | None, name: str) -> str:
     if status is None:
         return "<h2>Held and quarantined</h2><p class='dim'>the ledger was not at hand</p>"
-    aside = [
-        (state, row) for state, rows in (("held", status.held), ("quarantined", status.quarantined)) for row in rows if row.series == name
-    ]
-    older = sum(series.held + series.quarantined for series in status.series if series.name == name) - len(aside)
+    listed = (("held", status.held), ("quarantined", status.quarantined), ("odd", status.odd))
+    aside = [(state, row) for state, rows in listed for row in rows if row.series == name]
+    named = sum(state != "odd" for state, _ in aside)
+    older = sum(series.held + series.quarantined for series in status.series if series.name == name) - named
     if not aside and older <= 0:
         return "<h2>Held and quarantined</h2><p>nothing</p>"
     lines = "".join(f"<tr><td>{state}</td><td>{text(row.path)} [{row.image}]</td><td>{text(row.reason)}</td></tr>" for state, row in aside)
     more = f"<p class='dim'>{older} older ones are not named here</p>" if older > 0 else ""
-    named = f"<table><tr><th>state</th><th>file</th><th>reason</th></tr>{lines}</table>" if lines else ""
-    return f"<h2>Held and quarantined</h2>{named}{more}"
+    table = f"<table><tr><th>state</th><th>file</th><th>reason</th></tr>{lines}</table>" if lines else ""
+    return f"<h2>Held and quarantined</h2>{table}{more}"
 
 
 def _left_out(status: LedgerStatus | None, folders: set[str]) -> str:

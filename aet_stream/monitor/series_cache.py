@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import h5py
+import msgspec
 import numpy as np
 
 from aet_stream import layout
-from aet_stream.edition import FIRST
+from aet_stream.edition import FIRST, Edition
 from aet_stream.errors import StoreError
 from aet_stream.monitor import frames
 from aet_stream.monitor.frame_metrics import FrameMetrics, measured
 from aet_stream.naming import shown
-from aet_stream.projection import Array
+from aet_stream.projection import Array, Quality
 from aet_stream.series import Series
 
 ROWS_SHOWN = 1000
@@ -191,10 +192,52 @@ class SeriesCache:
             return layout.read_projection(str(path))[1]
         # projection files may be removed after closing: then series.h5 holds the pixels itself
         with Series(self.root / name / layout.SERIES_FILE) as series:
-            rows = np.flatnonzero(series.column("number") == row["number"])
-            if not rows.size or (not series.closed and row.get("edition", FIRST) == FIRST):
-                raise StoreError(f"projection {row['number']} is not there")
-            return series.planes(int(rows[0]))
+            at = _row_of(series, row["number"])
+            if series.edition_of(at) == row.get("edition", FIRST):
+                return series.planes(at)
+            return {"raw": series.raw(at), "clean": self._of_edition(series, at, row["edition"])[0]}
+
+    def _of_edition(self, series: Series, at: int, wanted: int) -> tuple[Array, Quality]:
+        """(clean, figures) of a row in another edition than the one that is shown."""
+        if wanted == FIRST:
+            return series.first(at)
+        path, number = series.path.parent / layout.EDITIONS / layout.edition_file(wanted), int(series.column("number")[at])
+        with Edition(path) as found:
+            if number not in found.rows:
+                raise StoreError(f"edition {wanted} has no projection {number}")
+            return found.clean(number), found.rows[number].quality
+
+    def editions(self, name: str) -> list[int]:
+        """Which ones there are."""
+        return sorted({FIRST, *layout.edition_files(self.root / name)})
+
+    def in_edition(self, name: str, row: Row, wanted: int) -> Row:
+        """A row as another edition has it.
+
+        Raises
+        ------
+        StoreError : it does not have it
+        """
+        if wanted == row.get("edition", FIRST):
+            return row
+        with Series(self.root / name / layout.SERIES_FILE) as series:
+            clean, quality = self._of_edition(series, _row_of(series, row["number"]), wanted)
+        figures = {key: _plain(value) for key, value in msgspec.to_builtins(quality).items()}
+        return {**row, **figures, "edition": wanted, "clean_crc32": layout.crc32(clean), "trust_in_series": figures["trust"]}
+
+    def difference(self, name: str, row: Row, other: Row) -> dict[str, Any]:
+        """How far a projection's background in one edition lies from that in another, in counts, and the figures of both."""
+        one, another = self.pixels(name, row)["clean"], self.pixels(name, other)["clean"]
+        between = another.astype(np.float64) - one
+        rms, spread = float(np.sqrt(np.mean(between**2))), float(one.std())
+        figures = {
+            "rms": rms,
+            "mean": float(between.mean()),
+            "largest": float(np.abs(between).max()),
+            "of_contrast": rms / (spread or float("nan")),
+        }
+        said = {key: [each.get(key) for each in (row, other)] for key in ("edition", "model", "trust")}
+        return {**{key: _plain(value) for key, value in figures.items()}, **said}
 
     def image(self, name: str, row: Row, kind: str) -> Array:
         """raw, clean or background = raw - clean."""
@@ -299,6 +342,13 @@ def _read_table(name: str, path: Path) -> Table:
             return Table(name, series.about, len(series), rows, series.shape, series.closed, series.digest)
         except (OSError, KeyError, RuntimeError, ValueError) as error:
             raise StoreError(f"{path}: cannot be read: {error}") from error
+
+
+def _row_of(series: Series, number: int) -> int:
+    rows = np.flatnonzero(series.column("number") == number)
+    if not rows.size:
+        raise StoreError(f"projection {number} is not there")
+    return int(rows[0])
 
 
 def as_row(values: dict[str, Any]) -> Row:

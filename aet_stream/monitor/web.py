@@ -68,6 +68,7 @@ class Web:
             Route(one + "/report.html", self._report),
             Route(one + "/volume/{plane}", self._plane),
             Route(frame + "/thumb.png", self._thumb),
+            Route(frame + "/difference", self._difference),
             Route(frame + "/{kind}.tiff", self._tiff),
             Route(frame + "/{kind}", self._frame),
             WebSocketRoute(EVENTS, self._events),
@@ -198,11 +199,14 @@ class Web:
         cache = self._live.cache
         if not re.fullmatch(r"[0-9]{1,9}", said):
             raise StoreError("no such projection")
-        number = int(said)
+        number, edition = int(said), request.query_params.get("edition", "")
+        if edition and not re.fullmatch(r"[0-9]{1,4}", edition):
+            raise StoreError("no such edition")
 
         def find() -> tuple[str, Row]:
             name = cache.name_of(wanted)
-            return name, cache.row(name, number)
+            row = cache.row(name, number)
+            return name, cache.in_edition(name, row, int(edition)) if edition else row
 
         return await self._live.read(find)
 
@@ -219,6 +223,13 @@ class Web:
             fixed=request.query_params.get("v") == str(row["clean_crc32"]),
             request=request,
         )
+
+    async def _difference(self, request: Request) -> Response:
+        """Of a projection: what it shows, and what it would show in the edition that is named."""
+        async with self._images:
+            name, other = await self._row(request)
+            cache = self._live.cache
+            return _json(await self._live.read(lambda: cache.difference(name, cache.row(name, other["number"]), other)))
 
     async def _plane(self, request: Request) -> Response:
         plane = request.path_params["plane"]

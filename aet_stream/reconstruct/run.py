@@ -130,7 +130,8 @@ def reconstruct(
     ensure_picture(target, f"{series.absolute().parent.name}, {method}")
     if wanted != target:
         with h5py.File(target, "r", locking=False) as file:
-            write_volume(file[VOLUME][()], float(file["reconstruction"].attrs["voxel_size_nm"]), wanted)
+            about = file["reconstruction"].attrs
+            write_volume(file[VOLUME][()], float(about["voxel_size_nm"]), wanted, int(about.get("edition", 1)))
     return wanted
 
 
