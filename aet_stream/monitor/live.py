@@ -233,7 +233,7 @@ class Live:
             "shape": table.shape,
             "editions": self.cache.editions(name),
         }
-        return name, {**described, "rows": rows, "volume": self.cache.volume(name), **advice}
+        return name, {**described, "rows": rows, "volume": self.cache.volume(name), "atoms": self.cache.atoms(name), **advice}
 
     def with_figures(self, name: str, row: Row) -> Row:
         """A row with what was seen in it; the record's own figures win."""
@@ -290,7 +290,7 @@ class Live:
             logger.exception("%s: no advice", shown(name))
             return
         self._advised_at = {name: time.monotonic()}
-        keys = ("hints", "coverage", "law", "volume", "stored")
+        keys = ("hints", "coverage", "law", "volume", "atoms", "stored")
         trust = {row["number"]: row["trust_in_series"] for row in found["rows"]}
         self.tell({"type": "advice", "series": series_id(name), "trust": trust, **{key: found[key] for key in keys}})
 

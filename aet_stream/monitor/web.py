@@ -67,6 +67,8 @@ class Web:
             Route(one + "/summary.csv", self._summary_csv),
             Route(one + "/report.html", self._report),
             Route(one + "/volume/{plane}", self._plane),
+            Route(one + "/atoms", self._atoms),
+            Route(one + "/atoms.xyz", self._atoms_xyz),
             Route(frame + "/thumb.png", self._thumb),
             Route(frame + "/difference", self._difference),
             Route(frame + "/{kind}.tiff", self._tiff),
@@ -239,6 +241,16 @@ class Web:
         name = await self._live.read(lambda: cache.name_of(request.path_params["series"]))
         encoded = await self._live.read(lambda: cache.plane(name, plane))
         return _image(encoded, "", fixed=False, request=request)
+
+    async def _atoms(self, request: Request) -> Response:
+        cache = self._live.cache
+        body = await self._live.read(lambda: cache.atom_places(cache.name_of(request.path_params["series"])))
+        return Response(body, media_type="application/octet-stream", headers={"cache-control": "no-cache"})
+
+    async def _atoms_xyz(self, request: Request) -> Response:
+        cache, wanted = self._live.cache, request.path_params["series"]
+        body = await self._live.read(lambda: cache.atom_file(cache.name_of(wanted), ".xyz"))
+        return Response(body, media_type="chemical/x-xyz", headers=_download(f"{wanted}.xyz"))
 
     async def _thumb(self, request: Request) -> Response:
         name, row = await self._row(request)
