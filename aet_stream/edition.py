@@ -147,7 +147,7 @@ class Draft:
             made_at=time.time(),
             software=f"aet_stream {__version__}",
         )
-        self._file.attrs["layout_version"] = layout.LAYOUT_VERSION
+        self._file.attrs["layout_version"] = layout.UNDECIDED_VERSION
         about.attrs["content_sha256"] = layout.Contents.of(self._file)
 
 
@@ -261,7 +261,7 @@ class Edition:
 
     def _read_about(self) -> About:
         attributes = dict(self._file[layout.EDITION_ABOUT].attrs)
-        if layout.Contents.of(self._file) != attributes.pop("content_sha256"):
+        if not layout.Contents.are(self._file, attributes.pop("content_sha256")):
             raise StoreError(f"{self.path}: what it says is not what was written (content_sha256)")
         settings, rows = json.loads(attributes.pop("settings")), int(attributes.pop("rows"))
         if self._file[layout.EDITION_CLEAN].shape[0] != rows:

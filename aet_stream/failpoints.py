@@ -42,8 +42,9 @@ NAMES = (
     "fold.begin", "fold.frame", *(f"fold.{step}" for step in _FILE[1:]), "fold.checked",
     *(f"quarantine.{step}" for step in _FILE), "quarantine.remove",
     "end.commit", "end.committed",
+    "odd.decided", "again.commit", "again.committed",
     "event.leased", "event.sent", "event.heard", "event.begun", "event.acted", "event.told", "event.done", "event.ended",
-    *(f"volume.{step}" for step in ("draft", "synced", "renamed", "durable")),
+    *(f"{file}.{step}" for file in ("volume", "atoms") for step in ("draft", "synced", "renamed", "durable")),
     "recover.drafts", "recover.begin", "recover.commit", "recover.committed",
 )  # fmt: skip
 

@@ -12,17 +12,21 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from aet_stream.config import Config
 from aet_stream.errors import AetError, ReaderDied, SourceError, SourceGone, SourceNotReady
-from aet_stream.judging import Row, Rows, Site, judge, parted
+from aet_stream.judging import Held, Row, Rows, Site, is_bound, judge, odd, parted
+from aet_stream.messages import Acquired
 from aet_stream.naming import is_text, series_of, shown, without_reader
 from aet_stream.newer_than import limit_s
-from aet_stream.projection import Acquisition, Candidate
+from aet_stream.projection import Acquisition, Array, Candidate
 from aet_stream.readers.child import Member, ReaderChild
 from aet_stream.readers.looking import Look, Unit
 from aet_stream.readers.sidecar import is_sidecar
-from aet_stream.reasons import why
+from aet_stream.reasons import Reason, why
 from aet_stream.watch.merging import Merging
 from aet_stream.watch.settle import Settling
 from aet_stream.watch.visits import Visit, Visits
@@ -31,6 +35,7 @@ from aet_stream.watch.witness import Witness
 SHOWN_IMAGES = 3
 """Of a long stack, the first and last images are shown in full."""
 STORED, WAITED_FOR, QUARANTINED, GONE, UNREAD = "would be stored", "would be waited for", "would be quarantined", "gone", "never looked at"
+ODD = "would be set aside"
 _WORDS = {
     "stored": STORED,
     "held": "would be held",
@@ -38,7 +43,7 @@ _WORDS = {
     "duplicate": "would be recorded as a duplicate",
     "same": "would be recorded as known",
 }
-_WORST_FIRST = (QUARANTINED, GONE, _WORDS["held"], WAITED_FOR, STORED, _WORDS["duplicate"], _WORDS["other"])
+_WORST_FIRST = (QUARANTINED, GONE, _WORDS["held"], ODD, WAITED_FOR, STORED, _WORDS["duplicate"], _WORDS["other"])
 """Which verdict on one of its images is that on a file."""
 
 
@@ -91,6 +96,17 @@ class _File:
     """Image -> (verdict, lines)."""
 
 
+class _Held(NamedTuple):
+    """What is judged again when the row that it was held against is set aside."""
+
+    files: list[_File]
+    visit: Visit
+    acquired: Acquired
+    raw: Array
+    """Shape and dtype; its pixels are known by their checksum."""
+    reason: Reason
+
+
 class Foresight:
     """What would become of files; what would be stored is remembered, and what comes after it judged beside it."""
 
@@ -100,6 +116,9 @@ class Foresight:
         self._witness = Witness(config)
         self._suffixes = reader.suffixes()
         self._rows: dict[str, Rows] = {}
+        self._held: dict[str, list[_Held]] = {}
+        self._of_row: dict[tuple[str, int], tuple[_File, int]] = {}
+        """(series, number) -> file and image that it would be of."""
 
     def of(self, folder: Path, names: list[str]) -> list[tuple[str, str]]:
         """(verdict, text) of files in a folder, or of all below it; text without a verdict is about several of them."""
@@ -161,17 +180,42 @@ class Foresight:
             verdict, words = _failed(error)
         else:
             acquired, planes = self._witness.acquired(visit, projection, reading)
-            raw, stated = parted(planes, acquired)[0], acquired.candidates
-            rows, site = self._rows.setdefault(files[0].series, Rows()), Site.of(self._config)
-            found = judge(acquired, raw, rows, site)
-            verdict = _WORDS[found.state]
-            words = f"{verdict}: {found.reason.with_remedy()}" if found.reason else verdict
-            if found.state == "stored":
-                rows.take(Row.of(acquired, raw, found, site, len(rows)))
-                words = f"{STORED} at {found.tilt_deg:+.3f} deg from {found.tilt_source}"
+            self._decide(files, visit, acquired, parted(planes, acquired)[0])
+            self._set_aside(files[0].series)
+            return
+        self._note(files, visit, stated, verdict, words)
+
+    def _decide(self, files: list[_File], visit: Visit, acquired: Acquired, raw: Array) -> None:
+        series, site = files[0].series, Site.of(self._config)
+        rows = self._rows.setdefault(series, Rows())
+        found = judge(acquired, raw, rows, site)
+        verdict = _WORDS[found.state]
+        words = f"{verdict}: {found.reason.with_remedy()}" if found.reason else verdict
+        if found.state == "stored":
+            self._of_row[series, len(rows)] = files[0], visit.key[1]
+            rows.take(Row.of(acquired, raw, found, site, len(rows)))
+            words = f"{STORED} at {found.tilt_deg:+.3f} deg from {found.tilt_source}"
+        elif found.state == "held" and found.reason is not None and is_bound(found.reason):
+            stub = np.broadcast_to(raw.dtype.type(0), raw.shape)
+            self._held.setdefault(series, []).append(_Held(files, visit, acquired, stub, found.reason))
+        self._note(files, visit, acquired.candidates, verdict, words)
+
+    def _note(self, files: list[_File], visit: Visit, stated: tuple[Candidate, ...], verdict: str, words: str) -> None:
         files[0].images[visit.key[1]] = verdict, [*(f"      {_stated(c)}" for c in stated), f"      {words}"]
-        for file, frame in zip(files[1:], frames[1:], strict=True):
+        for file, frame in zip(files[1:], visit.frames[1:], strict=True):
             file.images[frame.unit.image] = verdict, [f"      a frame of {visit.key[0]} image {visit.key[1]}, as which it {verdict}"]
+
+    def _set_aside(self, series: str) -> None:
+        """As the hub would: a row that two agree against no longer binds, and what was held because of it is judged again."""
+        rows, held = self._rows.get(series, Rows()), self._held.get(series, [])
+        said = [Held(each.reason, each.acquired.candidates[0].tilt_deg, each.acquired.sha256) for each in held if each.acquired.candidates]
+        if found := odd(rows, said):
+            row, reason = found
+            rows.decided({row.number})
+            file, image = self._of_row[series, row.number]
+            file.images[image] = ODD, [*file.images[image][1], f"      {ODD}: {reason.with_remedy()}"]
+            for each in self._held.pop(series):
+                self._decide(each.files, each.visit, each.acquired, each.raw)
 
     def _told(self, file: _File) -> tuple[str, str]:
         """(verdict, lines) of one file."""

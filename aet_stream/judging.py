@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain, combinations, islice
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -108,6 +109,8 @@ class Rows:
     _with_size: list[Row] = field(default_factory=list)
     _with_detector: list[Row] = field(default_factory=list)
     _with_detector_name: list[Row] = field(default_factory=list)
+    _aside: Collection[int] = frozenset()
+    _restored: Collection[int] = frozenset()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -125,12 +128,28 @@ class Rows:
         if detector_in_name(row.path):
             self._with_detector_name.append(row)
 
+    def decided(self, aside: Collection[int], restored: Collection[int] = ()) -> None:
+        """Which numbers are set aside, and which were and count again: the former bind nobody, the latter where no other does."""
+        self._aside, self._restored = frozenset(aside), frozenset(restored)
+
+    def lone(self) -> Row | None:
+        """The only row that counts, if there is but one, and nobody has ever said that it counts."""
+        counting = list(islice((row for row in self._binding(self._rows) if self._newest[row.key] is row), 2))
+        said = len(counting) == 1 and (counting[0].number in self._restored or counting[0].tilt_source == "person")
+        return counting[0] if len(counting) == 1 and not said else None
+
     def same_pixels(self, sha256: str) -> list[Row]:
         """What is stored with exactly these pixels, and was not superseded by others."""
         return [row for row in self._by_pixels.get(sha256, []) if self._newest[row.key].sha256 == sha256]
 
     def first(self) -> Row | None:
-        return self._rows[0] if self._rows else None
+        """Of those that are not set aside."""
+        return next(self._binding(self._rows), None)
+
+    def _binding(self, rows: list[Row]) -> Iterator[Row]:
+        """Those that are not set aside; any that was once comes last."""
+        never = (row for row in rows if row.number not in self._aside and row.number not in self._restored)
+        return chain(never, (row for row in rows if row.number in self._restored) if self._restored else ())
 
     def roots(self) -> list[str]:
         """Watched folders that rows came from, where known."""
@@ -149,17 +168,68 @@ class Rows:
         return next((detector_in_name(row.path) for row in self._current(self._with_detector_name, but)), "")
 
     def _current(self, rows: list[Row], but: tuple[str, int]) -> Iterator[Row]:
-        return (row for row in rows if self._newest[row.key] is row and row.key != but)
+        return (row for row in self._binding(rows) if self._newest[row.key] is row and row.key != but)
 
     def learns(self, acquired: Acquired) -> bool:
         """Would this image, as a row, decide about others in a way that no row does yet?"""
         said, nobody = acquired.acquisition, ("", -1)
         return (
-            not self._rows
+            self.first() is None
             or (said.pixel_size_nm is not None and self.pixel_size_nm(nobody) is None)
             or bool(said.detector and not self.detector(nobody))
             or bool(detector_in_name(acquired.visit.path) and not self.detector_name(nobody))
         )
+
+
+class Held(NamedTuple):
+    """What was held because it is not like the rows of its series."""
+
+    reason: Reason
+    tilt_deg: float
+    sha256: str
+
+
+def is_bound(reason: Reason) -> bool:
+    """Would an image that is held for this reason perhaps be stored if other rows were there?"""
+    return reason.code in _SAYS
+
+
+def odd(rows: Rows, held: Iterable[Held]) -> tuple[Row, Reason] | None:
+    """The only row that counts, and why it is set aside: two at other tilts that are held because of it agree with each other.
+
+    A survey at another magnification, or of another detector, came first.
+    """
+    row = rows.lone()
+    if row is None:
+        return None
+    for one, other in combinations([each for each in held if is_bound(each.reason)], 2):
+        if one.sha256 != other.sha256 and abs(one.tilt_deg - other.tilt_deg) > EQUAL_TILT_DEG and _agree(one.reason, other.reason):
+            its, theirs = (text.format_map(one.reason.values) for text in _SAYS[one.reason.code])
+            other_size = "put a copy of it into a folder of its own; or say that it shall not count"
+            remedy = (
+                other_size if one.reason.code == "other_shape" else "restore it if it should count all the same; or say that it shall not"
+            )
+            return row, why("odd", its=its, theirs=theirs, remedy=remedy)
+    return None
+
+
+_SAYS = {
+    "other_shape": ("{its_height} x {its_width} px of {its_dtype}", "{height} x {width} px of {dtype}"),
+    "other_pixel_size": ("{used_nm:.4g} nm/px", "{pixel_size_nm:.4g} nm/px"),
+    "other_detector": ("detector {used}", "detector {detector}"),
+}
+"""Code of a reason by which a row binds others -> what that row is like, and what the others are."""
+
+
+def _agree(one: Reason, other: Reason) -> bool:
+    """Are two that are held because of one row like each other?"""
+    if one.code != other.code:
+        return False
+    if one.code == "other_pixel_size":
+        nm, its_nm = float(one.values["pixel_size_nm"]), float(other.values["pixel_size_nm"])
+        return abs(its_nm - nm) <= SAME_SIZE * nm
+    theirs = _SAYS[one.code][1]
+    return theirs.format_map(one.values).lower() == theirs.format_map(other.values).lower()
 
 
 def judge(acquired: Acquired, raw: Array, rows: Rows, site: Site, person_deg: float | None = None) -> Verdict:

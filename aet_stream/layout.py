@@ -24,8 +24,12 @@ from aet_stream.naming import SERIES_FILE as SERIES_FILE
 from aet_stream.projection import Acquisition, Array, Drift, Quality, VisitKey
 from aet_stream.tilts import SAME_TILT_DEG
 
-LAYOUT_VERSION = 2
-"""1: only the frames had checksums. 2: `content_sha256` in series.h5, `record_sha256` in a projection file, `crc32` beside extras."""
+LAYOUT_VERSION = 3
+"""1: only the frames had checksums. 2: `content_sha256` in series.h5, `record_sha256` in a projection file, `crc32` beside extras.
+3: something has been decided about the series. A version that knows nothing of it would count what is excluded, take up edition 1 again,
+or call projections damaged because the one before them has another size."""
+UNDECIDED_VERSION = 2
+"""Of everything else that is written."""
 #: Of whatever holds its own pixels: every HDF5 library since 1.8 reads it, MATLAB's before R2021b among them.
 LIBVER = ("v108", "v108")
 #: Of a master: virtual datasets came with HDF5 1.10.
@@ -41,6 +45,8 @@ NEUTRAL = {"/exchange/data_white": 1, "/exchange/data_dark": 0}
 RAW = "/aet/raw"
 PER_PROJECTION = "/aet/projection"
 ABOUT = "/aet/series"
+APART = "/aet/apart"
+"""Projections that are set aside and of another frame size than the series: by number, each a group like a projection file."""
 NXTOMO = "/entry1/tomo_entry"
 
 EDITION_CLEAN = "/clean"
@@ -237,6 +243,11 @@ def nbytes(record: Record, raw: Array) -> int:
     return sum(raw.size * plane.dtype_beside(raw).itemsize for plane in PLANES if plane.name in record.checksums)
 
 
+def form(raw: Array | h5py.Dataset) -> tuple[tuple[int, ...], str]:
+    """((height, width), dtype) of a frame as acquired: that all rows of a series have in common."""
+    return raw.shape, raw.dtype.str
+
+
 def file_name(number: int) -> str:
     return f"{number:06d}.h5"
 
@@ -259,7 +270,7 @@ def edition_files(folder: Path) -> dict[int, Path]:
     return {number: path for number, path in paths.items() if path.exists()}
 
 
-def projection_image(record: Record, planes: Planes, extras: Planes | None = None) -> bytes:
+def projection_image(record: Record, planes: Planes, extras: Planes | None = None, *, version: int = UNDECIDED_VERSION) -> bytes:
     """The bytes of a projection file. Made in memory, so that a full disk shows as a plain error with its number.
 
     Parameters
@@ -275,17 +286,53 @@ def projection_image(record: Record, planes: Planes, extras: Planes | None = Non
             file.create_dataset(name, data=planes[name])
         for name, pixels in (extras or {}).items():
             file.create_dataset(name, data=pixels).attrs["crc32"] = crc32(pixels)
-        file.attrs["layout_version"] = LAYOUT_VERSION
-        values = flat(record)
-        for name, value in values.items():
-            try:
-                hdf5.describe(file, **{name: value})
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{name} {value!r:.100}: {error}") from error
-        file.attrs["record_sha256"] = _said_sha256(values)
+        write_record(file, record, version)
         file.flush()
         image: bytes = file.id.get_file_image()
     return image
+
+
+def write_record(item: h5py.Group, record: Record, version: int = UNDECIDED_VERSION) -> None:
+    """As attributes of a projection file, or of a group that stands for one.
+
+    Raises
+    ------
+    ValueError : HDF5 cannot hold a field of the record, such as a text with a NUL in it
+    """
+    item.attrs["layout_version"] = version
+    values = flat(record)
+    for name, value in values.items():
+        try:
+            hdf5.describe(item, **{name: value})
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name} {value!r:.100}: {error}") from error
+    item.attrs["record_sha256"] = _said_sha256(values)
+
+
+def apart(file: h5py.File) -> dict[int, Record]:
+    """Number -> record of each projection of another frame size that a series.h5 tells of.
+
+    Raises
+    ------
+    StoreError : one is not what was written
+    """
+    return {int(name): read_record(group) for name, group in file[APART].items()} if APART in file else {}
+
+
+def apart_planes(file: h5py.File, record: Record) -> Planes:
+    """The pixels of one of them, from a closed series.
+
+    Raises
+    ------
+    StoreError : they are not there, or not what was written
+    """
+    where = f"{APART}/{record.number:06d}"
+    try:
+        planes = {name: file[f"{where}/{name}"][()] for name in record.checksums}
+    except (OSError, KeyError, RuntimeError) as error:
+        raise StoreError(f"{file.filename}: {where} cannot be read: {error}") from error
+    check_pixels(f"{file.filename} {where}", record, planes)
+    return planes
 
 
 def _said_sha256(values: dict[str, Any]) -> str:
@@ -294,8 +341,8 @@ def _said_sha256(values: dict[str, Any]) -> str:
     return hashlib.sha256("".join(f"{name}={plain[name]!r};" for name in sorted(plain)).encode()).hexdigest()
 
 
-def read_record(file: h5py.File) -> Record:
-    """The record in an open projection file.
+def read_record(file: h5py.Group) -> Record:
+    """The record in an open projection file, or in a group that stands for one.
 
     Raises
     ------
@@ -313,10 +360,10 @@ def read_record(file: h5py.File) -> Record:
             values[name] = value.item() if isinstance(value, np.generic) else value
         said = attributes.get("record_sha256")
         if said != _said_sha256(values) and (said is not None or attributes["layout_version"] > 1):
-            raise StoreError(f"{file.filename}: the record is not what was written (record_sha256)")
+            raise StoreError(f"{file.file.filename}: the record is not what was written (record_sha256)")
         return nested(values)
     except (KeyError, OSError, RuntimeError, TypeError, ValueError, msgspec.DecodeError) as error:
-        raise StoreError(f"{file.filename}: no readable record: {error}") from error
+        raise StoreError(f"{file.file.filename}: no readable record: {error}") from error
 
 
 def unreadable(error: Exception) -> str:
@@ -326,7 +373,7 @@ def unreadable(error: Exception) -> str:
     return "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
 
 
-def refuse_newer(file: h5py.File) -> None:
+def refuse_newer(file: h5py.Group) -> None:
     """Never touch what we may not understand.
 
     Raises
@@ -335,7 +382,9 @@ def refuse_newer(file: h5py.File) -> None:
     """
     version = int(file.attrs.get("layout_version", 1))
     if version > LAYOUT_VERSION:
-        raise NewerLayout(f"{file.filename} has layout {version}, this version knows {LAYOUT_VERSION}: use the aet_stream that wrote it")
+        raise NewerLayout(
+            f"{file.file.filename} has layout {version}, this version knows {LAYOUT_VERSION}: use the aet_stream that wrote it"
+        )
 
 
 def row_of(file: h5py.File, row: int) -> tuple[Record, Planes]:
@@ -370,11 +419,29 @@ def check_pixels(where: str, record: Record, planes: Planes) -> None:
             raise StoreError(f"{where}: the checksum of the {name} pixels is {crc32(planes[name]):08x}, written was {expected:08x}")
 
 
+def spelled(value: Any) -> str:
+    """The value of an attribute in words that are the same under every numpy, whose own `repr` is not: `5`, `np.int64(5)` since 2.0."""
+    if isinstance(value, np.ndarray):
+        return f"array({value.tolist()!r}, dtype={value.dtype})"
+    if isinstance(value, np.bool_):
+        return f"np.{bool(value)}_"
+    if isinstance(value, np.generic):
+        return f"np.{type(value).__name__}({_spelled_by_numpy_1(value)})"
+    return repr(value)
+
+
+def _spelled_by_numpy_1(value: Any) -> str:
+    """As it stands in the checksums of files that were written under numpy 1, before `spelled` was."""
+    if isinstance(value, np.number):
+        return str(value)
+    return repr(value.item()) if isinstance(value, np.generic) else spelled(value)
+
+
 class Contents:
     """Checksum over all that a master says beside the frames, which have their own; the names of things have one from HDF5 itself."""
 
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
+    def __init__(self, say: Callable[[Any], str] = spelled) -> None:
+        self._say, self._parts = say, list[bytes]()
 
     def add(self, value: Any) -> Any:
         """Take note of a value on its way into the file; hands it back."""
@@ -391,15 +458,15 @@ class Contents:
     def add_texts(self, attributes: Mapping[str, Any]) -> None:
         """The same of attributes on their way into the file, that are all text."""
         for key, value in attributes.items():
-            self.add(f"{key}={value!r}")
+            self.add(f"{key}={self._say(value)}")
 
     def sha256(self) -> str:
         return hashlib.sha256(b"".join(sorted(self._parts))).hexdigest()
 
     @classmethod
-    def of(cls, file: h5py.File) -> str:
+    def of(cls, file: h5py.File, say: Callable[[Any], str] = spelled) -> str:
         """The same, from a file."""
-        contents = cls()
+        contents = cls(say)
 
         def add(name: str, item: Any) -> None:
             contents.add_attributes(item)
@@ -408,6 +475,11 @@ class Contents:
 
         file.visititems(add)
         return contents.sha256()
+
+    @classmethod
+    def are(cls, file: h5py.File, written: str) -> bool:
+        """Whether a file holds what was written, by its `content_sha256`."""
+        return any(cls.of(file, say) == written for say in (spelled, _spelled_by_numpy_1))
 
 
 def read_projection(path: str) -> tuple[Record, Planes]:
@@ -430,10 +502,10 @@ def read_projection(path: str) -> tuple[Record, Planes]:
     return record, planes
 
 
-def counting(file: h5py.File) -> Array:
-    """(n,) bool: the rows of an open `series.h5` that count: not blank, not superseded, not excluded by a person."""
+def counting(file: h5py.File, *, keep_excluded: bool = False) -> Array:
+    """(n,) bool: the rows of an open `series.h5` that count: not blank, not superseded, not excluded unless they are to be kept."""
     group = file[PER_PROJECTION]
-    names = ("blank", "superseded", *(["excluded"] if "excluded" in group else []))
+    names = ("blank", "superseded", *(["excluded"] if "excluded" in group and not keep_excluded else []))
     counts: Array = np.logical_and.reduce([group[name][()] == 0 for name in names])
     return counts
 

@@ -104,7 +104,7 @@ class Series:
         ------
         StoreError : it cannot be read
         """
-        if int(self._editions()[row]) == edition.FIRST:
+        if self.edition_of(row) == edition.FIRST:
             record, planes = layout.row_of(self._file, row)
             return planes["clean"], record.quality
         number, folder = int(self.column("number")[row]), self.path.absolute().parent
@@ -115,6 +115,10 @@ class Series:
                     return first.clean(number), first.rows[number].quality
         record, planes = layout.read_projection(str(folder / layout.PROJECTIONS / layout.file_name(number)))
         return planes["clean"], record.quality
+
+    def edition_of(self, row: int) -> int:
+        """Which edition a row shows."""
+        return int(self._editions()[row])
 
     @property
     def edition(self) -> int:
@@ -131,6 +135,16 @@ class Series:
         """Names the pixels and tilts of all rows that count: a volume of others is outdated."""
         rows = np.flatnonzero(self.counting)
         return layout.digest_of(self.column("clean_crc32")[rows], self.tilts_deg[rows])
+
+    @property
+    def apart(self) -> list[int]:
+        """Numbers of projections that are set aside and of another frame size, so that no row shows them; their files hold them.
+
+        Raises
+        ------
+        StoreError : what is said of one is not what was written
+        """
+        return list(layout.apart(self._file))
 
     def planes(self, row: int) -> dict[str, Array]:
         """All pixels of one projection by the name of their plane, checked."""
@@ -162,6 +176,8 @@ class Series:
             rows = len(self)
             for row in range(rows):
                 yield from self._doubts_of(row)
+        except StoreError as error:
+            yield str(error)
         except (OSError, KeyError, RuntimeError, ValueError) as error:  # UnicodeDecodeError is a ValueError
             yield f"{self.path} cannot be read: {error}"
 
@@ -169,7 +185,7 @@ class Series:
         """What concerns no single row."""
         records = self.column("number")
         written = self._file[layout.ABOUT].attrs.get("content_sha256")
-        if written is not None and written != layout.Contents.of(self._file):
+        if written is not None and not layout.Contents.are(self._file, written):
             yield "tilts, records or names are not what was written (content_sha256)"
         if written is None and self._file.attrs.get("layout_version", 1) > 1:
             yield "the checksum of its contents is missing (content_sha256)"
@@ -177,7 +193,7 @@ class Series:
             yield f"{layout.ABOUT} says {self.about['stored']} projections, {layout.THETA} {len(self)}"
         if not np.array_equal(self.tilts_deg, self.column("tilt_deg")):
             yield f"{layout.THETA} and {layout.PER_PROJECTION}/tilt_deg differ"
-        yield from self._doubts_about_files(records)
+        yield from self._doubts_about_files(np.concatenate([records, np.array(self.apart, records.dtype)]))
         shapes = {plane.dataset: self._file[plane.dataset].shape for plane in layout.PLANES if plane.dataset in self._file}
         for name, shape in shapes.items():
             if shape[0] != len(self):
@@ -217,12 +233,15 @@ class Series:
     def _doubts_about_editions(self) -> Iterator[str]:
         """Editions that lie beside it: each whole, of these projections, and shown as it is."""
         rows = zip(edition.covered(self), self.column("clean_crc32").tolist(), self._editions().tolist(), strict=True)
+        apart = self.apart
         known = {row.number: (row, clean_crc32, number) for row, clean_crc32, number in rows}
         for number, path in layout.edition_files(self.path.parent).items():
             try:
                 with edition.Edition(path) as found:
                     yield from found.doubts()
                     for each, row in found.rows.items():
+                        if each in apart:
+                            continue  # of another frame size than its rows by now
                         its, clean_crc32, shown = known.get(each, (None, -1, 0))
                         if its != row.covered:
                             yield f"{path}: projection {each} is not that of this series"

@@ -144,6 +144,8 @@ class Totals(StatusPart, frozen=True):
     duplicates: int = 0
     others: int = 0
     discarded: int = 0
+    odd: int = 0
+    """Of those stored: set aside, because two after it agree on something else."""
 
 
 class SeriesStatus(StatusPart, frozen=True):
@@ -161,11 +163,13 @@ class SeriesStatus(StatusPart, frozen=True):
     duplicates: int
     last_tilt_deg: float | None
     tilts: int
-    """What was stored, an image that was taken again under its name once."""
+    """What was stored and counts, an image that was taken again under its name once."""
+    excluded: int = 0
+    """What was stored and does not count, by a person's word or as odd."""
 
 
 class PutAside(StatusPart, frozen=True):
-    """An image that is held or quarantined, why, and what to do."""
+    """An image that is held, quarantined or set aside as odd, why, and what to do."""
 
     id: int
     series: str
@@ -263,6 +267,7 @@ class LedgerStatus(StatusPart, frozen=True):
     series: tuple[SeriesStatus, ...] = ()
     held: tuple[PutAside, ...] = ()
     quarantined: tuple[PutAside, ...] = ()
+    odd: tuple[PutAside, ...] = ()
     blank: tuple[Blank, ...] = ()
     left_out: NotTaken = NotTaken()
     latency: Latency = Latency()

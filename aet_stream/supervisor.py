@@ -302,12 +302,14 @@ def run(config: Config, *, until_idle_s: float | None, strict: bool, verbose: bo
 
 def _closing_words(last: dict[str, Any], strict: bool, watch_root: Path) -> int:
     """Say how it went, and turn it into the exit code."""
-    counts = {key: last[key] for key in ("stored", "duplicates", "held", "quarantined")}
+    counts = {key: last[key] for key in ("stored", "duplicates", "held", "quarantined", "odd")}
     counts |= {"failed events": last["failed_events"], "events put off": last["put_off_events"]}
     logger.info("idle: %s", ", ".join(f"{count} {name}" for name, count in counts.items()))
-    trouble = last["held"] + last["quarantined"] + last["failed_events"] + last["put_off_events"]
+    trouble = last["held"] + last["quarantined"] + last["odd"] + last["failed_events"] + last["put_off_events"]
     if trouble:
-        logger.warning("`aet-stream status` names what was held, quarantined or failed, `aet-stream events` what a receiver put off")
+        logger.warning(
+            "`aet-stream status` names what was held, quarantined, set aside as odd or failed, `aet-stream events` what a receiver put off"
+        )
     if not watch_root.is_dir():
         trouble += 1
         logger.warning("watch.root %s is not there: nothing was looked at; mount it, or correct the setting", watch_root)

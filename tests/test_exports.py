@@ -242,3 +242,40 @@ def test_rosettasciio_takes_pixels_and_scale(files: Path, tmp_path: Path, name: 
     assert len(lengths) == 2
     assert [axis["scale"] for axis in lengths] == pytest.approx([PIXEL_NM] * 2)
     assert {axis["units"] for axis in lengths} == {None if name == "s.tif" else "nm"}
+
+
+@pytest.fixture(scope="module")
+def excluded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A series that shows edition 3, of whose four projections one is excluded and one superseded."""
+    tilts_deg = np.array([0.0, 3.0, 6.0, 9.0, 12.0])
+    views = np.ones((5, 6, 7), np.float32) * np.arange(5, dtype=np.float32)[:, None, None]
+    marks = {"excluded": np.array([0, 1, 0, 0, 0], np.uint8), "superseded": np.array([0, 0, 1, 0, 0], np.uint8)}
+    series = write_series(tmp_path_factory.mktemp("excluded") / "s" / "series.h5", views, tilts_deg, **marks)
+    with h5py.File(series, "r+") as file:
+        file.require_group("/aet/series").attrs["edition"] = 3
+    return series
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("suffix", [".mrc", ".tif", ".emd"])
+def test_an_export_says_its_edition_and_keeps_what_is_excluded_if_asked(tmp_path: Path, excluded: Path, suffix: str, keep: bool) -> None:
+    """Superseded projections stay out; the edition stands where each form has room for words."""
+    target = tmp_path / f"s{suffix}"
+    assert main(["export", str(excluded), str(target), *(["--keep-excluded"] if keep else [])]) == 0
+    if suffix == ".mrc":
+        with mrcfile.open(target) as file:
+            shown, said = file.data[:, 0, 0].tolist(), " ".join(file.get_labels())
+    elif suffix == ".tif":
+        with tifffile.TiffFile(target) as file:
+            shown, said = file.asarray()[:, 0, 0].tolist(), f"edition {file.imagej_metadata['edition']}"
+    else:
+        with h5py.File(target) as file:
+            shown, said = file["data/tomography/data"][:, 0, 0].tolist(), f"edition {file['data/tomography'].attrs['edition']}"
+    assert shown == ([0, 1, 3, 4] if keep else [0, 3, 4])
+    assert "edition 3" in said
+
+
+def test_what_is_excluded_has_no_place_in_a_volume(excluded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["export", str(excluded), str(tmp_path / "s.mrc"), "--aligned", str(tmp_path / "reconstruction.h5"), "--keep-excluded"]
+    assert main(words) == 1
+    assert "--keep-excluded does not go with --aligned" in capsys.readouterr().err

@@ -19,7 +19,11 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from aet_stream import __version__
+from aet_stream import __version__, edition
+from aet_stream.edition import Maker
+from aet_stream.monitor.series_cache import series_id
+from aet_stream.projection import Quality
+from aet_stream.series import Series
 from tests.browser import Browser, Page, chromium
 from tests.harness import ENVIRONMENT, Daemon, known_image, put, running, wait_for
 from tests.proxy import free_port
@@ -573,6 +577,57 @@ def test_the_page_shows_what_the_doctor_found(browser: Browser, daemon: Daemon) 
     assert "watched folder" in said
     assert "settings" in said
     assert json.loads(get(f"{address(daemon)}/api/v1/doctor")[1])["version"] == __version__
+
+
+def test_another_edition_is_looked_at_with_one_key(browser: Browser, daemon: Daemon) -> None:
+    """E shows it, with how far it differs in figures, also of the next projection; E again what there was. Nothing is chosen by it."""
+    folder = daemon.out / "old"
+    maker = Maker("reprocess", "another", "9" * 64)
+    removed = np.random.default_rng(1).uniform(0, 200, (64, 64)).astype(np.float32)
+    with Series(folder / "series.h5") as series, edition.writing(folder, "old", maker, edition.covered(series), series.shape) as draft:
+        for row in range(len(series)):
+            draft.row(series.raw(row) - removed, Quality("another", "9" * 64, trust=0.25))
+    assert edition.hand_over(daemon.out, "old", maker, use=False) == 2
+    page = opened(browser, daemon)
+    old = series_id("old")
+    page.run(f"(p => {{ p.value = '{old}'; p.onchange({{ target: p }}); }})(document.querySelector('#pick'))")
+    page.wait(f"window.aet.series === '{old}' && !document.querySelector('#other').hidden", what="the closed series")
+    truth = Truth(folder / "series.h5")
+
+    def looked_at(number: int, of: int) -> None:
+        page.wait(f"window.aet.number === {number} && window.aet.edition === {of}", what=f"edition {of} of projection {number}")
+        row = truth.row(number)
+        clean = truth.clean[row] if of == 1 else truth.raw[row] - removed
+        for x, y in ((10, 20), (63, 0)):
+            assert shown_value(page, 1, x, y) == pytest.approx(float(clean[y, x]), abs=max(0.6, 0.01 * abs(float(clean[y, x]))))
+        words = page.text("#between")
+        if of == 1:
+            assert words == ""
+            return
+        between = clean.astype(np.float64) - truth.clean[row]
+        assert words.startswith("edition 2 (another), shown is 1 (")
+        figures = numbers(words.partition("they differ by ")[2])
+        expected = [
+            np.sqrt(np.mean(between**2)),
+            100 * np.sqrt(np.mean(between**2)) / truth.clean[row].std(),
+            between.mean(),
+            np.abs(between).max(),
+        ]
+        assert figures[:4] == pytest.approx(expected, rel=0.06, abs=0.6)
+        assert "trust 0.25" in words
+
+    looked_at(6, 1)
+    page.press("e")
+    looked_at(6, 2)
+    page.press("ArrowLeft")
+    looked_at(5, 2)
+    if pictures := os.environ.get("AET_PICTURES"):
+        page.screenshot(Path(pictures) / "editions.png")
+    page.press("E")
+    looked_at(5, 1)
+    assert json.loads(get(f"{address(daemon)}/api/v1/series/{old}")[1])["about"]["edition"] == 1
+    assert get(f"{address(daemon)}/api/v1/series/{old}/frames/5/clean?edition=7")[0] == 404
+    assert get(f"{address(daemon)}/api/v1/series/{old}/frames/5/clean?edition=../2")[0] == 404
 
 
 def test_a_volume_about_the_wrong_axis_says_so_where_it_is_seen(browser: Browser, tmp_path: Path) -> None:

@@ -149,7 +149,8 @@ def _status_text(daemon: str, status: LedgerStatus) -> str:
     lines += [f"  {line}" for line in words.workers(live)] if live else []
     for series in status.series[:10]:
         tilt = "" if series.last_tilt_deg is None else f", last tilt {series.last_tilt_deg:+.2f} deg"
-        lines.append(f"series {series.name}: {series.state}, {series.stored} stored{tilt}")
+        excluded = f" ({series.excluded} of them excluded)" if series.excluded else ""
+        lines.append(f"series {series.name}: {series.state}, {series.stored} stored{excluded}{tilt}")
     if len(status.series) > 10:
         lines.append(f"and {len(status.series) - 10} older series: --json names them")
     for name, tilts in live.planned_missing_deg.items() if live else ():
@@ -165,7 +166,7 @@ def _status_text(daemon: str, status: LedgerStatus) -> str:
         lines.append(
             f"BLANK        {blank.id:>5}  {blank.path}[{blank.image}] at {blank.tilt_deg:+.2f} deg: every pixel has the same value"
         )
-    for state, rows in (("HELD", status.held), ("QUARANTINED", status.quarantined)):
+    for state, rows in (("HELD", status.held), ("QUARANTINED", status.quarantined), ("ODD", status.odd)):
         lines += [f"{state:<11}  {row.id:>5}  {row.path}[{row.image}]: {row.reason}" for row in rows]
     if older := words.unlisted(status):
         lines.append(f"and {older} older ones, which are named here when these are dealt with")
@@ -177,6 +178,10 @@ def _status_text(daemon: str, status: LedgerStatus) -> str:
         lines.append(f"where a setting has to be corrected, do it, start the daemon again, then: aet-stream requeue ID{where}")
     if status.quarantined:
         lines.append(f"mend or replace a quarantined file and it is read again; or: aet-stream requeue ID{where}")
+    if status.odd:
+        lines.append(
+            f"if an odd one shall not count: aet-stream exclude ID --reason TEXT{where}; if it shall: aet-stream restore ID{where}"
+        )
     for dead in status.events.dead:
         lines.append(f"FAILED       {dead.event} of {dead.series} -> {dead.sink} ({dead.attempts} tries): {dead.detail}")
     if status.events.dead:

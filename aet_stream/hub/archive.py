@@ -202,8 +202,8 @@ class Archive:
             logger.error("%s", complaint)
         found = store.identities()
         gone = [number for number, identity in known.items() if found.get(number) != identity]
-        new = [record for record in store.records if known.get(record.number) != found[record.number]]
-        if not gone and not new and (store.records or self._state(name) != "closed"):
+        new = [record for record in store.stored if known.get(record.number) != found[record.number]]
+        if not gone and not new and (found or self._state(name) != "closed"):
             return
         failpoints.reach("recover.begin", store.folder)
         with self._ledger.transaction():
@@ -211,7 +211,7 @@ class Archive:
                 logger.error("%s: projection %d is gone; its source will be read again", name, number)
                 self._ledger.lose(name, number)
                 self._lost = True
-            self._ledger.open_series(name, at=min((record.closed_at for record in store.records), default=None))
+            self._ledger.open_series(name, at=min((record.closed_at for record in store.stored), default=None))
             for record in new:
                 logger.info("%s: projection %d was stored before the ledger knew; taken up", name, record.number)
                 self._lost |= self._ledger.adopt(name, record)
@@ -366,14 +366,15 @@ class Archive:
         return self.settled(name)
 
     def exclude(self, name: str, numbers: Collection[int], reason: Reason) -> None:
-        """These projections do not count from now on; what does not count already keeps its reason.
+        """These projections do not count from now on; what does not count already keeps its reason, unless that was nobody's word.
 
         Raises
         ------
         AetError : the series has no projection of such a number
         """
         decisions, now = self.known(name, numbers), time.time()
-        new = {number: Aside(reason, now) for number in numbers if number not in decisions.excluded}
+        there = {number for number, aside in decisions.excluded.items() if aside.reason.code != "odd" or reason.code == "odd"}
+        new = {number: Aside(reason, now) for number in numbers if number not in there}
         if new:
             self.decide(name, msgspec.structs.replace(decisions, aside=decisions.aside | new))
 
@@ -382,9 +383,13 @@ class Archive:
 
         Raises
         ------
-        AetError : the series has no projection of such a number
+        AetError : the series has no projection of such a number, or that is of another size than the series
         """
         decisions, now = self.known(name, numbers), time.time()
+        for number in sorted(numbers):
+            if form := self.store(name).form_apart(number):
+                remedy = f"it stays in {layout.PROJECTIONS}/{layout.file_name(number)}; put a copy of its source into a folder of its own"
+                raise AetError(f"{name} projection {number} has {form}: no file can hold it beside the others; {remedy}")
         there = decisions.excluded
         back = {number: msgspec.structs.replace(there[number], restored_at=now) for number in numbers if number in there}
         if back:
@@ -415,9 +420,13 @@ class Archive:
         """
         if name in self._works and self._works[name][0] in ("close", "revise"):
             self._abandon(name)
-        for complaint in self.store(name).chosen.decide(decisions):
+        for complaint in self.store(name).decide(decisions):
             logger.error("%s", complaint)
         self._unshown.add(name)
+
+    def at_hand(self, name: str) -> bool:
+        """Are the rows of this series in memory?"""
+        return name in self._stores
 
     def settled(self, name: str) -> bool:
         """Does `series.h5` show all that is decided about a series?"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import h5py
@@ -130,8 +131,8 @@ class Chosen:
         row = self._rows.get(record.number)
         return row if row is not None and row.covered == Covered.of(record) else None
 
-    def shown(self, records: list[Record]) -> Shown:
-        """The rows of a series as `series.h5` is to show them."""
+    def shown(self, records: list[Record], apart: Sequence[Record] = ()) -> Shown:
+        """The rows of a series as `series.h5` is to show them; `apart`: what no row can show."""
         rows = [self._row(record) for record in records]
         return Shown(
             records=[record if row is None else row.shown(record) for record, row in zip(records, rows, strict=True)],
@@ -139,6 +140,7 @@ class Chosen:
             decisions=self.decisions,
             edition=self._about,
             edition_rows=len(self._rows),
+            apart=apart,
         )
 
     def clean(self, record: Record) -> Array | None:

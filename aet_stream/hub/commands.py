@@ -126,6 +126,7 @@ class Commands:
     def _exclude(self, meant: dict[str, list[int]], text: str) -> tuple[str, dict[str, Any]]:
         for name, numbers in meant.items():
             self._archive.exclude(name, numbers, why("by_person", text=text))
+            self._endings.doubtful.add(name)
         return f"{_count(meant)} excluded", {"series": [*meant]}
 
     def _restore(self, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -136,8 +137,7 @@ class Commands:
         meant = self._projections({"ids": [each for each in ids if each not in discarded]}) if len(discarded) < len(ids) else {}
         for name, numbers in meant.items():
             self._archive.restore(name, numbers)
-        for row in discarded.values():
-            self._endings.read_again(row, None)
+        self._endings.read_again(discarded.values())
         words = [f"{_count(meant)} restored"] * bool(meant) + [f"{len(discarded)} will be read again"] * bool(discarded)
         return ", ".join(words), {"series": [*meant]}
 
@@ -196,8 +196,7 @@ class Commands:
     def _again(self, ids: list[Any], tilt_deg: float | None) -> tuple[str, dict[str, Any]]:
         if not ids or not all(isinstance(visit_id, int) and 0 <= visit_id < 1 << 63 for visit_id in ids):
             raise AetError(f"{ids!r}: give the numbers that `aet-stream status` shows")
-        for row in [self._endings.waiting(visit_id) for visit_id in ids]:  # all or none
-            self._endings.read_again(row, tilt_deg)
+        self._endings.read_again([self._endings.waiting(visit_id) for visit_id in ids], tilt_deg)
         return f"{len(ids)} will be read again", {}
 
     def _tilt(self, value: Any) -> float:

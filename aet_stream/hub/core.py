@@ -25,6 +25,7 @@ from aet_stream.hub.in_flight import InFlight, Subtracted
 from aet_stream.hub.intake import Intake
 from aet_stream.hub.ledger import summary
 from aet_stream.hub.left_out import LeftOut
+from aet_stream.hub.odd import Odd
 from aet_stream.hub.outbox import Outbox
 from aet_stream.hub.outgoing import Letter, News, Outgoing
 from aet_stream.hub.room import Room
@@ -105,6 +106,7 @@ class Core:
         closing_bytes = lambda: self.archive.closing_bytes() + 2 * self.in_flight.nbytes()  # noqa: E731
         self.room = Room(self.root, config.output.keep_free_mib, closing_bytes)
         self.endings = Endings(queue, self.ledger, self.outbox, self.in_flight, self.root / "quarantine", outgoing, timing)
+        self.odd = Odd(self.ledger, self.archive, self.endings)
         self.intake = Intake(config, self.ledger, self.archive, self.room, self.in_flight, self.endings, outgoing, timing)
         self.left_out = LeftOut(config, self.ledger, outgoing, timing)
         self.workers = Workers(self.in_flight, self.endings, outgoing, timing)
@@ -139,7 +141,8 @@ class Core:
         if self._timing.now_s() < self._paused_until_s:
             return
         before = self._paused_until_s
-        for step in (self.storing.commit, self.storing.publish, self.intake.grant, self.closing.close_series, self._take_up):
+        steps = (self.storing.commit, self.storing.publish, self.odd.look, self.intake.grant, self.closing.close_series, self._take_up)
+        for step in steps:
             self._guarded(step)  # every step, though one before it failed: one series that cannot be written stops no other
             yield from self._outgoing.taken()
         if self._paused_until_s == before:

@@ -43,6 +43,11 @@ class Decisions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
         return {number: aside for number, aside in self.aside.items() if not aside.restored_at}
 
     @property
+    def restored(self) -> set[int]:
+        """What did not count once, and counts again."""
+        return {number for number, aside in self.aside.items() if aside.restored_at}
+
+    @property
     def text(self) -> str:
         """As it is written; the same decisions have the same text. Empty: nothing has been decided."""
         return "" if self == Decisions() else msgspec.json.encode(msgspec.to_builtins(self, str_keys=True), order="sorted").decode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sqlite3
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +40,8 @@ class Endings:
         """Of the quarantine records."""
         self._outgoing = outgoing
         self._timing = timing
+        self.doubtful: set[str] = set()
+        """Series of which something was held, or about whose rows something was decided, since anybody looked."""
 
     def end(self, visit: State, state: str, reason: Reason) -> None:
         """It is `held`, `quarantined`, `gone`, a `duplicate`, the `same`, an `other` detector's, or `dropped`: its file changed."""
@@ -62,6 +65,8 @@ class Endings:
         if state not in ("quarantined", "dropped"):
             quarantine.remove(self.folder, *key.source)  # an earlier state of the file was there
         self._in_flight.leave(visit)
+        if state == "held":
+            self.doubtful.add(visit.series)
         if state not in ("same", "dropped"):
             level = logging.INFO if state in ("duplicate", "other") else logging.WARNING
             logger.log(level, "%s: %s image %d: %s", state, key.path, key.image, reason)
@@ -118,9 +123,13 @@ class Endings:
         logger.info("discarded: %s image %d: %s", row["path"], row["image"], text)
         self._outgoing.tell("projection.discarded", {"series": row["series"], **data})
 
-    def read_again(self, row: sqlite3.Row, tilt_deg: float | None) -> None:
-        """A person wants this visit once more, perhaps at a tilt of their own."""
+    def read_again(self, rows: Collection[sqlite3.Row], tilt_deg: float | None = None) -> None:
+        """These visits once more, all or none; perhaps at a tilt that a person says."""
         with self._ledger.transaction():
-            self._ledger.released(row["id"], tilt_deg)
-        quarantine.remove(self.folder, row["path"], row["image"])
-        self.take_up(row, attempts=0)
+            for row in rows:
+                self._ledger.released(row["id"], tilt_deg)
+            failpoints.reach("again.commit")
+        failpoints.reach("again.committed")
+        for row in rows:
+            quarantine.remove(self.folder, row["path"], row["image"])
+            self.take_up(row, attempts=0)

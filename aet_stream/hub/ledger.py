@@ -83,6 +83,18 @@ CREATE TABLE IF NOT EXISTS edition (
     content_sha256 TEXT NOT NULL, PRIMARY KEY (series, number)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS decided (series TEXT PRIMARY KEY, decisions TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS excluded (
+    series TEXT NOT NULL, number INTEGER NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (series, number)
+) STRICT;
+"""
+_EXCLUDED = """
+INSERT OR REPLACE INTO excluded SELECT series, CAST(key AS INTEGER), json_extract(value, '$.reason') FROM decided,
+    json_each(iif(decisions = '', '{}', decisions), '$.aside') WHERE json_extract(value, '$.restored_at') IS NULL
+"""
+#: Of (path, image), the newest projection counts, unless it is excluded.
+_TILTS = """
+SELECT count(*) FROM (SELECT max(number) AS number FROM visit WHERE series = ?1 AND state = 'stored' GROUP BY path, image) AS newest
+    WHERE NOT EXISTS (SELECT 1 FROM excluded WHERE excluded.series = ?1 AND excluded.number = newest.number)
 """
 _FROM_1 = """
 ALTER TABLE unit RENAME TO visit;
@@ -165,6 +177,8 @@ class Ledger:
                 f"{self.path} has layout {version}, this version writes {SCHEMA_VERSION}: move it away, it is rebuilt from the files"
             )
         self._db.executescript(OUTBOX_SCHEMA + _LEFT_OUT + _DECIDED + _INDICES)
+        if not self._db.execute("SELECT 1 FROM excluded LIMIT 1").fetchone():  # of a version that had no such table
+            self._db.execute(_EXCLUDED)
 
     def _check(self) -> None:
         """Read all of it: SQLite notices neither a letter that is none, nor a column of another name, before it meets them."""
@@ -326,6 +340,15 @@ class Ledger:
             (_AGAIN, tilt_deg, visit_id),
         )
 
+    def held(self, series: str) -> list[tuple[sqlite3.Row, Reason]]:
+        """What is held of a series, and why; the newest first."""
+        rows = self._db.execute("SELECT * FROM visit WHERE series = ? AND state = 'held' ORDER BY ended_at DESC, id DESC", (series,))
+        return [(row, reason) for row in rows if (reason := reason_of(row["reason"])) is not None]
+
+    def series_held(self) -> list[str]:
+        """Series of which something is held."""
+        return [row["series"] for row in self._db.execute("SELECT DISTINCT series FROM visit WHERE state = 'held'")]
+
     def ready(self) -> list[sqlite3.Row]:
         """Visits that wait to be read without a new offer, and those whose reading the last hub did not see the end of."""
         return self._db.execute("SELECT * FROM visit WHERE state IN ('ready', 'wanted') ORDER BY id").fetchall()
@@ -380,9 +403,33 @@ class Ledger:
         self._db.execute("UPDATE series SET state = 'closed', closed_at = ? WHERE name = ?", (time.time(), name))
 
     def tilts(self, series: str) -> int:
-        """How many images have a stored projection; one that was taken again under its name counts once."""
-        query = "SELECT count(DISTINCT path || '/' || image) FROM visit WHERE series = ? AND state = 'stored'"
-        return int(self._db.execute(query, (series,)).fetchone()[0])
+        """How many images have a stored projection that counts; one that was taken again under its name counts once."""
+        try:
+            return int(self._db.execute(_TILTS, (series,)).fetchone()[0])
+        except sqlite3.OperationalError:  # of an earlier version, which no hub has opened since
+            query = "SELECT count(DISTINCT path || '/' || image) FROM visit WHERE series = ? AND state = 'stored'"
+            return int(self._db.execute(query, (series,)).fetchone()[0])
+
+    def excluded(self, series: str | None = None, *, code: str | None = None) -> int:
+        """How many projections do not count, of one series or of all, for one kind of reason or for any."""
+        query = "SELECT count(*) FROM excluded WHERE (?1 IS NULL OR series = ?1) AND (?2 IS NULL OR json_extract(reason, '$.code') = ?2)"
+        try:
+            return int(self._db.execute(query, (series, code)).fetchone()[0])
+        except sqlite3.OperationalError:
+            return 0  # of an earlier version, which no hub has opened since
+
+    def odd(self, series: str | None = None, limit: int = 50) -> tuple[PutAside, ...]:
+        """The last projections that were set aside as odd, of one series or of all, the newest first."""
+        try:
+            rows = self._db.execute(
+                "SELECT id, visit.series, path, image, excluded.reason, attempts, tilt_deg, ended_at FROM excluded"
+                " JOIN visit ON visit.series = excluded.series AND visit.number = excluded.number"
+                " WHERE json_extract(excluded.reason, '$.code') = 'odd' AND (?1 IS NULL OR visit.series = ?1) ORDER BY id DESC LIMIT ?2",
+                (series, limit),
+            )
+        except sqlite3.OperationalError:
+            return ()  # of an earlier version, which no hub has opened since
+        return tuple(_put_aside(row) for row in rows)
 
     # -- editions and decisions -------------------------------------------------------------------------------------------------
 
@@ -405,6 +452,8 @@ class Ledger:
 
     def decide(self, series: str, decisions: str) -> None:
         self._db.execute("INSERT OR REPLACE INTO decided VALUES (?, ?)", (series, decisions))
+        self._db.execute("DELETE FROM excluded WHERE series = ?", (series,))
+        self._db.execute(f"{_EXCLUDED} AND series = ?", (series,))
 
     # -- figures ----------------------------------------------------------------------------------------------------------------
 
@@ -419,6 +468,7 @@ class Ledger:
             duplicates=counts["duplicate"],
             others=counts["other"],
             discarded=counts["discarded"],
+            odd=self.excluded(code="odd"),
         )
 
     def left_out(self) -> NotTaken:
@@ -451,9 +501,13 @@ def summary(ledger: Ledger, series: str | None = None) -> LedgerStatus:
     """What `status` tells from the ledger alone: with or without a daemon. Lists are of `series`, where one is named."""
     return LedgerStatus(
         totals=ledger.totals(),
-        series=tuple(SeriesStatus(**row, tilts=ledger.tilts(row["name"])) for row in ledger.series(series, limit=50)),
+        series=tuple(
+            SeriesStatus(**row, tilts=ledger.tilts(row["name"]), excluded=ledger.excluded(row["name"]))
+            for row in ledger.series(series, limit=50)
+        ),
         held=ledger.in_state("held", series),
         quarantined=ledger.in_state("quarantined", series),
+        odd=ledger.odd(series),
         blank=ledger.blanks(),
         left_out=ledger.left_out(),
         latency=ledger.latency(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +49,8 @@ DESCRIBED: dict[str, dict[str, str]] = {
 """Below NXTOMO: what a plot needs to know of a dataset. `target`: of the names that links give it, the one that counts."""
 MAKER = ("made_by", "model", "model_sha256", "settings")
 """What series.h5 says of the chosen edition, behind `edition_`."""
+NXTOMO_PROJECTION, NXTOMO_INVALID = 0, 3
+"""Values of image_key."""
 LINKS = {"data": "instrument/detector/data", "rotation_angle": "sample/rotation_angle", "image_key": "instrument/detector/image_key"}
 """Below NXTOMO/data: what they lead to."""
 
@@ -88,6 +90,8 @@ class Shown:
     """Of the chosen one; None: edition 1."""
     edition_rows: int = 0
     """Of its file."""
+    apart: Sequence[Record] = ()
+    """Set aside, and of another frame size: no row can show them."""
 
     @property
     def editions(self) -> list[int]:
@@ -97,6 +101,11 @@ class Shown:
     def edition_file(self) -> str:
         """Relative to the series folder."""
         return f"{layout.EDITIONS}/{layout.edition_file(self.decisions.edition)}"
+
+    @property
+    def layout_version(self) -> int:
+        decided = self.decisions.edition != edition.FIRST or self.decisions.excluded
+        return layout.LAYOUT_VERSION if decided else layout.UNDECIDED_VERSION
 
     @property
     def left_out(self) -> Array:
@@ -184,12 +193,15 @@ def _check_sources(folder: Path, shown: Shown, sources: list[Source], raw: Array
             raise StoreError(f"{path} is missing or too short; series.h5 is left as it was")
 
 
-def write_contiguous(path: Path, shown: Shown, read: Callable[[int], Planes], first: Array, about: About) -> Generator[None]:
+def write_contiguous(
+    path: Path, shown: Shown, read: Callable[[int], Planes], read_apart: Callable[[Record], Planes], first: Array, about: About
+) -> Generator[None]:
     """Write the whole series as one file at `path`, frame by frame, and read it back; yields after every frame.
 
     Parameters
     ----------
     read : row -> the pixels of that row as it is shown, checked
+    read_apart : the pixels of a projection of another frame size, checked
     first : any raw frame: shape and dtype
     """
     records = shown.records
@@ -203,6 +215,10 @@ def write_contiguous(path: Path, shown: Shown, read: Callable[[int], Planes], fi
                 planes[name][row] = pixels
             durable.sync_now_and_then(path, row, layout.nbytes(record, first))
             failpoints.reach("close.frame", path)
+            yield
+        for record in shown.apart:
+            for name, pixels in read_apart(record).items():
+                file[f"{layout.APART}/{record.number:06d}/{name}"] = pixels
             yield
         _write_rest(file, shown, first.shape, about)
     failpoints.reach("close.written", path)
@@ -220,14 +236,14 @@ def _read_back(path: Path, records: list[Record]) -> Generator[None]:
             if {plane.name: crc32(file[plane.dataset][row]) for plane in PLANES if plane.name in record.checksums} != record.checksums:
                 raise StoreError(f"{path}: row {row} does not read back as it was written; the series stays open")
             yield
-        if layout.Contents.of(file) != file[layout.ABOUT].attrs["content_sha256"]:
+        if not layout.Contents.are(file, file[layout.ABOUT].attrs["content_sha256"]):
             raise StoreError(f"{path}: tilts or records do not read back as they were written; the series stays open")
 
 
 def _write_rest(file: h5py.File, shown: Shown, shape: tuple[int, ...], about: About) -> None:
     """All but the frames themselves."""
     records = shown.records
-    file.attrs["layout_version"] = layout.LAYOUT_VERSION
+    file.attrs["layout_version"] = shown.layout_version
     contents = layout.Contents()
     file.create_dataset(layout.THETA, data=contents.add(np.array([record.tilt_deg for record in records])))
     # Never written, so they take no room: readers get the fill value.
@@ -236,9 +252,20 @@ def _write_rest(file: h5py.File, shown: Shown, shape: tuple[int, ...], about: Ab
     _write_per_projection(file, shown, contents, shape[0] * shape[1])
     _write_about(file, shown, about)
     _write_nxtomo(file, shown, about, shape, contents)
+    _write_apart(file, shown.apart, contents)
     for name in (*NXCLASSES, layout.ABOUT):
         contents.add_attributes(file[name])
     file[layout.ABOUT].attrs["content_sha256"] = contents.sha256()
+
+
+def _write_apart(file: h5py.File, apart: Sequence[Record], contents: layout.Contents) -> None:
+    """What is said of projections that no row can show; their pixels are there already, or stay in their files."""
+    for record in apart:
+        group = file.require_group(f"{layout.APART}/{record.number:06d}")
+        layout.write_record(group, record)
+        contents.add_attributes(group)
+        for dataset in group.values():
+            contents.add(dataset[()])
 
 
 def _write_per_projection(file: h5py.File, shown: Shown, contents: layout.Contents, size_px: int) -> None:
@@ -321,6 +348,7 @@ def _write_nxtomo(file: h5py.File, shown: Shown, about: About, shape: tuple[int,
     counting = (record for record, gone in zip(records, shown.left_out, strict=True) if not gone)
     sizes_nm = (record.acquisition.pixel_size_nm for record in (*counting, *records))
     size_nm = next((size for size in sizes_nm if size is not None), np.nan)
+    keys = np.where(shown.left_out, NXTOMO_INVALID, NXTOMO_PROJECTION).astype(np.int32)
     times = [about.opened_at, *(record.closed_at for record in records if np.isfinite(record.closed_at))]
     for key, value in {
         "definition": "NXtomo",
@@ -330,8 +358,8 @@ def _write_nxtomo(file: h5py.File, shown: Shown, about: About, shape: tuple[int,
         "instrument/source/name": "STEM",
         "instrument/source/probe": "electron",
         "sample/name": about.name,
-        "instrument/detector/image_key": np.zeros(len(records), np.int32),
-        "instrument/detector/image_key_control": np.zeros(len(records), np.int32),
+        "instrument/detector/image_key": keys,
+        "instrument/detector/image_key_control": keys,
         "instrument/detector/x_pixel_size": size_nm * 1e-9,
         "instrument/detector/y_pixel_size": size_nm * 1e-9,
         "data/y": -nexus.positions(shape[0], size_nm),  # upwards

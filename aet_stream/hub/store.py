@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ from aet_stream.edition import FIRST, Covered, Edition, Maker
 from aet_stream.errors import OutputFull, StoreError, Unstorable
 from aet_stream.hub.chosen import Chosen
 from aet_stream.hub.crash_guard import CrashGuard
-from aet_stream.hub.decisions import DECISIONS
+from aet_stream.hub.decisions import DECISIONS, Decisions
 from aet_stream.hub.master import About, Shown, Source, write_contiguous, write_virtual
 from aet_stream.judging import Row, Rows
 from aet_stream.layout import PLANES, PROJECTIONS, SERIES_FILE, Plane, Planes, Record, crc32
@@ -49,7 +50,7 @@ class Found(NamedTuple):
     """What the present `series.h5` says."""
 
     rows: dict[int, Identity]
-    """Number -> whose projection it is; none when the file is missing or damaged."""
+    """Number -> whose projection it is, also of those of another frame size; none when the file is missing or damaged."""
     closed: bool
     """Is it the one file of a closed series?"""
     decisions: str
@@ -63,6 +64,11 @@ class SeriesStore:
         self.folder = folder
         self.name = folder.name
         self.records: list[Record] = []
+        """Of the projections that are rows of `series.h5`."""
+        self.apart: list[Record] = []
+        """The others: set aside, and of another frame size."""
+        self._stored: list[tuple[Record, Array]] = []
+        """All of them in order of their numbers, with a frame of their shape and dtype."""
         self._visits: set[VisitKey] = set()
         self.rows = Rows()
         """What the records say about images that come after them."""
@@ -75,7 +81,8 @@ class SeriesStore:
         self._segments: list[tuple[int, int]] = []
         """(first, end) positions in `records` that a segment file holds."""
         self._frame: Array | None = None
-        """A raw frame without content: shape and dtype of the series."""
+        """A raw frame without content: shape and dtype of the series, which are those of its last projection. One of another size comes
+        only when none that is there counts."""
 
     @property
     def next_number(self) -> int:
@@ -88,21 +95,58 @@ class SeriesStore:
 
     def closed_bytes(self) -> int:
         """Pixels of the one file that it would be closed into."""
-        return 0 if self._frame is None else sum(layout.nbytes(record, self._frame) for record in self.records)
+        return sum(layout.nbytes(record, frame) for record, frame in self._stored)
 
     def current(self) -> list[Record]:
         """What was neither superseded nor set aside."""
         aside = self.chosen.decisions.excluded
         return [record for record in self.records if self._newest[record.visit.source] is record and record.number not in aside]
 
+    @property
+    def stored(self) -> list[Record]:
+        """Of all projections, rows or not, in order of their numbers."""
+        return [record for record, _ in self._stored]
+
+    def form_apart(self, number: int) -> str:
+        """What is another about a projection that no row can show; empty: it is a row."""
+        its = next((frame for record, frame in self._stored if record.number == number and record in self.apart), None)
+        if its is None or self._frame is None:
+            return ""
+        (height, width), (its_height, its_width) = self._frame.shape, its.shape
+        return f"{its_height} x {its_width} px of {its.dtype}, and the series {height} x {width} px of {self._frame.dtype}"
+
     def _take(self, record: Record, frame: Array) -> None:
         """Note a projection that is stored; `frame`: an image of its shape and dtype."""
-        self._frame = _empty(frame)
+        self._stored.append((record, _empty(frame)))
+        if self._frame is None or layout.form(frame) != layout.form(self._frame):
+            self._show_those_like(frame)
+        else:
+            self.records.append(record)
         self.rows.take(_row(record, frame))
-        self.records.append(record)
         self._visits.add(record.visit)
         self._newest |= dict.fromkeys(record.sources, record)
         self._next_number = max(self._next_number, record.number + 1)
+
+    def _show_those_like(self, frame: Array) -> None:
+        """From now on the rows are those of this shape and dtype."""
+        self._frame, self._segments = _empty(frame), []
+        self.records = [record for record, its in self._stored if layout.form(its) == layout.form(frame)]
+        self.apart = [record for record, its in self._stored if layout.form(its) != layout.form(frame)]
+
+    def decide(self, decisions: Decisions) -> list[str]:
+        """From now on this is decided, durably; returns what is wrong with the edition that it chooses.
+
+        Raises
+        ------
+        OutputFull : the disk does not take it; nothing has changed
+        """
+        complaints = self.chosen.decide(decisions)
+        self._take_note()
+        return complaints
+
+    def _take_note(self) -> None:
+        decisions = self.chosen.decisions
+        self.rows.decided(decisions.excluded, decisions.restored)
 
     # -- commit -----------------------------------------------------------------------------------------------------------------
 
@@ -116,7 +160,7 @@ class SeriesStore:
         OutputFull : the disk takes none of them
         Unstorable : which of them can never be written; none of the batch is stored
         """
-        folder = self.folder / PROJECTIONS
+        folder, version = self.folder / PROJECTIONS, self._version(batch[0].planes["raw"])
         drafts: list[Path] = []
         taken: list[Draft] = []
         try:
@@ -125,7 +169,7 @@ class SeriesStore:
             for draft in batch:
                 record, path = draft.record, folder / layout.file_name(draft.record.number)
                 with durable.disk_errors(path):
-                    image = layout.projection_image(record, draft.planes, draft.extras)
+                    image = layout.projection_image(record, draft.planes, draft.extras, version=version)
                     durable.write_synced(durable.temporary(path), image, "projection")
                 drafts.append(path)
         except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
@@ -147,6 +191,11 @@ class SeriesStore:
             self._take(draft.record, draft.planes["raw"])
         return len(taken)
 
+    def _version(self, raw: Array) -> int:
+        """Of a projection file: beside others of another size a version from before would call it damaged."""
+        alike = not self.apart and (self._frame is None or layout.form(raw) == layout.form(self._frame))
+        return layout.UNDECIDED_VERSION if alike else layout.LAYOUT_VERSION
+
     def write_master(self, about: About) -> None:
         """Show all stored projections in `series.h5`.
 
@@ -155,7 +204,7 @@ class SeriesStore:
         StoreError : a source is missing or not as it was written; `series.h5` is left as it was
         """
         if self._frame is not None:
-            write_virtual(self.folder, self.chosen.shown(self.records), self._sources(), self._frame, about)
+            write_virtual(self.folder, self.chosen.shown(self.records, self.apart), self._sources(), self._frame, about)
 
     def _sources(self) -> list[Source]:
         """Segments first, then single files."""
@@ -165,9 +214,8 @@ class SeriesStore:
 
     # -- closing ----------------------------------------------------------------------------------------------------------------
 
-    def read(self, row: int) -> Planes:
-        """The pixels of one row from its projection file, checked."""
-        record = self.records[row]
+    def read(self, record: Record) -> Planes:
+        """The pixels of a projection from its file, checked."""
         path = self.folder / PROJECTIONS / layout.file_name(record.number)
         with self._guard.reading(path):
             stored, planes = layout.read_projection(str(path))
@@ -179,17 +227,17 @@ class SeriesStore:
         """Make `series.h5` one contiguous, verified file; yields often, so that the hub can go on with other things."""
         if self._frame is None:
             return
-        shown, draft = self.chosen.shown(self.records), durable.temporary(self.folder / SERIES_FILE)
+        shown, draft = self.chosen.shown(self.records, self.apart), durable.temporary(self.folder / SERIES_FILE)
 
         def read(row: int) -> Planes:
-            planes, clean = self.read(row), self.chosen.clean(self.records[row])
+            planes, clean = self.read(self.records[row]), self.chosen.clean(self.records[row])
             return planes if clean is None else {**planes, "clean": clean}
 
         try:
             with durable.disk_errors(draft):
                 yield from self._keep_first(shown, about)
                 failpoints.reach("close.begin", draft)
-                yield from write_contiguous(draft, shown, read, self._frame, about)
+                yield from write_contiguous(draft, shown, read, self.read, self._frame, about)
                 durable.put_in_place(draft, self.folder / SERIES_FILE, "close")
         finally:
             draft.unlink(missing_ok=True)
@@ -209,8 +257,8 @@ class SeriesStore:
             height, width = self._frame.shape
             covered = [Covered.of(record) for record in self.records]
             with edition.drafting(draft, about.name, maker, covered, (height, width)) as written:
-                for row, record in enumerate(self.records):
-                    written.row(self.read(row)["clean"], record.quality)
+                for record in self.records:
+                    written.row(self.read(record)["clean"], record.quality)
                     failpoints.reach("first.frame", draft)
                     yield
             failpoints.reach("first.written", draft)
@@ -290,12 +338,12 @@ class SeriesStore:
 
     def _write_segment(self, draft: Path, first: int, end: int) -> Generator[None]:
         records = self.records[first:end]
-        raw = self.read(first)["raw"]
+        raw = self.read(records[0])["raw"]
         with h5py.File(draft, "w", libver=layout.LIBVER) as file:
             file.attrs["numbers"], file.attrs["clean_crc32"] = _identity(records)
             frames = {plane.name: _frames(file, plane, len(records), raw) for plane in PLANES}
             for frame, record in enumerate(records):
-                for name, pixels in self.read(first + frame).items():
+                for name, pixels in self.read(record).items():
                     frames[name][frame] = pixels
                 durable.sync_now_and_then(draft, frame, layout.nbytes(record, raw))
                 failpoints.reach("fold.frame", draft)
@@ -331,28 +379,65 @@ class SeriesStore:
         A damaged file is moved into quarantine. If a closed `series.h5` has its projection, or that of a file that somebody deleted, the
         file is written anew from there, so that the series can go on.
         """
-        self.records, self._segments, self._frame = [], [], None
+        self.records, self.apart, self._stored, self._segments, self._frame = [], [], [], [], None
         self._visits, self.rows, self._newest = set(), Rows(), {}
         complaints = self.chosen.load(self.shown().decisions)
-        self._next_number = max(known, default=-1) + 1
-        for number in self._complete_from_closed(complaints):
-            path = self.folder / PROJECTIONS / layout.file_name(number)
-            self._next_number = max(self._next_number, number + 1)
+        self._take_note()
+        found: dict[int, tuple[Record, Array]] = {}
+
+        def load(number: int, *, whole: bool) -> None:
             try:
-                self._take(*self._load_one(path, whole=number not in known))
+                found[number] = self._load_one(path_of(number), whole=whole)
             except StoreError as error:
-                complaints.append(f"{error}; {self._guard.move(path)}")
+                complaints.append(f"{error}; {self._guard.move(path_of(number))}")
                 if self._restore({number}, complaints):
-                    self._take(*self._load_one(path, whole=True))
+                    found[number] = self._load_one(path_of(number), whole=True)
+
+        def path_of(number: int) -> Path:
+            return self.folder / PROJECTIONS / layout.file_name(number)
+
+        numbers = self._complete_from_closed(complaints)
+        self._next_number = max([*known, *numbers], default=-1) + 1
+        for number in numbers:
+            load(number, whole=number not in known)
+        for number, complaint in self._strange(found):
+            del found[number]
+            complaints.append(f"{path_of(number)}: {complaint}; {self._guard.move(path_of(number))}")
+            if self._restore({number}, complaints):
+                load(number, whole=True)
+        for number in sorted(found):
+            self._take(*found[number])
+        if found:
+            self._show_those_like(self._frame_of(found))
         self._load_segments()
         return complaints
+
+    def _frame_of(self, found: dict[int, tuple[Record, Array]]) -> Array:
+        """A frame of the shape and dtype of most of those that count; where none does, of the last one."""
+        counting = [frame for number, (_, frame) in found.items() if number not in self.chosen.decisions.excluded]
+        forms = Counter(map(layout.form, counting))
+        return max(counting, key=lambda frame: forms[layout.form(frame)]) if counting else [*found.values()][-1][1]
+
+    def _strange(self, found: dict[int, tuple[Record, Array]]) -> list[tuple[int, str]]:
+        """Which of these do not belong beside the others, and why."""
+        strange: list[tuple[int, str]] = []
+        frame, visits = self._frame_of(found) if found else None, set[VisitKey]()
+        for number, (record, its) in found.items():
+            if number not in self.chosen.decisions.excluded and frame is not None and layout.form(its) != layout.form(frame):
+                series = f"{frame.shape} px of {frame.dtype}"
+                strange.append((number, f"{its.shape} px of {its.dtype} do not belong to a series of {series}"))
+            elif record.visit in visits:
+                strange.append((number, f"{record.visit.path} image {record.visit.image} is stored already"))
+            visits.add(record.visit)
+        return strange
 
     def _complete_from_closed(self, complaints: list[str]) -> list[int]:
         """Numbers on disk, after files that only a closed `series.h5` still has were written anew."""
         on_disk = self.numbers_on_disk()
         gone = set(self.shown().rows) - set(on_disk)
         if gone:
-            self._restore(gone, complaints)
+            written = self._restore(gone, complaints)
+            complaints += [f"{self.folder}: {written} projection files were gone: written anew"] if written else []
             return self.numbers_on_disk()
         return on_disk
 
@@ -364,16 +449,18 @@ class SeriesStore:
         durable.make_folder(self.folder / PROJECTIONS)
         path = self.folder / SERIES_FILE
         with self._guard.reading(path), h5py.File(path, "r", locking=False) as file:
-            for row, number in enumerate(file[f"{layout.PER_PROJECTION}/number"][()]):
-                if number not in numbers:
-                    continue
+            apart = layout.apart(file)
+            rows = {number: row for row, number in enumerate(file[f"{layout.PER_PROJECTION}/number"][()].tolist())}
+            for number in sorted(numbers & (rows.keys() | apart.keys())):
                 try:
-                    record, planes = self._first_of(file, row)
+                    known = apart.get(number)
+                    record, planes = self._first_of(file, rows[number]) if known is None else (known, layout.apart_planes(file, known))
                 except StoreError as error:
                     complaints.append(str(error))
                     continue
-                anew = self.folder / PROJECTIONS / layout.file_name(record.number)
-                durable.replace(anew, layout.projection_image(record, planes))
+                version = layout.LAYOUT_VERSION if apart and known is None else layout.UNDECIDED_VERSION
+                anew = self.folder / PROJECTIONS / layout.file_name(number)
+                durable.replace(anew, layout.projection_image(record, planes, version=version))
                 logger.warning("%s: written anew from the closed series.h5", anew)
                 written += 1
         return written
@@ -410,12 +497,7 @@ class SeriesStore:
                 raise StoreError(f"{path}: not a readable projection file: {error}") from error
         if record.number != int(path.stem):
             raise StoreError(f"{path}: holds projection {record.number}")
-        if self._frame is not None and (frame.shape, frame.dtype) != (self._frame.shape, self._frame.dtype):
-            series = f"{self._frame.shape} px of {self._frame.dtype}"
-            raise StoreError(f"{path}: {frame.shape} px of {frame.dtype} do not belong to a series of {series}")
-        if self.holds(record.visit):
-            raise StoreError(f"{path}: {record.visit.path} image {record.visit.image} is stored already")
-        return record, frame
+        return record, _empty(frame)
 
     def _load_segments(self) -> None:
         """Use segments that still match; anything else about them is rebuilt from the projection files."""
@@ -443,14 +525,15 @@ class SeriesStore:
             with self._guard.reading(path), h5py.File(path, "r", locking=False) as file:
                 columns = [file[f"{layout.PER_PROJECTION}/{name}"][()] for name in ("number", "path", "image", "sha256")]
                 rows = {int(n): (path.decode(), int(image), sha256.decode()) for n, path, image, sha256 in zip(*columns, strict=True)}
+                rows |= {number: _of(record) for number, record in layout.apart(file).items()}
                 about = file[layout.ABOUT].attrs
                 return Found(rows, bool(about["closed_utc"]), str(about.get("decisions", "")))
-        except (OSError, KeyError, RuntimeError, ValueError):
+        except (OSError, KeyError, RuntimeError, ValueError, StoreError):
             return Found({}, False, "")
 
     def identities(self) -> dict[int, Identity]:
         """Number -> whose projection it is."""
-        return {record.number: (*record.visit.source, record.sha256) for record in self.records}
+        return {record.number: _of(record) for record, _ in self._stored}
 
     def drop_master(self) -> None:
         """Take away a `series.h5` that would mislead: over no sources at all a master is read as NaN.
@@ -469,6 +552,10 @@ class SeriesStore:
 
 def _segment_name(first: int, end: int) -> str:
     return f"segment_{first:06d}_{end:06d}.h5"
+
+
+def _of(record: Record) -> Identity:
+    return (*record.visit.source, record.sha256)
 
 
 def _common(values: list[str]) -> str:

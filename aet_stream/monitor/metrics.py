@@ -56,7 +56,7 @@ class _Status(Collector):
             return
         yield InfoMetricFamily("aet_build", "Version", value={"version": status.version})
         totals = msgspec.structs.asdict(status.totals)
-        aside = {state: totals.pop(state) for state in ("held", "quarantined")}  # until somebody releases them
+        aside = {state: totals.pop(state) for state in ("held", "quarantined", "odd")}  # until somebody releases them
         yield _labelled(CounterMetricFamily, "aet_projections", "Source images by how they ended", ["outcome"], totals)
         yield _labelled(GaugeMetricFamily, "aet_put_aside", "Source images that wait for a person", ["state"], aside)
         yield _labelled(

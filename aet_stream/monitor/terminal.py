@@ -15,7 +15,7 @@ from aet_stream.status import Latency, LedgerStatus, Status
 _SIGNS = {"ok": ("● all well", "bold green"), "attention": ("▲ please look", "bold yellow"), "trouble": ("■ not working", "bold red")}
 _STAGES = {"settle": "settling", "read": "reading", "queue": "queue", "network": "background", "commit": "to disk", "total": "in all"}
 FEW = 6
-"""Of what is held or quarantined, so many are named."""
+"""Of what is held, quarantined or odd, so many are named."""
 
 
 def glance(status: Status | None, *, expected: int = 0) -> RenderableType:
@@ -56,11 +56,11 @@ def _pace(latency: Latency) -> Table:
 
 
 def _put_aside(status: LedgerStatus) -> list[RenderableType]:
-    """The last few held or quarantined, the newest first, each with the command that helps."""
+    """The last few held, quarantined or odd, the newest first, each with the command that helps."""
     lines: list[RenderableType] = []
     rows = sorted(words.remedies(status), key=lambda row: row["ended_at"], reverse=True)
     for row in rows[:FEW]:
-        style = "yellow" if row["state"] == "held" else "red"
+        style = "red" if row["state"] == "quarantined" else "yellow"
         lines.append(Text(shown(f"{row['state']} {row['path']}: {row['reason']}"), style=style))
         if row["command"]:
             lines.append(Text(f"    {row['command']}"))

@@ -27,7 +27,7 @@ from aet_stream.monitor.live import VIEWERS, Live, Viewer
 from aet_stream.monitor.metrics import Metrics
 from aet_stream.monitor.origin import Entrance
 from aet_stream.monitor.security import Guard, refused
-from aet_stream.monitor.series_cache import KINDS, PLANES, Row, series_id
+from aet_stream.monitor.series_cache import FILM_PICTURES, FILM_PICTURES_OF_ONE, KINDS, PLANES, Row, series_id
 from aet_stream.naming import shown
 
 PAGE = Path(__file__).parent / "page"
@@ -67,7 +67,12 @@ class Web:
             Route(one + "/summary.csv", self._summary_csv),
             Route(one + "/report.html", self._report),
             Route(one + "/volume/{plane}", self._plane),
+            Route(one + "/atoms", self._atoms),
+            Route(one + "/atoms.xyz", self._atoms_xyz),
+            Route(one + "/film/{which}", self._film),
+            Route(frame + "/film/{which}", self._film),
             Route(frame + "/thumb.png", self._thumb),
+            Route(frame + "/difference", self._difference),
             Route(frame + "/{kind}.tiff", self._tiff),
             Route(frame + "/{kind}", self._frame),
             WebSocketRoute(EVENTS, self._events),
@@ -198,11 +203,14 @@ class Web:
         cache = self._live.cache
         if not re.fullmatch(r"[0-9]{1,9}", said):
             raise StoreError("no such projection")
-        number = int(said)
+        number, edition = int(said), request.query_params.get("edition", "")
+        if edition and not re.fullmatch(r"[0-9]{1,4}", edition):
+            raise StoreError("no such edition")
 
         def find() -> tuple[str, Row]:
             name = cache.name_of(wanted)
-            return name, cache.row(name, number)
+            row = cache.row(name, number)
+            return name, cache.in_edition(name, row, int(edition)) if edition else row
 
         return await self._live.read(find)
 
@@ -220,6 +228,13 @@ class Web:
             request=request,
         )
 
+    async def _difference(self, request: Request) -> Response:
+        """Of a projection: what it shows, and what it would show in the edition that is named."""
+        async with self._images:
+            name, other = await self._row(request)
+            cache = self._live.cache
+            return _json(await self._live.read(lambda: cache.difference(name, cache.row(name, other["number"]), other)))
+
     async def _plane(self, request: Request) -> Response:
         plane = request.path_params["plane"]
         if plane not in PLANES:
@@ -227,6 +242,29 @@ class Web:
         cache = self._live.cache
         name = await self._live.read(lambda: cache.name_of(request.path_params["series"]))
         encoded = await self._live.read(lambda: cache.plane(name, plane))
+        return _image(encoded, "", fixed=False, request=request)
+
+    async def _atoms(self, request: Request) -> Response:
+        cache = self._live.cache
+        body = await self._live.read(lambda: cache.atom_places(cache.name_of(request.path_params["series"])))
+        return Response(body, media_type="application/octet-stream", headers={"cache-control": "no-cache"})
+
+    async def _atoms_xyz(self, request: Request) -> Response:
+        cache, wanted = self._live.cache, request.path_params["series"]
+        body = await self._live.read(lambda: cache.atom_file(cache.name_of(wanted), ".xyz"))
+        return Response(body, media_type="chemical/x-xyz", headers=_download(f"{wanted}.xyz"))
+
+    async def _film(self, request: Request) -> Response:
+        """A picture of the film: of the series, or of what it says of one projection."""
+        which, said, cache = request.path_params["which"], request.path_params.get("number"), self._live.cache
+        if which not in (FILM_PICTURES if said is None else FILM_PICTURES_OF_ONE):
+            raise StoreError("no such picture")
+        if said is None:
+            name, number = await self._live.read(lambda: cache.name_of(request.path_params["series"])), None
+        else:
+            name, row = await self._row(request)
+            number = int(row["number"])
+        encoded = await self._live.read(lambda: cache.film_encoded(name, which, number))
         return _image(encoded, "", fixed=False, request=request)
 
     async def _thumb(self, request: Request) -> Response:

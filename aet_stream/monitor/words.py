@@ -45,7 +45,7 @@ def concerns(status: Status) -> list[str]:
 
 
 def _put_aside(status: LedgerStatus) -> list[str]:
-    counts = {"held": status.totals.held, "quarantined": status.totals.quarantined}
+    counts = {"held": status.totals.held, "quarantined": status.totals.quarantined, "set aside as odd": status.totals.odd}
     return [f"{count} {state}" for state, count in counts.items() if count]
 
 
@@ -120,15 +120,16 @@ def output_setting(status: LedgerStatus) -> str:
 
 
 def unlisted(status: LedgerStatus) -> int:
-    """How many older ones are held or quarantined than the status has room to name."""
-    return max(0, status.totals.held - len(status.held)) + max(0, status.totals.quarantined - len(status.quarantined))
+    """How many older ones are held, quarantined or odd than the status has room to name."""
+    totals, named = status.totals, (status.held, status.quarantined, status.odd)
+    return sum(max(0, count - len(rows)) for count, rows in zip((totals.held, totals.quarantined, totals.odd), named, strict=True))
 
 
 def remedies(status: LedgerStatus) -> list[dict[str, Any]]:
-    """What is held or quarantined, the newest first of each, with what to do and the exact command to type."""
+    """What is held, quarantined or odd, the newest first of each, with what to do and the exact command to type."""
     setting = output_setting(status)
     found = []
-    for state, rows in (("held", status.held), ("quarantined", status.quarantined)):
+    for state, rows in (("held", status.held), ("quarantined", status.quarantined), ("odd", status.odd)):
         for row in rows:
             command = row.command and f"aet-stream {row.command.replace('ID', str(row.id))}{setting}"
             discard = f"aet-stream discard {row.id}{setting}" if state == "held" else ""

@@ -9,7 +9,8 @@
 
 MRC: Cheng et al., J. Struct. Biol. 192 (2015) 146: right-handed, the first row the lowest, as IMOD and ChimeraX take it; at a tilt of theta
 a point (x, y, z) is seen at x cos(theta) + z sin(theta), as by IMOD's `tilt`. EMD: Berkeley EMD 0.2 in /data/tomography, as tomviz writes
-and reads it, which reconstructs about x. The two .mat files are those that GENFIRE and RESIRE ask for.
+and reads it, which reconstructs about x. Each but .mat says of
+which edition of the background it is. The two .mat files are those that GENFIRE and RESIRE ask for.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ _TIFF_BYTES, _TIFF_PAGE_BYTES = (1 << 32) - (1 << 16), 512
 """A TIFF counts its bytes by 32 bits, what it says about each page among them; a BigTIFF by 64."""
 
 
-def write_volume(volume: Array, voxel_size_nm: float, target: Path) -> None:
-    """(slice y, row, column) float32, by the name's suffix; the voxel size goes along where it is known.
+def write_volume(volume: Array, voxel_size_nm: float, target: Path, edition: int = 1) -> None:
+    """(slice y, row, column) float32, by the name's suffix; the voxel size goes along where it is known, and the edition.
 
     Raises
     ------
@@ -53,18 +54,18 @@ def write_volume(volume: Array, voxel_size_nm: float, target: Path) -> None:
     known_nm = voxel_size_nm if np.isfinite(voxel_size_nm) else 0.0
     with durable.replacing(target) as draft:
         if form == "mrc":
-            _write_mrc(sections[::-1, ::-1], known_nm, draft, volume=True)
+            _write_mrc(sections[::-1, ::-1], known_nm, draft, edition, volume=True)
         elif form == "tiff":
-            write_tiff(sections, known_nm, draft)
+            write_tiff(sections, known_nm, draft, edition)
         elif form == "emd":
-            _write_emd(np.transpose(sections[::-1, ::-1]), "xyz", known_nm, draft)
+            _write_emd(np.transpose(sections[::-1, ::-1]), "xyz", known_nm, draft, edition)
         elif form == "mat":
             savemat(str(draft), {"volume": np.transpose(volume, (0, 2, 1)), "voxel_size_nm": voxel_size_nm}, appendmat=False)
         else:
             raise ReconstructionError(f"{target}: a volume is not exported to {target.suffix or 'a name without suffix'}; {_FORMS}")
 
 
-def _write_mrc(pages: Array, pixel_size_nm: float, path: Path, *, volume: bool, axis_deg: float = 0.0) -> None:
+def _write_mrc(pages: Array, pixel_size_nm: float, path: Path, edition: int, *, volume: bool, axis_deg: float = 0.0) -> None:
     """(sections, y, x), the first row lowest. IMOD finds the direction of the tilt axis in a label of the words that SerialEM uses."""
     with mrcfile.new(path, overwrite=True) as file:
         file.set_data(np.ascontiguousarray(pages, dtype=np.float32))
@@ -75,27 +76,28 @@ def _write_mrc(pages: Array, pixel_size_nm: float, path: Path, *, volume: bool, 
         file.voxel_size = 10 * pixel_size_nm  # angstrom; 0: not known
         order = "first section farthest" if volume else "tilt axis along y" if not axis_deg else "turned tilt axis"
         file.add_label(f"aet_stream {__version__}: first row lowest, {order}")
+        file.add_label(f"edition {edition} of the background")
         if axis_deg:
             file.add_label(f"    Tilt axis angle = {axis_deg:.2f}")
 
 
-def write_tiff(pages: Array, pixel_size_nm: float, path: Path, *, limit_bytes: int = _TIFF_BYTES) -> None:
+def write_tiff(pages: Array, pixel_size_nm: float, path: Path, edition: int = 1, *, limit_bytes: int = _TIFF_BYTES) -> None:
     """(pages, y, x): ImageJ's dialect, a stack with its scale; a BigTIFF, its scale per cm, where that could not count its bytes."""
     big = pages.nbytes + len(pages) * _TIFF_PAGE_BYTES >= limit_bytes
     form: dict[str, Any] = {"bigtiff": True, "photometric": "minisblack", "resolutionunit": "CENTIMETER"} if big else {"imagej": True}
-    metadata: dict[str, Any] = {"axes": "ZYX"}
+    metadata: dict[str, Any] = {"axes": "ZYX", "edition": edition}
     if pixel_size_nm:
         metadata |= {"unit": "nm", "spacing": pixel_size_nm}
         form["resolution"] = ((1e7 if big else 1) / pixel_size_nm,) * 2
     tifffile.imwrite(path, pages, metadata=metadata, **form)
 
 
-def _write_emd(data: Array, axes: Sequence[str], pixel_size_nm: float, path: Path, tilts_deg: Array | None = None) -> None:
+def _write_emd(data: Array, axes: Sequence[str], pixel_size_nm: float, path: Path, edition: int, tilts_deg: Array | None = None) -> None:
     """Three axes, slowest first; with tilts the first is theirs. Where the pixel size is not known, lengths are in pixels."""
     with h5py.File(path, "w", libver=LIBVER) as file:
         file.attrs.update(version_major=np.uint32(0), version_minor=np.uint32(2))
         group = file.create_group("data/tomography")
-        group.attrs["emd_group_type"] = np.uint32(1)
+        group.attrs.update(emd_group_type=np.uint32(1), edition=edition)
         group.create_dataset("data", data=np.ascontiguousarray(data, dtype=np.float32)).attrs["name"] = "ImageScalars"
         for number, (name, size) in enumerate(zip(axes, data.shape, strict=True), start=1):
             values, unit = np.arange(size) * (pixel_size_nm or 1.0), "[n_m]" if pixel_size_nm else "[px]"
@@ -104,12 +106,15 @@ def _write_emd(data: Array, axes: Sequence[str], pixel_size_nm: float, path: Pat
             group.create_dataset(f"dim{number}", data=values.astype(np.float32)).attrs.update(name=name, units=unit)
 
 
-def export(source: Path, target: Path, *, aligned: Aligned | None = None, overwrite: bool = False) -> list[Path]:
+def export(
+    source: Path, target: Path, *, aligned: Aligned | None = None, keep_excluded: bool = False, overwrite: bool = False
+) -> list[Path]:
     """Export `series.h5` or `reconstruction.h5`; returns the files that were written.
 
     Parameters
     ----------
     aligned : write the projections in register, with `.tlt` and `.xf` in place of `.rawtlt`; None: as they are
+    keep_excluded : write also the projections that are excluded in the series
 
     Raises
     ------
@@ -127,12 +132,12 @@ def export(source: Path, target: Path, *, aligned: Aligned | None = None, overwr
             if VOLUME in file:
                 if aligned is not None:
                     raise ReconstructionError(f"{source} is a volume: name the series whose projections it was made from")
-                volume, size_nm = file[VOLUME][()], float(file["reconstruction"].attrs["voxel_size_nm"])
-                write_volume(volume, size_nm, target)
+                volume, about = file[VOLUME][()], file["reconstruction"].attrs
+                write_volume(volume, float(about["voxel_size_nm"]), target, int(about.get("edition", 1)))
                 return [target]
     except (OSError, KeyError, RuntimeError) as error:
         raise ReconstructionError(f"{source}: cannot be read: {unreadable(error)}") from error
-    given = read_input(source)
+    given = read_input(source, keep_excluded=keep_excluded)
     tilts = [f"{tilt:.4f}\n" for tilt in given.tilts_deg]
     if aligned is None:
         return _export_series(given, target, {".rawtlt": tilts}, overwrite=overwrite)
@@ -166,13 +171,13 @@ def _export_series(given: Input, target: Path, lines: dict[str, list[str]], *, o
     size_nm = given.pixel_size_nm if np.isfinite(given.pixel_size_nm) else 0.0
     with durable.replacing(target) as draft:
         if form == "mrc":
-            _write_mrc(views[:, ::-1], size_nm, draft, volume=False, axis_deg=-float(np.nan_to_num(given.axis_deg)))
+            _write_mrc(views[:, ::-1], size_nm, draft, given.edition, volume=False, axis_deg=-float(np.nan_to_num(given.axis_deg)))
         elif form == "mat":
             savemat(str(draft), {"projections": np.transpose(views, (1, 2, 0))}, appendmat=False)
         elif form == "emd":
-            _write_emd(np.transpose(views, (0, 2, 1)), ("angles", "y", "x"), size_nm, draft, tilts_deg)
+            _write_emd(np.transpose(views, (0, 2, 1)), ("angles", "y", "x"), size_nm, draft, given.edition, tilts_deg)
         else:
-            write_tiff(views, size_nm, draft)
+            write_tiff(views, size_nm, draft, given.edition)
     for path, content in beside.items():
         durable.replace(path, content)
     return [target, *beside]

@@ -39,12 +39,13 @@ class Input:
     """Of the background; rows that it does not have are of edition 1."""
 
 
-def read_input(series: Path, *, exclude: Collection[int] = ()) -> Input:
+def read_input(series: Path, *, exclude: Collection[int] = (), keep_excluded: bool = False) -> Input:
     """Frame by frame, each checked; what is blank, superseded or excluded is left out, deliberate repeats stay.
 
     Parameters
     ----------
     exclude : numbers of projections that are to be left out as well
+    keep_excluded : take also what is excluded in the series
 
     Raises
     ------
@@ -56,7 +57,8 @@ def read_input(series: Path, *, exclude: Collection[int] = ()) -> Input:
             numbers = file[NUMBER][()] if NUMBER in file else np.arange(len(file[THETA]))  # a series of other people's has none
             if unknown := sorted(set(exclude) - set(numbers.tolist())):
                 raise ReconstructionError(f"{series}: has no projection {unknown[0]} to leave out: see {NUMBER}")
-            rows, edition = np.flatnonzero(counting(file) & ~np.isin(numbers, [*exclude])), edition_shown(file)
+            counts = counting(file, keep_excluded=keep_excluded) & ~np.isin(numbers, [*exclude])
+            rows, edition = np.flatnonzero(counts), edition_shown(file)
             axes_deg = file[TILT_AXIS][()][rows] if TILT_AXIS in file else np.zeros(0)
             tilts = file[THETA][()]
             projections = np.empty((len(rows), *file[CLEAN].shape[1:]), np.float32)

@@ -151,6 +151,7 @@ def broken(mutant: Mutant) -> str:
 
 CRASH = "tests/durability/test_crash_states.py"
 KILLS = "tests/durability/test_failpoints.py -k "
+ODD = "tests/test_odd.py"
 WORD = "tests/test_editions.py -k person"
 A = "aet_stream."
 MUTANTS = (
@@ -202,6 +203,16 @@ MUTANTS = (
     Mutant("a person's word is not durable", "said, shown, and forgotten with the ledger or at the next start", A + "hub.chosen:Chosen.decide",
            without("decided.write"), WORD),
     Mutant("an exclusion is for ever", "restore does nothing", A + "hub.archive:Archive.restore", without("self.decide"), WORD),
+    Mutant("a survey binds its series", "one image at another magnification came first: every projection is held", A + "hub.odd:Odd.look",
+           returns("None"), ODD),
+    Mutant("any other frame is set aside", "two images at one tilt, or two that do not agree, set a projection aside", A + "judging:_agree",
+           returns("True"), ODD),
+    Mutant("held because of a survey for ever", "killed between the decision and reading again: projections stay held",
+           A + "hub.odd:Odd._look", never("first"), KILLS + "odd"),
+    Mutant("a person's word on an odd one is overruled", "restored, it is set aside again", A + "judging:Rows.lone",
+           reworded("person", "nobody"), ODD),
+    Mutant("what no row shows is not kept", "the pixels of a survey of another size are lost with its projection file",
+           A + "hub.master:_write_apart", returns("None"), ODD),
     Mutant("a discarded one is not ended", "it is held again, and --strict fails on it", A + "hub.ledger:Ledger.discard",
            reworded("discarded", "held"), "tests/behaviour/test_editions.py -k word"),
 )  # fmt: skip

@@ -19,6 +19,9 @@ WRONGS = ("lost", "doubled", "changed", "wrong tilt", "not clean", "wrongly quar
           "foreign", "left over", "unreadable", "edition changed", "another edition", "not held", "not as decided")  # fmt: skip
 
 
+Fate = Literal["stored", "quarantined", "either", "held", "aside"]
+
+
 @dataclass(frozen=True)
 class Exposure:
     """One image that the microscope wrote, and what must become of it."""
@@ -29,8 +32,9 @@ class Exposure:
     pixels: np.ndarray | None
     """(height, width); None for a file that no program could read."""
     file_sha256: str
-    fate: Literal["stored", "quarantined", "either", "held"] = "stored"
-    """`stored`: once, under this name or that of a copy (same pixels, same tilt, same series). `either`: stored, or known as damaged. `held`: neither."""
+    fate: Fate = "stored"
+    """`stored`: once, under this name or that of a copy (same pixels, same tilt, same series). `either`: stored, or known as damaged. `held`: neither.
+    `aside`: held, or kept with its pixels, of another size than the rows, and never one of them while others are there."""
 
 
 @dataclass
@@ -47,6 +51,16 @@ class Verdict:
     @property
     def good(self) -> bool:
         return not any(self.counts[kind] for kind in WRONGS)
+
+
+@dataclass(frozen=True)
+class Apart:
+    """What a series says of a projection that no row can show."""
+
+    number: int
+    path: str
+    raw: np.ndarray | None
+    """Of a closed series."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +100,13 @@ def rows_of(series: Path) -> list[Row]:
         ]
 
 
+def apart_of(series: Path) -> list[Apart]:
+    """Everything that a series keeps beside its rows."""
+    with h5py.File(series, "r") as file:
+        groups = file["/aet/apart"].items() if "/aet/apart" in file else ()
+        return [Apart(int(name), str(each.attrs["path"]), each["raw"][()] if "raw" in each else None) for name, each in groups]
+
+
 def judge(
     watched: Path, output: Path, exposures: list[Exposure], *, removed: dict[str, float] | None = None, shown: str | None = None,
     excluded: set[str] | None = None,
@@ -100,14 +121,17 @@ def judge(
     """
     verdict = Verdict()
     rows: list[Row] = []
+    apart: dict[str, list[Apart]] = {}
     for series in sorted(output.glob("*/series.h5")):
         try:
             rows += rows_of(series)
+            apart[series.parent.name] = apart_of(series)
         except (OSError, KeyError, RuntimeError) as error:
             verdict.wrong("unreadable", f"{series}: {error}")
     quarantined = Counter(json.loads(path.read_bytes())["path"] for path in (output / "quarantine").glob("*.json"))
     _judge_rows(verdict, rows, exposures, removed)
     _judge_editions(verdict, output, rows, exposures, removed)
+    _judge_apart(verdict, output, rows, apart, exposures)
     _judge_fates(verdict, rows, exposures, quarantined)
     for row in rows:
         if shown is not None and row.model != shown:
@@ -171,6 +195,26 @@ def _judge_editions(verdict: Verdict, output: Path, rows: list[Row], exposures: 
                 verdict.wrong("another edition", f"{row.path} is of edition {row.edition}, which is not there")
 
 
+def _judge_apart(verdict: Verdict, output: Path, rows: list[Row], apart: dict[str, list[Apart]], exposures: list[Exposure]) -> None:
+    """Every projection file is of a row, or of what is kept beside them: with the pixels that were exposed, and for a reason."""
+    aside = {exposure.path: exposure.pixels for exposure in exposures if exposure.fate == "aside"}
+    for name, beside in apart.items():
+        numbers = {row.number for row in rows if row.series == name}
+        decided = json.loads((output / name / "decisions.json").read_bytes()) if (output / name / "decisions.json").exists() else {}
+        for each in beside:
+            said = decided.get("aside", {}).get(str(each.number), {})
+            if each.path not in aside or each.number in numbers or not said or "restored_at" in said:
+                verdict.wrong("not as decided", f"{name}: projection {each.number} of {each.path} is kept beside the rows")
+            elif each.raw is not None and not np.array_equal(each.raw, aside[each.path]):
+                verdict.wrong("changed", f"{name}: {each.path} is kept beside the rows with other pixels")
+        for path in (output / name / "projections").glob("0*.h5"):
+            if int(path.stem) not in numbers | {each.number for each in beside}:
+                verdict.wrong("not as decided", f"{path} is nowhere in {name}/series.h5")
+        for row in rows:
+            if row.series == name and row.path in aside and not row.excluded and len(numbers) > 1:
+                verdict.wrong("not as decided", f"{row.path} counts beside others")
+
+
 def _judge_fates(verdict: Verdict, rows: list[Row], exposures: list[Exposure], quarantined: Counter[str]) -> None:
     found = Counter(row.path for row in rows)
     copies: dict[tuple[str, float, bytes], list[Exposure]] = {}
@@ -179,6 +223,9 @@ def _judge_fates(verdict: Verdict, rows: list[Row], exposures: list[Exposure], q
             verdict.counts["quarantined"] += 1
             if not quarantined[exposure.path]:
                 verdict.wrong("not quarantined", exposure.path)
+        elif exposure.fate == "aside":
+            if found[exposure.path] > 1 or quarantined[exposure.path]:
+                verdict.wrong("doubled" if found[exposure.path] else "wrongly quarantined", exposure.path)
         elif exposure.fate == "held":
             if found[exposure.path] or quarantined[exposure.path]:
                 verdict.wrong("not held", exposure.path)

@@ -24,6 +24,7 @@ from aet_stream.edition import Maker
 from aet_stream.errors import AetError
 from aet_stream.hub.core import Core
 from aet_stream.hub.hub import Hub
+from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.timing import Timing
 from aet_stream.messages import Acquired, FileOffer, NotAcquired, Offer, Want
 from aet_stream.projection import Acquisition, Candidate, Quality, Subtracted, VisitKey, sha256_of
@@ -32,12 +33,12 @@ from aet_stream.series import Series
 from aet_stream.service import Stop
 from aet_stream.status import WatchStatus
 from aet_stream.transport import HubLink
-from tests.durability.oracle import Exposure
+from tests.durability.oracle import Exposure, Fate
 
 REMOVED = {"minus seven": 7.0, "minus nine": 9.0, "minus eleven": 11.0}
 """Model of an edition -> what it takes away; the first is the worker's."""
 BACKGROUND = REMOVED["minus seven"]
-GOOD, COPY_OF, BROKEN, HELD = 6, 2, "s/broken.npy", "s/held.npy"
+GOOD, COPY_OF, BROKEN, HELD, SURVEY = 6, 2, "s/broken.npy", "s/held.npy", "s/a_survey_+0.00deg.npy"
 RESTORED, EXCLUDED = "s/image_001_+3.00deg.npy", "s/image_003_+9.00deg.npy"
 """What a person excludes while the series is open, and takes back once it is closed; and what is excluded then."""
 LIMIT_S = 240.0
@@ -45,31 +46,31 @@ NO_NUMPY = Reason("unreadable", {"error": "not a NumPy file"})
 
 
 def expose(root: Path) -> list[Exposure]:
-    """Six images, a copy of one of them, one without a tilt, and a file that nobody can read."""
+    """A survey of another size, six images, a copy of one of them, one without a tilt, and a file that nobody can read."""
     from tests.harness import known_image
 
     (root / "s").mkdir(parents=True)
+
+    def written(path: str, tilt_deg: float, index: int, fate: Fate, size_px: int = 32) -> Exposure:
+        buffer, pixels = io.BytesIO(), known_image(index, size_px)
+        np.save(buffer, pixels)
+        (root / path).write_bytes(buffer.getvalue())
+        return Exposure(path, tilt_deg, pixels, hashlib.sha256(buffer.getvalue()).hexdigest(), fate)
+
+    survey = written(SURVEY, 0.0, GOOD + 2, "aside", 48)
     exposures = []
     for index in [*range(GOOD), GOOD]:
-        pixels = known_image(COPY_OF if index == GOOD else index, 32)
-        tilt_deg = 3.0 * (COPY_OF if index == GOOD else index)
-        buffer = io.BytesIO()
-        np.save(buffer, pixels)
-        path = f"s/image_{index:03d}_{tilt_deg:+.2f}deg.npy"
-        (root / path).write_bytes(buffer.getvalue())
-        exposures.append(Exposure(path, tilt_deg, pixels, hashlib.sha256(buffer.getvalue()).hexdigest()))
+        known = COPY_OF if index == GOOD else index
+        exposures.append(written(f"s/image_{index:03d}_{3.0 * known:+.2f}deg.npy", 3.0 * known, known, "stored"))
     (root / BROKEN).write_bytes(b"no image")
-    buffer = io.BytesIO()
-    np.save(buffer, known_image(GOOD + 1, 32))
-    (root / HELD).write_bytes(buffer.getvalue())
-    exposures.append(Exposure(HELD, 0.0, known_image(GOOD + 1, 32), hashlib.sha256(buffer.getvalue()).hexdigest(), fate="held"))
-    return [*exposures, Exposure(BROKEN, 0.0, None, hashlib.sha256(b"no image").hexdigest(), fate="quarantined")]
+    held = written(HELD, 0.0, GOOD + 1, "held")
+    return [*exposures, survey, held, Exposure(BROKEN, 0.0, None, hashlib.sha256(b"no image").hexdigest(), "quarantined")]
 
 
 class MinusSeven:
     """A denoiser whose answer anybody can check."""
 
-    name, sha256 = "minus seven", "7" * 64
+    name, sha256, device = "minus seven", "7" * 64, "cpu"
 
     def warm_up(self) -> None: ...
 
@@ -104,7 +105,8 @@ class Makers:
         ids = {record.visit.path: f"s:{record.number}" for record in store.records}
         if number == 1:
             obey("exclude", {"ids": [ids[RESTORED]], "reason": "by the rig"})
-            obey("discard", {"ids": [row.id for row in self._core.ledger.in_state("held")] or [self._discarded()], "reason": "by the rig"})
+            held = [row.id for row in self._core.ledger.in_state("held") if row.path == HELD]
+            obey("discard", {"ids": held or [self._discarded()], "reason": "by the rig"})
         else:
             obey("restore", {"ids": [ids[RESTORED]]})
             obey("exclude", {"ids": [ids[EXCLUDED]], "reason": "by the rig"})
@@ -128,10 +130,11 @@ def maker_of(number: int) -> Maker:
 
 
 class ScriptedWatch:
-    """Offers every file of a folder, answers what is wanted."""
+    """Offers every file of a folder, the survey before the others; answers what is wanted."""
 
-    def __init__(self, output: Path, root: Path) -> None:
+    def __init__(self, output: Path, root: Path, ledger: Ledger) -> None:
         self._root = root
+        self._ledger = ledger
         self._link = HubLink(output, name="watch")
         self._asked: list[Want] = []
         self._hub_id = ""
@@ -145,9 +148,10 @@ class ScriptedWatch:
         for message, _ in self._link.receive(0.0):
             if isinstance(message, Want):
                 self._answer(message)
-        if self._link.hub_id != self._hub_id or now - self._offered_at > 0.5:
+        if self._link.hub_id != self._hub_id or now - self._offered_at > 0.1:
             self._hub_id, self._offered_at = self._link.hub_id, now
-            for path in sorted(self._root.rglob("*.npy")):
+            alone = not self._ledger.dealt_with(SURVEY, 0)
+            for path in [self._root / SURVEY] if alone else sorted(self._root.rglob("*.npy")):
                 name, stamp = path.relative_to(self._root).as_posix(), str(path.stat().st_mtime_ns)
                 if name == BROKEN:
                     self._link.send(NotAcquired(visit=VisitKey(name, 0, stamp), why="bad", reason=NO_NUMPY))
@@ -206,7 +210,7 @@ def run(case: Case) -> None:
 
     thread = threading.Thread(target=_or_die, args=(turn,), daemon=True)
     thread.start()
-    watch = ScriptedWatch(case.folder / "out", case.folder / "in")
+    watch = ScriptedWatch(case.folder / "out", case.folder / "in", hub.core.ledger)
     makers = Makers(hub.core)
     until = time.monotonic() + LIMIT_S
     while time.monotonic() < until:
@@ -233,8 +237,8 @@ def _or_die(work: object) -> None:
 
 def _finished(core: Core, makers: Makers, case: Case) -> bool:
     totals = core.ledger.totals()
-    ended = totals.stored + totals.duplicates, totals.quarantined, totals.held + totals.discarded
-    if ended != (GOOD + 1, 1, 1) or core.in_hand():
+    projections, waiting = totals.stored + totals.duplicates - totals.odd, totals.held + totals.discarded + totals.odd
+    if (projections, totals.quarantined, waiting) != (GOOD + 1, 1, 2) or core.in_hand():
         return False
     if not case.close:
         return True

@@ -108,6 +108,15 @@ def test_the_oracle_sees_every_kind_of_wrong(tmp_path: Path) -> None:
 
         return spoil
 
+    def survey_with_other_pixels(file: h5py.File) -> None:
+        file["/aet/apart/000000/raw"][3, 3] += 1
+
+    def no_survey(file: h5py.File) -> None:
+        del file["/aet/apart/000000"]
+
+    assert wrongs(edit(survey_with_other_pixels)) == {"changed"}
+    assert wrongs(edit(no_survey)) == {"not as decided"}
+    assert wrongs(lambda out: (out / "s" / "decisions.json").unlink()) == {"not as decided"}
     assert "doubled" in wrongs(edit(put_twice))
     assert "changed" in wrongs(edit(flip))
     assert wrongs(edit(tilt)) == {"wrong tilt"}

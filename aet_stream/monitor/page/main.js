@@ -1,8 +1,10 @@
 // The page: hears what happens, shows the newest projection, never queues behind a slow network or screen.
 
+import { showAtoms } from "./atoms.js";
 import { drawCoverage } from "./coverage.js";
 import { $, bytes, degrees, duration, el, say } from "./dom.js";
 import { image, json, listen } from "./net.js";
+import { showFilm } from "./film.js";
 import { command, showAdvice, showHeld, showLog, showPace, showSeries, showStation, showVolume } from "./panels.js";
 import { Strip } from "./strip.js";
 import { Traces } from "./traces.js";
@@ -14,6 +16,7 @@ const SHOWN_PX = 1100; // larger frames come binned, until somebody zooms in
 const STALE_S = 5;
 const LEVELS = { ok: "all well", attention: "please look", trouble: "not working", stale: "stale", wait: "connecting" };
 
+let other = null; // an edition that is looked at in place of the one that is shown
 let state = null, series = null, selected = null, following = true, log = [], heardAt = 0, connected = false, refusal = "", allSeries = [];
 const stats = (window.aet = { painted: 0, number: null, series: null, tilt_deg: null, times: [], bin: 1, seq: 0 });
 
@@ -78,8 +81,8 @@ function look(message) {
 
 function advice(message) {
   if (message.series !== series?.id) return;
-  const { hints, coverage, law, volume, trust } = message;
-  Object.assign(series, { hints, coverage, law, volume });
+  const { hints, coverage, law, volume, film, atoms, trust } = message;
+  Object.assign(series, { hints, coverage, law, volume, film, atoms });
   for (const row of series.rows) row.trust_in_series = trust[row.number] ?? row.trust_in_series;
   refreshSoon();
 }
@@ -107,7 +110,9 @@ async function openSeries(id) {
   try {
     const found = await json(`api/v1/series/${id}`);
     if (mine !== opening) return; // somebody has chosen another in the meantime
+    if (found.id !== series?.id || !found.editions.includes(other)) other = null;
     series = found;
+    $("other").hidden = found.editions.length < 2;
     const keep = !following && selected && series.rows.find((row) => row.number === selected.number && row.clean_crc32 === selected.clean_crc32);
     select((keep || newest())?.number);
   } catch (error) {
@@ -172,11 +177,13 @@ function refreshSoon() {
 function refresh() {
   if (!series) return;
   const held = (state?.remedies || []).filter((row) => row.series === series.name);
-  strip.show(series, selected, held);
+  strip.show(series, selected, held.filter((row) => row.state !== "odd"));
   traces.show(series, selected);
   drawCoverage($("coverage"), $("coverage-words"), { rows: series.rows, coverage: series.coverage, hinted: new Set((series.hints || []).map((hint) => hint.number)), selected, held });
   showAdvice(series, choose);
   showVolume(series);
+  showAtoms(series);
+  showFilm(series, selected);
   const left = series.stored > series.rows.length ? `the last ${series.rows.length} of ${series.stored}` : `${series.rows.length}`;
   const said = state?.series.find((row) => row.id === series.id), aside = said ? said.held + said.quarantined : held.length;
   say($("strip-note"), `${left}${series.closed ? ", closed" : ""}${aside ? `, ${aside} held or quarantined` : ""}`);
@@ -193,13 +200,15 @@ async function paintSoon(bin = null) {
   if (painting || document.hidden) { again = { bin }; return; }
   if (!selected) return;
   painting = true;
-  const row = selected, of = series, coarse = Math.max(1, 2 ** Math.ceil(Math.log2(Math.max(...of.shape) / SHOWN_PX)));
+  const row = selected, of = series, edition = other, coarse = Math.max(1, 2 ** Math.ceil(Math.log2(Math.max(...of.shape) / SHOWN_PX)));
   const factor = Math.min(8, bin || (trio.look.zoom > 1.5 && stats.number === row.number ? stats.bin : coarse));
   try {
-    const images = await Promise.all(KINDS.map((kind) => image(`api/v1/series/${of.id}/frames/${row.number}/${kind}?v=${row.clean_crc32}`, factor)));
+    const wish = edition === null ? `v=${row.clean_crc32}` : `edition=${edition}`;
+    const images = await Promise.all(KINDS.map((kind) => image(`api/v1/series/${of.id}/frames/${row.number}/${kind}?${wish}`, factor)));
+    const between = edition === null ? null : await json(`api/v1/series/${of.id}/frames/${row.number}/difference?edition=${edition}`);
     const fetched_at = Date.now() / 1000;
     trio.show(images, { title: degrees(row.tilt_deg), pixelSizeNm: row.pixel_size_nm, keepLook: true });
-    painted(row, of, factor, fetched_at);
+    painted(row, of, factor, fetched_at, between);
   } catch (error) {
     say($("which"), `projection ${row.number} cannot be shown: ${error.message}`);
   } finally {
@@ -208,7 +217,7 @@ async function paintSoon(bin = null) {
   }
 }
 
-function painted(row, of, bin, fetched_at) {
+function painted(row, of, bin, fetched_at, between) {
   if (row.heard_at && (stats.number !== row.number || stats.series !== of.id)) {
     // after the next frame: then the pixels are on the screen
     requestAnimationFrame(() => setTimeout(() => {
@@ -217,13 +226,30 @@ function painted(row, of, bin, fetched_at) {
       if (stats.times.length > 500) stats.times.shift();
     }));
   }
-  Object.assign(stats, { painted: stats.painted + 1, number: row.number, series: of.id, tilt_deg: row.tilt_deg, bin });
+  Object.assign(stats, { painted: stats.painted + 1, number: row.number, series: of.id, tilt_deg: row.tilt_deg, bin, edition: between ? between.edition[1] : row.edition ?? 1 });
+  say($("between"), between ? difference(between) : "");
+  $("other").setAttribute("aria-pressed", between !== null);
   const size = `${of.shape[1]} × ${of.shape[0]} px`, trust = row.trust_in_series == null ? "" : `, trust ${row.trust_in_series.toFixed(2)}`;
   const note = row.blank ? ", blank: every pixel has the same value" : row.superseded ? ", replaced by newer pixels" : row.excluded ? `, excluded: ${row.excluded_reason}` : "";
   $("which").replaceChildren(el("b", {}, degrees(row.tilt_deg)), ` · ${row.path}${row.image ? ` [${row.image}]` : ""} · ${size}${trust}${note}`);
   showSave(row, of);
   showWord(row, of);
   document.title = `${degrees(row.tilt_deg)} ${of.name} · aet-stream`;
+}
+
+/** Two editions of one background in figures. */
+function difference({ edition, model, trust, rms, mean, largest, of_contrast }) {
+  const counts = (value) => Math.abs(value) >= 100 || value === 0 ? value.toFixed(0) : value.toPrecision(3);
+  const figure = (value) => (value == null ? "–" : value.toFixed(2)), share = of_contrast == null ? "" : ` (${(100 * of_contrast).toPrecision(2)} % of the contrast)`;
+  return `edition ${edition[1]} (${model[1]}), shown is ${edition[0]} (${model[0]}): they differ by ${counts(rms)} counts rms${share}, ${counts(mean)} on average, ${counts(largest)} at most; trust ${figure(trust[1])}, shown ${figure(trust[0])}`;
+}
+
+/** The next edition in place of the one that is shown, and back. */
+function compare() {
+  const shown = selected?.edition ?? 1, numbers = [shown, ...(series?.editions || []).filter((number) => number !== shown).reverse()];
+  const next = numbers[(numbers.indexOf(other ?? shown) + 1) % numbers.length];
+  other = next === shown ? null : next;
+  paintSoon();
 }
 
 /** What a person can say of a stored projection: the page changes nothing itself. */
@@ -256,7 +282,7 @@ function showState() {
   if (refusal) say($("stale"), `no news come through: ${refusal}`);
   else if (stale) say($("stale"), `stale for ${duration(Math.max(away, silent)).replace(/\.\d+/, "")}: ${away > STALE_S ? "the monitor does not answer" : "the hub is silent"}; is aet-stream running?`);
   if (!state) return;
-  const worries = [...(state.troubles || []), ...(state.concerns || []).filter((text) => !/held|quarantined/.test(text))];
+  const worries = [...(state.troubles || []), ...(state.concerns || []).filter((text) => !/held|quarantined|as odd/.test(text))];
   say($("words"), [state.words, ...worries, ...(state.notes || [])].join("; "));
   const said = state.series.find((row) => row.id === state.current), facts = [];
   if (said) facts.push(`last ${duration(Math.max(0, Date.now() / 1000 - said.last_at)).replace(/\.\d+/, "")} ago`);
@@ -283,10 +309,11 @@ $("theme").onclick = () => { localStorage.setItem("theme", themeNow() === "dark"
 $("follow").onclick = toNewest;
 $("previous").onclick = () => step(-1);
 $("next").onclick = () => step(1);
+$("other").onclick = compare;
 $("pick").onchange = (event) => { follow(event.target.value === state?.current); openSeries(event.target.value); };
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || /INPUT|SELECT|TEXTAREA/.test(event.target.tagName)) return;
-  const act = { ArrowLeft: () => step(-1), ArrowRight: () => step(1), n: toNewest, N: toNewest, End: toNewest, "+": () => trio.zoom(1.5), "=": () => trio.zoom(1.5), "-": () => trio.zoom(1 / 1.5), 0: () => trio.zoom(0) }[event.key];
+  const act = { ArrowLeft: () => step(-1), ArrowRight: () => step(1), n: toNewest, N: toNewest, End: toNewest, e: compare, E: compare, "+": () => trio.zoom(1.5), "=": () => trio.zoom(1.5), "-": () => trio.zoom(1 / 1.5), 0: () => trio.zoom(0) }[event.key];
   if (act) { event.preventDefault(); act(); }
 });
 document.addEventListener("visibilitychange", () => { if (!document.hidden && state) { hearState({ state }); refreshSoon(); paintSoon(); } });
