@@ -15,7 +15,7 @@ from typing import Literal
 
 from aet_stream import durable
 from aet_stream.config import Config
-from aet_stream.config_file import require_folders
+from aet_stream.config_file import load, require_folders
 from aet_stream.config_text import as_toml
 from aet_stream.errors import AetError
 from aet_stream.keys import make_key
@@ -66,7 +66,7 @@ class Place:
 
 
 def install(config: Config, kind: Kind, instance: str, place: Place) -> Iterator[Step]:
-    """What has to be done; files of a person's are never replaced.
+    """What has to be done; files of a person's are never replaced, and settings that are there are those of the units.
 
     Parameters
     ----------
@@ -83,6 +83,7 @@ def install(config: Config, kind: Kind, instance: str, place: Place) -> Iterator
     if program.is_relative_to("/home") or program.is_relative_to("/root"):
         raise AetError(f"{program} lies in a home, which no service may look into: install into /opt/aet-stream")
     if kind != "elsewhere":
+        config = _in_force(config, instance, place)
         require_folders(config)
     yield _user(place)
     yield from _settings(config, kind, instance, place)
@@ -145,6 +146,12 @@ def _user(place: Place) -> Step:
 
 def _config_file(instance: str, place: Place) -> Path:
     return place.settings / f"{instance or 'config'}.toml"
+
+
+def _in_force(config: Config, instance: str, place: Place) -> Config:
+    """The settings that are there stay as they are: then the units are for those."""
+    there = _config_file(instance, place)
+    return load(there, []) if there.exists() else config
 
 
 def _settings(config: Config, kind: Kind, instance: str, place: Place) -> Iterator[Step]:

@@ -145,7 +145,8 @@ def test_install_and_uninstall(
         name = root / "etc" / "aet-stream" / next(iter(settings))
         assert load(name, []).watch.root == "/microscope"
         name.write_text(name.read_text() + "# mine\n")
-        assert main(command) == 0
+        assert main([*command, "--set", "output.root=/elsewhere"]) == 0
+        assert "ReadWritePaths=/data/aet\n" in "".join((root / path).read_text() for path in expected if "paths.conf" in path)
         assert "stays as it is" in capsys.readouterr().out
         assert name.read_text().endswith("# mine\n")
     assert main(["uninstall-service", "--root", str(root)]) == 0

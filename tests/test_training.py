@@ -661,7 +661,7 @@ def test_tuning_says_what_it_cannot_do(tmp_path: Path, capsys: pytest.CaptureFix
         (["default", "--series", "x.h5", "--resume"], "--resume does not go with --from"),
         (["default", "--series", "x.h5", "--threads", "2"], "--threads does not go with --from"),
         (["default", "--series", "x.h5", "--preset", "default"], "--preset does not go with --from"),
-        (["laplace", "--series", "x.h5"], "--from 'laplace': no such network; choose default, dncnn-2019, or a path"),
+        (["laplace", "--series", "x.h5"], "--from 'laplace': no such network; choose default, dncnn-2019, still, or a path"),
     ):
         assert main([*words, *more]) == 1
         assert said in capsys.readouterr().err

@@ -34,6 +34,7 @@ def machine() -> Iterator[Booted]:
 @pytest.fixture(scope="module")
 def roles(machine: Booted) -> Booted:
     """A unit for each role, with a watchdog of seconds."""
+    machine.run("rm", "-f", "/etc/aet-stream/config.toml")
     install(machine, "roles", "--units", "roles", watchdog_s=4, monitor__enabled=True, monitor__port=18571)
     return machine
 
