@@ -60,8 +60,11 @@ def add_commands(add: Add) -> None:
     reconstruct.add_argument("--overwrite", action="store_true", help="with --out: replace files that are there")
     reconstruct.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     atoms = add("atoms", _atoms, "atoms from a volume and its projections", config=False)
-    atoms.add_argument("reconstruction", type=Path, metavar="RECONSTRUCTION.h5")
+    atoms.add_argument("reconstruction", type=Path, metavar="RECONSTRUCTION.h5", help="or, with --count, a series")
     atoms.add_argument("series", type=Path, nargs="?", metavar="SERIES.h5", help="default: series.h5 beside it")
+    atoms.add_argument(
+        "--count", action="store_true", help="only about how many, of a series that grows and has no volume yet: to atoms.json beside it"
+    )
     atoms.add_argument("--elements", default="", metavar="A,B", help="chemical symbols, the heaviest first (default: not known)")
     atoms.add_argument("--kinds", type=whole_from(0, 3), default=0, metavar="N", help="how many species (default: as the weights say)")
     atoms.add_argument(
@@ -176,8 +179,12 @@ def _atoms(arguments: argparse.Namespace) -> int:
     """
     if arguments.supervised:
         be_a_child()
+    from aet_stream.atoms import word
     from aet_stream.atoms.run import Options, find_atoms
 
+    folder = arguments.reconstruction.absolute().parent
+    if arguments.count:
+        return _count_atoms(arguments.reconstruction, folder, arguments.pixel_angstrom, supervised=arguments.supervised)
     options = Options(
         elements=tuple(filter(None, (symbol.strip() for symbol in arguments.elements.split(",")))),
         kinds=arguments.kinds,
@@ -191,7 +198,28 @@ def _atoms(arguments: argparse.Namespace) -> int:
     except NoAtoms as error:
         if not arguments.supervised:
             raise
+        word.say_none(folder, str(error))
         print(f"{arguments.reconstruction}: no atoms: {error}")  # trying again would not help
+        return EXIT_OK
+    if arguments.supervised:
+        word.forget(folder)
+    return EXIT_OK
+
+
+def _count_atoms(series: Path, folder: Path, pixel_angstrom: float, *, supervised: bool) -> int:
+    from aet_stream.atoms import word
+    from aet_stream.atoms.count import count
+
+    try:
+        found = count(series, pixel_angstrom)
+    except (NoAtoms, TooFewProjections) as error:
+        if not supervised:
+            raise
+        word.say_not_yet(folder, str(error))
+        print(f"{series}: no atoms yet: {error}")
+        return EXIT_OK
+    word.say_count(folder, found)
+    print(found.sentence)
     return EXIT_OK
 
 

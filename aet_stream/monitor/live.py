@@ -234,7 +234,8 @@ class Live:
             "shape": table.shape,
             "editions": self.cache.editions(name),
         }
-        return name, {**described, "rows": rows, "volume": self.cache.volume(name), "film": film, **advice}
+        more = {"volume": self.cache.volume(name), "film": film, "atoms": self.cache.atoms(name)}
+        return name, {**described, "rows": rows, **more, **advice}
 
     def with_figures(self, name: str, row: Row) -> Row:
         """A row with what was seen in it; the record's own figures win."""
@@ -291,7 +292,7 @@ class Live:
             logger.exception("%s: no advice", shown(name))
             return
         self._advised_at = {name: time.monotonic()}
-        keys = ("hints", "coverage", "law", "volume", "film", "stored")
+        keys = ("hints", "coverage", "law", "volume", "film", "atoms", "stored")
         trust = {row["number"]: row["trust_in_series"] for row in found["rows"]}
         self.tell({"type": "advice", "series": series_id(name), "trust": trust, **{key: found[key] for key in keys}})
 

@@ -52,6 +52,7 @@ _FIGURES = {
 
 OUTDATED = "outdated: the series shows another edition, or other projections, than this volume was made of"
 _BACKGROUNDS = {"first": "background by this tilt alone", "series": "by the series", "classical": "by Laplace"}
+OUTDATED_ATOMS = "outdated: the volume, or what the series shows, is another one than these atoms were made from"
 _PLANES = {"xy": "along the beam", "xz": "across the tilt axis", "yz": "from the side"}
 
 
@@ -90,6 +91,7 @@ def of_series(
         _sheet(cache, name, current),
         _film(cache, name, film, current),
         _volume(cache, name),
+        _atoms(cache, name),
         _put_aside(status, name),
         _left_out(status, {str(row.get("path", "")).rpartition("/")[0] for row in rows}),
         _advice(hints),
@@ -254,6 +256,27 @@ def _volume(cache: SeriesCache, name: str) -> str:
     doubt = f"<p class='warn'>{text(about['axis_doubt'])}</p>" if about["axis_doubt"] else ""
     doubt += f"<p class='warn'>{OUTDATED}</p>" if about["outdated"] else ""
     return f"<h2>Volume</h2><p>{text(', '.join(filter(None, words)))}</p>{doubt}<div class='trio'>{pictures}</div>"
+
+
+def _atoms(cache: SeriesCache, name: str) -> str:
+    about = cache.atoms(name)
+    if about is None:
+        return ""
+    parts = ["<h2>Atoms</h2>"]
+    if "count" in about:
+        kinds = ", ".join(f"{kind['count']:,} {kind['symbol']} of {kind['weight']:.3g} counts" for kind in about["kinds"])
+        parts.append(
+            f"<p>{about['count']:,} atoms, refined against {about['tilts']} projections of edition {about['edition']};"
+            f" standard deviation of a coordinate {about['sigma_angstrom']:.3f} Å in the median; {text(kinds)}</p>"
+        )
+    lines = [*about.get("doubts", []), *([OUTDATED_ATOMS] if about.get("outdated") else []), *([about["word"]] if "word" in about else [])]
+    parts += [f"<p class='warn'>{text(line)}</p>" for line in lines]
+    try:
+        picture = base64.b64encode(cache.atom_file(name, ".png")).decode()
+        parts.append(f"<figure><img alt='atoms over slices of the volume' src='data:image/png;base64,{picture}'></figure>")
+    except StoreError:
+        pass  # none were found, or it is being written
+    return "".join(parts)
 
 
 def _put_aside(status: LedgerStatus | None, name: str) -> str:

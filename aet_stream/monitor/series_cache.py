@@ -6,7 +6,9 @@ however long the day.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -25,7 +27,7 @@ from aet_stream.film import film_file
 from aet_stream.film.film_file import FILM_FILE
 from aet_stream.monitor import frames
 from aet_stream.monitor.frame_metrics import FrameMetrics, measured
-from aet_stream.naming import shown
+from aet_stream.naming import ATOMS_FILE, ATOMS_WORD_FILE, PREVIEW_FILE, VOLUME_FILE, shown
 from aet_stream.projection import Array, Quality
 from aet_stream.reasons import Reason
 from aet_stream.series import Series
@@ -43,7 +45,6 @@ FILM_PICTURES_OF_ONE = ("first", "series", "classical", "correction")
 """Backgrounds of one projection: of edition 1, by the series alone, by Laplace; and what the series changes."""
 _WIDEST_FILM = 1.5
 """Of a film, so much is shown, in half widths of the frame: what lies beyond, only the steepest tilts see."""
-PREVIEW_FILE, VOLUME_FILE = "preview.h5", "reconstruction.h5"
 _LARGE_VOLUME_BYTES = 600 << 20
 _SLUG = re.compile(r"[0-9a-f]{16}")
 _UNSHOWN = frozenset({"sha256", "config_sha256", "stamp", "tilt_candidates", "series", "software", "watch_root"})
@@ -350,6 +351,57 @@ class SeriesCache:
         changed = path.name == VOLUME_FILE and str(attributes.get("series_digest", table.digest)) != table.digest
         return {"edition": number, "outdated": other or changed}
 
+    def atoms(self, name: str) -> dict[str, Any] | None:
+        """What is known of the atoms of a series: of those that were found, or why there are none, or how many there may be."""
+        folder = self.root / name
+        about: dict[str, Any] = {}
+        try:
+            with h5py.File(folder / ATOMS_FILE, "r", locking=False) as file:
+                about = _about_atoms(folder / ATOMS_FILE, file) | {"outdated": self._atoms_outdated(name, file)}
+        except (OSError, KeyError, RuntimeError, ValueError, AttributeError, StoreError):
+            pass  # none, half of some, or not ours
+        try:
+            word = json.loads((folder / ATOMS_WORD_FILE).read_bytes())
+            about |= {"word": str(word["text"]), "word_at": float(word["at"])}
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        return about or None
+
+    def _atoms_outdated(self, name: str, file: h5py.File) -> bool:
+        """Is the volume another one by now, or does the series show something else than they were made from?"""
+        attributes, table = file["atoms"].attrs, self.table(name)
+        checksum = attributes["volume_crc32"]
+        with contextlib.suppress(OSError, KeyError), h5py.File(self.root / name / VOLUME_FILE, "r", locking=False) as volume:
+            checksum = volume["reconstruction/volume"].attrs["crc32"]
+        of_series = (int(attributes["edition"]), str(attributes["series_digest"]))
+        return checksum != attributes["volume_crc32"] or of_series != (int(table.about.get("edition", FIRST)), table.digest)
+
+    def atom_places(self, name: str) -> bytes:
+        """(n, 3) float32 angstrom and then (n,) uint8 kinds, little endian.
+
+        Raises
+        ------
+        StoreError : there are none
+        """
+        try:
+            with h5py.File(self.root / name / ATOMS_FILE, "r", locking=False) as file:
+                places, kinds = file["atoms/angstrom"][()], file["atoms/kinds"][()]
+        except (OSError, KeyError, RuntimeError) as error:
+            raise StoreError("no atoms of this series") from error
+        return bytes(places.astype("<f4").tobytes() + kinds.astype(np.uint8).tobytes())
+
+    def atom_file(self, name: str, suffix: str) -> bytes:
+        """What lies beside `atoms.h5`: `.xyz` or `.png`.
+
+        Raises
+        ------
+        StoreError : it is not there
+        """
+        try:
+            return (self.root / name / ATOMS_FILE).with_suffix(suffix).read_bytes()
+        except OSError as error:
+            raise StoreError("no atoms of this series") from error
+
     def plane(self, name: str, plane: str) -> frames.Encoded:
         """One orthoslice of what `volume` names.
 
@@ -482,6 +534,25 @@ def _about_volume(path: Path, file: h5py.File) -> dict[str, Any]:
     if isinstance(wanted["tilts"], np.ndarray):  # the tilts themselves rather than their number
         wanted["tilts"] = int(wanted["tilts"].size)
     return {"kind": kind, "file": path.name, "planes": shapes, "v": "-".join(map(str, _key(path))), **wanted}
+
+
+def _about_atoms(path: Path, file: h5py.File) -> dict[str, Any]:
+    group = file["atoms"]
+    kinds, attributes = group["species"], group.attrs
+    columns = [kinds[name][()].tolist() for name in ("symbols", "counts", "mean_weights")]
+    return {
+        "v": "-".join(map(str, _key(path))),
+        "count": len(group["weights"]),
+        "kinds": [
+            {"symbol": shown(_plain(symbol)), "count": count, "weight": _plain(weight)}
+            for symbol, count, weight in zip(*columns, strict=True)
+        ],
+        "sigma_angstrom": _plain(float(np.median(group["sigmas_angstrom"][()]))),
+        "tilts": int(np.count_nonzero(group["tilts/left_out"][()] == 0)),
+        "doubts": [shown(line) for line in str(attributes["doubts"]).splitlines()],
+        "edition": int(attributes["edition"]),
+        "done_at": path.stat().st_mtime,
+    }
 
 
 def _shape(shape: tuple[int, ...], plane: str) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 // The page: hears what happens, shows the newest projection, never queues behind a slow network or screen.
 
+import { showAtoms } from "./atoms.js";
 import { drawCoverage } from "./coverage.js";
 import { $, bytes, degrees, duration, el, say } from "./dom.js";
 import { image, json, listen } from "./net.js";
@@ -80,8 +81,8 @@ function look(message) {
 
 function advice(message) {
   if (message.series !== series?.id) return;
-  const { hints, coverage, law, volume, film, trust } = message;
-  Object.assign(series, { hints, coverage, law, volume, film });
+  const { hints, coverage, law, volume, film, atoms, trust } = message;
+  Object.assign(series, { hints, coverage, law, volume, film, atoms });
   for (const row of series.rows) row.trust_in_series = trust[row.number] ?? row.trust_in_series;
   refreshSoon();
 }
@@ -182,6 +183,7 @@ function refresh() {
   showAdvice(series, choose);
   showVolume(series);
   showFilm(series, selected);
+  showAtoms(series);
   const left = series.stored > series.rows.length ? `the last ${series.rows.length} of ${series.stored}` : `${series.rows.length}`;
   const said = state?.series.find((row) => row.id === series.id), aside = said ? said.held + said.quarantined : held.length;
   say($("strip-note"), `${left}${series.closed ? ", closed" : ""}${aside ? `, ${aside} held or quarantined` : ""}`);
