@@ -11,7 +11,13 @@ from typing import Any
 import h5py
 import numpy as np
 
+from aet_stream.batch.jobs import Job, find
+from aet_stream.batch.run import Run, drive
+from aet_stream.batch.stages import Outcome, Plan, Task, maker_of, perform, wanted
+from aet_stream.config_file import load
+from aet_stream.readers import SUFFIXES
 from aet_stream.simulate.microscope import shots
+from aet_stream.simulate.series import simulate_series
 from tests.containers import mrc_fei
 from tests.exchanged import data_exchange, tomviz
 from tests.harness import ENVIRONMENT, known_image
@@ -20,6 +26,9 @@ FOLDERS = (["tiff"], ["npy"], ["mrc"], ["dm4", "emd"], ["ser"], ["tiff", "npy", 
 STACKS = {"de.h5": data_exchange, "tomviz.emd": lambda images, tilts: tomviz(images, tilts, 0.1)}
 TIMES = {"settle_s", "read_s", "queue_s", "network_s", "commit_s", "total_s", "worker", "attempts", "config_sha256", "number"}
 """What may differ between two that make the same series of the same files."""
+FITTED = {"mass_residual_px": 9}
+"""Of a fit to the whole series, whose last digits are rounding: so many decimals are compared."""
+READ = frozenset(SUFFIXES)
 QUICK = ("--set", "output.keep_free_mib=0", "--set", "reconstruct.on_close=false")
 
 
@@ -45,6 +54,15 @@ def archive(root: Path, count: int, tilts: int = 5) -> list[str]:
     return names
 
 
+def simulated(folder: Path, tilts: int) -> None:
+    """A small particle on a film, through its tilts: one series of single images."""
+    tilts_deg = np.linspace(-65, 65, tilts).round(1)
+    series = simulate_series(seed=3, tilts_deg=tilts_deg, size_px=64, atoms=300)
+    folder.mkdir(parents=True)
+    for shot in shots(series.raw, tilts_deg, series.pixel_size_nm, ["tiff"], []):
+        (folder / shot.name).write_bytes(shot.content)
+
+
 def add(folder: Path, index: int, tilt_deg: float | None, size_px: int = 64) -> Path:
     """One more image for a series of single ones."""
     said = "" if tilt_deg is None else f"_{tilt_deg:+.1f}deg"
@@ -52,6 +70,44 @@ def add(folder: Path, index: int, tilt_deg: float | None, size_px: int = 64) -> 
     folder.mkdir(parents=True, exist_ok=True)
     np.save(path, known_image(index, size_px))
     return path
+
+
+def plan(out: Path, *settings: str, model: str = "constant", again: bool = False) -> Plan:
+    """Backgrounds, and what else the settings ask for."""
+    words = [f"output.root={out}", "output.keep_free_mib=0", "reconstruct.on_close=false", f"denoise.model={model}", *settings]
+    config = load(None, words)
+    return Plan(config, wanted(config, atoms=False), maker_of(config.denoise), again=again)
+
+
+def jobs(made: Plan, *places: Path) -> list[Job]:
+    """Of these places."""
+    return find(places, made.config, READ).jobs
+
+
+def here(made: Plan, *places: Path) -> Run:
+    """All that is to be done, in this process."""
+    run = Run(made, jobs(made, *places))
+    drive(run, Here())
+    return run
+
+
+class Here:
+    """An engine without processes."""
+
+    def __init__(self) -> None:
+        self._task: list[Task] = []
+
+    def free(self) -> int:
+        return 1 - len(self._task)
+
+    def submit(self, task: Task) -> None:
+        self._task.append(task)
+
+    def finished(self, timeout_s: float) -> list[Outcome]:
+        return [perform(self._task.pop())]
+
+    def close(self) -> None:
+        pass
 
 
 def batch(out: Path, *words: str | Path, model: str = "laplace") -> list[str]:
@@ -84,6 +140,7 @@ def said(series: Path) -> dict[tuple[str, int], dict[str, Any]]:
         rows = {}
         for place, source in enumerate(zip(columns["path"], columns["image"], strict=True)):
             found = {name: repr(value[place].tolist()) for name, value in columns.items()}  # so that NaN is NaN
+            found |= {name: repr(round(float(columns[name][place]), digits)) for name, digits in FITTED.items() if name in columns}
             found |= {"theta": float(file["/exchange/theta"][place]), "raw": file["/aet/raw"][place].tobytes()}
             rows[source[0].decode(), int(source[1])] = found | {"clean": file["/exchange/data"][place].tobytes()}
         assert len(rows) == len(columns["path"]), "a source twice"

@@ -1,7 +1,8 @@
 """`make bench`: the figures we publish. Absolute times depend on the machine; ratios within one run do not.
 
 Close of file to readable in series.h5 by stage, throughput, memory of each role; inference against a plain eager DnCNN; the hub's own
-ceiling; the solver. `python -m tests.bench latency hub inference reconstruct atoms monitor` runs only the parts named.
+ceiling; the solver. `python -m tests.bench latency hub inference batch reconstruct atoms monitor` runs only the parts named.
+Each run adds a line to docs/bench.jsonl (bench_history.py), and says what has become slower.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ from aet_stream.simulate.writers import tiff
 from aet_stream.status import WatchStatus
 from aet_stream.training.dataset import Mixer, Recipe
 from aet_stream.transport import HubLink
+from tests import bench_batch, bench_history
 from tests.durability.soak import cost_of_safety
 from tests.harness import Daemon, running, wait_for
 
 MODEL = "default"
+SECONDS: dict[str, float] = {}
+"""What is kept of this run, by figure."""
 SEED = 4_000_000
 """Of particles and films that neither training nor judging meets."""
 
@@ -76,6 +80,8 @@ def latency(folder: Path, size_px: int, files: int) -> None:
             (target / f"many_{index:03d}_{90 - index:+d}deg.tif").write_bytes(content)
         wait_for(lambda: daemon.status()["totals"]["stored"] == 2 * files, limit_s=300)
         rate = files / (time.monotonic() - began)
+        SECONDS[f"{size_px} px, close to readable"] = stages["total"]["p50_s"]
+        SECONDS[f"{size_px} px, a frame of many"] = 1 / rate
         memory = "  ".join(f"{name} {peak_mib(pid)}" for name, pid in daemon.role_pids().items())
         print(f"{size_px:>5} px  p50/p99 ms of {files}: {words}")
         print(f"          sustained {rate:.1f} frames/s   peak MiB: {memory}", flush=True)
@@ -124,6 +130,7 @@ def hub_ceiling(folder: Path, size_px: int, rows: int) -> None:
                 watch.beat(WatchStatus(asked=tuple((offer.path, 0) for offer in offers)))
         wait_for(lambda: daemon.status()["totals"]["stored"] == rows, limit_s=60)
         seconds = time.monotonic() - began
+        SECONDS[f"{size_px} px, a row of the hub"] = seconds / rows
         print(f"{size_px:>5} px  {rows / seconds:.0f} rows/s ({rows} rows, fsync on, hub peak {peak_mib(hub.pid)} MiB)", flush=True)
     finally:
         hub.terminate()
@@ -167,6 +174,8 @@ def inference(folder: Path) -> None:
                 times[name].append(time.perf_counter() - began)
         middle = {name: float(np.median(values[1:])) for name, values in times.items()}
         words = "  ".join(f"{name} {1000 * seconds:.1f} ms" for name, seconds in middle.items())
+        SECONDS[f"{size_px} px, {MODEL} model"] = middle[MODEL]
+        SECONDS[f"{size_px} px, full resolution"] = middle["ours"]
         print(
             f"{size_px:>5} px  {words}   ratio {middle['eager'] / middle['ours']:.2f}   {MODEL} {middle['eager'] / middle[MODEL]:.0f}",
             flush=True,
@@ -174,8 +183,9 @@ def inference(folder: Path) -> None:
 
 
 def main(parts: list[str]) -> None:
-    parts = parts or ["latency", "arrival", "hub", "safety", "inference", "reconstruct", "atoms", "monitor"]
+    parts = parts or ["latency", "arrival", "hub", "safety", "inference", "batch", "reconstruct", "atoms", "monitor"]
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    references = [bench_history.reference_s()]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if "latency" in parts:
@@ -197,6 +207,10 @@ def main(parts: list[str]) -> None:
             print("\nwhat fsync costs, in turn within this run (median ms; 1024 px)")
             medians = cost_of_safety(folder)["medians_ms"]
             print("  ".join(f"{name} {value}" for name, value in medians.items()), flush=True)
+    if "batch" in parts:
+        print("\narchives", flush=True)
+        SECONDS.update(bench_batch.main([]))
+    references.append(bench_history.reference_s())
     if "reconstruct" in parts:
         print("\nreconstruction", flush=True)
         subprocess.run([sys.executable, "-m", "tests.bench_reconstruct"], check=True)
@@ -206,6 +220,11 @@ def main(parts: list[str]) -> None:
     if "atoms" in parts and os.environ.get("AET_STREAM_TEST_DATA"):
         print("\natoms of somebody else's series", flush=True)
         subprocess.run([sys.executable, "-m", "tests.bench_atoms", "published"], check=True)
+    if SECONDS:
+        run, before = bench_history.this_run(SECONDS, float(np.mean(references))), bench_history.read()
+        bench_history.add(run)
+        print(f"\nagainst the {len(before)} runs in {bench_history.HISTORY.name}: ", end="")
+        print("\n".join(["slower", *bench_history.slower(run, before)]) if bench_history.slower(run, before) else "nothing is slower")
 
 
 if __name__ == "__main__":

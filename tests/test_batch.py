@@ -13,55 +13,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from aet_stream.batch.jobs import Found, Job, find
+from aet_stream.batch.jobs import Found, find
 from aet_stream.batch.processes import Processes
 from aet_stream.batch.run import Run, drive
-from aet_stream.batch.stages import Plan, Task, maker_of, perform, wanted
-from aet_stream.config_file import load
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.hub import writer_lock
-from aet_stream.readers import SUFFIXES
 from aet_stream.series import Series
-from tests.archives import add, alive, archive, batch, children, done, row, said, states
+from tests.archives import READ, add, alive, archive, batch, children, done, here, jobs, plan, row, said, simulated, states
 from tests.harness import ENVIRONMENT, Daemon, wait_for
-
-READ = frozenset(SUFFIXES)
-
-
-def plan(out: Path, *settings: str, model: str = "constant", again: bool = False) -> Plan:
-    words = [f"output.root={out}", "output.keep_free_mib=0", "reconstruct.on_close=false", f"denoise.model={model}", *settings]
-    config = load(None, words)
-    return Plan(config, wanted(config, atoms=False), maker_of(config.denoise), again=again)
-
-
-def jobs(made: Plan, *places: Path) -> list[Job]:
-    return find(places, made.config, READ).jobs
-
-
-def here(made: Plan, *places: Path) -> Run:
-    """All that is to be done, in this process."""
-    run = Run(made, jobs(made, *places))
-    drive(run, Here())
-    return run
-
-
-class Here:
-    """An engine without processes."""
-
-    def __init__(self) -> None:
-        self._task: list[Task] = []
-
-    def free(self) -> int:
-        return 1 - len(self._task)
-
-    def submit(self, task: Task) -> None:
-        self._task.append(task)
-
-    def finished(self, timeout_s: float) -> list:
-        return [perform(self._task.pop())]
-
-    def close(self) -> None:
-        pass
 
 
 def by_state(run: Run) -> dict[str, list[str]]:
@@ -164,6 +123,32 @@ def test_a_closed_series_of_ours_is_taken_as_it_is_and_given_another_background(
     assert set(column(source, "model")) == {b"polynomial"}
     assert doubts(source) == []
     assert by_state(here(plan(first, model="polynomial"), first))["left"] == ["np00", "np01"]
+
+
+def test_films_and_volume_follow_the_background_and_each_is_redone_with_what_it_rests_on(tmp_path: Path) -> None:
+    root, out = tmp_path / "in", tmp_path / "out"
+    simulated(root / "np", 9)
+    volume = ("reconstruct.on_close=true", "reconstruct.iterations=3", "reconstruct.align=[]", "reconstruct.quality=false")
+    films = ("film.enabled=true", "film.tilts_each_side=4", *volume)
+
+    def did(*settings: str) -> list[str]:
+        run = here(plan(out, *settings, model="laplace"), root)
+        assert run.all[0].error == ""
+        return list(run.all[0].did)
+
+    def volume_of() -> int:
+        with h5py.File(out / "np" / "reconstruction.h5", "r") as file:
+            assert np.isfinite(file["/reconstruction/volume"]).all()
+            return int(file["/reconstruction"].attrs["edition"])
+
+    series = out / "np" / "series.h5"
+    assert did(*films) == ["background", "film", "volume"]
+    assert set(column(series, "edition")) == {volume_of()} == {2}
+    assert doubts(series) == []
+    assert did(*films) == []
+    assert did(*films, "reconstruct.iterations=4") == ["volume"]
+    assert did(*volume) == ["background", "volume"], "without films: what they are is there still, and not shown"
+    assert set(column(series, "edition")) == {volume_of()} == {1}
 
 
 def test_an_error_costs_its_own_series_and_says_what_would_help(tmp_path: Path) -> None:

@@ -178,7 +178,8 @@ def key(plan: Plan, job: Job, stage: StageName) -> str:
     """Of all that the result of a stage depends on."""
     folder, config = series_folder(plan, job), plan.config
     if stage == "background":
-        return _digest(job.stamp, _reading(plan, job), plan.maker.key)
+        films_shown = config.film.enabled and config.film.use  # else it is this stage that shows its own again
+        return _digest(job.stamp, _reading(plan, job), plan.maker.key, films_shown)
     if stage == "film":
         from aet_stream.film.frames import code_sha256
 

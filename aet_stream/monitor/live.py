@@ -234,8 +234,8 @@ class Live:
             "shape": table.shape,
             "editions": self.cache.editions(name),
         }
-        more = {"volume": self.cache.volume(name), "film": film, "atoms": self.cache.atoms(name)}
-        return name, {**described, "rows": rows, **more, **advice}
+        found = {"volume": self.cache.volume(name), "film": film, "atoms": self.cache.atoms(name)}
+        return name, {**described, "rows": rows, **found, **advice}
 
     def with_figures(self, name: str, row: Row) -> Row:
         """A row with what was seen in it; the record's own figures win."""

@@ -51,8 +51,8 @@ _FIGURES = {
 
 
 OUTDATED = "outdated: the series shows another edition, or other projections, than this volume was made of"
-_BACKGROUNDS = {"first": "background by this tilt alone", "series": "by the series", "classical": "by Laplace"}
 OUTDATED_ATOMS = "outdated: the volume, or what the series shows, is another one than these atoms were made from"
+_BACKGROUNDS = {"first": "background by this tilt alone", "series": "by the series", "classical": "by Laplace"}
 _PLANES = {"xy": "along the beam", "xz": "across the tilt axis", "yz": "from the side"}
 
 

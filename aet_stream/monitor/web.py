@@ -67,10 +67,10 @@ class Web:
             Route(one + "/summary.csv", self._summary_csv),
             Route(one + "/report.html", self._report),
             Route(one + "/volume/{plane}", self._plane),
-            Route(one + "/film/{which}", self._film),
-            Route(frame + "/film/{which}", self._film),
             Route(one + "/atoms", self._atoms),
             Route(one + "/atoms.xyz", self._atoms_xyz),
+            Route(one + "/film/{which}", self._film),
+            Route(frame + "/film/{which}", self._film),
             Route(frame + "/thumb.png", self._thumb),
             Route(frame + "/difference", self._difference),
             Route(frame + "/{kind}.tiff", self._tiff),
@@ -244,6 +244,16 @@ class Web:
         encoded = await self._live.read(lambda: cache.plane(name, plane))
         return _image(encoded, "", fixed=False, request=request)
 
+    async def _atoms(self, request: Request) -> Response:
+        cache = self._live.cache
+        body = await self._live.read(lambda: cache.atom_places(cache.name_of(request.path_params["series"])))
+        return Response(body, media_type="application/octet-stream", headers={"cache-control": "no-cache"})
+
+    async def _atoms_xyz(self, request: Request) -> Response:
+        cache, wanted = self._live.cache, request.path_params["series"]
+        body = await self._live.read(lambda: cache.atom_file(cache.name_of(wanted), ".xyz"))
+        return Response(body, media_type="chemical/x-xyz", headers=_download(f"{wanted}.xyz"))
+
     async def _film(self, request: Request) -> Response:
         """A picture of the film: of the series, or of what it says of one projection."""
         which, said, cache = request.path_params["which"], request.path_params.get("number"), self._live.cache
@@ -256,16 +266,6 @@ class Web:
             number = int(row["number"])
         encoded = await self._live.read(lambda: cache.film_encoded(name, which, number))
         return _image(encoded, "", fixed=False, request=request)
-
-    async def _atoms(self, request: Request) -> Response:
-        cache = self._live.cache
-        body = await self._live.read(lambda: cache.atom_places(cache.name_of(request.path_params["series"])))
-        return Response(body, media_type="application/octet-stream", headers={"cache-control": "no-cache"})
-
-    async def _atoms_xyz(self, request: Request) -> Response:
-        cache, wanted = self._live.cache, request.path_params["series"]
-        body = await self._live.read(lambda: cache.atom_file(cache.name_of(wanted), ".xyz"))
-        return Response(body, media_type="chemical/x-xyz", headers=_download(f"{wanted}.xyz"))
 
     async def _thumb(self, request: Request) -> Response:
         name, row = await self._row(request)

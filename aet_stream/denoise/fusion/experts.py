@@ -158,7 +158,7 @@ class FringeKriging:
 
     def at(self, hidden: Prediction) -> tuple[Array, Array]:
         """((n,) mean, (n,) variance) of the background at points that kriging has predicted, given the fringes as well."""
-        joint = self._vacuum.covariance(self._points, hidden.at, self._window**2 + SPREAD)
+        joint = self._vacuum.covariance(self._points, hidden.at, self._window**2, SPREAD)
         joint -= self._white_covariance.T @ hidden.white_covariance
         white = self._fit.whitened(joint, overwrite=True)
         return hidden.mean + white.T @ self._fit.white, np.maximum(hidden.variance - np.square(white).sum(0), 1e-14)

@@ -15,7 +15,8 @@ from scipy.linalg import LinAlgError
 
 from aet_stream.denoise import grid
 from aet_stream.denoise.features import BLOCKS, Blocks
-from aet_stream.denoise.gaussian_process.dense import Conditioned, condition, most_evident, squared_distances, thinned
+from aet_stream.denoise.gaussian_process.dense import Conditioned, condition, most_evident, thinned
+from aet_stream.denoise.gaussian_process.separable import Pairs
 from aet_stream.projection import Array
 
 SPACING = 2
@@ -162,7 +163,7 @@ class Kriging:
 
     def at(self, points: Array, wide: float = SPREAD) -> Prediction:
         """The background at (n, 2) points; `wide`: variance of the windows in which it is seen there."""
-        across = self.covariance(self._vacuum.at, points, self._vacuum.wide[:, None] + wide)
+        across = self.covariance(self._vacuum.at, points, self._vacuum.wide, wide)
         white = self._fit.whitened(across, overwrite=True)
         own = self.strength**2 * (_LEVEL + self.length**2 / (self.length**2 + 2 * wide))
         return Prediction(points, white.T @ self._fit.white + self._level, np.maximum(own - np.square(white).sum(0), 1e-14), white)
@@ -177,13 +178,13 @@ class Kriging:
 
     def _own_covariance(self, observed: Observations) -> Array:
         """(n, n) of observations, with what they do not share."""
-        covariance = self.covariance(observed.at, observed.at, observed.wide[:, None] + observed.wide)
+        covariance = self.covariance(observed.at, observed.at, observed.wide, observed.wide)
         covariance[np.diag_indices(len(covariance))] += self.roughness * self.strength**2 + observed.noise
         return covariance
 
-    def covariance(self, one: Array, other: Array, wide: float | Array) -> Array:
-        """(n, m) between points; `wide`: sum of the variances of the windows in which both are seen."""
-        covariance = _shared(_apart(one, other, self.stretch), self.length, wide)
+    def covariance(self, one: Array, other: Array, wide: Array | float, other_wide: Array | float = 0.0) -> Array:
+        """(n, m) between points; `wide`, `other_wide`: variances of the windows in which they are seen, of each or of all, which add up."""
+        covariance = _shared(Pairs(one, other, wide, other_wide), self.length, self.stretch)
         covariance *= self.strength**2
         return covariance
 
@@ -196,20 +197,11 @@ def _agreeing(white: Array) -> int:
     return int(contradicting[0]) if contradicting.size else len(white)
 
 
-def _apart(one: Array, other: Array, stretch: float) -> Array:
-    """(n, m): squared distances in a frame stretched along its rows by this, and narrowed down them."""
-    by = np.array([1 / stretch, stretch])
-    return squared_distances(one * by, other * by)
-
-
-def _shared(apart: Array, length: float, wide: float | Array) -> Array:
-    """(n, m): covariance of a background of variance 1 between points at squared distances; overwrites them."""
-    broader = length**2 + wide
-    apart *= -1 / (2 * broader)
-    np.exp(apart, out=apart)
-    apart *= length**2 / broader
-    apart += _LEVEL
-    return apart
+def _shared(pairs: Pairs, length: float, stretch: float) -> Array:
+    """(n, m): covariance of a background of variance 1, in a frame stretched along its rows by this, and narrowed down them."""
+    covariance = pairs.gaussian(length**2, (1 / stretch, stretch))
+    covariance += _LEVEL
+    return covariance
 
 
 Shape = tuple[float, float, float, float]
@@ -220,10 +212,10 @@ def _fits(
     vacuum: Observations, values: Array, lengths: Iterable[float], roughnesses: Sequence[float], stretch: float = 1.0
 ) -> Iterator[tuple[float, Shape]]:
     """(evidence, shape) of every length and roughness; the strength follows from them."""
-    apart, wide = _apart(vacuum.at, vacuum.at, stretch), vacuum.wide[:, None] + vacuum.wide
+    pairs = Pairs(vacuum.at, vacuum.at, vacuum.wide, vacuum.wide)
     variance = max(float(np.mean(values**2)), 1e-14)
     for length in lengths:
-        shared = _shared(apart.copy(), length, wide)
+        shared = _shared(pairs, length, stretch)
         for roughness in roughnesses:
             fit = condition(shared + np.diag(roughness + vacuum.noise / variance), values)
             if fit is not None:

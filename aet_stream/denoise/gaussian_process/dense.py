@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from scipy.linalg import LinAlgError, cholesky, solve_triangular
+from scipy.linalg import solve_triangular
+from scipy.linalg.lapack import dpotrf
 
 from aet_stream.projection import Array
 
@@ -22,7 +23,7 @@ class Conditioned:
     """A positive matrix M = L L^T, and observations seen through it."""
 
     factor: Array
-    """(n, n) L, lower triangle"""
+    """(n, n) L in the lower triangle; what stands above it means nothing"""
     white: Array
     """(n,) L^-1 observations: each in standard deviations beyond what those before it foretell"""
 
@@ -54,10 +55,9 @@ class Conditioned:
 
 
 def condition(matrix: Array, observations: Array) -> Conditioned | None:
-    """Factor a matrix, which is overwritten; None: it is not positive."""
-    try:
-        factor = cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
-    except LinAlgError:
+    """Factor a symmetric float64 matrix, which is overwritten; None: it is not positive."""
+    factor, failed_at = dpotrf(matrix.T, lower=1, overwrite_a=1, clean=0)  # as LAPACK lays matrices out: copied nowhere
+    if failed_at:
         return None
     return Conditioned(factor, solve_triangular(factor, observations, lower=True, check_finite=False))
 

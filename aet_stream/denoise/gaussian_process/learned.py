@@ -131,4 +131,4 @@ def _transforms(grid: Basis) -> Any:
 def _normal_matrix(weight: Tensor, grid: Basis) -> Tensor:
     """(n, modes, modes): Phi^T W Phi, one axis after the other."""
     products = (grid.row_products.T @ (weight @ grid.column_products)).flatten(1)
-    return products[:, grid.pairs].view(-1, len(grid.chosen), len(grid.chosen))
+    return products.index_select(1, grid.pairs).view(-1, len(grid.chosen), len(grid.chosen))

@@ -182,8 +182,8 @@ function refresh() {
   drawCoverage($("coverage"), $("coverage-words"), { rows: series.rows, coverage: series.coverage, hinted: new Set((series.hints || []).map((hint) => hint.number)), selected, held });
   showAdvice(series, choose);
   showVolume(series);
-  showFilm(series, selected);
   showAtoms(series);
+  showFilm(series, selected);
   const left = series.stored > series.rows.length ? `the last ${series.rows.length} of ${series.stored}` : `${series.rows.length}`;
   const said = state?.series.find((row) => row.id === series.id), aside = said ? said.held + said.quarantined : held.length;
   say($("strip-note"), `${left}${series.closed ? ", closed" : ""}${aside ? `, ${aside} held or quarantined` : ""}`);
