@@ -20,7 +20,7 @@ AtLeastOne = Annotated[int, msgspec.Meta(ge=1)]
 
 EventName = Literal[
     "projection.stored", "coverage.milestone", "series.closed", "series.revised", "edition.done", "edition.chosen", "reconstruction.done",
-    "projection.excluded", "projection.restored", "projection.discarded", "held", "quarantined",
+    "atoms.done", "projection.excluded", "projection.restored", "projection.discarded", "held", "quarantined",
 ]  # fmt: skip
 
 
@@ -287,7 +287,7 @@ class Film(Sink, frozen=True):
         return ("series.closed", *growing) if self.enabled else ()
 
     def tries(self, usual: int) -> int:
-        return 2
+        return 3
 
 
 class Reconstruct(Sink, frozen=True):
@@ -327,6 +327,37 @@ class Reconstruct(Sink, frozen=True):
         return self.attempts
 
 
+class Atoms(Sink, frozen=True):
+    """The atoms of the volume, refined against the projections that it was made from, as soon as it is there; and while the series grows,
+    about how many there are. Needs projections as they were recorded, with pixels of at most 0.8 angstrom: refused otherwise."""
+
+    enabled: bool = False
+    """Do this at all. Off, because most series do not resolve atoms: `aet-stream atoms RECONSTRUCTION.h5` does it by hand."""
+    elements: tuple[str, ...] = ()
+    """Chemical symbols, the heaviest first. Empty: not known, and not guessed."""
+    kinds: Annotated[int, msgspec.Meta(ge=0, le=3)] = 0
+    """How many species there are. 0: as many as `elements`, or as many as the weights speak for."""
+    pixel_angstrom: Annotated[float, msgspec.Meta(ge=0, le=100)] = 0.0
+    """What a pixel measures. 0: as the files say; where they do not, there are no atoms."""
+    while_growing: bool = True
+    """Count them whenever coverage has grown (`preview.every_deg`), from a slab of the particle at full resolution."""
+    threads: Count = 0
+    """0: all cores."""
+    timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 3600.0
+    """One that takes longer is stopped, and is a failed try."""
+    only_while_growing = ("coverage.milestone",)
+    after = ("preview",)
+    product = Product("atoms.done", "atoms", "atoms.h5")
+
+    @property
+    def given(self) -> tuple[EventName, ...]:
+        growing: tuple[EventName, ...] = ("coverage.milestone",) if self.while_growing else ()
+        return ("reconstruction.done", *growing) if self.enabled else ()
+
+    def tries(self, usual: int) -> int:
+        return 2
+
+
 class Preview(Sink, frozen=True):
     """A small volume of a series that is still growing, for the monitor: made at low priority whenever coverage has grown."""
 
@@ -354,10 +385,10 @@ class Report(Sink, frozen=True):
     """The page about a series that is kept beside it as `report.html`."""
 
     on_close: bool = True
-    """Made when a series closes, and again when its volume is there."""
+    """Made when a series closes, and again when its volume is there, and its atoms if there are to be some."""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 600.0
     """A report that takes longer is stopped, and is a failed try."""
-    after = ("film",)
+    after = ("film", "atoms")
 
     @property
     def given(self) -> tuple[EventName, ...]:
@@ -522,6 +553,7 @@ class Config(Section, frozen=True):
     denoise: Denoise = Denoise()
     film: Film = Film()
     reconstruct: Reconstruct = Reconstruct()
+    atoms: Atoms = Atoms()
     preview: Preview = Preview()
     report: Report = Report()
     trigger: Trigger = Trigger()

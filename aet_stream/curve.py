@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from aet_stream import __version__
 from aet_stream.errors import ConfigError, NotRunning, WireError
@@ -186,6 +185,8 @@ class RelayLink(Link):
             yield message, pixels
 
     def _happened(self) -> Iterator[int]:
+        from zmq.utils.monitor import recv_monitor_message  # brings asyncio: every worker would pay for it at its start
+
         with contextlib.suppress(zmq.Again):
             while True:
                 yield recv_monitor_message(self._events, zmq.NOBLOCK)["event"]

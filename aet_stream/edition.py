@@ -261,7 +261,7 @@ class Edition:
 
     def _read_about(self) -> About:
         attributes = dict(self._file[layout.EDITION_ABOUT].attrs)
-        if layout.Contents.of(self._file) != attributes.pop("content_sha256"):
+        if not layout.Contents.are(self._file, attributes.pop("content_sha256")):
             raise StoreError(f"{self.path}: what it says is not what was written (content_sha256)")
         settings, rows = json.loads(attributes.pop("settings")), int(attributes.pop("rows"))
         if self._file[layout.EDITION_CLEAN].shape[0] != rows:

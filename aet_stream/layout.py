@@ -419,11 +419,29 @@ def check_pixels(where: str, record: Record, planes: Planes) -> None:
             raise StoreError(f"{where}: the checksum of the {name} pixels is {crc32(planes[name]):08x}, written was {expected:08x}")
 
 
+def spelled(value: Any) -> str:
+    """The value of an attribute in words that are the same under every numpy, whose own `repr` is not: `5`, `np.int64(5)` since 2.0."""
+    if isinstance(value, np.ndarray):
+        return f"array({value.tolist()!r}, dtype={value.dtype})"
+    if isinstance(value, np.bool_):
+        return f"np.{bool(value)}_"
+    if isinstance(value, np.generic):
+        return f"np.{type(value).__name__}({_spelled_by_numpy_1(value)})"
+    return repr(value)
+
+
+def _spelled_by_numpy_1(value: Any) -> str:
+    """As it stands in the checksums of files that were written under numpy 1, before `spelled` was."""
+    if isinstance(value, np.number):
+        return str(value)
+    return repr(value.item()) if isinstance(value, np.generic) else spelled(value)
+
+
 class Contents:
     """Checksum over all that a master says beside the frames, which have their own; the names of things have one from HDF5 itself."""
 
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
+    def __init__(self, say: Callable[[Any], str] = spelled) -> None:
+        self._say, self._parts = say, list[bytes]()
 
     def add(self, value: Any) -> Any:
         """Take note of a value on its way into the file; hands it back."""
@@ -440,15 +458,15 @@ class Contents:
     def add_texts(self, attributes: Mapping[str, Any]) -> None:
         """The same of attributes on their way into the file, that are all text."""
         for key, value in attributes.items():
-            self.add(f"{key}={value!r}")
+            self.add(f"{key}={self._say(value)}")
 
     def sha256(self) -> str:
         return hashlib.sha256(b"".join(sorted(self._parts))).hexdigest()
 
     @classmethod
-    def of(cls, file: h5py.File) -> str:
+    def of(cls, file: h5py.File, say: Callable[[Any], str] = spelled) -> str:
         """The same, from a file."""
-        contents = cls()
+        contents = cls(say)
 
         def add(name: str, item: Any) -> None:
             contents.add_attributes(item)
@@ -457,6 +475,11 @@ class Contents:
 
         file.visititems(add)
         return contents.sha256()
+
+    @classmethod
+    def are(cls, file: h5py.File, written: str) -> bool:
+        """Whether a file holds what was written, by its `content_sha256`."""
+        return any(cls.of(file, say) == written for say in (spelled, _spelled_by_numpy_1))
 
 
 def read_projection(path: str) -> tuple[Record, Planes]:

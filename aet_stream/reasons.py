@@ -143,6 +143,22 @@ KINDS = {
     # -- recorded, not stored
     "left_out": Kind("detector {detector}; series.detector is {used}", "if it should not be, set it and have it read again", _AGAIN),
     "no_projection": Kind("no projection, as the file itself says: {because}", "if it is one, say its tilt", _RELEASE),
+    # -- what a series cannot know of its films
+    "nothing_turns": Kind(
+        "the background does not turn with the specimen as a film does, but is fixed to the particle, or another in every projection:"
+        " the series leaves {left_percent} % of what each projection alone leaves open",
+        "a particle that is cleaner, or farther from other matter, would show more",
+    ),
+    "film_at_axis": Kind(
+        "the film lies at the height of the tilt axis ({radii:g} radii of the particle from it): what it hides at one tilt, it hides at"
+        " all; the series leaves {left_percent} % of what each projection alone leaves open",
+        "of a particle that lies wholly above or below its film, more can be known",
+    ),
+    "film_thick": Kind(
+        "what is seen around the particle, held back, all tilts together foretell no better than each alone (error {times:g} times): the"
+        " film is too thick, or there are too many",
+        "of a particle over a thinner place, or over an edge, more can be known",
+    ),
     # -- the file cannot be read
     "unreadable": Kind("{error}", _MEND, _AGAIN),
     "incomplete": Kind("{error} (unchanged for {still_s:.0f} s)", _MEND, _AGAIN),

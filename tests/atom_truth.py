@@ -50,19 +50,19 @@ class Truth:
         middle = (self.images.shape[2] - 1) / 2
         return Alignment(np.tile([0.0, middle - self.axis_px], (len(self.images), 1)))
 
-    def source(self, iterations: int) -> Source:
+    def source(self, iterations: int, *, anew: bool = False, threads: int = 0) -> Source:
         """With its volume, made anew or kept from before."""
         path = KEEP / f"{self.name}_{iterations}.npy"
-        if path.exists():
+        if path.exists() and not anew:
             volume = np.load(path)
         else:
             registered = apply(self.images, self.alignment)
-            volume = solver.solve(registered, self.tilts_deg, iterations=iterations).volume
+            volume = solver.solve(registered, self.tilts_deg, iterations=iterations, threads=threads).volume
             path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path, volume)
         rows = np.arange(len(self.images))
         given = Input(self.images, self.tilts_deg, rows, self.pixel_angstrom / 10, self.name, 0.0)
-        return Source(volume, given, self.alignment, self.pixel_angstrom, self.name)
+        return Source(volume, given, self.alignment, self.pixel_angstrom, 0, self.name)
 
 
 @dataclass(frozen=True, slots=True)

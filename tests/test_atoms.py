@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from aet_stream import failpoints
 from aet_stream.atoms.run import Options, find_atoms
 from aet_stream.cli import main
 from aet_stream.errors import NoAtoms
@@ -17,6 +21,7 @@ from aet_stream.projection import Array
 from aet_stream.reconstruct.run import Options as VolumeOptions
 from aet_stream.reconstruct.run import reconstruct
 from tests.atom_series import counted, fcc, matched, series_of
+from tests.harness import ENVIRONMENT
 
 SIZE_PX = 48
 TILTS_DEG = np.arange(-75, 76, 6.0)
@@ -95,6 +100,28 @@ def test_plain_readers_open_the_xyz(gold: Path) -> None:
     lines = gold.with_name("atoms.xyz").read_text().splitlines()
     assert int(lines[0]) == len(lines) - 2 == len(PLACES)
     assert all(line.split()[0] == "Au" and len([float(word) for word in line.split()[1:4]]) == 3 for line in lines[2:])
+
+
+@pytest.mark.parametrize(
+    "step", ["draft", "renamed", pytest.param("synced", marks=pytest.mark.slow), pytest.param("durable", marks=pytest.mark.slow)]
+)
+def test_atoms_that_are_killed_while_they_are_written_are_whole_or_absent(tmp_path: Path, gold: Path, step: str) -> None:
+    """SIGKILL at each step of their writing: no half file, and no XYZ of others beside them; the next try makes them, or finds them."""
+    for name in ("series.h5", "reconstruction.h5"):
+        shutil.copy(gold.with_name(name), tmp_path)
+    for stale in ("atoms.xyz", "atoms.png"):
+        (tmp_path / stale).write_text("of others")
+    argv = [sys.executable, "-m", "aet_stream", "atoms", str(tmp_path / gold.name)]
+    run = subprocess.run(argv, env={**ENVIRONMENT, failpoints.VARIABLE: f"atoms.{step}=kill"}, check=False, stderr=subprocess.DEVNULL)
+    assert run.returncode == -signal.SIGKILL
+    assert not (tmp_path / "atoms.xyz").exists()
+    if step in ("renamed", "durable"):
+        assert len(read(tmp_path / "atoms.h5")["weights"]) == len(PLACES)
+    else:
+        assert not (tmp_path / "atoms.h5").exists()
+    find_atoms(tmp_path / gold.name)
+    assert read(tmp_path / "atoms.h5")["angstrom"] == pytest.approx(read(gold.with_name("atoms.h5"))["angstrom"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["atoms.h5", "atoms.png", "atoms.xyz", "reconstruction.h5", "series.h5"]
 
 
 def test_the_same_atoms_are_not_made_twice(gold: Path) -> None:

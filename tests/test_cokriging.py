@@ -23,7 +23,7 @@ EDGE, RADIUS = 64, 14.0
 """Of a frame and of its particle, px; a point is 4 px"""
 POINT = 4
 HEIGHT, TURN_DEG = -3.75, 3.0
-TILTS = np.linspace(-70, 70, 21)
+TILTS = np.linspace(-70, 70, 15)
 Surface = Callable[[Array, Array], Array]
 
 
@@ -90,10 +90,10 @@ def found(turning: tuple[list[View], list[Array]]) -> Estimated:
 
 def test_a_film_is_found_where_it_lies(turning: tuple[list[View], list[Array]], found: Estimated) -> None:
     """By the scan roughly, by the likelihood to a fraction of a point."""
-    geometry = scan([view.seen for view in turning[0]])
-    assert geometry is not None
-    assert geometry.score < -1
-    assert geometry.height == pytest.approx(HEIGHT, abs=0.9)
+    scanned = scan([view.seen for view in turning[0]])
+    assert scanned is not None
+    assert scanned.best.score < -1
+    assert scanned.best.height == pytest.approx(HEIGHT, abs=0.9)
     assert len(found.model.films) == 1
     assert found.model.films[0].height == pytest.approx(HEIGHT, abs=0.25)
     assert found.model.turn_deg == pytest.approx(TURN_DEG, abs=0.5)
@@ -104,7 +104,7 @@ def test_what_lies_behind_the_particle_is_seen_at_other_tilts(turning: tuple[lis
     before, after = errors(found, *turning)
     assert np.mean(20 * np.log10(before / after)) > 10
     assert (after < before).all()
-    assert sum(drawing.verdict.taken is Taken.SERIES for drawing in found.drawings) > 15
+    assert sum(drawing.verdict.taken is Taken.SERIES for drawing in found.drawings) > 11
 
 
 def test_the_stated_spread_is_what_is_off(turning: tuple[list[View], list[Array]], found: Estimated) -> None:
@@ -114,7 +114,6 @@ def test_the_stated_spread_is_what_is_off(turning: tuple[list[View], list[Array]
     assert 0.4 < share < 2.5
 
 
-@pytest.mark.xfail(strict=True, reason="the map's stated spread near the shadow is a third of that far away, a fifth is wanted")
 def test_the_film_as_it_is_seen(turning: tuple[list[View], list[Array]], found: Estimated) -> None:
     """The map is the film itself, but for its mean, near the particle's shadow."""
     drawn = found.map
@@ -158,7 +157,7 @@ def test_a_film_that_grows_is_told_from_one_that_stays() -> None:
 
 def test_warm_is_as_good_as_cold(turning: tuple[list[View], list[Array]], found: Estimated) -> None:
     """A shorter series' model is enough to begin with; one more projection may change it."""
-    shorter = estimate(turning[0][4:-4])
+    shorter = estimate(turning[0][3:-3])
     assert shorter is not None
     warm = estimate(turning[0], begin=shorter.model)
     assert warm is not None
@@ -179,9 +178,9 @@ def test_the_tilt_axis_may_lie_across(turning: tuple[list[View], list[Array]], f
     upright = look(np.arange(EDGE * EDGE, dtype=np.float64).reshape(EDGE, EDGE), np.full((32, 32), -9.0), 0.0)
     assert np.allclose(turned.centres[1], upright.centres[0])
     assert np.allclose(turned.centres[0], -upright.centres[1])
-    geometry = scan([view.seen for view in views])
-    assert geometry is not None
-    assert geometry.height == pytest.approx(HEIGHT, abs=0.9)
+    scanned = scan([view.seen for view in views])
+    assert scanned is not None
+    assert scanned.best.height == pytest.approx(HEIGHT, abs=0.9)
 
 
 def test_too_little_is_no_series() -> None:
@@ -194,7 +193,7 @@ def test_too_little_is_no_series() -> None:
 
 
 def small_model() -> Model:
-    amplitudes = np.array([0.0, 0.05, 0.05, 0.02])
+    amplitudes = np.array([0.0, 0.0, 0.05, 0.02])
     return Model((Film(HEIGHT, amplitudes),), 2.0, 0.03, np.array([0.004, 0.004, 0.002]), 0.005, 0.003)
 
 
@@ -217,14 +216,13 @@ def test_the_likelihood_slopes_as_it_says(turning: tuple[list[View], list[Array]
     target = Likelihood(bands_of(series), [False, True])
     at = target.vector(replace(model, films=(replace(model.films[0], amplitudes=np.full(len(FILM_LENGTHS), 0.03)), model.films[1])))
     said = target.at(at).slope
-    step = 1e-5
+    step = 3e-3
     seen = [
         (target.at(at + step * e, curved=False).value - target.at(at - step * e, curved=False).value) / (2 * step) for e in np.eye(len(at))
     ]
-    assert said == pytest.approx(np.array(seen), rel=1e-3, abs=1e-2 * np.abs(seen).max() / 10)
+    assert said == pytest.approx(np.array(seen), rel=0.02, abs=2e-3 * np.abs(seen).max())
 
 
-@pytest.mark.xfail(strict=True, reason="the film's nodes cost .45 of the stated spread, .15 is wanted")
 def test_joining_is_conditioning(turning: tuple[list[View], list[Array]]) -> None:
     """What the information form says of one frame's hidden points is what a dense Gaussian process over all windows says."""
     series, model = scaled(turning[0])[::5], small_model()

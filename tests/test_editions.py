@@ -104,6 +104,17 @@ def told(ledger: Ledger) -> list[str]:
     return [f"{row['event']} {json.loads(row['data']).get('edition', '')}".strip() for row in rows]
 
 
+def with_edition(root: Path, *, closed: bool = False) -> tuple[Archive, Ledger]:
+    """As `stored`, and edition 2 is shown; made once, and copied for each test."""
+    first = root.parent / f"edition_2_shown{'_closed' * closed}"
+    if not first.exists():
+        archive, ledger = stored(first, closed=closed)
+        taken(archive, first, use=True)
+        ledger.close()
+    shutil.copytree(first, root, dirs_exist_ok=True)
+    return opened(root)
+
+
 # -- the file ---------------------------------------------------------------------------------------------------------------------------
 
 
@@ -200,8 +211,7 @@ def test_another_edition_is_shown_and_shown_no_more(tmp_path: Path, closed: bool
 
 def test_a_row_that_comes_later_shows_edition_1(tmp_path: Path) -> None:
     """Until the edition is made anew, under its own number, with all rows; the closed file mixes no other way than it says."""
-    archive, ledger = stored(tmp_path)
-    assert taken(archive, tmp_path, use=True) == 2
+    archive, ledger = with_edition(tmp_path)
     archive.commit("s", [arrival(ledger, made(3))])
     archive.publish("s")
     assert shown(tmp_path) == [2, 2, 2, 1]
@@ -218,8 +228,7 @@ def test_a_row_that_comes_later_shows_edition_1(tmp_path: Path) -> None:
 
 def test_the_same_maker_again_renews_its_edition(tmp_path: Path) -> None:
     """More rows have come since: the newer file counts, never the older one of the same maker."""
-    archive, ledger = stored(tmp_path)
-    taken(archive, tmp_path, use=True)
+    archive, ledger = with_edition(tmp_path)
     archive.commit("s", [arrival(ledger, made(3))])
     archive.publish("s")
     write_edition(tmp_path)
@@ -252,9 +261,7 @@ def test_an_edition_covers_what_it_covers(tmp_path: Path) -> None:
 
 def test_an_old_library_reads_the_closed_file_of_any_edition(tmp_path: Path) -> None:
     """HDF5 1.8 and 1.10, as MATLAB has them; and the edition's own file."""
-    archive, ledger = stored(tmp_path, closed=True)
-    taken(archive, tmp_path, use=True)
-    ledger.close()
+    with_edition(tmp_path, closed=True)[1].close()
     libraries = unpacked("2.6.0", tmp_path / "old")
     for name in ("series.h5", "editions/01.h5", "editions/02.h5"):
         found = found_by(libraries, tmp_path / "s" / name)
@@ -329,8 +336,7 @@ def old_decisions_in_series(root: Path) -> None:
 @pytest.mark.parametrize("closed", [False, True])
 def test_what_was_decided_outlives_the_loss_of_any_one_file(tmp_path: Path, closed: bool, loss: Callable[[Path], None]) -> None:
     """The same edition is shown after the next start, all agree, and the same event has the same name as before."""
-    archive, ledger = stored(tmp_path, closed=closed)
-    taken(archive, tmp_path, use=True)
+    archive, ledger = with_edition(tmp_path, closed=closed)
     names = {row["event_id"] for row in ledger.db.execute("SELECT event_id FROM event WHERE event = 'edition.done'")}
     ledger.close()
     loss(tmp_path)
@@ -351,8 +357,7 @@ def test_what_was_decided_outlives_the_loss_of_any_one_file(tmp_path: Path, clos
 @pytest.mark.parametrize("damage", ["gone", "cut", "flipped"])
 def test_an_open_series_whose_edition_is_lost_goes_back_to_edition_1(tmp_path: Path, damage: str) -> None:
     """Never NaN, never a wrong pixel: noticed at the next start, or when the series is closed, and told."""
-    archive, ledger = stored(tmp_path)
-    taken(archive, tmp_path, use=True)
+    archive, ledger = with_edition(tmp_path)
     path = tmp_path / "s" / "editions" / "02.h5"
     content = bytearray(path.read_bytes())
     content[content.find((known_image(1, 32).astype("<f4") - 9).tobytes()) + 40] ^= 1
@@ -369,8 +374,7 @@ def test_an_open_series_whose_edition_is_lost_goes_back_to_edition_1(tmp_path: P
 
 def test_a_lost_edition_is_written_anew_from_the_closed_series(tmp_path: Path) -> None:
     """Needed when a late projection comes: the closed file has its pixels."""
-    archive, ledger = stored(tmp_path, closed=True)
-    taken(archive, tmp_path, use=True)
+    archive, ledger = with_edition(tmp_path, closed=True)
     (tmp_path / "s" / "editions" / "02.h5").unlink()
     ledger.close()
     archive, ledger = opened(tmp_path)
@@ -409,8 +413,7 @@ def test_edition_1_outlives_its_projection_files(tmp_path: Path, restarted: bool
 
 
 def test_a_reader_that_never_closes_sees_the_edition_that_it_opened(tmp_path: Path) -> None:
-    archive, ledger = stored(tmp_path)
-    taken(archive, tmp_path, use=True)
+    archive, ledger = with_edition(tmp_path)
     with h5py.File(tmp_path / "s" / "series.h5") as old:
         archive.use("s", 1)
         work(archive)

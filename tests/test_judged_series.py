@@ -29,8 +29,8 @@ def off_by(share: float) -> judged_series.Estimator:
 
 def test_a_known_error_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """One percent of the brightest pixel is 40 dB, inside as outside, and adds to the particle's total."""
-    monkeypatch.setitem(judged_series.OF_SERIES, "one percent", off_by(0.01))
-    found = [m for m in marks(["laplace"], [SMALL]) if m.estimator == "one percent"]
+    monkeypatch.setitem(judged_series.OF_SERIES, "one percent", ("", lambda _: off_by(0.01)))
+    found = [m for m in marks(["laplace"], [SMALL]) if m.estimator == "laplace + one percent"]
     row = rows(found)[0]
     assert row.mean_db == pytest.approx(40, abs=0.01)
     assert row.tenth_db == pytest.approx(40, abs=0.01)

@@ -93,6 +93,41 @@ def test_verify_doubts_neutral_data_that_are_not(tmp_path: Path, name: str) -> N
     assert doubt.startswith(name)
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("a 'name'", "\"a 'name'\""),
+        (np.int64(5), "np.int64(5)"),
+        (np.uint8(5), "np.uint8(5)"),
+        (np.float64(5), "np.float64(5.0)"),
+        (np.float64(1795989480.4956903), "np.float64(1795989480.4956903)"),
+        (np.float64(1e-5), "np.float64(1e-05)"),
+        (np.float64("nan"), "np.float64(nan)"),
+        (np.float32(0.1), "np.float32(0.1)"),
+        (np.bool_(True), "np.True_"),
+        (np.bytes_(b"data"), "np.bytes_(b'data')"),
+        (np.array(["rotation_angle", "y", "x"], object), "array(['rotation_angle', 'y', 'x'], dtype=object)"),
+    ],
+)
+def test_what_a_checksum_is_over_is_the_same_under_every_numpy(value: object, words: str) -> None:
+    assert layout.spelled(value) == words
+
+
+@pytest.mark.parametrize("numpy", ["1.26.4", "2.4.6"])
+def test_files_verify_that_were_written_when_their_checksum_knew_numpys_version(tmp_path: Path, numpy: str) -> None:
+    """The checksums are those that the code before wrote into this file, under either version."""
+    with h5py.File(tmp_path / "any.h5", "w") as file:
+        file["angle"] = np.array([-1.5, 0.25])
+        file["angle"].attrs.update(units="degree", first=0, offset_deg=1e-5, default=np.bytes_(b"data"), axes=["rotation_angle", "y", "x"])
+        written = {
+            "1.26.4": "2c46e1441666cdffd4f2709f3e1c50e26c3f52ebfd7cd21080e342d2cac220dc",
+            "2.4.6": "157223ccfb52612d5d166f8592021bef335e8a0fc3e6a0ddea2d7637c8cf32fa",
+        }[numpy]
+        assert layout.Contents.are(file, written)
+        file["angle"].attrs["first"] = 1
+        assert not layout.Contents.are(file, written)
+
+
 def test_verify_has_no_doubt_about_a_file_that_was_put_back(tmp_path: Path) -> None:
     """Overwritten, then as it was before: three rows of one image, of which one counts. Two that count are doubted."""
     store = opened(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -34,7 +35,7 @@ from aet_stream.training.dataset import LEARNT, Mixer, Recipe
 from aet_stream.training.gate import SAMPLES_FILE, Samples, cached, keep_only_own, origin
 from aet_stream.training.learning import Training
 from aet_stream.training.losses import coarse_loss
-from aet_stream.training.preset import Preset, learning_rate, load_preset
+from aet_stream.training.preset import learning_rate, load_preset
 from aet_stream.training.recorded import Recorded
 from aet_stream.training.scores import psnr_db
 from aet_stream.training.train import run
@@ -591,13 +592,23 @@ def test_every_set_is_what_it_says(name: str) -> None:
         assert abs(np.median(frame.raw - expected)) < 0.1 * frame.unit
 
 
-def stored_series(folder: Path) -> Path:
+@pytest.fixture(scope="module")
+def stored_series(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A series of films with a speckle that the shipped network has not seen, through the real daemon."""
-    daemon = Daemon(folder, denoise__model="laplace")
+    daemon = Daemon(tmp_path_factory.mktemp("stored"), denoise__model="laplace")
     words = ["simulate", "--out", str(daemon.root), "--name", "own", "--tilts", "8", "--size", "128", "--cadence", "0", "--seed", "5"]
     assert daemon.ask(*words).returncode == 0
     assert daemon.run("--until-idle", "2") == 0
     return daemon.out / "own" / "series.h5"
+
+
+@pytest.fixture
+def little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fine-tuning of few frames and particles: what it decides by, not how well it learns."""
+    preset = msgspec.structs.replace(load_preset("default"), judging_frames=2, calibration_frames=4)
+    monkeypatch.setattr(finetune, "preset_of", lambda card: preset)
+    for name in ("BATCH", "LAID_OVER", "SIMULATED"):
+        monkeypatch.setattr(finetune, name, 2)
 
 
 class SeesVacuum:
@@ -608,26 +619,30 @@ class SeesVacuum:
         return Estimate(np.zeros_like(raw), support=np.zeros(image.blocks.statistics.shape[1:], bool)), image
 
 
-def test_a_network_can_be_tuned_on_stored_series_and_is_promoted_only_if_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Better on held-out vacuum and no worse elsewhere: written, and usable. Worse: refused with the figures."""
-    series = stored_series(tmp_path)
-    preset = load_preset("default")
-    quick = {**{f: getattr(preset, f) for f in preset.__struct_fields__}, "judging_frames": 4, "calibration_frames": 4}
-    monkeypatch.setattr(finetune, "BATCH", 2)
-    monkeypatch.setattr(finetune, "preset_of", lambda card: Preset(**quick))
+@pytest.mark.usefixtures("little")
+def test_a_network_that_was_tuned_on_stored_series_can_be_used(
+    stored_series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(finetune, "_refuse_if_worse", lambda before, after: None)
-    path = finetune.finetune("default", [series], tmp_path / "tuned", steps=2)
+    path = finetune.finetune("default", [stored_series], tmp_path / "tuned", steps=2)
     card = load_card(path)
     assert card.name == "default-tuned"
     assert card.trained["from"] == load_card(SHIPPED / "default.safetensors").sha256
     assert np.isfinite(Denoiser(model=str(path), device="cpu").subtract(np.arange(4096.0).reshape(64, 64)).clean).all()
-    monkeypatch.undo()
-    monkeypatch.setattr(finetune, "preset_of", lambda card: Preset(**quick))
+
+
+@pytest.mark.usefixtures("little")
+def test_a_network_that_was_tuned_is_promoted_only_if_better(stored_series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Better on held-out vacuum and no worse elsewhere, or refused with the figures."""
     monkeypatch.setattr(finetune, "LEARNING_RATE", 1.0)  # a training that can only do harm
-    monkeypatch.setattr(finetune, "BATCH", 2)
     with pytest.raises(ModelError, match=r"not promoted.*real_vacuum_db"):
-        finetune.finetune("default", [series], tmp_path / "spoilt", steps=4)
+        finetune.finetune("default", [stored_series], tmp_path / "spoilt", steps=4)
     assert not (tmp_path / "spoilt").exists()
+
+
+def test_a_network_is_not_tuned_on_too_little(stored_series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What counts, counts once, by whatever path it is named."""
+    series = Path(shutil.copytree(stored_series.parent, tmp_path / "own")) / stored_series.name
     with h5py.File(series, "r+") as file:
         file[f"{layout.PER_PROJECTION}/superseded"][:3] = 1
     monkeypatch.setattr(finetune, "Denoiser", lambda model: SeesVacuum())

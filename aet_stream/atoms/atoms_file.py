@@ -14,7 +14,6 @@ from aet_stream.errors import ReconstructionError
 from aet_stream.layout import LIBVER
 from aet_stream.projection import Array
 
-ATOMS_FILE = "atoms.h5"
 GROUP = "atoms"
 NOBODY = "X"
 """The symbol of an atom whose element nobody has said; ASE and others know it as a dummy."""
@@ -137,8 +136,10 @@ def save(target: Path, atoms: Atoms, facts: Facts) -> None:
     """
     for suffix in (".xyz", ".png"):
         target.with_suffix(suffix).unlink(missing_ok=True)
+        durable.remove_dead(target.with_suffix(suffix))
+    durable.remove_dead(target)
     try:
-        with durable.replacing(target) as draft, h5py.File(draft, "w", libver=LIBVER) as file:
+        with durable.replacing(target, "atoms") as draft, h5py.File(draft, "w", libver=LIBVER) as file:
             _write(file.create_group(GROUP), atoms, facts)
     except (OSError, RuntimeError) as error:  # HDF5 reports a full disk as either
         raise ReconstructionError(f"{target}: cannot be written: {error}") from error

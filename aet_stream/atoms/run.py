@@ -21,6 +21,7 @@ from aet_stream.atoms.sureness import standard_deviations
 from aet_stream.atoms.trace import Round, Rules, Traced, measured_weights, trace
 from aet_stream.atoms.views import make_views, to_angstrom, to_places, to_voxels
 from aet_stream.layout import SERIES_FILE
+from aet_stream.naming import ATOMS_FILE
 from aet_stream.projection import Array
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def find_atoms(
     ReconstructionError : unreadable input, a name that is taken, or they cannot be written
     """
     options = options or Options()
-    target = out or reconstruction.with_name(atoms_file.ATOMS_FILE)
+    target = out or reconstruction.with_name(ATOMS_FILE)
     atoms_file.check_target(target, replaces=overwrite or out is None)
     source = read_source(reconstruction, series or reconstruction.with_name(SERIES_FILE), options.pixel_angstrom)
     identity: atoms_file.Facts = {
@@ -81,6 +82,7 @@ def find_atoms(
     began = time.monotonic()
     atoms = trace_source(source, options)
     facts = {**identity, "seconds": round(time.monotonic() - began, 2), "volume": reconstruction.name}
+    facts |= {"volume_crc32": source.volume_crc32, "edition": source.given.edition}
     atoms_file.save(target, atoms, facts)
     atoms_file.save_xyz(target.with_suffix(".xyz"), atoms)
     draw_atoms(

@@ -26,6 +26,8 @@ class Source:
     given: Input
     alignment: Alignment
     pixel_angstrom: float
+    volume_crc32: int
+    """Of its voxels."""
     volume_digest: str
     """Names exactly this volume, by its voxels, its projections and where they lie."""
 
@@ -58,6 +60,7 @@ def read_source(reconstruction: Path, series: Path, pixel_angstrom: float = 0.0)
     size = pixel_angstrom or 10 * given.pixel_size_nm
     if not np.isfinite(size):
         raise NoAtoms(f"{series} does not say what a pixel measures, and without that nothing can be called an atom: say --pixel-angstrom")
-    facts = hashlib.sha256(f"{digest} {crc32(volume)}".encode())
+    checksum = crc32(volume)
+    facts = hashlib.sha256(f"{digest} {checksum}".encode())
     facts.update(tilts_deg.tobytes() + alignment.shifts_px.tobytes() + np.float64(alignment.axis_deg).tobytes())
-    return Source(volume, given, alignment, size, facts.hexdigest())
+    return Source(volume, given, alignment, size, checksum, facts.hexdigest())

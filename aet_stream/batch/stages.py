@@ -181,7 +181,7 @@ def key(plan: Plan, job: Job, stage: StageName) -> str:
         films_shown = config.film.enabled and config.film.use  # else it is this stage that shows its own again
         return _digest(job.stamp, _reading(plan, job), plan.maker.key, films_shown)
     if stage == "film":
-        from aet_stream.film.run import code_sha256
+        from aet_stream.film.frames import code_sha256
 
         return _digest(key(plan, job, "background"), code_sha256(), config.film)
     if stage == "volume":

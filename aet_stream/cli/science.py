@@ -60,8 +60,11 @@ def add_commands(add: Add) -> None:
     reconstruct.add_argument("--overwrite", action="store_true", help="with --out: replace files that are there")
     reconstruct.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     atoms = add("atoms", _atoms, "atoms from a volume and its projections", config=False)
-    atoms.add_argument("reconstruction", type=Path, metavar="RECONSTRUCTION.h5")
+    atoms.add_argument("reconstruction", type=Path, metavar="RECONSTRUCTION.h5", help="or, with --count, a series")
     atoms.add_argument("series", type=Path, nargs="?", metavar="SERIES.h5", help="default: series.h5 beside it")
+    atoms.add_argument(
+        "--count", action="store_true", help="only about how many, of a series that grows and has no volume yet: to atoms.json beside it"
+    )
     atoms.add_argument("--elements", default="", metavar="A,B", help="chemical symbols, the heaviest first (default: not known)")
     atoms.add_argument("--kinds", type=whole_from(0, 3), default=0, metavar="N", help="how many species (default: as the weights say)")
     atoms.add_argument(
@@ -119,7 +122,13 @@ def add_commands(add: Add) -> None:
     evaluate.add_argument(
         "--kind", dest="kinds", action="append", default=[], metavar="KIND", help="with --series: only this; may be repeated"
     )
+    evaluate.add_argument(
+        "--estimator", dest="estimators", action="append", default=[], metavar="NAME", help="with --series: only this; may be repeated"
+    )
     evaluate.add_argument("--seeds", type=whole_from(1, 1000), default=5, metavar="N", help="with --series: of each kind (default: 5)")
+    evaluate.add_argument(
+        "--first-seed", type=whole, default=4_000_000, metavar="N", help="with --series: others for development (default: 4000000)"
+    )
     evaluate.add_argument("--tilts", type=whole_from(2, 1000), default=40, metavar="N", help="with --series: of each (default: 40)")
     evaluate.add_argument("--keep", type=folder, metavar="DIR", help="with --series: what was found of each; a stopped run goes on")
     evaluate.add_argument("--json", type=new_file, metavar="FILE", help="all figures as JSON as well")
@@ -170,8 +179,12 @@ def _atoms(arguments: argparse.Namespace) -> int:
     """
     if arguments.supervised:
         be_a_child()
+    from aet_stream.atoms import word
     from aet_stream.atoms.run import Options, find_atoms
 
+    folder = arguments.reconstruction.absolute().parent
+    if arguments.count:
+        return _count_atoms(arguments.reconstruction, folder, arguments.pixel_angstrom, supervised=arguments.supervised)
     options = Options(
         elements=tuple(filter(None, (symbol.strip() for symbol in arguments.elements.split(",")))),
         kinds=arguments.kinds,
@@ -185,7 +198,28 @@ def _atoms(arguments: argparse.Namespace) -> int:
     except NoAtoms as error:
         if not arguments.supervised:
             raise
+        word.say_none(folder, str(error))
         print(f"{arguments.reconstruction}: no atoms: {error}")  # trying again would not help
+        return EXIT_OK
+    if arguments.supervised:
+        word.forget(folder)
+    return EXIT_OK
+
+
+def _count_atoms(series: Path, folder: Path, pixel_angstrom: float, *, supervised: bool) -> int:
+    from aet_stream.atoms import word
+    from aet_stream.atoms.count import count
+
+    try:
+        found = count(series, pixel_angstrom)
+    except (NoAtoms, TooFewProjections) as error:
+        if not supervised:
+            raise
+        word.say_not_yet(folder, str(error))
+        print(f"{series}: no atoms yet: {error}")
+        return EXIT_OK
+    word.say_count(folder, found)
+    print(found.sentence)
     return EXIT_OK
 
 
@@ -269,7 +303,11 @@ def _evaluate_series(arguments: argparse.Namespace) -> int:
         kinds = judged_series.known_kinds(arguments.kinds)
     except ValueError as error:
         raise AetError(f"--kind: {error}") from error
-    found = judged_series.marks(arguments.models, judged_series.judged(kinds, arguments.seeds, tilts=arguments.tilts), arguments.keep)
+    series = judged_series.judged(kinds, arguments.seeds, tilts=arguments.tilts, first=arguments.first_seed)
+    try:
+        found = judged_series.marks(arguments.models, series, arguments.keep, only=arguments.estimators)
+    except ValueError as error:
+        raise AetError(f"--estimator: {error}") from error
     print(judged_series.table(found))
     if arguments.json:
         arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(judged_series.as_builtins(found))))

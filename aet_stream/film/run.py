@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import numpy as np
-from scipy.ndimage import binary_dilation
 
 from aet_stream import edition
-from aet_stream.consistency import about_axis
-from aet_stream.denoise import cokriging, grid, trust
-from aet_stream.denoise.cokriging.estimator import Drawing, Estimated, View, drawn_on, estimate
+from aet_stream.denoise.cokriging.estimator import Drawing, Estimated, estimate
 from aet_stream.denoise.cokriging.gate import Taken
 from aet_stream.denoise.cokriging.model import FILM_LENGTHS, OWN_LENGTHS, Film, Model
-from aet_stream.denoise.cokriging.registered import Mass, moved, shifts
 from aet_stream.denoise.cokriging.seen import look, point_px
 from aet_stream.denoise.denoiser import Denoiser
-from aet_stream.denoise.fusion.kriging import SPACING
+from aet_stream.denoise.estimate import Image
+from aet_stream.denoise.estimators import CLASSICAL
 from aet_stream.edition import Maker
 from aet_stream.errors import TooFewProjections
 from aet_stream.film import film_file
+from aet_stream.film.doubts import doubts
 from aet_stream.film.film_file import FILM_FILE, Told
-from aet_stream.projection import Array, Quality
+from aet_stream.film.frames import MODEL, Frame, code_sha256, finished, under, with_places
+from aet_stream.projection import Array
+from aet_stream.reasons import json_of
 from aet_stream.series import Series
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-MADE_BY, MODEL = "film", "films of the series"
+MADE_BY = "film"
 _SUPPORTS = ("supports/logit", "supports/number", "supports/raw_crc32")
 
 
@@ -45,28 +43,6 @@ class Options:
 
     tilts_each_side: int = 5
     memory_mib: int = 1536
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One row of the series that takes part."""
-
-    row: int
-    number: int
-    view: View
-    logit: Array
-    quality: Quality
-    """Of edition 1"""
-    axis_deg: float
-    shift_px: Array
-    """(2,) along and across the axis: how far the specimen lies from where it turns about the middle"""
-
-
-@cache
-def code_sha256() -> str:
-    """Of all code that decides a result, beside the model that finds the particle."""
-    code = sorted(Path(cokriging.__file__).parent.rglob("*.py"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in [*code, Path(__file__)])).hexdigest()
 
 
 def maker_of(denoiser: Denoiser) -> Maker:
@@ -90,8 +66,8 @@ def see(path: Path, denoiser: Denoiser, options: Options | None = None) -> Path:
     """
     began = time.monotonic()
     with Series(path) as series:
-        frames = _in_register(list(_frames(series, denoiser, options or Options())), series.shape)
-        estimated = _estimated(frames, _model_before(path.with_name(FILM_FILE)), options or Options())
+        frames = list(_frames(series, denoiser, options or Options()))
+        estimated = _estimated(frames, series.shape, _model_before(path.with_name(FILM_FILE)), options or Options())
         _write(path, series, frames, estimated, denoiser, time.monotonic() - began)
     return path.with_name(FILM_FILE)
 
@@ -111,8 +87,8 @@ def make_edition(path: Path, denoiser: Denoiser, options: Options | None = None)
         done = edition.find(folder, maker, covered)
         if done is not None:
             return done, maker
-        frames = _in_register(list(_frames(series, denoiser, options or Options())), series.shape)
-        estimated = _estimated(frames, None, options or Options())
+        frames = list(_frames(series, denoiser, options or Options()))
+        estimated = _estimated(frames, series.shape, None, options or Options())
         told = _write(path, series, frames, estimated, denoiser, time.monotonic() - began)
         drawings = {frame.row: (frame, drawing) for frame, drawing in zip(frames, estimated.drawings, strict=True)}
         with edition.writing(folder, folder.name, maker, covered, series.shape) as draft:
@@ -122,9 +98,7 @@ def make_edition(path: Path, denoiser: Denoiser, options: Options | None = None)
                     draft.row(clean, quality, estimate=Taken.SINGLE, because="it does not count, or has no tilt")
                     continue
                 frame, drawing = drawings[row]
-                if drawing.verdict.share:
-                    clean = clean - drawn_on(drawing.correction, point_px(series.shape), series.shape)
-                    quality = _judged(frame, drawing, clean, quality)
+                clean, quality = finished(frame, drawing, clean)
                 draft.row(clean, quality, estimate=drawing.verdict.taken, because=_because(drawing))
             for name, (values, meaning) in told.items():
                 draft.extra(name, values, meaning=meaning)
@@ -144,6 +118,7 @@ def _frames(series: Series, denoiser: Denoiser, options: Options) -> Iterator[Fr
     order = series.column("acquisition_order")
     times = np.argsort(np.argsort(order[rows])) / max(1, len(rows) - 1)
     known = _supports(series.path.with_name(FILM_FILE), denoiser)
+    level = float(series.raw(int(rows[0])).flat[0])
     for row, when in zip(rows.tolist(), times.tolist(), strict=True):
         raw = series.raw(row)
         logit = known.get((int(numbers[row]), int(checksums[row])))
@@ -151,28 +126,7 @@ def _frames(series: Series, denoiser: Denoiser, options: Options) -> Iterator[Fr
             logit = denoiser.support(raw)
         clean, quality = series.first(row)
         axis_deg = float(np.nan_to_num(axes_deg[row]))
-        level = float(raw.flat[0])
-        seen = look(raw - np.float64(level), logit, float(tilts_deg[row]), time=when, level=level, axis_deg=axis_deg)
-        first = look(raw - np.float64(level) - clean, logit, 0.0, level=level).means
-        yield Frame(row, int(numbers[row]), View(seen, first), logit, quality, axis_deg, np.zeros(2))
-
-
-def _in_register(frames: list[Frame], shape: tuple[int, int]) -> list[Frame]:
-    """The same, each from where the specimen turns."""
-    px = point_px(shape)
-    x, y, total, expected = (
-        np.array([getattr(frame.quality, name) for frame in frames])
-        for name in ("mass_x_px", "mass_y_px", "total_intensity", "expected_error")
-    )
-    across, along = about_axis(x, y, np.array([frame.axis_deg for frame in frames]))
-    areas = np.array([frame.view.seen.hidden.sum() for frame in frames]) * px**2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mass = Mass(along / px, across / px, expected * areas / np.abs(total))
-    found = shifts([frame.view.seen for frame in frames], mass)
-    return [
-        replace(frame, shift_px=shift * px, view=View(moved(frame.view.seen, shift), frame.view.first))
-        for frame, shift in zip(frames, found, strict=True)
-    ]
+        yield Frame.of(row, raw, clean, quality, logit, tilt_deg=float(tilts_deg[row]), time=when, level=level, axis_deg=axis_deg)
 
 
 def _supports(path: Path, denoiser: Denoiser) -> dict[tuple[int, int], Array]:
@@ -184,8 +138,8 @@ def _supports(path: Path, denoiser: Denoiser) -> dict[tuple[int, int], Array]:
     return {(int(number), int(crc)): logit for logit, number, crc in zip(logits, numbers, checksums, strict=True)}
 
 
-def _estimated(frames: list[Frame], begin: Model | None, options: Options) -> Estimated:
-    found = estimate([frame.view for frame in frames], begin=begin, memory_bytes=options.memory_mib << 20, beat=_log())
+def _estimated(frames: list[Frame], shape: tuple[int, int], begin: Model | None, options: Options) -> Estimated:
+    found = estimate(with_places(frames, shape), begin=begin, memory_bytes=options.memory_mib << 20, beat=_log())
     if found is None:
         raise TooFewProjections("nothing turns with the specimen that could be told: no vacuum beside the particle through the tilts")
     return found
@@ -211,7 +165,7 @@ def _write(path: Path, series: Series, frames: list[Frame], found: Estimated, de
     checksums = series.column("raw_crc32")
     kept = {
         _SUPPORTS[0]: (np.stack([frame.logit for frame in frames]).astype(np.float32), "logit of the particle's support, of blocks"),
-        _SUPPORTS[1]: (np.array([frame.number for frame in frames]), "of which projection"),
+        _SUPPORTS[1]: (series.column("number")[[frame.row for frame in frames]], "of which projection"),
         _SUPPORTS[2]: (checksums[[frame.row for frame in frames]], "of its raw pixels"),
     }
     counts = {taken.value: sum(drawing.verdict.taken is taken for drawing in found.drawings) for taken in Taken}
@@ -219,6 +173,7 @@ def _write(path: Path, series: Series, frames: list[Frame], found: Estimated, de
         "digest": series.digest, "projections": len(frames), "seconds": round(seconds, 2), "made_at": time.time(),
         "particle_by": denoiser.name, "particle_by_sha256": denoiser.sha256, "code_sha256": code_sha256(),
         "height_px": series.shape[0], "width_px": series.shape[1], **counts,
+        "unit_counts": found.unit, "doubts": msgspec.json.encode([json_of(doubt) for doubt in doubts(found, _radius(frames))]).decode(),
     }  # fmt: skip
     film_file.write(path.with_name(FILM_FILE), told | kept, facts)
     return told
@@ -226,7 +181,7 @@ def _write(path: Path, series: Series, frames: list[Frame], found: Estimated, de
 
 def _told(series: Series, frames: list[Frame], found: Estimated) -> Told:
     model, unit, drawings = found.model, found.unit, found.drawings
-    px = float(point_px(series.shape))
+    px, level = float(point_px(series.shape)), frames[0].level
     verdicts = [drawing.verdict for drawing in drawings]
 
     def stacked(values: list[Array]) -> Array:
@@ -253,28 +208,44 @@ def _told(series: Series, frames: list[Frame], found: Estimated) -> Told:
         "amplitudes/offset_counts": (np.array(model.offset * unit), "of each projection's own pedestal"),
         "amplitudes/nugget_counts": (np.array(model.nugget * unit), "of what no two windows share, beyond noise"),
         "amplitudes/unit_counts": (np.array(unit), "range of the block means, median over the projections"),
-        "rows/number": (np.array([frame.number for frame in frames]), "of the projection"),
+        "rows/number": (series.column("number")[[frame.row for frame in frames]], "of the projection"),
         "rows/tilt_deg": (np.array([frame.view.seen.tilt_deg for frame in frames]), "nominal"),
-        "rows/shift_px": (np.stack([frame.shift_px for frame in frames]), "along and across the axis: of the specimen"),
+        "rows/shift_px": (np.array([drawing.seen.shift for drawing in drawings]) * px, "along and across the axis: of the specimen"),
+        "rows/gain": (np.array([drawing.seen.gain for drawing in drawings]), "how bright the films are, to what they are in the others"),
         "rows/taken": (np.array([verdict.taken.encode() for verdict in verdicts]), "series, mixed or single"),
         "rows/share": (np.array([verdict.share for verdict in verdicts]), "of the series in the background"),
-        "rows/score": (np.array([verdict.score for verdict in verdicts]), "error of the held-back ring, by the series over by itself"),
-        "rows/stated": (np.array([verdict.stated for verdict in verdicts]), "the same error over what the model states"),
-        "rows/changed_counts": (np.array([_rms(d.correction, f) for d, f in zip(drawings, frames, strict=True)]), "under the particle"),
+        "rows/score": (
+            np.array([verdict.score for verdict in verdicts]),
+            "what the series leaves open under the particle, over what the tilt alone does",
+        ),
+        "rows/too_sure": (np.array([verdict.too_sure for verdict in verdicts]), "error of the held-back ring over what the model states"),
+        "rows/foretold": (
+            np.array([verdict.foretold for verdict in verdicts]),
+            "error of the held-back ring over that by the tilt alone",
+        ),
+        "rows/changed_counts": (np.array([under(d.correction, d) for d in drawings]), "under the particle"),
         "rows/spread_counts": (
-            np.array([_rms(d.sd, f) for d, f in zip(drawings, frames, strict=True)]),
+            np.array([under(d.sd, d) for d in drawings]),
             "of the series, under the particle",
         ),
         "rows/correction_counts": (stacked([drawing.correction for drawing in drawings]), "(n, rows, columns) added to the background"),
-        "rows/series_counts": (stacked([drawing.background for drawing in drawings]), "(n, rows, columns) background by the series alone"),
-        "rows/first_counts": (stacked([frame.view.first for frame in frames]), "(n, rows, columns) background of edition 1"),
+        "rows/series_counts": (
+            stacked([drawing.background + level for drawing in drawings]),
+            "(n, rows, columns) background by the series alone",
+        ),
+        "rows/first_counts": (stacked([frame.view.first + level for frame in frames]), "(n, rows, columns) background of edition 1"),
+        "rows/classical_counts": (
+            stacked([_classical(series.raw(frame.row), frame) for frame in frames]),
+            "(n, rows, columns) background by Laplace",
+        ),
         "rows/sd_counts": (stacked([drawing.sd for drawing in drawings]), "(n, rows, columns) spread of the series' background"),
     }
 
 
-def _rms(values: Array, frame: Frame) -> float:
-    hidden = frame.view.seen.hidden
-    return float(np.sqrt(np.mean(np.square(values[hidden])))) if hidden.any() else 0.0
+def _classical(raw: Array, frame: Frame) -> Array:
+    """(rows, columns) Laplace's background, means over points, counts."""
+    image = Image((raw - np.float64(frame.level)).astype(np.float32))
+    return look(CLASSICAL["laplace"].background(image, lambda: None).background, frame.logit, 0.0).means + frame.level
 
 
 def _radius(frames: list[Frame]) -> float:
@@ -298,31 +269,8 @@ def _model_before(path: Path) -> Model | None:
 
 def _because(drawing: Drawing) -> str:
     verdict = drawing.verdict
-    if math.isnan(verdict.score):
+    if math.isnan(verdict.too_sure):
         return "no vacuum around the particle to try the series by"
-    return f"held back, the vacuum around the particle is foretold to {verdict.score:.2f} of the error that this projection alone makes"
-
-
-def _judged(frame: Frame, drawing: Drawing, clean: Array, first: Quality) -> Quality:
-    """The figures of a projection whose background is the series', or holds some of it; the vacuum is as it was."""
-    block = point_px(clean.shape) // SPACING
-    means = grid.statistics(clean, block)[0]
-    seen = np.logical_not(binary_dilation(frame.logit > 0))
-    total, x_px, y_px = trust.moments(means, seen, clean.shape, block)
-    low, high = np.percentile(means, (0.5, 99.5))
-    share = drawing.verdict.share
-    by_series = _rms(drawing.sd, frame) * np.sqrt(frame.view.seen.hidden.mean())
-    expected = float(np.hypot(share * by_series, (1 - share) * first.expected_error))
-    return msgspec.structs.replace(
-        first,
-        model=MODEL,
-        model_sha256=code_sha256(),
-        background_mean=first.background_mean + float(drawing.correction.mean()),
-        laplace_rms=float("nan"),
-        gp_rms=float("nan"),
-        total_intensity=total,
-        mass_x_px=x_px,
-        mass_y_px=y_px,
-        expected_error=expected,
-        trust=trust.trust_of(expected / max(float(high - low), 1e-12)),
-    )
+    known = f"the series leaves {verdict.score:.2f} of what this projection alone leaves open"
+    ring = f"is off by {verdict.too_sure:.2f} of what is stated, by {verdict.foretold:.2f} of what this projection alone is off by"
+    return f"{known}; the vacuum around the particle, held back, {ring}"

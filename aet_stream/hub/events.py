@@ -90,7 +90,7 @@ class Events:
         if done.ok:
             with self._ledger.transaction():
                 self._outbox.end(done.event_id, done.sink, "done", done.detail)
-                self._announce_product(done.event_id, done.sink, row["series"])
+                self._announce_product(done.event_id, done.sink, row["event"], row["series"])
             logger.info("%s", words)
             self._outgoing.tell(f"{done.sink}.done", {"series": row["series"], "event_id": done.event_id, "detail": done.detail})
         elif done.again_s:
@@ -103,8 +103,9 @@ class Events:
         self._leased.pop((done.event_id, done.sink), None)
         failpoints.reach("event.ended")
 
-    def _announce_product(self, event_id: str, sink: str, series: str) -> None:
-        product = self._sinks[sink].product if sink in self._sinks else None
+    def _announce_product(self, event_id: str, sink: str, event: str, series: str) -> None:
+        rules = self._sinks.get(sink)
+        product = rules.product if rules and event not in rules.only_while_growing else None
         if product and (path := self._root / series / product.file).exists():  # of one or two projections there is no volume
             self._outbox.announce(product.event, series, event_id, {product.name: str(path)})
 

@@ -236,7 +236,7 @@ def _read_back(path: Path, records: list[Record]) -> Generator[None]:
             if {plane.name: crc32(file[plane.dataset][row]) for plane in PLANES if plane.name in record.checksums} != record.checksums:
                 raise StoreError(f"{path}: row {row} does not read back as it was written; the series stays open")
             yield
-        if layout.Contents.of(file) != file[layout.ABOUT].attrs["content_sha256"]:
+        if not layout.Contents.are(file, file[layout.ABOUT].attrs["content_sha256"]):
             raise StoreError(f"{path}: tilts or records do not read back as they were written; the series stays open")
 
 

@@ -54,14 +54,17 @@ def _median(rows: Sequence[Row], key: str) -> float:
 
 
 class Adviser:
-    """Reads the rows of one series. `small` gives a row's small clean picture, for comparing repeats."""
+    """Reads the rows of one series. `small` gives a row's small clean picture, for comparing repeats; `doubts` are those of its films."""
 
-    def __init__(self, limits: Advice, rows: Sequence[Row], width_px: int, small: Callable[[Row], Array | None]) -> None:
+    def __init__(
+        self, limits: Advice, rows: Sequence[Row], width_px: int, small: Callable[[Row], Array | None], doubts: Sequence[str] = ()
+    ) -> None:
         self._limits = limits
         self._rows = usable(rows)
         self._blank = [row for row in rows if row.get("blank") and not row.get("superseded") and not row.get("excluded")]
         self._width_px = width_px
         self._small = small
+        self._doubts = doubts
         self.law = law_of(rows)
         self._noise = _median(self._rows, "vacuum_noise")
 
@@ -73,6 +76,9 @@ class Adviser:
         found += [
             Hint(row["number"], row["tilt_deg"], "blank", "every pixel has the same value: retake", 0.0, 0.0, "") for row in self._blank
         ]
+        last = max(self._rows, key=lambda row: row["number"], default=None)
+        if last is not None:
+            found += [Hint(last["number"], last["tilt_deg"], "film", doubt, 0.0, 0.0, "") for doubt in self._doubts]
         return sorted(found, key=lambda hint: hint.number, reverse=True)
 
     def _of(self, row: Row) -> list[Hint]:

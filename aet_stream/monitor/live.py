@@ -222,7 +222,8 @@ class Live:
         name = self.cache.name_of(wanted)
         table = self.cache.table(name)
         rows = [self.with_figures(name, row) for row in table.rows]
-        advice = self._advice(name, rows, table.shape[1])
+        film = self.cache.film(name)
+        advice = self._advice(name, rows, table.shape[1], film["doubts"] if film else [])
         about = {key: value for key, value in table.about.items() if key != "config"}
         described = {
             "id": wanted,
@@ -233,15 +234,16 @@ class Live:
             "shape": table.shape,
             "editions": self.cache.editions(name),
         }
-        return name, {**described, "rows": rows, "volume": self.cache.volume(name), **advice}
+        found = {"volume": self.cache.volume(name), "film": film, "atoms": self.cache.atoms(name)}
+        return name, {**described, "rows": rows, **found, **advice}
 
     def with_figures(self, name: str, row: Row) -> Row:
         """A row with what was seen in it; the record's own figures win."""
         return {**as_figures(self.cache.known_figures(name, row)), **row}
 
-    def _advice(self, name: str, rows: list[Row], width_px: int) -> dict[str, Any]:
+    def _advice(self, name: str, rows: list[Row], width_px: int, doubts: list[str]) -> dict[str, Any]:
         limits = self._config.advice
-        adviser = Adviser(limits, rows, width_px, lambda row: self.cache.known_small(name, row))
+        adviser = Adviser(limits, rows, width_px, lambda row: self.cache.known_small(name, row), doubts)
         law = adviser.law
         return {
             "hints": [hint.as_dict() for hint in adviser.hints()],
@@ -290,7 +292,7 @@ class Live:
             logger.exception("%s: no advice", shown(name))
             return
         self._advised_at = {name: time.monotonic()}
-        keys = ("hints", "coverage", "law", "volume", "stored")
+        keys = ("hints", "coverage", "law", "volume", "film", "atoms", "stored")
         trust = {row["number"]: row["trust_in_series"] for row in found["rows"]}
         self.tell({"type": "advice", "series": series_id(name), "trust": trust, **{key: found[key] for key in keys}})
 

@@ -51,6 +51,8 @@ _FIGURES = {
 
 
 OUTDATED = "outdated: the series shows another edition, or other projections, than this volume was made of"
+OUTDATED_ATOMS = "outdated: the volume, or what the series shows, is another one than these atoms were made from"
+_BACKGROUNDS = {"first": "background by this tilt alone", "series": "by the series", "classical": "by Laplace"}
 _PLANES = {"xy": "along the beam", "xz": "across the tilt axis", "yz": "from the side"}
 
 
@@ -76,7 +78,9 @@ def of_series(
     table = cache.table(name)
     rows = [_seen(cache, name, row, place, len(table.rows), told) for place, row in enumerate(table.rows)]
     current = [row for row in rows if not row.get("superseded") and not row.get("excluded")]
-    hints = Adviser(limits, rows, table.shape[1], lambda row: _small(cache, name, row)).hints()
+    film = cache.film(name)
+    doubts = film["doubts"] if film else []
+    hints = Adviser(limits, rows, table.shape[1], lambda row: _small(cache, name, row), doubts).hints()
     all_of_them = "" if len(rows) == table.stored else f", the last {len(rows)} of them below"
     parts = [
         f"<h1>{text(name)}</h1><p class='dim'>{table.stored} projections of {table.shape[1]} × {table.shape[0]} px{all_of_them}; "
@@ -85,7 +89,9 @@ def of_series(
         _trio(cache, name, current),
         "<h2>Over tilt</h2><div class='plots'>" + "".join(_plot(current, key, title) for key, title in _FIGURES.items()) + "</div>",
         _sheet(cache, name, current),
+        _film(cache, name, film, current),
         _volume(cache, name),
+        _atoms(cache, name),
         _put_aside(status, name),
         _left_out(status, {str(row.get("path", "")).rpartition("/")[0] for row in rows}),
         _advice(hints),
@@ -197,6 +203,40 @@ def _sheet(cache: SeriesCache, name: str, rows: Sequence[Row]) -> str:
     return f"<h2>Clean projections</h2><div class='sheet'>{''.join(pictures)}</div>"
 
 
+def _film(cache: SeriesCache, name: str, film: dict[str, Any] | None, rows: Sequence[Row]) -> str:
+    """The map, and three backgrounds of the newest projection that it knows."""
+    if film is None:
+        return ""
+    known = [row["number"] for row in rows if row["number"] in film["rows"]]
+    try:
+        pictures = [("as it has been seen, the tilt axis upwards", cache.film_picture(name, "map"), (2.0, 98.0))]
+        if known:
+            pictures += [(words, cache.film_picture(name, which, max(known)), (1.0, 99.0)) for which, words in _BACKGROUNDS.items()]
+    except StoreError as error:
+        return f"<h2>Film</h2><p class='warn'>{text(error)}</p>"
+    shown_ones = [
+        f"<figure><img alt='{text(words)}' src='{_picture(image, cut)}'><figcaption>{text(words)}</figcaption></figure>"
+        for words, image, cut in pictures
+    ]
+    heights = "; ".join(
+        f"{'one that grows, ' if growing else ''}{height:+.0f} px"
+        for height, growing in zip(film["heights_px"], film["growing"], strict=True)
+    )
+    facts = (
+        f"height against the tilt axis: {heights} (radius of the particle: {film['radius_px']:.0f} px); turned by {film['turn_deg']:+.1f}°"
+    )
+    counts = f"of {film['projections']} projections, {film['series']} taken from the series, {film['mixed']} mixed, {film['single']} left"
+    changed = ""
+    if known:
+        row = film["rows"][max(known)]
+        changed = (
+            f"; at {row['tilt_deg']:+.1f}° it changes {row['changed_counts']:.3g} ± {row['spread_counts']:.3g} counts under the particle"
+        )
+    doubts = "".join(f"<p class='warn'>{text(doubt)}</p>" for doubt in film["doubts"])
+    trio = f"<div class='trio'>{''.join(shown_ones[1:])}</div>" if known else ""
+    return f"<h2>Film</h2><p>{text(f'{facts}; {counts}{changed}')}</p>{doubts}<div class='trio'>{shown_ones[0]}</div>{trio}"
+
+
 def _volume(cache: SeriesCache, name: str) -> str:
     about = cache.volume(name)
     if about is None:
@@ -216,6 +256,27 @@ def _volume(cache: SeriesCache, name: str) -> str:
     doubt = f"<p class='warn'>{text(about['axis_doubt'])}</p>" if about["axis_doubt"] else ""
     doubt += f"<p class='warn'>{OUTDATED}</p>" if about["outdated"] else ""
     return f"<h2>Volume</h2><p>{text(', '.join(filter(None, words)))}</p>{doubt}<div class='trio'>{pictures}</div>"
+
+
+def _atoms(cache: SeriesCache, name: str) -> str:
+    about = cache.atoms(name)
+    if about is None:
+        return ""
+    parts = ["<h2>Atoms</h2>"]
+    if "count" in about:
+        kinds = ", ".join(f"{kind['count']:,} {kind['symbol']} of {kind['weight']:.3g} counts" for kind in about["kinds"])
+        parts.append(
+            f"<p>{about['count']:,} atoms, refined against {about['tilts']} projections of edition {about['edition']};"
+            f" standard deviation of a coordinate {about['sigma_angstrom']:.3f} Å in the median; {text(kinds)}</p>"
+        )
+    lines = [*about.get("doubts", []), *([OUTDATED_ATOMS] if about.get("outdated") else []), *([about["word"]] if "word" in about else [])]
+    parts += [f"<p class='warn'>{text(line)}</p>" for line in lines]
+    try:
+        picture = base64.b64encode(cache.atom_file(name, ".png")).decode()
+        parts.append(f"<figure><img alt='atoms over slices of the volume' src='data:image/png;base64,{picture}'></figure>")
+    except StoreError:
+        pass  # none were found, or it is being written
+    return "".join(parts)
 
 
 def _put_aside(status: LedgerStatus | None, name: str) -> str:

@@ -6,7 +6,9 @@ however long the day.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import re
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -21,10 +23,13 @@ import numpy as np
 from aet_stream import layout
 from aet_stream.edition import FIRST, Edition
 from aet_stream.errors import StoreError
+from aet_stream.film import film_file
+from aet_stream.film.film_file import FILM_FILE
 from aet_stream.monitor import frames
 from aet_stream.monitor.frame_metrics import FrameMetrics, measured
-from aet_stream.naming import shown
+from aet_stream.naming import ATOMS_FILE, ATOMS_WORD_FILE, PREVIEW_FILE, VOLUME_FILE, shown
 from aet_stream.projection import Array, Quality
+from aet_stream.reasons import Reason
 from aet_stream.series import Series
 
 ROWS_SHOWN = 1000
@@ -35,7 +40,11 @@ METRICS = 4096
 SMALL_ONES = 600
 KINDS = ("raw", "clean", "background")
 PLANES = ("xy", "xz", "yz")
-PREVIEW_FILE, VOLUME_FILE = "preview.h5", "reconstruction.h5"
+FILM_PICTURES = ("map", "sd")
+FILM_PICTURES_OF_ONE = ("first", "series", "classical", "correction")
+"""Backgrounds of one projection: of edition 1, by the series alone, by Laplace; and what the series changes."""
+_WIDEST_FILM = 1.5
+"""Of a film, so much is shown, in half widths of the frame: what lies beyond, only the steepest tilts see."""
 _LARGE_VOLUME_BYTES = 600 << 20
 _SLUG = re.compile(r"[0-9a-f]{16}")
 _UNSHOWN = frozenset({"sha256", "config_sha256", "stamp", "tilt_candidates", "series", "software", "watch_root"})
@@ -105,6 +114,7 @@ class SeriesCache:
         self._encoded: Recent[frames.Encoded] = Recent(ENCODED_MIB << 20, lambda encoded: len(encoded.body))
         self._figures: Recent[dict[str, float]] = Recent(METRICS)
         self._small: Recent[Array] = Recent(SMALL_ONES)
+        self._films: Recent[tuple[tuple[int, ...], dict[str, Any] | None]] = Recent(4)
 
     # -- which there are ----------------------------------------------------------------------------------------------------------
 
@@ -275,6 +285,47 @@ class SeriesCache:
         self._small.put(key, seen.small)
         return seen
 
+    # -- films ------------------------------------------------------------------------------------------------------------------
+
+    def film(self, name: str) -> dict[str, Any] | None:
+        """The films of a series as they have been seen so far, without pictures; None: nobody has looked yet."""
+        path = self.root / name / FILM_FILE
+        try:
+            key = _key(path)
+        except StoreError:
+            return None
+        kept = self._films.peek(name)
+        if kept is None or kept[0] != key:
+            kept = (key, _read_film(path))
+            self._films.put(name, kept)
+        return None if kept[1] is None else {**kept[1], "v": "-".join(map(str, key))}
+
+    def film_picture(self, name: str, which: str, number: int | None = None) -> Array:
+        """One of FILM_PICTURES: of the series, or of one projection; float32.
+
+        Raises
+        ------
+        StoreError : there is none
+        """
+        path, wanted = self.root / name / FILM_FILE, f"rows/{which}_counts"
+        if number is None:
+            found = film_file.read(path, "film/map_counts", "film/sd_counts", "film/along_px", "film/across_px")
+            if found is None:
+                raise StoreError("no film has been seen")
+            return _evenly(found[0], which)
+        found = film_file.read(path, "rows/number", wanted)
+        places = np.flatnonzero(found[0]["rows/number"] == number) if found else np.zeros(0, np.int64)
+        if found is None or not places.size:
+            raise StoreError(f"the film says nothing of projection {number}")
+        picture: Array = found[0][wanted][places[0]]
+        return picture
+
+    def film_encoded(self, name: str, which: str, number: int | None = None) -> frames.Encoded:
+        """Ready to send."""
+        about = self.film(name)
+        key = (name, about and about["v"], which, number)
+        return self._encoded.get(key, lambda: frames.encode(self.film_picture(name, which, number)))
+
     # -- volume -----------------------------------------------------------------------------------------------------------------
 
     def volume(self, name: str) -> dict[str, Any] | None:
@@ -300,6 +351,57 @@ class SeriesCache:
         changed = path.name == VOLUME_FILE and str(attributes.get("series_digest", table.digest)) != table.digest
         return {"edition": number, "outdated": other or changed}
 
+    def atoms(self, name: str) -> dict[str, Any] | None:
+        """What is known of the atoms of a series: of those that were found, or why there are none, or how many there may be."""
+        folder = self.root / name
+        about: dict[str, Any] = {}
+        try:
+            with h5py.File(folder / ATOMS_FILE, "r", locking=False) as file:
+                about = _about_atoms(folder / ATOMS_FILE, file) | {"outdated": self._atoms_outdated(name, file)}
+        except (OSError, KeyError, RuntimeError, ValueError, AttributeError, StoreError):
+            pass  # none, half of some, or not ours
+        try:
+            word = json.loads((folder / ATOMS_WORD_FILE).read_bytes())
+            about |= {"word": str(word["text"]), "word_at": float(word["at"])}
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        return about or None
+
+    def _atoms_outdated(self, name: str, file: h5py.File) -> bool:
+        """Is the volume another one by now, or does the series show something else than they were made from?"""
+        attributes, table = file["atoms"].attrs, self.table(name)
+        checksum = attributes["volume_crc32"]
+        with contextlib.suppress(OSError, KeyError), h5py.File(self.root / name / VOLUME_FILE, "r", locking=False) as volume:
+            checksum = volume["reconstruction/volume"].attrs["crc32"]
+        of_series = (int(attributes["edition"]), str(attributes["series_digest"]))
+        return checksum != attributes["volume_crc32"] or of_series != (int(table.about.get("edition", FIRST)), table.digest)
+
+    def atom_places(self, name: str) -> bytes:
+        """(n, 3) float32 angstrom and then (n,) uint8 kinds, little endian.
+
+        Raises
+        ------
+        StoreError : there are none
+        """
+        try:
+            with h5py.File(self.root / name / ATOMS_FILE, "r", locking=False) as file:
+                places, kinds = file["atoms/angstrom"][()], file["atoms/kinds"][()]
+        except (OSError, KeyError, RuntimeError) as error:
+            raise StoreError("no atoms of this series") from error
+        return bytes(places.astype("<f4").tobytes() + kinds.astype(np.uint8).tobytes())
+
+    def atom_file(self, name: str, suffix: str) -> bytes:
+        """What lies beside `atoms.h5`: `.xyz` or `.png`.
+
+        Raises
+        ------
+        StoreError : it is not there
+        """
+        try:
+            return (self.root / name / ATOMS_FILE).with_suffix(suffix).read_bytes()
+        except OSError as error:
+            raise StoreError("no atoms of this series") from error
+
     def plane(self, name: str, plane: str) -> frames.Encoded:
         """One orthoslice of what `volume` names.
 
@@ -324,6 +426,41 @@ class SeriesCache:
                 return _slice(file, plane).astype(np.float32)
         except (OSError, KeyError, RuntimeError) as error:
             raise StoreError(f"{file_name} cannot be read: {error}") from error
+
+
+def _read_film(path: Path) -> dict[str, Any] | None:
+    found = film_file.read(path, *(f"rows/{name}" for name in _FILM_ROWS), *(f"geometry/{name}" for name in _FILM_GEOMETRY))
+    if found is None:
+        return None
+    told, facts = found
+    columns = {name: told[f"rows/{name}"].tolist() for name in _FILM_ROWS}
+    columns["taken"] = [taken.decode() for taken in columns["taken"]]
+    rows = {number: {name: _plain(values[place]) for name, values in columns.items()} for place, number in enumerate(columns["number"])}
+    geometry = {name: told[f"geometry/{name}"].tolist() for name in _FILM_GEOMETRY}
+    kept = ("projections", "seconds", "made_at", "series", "mixed", "single", "unit_counts")
+    doubts = [msgspec.json.decode(text, type=Reason) for text in msgspec.json.decode(str(facts["doubts"]), type=list[str])]
+    return {
+        **{name: facts[name] for name in kept},
+        **{name: [_plain(value) for value in values] if isinstance(values, list) else _plain(values) for name, values in geometry.items()},
+        "rows": rows,
+        "doubts": [doubt.with_remedy() for doubt in doubts],
+    }
+
+
+_FILM_ROWS = ("number", "tilt_deg", "taken", "share", "score", "changed_counts", "spread_counts")
+_FILM_GEOMETRY = ("heights_px", "growing", "turn_deg", "slope", "radius_px")
+
+
+def _evenly(told: dict[str, Array], which: str) -> Array:
+    """All films together, or how well they are known (1: as well as before anything was seen), on even places."""
+    along, across = told["film/along_px"], told["film/across_px"]
+    step = float(np.diff(along).min())
+    half = min(float(across[-1]), _WIDEST_FILM * float(along[-1]))
+    even = np.arange(-half, half + step / 2, step)
+    sd = np.sqrt(np.square(told["film/sd_counts"]).sum(0))
+    surface = told["film/map_counts"].sum(0) if which == "map" else sd / max(float(sd.max()), 1e-30)
+    picture = np.stack([np.interp(even, across, line) for line in surface])
+    return picture.astype(np.float32)
 
 
 def _key(path: Path) -> tuple[int, ...]:
@@ -397,6 +534,25 @@ def _about_volume(path: Path, file: h5py.File) -> dict[str, Any]:
     if isinstance(wanted["tilts"], np.ndarray):  # the tilts themselves rather than their number
         wanted["tilts"] = int(wanted["tilts"].size)
     return {"kind": kind, "file": path.name, "planes": shapes, "v": "-".join(map(str, _key(path))), **wanted}
+
+
+def _about_atoms(path: Path, file: h5py.File) -> dict[str, Any]:
+    group = file["atoms"]
+    kinds, attributes = group["species"], group.attrs
+    columns = [kinds[name][()].tolist() for name in ("symbols", "counts", "mean_weights")]
+    return {
+        "v": "-".join(map(str, _key(path))),
+        "count": len(group["weights"]),
+        "kinds": [
+            {"symbol": shown(_plain(symbol)), "count": count, "weight": _plain(weight)}
+            for symbol, count, weight in zip(*columns, strict=True)
+        ],
+        "sigma_angstrom": _plain(float(np.median(group["sigmas_angstrom"][()]))),
+        "tilts": int(np.count_nonzero(group["tilts/left_out"][()] == 0)),
+        "doubts": [shown(line) for line in str(attributes["doubts"]).splitlines()],
+        "edition": int(attributes["edition"]),
+        "done_at": path.stat().st_mtime,
+    }
 
 
 def _shape(shape: tuple[int, ...], plane: str) -> tuple[int, int]:

@@ -27,7 +27,7 @@ from aet_stream.monitor.live import VIEWERS, Live, Viewer
 from aet_stream.monitor.metrics import Metrics
 from aet_stream.monitor.origin import Entrance
 from aet_stream.monitor.security import Guard, refused
-from aet_stream.monitor.series_cache import KINDS, PLANES, Row, series_id
+from aet_stream.monitor.series_cache import FILM_PICTURES, FILM_PICTURES_OF_ONE, KINDS, PLANES, Row, series_id
 from aet_stream.naming import shown
 
 PAGE = Path(__file__).parent / "page"
@@ -67,6 +67,10 @@ class Web:
             Route(one + "/summary.csv", self._summary_csv),
             Route(one + "/report.html", self._report),
             Route(one + "/volume/{plane}", self._plane),
+            Route(one + "/atoms", self._atoms),
+            Route(one + "/atoms.xyz", self._atoms_xyz),
+            Route(one + "/film/{which}", self._film),
+            Route(frame + "/film/{which}", self._film),
             Route(frame + "/thumb.png", self._thumb),
             Route(frame + "/difference", self._difference),
             Route(frame + "/{kind}.tiff", self._tiff),
@@ -238,6 +242,29 @@ class Web:
         cache = self._live.cache
         name = await self._live.read(lambda: cache.name_of(request.path_params["series"]))
         encoded = await self._live.read(lambda: cache.plane(name, plane))
+        return _image(encoded, "", fixed=False, request=request)
+
+    async def _atoms(self, request: Request) -> Response:
+        cache = self._live.cache
+        body = await self._live.read(lambda: cache.atom_places(cache.name_of(request.path_params["series"])))
+        return Response(body, media_type="application/octet-stream", headers={"cache-control": "no-cache"})
+
+    async def _atoms_xyz(self, request: Request) -> Response:
+        cache, wanted = self._live.cache, request.path_params["series"]
+        body = await self._live.read(lambda: cache.atom_file(cache.name_of(wanted), ".xyz"))
+        return Response(body, media_type="chemical/x-xyz", headers=_download(f"{wanted}.xyz"))
+
+    async def _film(self, request: Request) -> Response:
+        """A picture of the film: of the series, or of what it says of one projection."""
+        which, said, cache = request.path_params["which"], request.path_params.get("number"), self._live.cache
+        if which not in (FILM_PICTURES if said is None else FILM_PICTURES_OF_ONE):
+            raise StoreError("no such picture")
+        if said is None:
+            name, number = await self._live.read(lambda: cache.name_of(request.path_params["series"])), None
+        else:
+            name, row = await self._row(request)
+            number = int(row["number"])
+        encoded = await self._live.read(lambda: cache.film_encoded(name, which, number))
         return _image(encoded, "", fixed=False, request=request)
 
     async def _thumb(self, request: Request) -> Response:

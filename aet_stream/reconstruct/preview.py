@@ -12,6 +12,7 @@ import numpy as np
 from aet_stream import durable
 from aet_stream.errors import ReconstructionError
 from aet_stream.layout import LIBVER
+from aet_stream.naming import PREVIEW_FILE
 from aet_stream.projection import Array
 from aet_stream.reconstruct import solver
 from aet_stream.reconstruct.align import align
@@ -21,7 +22,6 @@ from aet_stream.reconstruct.registered import apply, bin_factor, binned, binned_
 
 logger = logging.getLogger(__name__)
 
-PREVIEW_FILE = "preview.h5"
 ALIGN = ("common-line", "center-of-mass")
 """What can be had without many reconstructions."""
 

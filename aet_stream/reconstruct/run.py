@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from aet_stream.errors import AetError, ReconstructionError
+from aet_stream.naming import VOLUME_FILE
 from aet_stream.projection import Array
 from aet_stream.reconstruct import apart, quality, solver
 from aet_stream.reconstruct.align import STEPS, align
@@ -92,7 +93,7 @@ def reconstruct(
         raise ReconstructionError(
             f"a residual of {options.residual:g} to stop at does not go with {other}: leave one of them out (--residual)"
         )
-    wanted = out or series.with_name("reconstruction.h5")
+    wanted = out or series.with_name(VOLUME_FILE)
     target = wanted if form_of(wanted) == HDF5 else wanted.with_suffix(".h5")
     check_target(wanted, target, replaces=overwrite or out is None)
     given = read_input(series, exclude=options.exclude)

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from aet_stream import __version__, durable, nexus
 from aet_stream.errors import ReconstructionError
-from aet_stream.layout import LIBVER
+from aet_stream.layout import LIBVER, crc32
 from aet_stream.projection import Array
 from aet_stream.reconstruct.axis_search import AxisSearch
 from aet_stream.reconstruct.figure import draw_summary
@@ -104,6 +105,7 @@ def save(target: Path, given: Input, result: Result, facts: Facts) -> None:
 def _write(file: h5py.File, given: Input, result: Result, facts: Facts) -> None:
     group = file.create_group("reconstruction")
     dataset = group.create_dataset("volume", data=result.volume)
+    dataset.attrs["crc32"] = np.uint32(crc32(result.volume))  # what is made from it says from which
     dataset.attrs["description"] = _ABOUT  # NeXus means something else by `axes`
     dataset.attrs["units"] = (
         "arbitrary: gridrec's amplitude depends on the tilts" if facts["method"] == "tomopy:gridrec" else "counts per voxel"

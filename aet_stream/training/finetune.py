@@ -38,6 +38,10 @@ logger = logging.getLogger(__name__)
 STEPS = 300
 LEARNING_RATE = 1e-4
 BATCH = 8
+LAID_OVER = 12
+"""Particles, of which one lies over each real frame."""
+SIMULATED = 60
+"""Particles of the simulated frames between them."""
 _MIN_VACUUM = 0.1
 _TOLERANCE_DB = 0.1
 """The mean on simulated frames may fall by this much."""
@@ -80,8 +84,8 @@ def finetune(model: str, series: Sequence[Path], out: Path, *, steps: int = STEP
     network, gate = parts(load_tensors(source))
     training.model.load_state_dict(network)
     training.average.load_state_dict(training.model.state_dict())
-    particles = Pool(Recipe(kinds=LEARNT, plain=True, sizes_px=(256,)), seed=seed + 11, particles=12, views=4)
-    simulated = CoarseBatches(Mixer(preset.recipe, seed=seed + 13, particles=60, views=4), seed=seed + 17, batch=BATCH)
+    particles = Pool(Recipe(kinds=LEARNT, plain=True, sizes_px=(256,)), seed=seed + 11, particles=LAID_OVER, views=4)
+    simulated = CoarseBatches(Mixer(preset.recipe, seed=seed + 13, particles=SIMULATED, views=4), seed=seed + 17, batch=BATCH)
     judge, exam = Judge(preset), real_batch(held_out, particles, np.random.default_rng(seed + 19))
     before = marks(training, judge, exam)
     logger.info("%d real projections to learn from, %d held out; before: %s", len(learned), len(held_out), before)

@@ -18,7 +18,10 @@ _UNSEEN = 1_000_003
 def judging(preset: Preset) -> dict[str, list[Frame]]:
     """The frames of every set: published setting, a hard one; for the published recipe also new frames of the particle it trains on."""
     recipes = {"published": PUBLISHED, "hard": HARD}
-    mixers = {name: Mixer(recipe, seed=preset.seed + _UNSEEN, particles=8, views=3) for name, recipe in recipes.items()}
+    mixers = {
+        name: Mixer(recipe, seed=preset.seed + _UNSEEN, particles=min(8, preset.judging_frames), views=3)
+        for name, recipe in recipes.items()
+    }
     if preset.held_out:
         mixers["own"] = Mixer(preset.recipe, seed=preset.seed, particles=preset.particles, views=preset.views)
         mixers["own"].pool.keep(slice(-preset.held_out, None))

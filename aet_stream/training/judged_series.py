@@ -15,11 +15,13 @@ import numpy as np
 
 from aet_stream import durable
 from aet_stream.denoise import grid, trust
+from aet_stream.denoise.cokriging.estimator import estimate
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.denoise.estimators import CLASSICAL
 from aet_stream.denoise.features import BLOCKS
 from aet_stream.denoise.weights_file import SHIPPED
-from aet_stream.projection import Array
+from aet_stream.film.frames import Frame, code_sha256, finished, with_places
+from aet_stream.projection import Array, Subtracted
 from aet_stream.simulate.films import PHYSICS, Physics
 from aet_stream.simulate.physical import SERIES_KINDS, PhysicalSeries, physical_series
 from aet_stream.training import oracle
@@ -42,8 +44,46 @@ Answer = tuple[Array, float, float]
 """(background, expected error, trust) of a frame, counts; NaN where the estimator does not say"""
 Estimator = Callable[[PhysicalSeries], Iterable[Answer]]
 """A series -> the answers for its frames, in their order"""
-OF_SERIES: dict[str, Estimator] = {}
-"""Estimators that see a whole series at once, by name"""
+
+
+class _Network:
+    """A network, and what it made of the frames of the series that it saw last."""
+
+    def __init__(self, name: str) -> None:
+        self.denoiser = Denoiser(model=name)
+        self._of: PhysicalSeries | None = None
+        self._made: list[Subtracted] = []
+
+    def first(self, series: PhysicalSeries) -> list[Subtracted]:
+        if self._of is not series:
+            self._of, self._made = series, [self.denoiser.subtract(frame) for frame in series.raw]
+        return self._made
+
+
+def _films(network: _Network) -> Estimator:
+    """The films of a series (denoise/cokriging), as the trigger has it done."""
+
+    def answers(series: PhysicalSeries) -> Iterator[Answer]:
+        level, tilts = float(series.raw[0].flat[0]), series.tilts_deg.tolist()
+        times = np.linspace(0, 1, len(tilts)).tolist()
+        firsts = network.first(series)
+        frames = [
+            Frame.of(row, raw, first.clean, first.quality, network.denoiser.support(raw), tilt_deg=tilt, time=time, level=level)
+            for row, (raw, first, tilt, time) in enumerate(zip(series.raw, firsts, tilts, times, strict=True))
+        ]
+        found = estimate(with_places(frames, (series.raw.shape[1], series.raw.shape[2])))
+        for frame, first, raw in zip(frames, firsts, series.raw, strict=True):
+            clean, quality = first.clean, first.quality
+            if found is not None:
+                clean, quality = finished(frame, found.drawings[frame.row], clean)
+            yield raw - clean, quality.expected_error, quality.trust
+
+    return answers
+
+
+OF_SERIES: dict[str, tuple[str, Callable[[_Network], Estimator]]] = {"films": (code_sha256(), _films)}
+"""Estimators that see a whole series at once, by what is added to the name of the network whose first editions they begin from; checksum
+of their code"""
 
 
 class Which(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,19 +167,29 @@ def judged(kinds: Sequence[str], seeds: int, *, tilts: int = TILTS, first: int =
     ]
 
 
-def marks(models: Sequence[str], series: Sequence[Which], kept: Path | None = None) -> list[Marks]:
-    """Judge networks (all shipped ones by default), the classical estimates, doing nothing and the oracle.
+def marks(models: Sequence[str], series: Sequence[Which], kept: Path | None = None, *, only: Sequence[str] = ()) -> list[Marks]:
+    """Judge networks (all shipped ones by default), the classical estimates, doing nothing and the oracle, and the films of each series
+    beginning from each network.
 
     Parameters
     ----------
     kept : a folder for what was found; what is there already is read
+    only : these estimators, as they are named in the table
+
+    Raises
+    ------
+    ValueError : no such estimator
     """
-    denoisers = {
-        name: Denoiser(model=name) for name in [*CLASSICAL, *(models or sorted(path.stem for path in SHIPPED.glob("*.safetensors")))]
-    }
+    networks = [*dict.fromkeys(models)] or sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
+    judging = {name: _Network(name) for name in [*CLASSICAL, *networks]}
     estimators: dict[str, tuple[str, Estimator]] = {NOTHING: ("", _nothing)}
-    estimators |= {name: (denoiser.sha256, _alone(denoiser)) for name, denoiser in denoisers.items()}
-    estimators |= {ORACLE: ("", _oracle), **{name: ("", estimator) for name, estimator in OF_SERIES.items()}}
+    estimators |= {name: (network.denoiser.sha256, _alone(network)) for name, network in judging.items()}
+    estimators[ORACLE] = ("", _oracle)
+    for name, (code, of) in OF_SERIES.items():
+        estimators |= {f"{Path(model).stem} + {name}": (judging[model].denoiser.sha256 + code, of(judging[model])) for model in networks}
+    if unknown := [name for name in only if name not in estimators]:
+        raise ValueError(f"no estimator {unknown[0]!r}: choose {', '.join(estimators)}")
+    estimators = {name: estimators[name] for name in only or estimators}
     found = []
     for number, which in enumerate(series):
         logger.info("series %d of %d: %s, %s, seed %d", number + 1, len(series), which.kind, which.physics, which.seed)
@@ -154,13 +204,12 @@ def _nothing(series: PhysicalSeries) -> Iterator[Answer]:
         yield np.zeros(frame.shape, np.float32), np.nan, np.nan
 
 
-def _alone(denoiser: Denoiser) -> Estimator:
+def _alone(network: _Network) -> Estimator:
     """Frame by frame."""
 
     def answers(series: PhysicalSeries) -> Iterator[Answer]:
-        for frame in series.raw:
-            done = denoiser.subtract(frame)
-            yield frame - done.clean, done.quality.expected_error, done.quality.trust
+        for frame, first in zip(series.raw, network.first(series), strict=True):
+            yield frame - first.clean, first.quality.expected_error, first.quality.trust
 
     return answers
 

@@ -15,7 +15,7 @@ import msgspec
 from aet_stream import lifeline
 from aet_stream.config import Config
 from aet_stream.messages import Event
-from aet_stream.naming import SERIES_FILE
+from aet_stream.naming import SERIES_FILE, VOLUME_FILE
 from aet_stream.transport import hand_over
 from aet_stream.trigger import webhook
 from aet_stream.trigger.work import CallWork, ChildWork, Outcome, Work
@@ -34,9 +34,9 @@ def configured(config: Config) -> dict[str, Begin]:
     return {sink: partial(SINKS[sink], config) for sink in config.sinks}
 
 
-def _ours(config: Config, event: Event, name: str, *words: str, timeout_s: float, last: bool = True) -> Work:
-    """One of our own commands on the series, in a child; `last`: after everything else there is to do."""
-    argv = lifeline.command("aet_stream", name, str(_series_file(config, event)), "--supervised", *words)
+def _ours(config: Config, event: Event, name: str, *words: str, timeout_s: float, last: bool = True, file: str = SERIES_FILE) -> Work:
+    """One of our own commands on the series, or another file of its folder, in a child; `last`: after everything else there is to do."""
+    argv = lifeline.command("aet_stream", name, str(_series_file(config, event).with_name(file)), "--supervised", *words)
     # One thread, also of the libraries that numpy brings: whatever else there is to do goes first.
     modest = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     return ChildWork(argv, timeout_s=timeout_s, again_s=config.trigger.again_s, environment=modest if last else None)
@@ -67,6 +67,15 @@ def _reconstruct(config: Config, event: Event) -> Work:
     words += ["--silence", str(settings.silence_s)]
     words += [] if settings.quality else ["--no-quality"]
     return _ours(config, event, "reconstruct", *words, timeout_s=settings.timeout_s, last=False)
+
+
+def _atoms(config: Config, event: Event) -> Work:
+    settings = config.atoms
+    pixel = ["--pixel-angstrom", str(settings.pixel_angstrom)] if settings.pixel_angstrom else []
+    if event.event in settings.only_while_growing:
+        return _ours(config, event, "atoms", "--count", *pixel, timeout_s=settings.timeout_s)
+    words = [*pixel, "--elements", ",".join(settings.elements), "--kinds", str(settings.kinds), "--threads", str(settings.threads)]
+    return _ours(config, event, "atoms", *words, timeout_s=settings.timeout_s, file=VOLUME_FILE)
 
 
 def _preview(config: Config, event: Event) -> Work:
@@ -118,6 +127,7 @@ def _zeromq(config: Config, event: Event) -> Work:
 SINKS: dict[str, Callable[[Config, Event], Work]] = {
     "film": _film,
     "reconstruct": _reconstruct,
+    "atoms": _atoms,
     "preview": _preview,
     "report": _report,
     "command": _command,

@@ -43,8 +43,12 @@ class Drawn:
     """(rows, columns) as the model states it; 0 where the vacuum is seen"""
     by_series: Held
     alone: Held
+    series_sd: float
+    """Under the particle, as the model states it; root mean square"""
     alone_sd: float
-    """Under the particle, as the model states it of this projection alone; root mean square"""
+    """The same of this projection alone"""
+    around: float
+    """Mean of its own part over the ring, pedestal apart: what surrounds the particle and is not of the film"""
 
 
 def draw(posterior: Posterior, seen: Seen) -> Drawn:
@@ -73,9 +77,10 @@ def draw(posterior: Posterior, seen: Seen) -> Drawn:
         rows, columns = np.unravel_index(hidden, seen.hidden.shape)
         near = (np.square(rows[:, None] - rows[few]) + np.square(columns[:, None] - columns[few])).argmin(1)
         sd.ravel()[hidden] = np.sqrt(np.maximum(variance, 1e-12))[near]
+    smooth = own[ring] @ left - (seen.noise[ring] + posterior.model.nugget**2) * left[ring] - posterior.model.offset**2 * left.sum()
     whole = seen.edge[ring] == 1
-    if not whole.any():
-        return Drawn(background, sd, UNKNOWN, UNKNOWN, float("nan"))
+    if not whole.any() or not len(few):
+        return Drawn(background, sd, UNKNOWN, UNKNOWN, float("nan"), float("nan"), 0.0)
     # What is left of observations that are held back follows from the precision of all (Rasmussen & Williams 5.4.2).
     pull = posterior.spread(by_ring.T @ sees)
     covariance = np.linalg.inv(by_ring[ring] - pull.T @ pull)
@@ -91,8 +96,16 @@ def draw(posterior: Posterior, seen: Seen) -> Drawn:
         own_covariance(posterior.model, some, some) + film_covariance(posterior.model, seen.tilt_deg, seen.time, some, some)
     )
     left_open = own_under - np.square(solve_triangular(factor, known.T, lower=True, check_finite=False)).sum(0)
-    alone_sd = float(np.sqrt(np.mean(np.maximum(left_open, 1e-12)))) if len(few) else 0.0
-    return Drawn(background, sd, by_series, _held(last @ white[ring], np.square(last).sum(1), whole), alone_sd)
+    series_sd, alone_sd = (float(np.sqrt(np.mean(np.maximum(each, 1e-12)))) for each in (variance, left_open))
+    return Drawn(
+        background,
+        sd,
+        by_series,
+        _held(last @ white[ring], np.square(last).sum(1), whole),
+        series_sd,
+        alone_sd,
+        float(smooth[whole].mean()),
+    )
 
 
 def _held(errors: Array, variances: Array, which: Array) -> Held:

@@ -10,10 +10,11 @@ import numpy as np
 from aet_stream.denoise import grid
 from aet_stream.denoise.cokriging.drawing import Drawn, draw
 from aet_stream.denoise.cokriging.gate import Verdict, judge
-from aet_stream.denoise.cokriging.likelihood import bands_of, first_guess, fit, fit_warm
+from aet_stream.denoise.cokriging.likelihood import bands_of, first_guess, fit, fit_warm, surprise
 from aet_stream.denoise.cokriging.model import Model
 from aet_stream.denoise.cokriging.posterior import Nodes, Posterior
-from aet_stream.denoise.cokriging.scan import scan
+from aet_stream.denoise.cokriging.registered import by_film, moved
+from aet_stream.denoise.cokriging.scan import Scanned, scan
 from aet_stream.denoise.cokriging.seen import Seen
 from aet_stream.projection import Array
 
@@ -22,6 +23,16 @@ Beat = Callable[[str, int, int], None]
 
 
 MEMORY_BYTES = 1 << 30
+_DOUBTED = 1.5
+"""Error of the vacuum next to the particles, over what is stated, above which they may reach farther than is known"""
+_REGISTERED = 2
+"""So often projections are registered by the film"""
+_ROUGHLY, _THINNED = 1.3, 2
+"""So much coarser a film is enough for that, and one window in so many"""
+
+
+_MOVED, _BETTER = 0.1, 0.1
+"""Points below which nothing has moved; by how much the score of a scan has to be better for it to be believed"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +42,12 @@ class View:
     seen: Seen
     first: Array
     """(rows, columns) first edition's background, means over the points of `seen`, counts"""
+    expected: float = float("nan")
+    """Root mean square error that it expects under the particle, counts; NaN: it does not say"""
+    lies: tuple[float, float] = (0.0, 0.0)
+    """Along and across the axis, points: how far its specimen lies from where it would turn about the middle, as its particle has it"""
+    wary: Seen | None = None
+    """`seen` with a margin around the particle"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +68,9 @@ class Map:
 class Drawing:
     """What the series says of one projection; counts."""
 
+    seen: Seen
+    """In register, in units of the model"""
     drawn: Drawn
-
     correction: Array
     """(rows, columns) to be added to the first edition's background, means over points; 0 where the vacuum is seen"""
     background: Array
@@ -69,7 +87,7 @@ class Estimated:
     model: Model
     """Lengths in points, amplitudes in `unit`"""
     scan_score: float
-    """Logarithm of the share of the film's slopes that the tilts do not agree about; NaN where no scan was made"""
+    """Logarithm of the share of the film's slopes that the tilts do not agree about"""
     unit: float
     """Counts of one unit of the model"""
     level: float
@@ -77,38 +95,62 @@ class Estimated:
     map: Map
     drawings: tuple[Drawing, ...]
 
+    @property
+    def too_sure(self) -> float:
+        """Error of the vacuum next to the particles, held back, over what the model states: median; NaN where there is none."""
+        known = [drawing.verdict.too_sure for drawing in self.drawings if np.isfinite(drawing.verdict.too_sure)]
+        return float(np.median(known)) if known else float("nan")
+
 
 def estimate(
     views: Sequence[View], *, begin: Model | None = None, memory_bytes: int = MEMORY_BYTES, beat: Beat = lambda *_: None
 ) -> Estimated | None:
-    """The backgrounds of a series.
+    """The backgrounds of a series. Where the vacuum next to the particles is not what it is foretold to be, they may reach farther than is
+    known: then it is done again with a margin, and that is kept if it foretells more truly.
 
     Parameters
     ----------
-    views : every projection, registered on the particle; at least three
+    views : every projection; at least three
     memory_bytes : bound on what the films take; within less they are known less finely
-    begin : the model of the same series when it was shorter: no scan, and a shorter fit
+    begin : the model of the same series when it was shorter: a shorter fit
 
     Returns
     -------
     None where there is nothing to go by: no row of vacuum through the tilts, or no variation at all
     """
+    found = _estimate(views, begin=begin, memory_bytes=memory_bytes, beat=beat)
+    margins = [replace(view, seen=view.wary) for view in views if view.wary is not None]
+    if found is None or len(margins) < len(views) or not found.too_sure > _DOUBTED:
+        return found
+    again = _estimate(margins, begin=begin, memory_bytes=memory_bytes, beat=beat)
+    return again if again is not None and again.too_sure < found.too_sure else found
+
+
+def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, beat: Beat) -> Estimated | None:
     unit = float(np.median([view.seen.span for view in views]))
     level = float(np.median([view.seen.means[~view.seen.hidden].mean() for view in views if not view.seen.hidden.all()] or [0.0]))
     series = [_scaled(view.seen, level, unit) for view in views]
-    bands = bands_of(series)
-    score = float("nan")
     beat("scan", 0, 1)
+    series, found = _placed(series, np.array([view.lies for view in views]))
+    bands = bands_of(series)
+    if found is None or not bands:
+        return None
     if begin is None:
-        found = scan(series)
-        if found is None or not bands:
-            return None
-        score = found.score
         sd = float(np.std(np.concatenate([band.values for band in bands])))
-        begin = first_guess(sd, found.height, found.turn_deg, found.slope)
-        model = fit(bands, begin)
+        model = fit(bands, [first_guess(sd, lie.height, lie.turn_deg, lie.slope) for lie in dict.fromkeys((found.best, found.level))])
     else:
         model = fit_warm(bands, begin)
+    for turn in range(_REGISTERED):
+        beat("register", turn, _REGISTERED)
+        rough = Posterior(model, Nodes.covering(series, model, memory_bytes, coarser=_ROUGHLY))
+        for seen in series:
+            rough.add(seen.thinned(_THINNED))
+        rough.solve(sure=False)
+        there = by_film(rough, series)
+        bands, before = bands_of(there), surprise(bands, model)
+        if not surprise(bands, model) < before:
+            break
+        series, model = there, fit_warm(bands, model)
     posterior = Posterior(model, Nodes.covering(series, model, memory_bytes))
     for done, seen in enumerate(series):
         beat("join", done, len(series))
@@ -118,15 +160,36 @@ def estimate(
     for done, seen in enumerate(series):
         beat("draw", done, len(series))
         drawn.append(draw(posterior, seen))
-    verdicts = judge(drawn, np.array([seen.tilt_deg for seen in series]))
+    apart = np.array(
+        [_rms((each.background * unit + level - view.first)[view.seen.hidden]) for each, view in zip(drawn, views, strict=True)]
+    )
+    expected = np.nan_to_num([view.expected for view in views])
+    verdicts = judge(drawn, np.array([seen.tilt_deg for seen in series]), apart / unit, expected / unit)
     drawings = []
-    for view, each, verdict in zip(views, drawn, verdicts, strict=True):
+    for view, seen, each, verdict in zip(views, series, drawn, verdicts, strict=True):
         background = each.background * unit + level
         correction = np.where(view.seen.hidden, verdict.share * (background - view.first), 0.0)
-        drawings.append(Drawing(each, correction, background, each.sd * unit * max(1.0, verdict.stated), verdict))
+        drawings.append(Drawing(seen, each, correction, background, each.sd * unit * np.fmax(1.0, verdict.too_sure), verdict))
     film, uncertain = posterior.map()
     nodes = posterior.nodes
-    return Estimated(model, score, unit, level, Map(nodes.along, nodes.across, film * unit, uncertain * unit), tuple(drawings))
+    return Estimated(model, found.best.score, unit, level, Map(nodes.along, nodes.across, film * unit, uncertain * unit), tuple(drawings))
+
+
+def _placed(series: list[Seen], lies: Array) -> tuple[list[Seen], Scanned | None]:
+    """As they are, or moved as the particle has it, all alike or each: where the film's slopes agree best."""
+    best, least = series, scan(series)
+    for moves in (np.broadcast_to(np.median(lies, axis=0), lies.shape), lies):
+        if least is None or np.abs(moves).max() < _MOVED:
+            continue
+        there = [moved(seen, float(along), float(across)) for seen, (along, across) in zip(series, moves, strict=True)]
+        found = scan(there)
+        if found is not None and found.best.score < least.best.score - _BETTER:
+            best, least = there, found
+    return best, least
+
+
+def _rms(values: Array) -> float:
+    return float(np.sqrt(np.mean(np.square(values)))) if values.size else 0.0
 
 
 def _scaled(seen: Seen, level: float, unit: float) -> Seen:

@@ -1,12 +1,17 @@
-"""Is the series believed, of each projection? Only as far as it foretells what is seen, better than the projection does alone.
+"""Is the series believed, of each projection? As far as it knows more than the projection does alone, and foretells better what is seen.
 
-Around the particle a ring of vacuum is held back (drawing.py). What the series, with the rest of this projection, foretells of it is
-compared with what is seen, and with what the projection foretells alone. Where the series knows nothing of its own, both err alike,
-whatever the film is like; there the first edition stays.
+The model states how much the vacuum of all projections leaves open under the particle, and how much that of this one alone: where nothing
+turns with the specimen, both are the same, and the first edition stays. How far the model may be believed is tried: a ring of vacuum around
+the particle is held back (drawing.py) and foretold by the series and by the rest of this projection alone. Where the series does no better,
+it is not believed: what it takes for films is something else. Errors larger than stated make the series' standard deviation as much larger,
+which is doubled for what the ring cannot show: it lies nearer to the vacuum than what is hidden. Then the first edition and the series are
+weighed by their variances. Of the first edition's error, the geometric mean counts of what it expects itself and of what the model leaves
+open, or what the two are apart beyond the series' own, if that is more.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -15,9 +20,13 @@ import numpy as np
 from aet_stream.denoise.cokriging.drawing import Drawn
 from aet_stream.projection import Array
 
-TAKEN, NOT_BETTER = 0.5, 0.85
-"""Error of the ring by the series, over that by the projection alone: up to the first the series is taken, from the second on the first
-edition stays, between them both are mixed."""
+_KNOWS_MORE, _KNOWS_NO_MORE = 0.7, 0.9
+"""What the series leaves open, over what the projection alone does: up to the first the series counts whole, from the second on not."""
+_FORETELLS, _FORETELLS_NO_BETTER = 0.8, 1.0
+"""Error of the ring by the series, over that by the projection alone, likewise"""
+_DOUBLED = 2.0
+_ALL, _NOTHING = 0.9, 0.1
+"""Shares of the series above and below which it is called taken, and the projection left as it was."""
 _NEIGHBOURS_DEG = 8.0
 """Tilts that share what is known of the ring: one ring has few independent points."""
 
@@ -38,31 +47,54 @@ class Verdict:
     share: float
     """Of the series in the mixture, 0..1"""
     score: float
-    """Error of the ring by the series over that by the projection alone, with its neighbours"""
-    stated: float
-    """Error of the ring by the series over what the model states: above 1 the model is too sure of itself"""
+    """What the series leaves open under the particle, over what the projection alone leaves open; 1: it knows nothing of its own"""
+    too_sure: float
+    """Error of the ring that was held back, over what the model states, with its neighbours; NaN: there is no ring"""
+    foretold: float
+    """Error of the ring by the series, over that by the projection alone, with its neighbours or of all, whichever is larger"""
 
 
-def judge(drawn: list[Drawn], tilts_deg: Array) -> list[Verdict]:
-    """One verdict for each projection."""
-    by_series, alone, stated = (
-        np.square([getattr(getattr(each, whose), what) for each in drawn])
-        for whose, what in (("by_series", "error"), ("alone", "error"), ("by_series", "stated"))
-    )
-    known = np.isfinite(by_series) & np.isfinite(alone)
+def judge(drawn: Sequence[Drawn], tilts_deg: Array, apart: Array, expected: Array) -> list[Verdict]:
+    """One verdict for each projection.
+
+    Parameters
+    ----------
+    apart : (n,) root mean square difference between series and first edition under the particle
+    expected : (n,) what the first edition expects its own error to be there
+    """
+    too_sure = _with_neighbours(np.array([each.by_series.error / each.by_series.stated for each in drawn]), tilts_deg)
+    worse = np.array([each.by_series.error / each.alone.error for each in drawn])
+    worse = np.fmax(_with_neighbours(worse, tilts_deg), _mean(worse))
+    found = []
+    for each, sure, off, own, foretold in zip(drawn, too_sure.tolist(), apart.tolist(), expected.tolist(), worse.tolist(), strict=True):
+        score = each.series_sd / each.alone_sd if each.alone_sd else float("nan")
+        by_series = (_DOUBLED * max(sure, 1.0) * each.series_sd) ** 2
+        by_itself = max(own * each.alone_sd, off**2 - by_series)
+        believed = _falling(score, _KNOWS_MORE, _KNOWS_NO_MORE) * _falling(foretold, _FORETELLS, _FORETELLS_NO_BETTER)
+        found.append(_verdict(believed * by_itself / (by_itself + by_series), score, sure, foretold))
+    return found
+
+
+def _falling(value: float, whole: float, nothing: float) -> float:
+    """1 up to the one, 0 from the other on."""
+    return float(np.clip((nothing - value) / (nothing - whole), 0, 1))
+
+
+def _mean(ratios: Array) -> float:
+    """Geometric, of what is known; NaN for none."""
+    known = ratios[np.isfinite(ratios) & (ratios > 0)]
+    return float(np.exp(np.log(known).mean())) if known.size else float("nan")
+
+
+def _with_neighbours(ratios: Array, tilts_deg: Array) -> Array:
+    """Geometric means over tilts that are near; NaN where nothing is known of itself."""
+    known = np.isfinite(ratios) & (ratios > 0)
     weights = np.exp(-np.square((tilts_deg[:, None] - tilts_deg) / _NEIGHBOURS_DEG) / 2) * known
-    by_series, alone, stated = (np.where(known, part, 0.0) for part in (by_series, alone, stated))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        near = np.sqrt((weights @ by_series) / (weights @ alone))
-        here = np.sqrt(by_series / alone)
-        score = np.where(known, np.maximum(near, here), np.nan)
-        too_sure = np.sqrt((weights @ by_series) / (weights @ stated))
-    return [_verdict(float(one), float(other)) for one, other in zip(score, too_sure, strict=True)]
+    logarithms = np.log(np.where(known, ratios, 1.0))
+    return np.where(known, np.exp(weights @ logarithms / np.maximum(weights.sum(1), 1e-12)), np.nan)
 
 
-def _verdict(score: float, stated: float) -> Verdict:
-    if not score < NOT_BETTER:  # nor where it is not known
-        return Verdict(Taken.SINGLE, 0.0, score, stated)
-    if score <= TAKEN:
-        return Verdict(Taken.SERIES, 1.0, score, stated)
-    return Verdict(Taken.MIXED, (NOT_BETTER - score) / (NOT_BETTER - TAKEN), score, stated)
+def _verdict(share: float, score: float, too_sure: float, foretold: float) -> Verdict:
+    if not share > _NOTHING or np.isnan(too_sure):  # nor where it is not known
+        return Verdict(Taken.SINGLE, 0.0, score, too_sure, foretold)
+    return Verdict(Taken.SERIES if share > _ALL else Taken.MIXED, share, score, too_sure, foretold)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_solve, cholesky
+from scipy.linalg import LinAlgError, cho_solve, cholesky, solve_triangular
 
 from aet_stream.denoise.cokriging.model import FILM_LENGTHS, LEVEL, OWN_LENGTHS, Film, Model
 from aet_stream.denoise.cokriging.seen import Seen
@@ -35,8 +35,12 @@ _ASKED_FOR = 20.0
 """Of the logarithm of the likelihood, what another film has to win: more than its five parameters do (Schwarz, Ann. Stat. 6 (1978) 461)."""
 _LONGEST = 2.0
 """Of one step, in every parameter."""
-_ENOUGH = 0.1
+_PROBES = 48
+"""Random vectors by which a curvature is estimated"""
+_ENOUGH = 1.0
 """A step that wins less is the last."""
+_ROUNDING = 2e-7
+"""Of the largest variance, what single precision leaves uneven"""
 WIDE = 1 / 12
 """Variance of where in its window of one point a pixel lies, points squared"""
 _FARTHEST, _MOST_TURN_DEG, _STEEPEST = 20.0, 12.0, 0.25
@@ -52,11 +56,14 @@ class Band:
         self.tilts_deg = np.repeat([series[k].tilt_deg for k in picked], counts)
         rows = [(series[k], each) for k, each in zip(picked, kept, strict=True)]
         self.time = np.repeat([series[k].time for k in picked], counts)
+        self.gain = np.repeat([series[k].gain for k in picked], counts)
         self.along = np.concatenate([seen.along[each] for seen, each in rows])
         self.across = np.concatenate([seen.across[each] for seen, each in rows])
         self.noise = np.concatenate([seen.noise[each] for seen, each in rows])
         self.values = np.concatenate([seen.mean[each] for seen, each in rows])
         which = np.repeat(np.arange(len(picked)), counts)
+        signs = np.random.default_rng(0).integers(0, 2, (len(which), _PROBES))
+        self.probes = (2 * signs - 1).astype(np.float32)
         self.together = (which[:, None] == which).astype(np.float64)
         along2, across2 = (np.square(at[:, None] - at) for at in (self.along, self.across))
         broader = [length**2 + 2 * WIDE for length in OWN_LENGTHS]
@@ -65,7 +72,10 @@ class Band:
             for length, wide in zip(OWN_LENGTHS, broader, strict=True)
         ]
         broader = [length**2 + 2 * WIDE for length in FILM_LENGTHS]
-        self.by_along = [length**2 / wide**0.5 * np.exp(along2 / (-2 * wide)) for length, wide in zip(FILM_LENGTHS, broader, strict=True)]
+        self.by_along = [
+            (length**2 / wide**0.5 * np.exp(along2 / (-2 * wide))).astype(np.float32)
+            for length, wide in zip(FILM_LENGTHS, broader, strict=True)
+        ]
 
 
 def bands_of(series: Sequence[Seen], at: Sequence[float] = _BANDS, most_tilts: int = _MOST_TILTS) -> list[Band]:
@@ -149,63 +159,77 @@ class Likelihood:
         tan = sin / cos
         thick = 1 / cos
         wide = WIDE / np.square(cos)
-        wide2 = wide[:, None] + wide
+        wide2 = (wide[:, None] + wide).astype(np.float32)
         parts: list[Array] = []
         by_u: list[Array] = []
         by_wide = np.zeros_like(wide2)
-        levels = np.full_like(wide2, LEVEL**2)
+        films = np.zeros(wide2.shape)
+        levels = np.full(wide2.shape, LEVEL**2)
         for film in model.films:
-            thicker = thick * film.weight(band.time)
+            thicker = thick * film.weight(band.time) * band.gain
             levels += np.outer(LEVEL**2 * thicker, thicker)
-            u = (band.across - (film.height + model.slope * band.along) * sin) / cos
+            pairs = np.outer(thicker, thicker).astype(np.float32)
+            u = ((band.across - (film.height + model.slope * band.along) * sin) / cos).astype(np.float32)
             apart = u[:, None] - u
             square = np.square(apart)
             slope = np.zeros_like(apart)
             for length, sd, along in zip(FILM_LENGTHS, film.amplitudes, band.by_along, strict=True):
-                broader = 1 / (length**2 + wide2)
-                part = square * broader
-                part *= -0.5
-                np.exp(part, out=part)
+                broader = 1 / (np.float32(length**2) + wide2)
+                scaled = square * broader
+                part = np.exp(scaled * np.float32(-0.5))
                 part *= np.sqrt(broader)
                 part *= along
-                part *= sd**2 * thicker[:, None]
-                part *= thicker
+                part *= pairs
+                part *= np.float32(sd**2)
                 parts.append(part)
+                films += part
                 if curved:
-                    more = part * broader
-                    slope -= more
-                    by_wide += more * (square * broader - 1) / 2
-            by_u.append(slope * apart)
-        films = sum(parts) + levels - LEVEL**2
+                    part = part * broader
+                    slope -= part
+                    scaled -= 1
+                    scaled *= part
+                    by_wide += scaled
+            slope *= apart
+            by_u.append(slope)
+        by_wide *= np.float32(0.5)
+        uneven = _ROUNDING * float(films.max())
+        films += levels - LEVEL**2
         owns = [sd**2 * part for sd, part in zip(model.own, band.own, strict=True)]
         offsets = model.offset**2 * band.together
         covariance = films + sum(owns) + offsets + LEVEL**2
-        covariance[np.diag_indices(len(covariance))] += band.noise + model.nugget**2
+        covariance[np.diag_indices(len(covariance))] += band.noise + model.nugget**2 + uneven
         factor = cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)
         values = band.values - self._mean
         weights = cho_solve((factor, True), values, check_finite=False)
         value = 0.5 * float(values @ weights) + float(np.log(np.diag(factor)).sum())
         if not curved:
             return Found(value, np.zeros(self.size), np.zeros((self.size, self.size)))
-        # Of the covariance, by each parameter.
+        # Of the covariance, by each parameter: what the projections share, and what they do not.
         height = np.stack([film.height + model.slope * band.along for film in model.films])
-        moves = [(np.square(thick) * (band.across * sin - each)) for each in height]
-        by_height = [each * (-tan[:, None] + tan) * _HEIGHT for each in by_u]
-        steep = -tan * band.along
+        moves = [(np.square(thick) * (band.across * sin - each)).astype(np.float32) for each in height]
+        tan32, steep = tan.astype(np.float32), (-tan * band.along).astype(np.float32)
+        by_height = [each * ((tan32 - tan32[:, None]) * np.float32(_HEIGHT)) for each in by_u]
         by_slope = sum(each * (steep[:, None] - steep) for each in by_u) * _SLOPE
         by_turn = sum(each * (move[:, None] - move) for each, move in zip(by_u, moves, strict=True))
         wider = 2 * wide * tan
         by_turn += films * (tan[:, None] + tan) + by_wide * (wider[:, None] + wider)
-        changes = [*(2 * part for part in parts), *(2 * part for part in owns), 2 * offsets]
-        changes += [2 * model.nugget**2 * np.eye(len(values)), *by_height, by_turn * np.radians(_TURN_DEG), by_slope]
+        shared = [*(2 * part for part in parts), *by_height, by_turn * np.radians(_TURN_DEG), by_slope]
+        nugget = 2 * model.nugget**2 * np.eye(len(values))
+        own = [*(2 * part for part in owns), 2 * offsets, nugget]
+        amplitudes = len(parts)
+        changes = [*shared[:amplitudes], *own, *shared[amplitudes:]]
         inverse = cho_solve((factor, True), np.eye(len(values)), check_finite=False)
         pull = inverse - np.outer(weights, weights)
         slope = np.array([0.5 * float(np.vdot(pull, change)) for change in changes])
-        # Fisher's information (Mardia & Marshall, Biometrika 71 (1984) 135); single precision is enough for the way to the minimum.
-        white = [(inverse.astype(np.float32) @ change.astype(np.float32)) for change in changes]
-        turned = [np.ascontiguousarray(each.T).ravel() for each in white]
-        curvature = np.array([[float(np.dot(one.ravel(), other)) for other in turned] for one in white])
-        return Found(value, slope, 0.5 * curvature)
+        # Fisher's information (Mardia & Marshall, Biometrika 71 (1984) 135), its traces by random probes (Hutchinson, Commun. Stat. Simul.
+        # 19 (1990) 433) in single precision: it only shows the way to the minimum.
+        single = factor.astype(np.float32)
+        probes = solve_triangular(single, band.probes, lower=True, trans=1, check_finite=False)
+        white = [
+            solve_triangular(single, change.astype(np.float32, copy=False) @ probes, lower=True, check_finite=False) for change in changes
+        ]
+        seen = np.stack(white).reshape(len(changes), -1)
+        return Found(value, slope, 0.5 / _PROBES * seen @ seen.T)
 
 
 def first_guess(sd: float, height: float, turn_deg: float, slope: float, *, film: float = 0.25, own: float = 0.05) -> Model:
@@ -214,12 +238,15 @@ def first_guess(sd: float, height: float, turn_deg: float, slope: float, *, film
     return Model((one,), turn_deg, slope, np.full(len(OWN_LENGTHS), own * sd), 0.05 * sd, 0.01 * sd)
 
 
-def fit(bands: Sequence[Band], begin: Model) -> Model:
-    """The most likely model with one film near one, or with another film beside it where the vacuum asks for that.
+def fit(bands: Sequence[Band], begins: Sequence[Model]) -> Model:
+    """The most likely model with one film near one of these, or with another film beside it where the vacuum asks for that.
 
     Amplitudes come first, with the geometry as it is: from wrong amplitudes the geometry would run away.
     """
-    one = _nearest(bands, _nearest(bands[:2], begin, _FIRST, geometry=False)[0], _THEN)[0]
+    tried = [_nearest(bands[:2], begin, _FIRST, geometry=False) for begin in begins]
+    if len(tried) > 1:
+        tried = [_nearest(bands[:2], amplitudes, _FIRST) for amplitudes, _ in tried]
+    one = _nearest(bands, min(tried, key=lambda found: found[1])[0], _THEN)[0]
     if one.own_sd < _QUIET * one.film_sd:
         return one
     few = bands[:2]
@@ -233,6 +260,12 @@ def fit(bands: Sequence[Band], begin: Model) -> Model:
 def fit_warm(bands: Sequence[Band], begin: Model) -> Model:
     """The most likely model near that of the same series when it was shorter."""
     return _nearest(bands, begin, _FIRST)[0]
+
+
+def surprise(bands: Sequence[Band], model: Model) -> float:
+    """Minus the logarithm of the density of what is seen, of one window in the mean."""
+    target = Likelihood(bands, [film.growing for film in model.films])
+    return target.at(target.vector(model), curved=False).value / sum(len(band.values) for band in bands)
 
 
 def _nearest(bands: Sequence[Band], begin: Model, steps: int, *, geometry: bool = True) -> tuple[Model, float]:

@@ -42,8 +42,8 @@ class Nodes:
     spacing: float
 
     @classmethod
-    def covering(cls, series: Sequence[Seen], model: Model, memory_bytes: int = 1 << 30) -> Nodes:
-        """Wherever the projections look; farther apart where memory does not allow more."""
+    def covering(cls, series: Sequence[Seen], model: Model, memory_bytes: int = 1 << 30, *, coarser: float = 1.0) -> Nodes:
+        """Wherever the projections look; farther apart where memory does not allow more, or where they may be `coarser`."""
         along = max(float(np.abs(seen.along).max()) for seen in series) + _MARGIN
         places = [
             Turned.of(seen.tilt_deg, seen.along, seen.across, film.height, model.turn_deg, model.slope).u
@@ -51,10 +51,10 @@ class Nodes:
             for film in model.films
         ]
         far = min(max(float(np.abs(u).max()) for u in places) + 1, _FARTHEST)
-        spacing = _SPACING
+        spacing = _SPACING * coarser
         while True:
             nodes = cls._spaced(along, far, spacing)
-            if _SQUARES * 8 * (nodes.size * len(model.films)) ** 2 <= memory_bytes or spacing > 2 * _SPACING:
+            if _SQUARES * 8 * (nodes.size * len(model.films)) ** 2 <= memory_bytes or spacing > 2 * _SPACING * coarser:
                 return nodes
             spacing *= 1.1
 
@@ -123,9 +123,9 @@ class Posterior:
                     u = places.u.clip(self.nodes.across[1], self.nodes.across[-2])
                     there, by = self.nodes.taps(y, u)
                     nodes.append(there + which * self.nodes.size)
-                    weights.append(by / 8 / places.cos * film.weight(seen.time))
+                    weights.append(by / 8 / places.cos * film.weight(seen.time) * seen.gain)
         thick = 1 / np.cos(np.radians(seen.tilt_deg + model.turn_deg))
-        levels = [*(thick * film.weight(seen.time) for film in model.films), 1.0]
+        levels = [*(thick * film.weight(seen.time) * seen.gain for film in model.films), 1.0]
         nodes.append(np.broadcast_to(self._films + np.arange(len(levels)), (count, len(levels))))
         weights.append(np.broadcast_to(levels, (count, len(levels))))
         columns, values = np.concatenate(nodes, 1), np.concatenate(weights, 1)
@@ -133,6 +133,12 @@ class Posterior:
         matrix = sparse.csr_array((values.ravel(), columns.ravel(), pointers), shape=(count, size))
         matrix.sum_duplicates()
         return matrix
+
+    def film(self, seen: Seen, windows: Windows) -> Array:
+        """(n,) what the films are there, without the pedestal."""
+        sees = self.sees(seen, windows)
+        mean: Array = sees[:, :-1] @ self.nodes_mean[:-1]
+        return mean
 
     def own(self, seen: Seen) -> Array:
         """(n, n) C: of a projection's own part, noise and all."""
@@ -164,13 +170,15 @@ class Posterior:
         columns[self._films :] *= LEVEL
         return columns
 
-    def solve(self) -> None:
-        """Join what was added with the prior."""
+    def solve(self, *, sure: bool = True) -> None:
+        """Join what was added with the prior; `sure`: so that it also knows how sure it is."""
         inner = self._through(self._through(self._information.copy()).T.copy())
         inner[np.diag_indices(len(inner))] += 1
         factor = cholesky(inner, lower=True, overwrite_a=True, check_finite=False)
         said = cho_solve((factor, True), self._through(self._said[:, None].copy()), check_finite=False)
         self.nodes_mean = self._through(said, turned=False)[:, 0]
+        if not sure:
+            return
         root = self._through(np.eye(len(inner))).astype(np.float32)
         self._white = solve_triangular(factor.astype(np.float32), root, lower=True, overwrite_b=True, check_finite=False)
 
@@ -180,7 +188,15 @@ class Posterior:
         return out
 
     def map(self) -> tuple[Array, Array]:
-        """Of every film, (films, along, across): its values at the nodes, and their standard deviations."""
-        shape = len(self.model.films), len(self.nodes.along), len(self.nodes.across)
-        sd = np.sqrt(np.einsum("ij,ij->j", self._white, self._white))
-        return self.nodes_mean[: self._films].reshape(shape), sd[: self._films].reshape(shape)
+        """Of every film, (films, along, across): its values at the nodes less their mean near the axis, and the standard deviations of
+        that: how thick a film is altogether, nobody can tell from a pedestal."""
+        size, shape = self.nodes.size, (len(self.nodes.along), len(self.nodes.across))
+        near = np.broadcast_to(np.abs(self.nodes.across) <= self.nodes.along[-1], shape).ravel()
+        values, spreads = [], []
+        for which in range(len(self.model.films)):
+            part = slice(which * size, (which + 1) * size)
+            value, white = self.nodes_mean[part], self._white[:, part]
+            value, white = value - value[near].mean(), white - white[:, near].mean(1)[:, None]
+            values.append(value.reshape(shape))
+            spreads.append(np.sqrt(np.einsum("ij,ij->j", white, white)).reshape(shape))
+        return np.stack(values), np.stack(spreads)

@@ -1,68 +1,82 @@
-"""Projections in register on the particle: a specimen that has moved between two exposures has moved with its film.
+"""Projections in register: a specimen that has moved between two exposures has moved with its film, and a brighter beam makes its film
+thicker.
 
-Where the centre of mass is off the law of a turning object (consistency.py), the specimen has moved, or the background is wrong. Which of
-the two is told by how far each projection's background may be off.
+First roughly, by the particle's centre of mass, where that makes the film's slopes agree better between the tilts; then by the film itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
+from scipy.linalg import cho_solve, cholesky
 
 from aet_stream.consistency import fit_law
+from aet_stream.denoise.cokriging.model import Windows
+from aet_stream.denoise.cokriging.posterior import Posterior
 from aet_stream.denoise.cokriging.seen import Seen
 from aet_stream.projection import Array
 
-_LEVER = 0.3
-"""By how much of the particle's radius its centre of mass is off, when all of its total is"""
-_NORMAL = 0.455
-"""Median of the square of what is normally distributed, in variances"""
+_SHIFT, _GAIN = 0.25, 0.02
+"""Standard deviations of what is left to be found, points and share"""
+_THINNED = 3
+"""One window in so many is enough for three figures"""
+_STEP = 0.1
+"""Points over which the film's slope is taken"""
+_FARTHEST = 0.6
+"""Points: beyond, the film is not as even as its slope says"""
 
 
-@dataclass(frozen=True, slots=True)
-class Mass:
-    """Of each projection, by its first edition."""
+def by_mass(tilts_deg: Array, along: Array, across: Array) -> Array | None:
+    """(n, 2) along and across, points: how far each particle lies from where a turning one would (consistency.py), and where the axis lies.
 
-    along: Array
-    """(n,) points from the frame's middle, the tilt axis upright; NaN: not known"""
-    across: Array
-    doubt: Array
-    """(n,) error to expect of its total, as a share of it"""
-
-
-def shifts(series: Sequence[Seen], mass: Mass) -> Array:
-    """(n, 2) along and across, points: how far the specimen lies from where it turns about the middle."""
-    tilts = np.array([seen.tilt_deg for seen in series])
-    found = np.zeros((len(series), 2))
-    law = fit_law(tilts, mass.across, mass.along)
+    Parameters
+    ----------
+    along, across : (n,) of the centre of mass from the frame's middle, points; NaN: not known
+    """
+    law = fit_law(tilts_deg, across, along)
     if law is None:
-        return found
-    radius = np.sqrt(np.median([seen.hidden.sum() for seen in series]) / np.pi)
-    doubt = _LEVER * radius * np.clip(np.nan_to_num(mass.doubt, nan=1.0), 0, 1)
-    foretold = np.array([law.x_px(tilt) for tilt in tilts])
-    found[:, 0] = _believed(mass.along - law.y_px, doubt)
-    found[:, 1] = _believed(mass.across - foretold, doubt)
-    few = np.isfinite(mass.across).sum()
-    for column, offset in ((0, law.y_px), (1, law.offset_px)):
-        unsure = np.median(doubt) * 3 / np.sqrt(few)
-        found[:, column] += offset**3 / (offset**2 + unsure**2) if offset else 0.0
-    return found
+        return None
+    turning = np.array([law.x_px(tilt) - law.offset_px for tilt in tilts_deg])
+    return np.stack([np.nan_to_num(along, nan=law.y_px), np.where(np.isfinite(across), across - turning, law.offset_px)], axis=1)
 
 
-def _believed(off: Array, doubt: Array) -> Array:
-    """What of each residual is a move: the share of its variance that no doubt explains."""
-    known = np.isfinite(off)
-    if not known.any():
-        return np.zeros_like(off)
-    moved = max(float(np.median(np.square(off[known])) / _NORMAL - np.median(np.square(doubt[known]))), 0.0)
-    return np.where(known, np.nan_to_num(off) * moved / (moved + np.square(doubt) + 1e-12), 0.0)
-
-
-def moved(seen: Seen, shift: Array) -> Seen:
-    """The same, from where the specimen turns."""
-    along, across = shift
+def moved(seen: Seen, along: float, across: float, gain: float = 1.0) -> Seen:
+    """The same, counted from where the specimen turns; `gain`: of the beam, on top of what it was."""
+    away = np.array([along, across])
     return replace(
-        seen, along=seen.along - along, across=seen.across - across, centres=seen.centres - np.array([along, across])[:, None, None]
+        seen,
+        along=seen.along - along,
+        across=seen.across - across,
+        centres=seen.centres - away[:, None, None],
+        shift=(seen.shift[0] + along, seen.shift[1] + across),
+        gain=seen.gain * gain,
     )
+
+
+def by_film(posterior: Posterior, series: Sequence[Seen]) -> list[Seen]:
+    """Each projection moved and weighed as the films say that all of them together have shown."""
+    found = np.array([_off(posterior, seen.thinned(_THINNED)) for seen in series])
+    gains = 1 + found[:, 2]
+    found[:, 2] = gains / np.median(gains)  # how bright all of them are, the films' own amplitudes say
+    return [moved(seen, float(along), float(across), float(gain)) for seen, (along, across, gain) in zip(series, found, strict=True)]
+
+
+def _off(posterior: Posterior, seen: Seen) -> Array:
+    """(along, across, gain) by least squares, with what is expected of them beforehand."""
+    at = seen.windows
+
+    def film(along: float, across: float) -> Array:
+        return posterior.film(seen, Windows(at.along - along, at.across - across, at.edge))
+
+    here = film(0, 0)
+    slopes = [(film(_STEP, 0) - film(-_STEP, 0)) / (2 * _STEP), (film(0, _STEP) - film(0, -_STEP)) / (2 * _STEP), here]
+    change = np.stack(slopes, axis=1)
+    off = seen.mean - posterior.sees(seen, at) @ posterior.nodes_mean
+    factor = cholesky(posterior.own(seen), lower=True, overwrite_a=True, check_finite=False), True
+    weighed = cho_solve(factor, np.column_stack([change, off]), check_finite=False)
+    before = np.diag(1 / np.square([_SHIFT, _SHIFT, _GAIN]))
+    found = np.linalg.solve(change.T @ weighed[:, :3] + before, change.T @ weighed[:, 3])
+    limits = np.array([_FARTHEST, _FARTHEST, 3 * _GAIN])
+    return np.clip(found, -limits, limits)

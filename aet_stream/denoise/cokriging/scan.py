@@ -22,6 +22,7 @@ _HEIGHTS = np.arange(-20.0, 20.1, 0.8)
 _TURNS_DEG = np.arange(-9.0, 9.1, 1.5)
 _SLOPES = np.arange(-0.15, 0.151, 0.01)
 _PLACES = np.arange(-26.0, 26.1, 0.75)
+_ROUNDING = 1e-9
 _UNSEEN = 0.1
 """Score where a height lies beyond the grid."""
 _SHOWN = 0.999
@@ -41,7 +42,16 @@ class Geometry:
     slope: float
 
 
-def scan(series: Sequence[Seen]) -> Geometry | None:
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """What a scan has found."""
+
+    best: Geometry
+    level: Geometry
+    """Of films that are neither turned nor slope"""
+
+
+def scan(series: Sequence[Seen]) -> Scanned | None:
     """None: too few tilts, or no row of vacuum through all of them."""
     flat = [seen for seen in series if abs(seen.tilt_deg) < REACH_DEG]
     if len(flat) < 3:
@@ -55,18 +65,21 @@ def scan(series: Sequence[Seen]) -> Geometry | None:
     tilts = np.array([seen.tilt_deg for seen in flat])
     start = np.array([(across[0] + across[1]) / 2 for _ in flat])
     scores = np.array([[_score(slopes, start, across[1] - across[0], tilts + turn, height) for height in _HEIGHTS] for turn in _TURNS_DEG])
-    best = Geometry(np.inf, 0.0, 0.0, 0.0)
+    best = level = Geometry(np.inf, 0.0, 0.0, 0.0)
     for slope in _SLOPES:
         shifted = np.zeros(scores.shape[:2])
         for row in range(len(rows)):
             at = _HEIGHTS + slope * along[rows[row]]
-            for turn in range(len(_TURNS_DEG)):
-                shifted[turn] += np.interp(at, _HEIGHTS, scores[turn, :, row], left=_UNSEEN, right=_UNSEEN)
+            for which in range(len(_TURNS_DEG)):
+                shifted[which] += np.interp(at, _HEIGHTS, scores[which, :, row], left=_UNSEEN, right=_UNSEEN)
         shifted /= len(rows)
-        least = np.unravel_index(shifted.argmin(), shifted.shape)
-        if shifted[least] < best.score:
-            best = Geometry(float(shifted[least]), float(_HEIGHTS[least[1]]), float(_TURNS_DEG[least[0]]), float(slope))
-    return best
+        turn, height = np.unravel_index(shifted.argmin(), shifted.shape)
+        if shifted[turn, height] < best.score:
+            best = Geometry(float(shifted[turn, height]), float(_HEIGHTS[height]), float(_TURNS_DEG[turn]), float(slope))
+        if abs(slope) < _ROUNDING:
+            straight = shifted[np.abs(_TURNS_DEG).argmin()]
+            level = Geometry(float(straight.min()), float(_HEIGHTS[straight.argmin()]), 0.0, 0.0)
+    return Scanned(best, level)
 
 
 def _upright(series: Sequence[Seen]) -> tuple[Array, Array, Array]:

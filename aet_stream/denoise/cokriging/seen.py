@@ -6,7 +6,7 @@ axis: `across` it and `along` it, from the middle of the frame.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.ndimage import binary_dilation
@@ -18,6 +18,8 @@ from aet_stream.projection import Array
 
 _RIM = 0.0
 """Logit of the support up to which single blocks at the particle's rim count as vacuum."""
+MARGIN = 2
+"""Blocks around the support that are not asked either, where it is doubted"""
 _SPILT = 0.015
 """Particle in the mean of such a block (standard deviation, normalised), by its odds to hold any; see fusion/kriging.py."""
 _UNSURE = 3.0
@@ -53,17 +55,31 @@ class Seen:
     """Range of the frame's block means"""
     ring_from: int
     """Windows from here on lie next to the particle, all of its rim among them: a test holds them back"""
+    shift: tuple[float, float] = (0.0, 0.0)
+    """Along and across, points: how far the specimen lies from where it turns about the middle; taken off all places"""
+    gain: float = 1.0
+    """Of the beam: how bright the film is, to what it is in the others"""
 
     @property
     def windows(self) -> Windows:
         return Windows(self.along, self.across, self.edge)
+
+    def thinned(self, every: int) -> Seen:
+        """With one window in so many."""
+        kept = slice(None, None, every)
+        return replace(
+            self, along=self.along[kept], across=self.across[kept], edge=self.edge[kept], mean=self.mean[kept], noise=self.noise[kept],
+            ring_from=-(-self.ring_from // every),
+        )  # fmt: skip
 
 
 _RING = 2
 """Points around the particle that belong to the ring."""
 
 
-def look(pixels: Array, logit: Array, tilt_deg: float, *, time: float = 0.0, level: float = 0.0, axis_deg: float = 0.0) -> Seen:
+def look(
+    pixels: Array, logit: Array, tilt_deg: float, *, time: float = 0.0, level: float = 0.0, axis_deg: float = 0.0, margin: int = 0
+) -> Seen:
     """Observe the vacuum of one projection.
 
     Parameters
@@ -73,6 +89,7 @@ def look(pixels: Array, logit: Array, tilt_deg: float, *, time: float = 0.0, lev
     time : 0..1 from the first projection of the series to the last
     level : counts that are taken off everything first
     axis_deg : where the tilt axis lies, from +y towards -x
+    margin : blocks around the support that do not count as vacuum
     """
     blocks = features.describe((pixels - level).astype(np.float32))
     block = blocks.block_px
@@ -81,10 +98,12 @@ def look(pixels: Array, logit: Array, tilt_deg: float, *, time: float = 0.0, lev
     means = means + blocks.low
     logit = _whole(logit, rows, columns)
     noise = np.square(differences / block)
-    safe = ~binary_dilation(logit > _RIM)
+    near = logit > _RIM
+    near = binary_dilation(near, iterations=margin) if margin else near
+    safe = ~binary_dilation(near)
     seen = safe.reshape(rows, SPACING, columns, SPACING).all((1, 3))
     spilt = np.square(_SPILT * np.exp(np.minimum(logit, _UNSURE)) * blocks.span)
-    rim = np.kron(~seen, np.ones((SPACING, SPACING), bool)) & (logit < _RIM)
+    rim = np.kron(~seen, np.ones((SPACING, SPACING), bool)) & ~near
     fine, coarse = (_places(shape, pixels.shape, block, wide, axis_deg) for shape, wide in ((logit.shape, 1), (seen.shape, SPACING)))
     pooled = means.reshape(rows, SPACING, columns, SPACING).mean((1, 3))
     pooled_noise = noise.reshape(rows, SPACING, columns, SPACING).mean((1, 3)) / SPACING**2

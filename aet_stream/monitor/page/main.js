@@ -1,8 +1,10 @@
 // The page: hears what happens, shows the newest projection, never queues behind a slow network or screen.
 
+import { showAtoms } from "./atoms.js";
 import { drawCoverage } from "./coverage.js";
 import { $, bytes, degrees, duration, el, say } from "./dom.js";
 import { image, json, listen } from "./net.js";
+import { showFilm } from "./film.js";
 import { command, showAdvice, showHeld, showLog, showPace, showSeries, showStation, showVolume } from "./panels.js";
 import { Strip } from "./strip.js";
 import { Traces } from "./traces.js";
@@ -79,8 +81,8 @@ function look(message) {
 
 function advice(message) {
   if (message.series !== series?.id) return;
-  const { hints, coverage, law, volume, trust } = message;
-  Object.assign(series, { hints, coverage, law, volume });
+  const { hints, coverage, law, volume, film, atoms, trust } = message;
+  Object.assign(series, { hints, coverage, law, volume, film, atoms });
   for (const row of series.rows) row.trust_in_series = trust[row.number] ?? row.trust_in_series;
   refreshSoon();
 }
@@ -180,6 +182,8 @@ function refresh() {
   drawCoverage($("coverage"), $("coverage-words"), { rows: series.rows, coverage: series.coverage, hinted: new Set((series.hints || []).map((hint) => hint.number)), selected, held });
   showAdvice(series, choose);
   showVolume(series);
+  showAtoms(series);
+  showFilm(series, selected);
   const left = series.stored > series.rows.length ? `the last ${series.rows.length} of ${series.stored}` : `${series.rows.length}`;
   const said = state?.series.find((row) => row.id === series.id), aside = said ? said.held + said.quarantined : held.length;
   say($("strip-note"), `${left}${series.closed ? ", closed" : ""}${aside ? `, ${aside} held or quarantined` : ""}`);
