@@ -35,7 +35,7 @@ from aet_stream.training.dataset import LEARNT, Mixer, Recipe
 from aet_stream.training.gate import SAMPLES_FILE, Samples, cached, keep_only_own, origin
 from aet_stream.training.learning import Training
 from aet_stream.training.losses import coarse_loss
-from aet_stream.training.preset import learning_rate, load_preset
+from aet_stream.training.preset import Preset, learning_rate, load_preset
 from aet_stream.training.recorded import Recorded
 from aet_stream.training.scores import psnr_db
 from aet_stream.training.train import run
