@@ -418,16 +418,16 @@ def test_the_same_seed_gives_the_same_frames_and_another_seed_other_particles() 
     frames = [mixer.sample(np.random.default_rng(0)) for mixer in (one, same, other)]
     assert np.array_equal(frames[0].raw, frames[1].raw)
     assert not np.array_equal(frames[0].clean, frames[2].clean)
-    default = load_preset("default")
-    assert default.seed + 1_000_003 < sets.SEED
-    assert "unseen" not in default.backgrounds
+    for preset in (load_preset("default"), load_preset("still")):
+        assert preset.seed + 1_000_003 < sets.SEED
+        assert "unseen" not in preset.backgrounds
     assert "icosahedron" not in LEARNT
     assert sets.SETS["unseen"].recipe.kinds == ("icosahedron",)
 
 
 def test_the_learning_rate_is_a_plain_function() -> None:
     """Warm-up, plateau, and a line to nothing; or constant, as published."""
-    preset = load_preset("default")
+    preset = load_preset("still")
     assert learning_rate(0, preset) < 0.05 * preset.learning_rate
     assert learning_rate(preset.steps // 2, preset) == pytest.approx(preset.learning_rate)
     assert learning_rate(preset.steps - 1, preset) < 0.01 * preset.learning_rate
@@ -460,11 +460,11 @@ def test_a_run_does_not_begin_with_what_is_no_such_network(tmp_path: Path, start
 
 def test_habits_that_judge_are_not_learned_from() -> None:
     """The preset for films that turn names its particles; the others follow from none being named."""
-    turning, default = load_preset("turning"), load_preset("default")
-    assert tuple(turning.recipe.kinds) == LEARNT_HABITS
-    assert not set(turning.recipe.kinds) & set(JUDGING_HABITS)
-    assert tuple(default.recipe.kinds) == LEARNT
-    mixer = Mixer(msgspec.structs.replace(turning, habits=["rod"]).recipe, seed=0, particles=2, views=1)
+    default, still = load_preset("default"), load_preset("still")
+    assert tuple(default.recipe.kinds) == LEARNT_HABITS
+    assert not set(default.recipe.kinds) & set(JUDGING_HABITS)
+    assert tuple(still.recipe.kinds) == LEARNT
+    mixer = Mixer(msgspec.structs.replace(default, habits=["rod"]).recipe, seed=0, particles=2, views=1)
     assert mixer.recipe.kinds == ["rod"]
 
 

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 _SEED = 3_000_000
 _RIDGE = 1e-2
 _RECIPES = (
-    (3 / 8, Recipe(backgrounds=("film", "gaussian"), amplify=12, noise=0.65)),
+    (3 / 8, Recipe(backgrounds=("film", "gaussian", "slab", "slab"), amplify=12, noise=0.65)),
     (5 / 8, Recipe(backgrounds=("film",), noise=0.5, plain=True, sizes_px=(256,))),
 )
 """(share of the frames, what they are): of all kinds, and hard ones."""
