@@ -76,7 +76,7 @@ def plan(out: Path, *settings: str, model: str = "constant", again: bool = False
     """Backgrounds, and what else the settings ask for."""
     words = [f"output.root={out}", "output.keep_free_mib=0", "reconstruct.on_close=false", f"denoise.model={model}", *settings]
     config = load(None, words)
-    return Plan(config, wanted(config, atoms=False), maker_of(config.denoise), again=again)
+    return Plan(config, wanted(config), maker_of(config.denoise), again=again)
 
 
 def jobs(made: Plan, *places: Path) -> list[Job]:

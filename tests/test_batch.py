@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -149,6 +150,9 @@ def test_films_and_volume_follow_the_background_and_each_is_redone_with_what_it_
     assert did(*films, "reconstruct.iterations=4") == ["volume"]
     assert did(*volume) == ["background", "volume"], "without films: what they are is there still, and not shown"
     assert set(column(series, "edition")) == {volume_of()} == {1}
+    assert did(*volume, "atoms.enabled=true") == ["atoms"]
+    assert "directions" in json.loads((out / "np" / "atoms.json").read_text())["text"], "as the daemon says it"
+    assert did(*volume, "atoms.enabled=true") == []
 
 
 def test_an_error_costs_its_own_series_and_says_what_would_help(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from aet_stream.atoms import doubts
 from aet_stream.atoms.maxima import maxima, neighbour_distance
-from aet_stream.errors import NoAtoms
+from aet_stream.atoms.source import pixel_of
 from aet_stream.projection import Array
 from aet_stream.reconstruct import solver
 from aet_stream.reconstruct.align import align
@@ -71,9 +71,7 @@ def count(series: Path, pixel_angstrom: float = 0.0) -> Count:
     NoAtoms : none can be told, or not yet
     """
     given = read_input(series)
-    pixel = pixel_angstrom or 10 * given.pixel_size_nm
-    if not np.isfinite(pixel):
-        raise NoAtoms(f"{series} does not say what a pixel measures, and without that nothing can be called an atom: say --pixel-angstrom")
+    pixel = pixel_angstrom or pixel_of(given, series)
     broken = doubts.broken_frames(given.projections)
     doubts.refuse_geometry(given.tilts_deg[~broken], pixel)
     list(doubts.about_noise(given.projections[~broken]))

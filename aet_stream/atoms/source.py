@@ -57,10 +57,20 @@ def read_source(reconstruction: Path, series: Path, pixel_angstrom: float = 0.0)
         raise NoAtoms(
             f"{reconstruction} is outdated: it was made from other projections than {series} holds now: `aet-stream reconstruct {series}`"
         )
-    size = pixel_angstrom or 10 * given.pixel_size_nm
-    if not np.isfinite(size):
-        raise NoAtoms(f"{series} does not say what a pixel measures, and without that nothing can be called an atom: say --pixel-angstrom")
+    size = pixel_angstrom or pixel_of(given, series)
     checksum = crc32(volume)
     facts = hashlib.sha256(f"{digest} {checksum}".encode())
     facts.update(tilts_deg.tobytes() + alignment.shifts_px.tobytes() + np.float64(alignment.axis_deg).tobytes())
     return Source(volume, given, alignment, size, checksum, facts.hexdigest())
+
+
+def pixel_of(given: Input, series: Path) -> float:
+    """What a pixel measures in angstrom, as the series says.
+
+    Raises
+    ------
+    NoAtoms : it does not say
+    """
+    if not np.isfinite(given.pixel_size_nm):
+        raise NoAtoms(f"{series} does not say what a pixel measures, and without that nothing can be called an atom: say --pixel-angstrom")
+    return 10 * given.pixel_size_nm

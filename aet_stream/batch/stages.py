@@ -21,8 +21,8 @@ import msgspec
 import numpy as np
 
 from aet_stream import __version__, durable, edition, layout, reprocess
-from aet_stream.batch.desk import Desk, settings_of
 from aet_stream.batch.jobs import Job
+from aet_stream.batch.local_hub import LocalHub, settings_of
 from aet_stream.config import Config, Denoise
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.edition import Maker
@@ -30,6 +30,7 @@ from aet_stream.errors import AetError, NoAtoms, OutputFull, TooFewProjections
 from aet_stream.hub import writer_lock
 from aet_stream.hub.decisions import DECISIONS
 from aet_stream.layout import PROJECTIONS, SERIES_FILE
+from aet_stream.naming import ATOMS_FILE, VOLUME_FILE
 from aet_stream.readers import stat_stamp
 from aet_stream.series import Series
 
@@ -43,14 +44,6 @@ LOCK_WAIT_S = 600.0
 IN_PLACE = "in place"
 TOLD = 20
 """Of what was put aside, so many are named."""
-VOLUME_FILE, ATOMS_FILE = "reconstruction.h5", "atoms.h5"
-
-
-class Atoms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How atoms are found (`atoms.run.Options`)."""
-
-    elements: tuple[str, ...] = ()
-    kinds: int = 0
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,7 +53,6 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stages: tuple[StageName, ...]
     maker: Maker
     """Of backgrounds: which model, with which settings."""
-    atoms: Atoms = Atoms()
     again: bool = False
     """Read once more what was held or quarantined."""
     threads: int = 1
@@ -126,12 +118,12 @@ class _Begun(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Key of the maker of every edition 1; empty: of several, or not known."""
 
 
-def wanted(config: Config, *, atoms: bool) -> tuple[StageName, ...]:
+def wanted(config: Config) -> tuple[StageName, ...]:
     """What these settings ask for."""
     stages: list[StageName] = ["background"]
     stages += ["film"] if config.film.enabled else []
     stages += ["volume"] if config.reconstruct.on_close else []
-    return (*stages, "atoms") if atoms and config.reconstruct.on_close else tuple(stages)
+    return (*stages, "atoms") if config.atoms.enabled and config.reconstruct.on_close else tuple(stages)
 
 
 # ---------------------------------------------------------------- where things are
@@ -141,14 +133,14 @@ def series_folder(plan: Plan, job: Job) -> Path:
     return plan.config.output_root / job.name
 
 
-def memory(plan: Plan, job: Job) -> Path:
+def state_folder(plan: Plan, job: Job) -> Path:
     """Folder of what is remembered of a series."""
     return plan.config.output_root / BATCH / job.name
 
 
 def done(plan: Plan, job: Job) -> dict[str, Done]:
     """Stages that have ended well, by name."""
-    return _read(memory(plan, job) / "done.json", dict[str, Done]) or {}
+    return _read(state_folder(plan, job) / "done.json", dict[str, Done]) or {}
 
 
 def _read(path: Path, kind: Any) -> Any:
@@ -187,7 +179,7 @@ def key(plan: Plan, job: Job, stage: StageName) -> str:
     if stage == "volume":
         options = {name: value for name, value in msgspec.to_builtins(config.reconstruct).items() if name not in _NO_MATTER}
         return _digest(_stamp(folder / SERIES_FILE), options)
-    return _digest(_stamp(folder / VOLUME_FILE), plan.atoms)
+    return _digest(_stamp(folder / VOLUME_FILE), config.atoms.elements, config.atoms.kinds, config.atoms.pixel_angstrom)
 
 
 _NO_MATTER = ("on_close", "threads", "memory_mib", "timeout_s", "silence_s", "attempts", "device")
@@ -256,7 +248,7 @@ def _perform(task: Task) -> Figures:
         began = time.monotonic()
         figures = {"background": _background, "film": _film, "volume": _volume, "atoms": _atoms}[stage](plan, job)
         noted = done(plan, job) | {stage: Done(key(plan, job, stage), figures, time.monotonic() - began)}
-        durable.replace(memory(plan, job) / "done.json", msgspec.json.encode(noted))
+        durable.replace(state_folder(plan, job) / "done.json", msgspec.json.encode(noted))
         return figures
 
 
@@ -294,9 +286,9 @@ def _checked_denoiser(plan: Plan) -> Denoiser:
     return denoiser
 
 
-def _desk(plan: Plan, job: Job) -> Desk:
+def _hub(plan: Plan, job: Job) -> LocalHub:
     """Over the folder of this series alone, which is reached through a link."""
-    config, place = settings_of(plan.config), memory(plan, job)
+    config, place = settings_of(plan.config), state_folder(plan, job)
     if job.by_file:
         config = msgspec.structs.replace(config, series=msgspec.structs.replace(config.series, by="file"))
     watch = msgspec.structs.replace(config.watch, root=job.root)
@@ -306,21 +298,21 @@ def _desk(plan: Plan, job: Job) -> Desk:
     durable.make_folder(place)
     if not link.is_symlink():
         link.symlink_to(os.path.relpath(folder, place), target_is_directory=True)
-    return Desk(msgspec.structs.replace(config, watch=watch, output=output))
+    return LocalHub(msgspec.structs.replace(config, watch=watch, output=output))
 
 
 def _background(plan: Plan, job: Job) -> Figures:
     """Take the images in, each without its background, and close the series; one that shows another model's is given an edition."""
     denoiser, folder = _checked_denoiser(plan), series_folder(plan, job)
     remarks = _begin(plan, job)
-    with _desk(plan, job) as desk:
+    with _hub(plan, job) as hub:
         if not job.ours:
-            _take_in(plan, job, desk, denoiser)
-        if desk.state(job.name) == "":
-            raise AetError(_nothing_stored(desk, job))
-        desk.until_done("close", series=job.name)
-        _show(plan, job, desk, denoiser)
-        totals, aside = desk.totals(), desk.put_aside()
+            _take_in(plan, job, hub, denoiser)
+        if hub.state(job.name) == "":
+            raise AetError(_nothing_stored(hub, job))
+        hub.until_done("close", series=job.name)
+        _show(plan, job, hub, denoiser)
+        totals, aside = hub.totals(), hub.put_aside()
     remarks += [f"{row.path}[{row.image}]: {row.reason}; {row.remedy}" for row in aside[:TOLD]]
     remarks += [f"and {len(aside) - TOLD} more"] * (len(aside) > TOLD)
     with Series(folder / SERIES_FILE) as series:
@@ -338,7 +330,7 @@ def _background(plan: Plan, job: Job) -> Figures:
 
 def _begin(plan: Plan, job: Job) -> list[str]:
     """Make sure that what is remembered is of these files, read in this way. What was read in another is set aside, and begun anew."""
-    folder, place = series_folder(plan, job), memory(plan, job)
+    folder, place = series_folder(plan, job), state_folder(plan, job)
     reading, begun = _reading(plan, job), _read(place / "begun.json", _Begun)
     there = (folder / SERIES_FILE).exists() or (folder / PROJECTIONS).is_dir()
     if begun is not None and begun.read_with == IN_PLACE != reading:
@@ -363,7 +355,7 @@ def _begin(plan: Plan, job: Job) -> list[str]:
 
 def _set_aside(plan: Plan, job: Job) -> Path:
     """Move a series, with what is remembered of it, out of the way; the first of its names that is free."""
-    folder, place = series_folder(plan, job), memory(plan, job)
+    folder, place = series_folder(plan, job), state_folder(plan, job)
     before = place.parent / BEFORE
     durable.make_folder(before)
     aside = next(path for number in range(1, 1000) if not (path := before / f"{job.name}.{number}").exists())
@@ -395,8 +387,8 @@ def _made_by(plan: Plan, folder: Path) -> bool:
         return settings == plan.maker.settings and set(series.column("model_sha256").tolist()) == {plan.maker.model_sha256}
 
 
-def _take_in(plan: Plan, job: Job, desk: Desk, denoiser: Denoiser) -> None:
-    place = memory(plan, job) / "begun.json"
+def _take_in(plan: Plan, job: Job, hub: LocalHub, denoiser: Denoiser) -> None:
+    place = state_folder(plan, job) / "begun.json"
     begun: _Begun = _read(place, _Begun)
 
     def before_work() -> None:
@@ -404,30 +396,30 @@ def _take_in(plan: Plan, job: Job, desk: Desk, denoiser: Denoiser) -> None:
         if begun.first and begun.first != plan.maker.key:
             durable.replace(place, msgspec.json.encode(msgspec.structs.replace(begun, first="")))
 
-    if plan.again and (ids := [row.id for row in desk.put_aside()]):
-        desk.ask("requeue", ids=ids)
-    desk.take_in(frozenset(job.paths), denoiser, before_work=before_work)
+    if plan.again and (ids := [row.id for row in hub.put_aside()]):
+        hub.ask("requeue", ids=ids)
+    hub.take_in(frozenset(job.paths), denoiser, before_work=before_work)
 
 
-def _show(plan: Plan, job: Job, desk: Desk, denoiser: Denoiser) -> None:
+def _show(plan: Plan, job: Job, hub: LocalHub, denoiser: Denoiser) -> None:
     """Have the series show the background of this plan's model: edition 1, or one that is made of its raw pixels."""
     folder, maker = series_folder(plan, job), plan.maker
-    begun: _Begun = _read(memory(plan, job) / "begun.json", _Begun)
+    begun: _Begun = _read(state_folder(plan, job) / "begun.json", _Begun)
     if begun.first == maker.key:
-        desk.until_done("use", series=job.name, edition=edition.FIRST)
+        hub.until_done("use", series=job.name, edition=edition.FIRST)
         return
-    shown = desk.core.archive.decisions(job.name).edition
+    shown = hub.core.archive.decisions(job.name).edition
     with Series(folder / SERIES_FILE) as series:
         covered = edition.covered(series)
     path = layout.edition_files(folder).get(shown)
     if path is not None and edition.find(folder, maker, covered) == path:
         return
     reprocess.make_edition(folder / SERIES_FILE, denoiser, maker)
-    desk.until_done("edition", series=job.name, key=maker.key, use=True)
+    hub.until_done("edition", series=job.name, key=maker.key, use=True)
 
 
-def _nothing_stored(desk: Desk, job: Job) -> str:
-    aside, totals = desk.put_aside(), desk.totals()
+def _nothing_stored(hub: LocalHub, job: Job) -> str:
+    aside, totals = hub.put_aside(), hub.totals()
     words = f"none of its images could be stored: {totals.held} held, {totals.quarantined} quarantined, {totals.others} of another kind"
     if aside:
         words += f"; {aside[0].path}[{aside[0].image}]: {aside[0].reason}; {aside[0].remedy}"
@@ -444,8 +436,8 @@ def _film(plan: Plan, job: Job) -> Figures:
         _, maker = run.make_edition(path, _checked_denoiser(plan), run.Options(settings.tilts_each_side, settings.memory_mib))
     except TooFewProjections as error:
         return Figures(none=f"no films: {error}")
-    with _desk(plan, job) as desk:
-        number = desk.until_done("edition", series=job.name, key=maker.key, use=settings.use)["edition"]
+    with _hub(plan, job) as hub:
+        number = hub.until_done("edition", series=job.name, key=maker.key, use=settings.use)["edition"]
     return Figures(edition=number if settings.use else None)
 
 
@@ -475,16 +467,20 @@ def _volume(plan: Plan, job: Job) -> Figures:
 
 def _atoms(plan: Plan, job: Job) -> Figures:
     """As `aet-stream atoms` finds them."""
+    from aet_stream.atoms import note
     from aet_stream.atoms.atoms_file import GROUP
     from aet_stream.atoms.run import Options, find_atoms
 
     volume = series_folder(plan, job) / VOLUME_FILE
     if not volume.exists():
         return Figures(none="no atoms: there is no volume")
-    options = Options(elements=plan.atoms.elements, kinds=plan.atoms.kinds, threads=plan.threads)
+    settings, folder = plan.config.atoms, series_folder(plan, job)
+    options = Options(settings.elements, settings.kinds, pixel_angstrom=settings.pixel_angstrom, threads=settings.threads or plan.threads)
     try:
         path = find_atoms(volume, None, options)
     except NoAtoms as error:
+        note.say_none(folder, str(error))
         return Figures(none=f"no atoms: {error}")
+    note.forget(folder)
     with h5py.File(path, "r", locking=False) as file:
         return Figures(atoms=len(file[f"{GROUP}/angstrom"]))

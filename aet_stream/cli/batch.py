@@ -26,8 +26,6 @@ def add_commands(add: Add) -> None:
     batch.add_argument(
         "--scheduler", default="", metavar="ADDRESS", help="of a Dask scheduler that runs, as tcp://HOST:8786: its workers do it"
     )
-    batch.add_argument("--atoms", action="store_true", help="find the atoms of each volume, too")
-    batch.add_argument("--elements", default="", metavar="A,B", help="with --atoms: chemical symbols, the heaviest first")
     batch.add_argument("--again", action="store_true", help="read once more what was held or quarantined")
     batch.add_argument("--list", action="store_true", help="only say which series there are, and what is to be done")
     batch.add_argument("--strict", action="store_true", help="exit code 3 if any projection was held or quarantined")
@@ -61,9 +59,8 @@ def _batch(arguments: argparse.Namespace) -> int:
     workers = arguments.workers or cores
     plan = stages.Plan(
         config,
-        stages.wanted(config, atoms=arguments.atoms),
+        stages.wanted(config),
         stages.maker_of(config.denoise),
-        atoms=stages.Atoms(tuple(filter(None, (symbol.strip() for symbol in arguments.elements.split(","))))),
         again=arguments.again,
         threads=1 if arguments.scheduler else max(1, cores // workers),
     )

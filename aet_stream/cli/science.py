@@ -179,7 +179,7 @@ def _atoms(arguments: argparse.Namespace) -> int:
     """
     if arguments.supervised:
         be_a_child()
-    from aet_stream.atoms import word
+    from aet_stream.atoms import note
     from aet_stream.atoms.run import Options, find_atoms
 
     folder = arguments.reconstruction.absolute().parent
@@ -198,16 +198,16 @@ def _atoms(arguments: argparse.Namespace) -> int:
     except NoAtoms as error:
         if not arguments.supervised:
             raise
-        word.say_none(folder, str(error))
+        note.say_none(folder, str(error))
         print(f"{arguments.reconstruction}: no atoms: {error}")  # trying again would not help
         return EXIT_OK
     if arguments.supervised:
-        word.forget(folder)
+        note.forget(folder)
     return EXIT_OK
 
 
 def _count_atoms(series: Path, folder: Path, pixel_angstrom: float, *, supervised: bool) -> int:
-    from aet_stream.atoms import word
+    from aet_stream.atoms import note
     from aet_stream.atoms.count import count
 
     try:
@@ -215,10 +215,10 @@ def _count_atoms(series: Path, folder: Path, pixel_angstrom: float, *, supervise
     except (NoAtoms, TooFewProjections) as error:
         if not supervised:
             raise
-        word.say_not_yet(folder, str(error))
+        note.say_not_yet(folder, str(error))
         print(f"{series}: no atoms yet: {error}")
         return EXIT_OK
-    word.say_count(folder, found)
+    note.say_count(folder, found)
     print(found.sentence)
     return EXIT_OK
 

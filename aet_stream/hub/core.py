@@ -8,12 +8,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
 from aet_stream import __version__
-from aet_stream.config import Config, shareable
+from aet_stream.config import Config, Sink, shareable
 from aet_stream.errors import AetError, OutputFull, StoreError, WireError
 from aet_stream.hub.archive import Archive, open_ledger
 from aet_stream.hub.closing import Closing
@@ -65,11 +65,19 @@ logger = logging.getLogger(__name__)
 class Core:
     """The only writer of everything under output.root."""
 
-    def __init__(self, config: Config, *, timing: Timing | None = None, alive: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        sinks: Mapping[str, Sink] | None = None,
+        timing: Timing | None = None,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
         """Take up what is on the disk.
 
         Parameters
         ----------
+        sinks : who acts upon events, by name; None: as the settings say
         alive : called now and then while something takes long, so that nobody thinks the process hangs
         """
         self.config = config
@@ -88,7 +96,8 @@ class Core:
         self.ledger, fresh = open_ledger(self.root)
         if fresh:
             logger.info("new ledger in %s", self.root)
-        self.outbox = Outbox(self.ledger.db, config.sinks, unix_s=timing.unix_s)
+        sinks = config.sinks if sinks is None else sinks
+        self.outbox = Outbox(self.ledger.db, sinks, unix_s=timing.unix_s)
         self.archive = Archive(
             self.root,
             self.ledger,
@@ -110,7 +119,7 @@ class Core:
         self.intake = Intake(config, self.ledger, self.archive, self.room, self.in_flight, self.endings, outgoing, timing)
         self.left_out = LeftOut(config, self.ledger, outgoing, timing)
         self.workers = Workers(self.in_flight, self.endings, outgoing, timing)
-        self.events = Events(config, self.ledger, self.outbox, outgoing, timing)
+        self.events = Events(config, sinks, self.ledger, self.outbox, outgoing, timing)
         self.closing = Closing(config, self.ledger, self.archive, self.in_flight, self.events, outgoing, timing)
         self.storing = Storing(config, self.ledger, self.archive, self.in_flight, self.intake, self.endings, self.closing, outgoing, timing)
         self.commands = Commands(

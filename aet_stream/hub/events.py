@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from aet_stream import failpoints
-from aet_stream.config import Config
+from aet_stream.config import Config, Sink
 from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.outbox import Outbox
 from aet_stream.hub.outgoing import Outgoing
@@ -21,10 +21,12 @@ logger = logging.getLogger(__name__)
 class Events:
     """Every event reaches every sink at least once; its id stays the same, so acting twice does no harm."""
 
-    def __init__(self, config: Config, ledger: Ledger, outbox: Outbox, outgoing: Outgoing, timing: Timing) -> None:
+    def __init__(
+        self, config: Config, sinks: Mapping[str, Sink], ledger: Ledger, outbox: Outbox, outgoing: Outgoing, timing: Timing
+    ) -> None:
         self._rules = config.trigger
         self._root = config.output_root
-        self._sinks = config.sinks
+        self._sinks = sinks
         self._lease_s = config.queue.lease_s
         self._ledger = ledger
         self._outbox = outbox

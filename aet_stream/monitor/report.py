@@ -269,7 +269,7 @@ def _atoms(cache: SeriesCache, name: str) -> str:
             f"<p>{about['count']:,} atoms, refined against {about['tilts']} projections of edition {about['edition']};"
             f" standard deviation of a coordinate {about['sigma_angstrom']:.3f} Å in the median; {text(kinds)}</p>"
         )
-    lines = [*about.get("doubts", []), *([OUTDATED_ATOMS] if about.get("outdated") else []), *([about["word"]] if "word" in about else [])]
+    lines = [*about.get("doubts", []), *([OUTDATED_ATOMS] if about.get("outdated") else []), *([about["note"]] if "note" in about else [])]
     parts += [f"<p class='warn'>{text(line)}</p>" for line in lines]
     try:
         picture = base64.b64encode(cache.atom_file(name, ".png")).decode()

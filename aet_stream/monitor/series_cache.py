@@ -27,7 +27,7 @@ from aet_stream.film import film_file
 from aet_stream.film.film_file import FILM_FILE
 from aet_stream.monitor import frames
 from aet_stream.monitor.frame_metrics import FrameMetrics, measured
-from aet_stream.naming import ATOMS_FILE, ATOMS_WORD_FILE, PREVIEW_FILE, VOLUME_FILE, shown
+from aet_stream.naming import ATOMS_FILE, ATOMS_NOTE_FILE, PREVIEW_FILE, VOLUME_FILE, shown
 from aet_stream.projection import Array, Quality
 from aet_stream.reasons import Reason
 from aet_stream.series import Series
@@ -361,8 +361,8 @@ class SeriesCache:
         except (OSError, KeyError, RuntimeError, ValueError, AttributeError, StoreError):
             pass  # none, half of some, or not ours
         try:
-            word = json.loads((folder / ATOMS_WORD_FILE).read_bytes())
-            about |= {"word": str(word["text"]), "word_at": float(word["at"])}
+            note = json.loads((folder / ATOMS_NOTE_FILE).read_bytes())
+            about |= {"note": str(note["text"]), "note_at": float(note["at"])}
         except (OSError, ValueError, KeyError, TypeError):
             pass
         return about or None

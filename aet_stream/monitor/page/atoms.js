@@ -112,11 +112,11 @@ export async function showAtoms(series) {
   const { atoms } = series, panel = $("atoms-panel");
   panel.hidden = !atoms;
   if (!atoms) return (shown = "");
-  const age = atoms.done_at || atoms.word_at, ago = age ? `${duration(Math.max(0, Date.now() / 1000 - age))} ago` : "";
+  const age = atoms.done_at || atoms.note_at, ago = age ? `${duration(Math.max(0, Date.now() / 1000 - age))} ago` : "";
   const found = atoms.count ? `${atoms.count.toLocaleString("en")} atoms from ${atoms.tilts} tilts, ± ${atoms.sigma_angstrom.toFixed(2)} Å${atoms.edition > 1 ? `, edition ${atoms.edition}` : ""}${atoms.outdated ? ", outdated" : ""}` : "";
   say($("atoms-note"), [found, ago].filter(Boolean).join(", "));
-  $("atoms-doubts").replaceChildren(...[...(atoms.doubts || []), ...(atoms.word ? [atoms.word] : [])].map((text) => el("li", {}, text)));
-  $("atoms-doubts").dataset.level = atoms.doubts?.length ? "doubt" : "word";
+  $("atoms-doubts").replaceChildren(...[...(atoms.doubts || []), ...(atoms.note ? [atoms.note] : [])].map((text) => el("li", {}, text)));
+  $("atoms-doubts").dataset.level = atoms.doubts?.length ? "doubt" : "note";
   $("atoms-stage").hidden = $("atoms-tools").hidden = !atoms.count;
   const key = atoms.count ? `${series.id} ${atoms.v}` : "";
   if (key === shown) return;

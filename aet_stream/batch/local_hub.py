@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from aet_stream.config import Command, Config, Film, Preview, Reconstruct, Report, Webhook, Zeromq
+from aet_stream.config import Config
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.errors import OutputFull
 from aet_stream.hub.core import Core
@@ -28,43 +28,37 @@ PAUSE_S = 0.01
 
 
 def settings_of(config: Config) -> Config:
-    """The settings of a daemon, for files that nobody writes any more: what is not whole will not become so, and nothing is waited for.
-    Nobody acts upon events, for what follows a series are stages of their own.
-    """
+    """The settings of a daemon, for files that nobody writes any more: what is not whole will not become so, and nothing is waited for."""
     watch = msgspec.structs.replace(config.watch, events=False, scan_s=3600.0, settle_s=0.0, incomplete_s=0.0, zero_grace_s=0.0)
     return msgspec.structs.replace(
         config,
         watch=watch,
         series=msgspec.structs.replace(config.series, idle_close_s=0.0, sentinel=""),
         queue=msgspec.structs.replace(config.queue, alone_pause_s=0.0),
-        film=Film(enabled=False),
-        reconstruct=Reconstruct(on_close=False),
-        preview=Preview(enabled=False),
-        report=Report(on_close=False),
-        command=Command(),
-        webhook=Webhook(),
-        zeromq=Zeromq(),
     )
 
 
-class Desk:
-    """A core and whoever speaks with it; a context. Nobody else may write to the output folder meanwhile."""
+class LocalHub:
+    """A core and whoever speaks with it; a context. Nobody else may write to the output folder meanwhile.
+
+    Nobody acts upon its events: what follows a series are stages of their own.
+    """
 
     def __init__(self, config: Config) -> None:
         """`config`: as `settings_of` makes it."""
         self._config = config
-        self._ends: dict[bytes, _End] = {}
+        self._links: dict[bytes, LocalLink] = {}
 
-    def __enter__(self) -> Desk:
-        self.core = Core(self._config, timing=Timing(look_for_closing_s=0.0, close_budget_s=1.0))
+    def __enter__(self) -> LocalHub:
+        self.core = Core(self._config, sinks={}, timing=Timing(look_for_closing_s=0.0, close_budget_s=1.0))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.core.close()
 
-    def end(self, name: str, before_work: Callable[[], None] = lambda: None) -> _End:
+    def link(self, name: str, before_work: Callable[[], None] = lambda: None) -> LocalLink:
         """Of a role called so: its way to the core."""
-        made = self._ends[name.encode()] = _End(self, name, before_work)
+        made = self._links[name.encode()] = LocalLink(self, name, before_work)
         return made
 
     def say(self, peer: bytes, message: ToHub, pixels: Array | None = None) -> None:
@@ -73,8 +67,8 @@ class Desk:
 
     def _post(self, outgoing: Iterable[Letter | News]) -> None:
         for each in outgoing:
-            if isinstance(each, Letter) and each.peer in self._ends:
-                self._ends[each.peer].letters.append((each.message, each.pixels))
+            if isinstance(each, Letter) and each.peer in self._links:
+                self._links[each.peer].letters.append((each.message, each.pixels))
 
     def turn(self) -> None:
         """One turn of the core.
@@ -94,8 +88,8 @@ class Desk:
         ------
         OutputFull : as `turn`
         """
-        watch = Watch(self._config, ReaderChild.of(self._config), self.end("watch"), only=paths)
-        worker = Worker(self._config, name="batch", denoiser=denoiser, link=self.end("batch", before_work))
+        watch = Watch(self._config, ReaderChild.of(self._config), self.link("watch"), only=paths)
+        worker = Worker(self._config, name="batch", denoiser=denoiser, link=self.link("batch", before_work))
         try:
             watch.start()
             while True:
@@ -105,7 +99,7 @@ class Desk:
                 self.turn()
                 if self.core.idle_for_s() > 0:
                     return
-                if not any(end.letters for end in self._ends.values()):
+                if not any(link.letters for link in self._links.values()):
                     time.sleep(PAUSE_S)
         finally:
             worker.close()
@@ -142,18 +136,18 @@ class Desk:
         return [*self.core.ledger.in_state("held"), *self.core.ledger.in_state("quarantined")]
 
 
-class _End:
+class LocalLink:
     """A role's way to the core, as transport.HubLink is to a hub in another process."""
 
-    def __init__(self, desk: Desk, name: str, before_work: Callable[[], None]) -> None:
-        self._desk, self._peer, self._name = desk, name.encode(), name
+    def __init__(self, hub: LocalHub, name: str, before_work: Callable[[], None]) -> None:
+        self._hub, self._peer, self._name = hub, name.encode(), name
         self._before_work: Callable[[], None] | None = before_work
-        self.hub_id = desk.core.hub_id
-        self.newer_than_s = desk.core.left_out.limit_s
+        self.hub_id = hub.core.hub_id
+        self.newer_than_s = hub.core.left_out.limit_s
         self.letters: deque[tuple[AnyMessage, Array | None]] = deque()
 
     def send(self, message: ToHub, pixels: Array | None = None) -> bool:
-        self._desk.say(self._peer, message, pixels)
+        self._hub.say(self._peer, message, pixels)
         return True
 
     def beat(self, status: RoleStatus) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aet_stream import durable
 from aet_stream.atoms.count import Count
-from aet_stream.naming import ATOMS_FILE, ATOMS_WORD_FILE
+from aet_stream.naming import ATOMS_FILE, ATOMS_NOTE_FILE
 
 
 def say_count(folder: Path, found: Count) -> None:
@@ -31,8 +31,8 @@ def say_none(folder: Path, reason: str) -> None:
 
 def forget(folder: Path) -> None:
     """There are atoms now."""
-    (folder / ATOMS_WORD_FILE).unlink(missing_ok=True)
+    (folder / ATOMS_NOTE_FILE).unlink(missing_ok=True)
 
 
-def _write(folder: Path, word: dict[str, str | int | float]) -> None:
-    durable.replace(folder / ATOMS_WORD_FILE, json.dumps({**word, "at": time.time()}).encode())
+def _write(folder: Path, note: dict[str, str | int | float]) -> None:
+    durable.replace(folder / ATOMS_NOTE_FILE, json.dumps({**note, "at": time.time()}).encode())
