@@ -133,8 +133,8 @@ def stage_for(source: Source, left_out: Array, threads: int = 0) -> Stage:
 
 def _log(number: int, model: Model, done: Round) -> None:
     logger.info(
-        "round %d: %d atoms (%d added, %d pruned, %d merged), chi squared per pixel %.3f",
-        number, done.atoms, done.added, done.pruned, done.merged, done.misfit,
+        "round %d: %d atoms (%d added, %d pruned, %d merged, %d on trial), chi squared per pixel %.3f",
+        number, done.atoms, done.added, done.pruned, done.merged, done.tried, done.misfit,
     )  # fmt: skip
 
 

@@ -57,6 +57,13 @@ class Rules:
     """But none is lighter than this: what is left over of atoms that are no Gaussians looks like it."""
     sigmas_of_light: float = 4.0
     """And it is left alone where its atoms stand out by less than so many of their standard deviations: they cannot be told from noise."""
+    pressed: float = 0.85
+    pressed_weight: float = 0.9
+    """Where few directions are seen, a row of atoms along the beam is explained nearly as well by one more of them, all lighter and closer to each
+    other. Of atoms that are nearer to another than `pressed` and lighter than `pressed_weight`, the lightest is taken out for a trial: if
+    it was one, it is missing afterwards, and is added again."""
+    on_trial: float = 1.5
+    """No two are tried at once that are nearer than this."""
     presence: float = 0.5
     """An atom is kept if it is there with more than this probability."""
     contradicts: float = 1.5
@@ -77,6 +84,8 @@ class Round:
     added: int
     pruned: int
     merged: int
+    tried: int
+    """Taken out for a trial: added again in the next round, if they were atoms."""
     width_px: float
     misfit: float
     """chi squared per pixel; told, not judged by"""
@@ -145,12 +154,14 @@ def trace(
             added = len(new)
             model = run.joined(model, new)
             starts, born = np.concatenate([starts, new]), np.concatenate([born, np.full(added, number)])
-        rounds.append(run.told(model, added, pruned, merged))
+        tried = run.on_trial(model) if 1 < number and not closing else np.zeros(len(model.places), bool)
+        model, starts, born = model.of(~tried), starts[~tried], born[~tried]
+        rounds.append(run.told(model, added, pruned, merged, int(tried.sum())))
         if told is not None:
             told(number, model, rounds[-1])
         if last:
             break
-        if closing or number >= rules.rounds or added + pruned + merged < rules.enough * len(model.places):
+        if closing or number >= rules.rounds or added + pruned + merged + tried.sum() < rules.enough * len(model.places):
             closing += 1
     return Traced(model, run.species, run.prior, starts, run.unseen, born, tuple(rounds))
 
@@ -165,6 +176,7 @@ class _Run:
         self.species = Species(np.ones(1), np.ones(1), np.ones(1))
         self.unseen = False
         self.rejected = np.zeros((0, 3))
+        self._tried = np.zeros((0, 3))
 
     def begin(self, places: Array, heights: Array, width_px: float) -> Model:
         tilts = self._stage.views.count
@@ -228,6 +240,9 @@ class _Run:
         distances, _ = cKDTree(model.places).query(found.places)
         sure, room = found.heavier_than_noise(decoys, rules.false_share), distances > rules.least_distance * unit
         new = sure & (found.weights > rules.add * self.species.means[0])
+        if len(self._tried):
+            missed = cKDTree(self._tried).query(found.places)[0] < rules.again * unit
+            new |= missed & (found.weights > rules.add * self.species.means[-1])
         if self._lighter(model, found.of(found.heavier_than_noise(decoys, rules.false_share_of_light) & room)):
             model = replace(model, widths_px=np.append(model.widths_px, model.widths_px[-1]))
         if len(self.species.means) > 1:
@@ -256,6 +271,23 @@ class _Run:
         )
         return True
 
+    def on_trial(self, model: Model) -> Array:
+        """(atoms,) bool: those that are too light and too near to others, none of which is tried twice."""
+        rules, unit = self._rules, self._unit_px
+        tree = cKDTree(model.places)
+        nearest = tree.query(model.places, k=2)[0][:, 1]
+        shares = model.weights / self.species.means[model.kinds]
+        doubtful = (nearest < rules.pressed * unit) & (shares < rules.pressed_weight)
+        if len(self._tried):
+            doubtful &= cKDTree(self._tried).query(model.places)[0] > rules.again * unit
+        free, chosen = np.ones(len(model.places), bool), np.zeros(len(model.places), bool)
+        for atom in np.flatnonzero(doubtful)[np.argsort(shares[doubtful])]:
+            if free[atom]:
+                chosen[atom] = True
+                free[tree.query_ball_point(model.places[atom], rules.on_trial * unit)] = False
+        self._tried = np.concatenate([self._tried, model.places[chosen]])
+        return chosen
+
     def joined(self, model: Model, new: Array) -> Model:
         kind = len(self.species.means) - 1
         return replace(
@@ -265,10 +297,10 @@ class _Run:
             kinds=np.concatenate([model.kinds, np.full(len(new), kind)]),
         )
 
-    def told(self, model: Model, added: int, pruned: int, merged: int) -> Round:
+    def told(self, model: Model, added: int, pruned: int, merged: int, tried: int) -> Round:
         value, _ = self._stage.misfit(model)
         pixels = int(np.count_nonzero(self._stage.views.weights))
-        return Round(len(model.places), added, pruned, merged, float(np.median(model.widths_px)), 2 * value / pixels)
+        return Round(len(model.places), added, pruned, merged, tried, float(np.median(model.widths_px)), 2 * value / pixels)
 
 
 def measured_weights(stage: Stage, model: Model, prior: Prior) -> tuple[Array, Array]:
