@@ -144,8 +144,8 @@ def in_frame(truth: Truth, found: Array) -> Array:
     return framed
 
 
-def oracle(truth: Truth, source: Source, threads: int = 0) -> Array:
-    """(n, 3) angstrom: refined from the true places, nothing added, pruned or merged."""
+def oracle(truth: Truth, source: Source, threads: int = 0) -> tuple[Array, Array]:
+    """((n, 3) angstrom, (n,) kinds): refined from the true places, nothing added, pruned or merged."""
     stage = stage_for(source, np.zeros(len(truth.images), bool), threads)
     pixel = truth.pixel_angstrom
     x, y, z = (truth.places / pixel).T
@@ -158,11 +158,11 @@ def oracle(truth: Truth, source: Source, threads: int = 0) -> Array:
             neighbour_angstrom=_nearest(truth.places),
             width_angstrom=WIDTH_ANGSTROM,
             kinds=len(set(truth.numbers.tolist())),
-            rules=Rules(rounds=2, presence=-1.0, merge=0.0, near=0.0),
+            rules=Rules(rounds=2, presence=-1.0, merge=0.0, near=0.0, pressed=0.0),
         )
     finally:
         stage.close()
-    return to_angstrom(traced.model.places, pixel)
+    return to_angstrom(traced.model.places, pixel), traced.model.kinds
 
 
 def _nearest(places: Array) -> float:
@@ -191,11 +191,20 @@ def published(name: str) -> Truth:
 def simulated(
     kind: str, elements: tuple[int, ...], atoms: int, seed: int, tilts: str, *, counts: float = 14.3, pixel_angstrom: float = 0.347
 ) -> Truth:
-    """A particle of the simulator, every atom a Gaussian of so many counts for the heaviest, over a vacuum of one count: as np2 at 8e3."""
-    particle = make_particle(np.random.default_rng(seed), kind=kind, atoms=atoms, elements=elements)
+    """A particle of the simulator, every atom a Gaussian of so many counts for the heaviest, over a vacuum of one count: as np2 at 8e3.
+
+    Parameters
+    ----------
+    kind : as the simulator has them; `core-shell`: an fcc crystal, the first element within 0.7 of its radius, the second around it
+    """
+    core = kind == "core-shell"
+    particle = make_particle(np.random.default_rng(seed), kind="fcc" if core else kind, atoms=atoms, elements=elements)
     places = particle.positions_nm.astype(float) * 10 * np.array([1, -1, 1])  # ours: y upwards
+    numbers = particle.atomic_number
+    if core:
+        radius = np.linalg.norm(places, axis=1)
+        numbers = np.where(radius < 0.7 * radius.max(), elements[0], elements[1])
     size_px = int(2 * np.abs(places).max() / pixel_angstrom + 24) // 2 * 2
-    weights = weights_of(particle.atomic_number, counts)
-    images = counted(places, weights, TILTS_DEG[tilts], size_px=size_px, seed=seed, pixel_angstrom=pixel_angstrom)
+    images = counted(places, weights_of(numbers, counts), TILTS_DEG[tilts], size_px=size_px, seed=seed, pixel_angstrom=pixel_angstrom)
     name = f"{kind}_{'-'.join(map(str, elements))}_{atoms}_{seed}_{tilts}_{counts:g}"
-    return Truth(name, images, TILTS_DEG[tilts], pixel_angstrom, (size_px - 1) / 2, places, particle.atomic_number)
+    return Truth(name, images, TILTS_DEG[tilts], pixel_angstrom, (size_px - 1) / 2, places, numbers)

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from aet_stream.atoms import residue
+from aet_stream.atoms.angular import turns_help
 from aet_stream.atoms.model import Model, Stage
 from aet_stream.atoms.refine import Prior, refine, scaled, with_widths
 from aet_stream.atoms.species import Species, split, tell_apart
@@ -59,9 +60,9 @@ class Rules:
     """And it is left alone where its atoms stand out by less than so many of their standard deviations: they cannot be told from noise."""
     pressed: float = 0.85
     pressed_weight: float = 0.9
-    """Where few directions are seen, a row of atoms along the beam is explained nearly as well by one more of them, all lighter and closer to each
-    other. Of atoms that are nearer to another than `pressed` and lighter than `pressed_weight`, the lightest is taken out for a trial: if
-    it was one, it is missing afterwards, and is added again."""
+    """Where few directions are seen, a row of atoms along the beam is explained nearly as well by one more of them, all lighter and closer.
+    Of atoms that are nearer to another than `pressed` and lighter than `pressed_weight`, the lightest is taken out for a trial: if it was
+    one, it is missing afterwards, and is added again."""
     on_trial: float = 1.5
     """No two are tried at once that are nearer than this."""
     presence: float = 0.5
@@ -154,14 +155,18 @@ def trace(
             added = len(new)
             model = run.joined(model, new)
             starts, born = np.concatenate([starts, new]), np.concatenate([born, np.full(added, number)])
-        tried = run.on_trial(model) if 1 < number and not closing else np.zeros(len(model.places), bool)
+        tried = run.on_trial(model) if number > 1 and not closing else np.zeros(len(model.places), bool)
         model, starts, born = model.of(~tried), starts[~tried], born[~tried]
         rounds.append(run.told(model, added, pruned, merged, int(tried.sum())))
         if told is not None:
             told(number, model, rounds[-1])
         if last:
             break
-        if closing or number >= rules.rounds or added + pruned + merged + tried.sum() < rules.enough * len(model.places):
+        settled = added + pruned + merged + tried.sum() < rules.enough * len(model.places)
+        if settled and not (closing or run.turns):
+            run.turns = turns_help(stage, model, run.prior)
+            settled = not run.turns
+        if closing or number >= rules.rounds or settled:
             closing += 1
     return Traced(model, run.species, run.prior, starts, run.unseen, born, tuple(rounds))
 
@@ -176,13 +181,16 @@ class _Run:
         self.species = Species(np.ones(1), np.ones(1), np.ones(1))
         self.unseen = False
         self.rejected = np.zeros((0, 3))
+        self.turns = False
         self._tried = np.zeros((0, 3))
 
     def begin(self, places: Array, heights: Array, width_px: float) -> Model:
         tilts = self._stage.views.count
         weights = np.clip(heights / np.median(heights), 0.2, 5.0)
         kinds = np.zeros(len(places), np.int64)
-        model = Model(places, weights, kinds, np.array([width_px]), np.zeros(tilts), np.ones(tilts), np.zeros((tilts, 2)))
+        model = Model(
+            places, weights, kinds, np.array([width_px]), np.zeros(tilts), np.ones(tilts), np.zeros((tilts, 2)), np.zeros((tilts, 3))
+        )
         model = self._wide(scaled(self._stage, model))
         mean = float(np.median(model.weights))
         self.species = Species(np.array([mean]), np.array([0.1 * mean]), np.ones(1))
@@ -195,7 +203,7 @@ class _Run:
         rules, means = self._rules, self.species.means
         sigmas = (rules.last_weight_sigma if last else rules.weight_sigma) * means
         self.prior = replace(self.prior, mean_weights=means, weight_sigmas=sigmas)
-        model = refine(self._stage, model, self.prior, steps=rules.last_steps if last else rules.steps)
+        model = refine(self._stage, model, self.prior, steps=rules.last_steps if last else rules.steps, turns=self.turns)
         return model if last else self._wide(model)
 
     def leave_out_what_contradicts(self, model: Model) -> None:

@@ -50,11 +50,11 @@ class Views:
 
     def without(self, left_out: Array) -> Views:
         """The same; some of them weigh nothing."""
-        return replace(self, weights=self.weights * ~left_out[:, None, None])
+        return self.only(~left_out)
 
-    def turned(self, matrices: Array) -> Views:
-        """The same images, seen along other directions."""
-        return replace(self, matrices=matrices)
+    def only(self, kept: Array, rows: Array | bool = True) -> Views:
+        """The same; only (tilts,) `kept` weigh something, and of those only (height, 1) `rows`."""
+        return replace(self, weights=self.weights * (kept[:, None, None] & rows))
 
 
 def make_views(projections: Array, tilts_deg: Array, alignment: Alignment, window: Window) -> Views:
