@@ -142,11 +142,11 @@ class Stage:
         return float(values.sum()), Slope(places, weights, offsets, gains, shifts, turns)
 
     def misfit_per_tilt(self, model: Model) -> Array:
-        """(tilts,) chi squared per pixel of each projection; of those that weigh nothing 0."""
-        images = self.draw(model)
+        """(tilts,) chi squared per pixel of each projection, by the noise that it shows by itself; of those that weigh nothing 0."""
         found = np.zeros(self.views.count)
-        for tilt, (image, view, weight) in enumerate(zip(images, self.views.images, self.views.weights, strict=True)):
-            difference = np.float32(model.gains[tilt]) * image + np.float32(model.offsets[tilt]) - view
+        parts = zip(self.explained(model), self.views.images, self.views.noise_weights, strict=True)
+        for tilt, (image, view, weight) in enumerate(parts):
+            difference = image - view
             found[tilt] = float(np.vdot(weight * difference, difference)) / max(1, int(np.count_nonzero(weight)))
         return found
 

@@ -69,6 +69,8 @@ class Rules:
     """An atom is kept if it is there with more than this probability."""
     contradicts: float = 1.5
     """A projection whose chi squared is so many times that of the others is left out."""
+    weighed: int = 2
+    """After each of so many rounds pixels are weighed anew, by what the model leaves over."""
     rounds: int = 10
     """At most so many, before the last two."""
     enough: float = 0.005
@@ -143,6 +145,8 @@ def trace(
         model = run.refined(model, last=last)
         if number == 1:
             run.leave_out_what_contradicts(model)
+        if number <= rules.weighed:
+            stage.views = stage.views.weighed_by(stage.explained(model))
         keep, model = run.judge(model)
         run.rejected = np.concatenate([run.rejected, starts[~keep]])
         model, starts, born = model.of(keep), starts[keep], born[keep]
@@ -254,7 +258,7 @@ class _Run:
         if self._lighter(model, found.of(found.heavier_than_noise(decoys, rules.false_share_of_light) & room)):
             model = replace(model, widths_px=np.append(model.widths_px, model.widths_px[-1]))
         if len(self.species.means) > 1:
-            new |= sure & room & (found.weights > rules.add * self.species.means[-1])
+            new |= sure & (found.weights > rules.add * self.species.means[-1])
         if len(self.rejected):
             new &= cKDTree(self.rejected).query(found.places)[0] > rules.again * unit
         return found.places[new], model
@@ -306,9 +310,8 @@ class _Run:
         )
 
     def told(self, model: Model, added: int, pruned: int, merged: int, tried: int) -> Round:
-        value, _ = self._stage.misfit(model)
-        pixels = int(np.count_nonzero(self._stage.views.weights))
-        return Round(len(model.places), added, pruned, merged, tried, float(np.median(model.widths_px)), 2 * value / pixels)
+        misfits = self._stage.misfit_per_tilt(model)[~self._stage.views.left_out]
+        return Round(len(model.places), added, pruned, merged, tried, float(np.median(model.widths_px)), float(misfits.mean()))
 
 
 def measured_weights(stage: Stage, model: Model, prior: Prior) -> tuple[Array, Array]:
