@@ -199,13 +199,16 @@ def simulated(
     counts: float = 14.3,
     pixel_angstrom: float = 0.347,
     around_px: int = 12,
+    film: float = 0.0,
 ) -> Truth:
-    """A particle of the simulator, every atom a Gaussian of so many counts for the heaviest, over a vacuum of one count: as np2 at 8e3.
+    """A particle of the simulator, every atom a Gaussian of so many counts for the heaviest; with 14.3 as np2 at 8e3, with 286 as at 1.6e5.
 
     Parameters
     ----------
     kind : as the simulator has them; `core-shell`: an fcc crystal, the first element within 0.7 of its radius, the second around it
     around_px : of vacuum, at least
+    film : counts per pixel of what lies behind, known and subtracted: with half of `counts` a small particle is as noisy as the middle of
+        np2, which is three times as thick
     """
     core = kind == "core-shell"
     particle = make_particle(np.random.default_rng(seed), kind="fcc" if core else kind, atoms=atoms, elements=elements)
@@ -215,6 +218,7 @@ def simulated(
         radius = np.linalg.norm(places, axis=1)
         numbers = np.where(radius < 0.7 * radius.max(), elements[0], elements[1])
     size_px = int(2 * np.abs(places).max() / pixel_angstrom + 2 * around_px) // 2 * 2
-    images = counted(places, weights_of(numbers, counts), TILTS_DEG[tilts], size_px=size_px, seed=seed, pixel_angstrom=pixel_angstrom)
-    name = f"{kind}_{'-'.join(map(str, elements))}_{atoms}_{seed}_{tilts}_{counts:g}"
+    weights, tilts_deg = weights_of(numbers, counts), TILTS_DEG[tilts]
+    images = counted(places, weights, tilts_deg, size_px=size_px, seed=seed, pixel_angstrom=pixel_angstrom, vacuum=1 + film)
+    name = f"{kind}_{'-'.join(map(str, elements))}_{atoms}_{seed}_{tilts}_{counts:g}" + (f"_{film:g}" if film else "")
     return Truth(name, images, TILTS_DEG[tilts], pixel_angstrom, (size_px - 1) / 2, places, numbers)
