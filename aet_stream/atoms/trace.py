@@ -18,12 +18,10 @@ from aet_stream.atoms.angular import turns_help
 from aet_stream.atoms.model import Model, Stage
 from aet_stream.atoms.refine import Prior, refine, scaled, with_widths
 from aet_stream.atoms.species import Species, split, tell_apart
+from aet_stream.atoms.sureness import OVERLAP
 from aet_stream.projection import Array
 
 logger = logging.getLogger(__name__)
-
-_OVERLAP = 1.2
-"""Atoms behind each other share what is seen: an atom's weight is less well known than if it were alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,8 @@ class Rules:
     """At most so many, before the last two."""
     enough: float = 0.005
     """No more rounds when fewer than this share of the atoms has come or gone."""
-    steps: int = 15
+    first_steps: int = 15
+    steps: int = 10
     last_steps: int = 30
 
 
@@ -138,11 +137,11 @@ def trace(
     unit = neighbour_angstrom / pixel_angstrom
     run = _Run(stage, rules, unit, pixel_angstrom, kinds)
     model = run.begin(places, heights, width_angstrom / pixel_angstrom)
-    starts, born, rounds = model.places.copy(), np.zeros(len(model.places), np.int64), []
+    starts, born, rounds = model.places.copy(), np.zeros(len(model.places), np.int64), list[Round]()
     closing = 0
     for number in range(1, rules.rounds + 3):
         last = closing == 2
-        model = run.refined(model, last=last)
+        model = run.refined(model, rules.last_steps if last else rules.steps if rounds else rules.first_steps, last=last)
         if number == 1:
             run.leave_out_what_contradicts(model)
         if number <= rules.weighed:
@@ -203,11 +202,11 @@ class _Run:
     def _wide(self, model: Model) -> Model:
         return with_widths(self._stage, model, *self._widths_px)
 
-    def refined(self, model: Model, *, last: bool) -> Model:
+    def refined(self, model: Model, steps: int, *, last: bool) -> Model:
         rules, means = self._rules, self.species.means
         sigmas = (rules.last_weight_sigma if last else rules.weight_sigma) * means
         self.prior = replace(self.prior, mean_weights=means, weight_sigmas=sigmas)
-        model = refine(self._stage, model, self.prior, steps=rules.last_steps if last else rules.steps, turns=self.turns)
+        model = refine(self._stage, model, self.prior, steps=steps, turns=self.turns)
         return model if last else self._wide(model)
 
     def leave_out_what_contradicts(self, model: Model) -> None:
@@ -275,7 +274,7 @@ class _Run:
         mean, share = float(np.median(light.weights)), len(light.places) / (len(model.places) + len(light.places))
         if mean < rules.lightest * heavy.means[0]:
             return False
-        self.unseen = float(np.median(light.weights / light.errors)) < _OVERLAP * rules.sigmas_of_light
+        self.unseen = float(np.median(light.weights / light.errors)) < OVERLAP * rules.sigmas_of_light
         if self.unseen:
             return False
         self.species = Species(
@@ -320,4 +319,4 @@ def measured_weights(stage: Stage, model: Model, prior: Prior) -> tuple[Array, A
     by_weight = np.maximum(by_weight, 1e-12)
     precision = 1 / prior.weight_sigmas[model.kinds] ** 2
     weights = model.weights + precision / by_weight * (model.weights - prior.mean_weights[model.kinds])
-    return weights, _OVERLAP / np.sqrt(by_weight)
+    return weights, OVERLAP / np.sqrt(by_weight)
