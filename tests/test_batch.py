@@ -41,6 +41,7 @@ def column(series: Path, name: str) -> list:
         return file[f"/aet/projection/{name}"][()].tolist()
 
 
+@pytest.mark.thorough
 def test_killed_again_and_again_every_series_is_what_the_daemon_makes_of_it_exactly_once(tmp_path: Path) -> None:
     """A process in the middle of a series, then the client; nobody is left behind, and the same command goes on."""
     daemon = Daemon(tmp_path)
@@ -68,6 +69,7 @@ def test_killed_again_and_again_every_series_is_what_the_daemon_makes_of_it_exac
     assert all(f'href="{name}/series.h5"' in page for name in names)
 
 
+@pytest.mark.thorough
 def test_another_model_redoes_every_series_and_one_more_file_only_its_own(tmp_path: Path) -> None:
     root, out = tmp_path / "in", tmp_path / "out"
     names = archive(root, 4, tilts=3)
@@ -126,6 +128,7 @@ def test_a_closed_series_of_ours_is_taken_as_it_is_and_given_another_background(
     assert by_state(here(plan(first, model="polynomial"), first))["left"] == ["np00", "np01"]
 
 
+@pytest.mark.thorough
 def test_films_and_volume_follow_the_background_and_each_is_redone_with_what_it_rests_on(tmp_path: Path) -> None:
     root, out = tmp_path / "in", tmp_path / "out"
     simulated(root / "np", 9)
@@ -219,6 +222,7 @@ def test_ctrl_c_leaves_nobody_behind_and_says_what_is_done(tmp_path: Path) -> No
     writer_lock.take(out, wait_s=0).close()
 
 
+@pytest.mark.thorough
 def test_a_process_that_dies_over_one_series_again_and_again_costs_that_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, out = tmp_path / "in", tmp_path / "out"
     archive(root, 3, tilts=3)

@@ -506,6 +506,7 @@ def fill(station: Station, first: int, last: int) -> None:
         put(station.daemon.root / "s", index, 2.0 * index)
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(300)
 def test_who_dies_or_hangs_elsewhere_costs_nothing(tmp_path: Path) -> None:
     """A worker that is killed, one that hangs, and the relay itself: another does what they had, once, and nothing is charged.
