@@ -20,6 +20,7 @@ from aet_stream.batch.run import Run, drive
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.hub import writer_lock
 from aet_stream.series import Series
+from aet_stream.service import EXIT_STRICT
 from tests.archives import READ, add, alive, archive, batch, children, done, here, jobs, plan, row, said, simulated, states
 from tests.harness import ENVIRONMENT, Daemon, wait_for
 
@@ -177,6 +178,17 @@ def test_an_error_costs_its_own_series_and_says_what_would_help(tmp_path: Path) 
     half.write_bytes(add(root / "elsewhere", 21, 40.0).read_bytes())
     shutil.rmtree(root / "elsewhere")
     assert "4 projections" in done(out, root, "--workers", "1", "--strict").stderr
+
+
+def test_a_survey_that_lies_among_them_is_set_aside_and_said(tmp_path: Path) -> None:
+    """It came first, of another frame size: the series is whole without it, and `--strict` fails."""
+    out = tmp_path / "out"
+    add(tmp_path / "in" / "s", 0, 0.0, size_px=32)
+    for index in range(1, 4):
+        add(tmp_path / "in" / "s", index, 3.0 * index)
+    assert "1 odd" in done(out, tmp_path / "in", "--workers", "1", "--strict", code=EXIT_STRICT).stderr
+    assert (row(out, "s")["projections"], row(out, "s")["odd"], row(out, "s")["held"]) == (3, 1, 0)
+    assert Series(out / "s" / "series.h5").shape == (64, 64)
 
 
 def test_what_a_worker_failed_over_is_tried_again_when_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,8 @@ class Figures(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     projections: int | None = None
     held: int | None = None
     quarantined: int | None = None
+    odd: int | None = None
+    """Of the projections: set aside, because two after it agree on something else."""
     duplicates: int | None = None
     others: int | None = None
     edition: int | None = None
@@ -336,6 +338,7 @@ def _background(plan: Plan, job: Job) -> Figures:
             projections=len(series),
             held=totals.held,
             quarantined=totals.quarantined,
+            odd=totals.odd,
             duplicates=totals.duplicates,
             others=totals.others,
             edition=series.edition,
