@@ -33,7 +33,7 @@ from aet_stream.messages import (
     Welcome,
 )
 from aet_stream.projection import Array
-from aet_stream.status import RelayStatus, WorkerHeard
+from aet_stream.status import RelayStatus, WorkerHeard, in_words
 from aet_stream.transport import HubLink, wait
 
 logger = logging.getLogger(__name__)
@@ -192,10 +192,12 @@ class Relay:
 
     # -- telling ------------------------------------------------------------------------------------------------------------------
 
-    def beat(self) -> None:
+    def beat(self) -> str:
         socket, link = self._open()
         workers = tuple(sorted(guest.name for guest in self._guests.values()))
-        link.beat(RelayStatus(address=socket.address, strangers=socket.strangers, workers=workers))
+        said = RelayStatus(address=socket.address, strangers=socket.strangers, workers=workers)
+        link.beat(said)
+        return in_words(said)
 
     def close(self) -> None:
         for peer in list(self._guests):

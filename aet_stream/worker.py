@@ -18,7 +18,7 @@ from aet_stream.layout import SUBTRACTED
 from aet_stream.messages import WIRE_VERSION, AnyMessage, Done, Failed, Job, Ready, ToHub, Working
 from aet_stream.projection import Array
 from aet_stream.service import BEAT_S, notify, still_at_it
-from aet_stream.status import WorkerStatus
+from aet_stream.status import WorkerStatus, in_words
 from aet_stream.transport import HubLink
 
 logger = logging.getLogger(__name__)
@@ -124,11 +124,13 @@ class Worker:
         self.beat()
         notify(self.name, "WATCHDOG=1")
 
-    def beat(self) -> None:
-        if self._link is not None and self._denoiser is not None:
-            model = self._denoiser
-            said = WorkerStatus(model=model.name, model_sha256=model.sha256, device=model.device, done=self._done, failed=self._failed)
-            self._link.beat(said)
+    def beat(self) -> str:
+        if self._link is None or self._denoiser is None:
+            return ""
+        model = self._denoiser
+        said = WorkerStatus(model=model.name, model_sha256=model.sha256, device=model.device, done=self._done, failed=self._failed)
+        self._link.beat(said)
+        return in_words(said)
 
     def close(self) -> None:
         if self._link is not None:
