@@ -68,6 +68,8 @@ class RelayStatus(StatusPart, frozen=True):
     address: str = ""
     strangers: int = 0
     workers: tuple[str, ...] = ()
+    helpers: dict[str, str] = {}
+    """Name of each helper -> the step that it does; empty: none."""
 
 
 class MonitorStatus(StatusPart, frozen=True):
@@ -325,7 +327,8 @@ def in_words(said: RoleStatus | Status) -> str:
         case TriggerStatus():
             return ", ".join(f"{_MADE.get(sink, sink)} of {series} running" for sink, series in said.series.items())
         case RelayStatus():
-            return f"{_count(len(said.workers), 'worker')} on other computers" if said.workers else ""
+            there = [_count(len(names), what) for what, names in {"worker": said.workers, "helper": said.helpers}.items() if names]
+            return f"{' and '.join(there)} on other computers" if there else ""
         case MonitorStatus():
             return said.url
         case SupervisorStatus():

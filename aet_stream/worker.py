@@ -46,17 +46,20 @@ class Worker:
         denoiser: Denoiser | None = None,
         link: Link | None = None,
         elsewhere: Callable[[], RelayLink] | None = None,
+        compress: bool = False,
     ) -> None:
         """
         Parameters
         ----------
         denoiser, link : what to subtract with, and the way to the hub; with both of them it need not be started
         elsewhere : makes the link to the relay of another computer, which says how to work; else the hub is here
+        compress : that link is slow, and has pixels compressed
         """
         self.name = name
         self._config = config
         self._denoiser = denoiser
         self._elsewhere = elsewhere
+        self._compress = compress
         self._link = link
         self._asked_at = 0.0
         self._told_at = 0.0
@@ -92,6 +95,7 @@ class Worker:
     def _ask(self) -> None:
         if self._link is not None and self._denoiser is not None:
             ready = Ready(name=self.name, model_sha256=self._denoiser.sha256, wire=WIRE_VERSION, version=__version__)
+            ready = msgspec.structs.replace(ready, compress=self._compress)
             if self._link.send(ready):  # else there is no hub yet: the next step asks
                 self._asked_at = time.monotonic()
 

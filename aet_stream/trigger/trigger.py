@@ -16,7 +16,7 @@ from aet_stream.messages import Event, EventDone, EventOff, EventPlease
 from aet_stream.status import TriggerStatus, in_words
 from aet_stream.transport import HubLink
 from aet_stream.trigger.sinks import Begin, configured
-from aet_stream.trigger.work import Outcome, Work
+from aet_stream.work import Outcome, Work
 
 logger = logging.getLogger(__name__)
 
