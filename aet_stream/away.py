@@ -32,8 +32,8 @@ logger = logging.getLogger(__name__)
 
 TURN_S = 0.2
 ASK_AGAIN_S = 1.0
-NOBODY_S = 3.0
-"""Without an answer there is no relay."""
+NOBODY_S = 4.0
+"""Without a word there is no relay."""
 PATIENCE_S = 40.0
 """So long a helper that was lost is waited for, or another: longer than a cable is out by mistake."""
 LOSSES = 5
@@ -164,7 +164,7 @@ class Away:
                 self._heard_at = time.monotonic()
             yield message
         silent_s = time.monotonic() - self._heard_at
-        if time.monotonic() - self._link.heard_at > NOBODY_S * 2:
+        if time.monotonic() - self._link.heard_at > NOBODY_S:
             raise Lost
         if silent_s > self._config.queue.lease_s:
             raise Failed(f"silent for {silent_s:.0f} s")
