@@ -43,7 +43,8 @@ EXPOSED = {
     "aet-stream-trigger.service": 16,
     "aet-stream-monitor.service": 16,
     "aet-stream-relay.service": 16,
-    "aet-stream-elsewhere@0.service": 16,
+    "aet-stream-elsewhere@0.service": 14,
+    "aet-stream-helper.service": 14,
 }
 """Tenths of 10 that each may have by systemd's own measure."""
 OFFLINE = ("aet-stream-hub.service", "aet-stream-watch.service", "aet-stream-worker.service")
@@ -129,9 +130,10 @@ def place(root: Path) -> set[str]:
     [
         ([], {"aet-stream.service", "aet-stream.service.d/paths.conf"}, {"config.toml"}),
         (["--instance", "tem1"], {"aet-stream@.service", "aet-stream@tem1.service.d/paths.conf"}, {"tem1.toml"}),
-        (["--units", "roles"], {*(name for name in EXPOSED if "@" not in name and name != "aet-stream.service"), "aet-stream.target",
+        (["--units", "roles"], {*(name for name in EXPOSED if not re.search("@|stream.service|helper", name)), "aet-stream.target",
                                 "aet-stream-.service.d/role.conf", "aet-stream-.service.d/paths.conf"}, {"config.toml"}),
-        (["--units", "elsewhere"], {"aet-stream-elsewhere@.service", "aet-stream-.service.d/role.conf"}, {"elsewhere.env", "worker.key"}),
+        (["--units", "elsewhere"], {"aet-stream-elsewhere@.service", "aet-stream-helper.service", "aet-stream-.service.d/role.conf"},
+         {"elsewhere.env", "worker.key"}),
     ],
 )  # fmt: skip
 def test_install_and_uninstall(
