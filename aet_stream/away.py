@@ -34,6 +34,8 @@ TURN_S = 0.2
 ASK_AGAIN_S = 1.0
 NOBODY_S = 4.0
 """Without a word there is no relay."""
+LOST_WITHIN_S = 10.0
+"""Until the relay has noticed for certain that a link is lost: who is silent for longer hangs."""
 PATIENCE_S = 40.0
 """So long a helper that was lost is waited for, or another: longer than a cable is out by mistake."""
 LOSSES = 5
@@ -166,7 +168,7 @@ class Away:
         silent_s = time.monotonic() - self._heard_at
         if time.monotonic() - self._link.heard_at > NOBODY_S:
             raise Lost
-        if silent_s > self._config.queue.lease_s:
+        if silent_s > max(self._config.queue.lease_s, LOST_WITHIN_S):
             raise Failed(f"silent for {silent_s:.0f} s")
 
     def close(self) -> None:

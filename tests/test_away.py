@@ -7,6 +7,7 @@ import json
 import logging
 import shutil
 import subprocess
+import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from aet_stream.away import Away
 from aet_stream.config_file import load
 from aet_stream.curve import RelayLink
 from aet_stream.denoise.estimators import model_sha256
+from aet_stream.edition import Edition
 from aet_stream.errors import WireError
 from aet_stream.helper import Helper
 from aet_stream.keys import KeyRing, make_key
@@ -32,14 +34,18 @@ from aet_stream.naming import VOLUME_FILE
 from aet_stream.parcels import PIECE_BYTES, Receiving, Sending
 from aet_stream.projection import VisitKey
 from aet_stream.relay import Relay
+from aet_stream.simulate.physical import physical_series
+from aet_stream.simulate.writers import tiff
 from aet_stream.status import RelayStatus
 from aet_stream.steps import STEPS
 from aet_stream.transport import HubSocket, decode, encode
+from tests.atom_series import PIXEL_ANGSTROM, counted, fcc
 from tests.harness import ENVIRONMENT, known_image, wait_for
 from tests.proxy import free_port
+from tests.test_relay import Station
 from tests.test_store import CLOSED, made, opened
 
-FAST = {"reconstruct.iterations": 5, "reconstruct.quality": False, "reconstruct.align": [], "reconstruct.threads": 1, "queue.lease_s": 5}
+FAST = {"reconstruct.iterations": 5, "reconstruct.quality": False, "reconstruct.align": [], "reconstruct.threads": 1, "queue.lease_s": 3}
 
 
 @contextmanager
@@ -162,6 +168,7 @@ def _closing(what: Any) -> Iterator[Any]:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Place]:
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(away, "PATIENCE_S", 15.0)
+    monkeypatch.setattr(away, "LOST_WITHIN_S", 0.0)
     found = Place(tmp_path)
     with found.open:
         yield found
@@ -280,7 +287,6 @@ def test_a_transfer_goes_on_where_it_was(
 ) -> None:
     """The relay is killed while the series is on its way: what had come is not sent again."""
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(away, "PATIENCE_S", 30.0)
     sent: list[tuple[str, int]] = []
     ten, piece_of = threading.Event(), Sending.piece
 
@@ -443,3 +449,87 @@ def test_a_worker_over_a_slow_link(place: Place) -> None:
     link.send(Done(job_id="1", quality=Quality("m", "0"), network_s=0.1), pixels.astype("<f4"))
     heard = wait_for(lambda: next((each for each in place.hub.receive(0.1) if isinstance(each[1], Done)), None), what="the answer")  # type: ignore[index]
     assert np.array_equal(heard[2], pixels.astype("<f4"))
+
+
+# -- films and atoms, in a real daemon ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def station(tmp_path: Path) -> Iterator[Callable[..., Station]]:
+    """A daemon, and a helper that is let in, of another home."""
+    found: list[Station] = []
+
+    def start(**settings: Any) -> Station:
+        found.append(Station(tmp_path, **settings))
+        found[-1].start()
+        found[-1].helper("lab3")
+        return found[-1]
+
+    yield start
+    for each in found:
+        each.close()
+
+
+def shoot(station: Station, images: np.ndarray, tilts_deg: np.ndarray, pixel_nm: float) -> Path:
+    """A microscope that writes these; the folder of the closed series."""
+    folder = station.daemon.root / "s"
+    folder.mkdir(parents=True)
+    for index, (image, tilt) in enumerate(zip(images, tilts_deg, strict=True)):
+        (folder / f"p_{index:03d}_{tilt:+.2f}deg.tif").write_bytes(tiff(image.astype("<u2"), float(tilt), pixel_nm))
+    station.stored(len(images))
+    assert station.daemon.ask("close", "s").returncode == 0
+    return station.daemon.out / "s"
+
+
+def done_elsewhere(station: Station, made: str, event: str) -> None:
+    """Once, and taken by the ordinary command."""
+
+    def said(words: str) -> bool:
+        return words in station.daemon.log.read_text()
+
+    station.wait(lambda _: said(event), f"{made}; {station.daemon.log.read_text()[-2000:]}", 400)
+    assert station.daemon.log.read_text().count(f"series=s {made} by lab3:big in") == 1
+    assert not said(f"series=s {made} is done here")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_films_made_elsewhere_are_those_made_here(station: Callable[..., Station], tmp_path: Path) -> None:
+    """The edition is taken over by the hub and shown; pixel by pixel the one that is made here."""
+    tilts_deg = np.array([-64.0, -33, 2, 35, 68])
+    settings = {"film__enabled": True, "film__while_growing": False, "film__tilts_each_side": 2, "film__memory_mib": 256}
+    here = station(**settings)
+    folder = shoot(here, physical_series("halo", 101, tilts_deg, size_px=64).raw, tilts_deg, 0.1)
+    (tmp_path / "copy" / "s").mkdir(parents=True)
+    shutil.copy(folder / "series.h5", tmp_path / "copy" / "s")
+    done_elsewhere(here, "films", "series=s series.closed -> film: done")
+    with h5py.File(folder / "series.h5") as file:
+        assert file["/aet/series"].attrs["edition"] == 2
+    words = [word.replace("__", ".") for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    command = [sys.executable, "-m", "aet_stream", "film", str(tmp_path / "copy" / "s"), "--keep", "--set", "denoise.model=laplace", *words]
+    subprocess.run(command, check=True, env=ENVIRONMENT, timeout=400)
+    (made_here,) = (tmp_path / "copy" / "s" / "editions").glob("made_*.h5")
+    with Edition(made_here) as one, Edition(folder / "editions" / "02.h5") as other:
+        assert one.about.key == other.about.key
+        assert [row.clean_crc32 for row in one.rows.values()] == [row.clean_crc32 for row in other.rows.values()]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_atoms_made_elsewhere_are_those_made_here(station: Callable[..., Station], tmp_path: Path) -> None:
+    """After a volume that was made there too."""
+    places, tilts_deg = fcc(6.3), np.arange(-75, 76, 6.0)
+    settings = {"denoise__model": "constant", "reconstruct__on_close": True, "reconstruct__iterations": 30, "reconstruct__align": []}
+    here = station(**settings, reconstruct__quality=False, atoms__enabled=True, atoms__elements=["Au"], atoms__while_growing=False)
+    images = counted(places, np.full(len(places), 60.0), tilts_deg, size_px=48) + 1
+    folder = shoot(here, images, tilts_deg, PIXEL_ANGSTROM / 10)
+    done_elsewhere(here, "volume", "series=s series.closed -> reconstruct: done")
+    done_elsewhere(here, "atoms", "series=s reconstruction.done -> atoms: done")
+    out = tmp_path / "atoms.h5"
+    done = here.daemon.ask("atoms", str(folder / VOLUME_FILE), "--elements", "Au", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    with h5py.File(folder / "atoms.h5") as one, h5py.File(out) as other:
+        assert len(one["atoms/weights"]) == len(places)
+        for name in ("angstrom", "weights"):
+            assert np.array_equal(one[f"atoms/{name}"][()], other[f"atoms/{name}"][()])
+    assert {"atoms.xyz", "atoms.png"} < {path.name for path in folder.iterdir()}
