@@ -170,6 +170,8 @@ class Helper:
                     self._keep(message)
                 case Thanks():
                     self._forget("done")
+                case Gone() if self._errand is not None and self._errand.made is not None and not self._errand.made.ok:
+                    self._forget("nobody wants it again")
                 case Gone():
                     self._part()
         self._go_on()

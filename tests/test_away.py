@@ -272,6 +272,15 @@ def test_another_helper_does_what_the_first_could_not(place: Place, caplog: pyte
     assert "volume by big:h" in caplog.text
 
 
+def test_a_step_that_fails_there_leaves_its_helper_free(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """As it would fail here; nobody needs to be waited for."""
+    place.config = msgspec.structs.replace(place.config, reconstruct=msgspec.structs.replace(place.config.reconstruct, method="none"))
+    spool = place.helper()
+    assert not place.have_it_made()
+    assert "volume: big:h: exit code 1" in caplog.text
+    wait_for(lambda: not list(spool.iterdir()), limit_s=5, what="the helper to be free")
+
+
 def test_what_is_not_the_wanted_volume_is_made_here(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     """Whole, its checksum right, and no volume of this series: the ordinary command sees that."""
     place.mad(sends)
@@ -487,7 +496,7 @@ def done_elsewhere(station: Station, made: str, event: str) -> None:
     def said(words: str) -> bool:
         return words in station.daemon.log.read_text()
 
-    station.wait(lambda _: said(event), f"{made}; {station.daemon.log.read_text()[-2000:]}", 400)
+    station.wait(lambda _: said(event), f"{made}; {station.daemon.log.read_text()[-2000:]}", 200)
     assert station.daemon.log.read_text().count(f"series=s {made} by lab3:big in") == 1
     assert not said(f"series=s {made} is done here")
 
