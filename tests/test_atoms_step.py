@@ -46,7 +46,7 @@ def web() -> Iterator[Receiver]:
 def daemon(tmp_path_factory: pytest.TempPathFactory, web: Receiver) -> Iterator[Daemon]:
     """It has seen a crystal, whose volume and atoms are there, and three projections of another."""
     settings = {
-        "denoise__model": "constant", "monitor__enabled": True, "monitor__port": 0, "preview__every_deg": 150,
+        "denoise__model": "constant", "monitor__enabled": True, "monitor__port": 0, "preview__every_deg": 50,
         "reconstruct__on_close": True, "reconstruct__iterations": 30, "reconstruct__align": [], "reconstruct__quality": False,
         "atoms__enabled": True, "atoms__elements": ["Au"], "webhook__url": web.address, "webhook__events": ["atoms.done"],
     }  # fmt: skip
