@@ -128,6 +128,20 @@ class Kept:
         atoms, best = judge(self.angstrom, self.truth, self.kinds), judge(self.oracle, self.truth, self.oracle_kinds)
         return judge(self.maxima, self.truth), atoms, best
 
+    def away_of_the_same(self) -> tuple[Array, ...]:
+        """How far maxima, atoms and oracle are from those true atoms that all of them found, (n,) angstrom each.
+
+        Else whoever finds what is hard to place would seem to place worse.
+        """
+        away = []
+        for found in (self.maxima, self.angstrom, self.oracle):
+            one, other = one_to_one(found, self.truth.places)
+            some = np.full(len(self.truth.places), np.nan)
+            some[other] = np.linalg.norm(found[one] - self.truth.places[other], axis=1)
+            away.append(some)
+        common = np.isfinite(away).all(axis=0)
+        return tuple(some[common] for some in away)
+
     def true_and_stated(self) -> tuple[Array, Array]:
         """(matched, 3) angstrom each: how far atoms are off along x, y and z, and their standard deviations."""
         one, other = one_to_one(self.angstrom, self.truth.places)
@@ -193,15 +207,15 @@ def row(number: int, one: Kept) -> str:
     named = ", ".join(f"{z}: {share:.2f} ({best.species[z]:.2f})" for z, share in atoms.species.items()) if len(best.species) > 1 else ""
     short = [f"{score.recall:.3f} {score.precision:.3f} {score.rmsd_angstrom:.3f}" for score in (first, atoms, best)]
     way = (first.wrong - atoms.wrong) / max(1, first.wrong - best.wrong)
-    way_rmsd = (first.rmsd_angstrom - atoms.rmsd_angstrom) / max(1e-9, first.rmsd_angstrom - best.rmsd_angstrom)
+    before, after, most = (rms(away) for away in one.away_of_the_same())
+    way_rmsd = (before - after) / max(1e-9, before - most)
     what = f"{number} {kind} {elements}, {len(one.truth.places)} atoms, {counts} counts"
     return f"| {what} | {tilts} | {' | '.join(short)} | {way:.2f}, {way_rmsd:.2f} | {named} | {one.cpu_s:.0f} | {one.said}"
 
 
 def of_deviations(some: list[Kept]) -> str:
     """By axis, in quarters of what is stated; and how many atoms of single series are within a factor of 1.5."""
-    lines = []
-    pairs = [one.true_and_stated() for one in some]
+    lines, pairs = [], [one.true_and_stated() for one in some]
     for axis, name in enumerate("xyz"):
         true, stated = (np.concatenate([pair[which][:, axis] for pair in pairs]) for which in (0, 1))
         edges = np.quantile(stated, np.linspace(0, 1, 5))[1:-1]

@@ -38,7 +38,8 @@ class Rules:
     near: float = 1.4
     """Nor farther from it."""
     again: float = 0.4
-    """Nor to where one was put in that has been pruned since: what has been tried is not tried again."""
+    """Nor to where one was put in that has been pruned since: what has been tried is not tried again; lighter ones not a third time, as
+    they are lost while the heavier ones around them still move."""
     add: float = 0.5
     """A new one is no lighter."""
     weight_sigma: float = 0.5
@@ -54,7 +55,7 @@ class Rules:
     within `around`, and keep the least distance: a crystal of one kind has no room for such."""
     lightest: float = 0.08
     """But none is lighter than this: what is left over of atoms that are no Gaussians looks like it."""
-    sigmas_of_light: float = 4.0
+    sigmas_of_light: float = 3.3
     """And it is left alone where its atoms stand out by less than so many of their standard deviations: they cannot be told from noise."""
     pressed: float = 0.85
     pressed_weight: float = 0.9
@@ -67,6 +68,8 @@ class Rules:
     """An atom is kept if it is there with more than this probability."""
     contradicts: float = 1.5
     """A projection whose chi squared is so many times that of the others is left out."""
+    turns: bool = True
+    """Refined where they explain what was held out (angular.py)."""
     weighed: int = 2
     """After each of so many rounds pixels are weighed anew, by what the model leaves over."""
     rounds: int = 10
@@ -146,7 +149,7 @@ def trace(
             run.leave_out_what_contradicts(model)
         if number <= rules.weighed:
             stage.views = stage.views.weighed_by(stage.explained(model))
-        keep, model = run.judge(model)
+        keep, model = run.judge(model, last=last)
         run.rejected = np.concatenate([run.rejected, starts[~keep]])
         model, starts, born = model.of(keep), starts[keep], born[keep]
         pruned = int((~keep).sum())
@@ -167,7 +170,7 @@ def trace(
             break
         settled = added + pruned + merged + tried.sum() < rules.enough * len(model.places)
         if settled and not (closing or run.turns):
-            run.turns = turns_help(stage, model, run.prior)
+            run.turns = rules.turns and turns_help(stage, model, run.known(rules.weight_sigma))
             settled = not run.turns
         if closing or number >= rules.rounds or settled:
             closing += 1
@@ -203,11 +206,14 @@ class _Run:
         return with_widths(self._stage, model, *self._widths_px)
 
     def refined(self, model: Model, steps: int, *, last: bool) -> Model:
-        rules, means = self._rules, self.species.means
-        sigmas = (rules.last_weight_sigma if last else rules.weight_sigma) * means
-        self.prior = replace(self.prior, mean_weights=means, weight_sigmas=sigmas)
+        self.prior = self.known(self._rules.last_weight_sigma if last else self._rules.weight_sigma)
         model = refine(self._stage, model, self.prior, steps=steps, turns=self.turns)
         return model if last else self._wide(model)
+
+    def known(self, weight_sigma: float) -> Prior:
+        """Of the kinds as they are told apart now."""
+        means = self.species.means
+        return replace(self.prior, mean_weights=means, weight_sigmas=weight_sigma * means)
 
     def leave_out_what_contradicts(self, model: Model) -> None:
         """Projections that the others' atoms explain much worse than the others."""
@@ -215,11 +221,11 @@ class _Run:
         usual = float(np.median(misfits[~views.left_out]))
         self._stage.views = views.without(misfits > self._rules.contradicts * usual)
 
-    def judge(self, model: Model) -> tuple[Array, Model]:
-        """(which atoms are more probably there than not, the model with its kinds told apart)"""
+    def judge(self, model: Model, *, last: bool) -> tuple[Array, Model]:
+        """(which atoms are more probably there than not, the model with its kinds told apart; the last time there is no new one)"""
         weights, errors = measured_weights(self._stage, model, self.prior)
         self.species = tell_apart(weights, errors, self.species)
-        if len(self.species.means) == 1 and self._kinds != 1:
+        if len(self.species.means) == 1 and self._kinds != 1 and not last:
             self.species = split(weights, errors, self.species)
             if len(self.species.means) > 1:
                 model = replace(model, widths_px=np.repeat(model.widths_px, 2))
@@ -256,10 +262,14 @@ class _Run:
             new |= missed & (found.weights > rules.add * self.species.means[-1])
         if self._lighter(model, found.of(found.heavier_than_noise(decoys, rules.false_share_of_light) & room)):
             model = replace(model, widths_px=np.append(model.widths_px, model.widths_px[-1]))
+        light = np.zeros(len(new), bool)
         if len(self.species.means) > 1:
-            new |= sure & (found.weights > rules.add * self.species.means[-1])
+            light = sure & (found.weights > rules.add * self.species.means[-1])
         if len(self.rejected):
-            new &= cKDTree(self.rejected).query(found.places)[0] > rules.again * unit
+            often = cKDTree(self.rejected).query_ball_point(found.places, rules.again * unit, return_length=True)
+            new &= often == 0
+            light &= often <= 1
+        new |= light
         return found.places[new], model
 
     def _lighter(self, model: Model, found: residue.Candidates) -> bool:
