@@ -87,6 +87,11 @@ class Score:
         return f"{rates}  ({self.found:,} of {self.true:,}){named}"
 
 
+def rms(values: Array) -> float:
+    """NaN of none."""
+    return float(np.sqrt(np.mean(values**2))) if len(values) else float("nan")
+
+
 def one_to_one(found: Array, places: Array, reach: float = REACH_ANGSTROM) -> tuple[Array, Array]:
     """(which of found, which of places), the nearest pairs first."""
     pairs = cKDTree(found).sparse_distance_matrix(cKDTree(places), reach, output_type="ndarray")
@@ -112,10 +117,10 @@ def judge(found: Array, truth: Truth, kinds: Array | None = None) -> Score:
     return Score(
         len(one) / len(places),
         len(one) / max(1, len(found)),
-        float(np.sqrt((away**2).sum(axis=1).mean())) if len(one) else float("nan"),
+        rms(np.linalg.norm(away, axis=1)),
         len(found),
         len(places),
-        tuple(np.sqrt((away**2).mean(axis=0)).round(3).tolist()),
+        (rms(away[:, 0]), rms(away[:, 1]), rms(away[:, 2])),
         {number: float(named[truth.numbers == number].mean()) for number in order},
         len(places) + len(found) - 2 * len(one),
     )

@@ -30,7 +30,7 @@ from aet_stream.atoms.trace import Rules
 from aet_stream.atoms.views import to_angstrom, to_places
 from aet_stream.errors import NoAtoms
 from aet_stream.projection import Array
-from tests.atom_truth import KEEP, Score, Truth, as_the_authors, judge, one_to_one, oracle, published, simulated
+from tests.atom_truth import KEEP, Score, Truth, as_the_authors, judge, one_to_one, oracle, published, rms, simulated
 
 PUBLISHED = ("np1_dose8e3", "np1_dose1.6e5", "np2_dose8e3")
 AUTHORS = {"np2_dose8e3": "recall 0.923  precision 0.944  RMSD 0.387 A  (BM3D, RESIRE 200 iterations, tracing; their own tables)"}
@@ -195,22 +195,28 @@ def on_campaign(given: argparse.Namespace) -> None:
                     print(row(number, one), flush=True)
                     every[tilts].append(one)
     for tilts, some in every.items():
-        if some:
+        if some := [one for one in some if len(one.angstrom)]:
             print(f"\nStandard deviations, stated over true, {'+-' * (tilts == '70')}{tilts} degrees:")
-            print(of_deviations([one for one in some if len(one.angstrom)]))
+            print(of_deviations(some))
 
 
 def row(number: int, one: Kept) -> str:
     """Of the table."""
     kind, elements, _, _, tilts, counts, *_ = one.truth.name.split("_")
     first, atoms, best = one.scores
+    what = f"{number} {kind} {elements}, {len(one.truth.places)} atoms, {counts} counts"
+    if not len(one.angstrom):
+        return f"| {what} | {tilts} | {short(first)} | {one.said} | {short(best)} | | | |"
     named = ", ".join(f"{z}: {share:.2f} ({best.species[z]:.2f})" for z, share in atoms.species.items()) if len(best.species) > 1 else ""
-    short = [f"{score.recall:.3f} {score.precision:.3f} {score.rmsd_angstrom:.3f}" for score in (first, atoms, best)]
     way = (first.wrong - atoms.wrong) / max(1, first.wrong - best.wrong)
     before, after, most = (rms(away) for away in one.away_of_the_same())
     way_rmsd = (before - after) / max(1e-9, before - most)
-    what = f"{number} {kind} {elements}, {len(one.truth.places)} atoms, {counts} counts"
-    return f"| {what} | {tilts} | {' | '.join(short)} | {way:.2f}, {way_rmsd:.2f} | {named} | {one.cpu_s:.0f} | {one.said}"
+    cost = f"{one.cpu_s:.0f} | {one.said}".rstrip()
+    return f"| {what} | {tilts} | {short(first)} | {short(atoms)} | {short(best)} | {way:.2f}, {way_rmsd:.2f} | {named} | {cost}"
+
+
+def short(score: Score) -> str:
+    return f"{score.recall:.3f} {score.precision:.3f} {score.rmsd_angstrom:.3f}"
 
 
 def of_deviations(some: list[Kept]) -> str:
@@ -224,10 +230,6 @@ def of_deviations(some: list[Kept]) -> str:
         each = [rms(stated[:, axis]) / rms(true[:, axis]) for true, stated in pairs]
         lines.append("     each series: " + " ".join(f"{ratio:.2f}" for ratio in each))
     return "\n".join(lines)
-
-
-def rms(values: Array) -> float:
-    return float(np.sqrt(np.mean(values**2)))
 
 
 def main() -> None:
