@@ -74,11 +74,11 @@ class Rules:
     """After each of so many rounds pixels are weighed anew, by what the model leaves over."""
     rounds: int = 10
     """At most so many, before the last two."""
-    enough: float = 0.005
+    enough: float = 0.01
     """No more rounds when fewer than this share of the atoms has come or gone."""
     first_steps: int = 15
-    steps: int = 10
-    last_steps: int = 30
+    steps: int = 7
+    last_steps: int = 25
 
 
 @dataclass(frozen=True, slots=True)
