@@ -29,13 +29,13 @@ from zmq.utils import z85
 from aet_stream import __version__
 from aet_stream.cli import main
 from aet_stream.config_file import load
-from aet_stream.curve import RelayLink
 from aet_stream.denoise.estimators import model_sha256
+from aet_stream.elsewhere.curve import RelayLink
+from aet_stream.elsewhere.keys import Key, KeyRing, load_key, make_key
+from aet_stream.elsewhere.relay import Relay
 from aet_stream.errors import ConfigError, NotRunning, WireError
-from aet_stream.keys import Key, KeyRing, load_key, make_key
 from aet_stream.messages import WIRE_VERSION, Beat, Done, Gone, Hello, Job, Ready, Refusal, Welcome
 from aet_stream.projection import Quality, VisitKey
-from aet_stream.relay import Relay
 from aet_stream.status import RelayHeard, RelayStatus, WatchStatus, WorkerStatus
 from aet_stream.transport import HubSocket, encode
 from tests.harness import ENVIRONMENT, Daemon, known_image, put, wait_for
@@ -363,7 +363,7 @@ def test_what_is_no_message_is_refused_and_counts_for_nobody_else(scene: Scene) 
 
 def test_joining_in_vain_says_what_seems_to_be_wrong(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not on the list, another key of the relay's, nobody there."""
-    monkeypatch.setattr("aet_stream.curve.JOIN_S", 1.5)
+    monkeypatch.setattr("aet_stream.elsewhere.curve.JOIN_S", 1.5)
     key = make_key(scene.folder / "k")
     cases = {
         f"there, run `aet-stream keys allow NAME {key.public}`": scene.link(key),
