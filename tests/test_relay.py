@@ -609,8 +609,37 @@ def cut_while(station: Station, here: str, cut_s: float) -> Iterator[None]:
         cutting.join(60)
 
 
+def elsewhere(folder: Path, host: str) -> tuple[str, ...]:
+    """What makes a command one of another computer: its network, and nothing of the station's disk."""
+    if shutil.which("unshare") is None:
+        pytest.skip("unshare is not installed")
+    hidden = f'mount -t tmpfs none {folder / "station"} && exec "$@"'
+    return ("ip", "netns", "exec", host, "unshare", "--mount", "sh", "-c", hidden, "sh")
+
+
+def test_a_series_and_its_volume_by_another_computer(tmp_path: Path, two_hosts: tuple[str, str]) -> None:
+    """Without a shared disk: projections by its worker, the volume by its helper."""
+    here, there = two_hosts
+    settings = {"reconstruct__on_close": True, "reconstruct__quality": False, "reconstruct__align": [], "reconstruct__iterations": 5}
+    station = Station(tmp_path, "10.77.0.1", "ip", "netns", "exec", here, **settings)
+    try:
+        station.start()
+        station.worker("lab2", *elsewhere(tmp_path, there))
+        station.helper("lab3", *elsewhere(tmp_path, there))
+        fill(station, 0, 6)
+        station.stored(6)
+        assert b"lab2:gpu0" in set(station.rows()["worker"])
+        with h5py.File(station.close_series()) as file:
+            assert file["reconstruction/rows"].shape == (6,)
+        assert station.daemon.log.read_text().count("series=s volume by lab3:big in") == 1
+    finally:
+        station.close()
+
+
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("tilts", "cut_s"), [(16, 0.0), pytest.param(60, 20.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("tilts", "cut_s"), [pytest.param(16, 0.0, marks=pytest.mark.thorough), pytest.param(60, 20.0, marks=pytest.mark.slow)]
+)
 def test_two_hosts_without_a_shared_disk_and_the_link_between_them_is_cut(
     tmp_path: Path, two_hosts: tuple[str, str], tilts: int, cut_s: float
 ) -> None:
@@ -618,12 +647,9 @@ def test_two_hosts_without_a_shared_disk_and_the_link_between_them_is_cut(
 
     Then the volume is made there (in the long campaign the link is cut again): value by value the one that is made here.
     """
-    if shutil.which("unshare") is None:
-        pytest.skip("unshare is not installed")
     here, there = two_hosts
+    other_host = elsewhere(tmp_path, there)
     station = Station(tmp_path, "10.77.0.1", "ip", "netns", "exec", here, reconstruct__on_close=True)
-    hidden = f'mount -t tmpfs none {tmp_path / "station"} && exec "$@"'
-    other_host = ("ip", "netns", "exec", there, "unshare", "--mount", "sh", "-c", hidden, "sh")
     try:
         station.start()
         station.worker("doomed", *other_host, fault="worker.received=kill")
