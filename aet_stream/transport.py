@@ -25,6 +25,8 @@ from aet_stream.status import RoleStatus, heard
 
 OFFLOAD = "offload"
 """Where steps find the relay, beside the hub's socket."""
+TURN_MESSAGES = 64
+"""So many are taken in one turn, however much arrives: the rest is there in the next."""
 MAX_HEADER_BYTES = 1 << 20
 MAX_EDGE_PX = 8192
 MAX_ARRAY_BYTES = MAX_EDGE_PX * MAX_EDGE_PX * 8
@@ -155,7 +157,7 @@ class Door(Generic[_Said]):
         """All that is waiting, after at most `timeout_s`; a broken message comes as its error."""
         if not self._router.poll(round(timeout_s * 1000)):
             return
-        for _ in range(64):  # a bounded turn, however much arrives
+        for _ in range(TURN_MESSAGES):
             try:
                 peer, *frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
@@ -245,7 +247,7 @@ class Link:
     def receive(self, timeout_s: float) -> Iterator[tuple[AnyMessage, Array | None]]:
         """What the hub says within `timeout_s`; earlier when the wake descriptor stirs. Pulses are noted, not passed on."""
         ready = dict(self._poller.poll(round(timeout_s * 1000)))
-        while self._dealer in ready:
+        for _ in range(TURN_MESSAGES if self._dealer in ready else 0):
             try:
                 frames = self._dealer.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:

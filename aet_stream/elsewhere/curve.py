@@ -17,7 +17,7 @@ from aet_stream.elsewhere.keys import Key
 from aet_stream.errors import ConfigError, NotRunning, WireError
 from aet_stream.messages import WIRE_VERSION, AnyMessage, FromRelay, Hello, Refusal, ToRelay, Welcome
 from aet_stream.projection import Array
-from aet_stream.transport import Link, decode, encode, new_socket
+from aet_stream.transport import TURN_MESSAGES, Link, decode, encode, new_socket
 
 LINK_LOST_S = 5
 """A link whose other end acknowledges nothing for so long is lost."""
@@ -80,7 +80,7 @@ class RelaySocket:
     def receive(self) -> Iterator[tuple[bytes, str, ToRelay | WireError, Array | None]]:
         """(peer, its public key, message or what is wrong with it, pixels) of what is waiting."""
         self._open_the_door()
-        for _ in range(64):  # a bounded turn
+        for _ in range(TURN_MESSAGES):
             try:
                 peer, *frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
@@ -97,7 +97,7 @@ class RelaySocket:
 
     def _open_the_door(self) -> None:
         """Answer libzmq, which asks about every key that shakes hands (ZAP, rfc.zeromq.org/spec/27)."""
-        for _ in range(64):
+        for _ in range(TURN_MESSAGES):
             try:
                 version, request, _domain, _address, _identity, mechanism, *credentials = self._doorman.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
