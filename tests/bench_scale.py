@@ -1,4 +1,4 @@
-"""What a daemon costs as its work grows: `python -m tests.bench_scale [ledger] [waiting] [length]`; a table of each.
+"""What a daemon costs as its work grows: `python -m tests.bench_scale [ledger] [waiting] [length]`; of all three docs/scale.png is drawn.
 
 ledger : start and status over 10,000 to 1,000,000 stored projections, in closed series of 60
 waiting : the first row of a daemon that finds 1 to 100,000 files, and the memory of watch and hub
@@ -29,6 +29,8 @@ PROJECTIONS = (10_000, 100_000, 1_000_000)
 WAITING = (1, 1_000, 10_000, 100_000)
 LENGTHS = (500, 1_000, 2_000, 5_000)
 ASKED = 20
+AXES = {"ledger": "stored projections", "waiting": "files that wait", "length": "projections of one series"}
+PICTURE = Path(__file__).parent.parent / "docs" / "scale.png"
 _MANY = """
 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)
 INSERT INTO series (name, state, opened_at, last_at, closed_at)
@@ -42,7 +44,7 @@ INSERT INTO visit (series, path, image, stamp, state, sha256, number, tilt_deg, 
 """
 
 
-def ledger(folder: Path, projections: int) -> None:
+def ledger(folder: Path, projections: int) -> dict[str, float]:
     """An output folder of so many, all closed: seconds until a hub answers, then of an answer."""
     daemon = Daemon(folder)
     closed_series(daemon.out, ROWS, 16)
@@ -76,9 +78,10 @@ def ledger(folder: Path, projections: int) -> None:
         f" status {1000 * statistics.median(answers_s):.1f} ms; hub's peak {peak} MiB, ledger {size_mib:.0f} MiB",
         flush=True,
     )
+    return {"first start": starts_s[0], "start": starts_s[-1], "status": statistics.median(answers_s)}
 
 
-def waiting(folder: Path, files: int) -> None:
+def waiting(folder: Path, files: int) -> dict[str, float]:
     """Seconds from the start of a daemon to its first row, with so many files there; and what watch and hub hold then."""
     daemon = Daemon(folder, denoise__model="constant")
     burst(daemon.root, files, 100)
@@ -88,11 +91,10 @@ def waiting(folder: Path, files: int) -> None:
     first_s = time.monotonic() - began
     wait_for(lambda: daemon.status()["totals"]["stored"] >= min(files, 300), limit_s=300, what="some more")
     pids = daemon.role_pids()
-    print(
-        f"{files:>9,} files: first row after {first_s:.2f} s; watch {peak_mib(pids['watch'])} MiB, hub {peak_mib(pids['hub'])} MiB",
-        flush=True,
-    )
+    watch_mib, hub_mib = peak_mib(pids["watch"]), peak_mib(pids["hub"])
+    print(f"{files:>9,} files: first row after {first_s:.2f} s; watch {watch_mib} MiB, hub {hub_mib} MiB", flush=True)
     daemon.stop()
+    return {"first row": first_s}
 
 
 def _has_rows(path: Path) -> bool:
@@ -103,19 +105,38 @@ def _has_rows(path: Path) -> bool:
         return False
 
 
-def length(folder: Path, rows: int) -> None:
-    """One series of so many."""
+def length(folder: Path, rows: int) -> dict[str, float]:
+    """One series that grows to so many projections of 64 px: what the hub alone does a second."""
     folder.mkdir()
-    hub_ceiling(folder, 64, rows)
+    return {"a row": 1 / hub_ceiling(folder, 64, rows)}
+
+
+def draw(found: dict[str, dict[int, dict[str, float]]]) -> None:
+    """docs/scale.png: seconds against size, a panel each."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    for panel, (name, by_size) in zip(panels, found.items(), strict=True):
+        for line in next(iter(by_size.values())):
+            panel.loglog([*by_size], [each[line] for each in by_size.values()], "o-", label=line)
+        panel.set(xlabel=AXES[name], ylabel="seconds")
+        panel.legend()
+    figure.savefig(PICTURE, dpi=100)
 
 
 def main(parts: list[str]) -> None:
+    found: dict[str, dict[int, dict[str, float]]] = {}
     for work, sizes in ((ledger, PROJECTIONS), (waiting, WAITING), (length, LENGTHS)):
         if not parts or work.__name__ in parts:
             print(work.__doc__, flush=True)
             for size in sizes:
                 with tempfile.TemporaryDirectory() as name:
-                    work(Path(name) / "scale", size)
+                    found.setdefault(work.__name__, {})[size] = work(Path(name) / "scale", size)
+    if len(found) == len(AXES):
+        draw(found)
 
 
 if __name__ == "__main__":

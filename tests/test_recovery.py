@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import shutil
@@ -245,6 +246,9 @@ def test_a_file_that_its_reader_does_not_survive_is_set_aside_by_the_next_hub(tm
 def test_signals_from_outside_prove_nothing(tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C, systemd or a stray kill ends the process that tries the file: it stays where it is."""
     stored(tmp_path, 3)
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell that begins the tests with & has it ignored, and children inherit that
     path = tmp_path / "s" / "projections" / "000001.h5"
     run_folder(tmp_path).joinpath("reading").write_text("s/projections/000001.h5")
     trials = tmp_path / "trials"
@@ -458,6 +462,24 @@ def test_files_of_the_layout_before_are_taken_up(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "s" / "series.h5") as file:
         assert "content_sha256" in file["/aet/series"].attrs
     sound(tmp_path, 3)
+    ledger.close()
+
+
+def test_a_field_that_a_later_version_wrote_is_no_damage(tmp_path: Path) -> None:
+    """Whoever goes back to this version keeps his series; nor is what somebody adds by hand. A field that was changed is."""
+    stored(tmp_path)
+    later, added, changed = (tmp_path / "s" / "projections" / f"00000{number}.h5" for number in range(3))
+    with h5py.File(later, "r+") as file:
+        file.attrs["a_new_figure"] = 0.25
+        known = {name: value for name, value in file.attrs.items() if name not in ("layout_version", "record_sha256")}
+        text = "".join(f"{name}={getattr(known[name], 'item', lambda name=name: known[name])()!r};" for name in sorted(known))
+        file.attrs["record_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    with h5py.File(added, "r+") as file:
+        file.attrs["seen_by"] = "somebody"
+    with h5py.File(changed, "r+") as file:
+        file.attrs["tilt_deg"] = 77.0
+    _, ledger = recovered(tmp_path)
+    assert set(ledger.stored("s")) == {0, 1}
     ledger.close()
 
 
