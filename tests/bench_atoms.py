@@ -5,7 +5,7 @@
 
 `published`: the series of `simulated-np`, multislice and not ours, from the volume of so many iterations; one-to-one matching, and as their
 authors match. `campaign`: particles of ours at the counts and the noise of np2 at 8e3, some at 1.6e5, each beside the maxima of its volume
-and beside an oracle, which is refined from the true places; on seeds that no setting was chosen on (`--seen`: on those that were). What is
+and beside an oracle, which is refined from the true places; on other seeds than those that rules were made on (`--seen`). What is
 done is kept in bench/atoms, so that it goes on where it was; `--table` makes nothing and prints what is there. The way through a daemon:
 tests/bench_atoms_daemon.py.
 """
