@@ -28,6 +28,10 @@ class Held:
     stated: float
     """The same as the model states it"""
 
+    @classmethod
+    def of(cls, errors: Array, variances: Array) -> Held:
+        return cls(float(np.sqrt(np.mean(np.square(errors)))), float(np.sqrt(np.mean(variances))))
+
 
 UNKNOWN = Held(float("nan"), float("nan"))
 """There is no vacuum around the particle."""
@@ -84,7 +88,7 @@ def draw(posterior: Posterior, seen: Seen) -> Drawn:
     # What is left of observations that are held back follows from the precision of all (Rasmussen & Williams 5.4.2).
     pull = posterior.spread(by_ring.T @ sees)
     covariance = np.linalg.inv(by_ring[ring] - pull.T @ pull)
-    by_series = _held(covariance @ left[ring], np.diag(covariance), whole)
+    by_series = Held.of((covariance @ left[ring])[whole], np.diag(covariance)[whole])
     own += film_covariance(posterior.model, seen.tilt_deg, seen.time, seen.windows, seen.windows)
     own[np.diag_indices(len(own))] *= 1 + _JITTER
     factor = cholesky(own, lower=True, overwrite_a=True, check_finite=False)
@@ -101,12 +105,8 @@ def draw(posterior: Posterior, seen: Seen) -> Drawn:
         background,
         sd,
         by_series,
-        _held(last @ white[ring], np.square(last).sum(1), whole),
+        Held.of((last @ white[ring])[whole], np.square(last).sum(1)[whole]),
         series_sd,
         alone_sd,
         float(smooth[whole].mean()),
     )
-
-
-def _held(errors: Array, variances: Array, which: Array) -> Held:
-    return Held(float(np.sqrt(np.mean(np.square(errors[which])))), float(np.sqrt(np.mean(variances[which]))))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from aet_stream.denoise import grid
+from aet_stream.denoise.cokriging.doubted import doubted
 from aet_stream.denoise.cokriging.drawing import Drawn, draw
 from aet_stream.denoise.cokriging.gate import Verdict, judge
 from aet_stream.denoise.cokriging.likelihood import bands_of, first_guess, fit, fit_warm, surprise
@@ -76,7 +77,7 @@ class Drawing:
     background: Array
     """(rows, columns) by the series alone"""
     sd: Array
-    """(rows, columns) of it, as the ring has it; 0 where the vacuum is seen"""
+    """(rows, columns) of it, as the ring has it, with what is doubted; 0 where the vacuum is seen"""
     verdict: Verdict
 
 
@@ -145,12 +146,12 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
         rough = Posterior(model, Nodes.covering(series, model, memory_bytes, coarser=_ROUGHLY))
         for seen in series:
             rough.add(seen.thinned(_THINNED))
-        rough.solve(sure=False)
+        rough.solve()
+        series = doubted(rough, series, _THINNED)
         there = by_film(rough, series)
-        bands, before = bands_of(there), surprise(bands, model)
-        if not surprise(bands, model) < before:
-            break
-        series, model = there, fit_warm(bands, model)
+        before, bands = surprise(bands_of(series), model), bands_of(there)
+        if surprise(bands, model) < before:
+            series, model = there, fit_warm(bands, model)
     posterior = Posterior(model, Nodes.covering(series, model, memory_bytes))
     for done, seen in enumerate(series):
         beat("join", done, len(series))
@@ -164,12 +165,14 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
         [_rms((each.background * unit + level - view.first)[view.seen.hidden]) for each, view in zip(drawn, views, strict=True)]
     )
     expected = np.nan_to_num([view.expected for view in views])
-    verdicts = judge(drawn, np.array([seen.tilt_deg for seen in series]), apart / unit, expected / unit)
+    tilts_deg, doubt = (np.array([getattr(seen, name) for seen in series]) for name in ("tilt_deg", "doubt"))
+    verdicts = judge(drawn, tilts_deg, apart / unit, expected / unit, doubt)
     drawings = []
     for view, seen, each, verdict in zip(views, series, drawn, verdicts, strict=True):
         background = each.background * unit + level
         correction = np.where(view.seen.hidden, verdict.share * (background - view.first), 0.0)
-        drawings.append(Drawing(seen, each, correction, background, each.sd * unit * np.fmax(1.0, verdict.too_sure), verdict))
+        spread = np.where(view.seen.hidden, np.hypot(each.sd * np.fmax(1.0, verdict.too_sure), seen.doubt), 0.0) * unit
+        drawings.append(Drawing(seen, each, correction, background, spread, verdict))
     film, uncertain = posterior.map()
     nodes = posterior.nodes
     return Estimated(model, found.best.score, unit, level, Map(nodes.along, nodes.across, film * unit, uncertain * unit), tuple(drawings))
@@ -194,7 +197,12 @@ def _rms(values: Array) -> float:
 
 def _scaled(seen: Seen, level: float, unit: float) -> Seen:
     return replace(
-        seen, mean=(seen.mean - level) / unit, noise=seen.noise / unit**2, means=(seen.means - level) / unit, span=seen.span / unit
+        seen,
+        mean=(seen.mean - level) / unit,
+        noise=seen.noise / unit**2,
+        measured=seen.measured / unit**2,
+        means=(seen.means - level) / unit,
+        span=seen.span / unit,
     )
 
 

@@ -4,9 +4,10 @@ The model states how much the vacuum of all projections leaves open under the pa
 turns with the specimen, both are the same, and the first edition stays. How far the model may be believed is tried: a ring of vacuum around
 the particle is held back (drawing.py) and foretold by the series and by the rest of this projection alone. Where the series does no better,
 it is not believed: what it takes for films is something else. Errors larger than stated make the series' standard deviation as much larger,
-which is doubled for what the ring cannot show: it lies nearer to the vacuum than what is hidden. Then the first edition and the series are
-weighed by their variances. Of the first edition's error, the geometric mean counts of what it expects itself and of what the model leaves
-open, or what the two are apart beyond the series' own, if that is more.
+which is doubled for what the ring cannot show: it lies nearer to the vacuum than what is hidden. What is doubted of the projection's vacuum
+(doubted.py) is doubted under its particle as well. Then the first edition and the series are weighed by their variances. Of the first
+edition's error, the geometric mean counts of what it expects itself and of what the model leaves open, or what the two are apart beyond the
+series' own, if that is more.
 """
 
 from __future__ import annotations
@@ -54,21 +55,23 @@ class Verdict:
     """Error of the ring by the series, over that by the projection alone, with its neighbours or of all, whichever is larger"""
 
 
-def judge(drawn: Sequence[Drawn], tilts_deg: Array, apart: Array, expected: Array) -> list[Verdict]:
+def judge(drawn: Sequence[Drawn], tilts_deg: Array, apart: Array, expected: Array, doubt: Array) -> list[Verdict]:
     """One verdict for each projection.
 
     Parameters
     ----------
     apart : (n,) root mean square difference between series and first edition under the particle
     expected : (n,) what the first edition expects its own error to be there
+    doubt : (n,) by how much the vacuum of each is foretold worse than is stated
     """
     too_sure = _with_neighbours(np.array([each.by_series.error / each.by_series.stated for each in drawn]), tilts_deg)
     worse = np.array([each.by_series.error / each.alone.error for each in drawn])
     worse = np.fmax(_with_neighbours(worse, tilts_deg), _mean(worse))
     found = []
-    for each, sure, off, own, foretold in zip(drawn, too_sure.tolist(), apart.tolist(), expected.tolist(), worse.tolist(), strict=True):
+    columns = (too_sure, apart, expected, worse, doubt)
+    for each, sure, off, own, foretold, more in zip(drawn, *(column.tolist() for column in columns), strict=True):
         score = each.series_sd / each.alone_sd if each.alone_sd else float("nan")
-        by_series = (_DOUBLED * max(sure, 1.0) * each.series_sd) ** 2
+        by_series = (_DOUBLED * max(sure, 1.0) * each.series_sd) ** 2 + more**2
         by_itself = max(own * each.alone_sd, off**2 - by_series)
         believed = _falling(score, _KNOWS_MORE, _KNOWS_NO_MORE) * _falling(foretold, _FORETELLS, _FORETELLS_NO_BETTER)
         found.append(_verdict(believed * by_itself / (by_itself + by_series), score, sure, foretold))
