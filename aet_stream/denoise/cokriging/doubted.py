@@ -42,12 +42,13 @@ def _doubted(posterior: Posterior, seen: Seen, few: Seen) -> Seen:
     if not len(errors):
         return seen
     measured = variances - few.noise[few.ring_from :] + few.measured[few.ring_from :]
-    excess = max(float(np.square(np.median(np.abs(errors)) / _MEDIAN) - _MUCH**2 * np.median(measured)), 0.0)
+    error, stated = float(np.median(np.abs(errors))) / _MEDIAN, float(np.sqrt(np.median(measured)))
+    excess = max(error**2 - (_MUCH * stated) ** 2, 0.0)
     expected = measured + excess
     wider = np.maximum((_FREEDOM + np.square(errors) / expected) / (_FREEDOM + 1) - 1, 0.0) * expected
     noise = seen.measured + excess
     noise[seen.ring_from :] += wider
-    return replace(seen, noise=noise, doubt=float(np.sqrt(excess)))
+    return replace(seen, noise=noise, doubt=float(np.sqrt(excess)), off=error / stated)
 
 
 def held_back(posterior: Posterior, seen: Seen) -> tuple[Array, Array]:

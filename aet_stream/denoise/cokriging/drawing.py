@@ -15,6 +15,8 @@ from aet_stream.projection import Array
 
 _JITTER = 1e-6
 """Share of their variance that windows do not share, for the sake of single precision"""
+_DOUBTED = 0.4
+"""Of what is guessed of the films because no projection shows it: what lies there, by the particle itself, need not be like the rest"""
 _EVERY = 3
 """Of the hidden points, one in so many is asked for its spread; the others have that of the nearest."""
 
@@ -44,15 +46,15 @@ class Drawn:
     background: Array
     """(rows, columns) means over points; where the vacuum is seen, what is seen"""
     sd: Array
-    """(rows, columns) as the model states it; 0 where the vacuum is seen"""
+    """(rows, columns) as the model states it, with what is doubted of its guesses; 0 where the vacuum is seen"""
     by_series: Held
     alone: Held
     series_sd: float
     """Under the particle, as the model states it; root mean square"""
     alone_sd: float
     """The same of this projection alone"""
-    around: float
-    """Mean of its own part over the ring, pedestal apart: what surrounds the particle and is not of the film"""
+    guessed: float
+    """What is doubted because no projection shows it, under the particle; root mean square"""
 
 
 def draw(posterior: Posterior, seen: Seen) -> Drawn:
@@ -78,10 +80,10 @@ def draw(posterior: Posterior, seen: Seen) -> Drawn:
         apart = below[few].toarray() - by_few.T @ sees
         variance = np.square(posterior.spread(apart)).sum(0) + own_covariance(posterior.model, under[:1], under[:1])[0, 0]
         variance -= np.einsum("ij,ji->i", across[few], by_few)
+        guessed = _DOUBTED * posterior.guessed(below[few])
         rows, columns = np.unravel_index(hidden, seen.hidden.shape)
         near = (np.square(rows[:, None] - rows[few]) + np.square(columns[:, None] - columns[few])).argmin(1)
-        sd.ravel()[hidden] = np.sqrt(np.maximum(variance, 1e-12))[near]
-    smooth = own[ring] @ left - (seen.noise[ring] + posterior.model.nugget**2) * left[ring] - posterior.model.offset**2 * left.sum()
+        sd.ravel()[hidden] = np.sqrt(np.maximum(variance, 1e-12) + np.square(guessed))[near]
     whole = seen.edge[ring] == 1
     if not whole.any() or not len(few):
         return Drawn(background, sd, UNKNOWN, UNKNOWN, float("nan"), float("nan"), 0.0)
@@ -108,5 +110,5 @@ def draw(posterior: Posterior, seen: Seen) -> Drawn:
         Held.of((last @ white[ring])[whole], np.square(last).sum(1)[whole]),
         series_sd,
         alone_sd,
-        float(smooth[whole].mean()),
+        float(np.sqrt(np.mean(np.square(guessed)))),
     )

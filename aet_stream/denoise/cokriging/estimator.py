@@ -97,9 +97,10 @@ class Estimated:
     drawings: tuple[Drawing, ...]
 
     @property
-    def too_sure(self) -> float:
-        """Error of the vacuum next to the particles, held back, over what the model states: median; NaN where there is none."""
-        known = [drawing.verdict.too_sure for drawing in self.drawings if np.isfinite(drawing.verdict.too_sure)]
+    def off(self) -> float:
+        """Error of the vacuum next to the particles, held back, over what the model states, before it is doubted: median; NaN where there
+        is none."""
+        known = [drawing.seen.off for drawing in self.drawings if np.isfinite(drawing.seen.off)]
         return float(np.median(known)) if known else float("nan")
 
 
@@ -121,10 +122,10 @@ def estimate(
     """
     found = _estimate(views, begin=begin, memory_bytes=memory_bytes, beat=beat)
     margins = [replace(view, seen=view.wary) for view in views if view.wary is not None]
-    if found is None or len(margins) < len(views) or not found.too_sure > _DOUBTED:
+    if found is None or len(margins) < len(views) or not found.off > _DOUBTED:
         return found
     again = _estimate(margins, begin=begin, memory_bytes=memory_bytes, beat=beat)
-    return again if again is not None and again.too_sure < found.too_sure else found
+    return again if again is not None and again.off < found.off else found
 
 
 def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, beat: Beat) -> Estimated | None:

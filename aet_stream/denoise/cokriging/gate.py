@@ -5,9 +5,10 @@ turns with the specimen, both are the same, and the first edition stays. How far
 the particle is held back (drawing.py) and foretold by the series and by the rest of this projection alone. Where the series does no better,
 it is not believed: what it takes for films is something else. Errors larger than stated make the series' standard deviation as much larger,
 which is doubled for what the ring cannot show: it lies nearer to the vacuum than what is hidden. What is doubted of the projection's vacuum
-(doubted.py) is doubted under its particle as well. Then the first edition and the series are weighed by their variances. Of the first
-edition's error, the geometric mean counts of what it expects itself and of what the model leaves open, or what the two are apart beyond the
-series' own, if that is more.
+(doubted.py) is doubted under its particle as well, and a good part of what the films would be where no projection shows them: contamination
+that is fixed to the particle looks like a film through it. Then the first edition and the series are weighed by their variances. Of the
+first edition's error, the geometric mean counts of what it expects itself and of what the model leaves open, or what the two are apart
+beyond the series' own, if that is more.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def judge(drawn: Sequence[Drawn], tilts_deg: Array, apart: Array, expected: Arra
     columns = (too_sure, apart, expected, worse, doubt)
     for each, sure, off, own, foretold, more in zip(drawn, *(column.tolist() for column in columns), strict=True):
         score = each.series_sd / each.alone_sd if each.alone_sd else float("nan")
-        by_series = (_DOUBLED * max(sure, 1.0) * each.series_sd) ** 2 + more**2
+        by_series = (_DOUBLED * max(sure, 1.0) * each.series_sd) ** 2 + each.guessed**2 + more**2
         by_itself = max(own * each.alone_sd, off**2 - by_series)
         believed = _falling(score, _KNOWS_MORE, _KNOWS_NO_MORE) * _falling(foretold, _FORETELLS, _FORETELLS_NO_BETTER)
         found.append(_verdict(believed * by_itself / (by_itself + by_series), score, sure, foretold))

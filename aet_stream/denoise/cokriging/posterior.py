@@ -105,6 +105,7 @@ class Posterior:
         self.model, self.nodes = model, nodes
         self._films = len(model.films) * nodes.size
         size = self._films + len(model.films) + 1  # the films' means, and the common pedestal
+        self._shown = np.zeros((len(model.films), nodes.size), bool)
         self._information = np.zeros((size, size))
         self._said = np.zeros(size)
 
@@ -140,6 +141,18 @@ class Posterior:
         mean: Array = sees[:, :-1] @ self.nodes_mean[:-1]
         return mean
 
+    def guessed(self, sees: sparse.csr_array) -> Array:
+        """(n,) what windows see of the films where no projection shows them, less what those films are elsewhere: it is guessed from
+        what surrounds it."""
+        away = np.zeros(len(self._said))
+        for which, shown in enumerate(self._shown):
+            part = slice(which * self.nodes.size, (which + 1) * self.nodes.size)
+            values = self.nodes_mean[part]
+            near = shown & self._near
+            away[part] = np.where(shown, 0.0, values - (values[near].mean() if near.any() else 0.0))
+        guess: Array = sees @ away
+        return guess
+
     def own(self, seen: Seen) -> Array:
         """(n, n) C: of a projection's own part, noise and all."""
         covariance = own_covariance(self.model, seen.windows, seen.windows).astype(np.float64)
@@ -156,6 +169,10 @@ class Posterior:
         said = cho_solve((factor, True), seen.mean, check_finite=False)
         self._information[np.ix_(active, active)] += white.T @ white
         self._said += sees.T @ said
+        angle = np.radians(seen.tilt_deg + self.model.turn_deg)
+        along, u = (at.ravel() for at in np.meshgrid(self.nodes.along, self.nodes.across, indexing="ij"))
+        for shown, film in zip(self._shown, self.model.films, strict=True):
+            shown |= seen.shows(along, u * np.cos(angle) + (film.height + self.model.slope * along) * np.sin(angle))
 
     @cached_property
     def _prior(self) -> list[Array]:
@@ -187,11 +204,15 @@ class Posterior:
         out: Array = self._white @ np.asarray(sees, np.float32).T
         return out
 
+    @property
+    def _near(self) -> Array:
+        """(size of nodes,) bool: not farther from the axis than the frame is wide."""
+        return np.tile(np.abs(self.nodes.across) <= self.nodes.along[-1], len(self.nodes.along))
+
     def map(self) -> tuple[Array, Array]:
         """Of every film, (films, along, across): its values at the nodes less their mean near the axis, and the standard deviations of
         that: how thick a film is altogether, nobody can tell from a pedestal."""
-        size, shape = self.nodes.size, (len(self.nodes.along), len(self.nodes.across))
-        near = np.broadcast_to(np.abs(self.nodes.across) <= self.nodes.along[-1], shape).ravel()
+        size, shape, near = self.nodes.size, (len(self.nodes.along), len(self.nodes.across)), self._near
         values, spreads = [], []
         for which in range(len(self.model.films)):
             part = slice(which * size, (which + 1) * size)

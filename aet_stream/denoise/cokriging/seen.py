@@ -63,10 +63,22 @@ class Seen:
     """Of the beam: how bright the film is, to what it is in the others"""
     doubt: float = 0.0
     """By how much the others foretell its vacuum worse than they state (doubted.py); it is in `noise`"""
+    off: float = float("nan")
+    """Error of the ring around the particle, over what is stated, before it was doubted; NaN: there is none, or it was not tried"""
 
     @property
     def windows(self) -> Windows:
         return Windows(self.along, self.across, self.edge)
+
+    def shows(self, along: Array, across: Array) -> Array:
+        """(n,) bool: is there vacuum at these places?"""
+        origin = self.centres[:, 0, 0]
+        steps = np.stack([self.centres[:, 1, 0] - origin, self.centres[:, 0, 1] - origin], axis=1)
+        at = np.round(np.linalg.solve(steps, np.stack([along, across]) - origin[:, None])).astype(np.int64)
+        inside = np.logical_and.reduce((at >= 0) & (at < np.array(self.hidden.shape)[:, None]))
+        shown = np.zeros(along.shape, bool)
+        shown[inside] = ~self.hidden[tuple(at[:, inside])]
+        return shown
 
     def thinned(self, every: int) -> Seen:
         """With one window in so many, but all of the ring."""
