@@ -8,14 +8,15 @@ PARALLEL := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 FAST := $(addprefix tests/test_,$(addsuffix .py,advice angle beside_the_pixels config detail exchanged in_flight judging mixtures \
 	no_projection queue reasons sidecars store tiff_tags transport))
 # Threads of OpenBLAS and OpenMP wait by spinning, and take the time of the tests beside them.
-test test-fast test-long: export OPENBLAS_NUM_THREADS := 1
-test test-fast test-long: export OMP_NUM_THREADS := 1
+test test-thorough test-fast test-long: export OPENBLAS_NUM_THREADS := 1
+test test-thorough test-fast test-long: export OMP_NUM_THREADS := 1
 
-.PHONY: help setup demo test test-fast test-long check format bench gpu-bench clean durability
+.PHONY: help setup demo test test-thorough test-fast test-long check format bench gpu-bench clean durability
 
 help:
 	@echo "make demo    a simulated microscope, the daemon, a volume, a picture: demo/summary.png"
-	@echo "make test    all tests but the long campaigns (about ten minutes on two cores)"
+	@echo "make test    every promise once (about eight minutes on two cores)"
+	@echo "make test-thorough   kills at every place, damaged files, trainings, alignment (about eight more)"
 	@echo "make test-fast   without daemons, browsers, kills and training: about a minute"
 	@echo "make check   format, lint, types, import layers"
 	@echo "make bench   latency, throughput, memory, inference and reconstruction figures"
@@ -31,10 +32,13 @@ demo: setup
 	$(BIN)/python -m tests.demo demo
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
+	$(BIN)/python -m pytest -m "not slow and not thorough" $(PARALLEL)
+
+test-thorough: setup
+	$(BIN)/python -m pytest -m "thorough and not slow" $(PARALLEL)
 
 test-fast: setup
-	$(BIN)/python -m pytest -m "not slow" -q $(PARALLEL) $(FAST)
+	$(BIN)/python -m pytest -m "not slow and not thorough" -q $(PARALLEL) $(FAST)
 
 test-long: setup
 	$(BIN)/python -m pytest -m slow $(PARALLEL)

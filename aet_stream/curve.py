@@ -108,10 +108,10 @@ class RelaySocket:
             code, text = (b"200", b"OK") if known else (b"400", b"this key is not on the list")
             self._doorman.send_multipart([version, request, code, text, key.encode() if known else b"", b""])
 
-    def send(self, peer: bytes, message: FromRelay, pixels: Array | None = None) -> bool:
+    def send(self, peer: bytes, message: FromRelay, pixels: Array | None = None, *, packed: bool = False) -> bool:
         """True if the peer is there to take it."""
         try:
-            self._router.send_multipart([peer, *encode(message, pixels)], zmq.NOBLOCK, copy=pixels is None)
+            self._router.send_multipart([peer, *encode(message, pixels, packed=packed)], zmq.NOBLOCK, copy=pixels is None)
         except zmq.ZMQError as error:
             if error.errno == zmq.EHOSTUNREACH:
                 return False
@@ -128,13 +128,14 @@ class RelaySocket:
 class RelayLink(Link):
     """A worker's end, on another computer."""
 
-    def __init__(self, address: str, key: Key, relay_key: str, *, name: str) -> None:
+    def __init__(self, address: str, key: Key, relay_key: str, *, name: str, packed: bool = False) -> None:
         """
         Parameters
         ----------
         address : tcp://HOST:PORT
         key : of this computer
         relay_key : the public one of the relay: nobody else can take its place
+        packed : what is sent is compressed
         """
         self._address, self._key = address, key
         dealer = new_socket(zmq.DEALER)
@@ -146,6 +147,7 @@ class RelayLink(Link):
         self._events = dealer.get_monitor_socket()
         try:
             super().__init__(dealer, address, name=name)
+            self.packed = packed
         except zmq.ZMQError as error:
             raise ConfigError(f"--connect {address}: {error.strerror}; tcp://HOST:PORT is needed") from error
 

@@ -31,7 +31,7 @@ UNITS = {
     "all-in-one": ("aet-stream.service",),
     "instance": ("aet-stream@.service",),
     "roles": ("aet-stream.target", *(f"aet-stream-{role}.service" for role in _ROLES), _COMMON),
-    "elsewhere": ("aet-stream-elsewhere@.service", _COMMON),
+    "elsewhere": ("aet-stream-elsewhere@.service", "aet-stream-helper.service", _COMMON),
 }
 _NOTHING_YET = "CONNECT=tcp://HOST:8572\nSERVER_KEY=as `aet-stream keys show` prints it there\n"
 

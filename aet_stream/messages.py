@@ -4,6 +4,8 @@ watch --Offer--> hub --Want--> watch --Acquired + pixels--> hub --Job + pixels--
 trigger --EventPlease--> hub --Event, EventOff--> trigger --EventDone--> hub
 any role --Beat--> hub --Pulse--> role            a person --Command--> hub --Reply--> a person
 a worker elsewhere --Hello--> relay --Welcome, Refusal--> it; then the relay speaks for it with the hub, and says when it is Gone
+a step --Errand--> relay --Helped, Refusal--> it; a helper elsewhere --Idle--> relay; then the relay passes on what they say to each other:
+step --Task--> helper --Working, Made--> step; whoever needs a file --Fetch--> the other --Piece--> it; step --Thanks--> helper
 """
 
 from __future__ import annotations
@@ -12,13 +14,13 @@ from typing import Any, Literal
 
 import msgspec
 
-from aet_stream.config import Denoise
+from aet_stream.config import Config, Denoise
 from aet_stream.projection import Acquisition, Candidate, Drift, Quality, VisitKey
 from aet_stream.reasons import Reason
 from aet_stream.status import AnyHeard
 
 #: Raised whenever a message changes; roles of different versions refuse each other.
-WIRE_VERSION = 8
+WIRE_VERSION = 9
 
 
 class ArraySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,6 +32,8 @@ class ArraySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     crc32: int
     planes: int = 1
     """Images of this size in the buffer."""
+    packed: bool = False
+    """The buffer is compressed (packing.py)."""
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
@@ -156,6 +160,8 @@ class Ready(Message, frozen=True, tag="ready"):
     """Of its aet_stream; the relay wants its own."""
     host: str = ""
     """The computer it works on, as the relay has it; empty: this one."""
+    compress: bool = False
+    """The link to it is slow: pixels are compressed on their way."""
 
 
 class Job(Message, frozen=True, tag="job"):
@@ -190,7 +196,7 @@ class Failed(Message, frozen=True, tag="failed"):
 
 
 class Gone(Message, frozen=True, tag="gone"):
-    """The relay has lost the link to a worker: what it had is another's, and nobody died over it."""
+    """The relay has lost the link to a worker: what it had is another's, and nobody died over it. Or a step its helper, or it the step."""
 
 
 class Hello(Message, frozen=True, tag="hello"):
@@ -214,6 +220,96 @@ class Refusal(Message, frozen=True, tag="refusal"):
     """No work, why, and what to do about it."""
 
     text: str
+
+
+StepName = Literal["film", "reconstruct", "atoms"]
+"""Sinks of the trigger whose work another computer can do."""
+
+
+class Idle(Message, frozen=True, tag="idle"):
+    """A helper on another computer is free. Said again every half second."""
+
+    name: str
+    takes: tuple[StepName, ...]
+    wire: int
+    version: str
+    at: str = ""
+    """Key of the errand that it is at, whose step it has lost: free for that one alone."""
+    compress: bool = False
+    """The link to it is slow: files are compressed on their way."""
+
+
+class Errand(Message, frozen=True, tag="errand"):
+    """A step looks for a helper."""
+
+    key: str
+    """Names step, settings and files: the same errand has the same."""
+    step: StepName
+    series: str
+    avoid: tuple[str, ...] = ()
+    """Helpers that have failed it."""
+
+
+class Helped(Message, frozen=True, tag="helped"):
+    """This one does it."""
+
+    helper: str
+    compress: bool = False
+
+
+class Parcel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file that travels."""
+
+    name: str
+    """Within the folder of its series."""
+    nbytes: int
+    sha256: str
+
+
+class Task(Message, frozen=True, tag="task"):
+    """What a helper is to do, in a folder with these files. Said again to go on with it."""
+
+    key: str
+    step: StepName
+    series: str
+    settings: Config
+    """Of steps and denoising; all else is as it is by default."""
+    files: tuple[Parcel, ...]
+    makes: tuple[str, ...]
+    """Names of the files that are wanted."""
+
+
+class Fetch(Message, frozen=True, tag="fetch"):
+    """The receiver of a file asks for the piece that begins there."""
+
+    sha256: str
+    offset: int
+
+
+class Piece(Message, frozen=True, tag="piece"):
+    """The piece."""
+
+    sha256: str
+    offset: int
+    data: bytes
+    crc32: int
+    """Of the piece as it lies on the disk."""
+    packed: bool = False
+
+
+class Made(Message, frozen=True, tag="made"):
+    """The helper has ended; these files are there to be fetched."""
+
+    key: str
+    ok: bool
+    detail: str
+    files: tuple[Parcel, ...] = ()
+
+
+class Thanks(Message, frozen=True, tag="thanks"):
+    """The step has what it wanted, or wants it no more: it may be forgotten."""
+
+    key: str
 
 
 class EventPlease(Message, frozen=True, tag="event_please"):
@@ -288,6 +384,9 @@ ToHub = (
     | Command
 )
 FromHub = Pulse | Want | Taken | Job | Event | EventOff | Reply
-ToRelay = Hello | Beat | Ready | Working | Done | Failed
-FromRelay = Welcome | Refusal | Pulse | Job
-AnyMessage = ToHub | FromHub | Hello | Welcome | Refusal
+ToHelper = Task | Fetch | Piece | Thanks | Gone
+ToStep = Helped | Refusal | Working | Made | Fetch | Piece | Gone
+FromStep = Errand | Task | Fetch | Piece | Thanks
+ToRelay = Hello | Beat | Ready | Working | Done | Failed | Idle | Fetch | Piece | Made
+FromRelay = Welcome | Refusal | Pulse | Job | ToHelper
+AnyMessage = ToHub | FromHub | ToRelay | FromRelay | ToStep | FromStep

@@ -17,23 +17,29 @@ from aet_stream import __version__
 from aet_stream.config import Config
 from aet_stream.curve import RelaySocket
 from aet_stream.denoise.estimators import model_sha256
+from aet_stream.errands import Errands
 from aet_stream.errors import AetError, WireError
 from aet_stream.keys import NAME, KeyRing
 from aet_stream.messages import (
     WIRE_VERSION,
     Beat,
+    Fetch,
     FromRelay,
     Gone,
     Hello,
+    Idle,
     Job,
+    Made,
+    Piece,
     Pulse,
     Ready,
     Refusal,
     ToRelay,
     Welcome,
+    Working,
 )
 from aet_stream.projection import Array
-from aet_stream.status import RelayStatus, WorkerHeard
+from aet_stream.status import RelayStatus, WorkerHeard, in_words
 from aet_stream.transport import HubLink, wait
 
 logger = logging.getLogger(__name__)
@@ -52,6 +58,8 @@ class Guest:
     key: str
     link: HubLink
     """Its own to the hub."""
+    compress: bool
+    """The link to it is slow."""
 
 
 class Relay:
@@ -70,6 +78,7 @@ class Relay:
         self._counted_at = 0.0
         self._socket: RelaySocket | None = None
         self._link: HubLink | None = None
+        self._errands: Errands | None = None
 
     def start(self) -> None:
         """Read the keys, and open the door."""
@@ -79,11 +88,12 @@ class Relay:
         self._look_at_the_list()
         self._socket = RelaySocket(self._config.relay.listen, self._keys.own(), lambda: self._allowed)
         self._link = HubLink(self._config.output_root, name=self.name)
+        self._errands = Errands(self._config.output_root, self._send)
         logger.info("workers on other computers: %s, %d key(s) let in", self._socket.address, len(self._allowed))
 
     def step(self) -> None:
-        socket, link = self._open()
-        wait([*socket.sockets, link.socket, *(guest.link.socket for guest in self._guests.values())], TURN_S)
+        socket, link, errands = self._open()
+        wait([*socket.sockets, link.socket, errands.door.socket, *(guest.link.socket for guest in self._guests.values())], TURN_S)
         self._look_at_the_list()
         for peer, key, message, pixels in socket.receive():
             if isinstance(message, WireError):
@@ -92,16 +102,18 @@ class Relay:
                 self._hear(peer, key, message, pixels)
         for peer, guest in list(self._guests.items()):
             self._carry(peer, guest)
+        errands.turn()
         for _ in link.receive(0):
             pass  # pulses are noted inside
         if time.monotonic() - self._counted_at > COUNT_S:
             self._counted_at = time.monotonic()
             self._count()
 
-    def _open(self) -> tuple[RelaySocket, HubLink]:
+    def _open(self) -> tuple[RelaySocket, HubLink, Errands]:
         assert self._socket is not None
         assert self._link is not None
-        return self._socket, self._link
+        assert self._errands is not None
+        return self._socket, self._link, self._errands
 
     def _look_at_the_list(self) -> None:
         try:
@@ -123,6 +135,9 @@ class Relay:
             else:
                 self._send(peer, Welcome(host=host, denoise=self._config.denoise, model_sha256=self._model))
             return
+        if isinstance(message, Idle | Fetch | Piece | Made) or (isinstance(message, Working) and peer not in self._guests):
+            self._hear_helper(peer, key, host, message)
+            return
         guest = self._guests.get(peer)
         if guest is None:
             if isinstance(message, Ready):
@@ -139,23 +154,42 @@ class Relay:
                 return
         guest.link.send(message, pixels)
 
+    def _hear_helper(self, peer: bytes, key: str, host: str, message: Idle | Fetch | Piece | Made | Working) -> None:
+        errands = self._open()[2]
+        if not isinstance(message, Idle):
+            if peer in errands:
+                errands.hear_helper(peer, message)
+            else:
+                self._send(peer, Gone())  # it was let in by the relay before us: it says again who it is
+        elif peer in errands or not self._unfit(peer, message):
+            errands.hear_idle(peer, f"{host}:{message.name}", key, message)
+
+    def _unfit(self, peer: bytes, said: Ready | Idle) -> bool:
+        """Refuse whoever is of another version, has no name, or is one too many."""
+        there = len(self._guests) + len(self._open()[2])
+        if said.wire != WIRE_VERSION or said.version != __version__:
+            self._refuse(peer, f"version {said.version} of aet-stream (queue {said.wire}) is there; {_SAME_VERSION}")
+        elif not NAME.fullmatch(said.name):
+            self._refuse(peer, f"--name {said.name!r:.40}: letters, digits and _.- are needed")
+        elif there >= self._config.relay.workers:
+            self._refuse(peer, f"{there} workers and helpers are let in, no more are allowed (relay.workers)")
+        else:
+            return False
+        return True
+
     def _let_in(self, peer: bytes, key: str, host: str, ready: Ready) -> None:
         name = f"{host}:{ready.name}"
-        if ready.wire != WIRE_VERSION or ready.version != __version__:
-            self._refuse(peer, f"version {ready.version} of aet-stream (queue {ready.wire}) is there; {_SAME_VERSION}")
-        elif ready.model_sha256 != self._model:
+        if self._unfit(peer, ready):
+            return
+        if ready.model_sha256 != self._model:
             wanted = f"{self._config.denoise.model} ({self._model[:12]})"
             self._refuse(
                 peer, f"the model there is {ready.model_sha256[:12]}, here it is {wanted}: start the worker again, with the same weights"
             )
-        elif not NAME.fullmatch(ready.name):
-            self._refuse(peer, f"--name {ready.name!r:.40}: letters, digits and _.- are needed")
-        elif len(self._guests) >= self._config.relay.workers:
-            self._refuse(peer, f"{len(self._guests)} workers are let in, no more are allowed (relay.workers)")
         elif rival := next((guest for guest in self._guests.values() if guest.name == name), None):
             logger.debug("%s asks on another link: waits until the first is known to be lost", rival.name)
         else:
-            self._guests[peer] = Guest(name, key, HubLink(self._config.output_root, name=name))
+            self._guests[peer] = Guest(name, key, HubLink(self._config.output_root, name=name), ready.compress)
             logger.info("%s is let in", name)
 
     def _refuse(self, peer: bytes, text: str) -> None:
@@ -168,12 +202,12 @@ class Relay:
 
     def _carry(self, peer: bytes, guest: Guest) -> None:
         for message, pixels in guest.link.receive(0):
-            if isinstance(message, Job) and not self._send(peer, message, pixels):
+            if isinstance(message, Job) and not self._send(peer, message, pixels, packed=guest.compress):
                 self._lose(peer, "the link to it is lost")
                 return
 
-    def _send(self, peer: bytes, message: FromRelay, pixels: Array | None = None) -> bool:
-        return self._open()[0].send(peer, message, pixels)
+    def _send(self, peer: bytes, message: FromRelay, pixels: Array | None = None, *, packed: bool = False) -> bool:
+        return self._open()[0].send(peer, message, pixels, packed=packed)
 
     def _count(self) -> None:
         """Who is still there, and still on the list?"""
@@ -183,6 +217,7 @@ class Relay:
                 self._lose(peer, "its key was taken off the list")
             elif not self._send(peer, Pulse(hub_id=guest.link.hub_id)):
                 self._lose(peer, "the link to it is lost")
+        self._open()[2].look(self._allowed)
 
     def _lose(self, peer: bytes, reason: str) -> None:
         guest = self._guests.pop(peer)
@@ -192,14 +227,16 @@ class Relay:
 
     # -- telling ------------------------------------------------------------------------------------------------------------------
 
-    def beat(self) -> None:
-        socket, link = self._open()
+    def beat(self) -> str:
+        socket, link, errands = self._open()
         workers = tuple(sorted(guest.name for guest in self._guests.values()))
-        link.beat(RelayStatus(address=socket.address, strangers=socket.strangers, workers=workers))
+        said = RelayStatus(address=socket.address, strangers=socket.strangers, workers=workers, helpers=errands.doing)
+        link.beat(said)
+        return in_words(said)
 
     def close(self) -> None:
         for peer in list(self._guests):
             self._lose(peer, "the relay ends")
-        for part in (self._socket, self._link):
+        for part in (self._errands, self._socket, self._link):
             if part is not None:
                 part.close()

@@ -27,6 +27,7 @@ EXIT_ALREADY_RUNNING = 4
 EXIT_DISK = 5  # the output cannot be written now: starting again later helps
 
 BEAT_S = 1.0
+LONGEST_STATUS = 1000
 STILL_AT_IT = "WATCHDOG=1\nEXTEND_TIMEOUT_USEC=60000000"
 """Said while a start or a step takes long: whoever waits for us waits on, for a minute from then."""
 
@@ -44,8 +45,8 @@ class Role(Protocol):
     def step(self) -> None:
         """One bounded turn, at most about half a second."""
 
-    def beat(self) -> None:
-        """Once a second: publish the whole status."""
+    def beat(self) -> str:
+        """Once a second: publish the whole status; returns it in a few words (`status.in_words`)."""
 
     def close(self) -> None:
         """Let go of everything; the step in hand has finished."""
@@ -79,8 +80,7 @@ def serve(role: Role, stop: Stop) -> int:
             now = time.monotonic()
             if now - beaten_at >= BEAT_S:
                 beaten_at = now
-                role.beat()
-                notify(role.name, "WATCHDOG=1")
+                notify(role.name, f"STATUS={shown(role.beat())[:LONGEST_STATUS]}\nWATCHDOG=1")
         notify(role.name, "STOPPING=1")
         logger.info("stopped")
     except AetError as error:

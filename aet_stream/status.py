@@ -56,6 +56,8 @@ class TriggerStatus(StatusPart, frozen=True):
     deliveries: tuple[tuple[str, str], ...] = ()
     """(event, sink)."""
     doing: str = ""
+    series: dict[str, str] = {}
+    """What each sink that is at work is at: sink -> series."""
     finished: int = 0
     failed: int = 0
 
@@ -66,6 +68,8 @@ class RelayStatus(StatusPart, frozen=True):
     address: str = ""
     strangers: int = 0
     workers: tuple[str, ...] = ()
+    helpers: dict[str, str] = {}
+    """Name of each helper -> the step that it does; empty: none."""
 
 
 class MonitorStatus(StatusPart, frozen=True):
@@ -303,6 +307,49 @@ class Status(LedgerStatus, frozen=True):
         """Roles as their supervisor sees them; none without one."""
         role = self.roles.get("supervisor")
         return role.status.roles if isinstance(role, SupervisorHeard) else {}
+
+
+_MADE = {"reconstruct": "volume", "film": "films"}
+"""What a sink makes, where its name does not say it."""
+
+
+def in_words(said: RoleStatus | Status) -> str:
+    """What a role, or with the whole status the hub, is at: one short line for `systemctl status`. Empty: nothing to say."""
+    match said:
+        case Status():
+            return _hub_in_words(said)
+        case WatchStatus(root_there=False):
+            return "the watched folder is not there"
+        case WatchStatus():
+            return f"{_count(said.moving, 'file')} not complete yet" if said.moving else ""
+        case WorkerStatus():
+            return f"{said.model} on {said.device}: {said.done} done" + (f", {said.failed} failed" if said.failed else "")
+        case TriggerStatus():
+            return ", ".join(f"{_MADE.get(sink, sink)} of {series} running" for sink, series in said.series.items())
+        case RelayStatus():
+            there = [_count(len(names), what) for what, names in {"worker": said.workers, "helper": said.helpers}.items() if names]
+            return f"{' and '.join(there)} on other computers" if there else ""
+        case MonitorStatus():
+            return said.url
+        case SupervisorStatus():
+            return ""
+
+
+def _hub_in_words(status: Status) -> str:
+    queue, growing = status.queue, [series for series in status.series if series.state == "open"]
+    words = [f"paused: {status.paused}"] if status.paused else []
+    if growing:
+        latest = max(growing, key=lambda series: series.last_at)
+        flying = queue.wanted + queue.waiting + queue.working + queue.done
+        counts = {"in flight": flying, "held": latest.held, "quarantined": latest.quarantined}
+        said = [_count(latest.stored, "projection"), *(f"{count} {how}" for how, count in counts.items() if count)]
+        more = f" (and {len(growing) - 1} more open)" if len(growing) > 1 else ""
+        words += [f"series {latest.name}: {', '.join(said)}{more}"]
+    return "; ".join(words) or "no series is open"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def heard(status: RoleStatus, pid: int) -> AnyHeard:

@@ -40,6 +40,8 @@ START_LIMIT_S = 180.0
 GIVE_UP_AFTER = 5
 """Starts in a row that never became ready."""
 ASK_IDLE_S = 0.5
+_TOLD = ("hub", "watch", "trigger", "relay")
+"""Kinds of roles whose words stand in the status of the whole."""
 
 
 @dataclass(slots=True)
@@ -57,6 +59,8 @@ class Child:
     restarts: int = 0
     failed_starts: int = 0
     degraded: str = ""
+    words: str = ""
+    """What it is at, as it says itself."""
 
     @property
     def kind(self) -> str:
@@ -118,6 +122,7 @@ class Supervisor:
             child.process = subprocess.Popen(self._command(child.name), stdin=subprocess.PIPE, env=environment)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        child.words = ""
         child.ready, child.started_at, child.beaten_at = False, time.monotonic(), time.monotonic()
         given = child.process.stdin
         assert given is not None
@@ -170,6 +175,7 @@ class Supervisor:
         if child is None or child.process is None or str(child.process.pid) != said.get("X_AET_PID"):
             return
         child.beaten_at = time.monotonic()
+        child.words = said.get("STATUS", child.words)
         if said.get("READY") == "1":
             child.ready, child.failed_starts = True, 0
             if child.degraded:
@@ -229,10 +235,7 @@ class Supervisor:
             return
         self._beaten_at = now
         silent = [child.name for child in vital if now - child.beaten_at > max(5.0, self._config.supervise.stall_s / 4) and child.ready]
-        degraded = [f"{child.name} {child.degraded}" for child in self.children.values() if child.degraded]
-        notify(
-            "supervisor", f"STATUS={'silent: ' + ', '.join(silent) if silent else 'degraded: ' + ', '.join(degraded) if degraded else 'ok'}"
-        )
+        notify("supervisor", f"STATUS={self._in_words(silent)}")
         if not self._told_ready:
             notify("supervisor", STILL_AT_IT)  # a role that is silent at its start is our business
         elif not silent:
@@ -241,6 +244,14 @@ class Supervisor:
             self._link.beat(SupervisorStatus(roles={child.name: self._status(child) for child in self.children.values()}))
             for _ in self._link.receive(0):
                 pass  # pulses are noted inside
+
+    def _in_words(self, silent: list[str]) -> str:
+        """For `systemctl status`: what is wrong, then what the roles are at."""
+        degraded = [f"{child.name} {child.degraded}" for child in self.children.values() if child.degraded]
+        wrong = {"silent": silent, "degraded": degraded}
+        words = [f"{how}: {', '.join(names)}" for how, names in wrong.items() if names]
+        words += [child.words for child in self.children.values() if child.kind in _TOLD and child.words]
+        return "; ".join(words) or "starting"
 
     def _status(self, child: Child) -> ChildStatus:
         state = "starting" if child.process is not None and not child.ready else "ready" if child.ready else "waiting"

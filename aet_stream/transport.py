@@ -8,22 +8,28 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 import zmq
 
+from aet_stream import packing
 from aet_stream.errors import AetError, NotRunning, WireError
 from aet_stream.messages import WIRE_VERSION, AnyMessage, ArraySpec, Beat, Command, Pulse, Reply, ToHub
 from aet_stream.projection import RAW_DTYPES, Array
 from aet_stream.status import RoleStatus, heard
 
+ERRANDS = "errands"
+"""Where steps find the relay, beside the hub's socket."""
 MAX_HEADER_BYTES = 1 << 20
 MAX_EDGE_PX = 8192
 MAX_ARRAY_BYTES = MAX_EDGE_PX * MAX_EDGE_PX * 8
+
+_Said = TypeVar("_Said")
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(AnyMessage)
@@ -50,8 +56,8 @@ def _descriptor(folder: Path) -> int:
     return os.open(folder, os.O_PATH | os.O_CLOEXEC)
 
 
-def encode(message: AnyMessage, pixels: Array | None = None) -> list[Any]:
-    """Frames for one message; the pixel frame is the array's own memory.
+def encode(message: AnyMessage, pixels: Array | None = None, *, packed: bool = False) -> list[Any]:
+    """Frames for one message; the pixel frame is the array's own memory, or with `packed` its bytes compressed, if that makes them fewer.
 
     Raises
     ------
@@ -66,7 +72,10 @@ def encode(message: AnyMessage, pixels: Array | None = None) -> list[Any]:
     pixels = np.ascontiguousarray(pixels)
     planes = pixels.shape[0] if pixels.ndim == 3 else 1
     spec = ArraySpec(pixels.dtype.str, pixels.shape[-2], pixels.shape[-1], zlib.crc32(pixels.data), planes)
-    return [_encoder.encode(msgspec.structs.replace(message, array=spec)), pixels.data.cast("B")]
+    buffer: Any = pixels.data.cast("B")
+    if packed and len(smaller := packing.pack(buffer, pixels.itemsize)) < len(buffer):
+        buffer, spec = smaller, msgspec.structs.replace(spec, packed=True)
+    return [_encoder.encode(msgspec.structs.replace(message, array=spec)), buffer]
 
 
 def decode(frames: list[zmq.Frame]) -> tuple[AnyMessage, Array | None]:
@@ -99,12 +108,15 @@ def _array(spec: ArraySpec, frame: zmq.Frame) -> Array:
         raise WireError(f"dtype {spec.dtype!r} is not one of {sorted(RAW_DTYPES)}")
     if not (0 < spec.height <= MAX_EDGE_PX and 0 < spec.width <= MAX_EDGE_PX):
         raise WireError(f"shape ({spec.height}, {spec.width}); edges are 1..{MAX_EDGE_PX} px")
-    if spec.planes < 1 or len(frame) != spec.planes * spec.height * spec.width * np.dtype(spec.dtype).itemsize:
+    itemsize = np.dtype(spec.dtype).itemsize
+    nbytes = spec.planes * spec.height * spec.width * itemsize
+    if spec.planes < 1 or nbytes > MAX_ARRAY_BYTES or (len(frame) != nbytes and not spec.packed):
         raise WireError(f"{len(frame)} bytes do not make {spec.planes} x ({spec.height}, {spec.width}) of {spec.dtype}")
-    if zlib.crc32(frame.buffer) != spec.crc32:
+    buffer = packing.unpack(frame.buffer, nbytes, itemsize) if spec.packed else frame.buffer
+    if zlib.crc32(buffer) != spec.crc32:
         raise WireError("the pixels' checksum is wrong")
     shape = (spec.height, spec.width) if spec.planes == 1 else (spec.planes, spec.height, spec.width)
-    pixels = np.frombuffer(frame.buffer, dtype=spec.dtype).reshape(shape)
+    pixels = np.frombuffer(buffer, dtype=spec.dtype).reshape(shape)
     pixels.flags.writeable = False  # it is the message itself
     return pixels
 
@@ -117,20 +129,29 @@ def new_socket(kind: int, context: zmq.Context[zmq.Socket[bytes]] | None = None)
     return socket
 
 
-class HubSocket:
-    """The hub's end: a ROUTER for everybody who talks to it and a PUB that tells what happened."""
+class Door(Generic[_Said]):
+    """A ROUTER for processes of this computer that want something of this one."""
 
-    def __init__(self, output_root: Path) -> None:
-        self._folder = run_folder(output_root)
+    def __init__(self, output_root: Path, name: str, kinds: Any) -> None:
+        """
+        Parameters
+        ----------
+        name : of the socket, below `run` of the output folder
+        kinds : of messages that are for us: a union of them
+        """
+        self._folder, self._name, self._kinds = run_folder(output_root), name, kinds
         self._router = new_socket(zmq.ROUTER)
         self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)  # else messages to a peer that left vanish silently
-        self._router.bind(_endpoint(output_root, "hub"))
-        self._publisher = new_socket(zmq.PUB)
-        self._publisher.bind(_endpoint(output_root, "events"))
+        self._router.bind(_endpoint(output_root, name))
         self.refused = 0
         """Messages that broke the rules."""
 
-    def receive(self, timeout_s: float) -> Iterator[tuple[bytes, ToHub, Array | None] | WireError]:
+    @property
+    def socket(self) -> zmq.Socket[bytes]:
+        """For `wait`."""
+        return self._router
+
+    def receive(self, timeout_s: float) -> Iterator[tuple[bytes, _Said, Array | None] | WireError]:
         """All that is waiting, after at most `timeout_s`; a broken message comes as its error."""
         if not self._router.poll(round(timeout_s * 1000)):
             return
@@ -141,8 +162,8 @@ class HubSocket:
                 return
             try:
                 message, pixels = decode(frames)
-                if not isinstance(message, ToHub):
-                    raise WireError(f"{type(message).__name__} is not for the hub")
+                if not isinstance(message, self._kinds):
+                    raise WireError(f"{type(message).__name__} is not for the {self._name}")
             except WireError as error:
                 self.refused += 1
                 yield error
@@ -159,16 +180,28 @@ class HubSocket:
             raise
         return True
 
+    def close(self) -> None:
+        """And take the address away: who asks later need not wait for an answer."""
+        self._router.close()
+        (self._folder / self._name).unlink(missing_ok=True)
+
+
+class HubSocket(Door[ToHub]):
+    """The hub's end: for everybody who talks to it, and a PUB that tells what happened."""
+
+    def __init__(self, output_root: Path) -> None:
+        super().__init__(output_root, "hub", ToHub)
+        self._publisher = new_socket(zmq.PUB)
+        self._publisher.bind(_endpoint(output_root, "events"))
+
     def publish(self, topic: str, what: dict[str, Any]) -> None:
         """Tell whoever listens; nobody has to."""
         self._publisher.send_multipart([topic.encode(), msgspec.json.encode(what)])
 
     def close(self) -> None:
-        """And take the addresses away: who asks later need not wait for an answer."""
-        self._router.close()
+        super().close()
         self._publisher.close()
-        for name in ("hub", "events"):
-            (self._folder / name).unlink(missing_ok=True)
+        (self._folder / "events").unlink(missing_ok=True)
 
 
 class Link:
@@ -179,6 +212,10 @@ class Link:
         self.hub_id = ""
         self.newer_than_s = 0.0
         """What its pulse says."""
+        self.heard_at = time.monotonic()
+        """When anything came, a pulse too."""
+        self.packed = False
+        """Pixels are compressed on their way: the link is slow."""
         self._dealer = dealer
         self._dealer.setsockopt(zmq.IMMEDIATE, 1)  # with nobody there, nothing piles up
         self._dealer.setsockopt(zmq.RECONNECT_IVL, 50)
@@ -197,7 +234,7 @@ class Link:
     def send(self, message: AnyMessage, pixels: Array | None = None) -> bool:
         """True if it is on its way; False when there is no hub. Then the hub will ask again: nothing is lost."""
         try:
-            self._dealer.send_multipart(encode(message, pixels), zmq.NOBLOCK, copy=pixels is None)
+            self._dealer.send_multipart(encode(message, pixels, packed=self.packed), zmq.NOBLOCK, copy=pixels is None)
         except zmq.Again:
             return False
         return True
@@ -214,6 +251,7 @@ class Link:
             except zmq.Again:
                 return
             message, pixels = decode(frames)
+            self.heard_at = time.monotonic()
             if isinstance(message, Pulse):
                 self.hub_id, self.newer_than_s = message.hub_id, message.newer_than_s
             else:
@@ -230,6 +268,15 @@ class HubLink(Link):
         dealer = new_socket(zmq.DEALER)
         dealer.setsockopt(zmq.IDENTITY, f"{name}.{os.getpid()}.{os.urandom(3).hex()}".encode())
         super().__init__(dealer, _endpoint(output_root, "hub"), name=name, wake_fd=wake_fd)
+
+
+class ErrandLink(Link):
+    """A step's end, to the relay of the same computer."""
+
+    def __init__(self, output_root: Path, *, name: str) -> None:
+        dealer = new_socket(zmq.DEALER)
+        dealer.setsockopt(zmq.LINGER, 1000)
+        super().__init__(dealer, _endpoint(output_root, ERRANDS), name=name)
 
 
 def wait(ends: Iterable[zmq.Socket[bytes]], timeout_s: float) -> None:

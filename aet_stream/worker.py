@@ -18,7 +18,7 @@ from aet_stream.layout import SUBTRACTED
 from aet_stream.messages import WIRE_VERSION, AnyMessage, Done, Failed, Job, Ready, ToHub, Working
 from aet_stream.projection import Array
 from aet_stream.service import BEAT_S, notify, still_at_it
-from aet_stream.status import WorkerStatus
+from aet_stream.status import WorkerStatus, in_words
 from aet_stream.transport import HubLink
 
 logger = logging.getLogger(__name__)
@@ -46,17 +46,20 @@ class Worker:
         denoiser: Denoiser | None = None,
         link: Link | None = None,
         elsewhere: Callable[[], RelayLink] | None = None,
+        compress: bool = False,
     ) -> None:
         """
         Parameters
         ----------
         denoiser, link : what to subtract with, and the way to the hub; with both of them it need not be started
         elsewhere : makes the link to the relay of another computer, which says how to work; else the hub is here
+        compress : that link is slow, and has pixels compressed
         """
         self.name = name
         self._config = config
         self._denoiser = denoiser
         self._elsewhere = elsewhere
+        self._compress = compress
         self._link = link
         self._asked_at = 0.0
         self._told_at = 0.0
@@ -92,6 +95,7 @@ class Worker:
     def _ask(self) -> None:
         if self._link is not None and self._denoiser is not None:
             ready = Ready(name=self.name, model_sha256=self._denoiser.sha256, wire=WIRE_VERSION, version=__version__)
+            ready = msgspec.structs.replace(ready, compress=self._compress)
             if self._link.send(ready):  # else there is no hub yet: the next step asks
                 self._asked_at = time.monotonic()
 
@@ -124,11 +128,13 @@ class Worker:
         self.beat()
         notify(self.name, "WATCHDOG=1")
 
-    def beat(self) -> None:
-        if self._link is not None and self._denoiser is not None:
-            model = self._denoiser
-            said = WorkerStatus(model=model.name, model_sha256=model.sha256, device=model.device, done=self._done, failed=self._failed)
-            self._link.beat(said)
+    def beat(self) -> str:
+        if self._link is None or self._denoiser is None:
+            return ""
+        model = self._denoiser
+        said = WorkerStatus(model=model.name, model_sha256=model.sha256, device=model.device, done=self._done, failed=self._failed)
+        self._link.beat(said)
+        return in_words(said)
 
     def close(self) -> None:
         if self._link is not None:

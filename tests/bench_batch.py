@@ -30,7 +30,7 @@ def rates(series: int, tilts: int, model: str) -> dict[int, list[float]]:
 
 def main(words: list[str]) -> dict[str, float]:
     """Prints, and returns seconds per series by figure."""
-    series, tilts = (int(word) for word in (*words, *("16", "20")[len(words) :]))
+    series, tilts = (int(word) for word in (*words, *("16", "60")[len(words) :]))
     found = {workers: float(np.median(each)) for workers, each in rates(series, tilts, "default").items()}
     words_of = "  ".join(f"{workers} processes {rate:.0f} series/h" for workers, rate in found.items())
     print(f"{series} series of {tilts} projections, 64 px, default model: {words_of}   ratio {found[2] / found[1]:.2f}", flush=True)

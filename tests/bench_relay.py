@@ -1,4 +1,4 @@
-"""How long a projection takes to a worker and back: over ipc beside CURVE through the relay, in turns, in one run.
+"""How long a projection takes to a worker and back: over ipc beside CURVE through the relay, in turns, in one run; what `--compress` gains.
 
 python -m tests.bench_relay            over loopback
 """
@@ -14,7 +14,7 @@ from statistics import median
 
 import numpy as np
 
-from aet_stream import __version__
+from aet_stream import __version__, packing
 from aet_stream.config_file import load
 from aet_stream.curve import RelayLink
 from aet_stream.denoise.estimators import model_sha256
@@ -22,6 +22,7 @@ from aet_stream.errors import WireError
 from aet_stream.keys import KeyRing, load_key, make_key
 from aet_stream.messages import WIRE_VERSION, Done, Job, Ready
 from aet_stream.projection import Quality, VisitKey
+from aet_stream.simulate.series import simulate_series
 from aet_stream.transport import HubLink, HubSocket, Link
 from tests.harness import wait_for
 from tests.proxy import free_port
@@ -50,6 +51,24 @@ def turn_s(hub: HubSocket, peer: bytes, pixels: np.ndarray) -> float:
         for heard in hub.receive(5.0):
             if not isinstance(heard, WireError) and isinstance(heard[1], Done):
                 return time.perf_counter() - began
+
+
+def compress() -> None:
+    """One simulated projection, as it goes to a worker and as it comes back; at which speed of the link nothing is gained."""
+    series = simulate_series(seed=1, tilts_deg=np.array([0.0, 20.0]), size_px=512)
+    raw = series.raw[0]
+    for name, pixels in {"raw, 16 bits": raw, "clean, float32": (raw - series.background[0]).astype("<f4")}.items():
+        data, times = pixels.tobytes(), [time.process_time()]
+        packed = packing.pack(data, pixels.itemsize)
+        times.append(time.process_time())
+        assert packing.unpack(packed, len(data), pixels.itemsize) == data
+        times.append(time.process_time())
+        pack_s, unpack_s = np.diff(times)
+        even = (len(data) - len(packed)) / (pack_s + unpack_s)
+        print(
+            f"{name}: {len(data) / len(packed):.2f} times smaller; packed at {len(data) / pack_s / 1e6:.0f} MB/s, unpacked at"
+            f" {len(data) / unpack_s / 1e6:.0f}; gains time below {8e-6 * even:.0f} Mbit/s"
+        )
 
 
 def main(folder: Path) -> None:
@@ -99,3 +118,4 @@ def main(folder: Path) -> None:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         main(Path(folder))
+    compress()

@@ -10,7 +10,10 @@ import pytest
 
 import aet_stream
 
-LONGEST = ("test_training", "test_failpoints", "test_align", "test_survives_kills", "test_triggers", "test_real_input", "test_wrong_things")
+LONGEST = (
+    "test_real_input", "test_atoms_step", "test_campaign", "test_failpoints", "test_batch", "test_film", "test_page",
+    "test_training", "test_triggers", "test_editions", "test_align", "test_monitor", "test_wrong_things",
+)  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -82,6 +82,7 @@ def test_a_turned_axis_is_found(axis_deg: float) -> None:
     assert found.axis_deg == pytest.approx(axis_deg, abs=0.2)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("axis_deg", "size_px"), [(0.5, 256), (0.0, 256), (0.0, 96)])
 def test_half_a_degree_is_told_from_noise(axis_deg: float, size_px: int) -> None:
     """A particle wide enough to show it, jitter and noise notwithstanding; what noise alone might be is left at nothing."""
@@ -91,6 +92,7 @@ def test_half_a_degree_is_told_from_noise(axis_deg: float, size_px: int) -> None
     assert (found.axis_deg == 0) == (axis_deg == 0)
 
 
+@pytest.mark.thorough
 def test_an_error_of_the_background_is_not_taken_for_a_turn() -> None:
     """A dark spot that stays with the image and deepens from tilt to tilt: profiles agree better along a wrong axis, but not well."""
     views = displaced(np.random.default_rng(2).uniform(-3, 3, (len(TILTS), 2)), 0.0, noise=0.005)
@@ -100,6 +102,7 @@ def test_an_error_of_the_background_is_not_taken_for_a_turn() -> None:
     assert align(views.astype(np.float32), TILTS, ("axis-angle",)).axis_deg == 0
 
 
+@pytest.mark.thorough
 def test_what_is_in_register_stays_there() -> None:
     """Nothing to gain: hardly anything moves."""
     found = align(displaced(np.zeros((len(TILTS), 2)), 0.0), TILTS)
@@ -107,6 +110,7 @@ def test_what_is_in_register_stays_there() -> None:
     assert abs(found.axis_deg) < 0.3
 
 
+@pytest.mark.thorough
 def test_an_axis_off_the_middle_is_found() -> None:
     """Half a pixel that all projections share, far below what noise does to each of them, is taken out to a tenth."""
     true = np.tile([0.0, 0.5], (len(TILTS), 1))
@@ -122,6 +126,7 @@ def test_very_flat_frames_are_aligned_too(height: int) -> None:
     assert apply(views, align(views, np.linspace(-60, 60, 5))).shape == views.shape
 
 
+@pytest.mark.thorough
 def test_steps_can_be_left_out() -> None:
     """Only the common line: nothing moves across the axis, nothing turns. No step: the very same array."""
     true = np.random.default_rng(1).uniform(-3, 3, (len(TILTS), 2))

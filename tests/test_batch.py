@@ -20,6 +20,7 @@ from aet_stream.batch.run import Run, drive
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.hub import writer_lock
 from aet_stream.series import Series
+from aet_stream.service import EXIT_STRICT
 from tests.archives import READ, add, alive, archive, batch, children, done, here, jobs, plan, row, said, simulated, states
 from tests.harness import ENVIRONMENT, Daemon, wait_for
 
@@ -41,6 +42,7 @@ def column(series: Path, name: str) -> list:
         return file[f"/aet/projection/{name}"][()].tolist()
 
 
+@pytest.mark.thorough
 def test_killed_again_and_again_every_series_is_what_the_daemon_makes_of_it_exactly_once(tmp_path: Path) -> None:
     """A process in the middle of a series, then the client; nobody is left behind, and the same command goes on."""
     daemon = Daemon(tmp_path)
@@ -68,6 +70,7 @@ def test_killed_again_and_again_every_series_is_what_the_daemon_makes_of_it_exac
     assert all(f'href="{name}/series.h5"' in page for name in names)
 
 
+@pytest.mark.thorough
 def test_another_model_redoes_every_series_and_one_more_file_only_its_own(tmp_path: Path) -> None:
     root, out = tmp_path / "in", tmp_path / "out"
     names = archive(root, 4, tilts=3)
@@ -126,6 +129,7 @@ def test_a_closed_series_of_ours_is_taken_as_it_is_and_given_another_background(
     assert by_state(here(plan(first, model="polynomial"), first))["left"] == ["np00", "np01"]
 
 
+@pytest.mark.thorough
 def test_films_and_volume_follow_the_background_and_each_is_redone_with_what_it_rests_on(tmp_path: Path) -> None:
     root, out = tmp_path / "in", tmp_path / "out"
     simulated(root / "np", 9)
@@ -176,6 +180,17 @@ def test_an_error_costs_its_own_series_and_says_what_would_help(tmp_path: Path) 
     assert "4 projections" in done(out, root, "--workers", "1", "--strict").stderr
 
 
+def test_a_survey_that_lies_among_them_is_set_aside_and_said(tmp_path: Path) -> None:
+    """It came first, of another frame size: the series is whole without it, and `--strict` fails."""
+    out = tmp_path / "out"
+    add(tmp_path / "in" / "s", 0, 0.0, size_px=32)
+    for index in range(1, 4):
+        add(tmp_path / "in" / "s", index, 3.0 * index)
+    assert "1 odd" in done(out, tmp_path / "in", "--workers", "1", "--strict", code=EXIT_STRICT).stderr
+    assert (row(out, "s")["projections"], row(out, "s")["odd"], row(out, "s")["held"]) == (3, 1, 0)
+    assert Series(out / "s" / "series.h5").shape == (64, 64)
+
+
 def test_what_a_worker_failed_over_is_tried_again_when_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, out = tmp_path / "in", tmp_path / "out"
     archive(root, 1, tilts=3)
@@ -219,6 +234,7 @@ def test_ctrl_c_leaves_nobody_behind_and_says_what_is_done(tmp_path: Path) -> No
     writer_lock.take(out, wait_s=0).close()
 
 
+@pytest.mark.thorough
 def test_a_process_that_dies_over_one_series_again_and_again_costs_that_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, out = tmp_path / "in", tmp_path / "out"
     archive(root, 3, tilts=3)

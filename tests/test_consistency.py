@@ -119,6 +119,7 @@ def test_a_series_shows_which_projection_does_not_fit(tmp_path: Path) -> None:
     assert np.abs(ratio - 1).max() < 0.3
 
 
+@pytest.mark.thorough
 def test_what_was_taken_again_judges_nobody_and_is_not_shown(tmp_path: Path) -> None:
     """Six tilts, then all of them again under the same names with a third more gain: the new ones agree, the report shows no others."""
     daemon = Daemon(tmp_path)

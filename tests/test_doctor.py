@@ -290,6 +290,11 @@ def unit_hidden_by_its_sandbox(scene: Scene) -> None:
     (home / "python").symlink_to(sys.executable)
 
 
+def weights_hidden_from_the_worker(scene: Scene) -> None:
+    unit(scene, f"ExecStart={sys.executable} worker --config x\nProtectHome=yes")
+    scene.set["denoise.model"] = "/home/me/mine.safetensors"
+
+
 @pytest.mark.parametrize(
     ("check", "fault", "state", "said", "remedy"),
     [
@@ -328,6 +333,7 @@ def unit_hidden_by_its_sandbox(scene: Scene) -> None:
         ("proxies", proxy_for_all, "warn", "requests for 127.0.0.1 go there", "no_proxy"),
         ("units", unit_without_program, "fail", "/no/such/bin/aet-stream is not there", "ExecStart"),
         ("units", unit_without_user, "fail", "no user nobody-of-that-name", "useradd"),
+        ("units", weights_hidden_from_the_worker, "fail", "mine.safetensors lies in a home", "/opt or /srv"),
         pytest.param("units", unit_hidden_by_its_sandbox, "fail", "lies in a home", "/opt/aet-stream", marks=root_only),
     ],
 )

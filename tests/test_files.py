@@ -39,6 +39,7 @@ def one_of_each(folder: Path) -> None:
         shutil.copytree(kind, folder / f"real_{kind.name}")
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("model", ["laplace", pytest.param("default", marks=pytest.mark.slow)])
 def test_denoise_gives_what_the_daemon_stores_of_every_format(tmp_path: Path, model: str) -> None:

@@ -227,6 +227,7 @@ def alone() -> Denoiser:
     return Denoiser(model="default", fusion=False, device="cpu", threads=1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("set_name", "gain_db", "mean_db"), [("published", 3.0, 54.5), ("hard", 0.5, 42.5)])
 def test_the_fusion_makes_the_network_better(monkeypatch: pytest.MonkeyPatch, set_name: str, gain_db: float, mean_db: float) -> None:
     """On frames of particles and films that neither has seen; what a frame may lose is less than what others win. The better the network

@@ -16,6 +16,7 @@ def judged(counts: dict[str, int]) -> None:
     assert counts["files"] == sum(number for what, number in counts.items() if what != "files")
 
 
+@pytest.mark.thorough
 def test_240_damaged_files(tmp_path: Path) -> None:
     """Ten of every kind of file; each ends in pixels or in one clear refusal, and whole files are read as ever afterwards."""
     judged(fuzz.run(240, tmp_path, seed=1, timeout_s=5.0))

@@ -350,6 +350,7 @@ def test_one_hot_pixel_leaves_the_others_their_greys(browser: Browser, tmp_path:
         leave(page)
 
 
+@pytest.mark.thorough
 def test_frames_of_4096_px_come_binned_and_sharp_when_zoomed(browser: Browser, tmp_path: Path) -> None:
     """The whole frame is a fourth as fine; closer, the detector's own pixels are loaded and the counts are exact."""
     rng = np.random.default_rng(1)
@@ -630,6 +631,7 @@ def test_another_edition_is_looked_at_with_one_key(browser: Browser, daemon: Dae
     assert get(f"{address(daemon)}/api/v1/series/{old}/frames/5/clean?edition=../2")[0] == 404
 
 
+@pytest.mark.thorough
 def test_a_volume_about_the_wrong_axis_says_so_where_it_is_seen(browser: Browser, tmp_path: Path) -> None:
     """The axis lies along x, nothing says so: the figure of the doubt, and the setting that ends it, stand above the slices."""
     settings = {"reconstruct__on_close": True, "reconstruct__iterations": 3, "reconstruct__quality": False, "denoise__model": "constant"}

@@ -353,6 +353,20 @@ def test_a_series_is_full_when_as_many_images_are_there_as_rows_that_count(desk:
     assert desk.core.ledger.series("s")[0]["state"] == "closed"
 
 
+def test_a_series_that_closes_waits_for_what_is_in_flight(desk: Desk) -> None:
+    """Between two messages the hub does one piece of the closed file; what is being measured does not wait for the whole of it."""
+    desk.pixels = {f"s/{name}.tif": known_image(index, 32) for index, name in enumerate("abc")}
+    desk.store("a", "b", "c")
+    desk.offer("d", folder="t")
+    desk.obey("close", series="s")
+    turns = 0
+    while desk.core.ledger.series("s")[0]["state"] != "closed":
+        desk.clock.now_s += 1
+        desk.turn()
+        turns += 1
+    assert turns > 3 * 4  # each row read, written in two planes, and read back
+
+
 def test_a_file_that_is_restored_counts_again(desk: Desk) -> None:
     """Overwritten by mistake and taken back from a copy elsewhere: its first pixels are a new row, what came between is superseded."""
     for number, index in enumerate((0, 7, 0, 0)):

@@ -495,6 +495,7 @@ def test_new_folders_are_synced_into_the_ones_above(tmp_path: Path, monkeypatch:
     assert synced == [tmp_path, tmp_path / "a"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("step", [331, pytest.param(5, marks=[pytest.mark.slow, pytest.mark.timeout(3000)])])
 def test_verify_notices_whatever_byte_is_flipped(tmp_path: Path, step: int) -> None:
     """One bit of every `step`-th byte of a closed file, in turn: noticed, or nothing that anybody reads has changed."""

@@ -229,6 +229,20 @@ def test_no_large_file_is_brought_to_the_disk_in_one_go(tmp_path: Path, monkeypa
     assert sizes[-1] == whole
 
 
+@pytest.mark.parametrize("kind", ["close", "fold"])
+def test_no_frame_is_written_before_its_time(tmp_path: Path, kind: str) -> None:
+    """HDF5 would write the fill value of all frames with the first one, and the hub does nothing else meanwhile."""
+    store = opened(tmp_path, fold_rows=8)
+    store.commit([made(index, size_px=128) for index in range(16)])
+    work = store.close(CLOSED) if kind == "close" else store.fold()
+    for _ in range(3):
+        next(work)
+    (draft,) = (tmp_path / "s").rglob(".*.tmp")
+    frame_bytes = 128 * 128 * 6
+    assert draft.stat().st_blocks * 512 < 5 * frame_bytes
+    work.close()
+
+
 def test_an_abandoned_close_leaves_no_trace(tmp_path: Path) -> None:
     """A late projection interrupts closing at any point."""
     store = filled(tmp_path, 3)

@@ -27,7 +27,7 @@ class Part:
     name = sys.argv[1]
     def start(self): {start}
     def step(self): {step}
-    def beat(self): pass
+    def beat(self): return ''
     def close(self): pass
 lifeline.tie(os.getppid())
 sys.stdin.buffer.read()
@@ -201,8 +201,8 @@ class Part:
             raise self.fault
         self.stop.asked = True
 
-    def beat(self) -> None:
-        """Nothing to say."""
+    def beat(self) -> str:
+        return ""
 
     def close(self) -> None:
         self.closed += 1

@@ -11,11 +11,23 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from aet_stream.cli import main
 from aet_stream.config_file import load
+from aet_stream.status import (
+    QueueDepth,
+    RelayStatus,
+    SeriesStatus,
+    Status,
+    TriggerStatus,
+    WatchStatus,
+    WorkerStatus,
+    in_words,
+)
 from tests.harness import ENVIRONMENT, Daemon, put, wait_for
 
 UNITS = Path(__file__).parent.parent / "aet_stream" / "systemd"
@@ -27,11 +39,12 @@ EXPOSED = {
     "aet-stream@tem1.service": 16,
     "aet-stream-hub.service": 5,
     "aet-stream-watch.service": 5,
-    "aet-stream-worker.service": 6,
+    "aet-stream-worker.service": 5,
     "aet-stream-trigger.service": 16,
     "aet-stream-monitor.service": 16,
     "aet-stream-relay.service": 16,
-    "aet-stream-elsewhere@0.service": 16,
+    "aet-stream-elsewhere@0.service": 14,
+    "aet-stream-helper.service": 14,
 }
 """Tenths of 10 that each may have by systemd's own measure."""
 OFFLINE = ("aet-stream-hub.service", "aet-stream-watch.service", "aet-stream-worker.service")
@@ -117,9 +130,10 @@ def place(root: Path) -> set[str]:
     [
         ([], {"aet-stream.service", "aet-stream.service.d/paths.conf"}, {"config.toml"}),
         (["--instance", "tem1"], {"aet-stream@.service", "aet-stream@tem1.service.d/paths.conf"}, {"tem1.toml"}),
-        (["--units", "roles"], {*(name for name in EXPOSED if "@" not in name and name != "aet-stream.service"), "aet-stream.target",
+        (["--units", "roles"], {*(name for name in EXPOSED if not re.search("@|stream.service|helper", name)), "aet-stream.target",
                                 "aet-stream-.service.d/role.conf", "aet-stream-.service.d/paths.conf"}, {"config.toml"}),
-        (["--units", "elsewhere"], {"aet-stream-elsewhere@.service", "aet-stream-.service.d/role.conf"}, {"elsewhere.env", "worker.key"}),
+        (["--units", "elsewhere"], {"aet-stream-elsewhere@.service", "aet-stream-helper.service", "aet-stream-.service.d/role.conf"},
+         {"elsewhere.env", "worker.key"}),
     ],
 )  # fmt: skip
 def test_install_and_uninstall(
@@ -219,6 +233,9 @@ def test_ready_and_watchdog_come_from_live_roles_only(tmp_path: Path) -> None:
         assert any("EXTEND_TIMEOUT_USEC=" in words for words in systemd.heard)  # a start may take longer than the unit allows
         wait_for(lambda: len(daemon.role_pids()) >= 3, what="the roles")
         wait_for(lambda: any("WATCHDOG=1" in words for words in systemd.listen()), what="WATCHDOG")
+        for number in range(2):
+            put(daemon.root / "s", number, float(number))
+        wait_for(lambda: any("STATUS=series s: 2 projections\n" in words for words in systemd.listen()), what="word of the series")
         worker = wait_for(lambda: daemon.role_pids().get("worker-0"))
         os.kill(worker, signal.SIGSTOP)
         wait_for(lambda: any("STATUS=silent: worker-0" in words for words in systemd.listen()), what="word of the silent worker")
@@ -235,6 +252,35 @@ def test_ready_and_watchdog_come_from_live_roles_only(tmp_path: Path) -> None:
         if daemon.process.poll() is None:
             daemon.process.kill()
             daemon.process.wait()
+
+
+OPEN = SeriesStatus(
+    name="np1", state="open", opened_at=1, last_at=2, closed_at=None, generation=1, stored=34, held=0, quarantined=0, duplicates=0,
+    last_tilt_deg=None, tilts=34,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (Status(), "no series is open"),
+        (Status(series=(OPEN,), queue=QueueDepth(working=1, waiting=1, offered=7)), "series np1: 34 projections, 2 in flight"),
+        (
+            Status(series=(replace(OPEN, stored=1, held=3), replace(OPEN, name="old", last_at=1))),
+            "series np1: 1 projection, 3 held (and 1 more open)",
+        ),
+        (Status(series=(replace(OPEN, state="closed"),), paused="the disk is full"), "paused: the disk is full"),
+        (WatchStatus(), ""),
+        (WatchStatus(root_there=False, moving=3), "the watched folder is not there"),
+        (WatchStatus(moving=1), "1 file not complete yet"),
+        (WorkerStatus(model="default", device="cuda:0", done=12), "default on cuda:0: 12 done"),
+        (TriggerStatus(series={"reconstruct": "np1", "report": "np2"}), "volume of np1 running, report of np2 running"),
+        (RelayStatus(workers=("lab2:gpu0",)), "1 worker on other computers"),
+    ],
+)  # fmt: skip
+def test_systemctl_status_says_what_each_role_is_at(said: Any, words: str) -> None:
+    """One line, in words."""
+    assert in_words(said) == words
 
 
 def test_roles_as_units_of_their_own_make_a_series(tmp_path: Path) -> None:

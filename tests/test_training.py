@@ -124,6 +124,7 @@ def test_a_trained_network_can_be_used_at_once(tmp_path: Path, network: str, hel
     assert found.quality.expected_error > 0
 
 
+@pytest.mark.thorough
 def test_a_gate_is_trained_after_its_network_and_travels_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One file holds both; its samples are thrown away, its own log stays; a finished run makes none again."""
     path = run(str(preset_file(tmp_path, views=3, gate=True)), tmp_path / "out", threads=1)
@@ -278,6 +279,7 @@ def test_a_used_folder_is_refused_without_resume_and_an_abandoned_log_begins_ane
         run(str(tmp_path / "tiny.toml"), tmp_path, threads=1)
 
 
+@pytest.mark.thorough
 def test_several_processes_train_one_network(tmp_path: Path) -> None:
     """torchrun with two processes on the CPU: one network comes out, its log has every step once."""
     preset, out = preset_file(tmp_path, steps=3), tmp_path / "out"
@@ -555,6 +557,7 @@ def test_a_path_that_cannot_be_read_or_written_is_one_line_before_any_work(tmp_p
     assert f"{tmp_path / 'in' / 'particle'}: File exists" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 def test_evaluation_ranks_what_it_should(tmp_path: Path) -> None:
     """Doing nothing is worse than Laplace on films, Laplace worse than the network; one row per estimator and set, no NaN, and a picture.
 

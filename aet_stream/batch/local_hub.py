@@ -46,11 +46,11 @@ class LocalHub:
 
     def __init__(self, config: Config) -> None:
         """`config`: as `settings_of` makes it."""
-        self._config = config
+        self.config = config
         self._links: dict[bytes, LocalLink] = {}
 
     def __enter__(self) -> LocalHub:
-        self.core = Core(self._config, sinks={}, timing=Timing(look_for_closing_s=0.0, close_budget_s=1.0))
+        self.core = Core(self.config, sinks={}, timing=Timing(look_for_closing_s=0.0, close_budget_s=1.0))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -81,15 +81,19 @@ class LocalHub:
         if complaint := self.core.paused or self.core.room.complaint:
             raise OutputFull(complaint)
 
-    def take_in(self, paths: frozenset[str], denoiser: Denoiser, *, before_work: Callable[[], None] = lambda: None) -> None:
+    def take_in(
+        self, paths: frozenset[str], reader: ReaderChild, denoiser: Denoiser, *, before_work: Callable[[], None] = lambda: None
+    ) -> None:
         """Read, subtract and store what is there of these images; `before_work`: called before the first is subtracted.
+
+        Reader and denoiser are the caller's, who has the next series read and subtracted with them, too.
 
         Raises
         ------
         OutputFull : as `turn`
         """
-        watch = Watch(self._config, ReaderChild.of(self._config), self.link("watch"), only=paths)
-        worker = Worker(self._config, name="batch", denoiser=denoiser, link=self.link("batch", before_work))
+        watch = Watch(self.config, reader, self.link("watch"), only=paths)
+        worker = Worker(self.config, name="batch", denoiser=denoiser, link=self.link("batch", before_work))
         try:
             watch.start()
             while True:
@@ -103,7 +107,7 @@ class LocalHub:
                     time.sleep(PAUSE_S)
         finally:
             worker.close()
-            watch.close()
+            watch.hints.close()
 
     def ask(self, name: str, **arguments: Any) -> dict[str, Any]:
         """What a person may ask of the hub (`hub/commands.py`), and its answer.

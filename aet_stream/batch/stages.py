@@ -23,7 +23,7 @@ import numpy as np
 from aet_stream import __version__, durable, edition, layout, reprocess
 from aet_stream.batch.jobs import Job
 from aet_stream.batch.local_hub import LocalHub, settings_of
-from aet_stream.config import Config, Denoise
+from aet_stream.config import Config, Denoise, Output
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.edition import Maker
 from aet_stream.errors import AetError, NoAtoms, OutputFull, TooFewProjections
@@ -32,6 +32,7 @@ from aet_stream.hub.decisions import DECISIONS
 from aet_stream.layout import PROJECTIONS, SERIES_FILE
 from aet_stream.naming import ATOMS_FILE, VOLUME_FILE
 from aet_stream.readers import stat_stamp
+from aet_stream.readers.child import ReaderChild
 from aet_stream.series import Series
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,8 @@ class Figures(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     projections: int | None = None
     held: int | None = None
     quarantined: int | None = None
+    odd: int | None = None
+    """Of the projections: set aside, because two after it agree on something else."""
     duplicates: int | None = None
     others: int | None = None
     edition: int | None = None
@@ -261,15 +264,30 @@ def _locked(plan: Plan, job: Job) -> TextIO:
     )
 
 
-_here = threading.local()
+class _Kept(threading.local):
+    """What a thread needs for every series and gets once: a network that is loaded, and a process that reads."""
+
+    denoiser: tuple[Denoise, Denoiser] | None = None
+    reader: tuple[Config, ReaderChild] | None = None
+
+
+_kept = _Kept()
 
 
 def _denoiser(settings: Denoise) -> Denoiser:
-    """The one of this thread: a network is loaded once, not for every series."""
-    if getattr(_here, "settings", None) != settings:
-        _here.denoiser, _here.settings = Denoiser(settings), settings
-    found: Denoiser = _here.denoiser
-    return found
+    if _kept.denoiser is None or _kept.denoiser[0] != settings:
+        _kept.denoiser = settings, Denoiser(settings)
+    return _kept.denoiser[1]
+
+
+def _reader(config: Config) -> ReaderChild:
+    """As these settings ask for, wherever the files are."""
+    config = msgspec.structs.replace(config, watch=msgspec.structs.replace(config.watch, root=""), output=Output())
+    if _kept.reader is None or _kept.reader[0] != config:
+        if _kept.reader is not None:
+            _kept.reader[1].close()
+        _kept.reader = config, ReaderChild.of(config)
+    return _kept.reader[1]
 
 
 def maker_of(settings: Denoise) -> Maker:
@@ -320,6 +338,7 @@ def _background(plan: Plan, job: Job) -> Figures:
             projections=len(series),
             held=totals.held,
             quarantined=totals.quarantined,
+            odd=totals.odd,
             duplicates=totals.duplicates,
             others=totals.others,
             edition=series.edition,
@@ -398,7 +417,7 @@ def _take_in(plan: Plan, job: Job, hub: LocalHub, denoiser: Denoiser) -> None:
 
     if plan.again and (ids := [row.id for row in hub.put_aside()]):
         hub.ask("requeue", ids=ids)
-    hub.take_in(frozenset(job.paths), denoiser, before_work=before_work)
+    hub.take_in(frozenset(job.paths), _reader(hub.config), denoiser, before_work=before_work)
 
 
 def _show(plan: Plan, job: Job, hub: LocalHub, denoiser: Denoiser) -> None:

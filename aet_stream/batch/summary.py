@@ -21,7 +21,20 @@ if TYPE_CHECKING:
 
 PAGE, FIGURES = "batch.html", "batch.json"
 """In the output folder."""
-_COLUMNS = ("series", "state", "projections", "held", "quarantined", "edition", "trust", "resolution px", "atoms", "seconds", "remarks")
+_COLUMNS = (
+    "series",
+    "state",
+    "projections",
+    "held",
+    "quarantined",
+    "odd",
+    "edition",
+    "trust",
+    "resolution px",
+    "atoms",
+    "seconds",
+    "remarks",
+)
 _WIDTH = 160
 
 
@@ -38,6 +51,7 @@ class Row(msgspec.Struct, frozen=True):
     projections: int | None
     held: int | None
     quarantined: int | None
+    odd: int | None
     duplicates: int | None
     others: int | None
     edition: int | None
@@ -57,7 +71,7 @@ class Row(msgspec.Struct, frozen=True):
 
     def cells(self) -> list[str]:
         """As text, in the order of the columns."""
-        values = (self.projections, self.held, self.quarantined, self.edition, self.trust, self.resolution_px, self.atoms)
+        values = (self.projections, self.held, self.quarantined, self.odd, self.edition, self.trust, self.resolution_px, self.atoms)
         figures = ["" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value) for value in values]
         first = shown(self.remarks[0]) + (f" (and {len(self.remarks) - 1} more)" if len(self.remarks) > 1 else "") if self.remarks else ""
         return [shown(self.name), self.state, *figures, f"{self.seconds:.1f}", first]
@@ -67,7 +81,7 @@ def in_words(series: Progress) -> str:
     """One series that is done."""
     row = Row.of(series)
     words = [f"{row.projections} projections"]
-    words += [f"{value} {name}" for name, value in (("held", row.held), ("quarantined", row.quarantined)) if value]
+    words += [f"{value} {name}" for name, value in (("held", row.held), ("quarantined", row.quarantined), ("odd", row.odd)) if value]
     return f"{', '.join(words)}, {row.seconds:.1f} s ({', '.join(row.did)})"
 
 

@@ -28,7 +28,7 @@ def add_commands(add: Add) -> None:
     )
     batch.add_argument("--again", action="store_true", help="read once more what was held or quarantined")
     batch.add_argument("--list", action="store_true", help="only say which series there are, and what is to be done")
-    batch.add_argument("--strict", action="store_true", help="exit code 3 if any projection was held or quarantined")
+    batch.add_argument("--strict", action="store_true", help="exit code 3 if any projection was held, quarantined or set aside")
 
 
 def _batch(arguments: argparse.Namespace) -> int:
@@ -76,7 +76,7 @@ def _batch(arguments: argparse.Namespace) -> int:
             print(batch.report())
     if any(series.error for series in batch.all):
         return EXIT_FAILED
-    put_aside = any(series.figures.held or series.figures.quarantined for series in batch.all)
+    put_aside = any(each.held or each.quarantined or each.odd for each in (series.figures for series in batch.all))
     return EXIT_STRICT if arguments.strict and put_aside else EXIT_OK
 
 

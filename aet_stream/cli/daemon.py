@@ -13,9 +13,12 @@ from aet_stream.cli.common import Add, settings
 from aet_stream.config import Config
 from aet_stream.doctor.settings import troubles
 from aet_stream.errors import ConfigError
+from aet_stream.messages import StepName
 from aet_stream.service import Role, Stop, serve, set_up_logging
+from aet_stream.steps import CALLED
 
 OWN_KEY = Path("~/.config/aet-stream/worker.key")
+SPOOL = Path("~/.cache/aet-stream/helper")
 
 
 def add_commands(add: Add) -> None:
@@ -29,11 +32,30 @@ def add_commands(add: Add) -> None:
         role.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
         role.add_argument("--name", default="worker-0" if name == "worker" else name, help="name among roles of the same kind")
         if name == "worker":
-            role.add_argument("--connect", metavar="tcp://HOST:PORT", help="work for the relay of another computer (docs/elsewhere.md)")
-            role.add_argument(
-                "--server-key", metavar="KEY", help="with --connect: its public key, as `aet-stream keys show` prints it there"
-            )
-            role.add_argument("--key", type=Path, metavar="FILE", default=OWN_KEY, help="with --connect: the key of this computer")
+            _add_way(role, "with --connect: ", needed=False)
+    helper = add("helper", _helper, "make volumes, films and atoms for another computer (docs/elsewhere.md)")
+    _add_way(helper, "", needed=True)
+    helper.add_argument("--name", default="helper", help="name among those of this computer")
+    helper.add_argument(
+        "--takes", type=_takes, default=tuple(CALLED), metavar="A,B", help=f"what it makes (default: {','.join(CALLED.values())})"
+    )
+    helper.add_argument("--spool", type=Path, metavar="DIR", help=f"where it works, on a local disk (default: {SPOOL}/NAME)")
+
+
+def _add_way(role: argparse.ArgumentParser, when: str, *, needed: bool) -> None:
+    role.add_argument("--connect", metavar="tcp://HOST:PORT", required=needed, help="work for the relay of another computer")
+    role.add_argument(
+        "--server-key", metavar="KEY", required=needed, help=f"{when}its public key, as `aet-stream keys show` prints it there"
+    )
+    role.add_argument("--key", type=Path, metavar="FILE", default=OWN_KEY, help=f"{when}the key of this computer")
+    role.add_argument("--compress", action="store_true", help=f"{when}compress what is sent, both ways: for links below 100 Mbit/s")
+
+
+def _takes(text: str) -> tuple[StepName, ...]:
+    found = tuple(step for step, made in CALLED.items() if made in text.split(","))
+    if len(found) != len(text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text}: some of {','.join(CALLED.values())} are needed")
+    return found
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -70,8 +92,26 @@ def _worker_elsewhere(arguments: argparse.Namespace, config: Config) -> Role:
     if arguments.server_key is None:
         raise ConfigError("--connect needs --server-key: `aet-stream keys show` prints it there")
     key, server_key = load_key(arguments.key.expanduser()), public_key(arguments.server_key)
+    link = lambda: RelayLink(arguments.connect, key, server_key, name=arguments.name, packed=arguments.compress)  # noqa: E731
+    return Worker(config, name=arguments.name, elsewhere=link, compress=arguments.compress)
+
+
+def _helper(arguments: argparse.Namespace) -> int:
+    """Do heavy steps for the daemon of another computer: volumes, films, atoms. No shared disk is needed.
+
+    It is let in like a worker (`aet-stream keys`). Of its settings those of devices, threads and memory count; all that results depend on
+    is said there.
+    """
+    from aet_stream.curve import RelayLink
+    from aet_stream.helper import Helper
+    from aet_stream.keys import load_key, public_key
+
+    set_up_logging(arguments.name, verbose=arguments.verbose)
+    config, key, server_key = settings(arguments), load_key(arguments.key.expanduser()), public_key(arguments.server_key)
     link = lambda: RelayLink(arguments.connect, key, server_key, name=arguments.name)  # noqa: E731
-    return Worker(config, name=arguments.name, elsewhere=link)
+    spool = (arguments.spool or SPOOL / arguments.name).expanduser().absolute()
+    helper = Helper(config, name=arguments.name, takes=arguments.takes, spool=spool, elsewhere=link, packed=arguments.compress)
+    return serve(helper, Stop())
 
 
 def _make_role(kind: str, name: str, config: Config) -> Role:

@@ -27,6 +27,7 @@ def add_commands(add: Add) -> None:
     film.add_argument("series", metavar="SERIES")
     film.add_argument("--no-use", dest="use", action="store_const", const=False, help="do not show it (default: as film.use says)")
     film.add_argument("--growing", action="store_true", help="no edition: only what the monitor shows, from the model before")
+    film.add_argument("--keep", action="store_true", help=argparse.SUPPRESS)  # made for the hub of another computer: it is not handed over
     film.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     reprocess = add("reprocess", _reprocess, "a stored series again from its raw, beside the first result")
     reprocess.add_argument("series", metavar="SERIES")
@@ -109,6 +110,8 @@ def _film(arguments: argparse.Namespace) -> int:
         if not arguments.supervised:
             raise
         print(f"{name}: no films: {error}")  # trying again would not help
+        return EXIT_OK
+    if arguments.keep:
         return EXIT_OK
     use = config.film.use if arguments.use is None else arguments.use
     number = edition.hand_over(root, name, maker, use=use)

@@ -157,9 +157,12 @@ def _unit(station: Station, name: str, text: str) -> Iterator[Finding]:
             f"{name}: {program} is not there, or may not be run",
             "install into that place, or correct ExecStart=; then systemctl daemon-reload",
         )
-    elif program.startswith(("/home/", "/root/")) and _last(text, "ProtectHome") in ("yes", "true", "tmpfs"):
-        wrong = True
-        yield fail(f"{name}: {program} lies in a home, which ProtectHome= hides", "install into /opt/aet-stream")
+    elif _last(text, "ProtectHome") in ("yes", "true", "tmpfs"):
+        weights = station.config.denoise.model if " worker " in _last(text, "ExecStart") else ""
+        for path, remedy in {program: "install into /opt/aet-stream", weights: "put the weights into /opt or /srv: denoise.model"}.items():
+            if path.startswith(("/home/", "/root/", "~")):
+                wrong = True
+                yield fail(f"{name}: {path} lies in a home, which ProtectHome= hides", remedy)
     user = _last(text, "User")
     if user and "%" not in user and not _there(user):
         wrong = True

@@ -532,7 +532,10 @@ class Archive:
         return name in self._works
 
     def work(self, budget_s: float) -> list[Closed]:
-        """Go on with closing, folding and the rest for about `budget_s`; returns the series that are another file now."""
+        """Go on with closing, folding and the rest for about `budget_s`, at least by one piece.
+
+        Returns the series that are another file now.
+        """
         until, closed = time.monotonic() + budget_s, self._begin_works()
         while self._works:
             name, (kind, work) = next(iter(self._works.items()))

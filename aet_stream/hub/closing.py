@@ -50,13 +50,13 @@ class Closing:
         self._active_at_s[name] = self._timing.now_s()
 
     def close_series(self) -> None:
-        """Begin to close what is due; go on with what has begun."""
+        """Begin to close what is due; go on with what has begun: one piece a turn while projections are in flight, as they go first."""
         now_s = self._timing.now_s()
         if now_s - self._looked_at_s > self._timing.look_for_closing_s:
             self._looked_at_s = now_s
             for name in self.due():
                 self._archive.begin_close(name)
-        for closed in self._archive.work(self._timing.close_budget_s):
+        for closed in self._archive.work(0.0 if self._in_flight else self._timing.close_budget_s):
             if closed.what != "shown":
                 self._asked.discard(closed.name)
             for event_id, sink in closed.called_off:

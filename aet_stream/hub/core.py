@@ -249,10 +249,6 @@ class Core:
 
     # -- telling ----------------------------------------------------------------------------------------------------------------
 
-    def beat(self) -> News:
-        """The whole status, for whoever listens."""
-        return News("status", msgspec.to_builtins(self.status()))
-
     def idle_for_s(self) -> float:
         """Since when nothing has been under way, anywhere from the watched folder to the disk."""
         now_s = self._timing.now_s()

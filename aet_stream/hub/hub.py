@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TextIO
 
+import msgspec
+
 from aet_stream import failpoints, service
 from aet_stream.config import Config
 from aet_stream.errors import AetError, WireError
@@ -15,6 +17,7 @@ from aet_stream.hub.core import Core
 from aet_stream.hub.outgoing import Letter, News
 from aet_stream.hub.timing import Timing
 from aet_stream.messages import Event, Job, Want
+from aet_stream.status import in_words
 from aet_stream.transport import HubSocket
 
 TURN_S = 0.05
@@ -70,8 +73,10 @@ class Hub:
                 self._post(core.hear(*heard))
         self._post(core.turn())
 
-    def beat(self) -> None:
-        self._post([self.core.beat()])
+    def beat(self) -> str:
+        status = self.core.status()
+        self._post([News("status", msgspec.to_builtins(status))])
+        return in_words(status)
 
     def _post(self, outgoing: Iterable[Letter | News]) -> None:
         for each in outgoing:

@@ -196,7 +196,7 @@ def _check_sources(folder: Path, shown: Shown, sources: list[Source], raw: Array
 def write_contiguous(
     path: Path, shown: Shown, read: Callable[[int], Planes], read_apart: Callable[[Record], Planes], first: Array, about: About
 ) -> Generator[None]:
-    """Write the whole series as one file at `path`, frame by frame, and read it back; yields after every frame.
+    """Write the whole series as one file at `path`, frame by frame, and read it back; yields after every read and write of a frame.
 
     Parameters
     ----------
@@ -207,12 +207,12 @@ def write_contiguous(
     records = shown.records
     shape = (len(records), *first.shape)
     with h5py.File(path, "w", libver=layout.LIBVER) as file:
-        planes = {
-            plane.name: file.create_dataset(plane.dataset, shape, plane.dtype_beside(first), fillvalue=plane.fill) for plane in PLANES
-        }
+        datasets = [hdf5.frames(file, plane.dataset, shape, plane.dtype_beside(first), plane.fill) for plane in PLANES]
         for row, record in enumerate(records):
-            for name, pixels in read(row).items():
-                planes[name][row] = pixels
+            planes = read(row)
+            for plane, dataset in zip(PLANES, datasets, strict=True):
+                yield
+                dataset[row] = planes.get(plane.name, plane.fill)
             durable.sync_now_and_then(path, row, layout.nbytes(record, first))
             failpoints.reach("close.frame", path)
             yield
@@ -233,9 +233,10 @@ def write_contiguous(
 def _read_back(path: Path, records: list[Record]) -> Generator[None]:
     with h5py.File(path, "r") as file:
         for row, record in enumerate(records):
-            if {plane.name: crc32(file[plane.dataset][row]) for plane in PLANES if plane.name in record.checksums} != record.checksums:
-                raise StoreError(f"{path}: row {row} does not read back as it was written; the series stays open")
-            yield
+            for plane in PLANES:
+                if plane.name in record.checksums and crc32(file[plane.dataset][row]) != record.checksums[plane.name]:
+                    raise StoreError(f"{path}: row {row} does not read back as it was written; the series stays open")
+                yield
         if not layout.Contents.are(file, file[layout.ABOUT].attrs["content_sha256"]):
             raise StoreError(f"{path}: tilts or records do not read back as they were written; the series stays open")
 

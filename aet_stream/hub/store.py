@@ -17,7 +17,7 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from aet_stream import durable, edition, failpoints, layout
+from aet_stream import durable, edition, failpoints, hdf5, layout
 from aet_stream.edition import FIRST, Covered, Edition, Maker
 from aet_stream.errors import OutputFull, StoreError, Unstorable
 from aet_stream.hub.chosen import Chosen
@@ -25,7 +25,7 @@ from aet_stream.hub.crash_guard import CrashGuard
 from aet_stream.hub.decisions import DECISIONS, Decisions
 from aet_stream.hub.master import About, Shown, Source, write_contiguous, write_virtual
 from aet_stream.judging import Row, Rows
-from aet_stream.layout import PLANES, PROJECTIONS, SERIES_FILE, Plane, Planes, Record, crc32
+from aet_stream.layout import PLANES, PROJECTIONS, SERIES_FILE, Planes, Record, crc32
 from aet_stream.projection import Array, VisitKey
 
 logger = logging.getLogger(__name__)
@@ -341,10 +341,12 @@ class SeriesStore:
         raw = self.read(records[0])["raw"]
         with h5py.File(draft, "w", libver=layout.LIBVER) as file:
             file.attrs["numbers"], file.attrs["clean_crc32"] = _identity(records)
-            frames = {plane.name: _frames(file, plane, len(records), raw) for plane in PLANES}
+            shape = (len(records), *raw.shape)
+            datasets = [hdf5.frames(file, plane.name, shape, plane.dtype_beside(raw), plane.fill) for plane in PLANES]
             for frame, record in enumerate(records):
-                for name, pixels in self.read(record).items():
-                    frames[name][frame] = pixels
+                planes = self.read(record)
+                for plane, dataset in zip(PLANES, datasets, strict=True):
+                    dataset[frame] = planes.get(plane.name, plane.fill)
                 durable.sync_now_and_then(draft, frame, layout.nbytes(record, raw))
                 failpoints.reach("fold.frame", draft)
                 yield
@@ -591,7 +593,3 @@ def _row(record: Record, frame: Array) -> Row:
 def _empty(frame: Array) -> Array:
     """A frame without content, of this shape and dtype."""
     return np.broadcast_to(frame.dtype.type(0), frame.shape)
-
-
-def _frames(file: h5py.File, plane: Plane, count: int, raw: Array) -> h5py.Dataset:
-    return file.create_dataset(plane.name, (count, *raw.shape), plane.dtype_beside(raw), fillvalue=plane.fill)

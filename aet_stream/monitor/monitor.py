@@ -19,7 +19,7 @@ from aet_stream.monitor.live import Live
 from aet_stream.monitor.metrics import Metrics
 from aet_stream.monitor.series_cache import SeriesCache
 from aet_stream.monitor.web import Web
-from aet_stream.status import MonitorStatus
+from aet_stream.status import MonitorStatus, in_words
 from aet_stream.transport import EventStream, HubLink, run_folder
 
 logger = logging.getLogger(__name__)
@@ -127,11 +127,13 @@ class Monitor:
             await asyncio.wait_for(self._stirred.wait(), TURN_S)
         self._stirred.clear()
 
-    def beat(self) -> None:
+    def beat(self) -> str:
+        said = MonitorStatus(url=self.url, viewers=len(self.live.viewers))
         if self._link is not None:
-            self._link.beat(MonitorStatus(url=self.url, viewers=len(self.live.viewers)))
+            self._link.beat(said)
         if self.live.silence_s() > SILENT_AFTER_S:
             self.live.tell_state()  # nobody else says that nobody says anything
+        return in_words(said)
 
     def close(self) -> None:
         if self._loop is not None and self._server is not None and self._serving is not None:

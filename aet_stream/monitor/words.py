@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from aet_stream.naming import lines_without_reader, shown
-from aet_stream.status import LedgerStatus, SeriesStatus, Status, WatchHeard, WorkerHeard
+from aet_stream.status import LedgerStatus, RelayHeard, SeriesStatus, Status, WatchHeard, WorkerHeard
 
 STALE_S = 5.0
 DISK_LOW_BYTES = 5 << 30
@@ -56,7 +56,9 @@ def workers(status: Status) -> list[str]:
         pace = f", {tally.turn_s:.2f} s each, of them {tally.compute_s:.2f} s computing" if tally.turn_s is not None else ""
         lost = f", {tally.lost} given to another, link lost" if tally.lost else ""
         found.append(f"{name}: {tally.done} done{pace}{lost}")
-    return found
+    relay = status.roles.get("relay")
+    helpers = relay.status.helpers if isinstance(relay, RelayHeard) else {}
+    return found + [f"{name}, a helper: {doing or 'free'}" for name, doing in sorted(helpers.items())]
 
 
 def unfit(doctor: dict[str, Any] | None) -> list[str]:

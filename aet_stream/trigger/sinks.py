@@ -14,11 +14,12 @@ import msgspec
 
 from aet_stream import lifeline
 from aet_stream.config import Config
-from aet_stream.messages import Event
-from aet_stream.naming import SERIES_FILE, VOLUME_FILE
+from aet_stream.messages import Event, StepName
+from aet_stream.naming import SERIES_FILE
+from aet_stream.steps import STEPS, atoms_pixel
 from aet_stream.transport import hand_over
 from aet_stream.trigger import webhook
-from aet_stream.trigger.work import CallWork, ChildWork, Outcome, Work
+from aet_stream.work import CallWork, ChildWork, Outcome, Work
 
 Begin = Callable[[Event], Work]
 
@@ -34,48 +35,41 @@ def configured(config: Config) -> dict[str, Begin]:
     return {sink: partial(SINKS[sink], config) for sink in config.sinks}
 
 
-def _ours(config: Config, event: Event, name: str, *words: str, timeout_s: float, last: bool = True, file: str = SERIES_FILE) -> Work:
-    """One of our own commands on the series, or another file of its folder, in a child; `last`: after everything else there is to do."""
+def _ours(config: Config, event: Event, name: str, *words: str, timeout_s: float, file: str = SERIES_FILE) -> Work:
+    """One of our own commands on the series, or another file of its folder, in a child, after everything else there is to do."""
     argv = lifeline.command("aet_stream", name, str(_series_file(config, event).with_name(file)), "--supervised", *words)
     # One thread, also of the libraries that numpy brings: whatever else there is to do goes first.
     modest = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    return ChildWork(argv, timeout_s=timeout_s, again_s=config.trigger.again_s, environment=modest if last else None)
+    return ChildWork(argv, timeout_s=timeout_s, again_s=config.trigger.again_s, environment=modest)
 
 
 def _series_file(config: Config, event: Event) -> Path:
     return config.output_root / event.series / SERIES_FILE
 
 
-def _film(config: Config, event: Event) -> Work:
-    settings = config.film
-    words = [f"--set={table}.{key}={json.dumps(value)}" for table in ("film", "denoise") for key, value in _values(config, table).items()]
-    words += [f"--set=output.root={json.dumps(str(config.output_root))}"]
-    words += ["--growing"] if event.event in settings.only_while_growing else []
-    return _ours(config, event, "film", *words, timeout_s=settings.timeout_s)
+def _step(name: StepName) -> Callable[[Config, Event], Work]:
+    """A heavy step: on another computer, where a helper is let in, else here."""
+
+    def begin(config: Config, event: Event) -> Work:
+        step, settings = STEPS[name], getattr(config, name)
+        growing = event.event in settings.only_while_growing
+        folder = _series_file(config, event).parent
+        if growing:
+            return _ours(config, event, name, *_WHILE_GROWING[name](config), timeout_s=settings.timeout_s)
+        given: dict[str, Any] = {"timeout_s": settings.timeout_s, "again_s": config.trigger.again_s, "environment": step.environment}
+        if not config.relay.listen:
+            return ChildWork(step.command(config, folder), **given)
+        argv = lifeline.command("aet_stream.away", name, event.series)
+        return ChildWork(argv, stdin=msgspec.json.encode(config), **given)
+
+    return begin
 
 
-def _values(config: Config, table: str) -> dict[str, Any]:
-    """Of one table of the settings, in what JSON and TOML have in common."""
-    values: dict[str, Any] = msgspec.to_builtins(getattr(config, table))
-    return values
-
-
-def _reconstruct(config: Config, event: Event) -> Work:
-    settings = config.reconstruct
-    words = ["--method", settings.method, "--iterations", str(settings.iterations), "--align", ",".join(settings.align)]
-    words += ["--threads", str(settings.threads), "--memory", str(settings.memory_mib), "--device", settings.device]
-    words += ["--silence", str(settings.silence_s)]
-    words += [] if settings.quality else ["--no-quality"]
-    return _ours(config, event, "reconstruct", *words, timeout_s=settings.timeout_s, last=False)
-
-
-def _atoms(config: Config, event: Event) -> Work:
-    settings = config.atoms
-    pixel = ["--pixel-angstrom", str(settings.pixel_angstrom)] if settings.pixel_angstrom else []
-    if event.event in settings.only_while_growing:
-        return _ours(config, event, "atoms", "--count", *pixel, timeout_s=settings.timeout_s)
-    words = [*pixel, "--elements", ",".join(settings.elements), "--kinds", str(settings.kinds), "--threads", str(settings.threads)]
-    return _ours(config, event, "atoms", *words, timeout_s=settings.timeout_s, file=VOLUME_FILE)
+_WHILE_GROWING: dict[str, Callable[[Config], list[str]]] = {
+    "film": lambda config: [*STEPS["film"].words(config), "--growing"],
+    "atoms": lambda config: ["--count", *atoms_pixel(config)],
+}
+"""Light versions of them, while a series grows."""
 
 
 def _preview(config: Config, event: Event) -> Work:
@@ -125,9 +119,9 @@ def _zeromq(config: Config, event: Event) -> Work:
 
 
 SINKS: dict[str, Callable[[Config, Event], Work]] = {
-    "film": _film,
-    "reconstruct": _reconstruct,
-    "atoms": _atoms,
+    "film": _step("film"),
+    "reconstruct": _step("reconstruct"),
+    "atoms": _step("atoms"),
     "preview": _preview,
     "report": _report,
     "command": _command,

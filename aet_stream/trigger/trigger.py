@@ -13,10 +13,10 @@ import time
 from aet_stream import failpoints
 from aet_stream.config import Config
 from aet_stream.messages import Event, EventDone, EventOff, EventPlease
-from aet_stream.status import TriggerStatus
+from aet_stream.status import TriggerStatus, in_words
 from aet_stream.transport import HubLink
 from aet_stream.trigger.sinks import Begin, configured
-from aet_stream.trigger.work import Outcome, Work
+from aet_stream.work import Outcome, Work
 
 logger = logging.getLogger(__name__)
 
@@ -85,11 +85,14 @@ class Trigger:
             del self._working[message.sink]
             work.stop()
 
-    def beat(self) -> None:
+    def beat(self) -> str:
+        deliveries = tuple((event.event_id, sink) for sink, (event, _) in self._working.items())
+        doing = ", ".join(f"{event.event} of {event.series} -> {sink}" for sink, (event, _) in self._working.items())
+        series = {sink: event.series for sink, (event, _) in self._working.items()}
+        said = TriggerStatus(deliveries=deliveries, doing=doing, series=series, finished=self._finished, failed=self._failed)
         if self._link is not None:
-            deliveries = tuple((event.event_id, sink) for sink, (event, _) in self._working.items())
-            doing = ", ".join(f"{event.event} of {event.series} -> {sink}" for sink, (event, _) in self._working.items())
-            self._link.beat(TriggerStatus(deliveries=deliveries, doing=doing, finished=self._finished, failed=self._failed))
+            self._link.beat(said)
+        return in_words(said)
 
     def close(self) -> None:
         for _, work in self._working.values():

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from aet_stream import __version__
 from aet_stream.errors import ConfigError
-from aet_stream.trigger.work import Outcome
+from aet_stream.work import Outcome
 
 AGAIN_LATER = (429, 503)
 

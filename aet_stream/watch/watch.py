@@ -11,7 +11,7 @@ from aet_stream.messages import Taken, ToHub, Want
 from aet_stream.naming import shown
 from aet_stream.projection import Array
 from aet_stream.readers.child import ReaderChild
-from aet_stream.status import WatchStatus
+from aet_stream.status import WatchStatus, in_words
 from aet_stream.transport import HubLink
 from aet_stream.watch.answering import Answering
 from aet_stream.watch.events import Hints
@@ -174,8 +174,10 @@ class Watch:
             unreadable=tuple(sorted(map(shown, self.settling.unreadable))[:20]),
         )
 
-    def beat(self) -> None:
-        self.link.beat(self.status())
+    def beat(self) -> str:
+        status = self.status()
+        self.link.beat(status)
+        return in_words(status)
 
     def close(self) -> None:
         self._reader.close()

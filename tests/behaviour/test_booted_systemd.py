@@ -84,7 +84,7 @@ def test_ready_is_true_and_a_stop_is_clean(machine: Booted) -> None:
     assert machine.of("aet-stream", "Result") == "success"
     machine.run("systemctl", "start", "aet-stream")
     wait_for_rows(machine, "all", 12)
-    assert machine.of("aet-stream", "StatusText") == "ok"
+    machine.wait("aet-stream", lambda found: found["StatusText"].startswith("series one: 12 projections"))
     assert machine.of("aet-stream", "NRestarts") == "0"
 
 

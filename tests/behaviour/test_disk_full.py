@@ -98,6 +98,7 @@ def test_intake_waits_before_the_disk_is_full(tmp_path: Path, small_disk: Path) 
         assert daemon.stop() == 0
 
 
+@pytest.mark.thorough
 def test_a_slow_disk_makes_nobody_lose_a_lease_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each projection takes the disk longer than a worker may be silent: the hub hears what was said meanwhile before it judges."""
     monkeypatch.setitem(ENVIRONMENT, failpoints.VARIABLE, "projection.written=slow+")

@@ -59,6 +59,7 @@ def reprocessed(daemon: Daemon, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("count", "kills"), [(6, 2), pytest.param(60, 10, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
 def test_a_reprocessing_that_is_killed_again_and_again_leaves_the_series_as_it_was(tmp_path: Path, count: int, kills: int) -> None:
     """Killed at random moments, then let be; chosen, chosen back; readers see one edition or the other, never a mixture unsaid."""

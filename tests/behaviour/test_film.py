@@ -38,6 +38,7 @@ def steps_done(daemon: Daemon) -> Counter[str]:
     return Counter(line.rsplit("INFO    ", 1)[-1] for line in daemon.log.read_text().splitlines() if " film " in line)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "places",
     [

@@ -23,6 +23,7 @@ def test_a_role_imports_only_what_it_needs(module: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(240)
 def test_the_hubs_memory_does_not_grow_with_what_waits(tmp_path: Path) -> None:
     """500 files of 1024 px wait (1 GB of pixels); the hub peaks under 500 MB while nobody takes them, and goes on when somebody does."""

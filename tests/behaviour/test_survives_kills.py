@@ -65,6 +65,7 @@ def test_no_projection_is_lost_doubled_or_changed_when_every_role_is_killed(
     print(f"kills {kills}, reader {found['opened']} opens")
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(120)
 def test_roles_end_when_their_supervisor_is_killed_and_the_next_one_goes_on(tmp_path: Path) -> None:
     """SIGKILL to the supervisor: its roles are gone within two seconds, and a new run finds everything."""
@@ -89,6 +90,7 @@ def alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(120)
 def test_sigterm_finishes_the_commit_in_hand_and_loses_nothing(
     tmp_path: Path, undisturbed: dict[tuple[str, int], tuple[float, bytes, bytes]]

@@ -58,6 +58,7 @@ def test_the_life_of_a_series_is_told_in_order(tmp_path: Path) -> None:
     assert all(": done, 1 try" in line for line in listed)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("role", ["trigger", "hub"])
 def test_kills_lose_no_event_and_repeat_no_effect(tmp_path: Path, role: str) -> None:
     """SIGKILL as soon as the receiver hears of something, again and again: every event arrives, in order, each effect once."""
@@ -141,6 +142,7 @@ def test_a_series_too_short_for_a_volume_is_no_failure(tmp_path: Path) -> None:
     assert "2 of 2 projections can be used; at least 3 are needed" in daemon.log.read_text()
 
 
+@pytest.mark.thorough
 def test_a_run_ends_though_a_receiver_says_again_later(tmp_path: Path) -> None:
     """What it put off is said and told in the next run; with --strict it fails."""
     with http_receiver() as web:

@@ -19,6 +19,8 @@ from tests.harness import ENVIRONMENT
 from tests.receivers import Program, http_receiver, zmq_receiver
 from tests.test_reconstruct import BLOBS, TILTS_DEG, views_of, write_series
 
+pytestmark = pytest.mark.thorough
+
 OUTSIDE = ("webhook", "zeromq", "command")
 
 

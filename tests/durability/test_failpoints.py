@@ -15,6 +15,8 @@ from tests.durability import matrix, rig
 from tests.durability.oracle import judge
 from tests.harness import ENVIRONMENT, Daemon, put
 
+pytestmark = pytest.mark.thorough
+
 
 def check(cell: matrix.Cell, folder: Path) -> matrix.Outcome:
     outcome = matrix.run(cell, folder / "case")

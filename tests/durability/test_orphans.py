@@ -9,6 +9,8 @@ import pytest
 from tests.durability import orphans
 from tests.harness import Daemon, put, wait_for
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.mark.parametrize("at", ["start", "work"])
 def test_nobody_outlives_a_killed_supervisor(tmp_path: Path, at: str) -> None:

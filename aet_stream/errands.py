@@ -1,0 +1,165 @@
+"""The relay's part in steps that are done on another computer: it brings a step and a free helper together, and passes on what they say.
+
+It reads no file and keeps nothing. Each end hears once a second that the other is there; who is lost is told to the other.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aet_stream.errors import WireError
+from aet_stream.messages import (
+    Errand,
+    Fetch,
+    FromRelay,
+    FromStep,
+    Gone,
+    Helped,
+    Idle,
+    Made,
+    Piece,
+    Pulse,
+    Refusal,
+    StepName,
+    Thanks,
+    Working,
+)
+from aet_stream.steps import CALLED
+from aet_stream.transport import ERRANDS, Door
+
+logger = logging.getLogger(__name__)
+
+SETTLE_S = 5.0
+"""So long a helper may take to hear of its task."""
+FromHelper = Working | Fetch | Piece | Made
+
+
+@dataclass(slots=True)
+class Helper:
+    """One that was let in."""
+
+    name: str
+    key: str
+    takes: tuple[StepName, ...]
+    compress: bool
+    at: str
+    """Key of the errand that it is at without its step."""
+    since: float = field(default_factory=time.monotonic)
+    """When it began what it does, or to be free: monotonic."""
+    step: bytes = b""
+    """Whom it works for; empty: nobody."""
+    doing: str = ""
+
+
+class Errands:
+    """Helpers elsewhere, steps here."""
+
+    def __init__(self, output_root: Path, send: Callable[[bytes, FromRelay], bool]) -> None:
+        """`send`: to a helper; False: the link to it is lost."""
+        self.door: Door[FromStep] = Door(output_root, ERRANDS, FromStep)
+        self._send = send
+        self._helpers: dict[bytes, Helper] = {}
+
+    def __contains__(self, peer: bytes) -> bool:
+        return peer in self._helpers
+
+    def __len__(self) -> int:
+        return len(self._helpers)
+
+    @property
+    def doing(self) -> dict[str, str]:
+        """Name of each helper -> what it does; empty: nothing."""
+        return {helper.name: helper.doing for helper in self._helpers.values()}
+
+    # -- helpers ------------------------------------------------------------------------------------------------------------------
+
+    def hear_idle(self, peer: bytes, name: str, key: str, idle: Idle) -> None:
+        """A helper is free: a new one, or one that has lost its step."""
+        helper = self._helpers.get(peer)
+        if helper is None:
+            if any(other.name == name for other in self._helpers.values()):
+                return  # its last link is not known to be lost yet: it says so again
+            helper = self._helpers[peer] = Helper(name, key, idle.takes, idle.compress, idle.at)
+            logger.info("%s is let in, and takes %s", name, ", ".join(CALLED[step] for step in idle.takes))
+        elif helper.step:
+            if time.monotonic() - helper.since < SETTLE_S:
+                return  # said before it heard of its task
+            self._part(helper, tell_helper=False)
+        helper.takes, helper.at = idle.takes, idle.at
+
+    def hear_helper(self, peer: bytes, message: FromHelper) -> None:
+        """Pass it on."""
+        helper = self._helpers[peer]
+        if helper.step and not self.door.send(helper.step, message):
+            self._part(helper, tell_step=False)
+
+    def look(self, keys: Iterable[str]) -> None:
+        """Once a second: who is still there, and still on the list of keys?"""
+        allowed = set(keys)
+        for peer, helper in list(self._helpers.items()):
+            if helper.key not in allowed:
+                self._send(peer, Refusal(text="this computer's key was taken off the list"))
+                self._lose(peer, "its key was taken off the list")
+            elif not self._send(peer, Pulse(hub_id="")):
+                self._lose(peer, "the link to it is lost")
+            elif helper.step and not self.door.send(helper.step, Pulse(hub_id="")):
+                self._part(helper, tell_step=False)
+
+    def _lose(self, peer: bytes, reason: str) -> None:
+        helper = self._helpers.pop(peer)
+        logger.warning("%s: %s", helper.name, reason)
+        if helper.step:
+            self.door.send(helper.step, Gone())
+
+    def _part(self, helper: Helper, *, tell_helper: bool = True, tell_step: bool = True) -> None:
+        """They have nothing to do with each other any more."""
+        if tell_step:
+            self.door.send(helper.step, Gone())
+        if tell_helper:
+            self._send(next(peer for peer, each in self._helpers.items() if each is helper), Gone())
+        helper.step, helper.doing, helper.since = b"", "", time.monotonic()
+
+    # -- steps --------------------------------------------------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        """Hear steps."""
+        for heard in self.door.receive(0.0):
+            if isinstance(heard, WireError):
+                logger.warning("refused a message: %s", heard)
+                continue
+            step, message, _ = heard
+            if isinstance(message, Errand):
+                self._hear_errand(step, message)
+                continue
+            peer = next((peer for peer, helper in self._helpers.items() if helper.step == step), None)
+            if peer is None:
+                self.door.send(step, Gone())  # it was a relay before us that brought them together
+            else:
+                self._send(peer, message)
+                if isinstance(message, Thanks):
+                    self._part(self._helpers[peer], tell_helper=False, tell_step=False)
+
+    def _hear_errand(self, step: bytes, errand: Errand) -> None:
+        for helper in self._helpers.values():
+            if helper.step == step:
+                self._part(helper, tell_step=False)  # it wants another
+        able = [helper for helper in self._helpers.values() if errand.step in helper.takes and helper.name not in errand.avoid]
+        free = [helper for helper in able if not helper.step and helper.at in ("", errand.key)]
+        made = CALLED[errand.step]
+        if not free:
+            self.door.send(step, Refusal(text=f"{len(able)} helper(s) busy" if able else f"no helper that takes {made} is let in"))
+            return
+        best = min(free, key=lambda helper: (helper.at != errand.key, helper.since))
+        best.step, best.at, best.doing, best.since = step, "", f"{made} of {errand.series}", time.monotonic()
+        logger.info("series=%s %s: %s does it", errand.series, made, best.name)
+        self.door.send(step, Helped(helper=best.name, compress=best.compress))
+
+    def close(self) -> None:
+        for helper in self._helpers.values():
+            if helper.step:
+                self.door.send(helper.step, Gone())
+        self.door.close()
