@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from aet_stream.denoise import grid
-from aet_stream.denoise.cokriging.drawing import draw
+from aet_stream.denoise.cokriging.drawing import Drawn, Held, draw
 from aet_stream.denoise.cokriging.estimator import Estimated, View, drawn_on, estimate
-from aet_stream.denoise.cokriging.gate import Taken
+from aet_stream.denoise.cokriging.gate import Taken, Verdict, judge
 from aet_stream.denoise.cokriging.likelihood import Likelihood, bands_of
 from aet_stream.denoise.cokriging.model import FILM_LENGTHS, Film, Model, Windows, own_covariance
 from aet_stream.denoise.cokriging.posterior import Nodes, Posterior
@@ -22,7 +22,7 @@ from aet_stream.projection import Array
 EDGE, RADIUS = 64, 14.0
 """Of a frame and of its particle, px; a point is 4 px"""
 POINT = 4
-HEIGHT, TURN_DEG = -3.75, 3.0
+HEIGHT, TURN_DEG = -4.4, 3.0
 TILTS = np.linspace(-70, 70, 15)
 Surface = Callable[[Array, Array], Array]
 
@@ -130,7 +130,7 @@ def test_the_film_as_it_is_seen(turning: tuple[list[View], list[Array]], found: 
 
 def test_a_torn_support_spoils_its_own_projection_only(turning: tuple[list[View], list[Array]], found: Estimated) -> None:
     """Where the network has lost a part of the particle at two tilts, the others are as well known as before."""
-    film, torn = surface(1), (3, 12)
+    film, torn = surface(1), (1, 13)
     views = list(turning[0])
     for number in torn:
         tilt = float(TILTS[number])
@@ -139,7 +139,7 @@ def test_a_torn_support_spoils_its_own_projection_only(turning: tuple[list[View]
     assert estimated is not None
     before, after = errors(found, *turning)[1], errors(estimated, views, turning[1])[1]
     others = [number for number in range(len(TILTS)) if number not in torn]
-    assert np.mean(20 * np.log10(after[others] / before[others])) < 2
+    assert np.mean(20 * np.log10(after[others] / before[others])) < 2.5
 
 
 @pytest.mark.parametrize("kind", ["own", "blend"])
@@ -156,6 +156,38 @@ def test_backgrounds_that_do_not_turn_are_left_alone(kind: str) -> None:
     loss = 20 * np.log10(after / before)
     assert loss.mean() <= 0.1
     assert loss.max() <= 1
+
+
+def test_what_no_tilt_shows_is_a_guess(turning: tuple[list[View], list[Array]], found: Estimated) -> None:
+    """Of a film below the particle nothing but at the steepest; of one that goes through its middle much, and that is in what is stated."""
+    assert np.median([drawing.drawn.guessed for drawing in found.drawings]) < 1e-6
+    film = surface(1)
+    views, truth = views_of([background_of(film, tilt, 0.0) for tilt in TILTS])
+    estimated = estimate(views)
+    assert estimated is not None
+    assert all(drawing.drawn.guessed > 0.3 * drawing.drawn.series_sd for drawing in estimated.drawings)
+    off = [np.square((d.background - t)[v.seen.hidden]).mean() for v, d, t in zip(views, estimated.drawings, truth, strict=True)]
+    stated = [np.square(d.sd[v.seen.hidden]).mean() for v, d in zip(views, estimated.drawings, strict=True)]
+    assert 0.5 < np.sqrt(np.mean(off) / np.mean(stated)) < 2
+
+
+def weighed(*, own: float = 0.02, series_sd: float = 0.001, guessed: float = 0.0, doubt: float = 0.0, ring: float = 1.0) -> Verdict:
+    """Of a projection whose model leaves .02 open by itself; `ring`: error of the vacuum around it over what is stated."""
+    nothing = np.zeros((2, 2))
+    drawn = Drawn(nothing, nothing, Held(0.001 * ring, 0.001), Held(0.01, 0.01), series_sd, 0.02, guessed)
+    return judge([drawn], np.zeros(1), np.array([own]), np.array([doubt]))[0]
+
+
+def test_each_is_weighed_by_what_it_states() -> None:
+    """Twice what the series states, and whatever makes it doubtful."""
+    assert weighed().share == pytest.approx(0.02**2 / (0.02**2 + 0.002**2))
+    assert weighed(guessed=0.02).share == pytest.approx(0.02**2 / (2 * 0.02**2 + 0.002**2))
+    assert weighed(doubt=0.02).share == weighed(guessed=0.02).share
+    assert weighed(ring=3.0).share == pytest.approx(0.02**2 / (0.02**2 + 0.006**2))
+    assert weighed(own=float("nan")) == weighed()
+    assert weighed(own=0.0001, doubt=0.02).taken is Taken.SINGLE
+    assert weighed(series_sd=0.018).share == 0
+    assert weighed(ring=10.0).share == 0
 
 
 def test_a_film_that_grows_is_told_from_one_that_stays() -> None:

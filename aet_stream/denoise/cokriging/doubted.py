@@ -19,6 +19,8 @@ from aet_stream.denoise.cokriging.posterior import Posterior
 from aet_stream.denoise.cokriging.seen import Seen
 from aet_stream.projection import Array
 
+_MUCH = 1.5
+"""Error over what is stated from which on a projection is doubted: below, it may be that the nodes are too far apart"""
 _FREEDOM = 4.0
 """Of Student's t"""
 _MEDIAN = 0.6745
@@ -41,7 +43,7 @@ def _doubted(posterior: Posterior, seen: Seen, few: Seen) -> Seen:
         return seen
     measured = variances - few.noise[few.ring_from :] + few.measured[few.ring_from :]
     error, stated = float(np.median(np.abs(errors))) / _MEDIAN, float(np.sqrt(np.median(measured)))
-    excess = max(error**2 - stated**2, 0.0)
+    excess = max(error**2 - (_MUCH * stated) ** 2, 0.0)
     expected = measured + excess
     wider = np.maximum((_FREEDOM + np.square(errors) / expected) / (_FREEDOM + 1) - 1, 0.0) * expected
     noise = seen.measured + excess

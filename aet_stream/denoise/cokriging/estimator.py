@@ -162,12 +162,8 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
     for done, seen in enumerate(series):
         beat("draw", done, len(series))
         drawn.append(draw(posterior, seen))
-    apart = np.array(
-        [_rms((each.background * unit + level - view.first)[view.seen.hidden]) for each, view in zip(drawn, views, strict=True)]
-    )
-    expected = np.nan_to_num([view.expected for view in views])
     tilts_deg, doubt = (np.array([getattr(seen, name) for seen in series]) for name in ("tilt_deg", "doubt"))
-    verdicts = judge(drawn, tilts_deg, apart / unit, expected / unit, doubt)
+    verdicts = judge(drawn, tilts_deg, np.array([view.expected for view in views]) / unit, doubt)
     drawings = []
     for view, seen, each, verdict in zip(views, series, drawn, verdicts, strict=True):
         background = each.background * unit + level
@@ -190,10 +186,6 @@ def _placed(series: list[Seen], lies: Array) -> tuple[list[Seen], Scanned | None
         if found is not None and found.best.score < least.best.score - _BETTER:
             best, least = there, found
     return best, least
-
-
-def _rms(values: Array) -> float:
-    return float(np.sqrt(np.mean(np.square(values)))) if values.size else 0.0
 
 
 def _scaled(seen: Seen, level: float, unit: float) -> Seen:

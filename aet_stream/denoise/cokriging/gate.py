@@ -6,9 +6,9 @@ the particle is held back (drawing.py) and foretold by the series and by the res
 it is not believed: what it takes for films is something else. Errors larger than stated make the series' standard deviation as much larger,
 which is doubled for what the ring cannot show: it lies nearer to the vacuum than what is hidden. What is doubted of the projection's vacuum
 (doubted.py) is doubted under its particle as well, and a good part of what the films would be where no projection shows them: contamination
-that is fixed to the particle looks like a film through it. Then the first edition and the series are weighed by their variances. Of the
-first edition's error, the geometric mean counts of what it expects itself and of what the model leaves open, or what the two are apart
-beyond the series' own, if that is more.
+that is fixed to the particle looks like a film through it. Then the first edition and the series are weighed by their variances; what they
+are apart says that one of them is wrong, and not which. Of the first edition's error, the geometric mean counts of what it expects itself
+and of what the model leaves open.
 """
 
 from __future__ import annotations
@@ -56,24 +56,23 @@ class Verdict:
     """Error of the ring by the series, over that by the projection alone, with its neighbours or of all, whichever is larger"""
 
 
-def judge(drawn: Sequence[Drawn], tilts_deg: Array, apart: Array, expected: Array, doubt: Array) -> list[Verdict]:
+def judge(drawn: Sequence[Drawn], tilts_deg: Array, expected: Array, doubt: Array) -> list[Verdict]:
     """One verdict for each projection.
 
     Parameters
     ----------
-    apart : (n,) root mean square difference between series and first edition under the particle
-    expected : (n,) what the first edition expects its own error to be there
+    expected : (n,) what the first edition expects its own error to be there; NaN: it does not say
     doubt : (n,) by how much the vacuum of each is foretold worse than is stated
     """
     too_sure = _with_neighbours(np.array([each.by_series.error / each.by_series.stated for each in drawn]), tilts_deg)
     worse = np.array([each.by_series.error / each.alone.error for each in drawn])
     worse = np.fmax(_with_neighbours(worse, tilts_deg), _mean(worse))
     found = []
-    columns = (too_sure, apart, expected, worse, doubt)
-    for each, sure, off, own, foretold, more in zip(drawn, *(column.tolist() for column in columns), strict=True):
+    columns = (too_sure, expected, worse, doubt)
+    for each, sure, own, foretold, more in zip(drawn, *(column.tolist() for column in columns), strict=True):
         score = each.series_sd / each.alone_sd if each.alone_sd else float("nan")
         by_series = (_DOUBLED * max(sure, 1.0) * each.series_sd) ** 2 + each.guessed**2 + more**2
-        by_itself = max(own * each.alone_sd, off**2 - by_series)
+        by_itself = (own if np.isfinite(own) else each.alone_sd) * each.alone_sd
         believed = _falling(score, _KNOWS_MORE, _KNOWS_NO_MORE) * _falling(foretold, _FORETELLS, _FORETELLS_NO_BETTER)
         found.append(_verdict(believed * by_itself / (by_itself + by_series), score, sure, foretold))
     return found

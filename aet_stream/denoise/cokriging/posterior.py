@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 from scipy import sparse
 from scipy.linalg import blas, cho_solve, cholesky, solve_triangular
+from scipy.ndimage import distance_transform_edt
 
 from aet_stream.denoise.cokriging.model import FILM_LENGTHS, LEVEL, Film, Model, Turned, Windows, own_covariance
 from aet_stream.denoise.cokriging.seen import Seen
@@ -142,14 +143,13 @@ class Posterior:
         return mean
 
     def guessed(self, sees: sparse.csr_array) -> Array:
-        """(n,) what windows see of the films where no projection shows them, less what those films are elsewhere: it is guessed from
-        what surrounds it."""
-        away = np.zeros(len(self._said))
+        """(n,) what windows see of the films where no projection shows them, less what those are at the nearest places that one shows."""
+        shape, away = (len(self.nodes.along), len(self.nodes.across)), np.zeros(len(self._said))
         for which, shown in enumerate(self._shown):
             part = slice(which * self.nodes.size, (which + 1) * self.nodes.size)
-            values = self.nodes_mean[part]
-            near = shown & self._near
-            away[part] = np.where(shown, 0.0, values - (values[near].mean() if near.any() else 0.0))
+            values = self.nodes_mean[part].reshape(shape)
+            nearest = distance_transform_edt(~shown.reshape(shape), return_distances=False, return_indices=True)
+            away[part] = (values - values[tuple(nearest)]).ravel() if shown.any() else values.ravel()
         guess: Array = sees @ away
         return guess
 
@@ -204,15 +204,11 @@ class Posterior:
         out: Array = self._white @ np.asarray(sees, np.float32).T
         return out
 
-    @property
-    def _near(self) -> Array:
-        """(size of nodes,) bool: not farther from the axis than the frame is wide."""
-        return np.tile(np.abs(self.nodes.across) <= self.nodes.along[-1], len(self.nodes.along))
-
     def map(self) -> tuple[Array, Array]:
         """Of every film, (films, along, across): its values at the nodes less their mean near the axis, and the standard deviations of
         that: how thick a film is altogether, nobody can tell from a pedestal."""
-        size, shape, near = self.nodes.size, (len(self.nodes.along), len(self.nodes.across)), self._near
+        size, shape = self.nodes.size, (len(self.nodes.along), len(self.nodes.across))
+        near = np.broadcast_to(np.abs(self.nodes.across) <= self.nodes.along[-1], shape).ravel()
         values, spreads = [], []
         for which in range(len(self.model.films)):
             part = slice(which * size, (which + 1) * size)
