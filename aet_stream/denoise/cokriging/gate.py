@@ -26,7 +26,8 @@ _KNOWS_MORE, _KNOWS_NO_MORE = 0.7, 0.9
 """What the series leaves open, over what the projection alone does: up to the first the series counts whole, from the second on not."""
 _FORETELLS, _FORETELLS_NO_BETTER = 0.8, 1.0
 """Error of the ring by the series, over that by the projection alone, likewise"""
-_DOUBLED = 2.0
+DOUBLED = 2.0
+"""What the model states, for what the ring cannot show"""
 _ALL, _NOTHING = 0.9, 0.1
 """Shares of the series above and below which it is called taken, and the projection left as it was."""
 _NEIGHBOURS_DEG = 8.0
@@ -71,7 +72,7 @@ def judge(drawn: Sequence[Drawn], tilts_deg: Array, expected: Array, doubt: Arra
     columns = (too_sure, expected, worse, doubt)
     for each, sure, own, foretold, more in zip(drawn, *(column.tolist() for column in columns), strict=True):
         score = each.series_sd / each.alone_sd if each.alone_sd else float("nan")
-        by_series = (_DOUBLED * max(sure, 1.0) * each.series_sd) ** 2 + each.guessed**2 + more**2
+        by_series = (DOUBLED * max(sure, 1.0) * each.series_sd) ** 2 + each.guessed**2 + more**2
         by_itself = (own if np.isfinite(own) else each.alone_sd) * each.alone_sd
         believed = _falling(score, _KNOWS_MORE, _KNOWS_NO_MORE) * _falling(foretold, _FORETELLS, _FORETELLS_NO_BETTER)
         found.append(_verdict(believed * by_itself / (by_itself + by_series), score, sure, foretold))
