@@ -6,9 +6,10 @@ the particle is held back (drawing.py) and foretold by the series and by the res
 it is not believed: what it takes for films is something else. Errors larger than stated make the series' standard deviation as much larger,
 which is doubled for what the ring cannot show: it lies nearer to the vacuum than what is hidden. What is doubted of the projection's vacuum
 (doubted.py) is doubted under its particle as well, and a good part of what the films would be where no projection shows them: contamination
-that is fixed to the particle looks like a film through it. Then the first edition and the series are weighed by their variances; what they
-are apart says that one of them is wrong, and not which. Of the first edition's error, the geometric mean counts of what it expects itself
-and of what the model leaves open.
+that is fixed to the particle looks like a film through it. Of the first edition's error, the geometric mean counts of what it expects
+itself and of what the model leaves open. Then both are weighed so that the variance of the mixture is least, were their errors half alike:
+both come from the same vacuum around the same particle (Bates & Granger, Oper. Res. Q. 20 (1969) 451). What they are apart says that one of
+them is wrong, and not which.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ _FORETELLS, _FORETELLS_NO_BETTER = 0.8, 1.0
 """Error of the ring by the series, over that by the projection alone, likewise"""
 DOUBLED = 2.0
 """What the model states, for what the ring cannot show"""
+_ALIKE = 0.5
+"""Correlation of the errors of the films and of the first edition"""
 _ALL, _NOTHING = 0.9, 0.1
 """Shares of the series above and below which it is called taken, and the projection left as it was."""
 _NEIGHBOURS_DEG = 8.0
@@ -72,10 +75,12 @@ def judge(drawn: Sequence[Drawn], tilts_deg: Array, expected: Array, doubt: Arra
     columns = (too_sure, expected, worse, doubt)
     for each, sure, own, foretold, more in zip(drawn, *(column.tolist() for column in columns), strict=True):
         score = each.series_sd / each.alone_sd if each.alone_sd else float("nan")
-        by_series = (DOUBLED * max(sure, 1.0) * each.series_sd) ** 2 + each.guessed**2 + more**2
+        by_films = (DOUBLED * max(sure, 1.0) * each.series_sd) ** 2 + each.guessed**2
         by_itself = (own if np.isfinite(own) else each.alone_sd) * each.alone_sd
+        together = _ALIKE * np.sqrt(by_films * by_itself)
+        share = np.clip((by_itself - together) / (by_itself + by_films + more**2 - 2 * together), 0, 1)
         believed = _falling(score, _KNOWS_MORE, _KNOWS_NO_MORE) * _falling(foretold, _FORETELLS, _FORETELLS_NO_BETTER)
-        found.append(_verdict(believed * by_itself / (by_itself + by_series), score, sure, foretold))
+        found.append(_verdict(float(believed * share), score, sure, foretold))
     return found
 
 
