@@ -196,7 +196,11 @@ class Posterior:
         self.nodes_mean = self._through(said, turned=False)[:, 0]
         if not sure:
             return
-        root = self._through(np.eye(len(inner))).astype(np.float32)
+        root = np.zeros(inner.shape, np.float32)
+        for which, prior in enumerate(self._prior):
+            part = slice(which * self.nodes.size, (which + 1) * self.nodes.size)
+            root[part, part] = prior.T
+        np.fill_diagonal(root[self._films :, self._films :], LEVEL)
         self._white = solve_triangular(factor.astype(np.float32), root, lower=True, overwrite_b=True, check_finite=False)
 
     def spread(self, sees: Array) -> Array:
