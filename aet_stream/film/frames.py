@@ -53,7 +53,7 @@ class Frame:
         """
         above = (raw - np.float64(level)).astype(np.float32)
         seen, wary = (look(above, logit, tilt_deg, time=time, axis_deg=axis_deg, margin=margin) for margin in (0, MARGIN))
-        view = View(seen, look(above - clean, logit, 0.0).means, _expected(quality, seen), wary=wary)
+        view = View(seen, look(above - clean, logit, 0.0).means, _expected(quality, seen), wary=wary, total=quality.total_intensity)
         return cls(row, view, logit, quality, axis_deg, level)
 
 

@@ -34,7 +34,7 @@ def doubted(posterior: Posterior, series: Sequence[Seen], thinned: int) -> list[
     ----------
     posterior : of these, each `thinned` by so much, as their noise was so far
     """
-    return [_doubted(posterior, seen, seen.thinned(thinned)) for seen in series]
+    return [seen if seen.lost else _doubted(posterior, seen, seen.thinned(thinned)) for seen in series]
 
 
 def _doubted(posterior: Posterior, seen: Seen, few: Seen) -> Seen:

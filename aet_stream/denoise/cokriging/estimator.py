@@ -26,6 +26,8 @@ Beat = Callable[[str, int, int], None]
 MEMORY_BYTES = 1 << 30
 _DOUBTED = 1.5
 """Error of the vacuum next to the particles, over what is stated, above which they may reach farther than is known"""
+_LEAST_TOTAL = 0.8
+"""Of the particle's total in the middle of all projections"""
 _REGISTERED = 2
 """So often projections are registered by the film"""
 _ROUGHLY, _THINNED = 1.3, 2
@@ -49,6 +51,8 @@ class View:
     """Along and across the axis, points: how far its specimen lies from where it would turn about the middle, as its particle has it"""
     wary: Seen | None = None
     """`seen` with a margin around the particle"""
+    total: float = float("nan")
+    """Of its particle by the first edition, counts: the same at all tilts, but where a part of it was taken for background; NaN: unknown"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,10 @@ def estimate(
 def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, beat: Beat) -> Estimated | None:
     unit = float(np.median([view.seen.span for view in views]))
     level = float(np.median([view.seen.means[~view.seen.hidden].mean() for view in views if not view.seen.hidden.all()] or [0.0]))
-    series = [_scaled(view.seen, level, unit) for view in views]
+    series = [
+        _of_no_use(_scaled(view.seen, level, unit)) if lost else _scaled(view.seen, level, unit)
+        for view, lost in zip(views, _lost(np.array([view.total for view in views])), strict=True)
+    ]
     beat("scan", 0, 1)
     series, found = _placed(series, np.array([view.lies for view in views]))
     bands = bands_of(series)
@@ -186,6 +193,18 @@ def _placed(series: list[Seen], lies: Array) -> tuple[list[Seen], Scanned | None
         if found is not None and found.best.score < least.best.score - _BETTER:
             best, least = there, found
     return best, least
+
+
+def _lost(totals: Array) -> Array:
+    """(n,) bool: where a good part of the particle passes for background, and its vacuum is not vacuum. Projections of one thing have one
+    total (Helgason-Ludwig conditions of order 0)."""
+    known = totals[np.isfinite(totals)]
+    return totals < _LEAST_TOTAL * np.median(known) if known.size else np.zeros(len(totals), bool)
+
+
+def _of_no_use(seen: Seen) -> Seen:
+    """So noisy that it says nothing of the films."""
+    return replace(seen, noise=seen.noise + 1, measured=seen.measured + 1, lost=True)
 
 
 def _scaled(seen: Seen, level: float, unit: float) -> Seen:

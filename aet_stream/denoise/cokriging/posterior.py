@@ -169,6 +169,8 @@ class Posterior:
         said = cho_solve((factor, True), seen.mean, check_finite=False)
         self._information[np.ix_(active, active)] += white.T @ white
         self._said += sees.T @ said
+        if seen.lost:
+            return
         angle = np.radians(seen.tilt_deg + self.model.turn_deg)
         along, u = (at.ravel() for at in np.meshgrid(self.nodes.along, self.nodes.across, indexing="ij"))
         for shown, film in zip(self._shown, self.model.films, strict=True):

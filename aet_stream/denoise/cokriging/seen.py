@@ -63,6 +63,8 @@ class Seen:
     """Of the beam: how bright the film is, to what it is in the others"""
     doubt: float = 0.0
     """By how much the others foretell its vacuum worse than they state (doubted.py); it is in `noise`"""
+    lost: bool = False
+    """Its particle passes for background: it says nothing of the films"""
     off: float = float("nan")
     """Error of the ring around the particle, over what is stated, before it was doubted; NaN: there is none, or it was not tried"""
 
