@@ -142,6 +142,26 @@ def test_a_torn_support_spoils_its_own_projection_only(turning: tuple[list[View]
     assert np.mean(20 * np.log10(after[others] / before[others])) < 2.5
 
 
+def test_a_particle_that_passes_for_background_is_told_by_its_total(turning: tuple[list[View], list[Array]], found: Estimated) -> None:
+    """At one tilt the network has lost most of it: what it calls vacuum says nothing of the films, and the other tilts are as before."""
+    film, lost = surface(1), 12
+    tilt = float(TILTS[lost])
+    views = [replace(view, total=1000.0) for view in turning[0]]
+    torn = view_of(background_of(film, tilt), tilt, lost / (len(TILTS) - 1), lost, torn=True)[0]
+    logit = np.where(torn.seen.hidden & (torn.seen.centres[1] < -1), 5.0, -12.0).repeat(2, 0).repeat(2, 1)
+    y, x = np.meshgrid(*(np.arange(EDGE) - (EDGE - 1) / 2,) * 2, indexing="ij")
+    raw = 500 * (background_of(film, tilt) + np.clip((RADIUS - np.hypot(y, x)) / 4, 0, 1))
+    views[lost] = replace(torn, seen=look(raw, logit, tilt, time=lost / (len(TILTS) - 1)), total=300.0)
+    others = [number for number in range(len(TILTS)) if number != lost]
+    spoilt = estimate([replace(view, total=float("nan")) for view in views])
+    estimated = estimate(views)
+    assert spoilt is not None
+    assert estimated is not None
+    before, unknown, known = (errors(each, views, turning[1])[1][others] for each in (found, spoilt, estimated))
+    assert np.mean(20 * np.log10(known / before)) < 2
+    assert np.mean(20 * np.log10(unknown / known)) > 5
+
+
 @pytest.mark.parametrize("kind", ["own", "blend"])
 def test_backgrounds_that_do_not_turn_are_left_alone(kind: str) -> None:
     """Each its own, or one that becomes another: the first edition stays, pixel by pixel."""
