@@ -17,8 +17,8 @@ from aet_stream import durable
 from aet_stream.config import Config
 from aet_stream.config_file import load, require_folders
 from aet_stream.config_text import as_toml
+from aet_stream.elsewhere.keys import make_key
 from aet_stream.errors import AetError
-from aet_stream.keys import make_key
 
 Kind = Literal["all-in-one", "roles", "elsewhere"]
 

@@ -4,8 +4,8 @@ watch --Offer--> hub --Want--> watch --Acquired + pixels--> hub --Job + pixels--
 trigger --EventPlease--> hub --Event, EventOff--> trigger --EventDone--> hub
 any role --Beat--> hub --Pulse--> role            a person --Command--> hub --Reply--> a person
 a worker elsewhere --Hello--> relay --Welcome, Refusal--> it; then the relay speaks for it with the hub, and says when it is Gone
-a step --Errand--> relay --Helped, Refusal--> it; a helper elsewhere --Idle--> relay; then the relay passes on what they say to each other:
-step --Task--> helper --Working, Made--> step; whoever needs a file --Fetch--> the other --Piece--> it; step --Thanks--> helper
+a helper elsewhere --HelperReady--> relay; a step --HelperPlease--> relay --Assigned, Refusal--> step; then the relay passes on:
+step --Task--> helper --Working, TaskDone--> step --TaskOff--> helper; whoever needs a file --Fetch--> the other --Chunk--> it
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aet_stream.reasons import Reason
 from aet_stream.status import AnyHeard
 
 #: Raised whenever a message changes; roles of different versions refuse each other.
-WIRE_VERSION = 9
+WIRE_VERSION = 10
 
 
 class ArraySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -32,8 +32,8 @@ class ArraySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     crc32: int
     planes: int = 1
     """Images of this size in the buffer."""
-    packed: bool = False
-    """The buffer is compressed (packing.py)."""
+    compressed: bool = False
+    """The buffer is compressed (compression.py)."""
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
@@ -226,7 +226,7 @@ StepName = Literal["film", "reconstruct", "atoms"]
 """Sinks of the trigger whose work another computer can do."""
 
 
-class Idle(Message, frozen=True, tag="idle"):
+class HelperReady(Message, frozen=True, tag="helper_ready"):
     """A helper on another computer is free. Said again every half second."""
 
     name: str
@@ -234,31 +234,31 @@ class Idle(Message, frozen=True, tag="idle"):
     wire: int
     version: str
     at: str = ""
-    """Key of the errand that it is at, whose step it has lost: free for that one alone."""
+    """Key of the task that it is at, whose step it has lost: free for that one alone."""
     compress: bool = False
     """The link to it is slow: files are compressed on their way."""
 
 
-class Errand(Message, frozen=True, tag="errand"):
+class HelperPlease(Message, frozen=True, tag="helper_please"):
     """A step looks for a helper."""
 
     key: str
-    """Names step, settings and files: the same errand has the same."""
+    """Of its task: of the same step, settings and files it is the same."""
     step: StepName
     series: str
     avoid: tuple[str, ...] = ()
     """Helpers that have failed it."""
 
 
-class Helped(Message, frozen=True, tag="helped"):
+class Assigned(Message, frozen=True, tag="assigned"):
     """This one does it."""
 
     helper: str
     compress: bool = False
 
 
-class Parcel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A file that travels."""
+class FileSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a file that travels is; checked when it has come."""
 
     name: str
     """Within the folder of its series."""
@@ -274,39 +274,39 @@ class Task(Message, frozen=True, tag="task"):
     series: str
     settings: Config
     """Of steps and denoising; all else is as it is by default."""
-    files: tuple[Parcel, ...]
+    files: tuple[FileSpec, ...]
     makes: tuple[str, ...]
     """Names of the files that are wanted."""
 
 
 class Fetch(Message, frozen=True, tag="fetch"):
-    """The receiver of a file asks for the piece that begins there."""
+    """The receiver of a file asks for the chunk that begins there."""
 
     sha256: str
     offset: int
 
 
-class Piece(Message, frozen=True, tag="piece"):
-    """The piece."""
+class Chunk(Message, frozen=True, tag="chunk"):
+    """The chunk."""
 
     sha256: str
     offset: int
     data: bytes
     crc32: int
-    """Of the piece as it lies on the disk."""
-    packed: bool = False
+    """Of the chunk as it lies on the disk."""
+    compressed: bool = False
 
 
-class Made(Message, frozen=True, tag="made"):
+class TaskDone(Message, frozen=True, tag="task_done"):
     """The helper has ended; these files are there to be fetched."""
 
     key: str
     ok: bool
     detail: str
-    files: tuple[Parcel, ...] = ()
+    files: tuple[FileSpec, ...] = ()
 
 
-class Thanks(Message, frozen=True, tag="thanks"):
+class TaskOff(Message, frozen=True, tag="task_off"):
     """The step has what it wanted, or wants it no more: it may be forgotten."""
 
     key: str
@@ -384,9 +384,9 @@ ToHub = (
     | Command
 )
 FromHub = Pulse | Want | Taken | Job | Event | EventOff | Reply
-ToHelper = Task | Fetch | Piece | Thanks | Gone
-ToStep = Helped | Refusal | Working | Made | Fetch | Piece | Gone
-FromStep = Errand | Task | Fetch | Piece | Thanks
-ToRelay = Hello | Beat | Ready | Working | Done | Failed | Idle | Fetch | Piece | Made
+ToHelper = Task | Fetch | Chunk | TaskOff | Gone
+ToStep = Assigned | Refusal | Working | TaskDone | Fetch | Chunk | Gone
+FromStep = HelperPlease | Task | Fetch | Chunk | TaskOff
+ToRelay = Hello | Beat | Ready | Working | Done | Failed | HelperReady | Fetch | Chunk | TaskDone
 FromRelay = Welcome | Refusal | Pulse | Job | ToHelper
 AnyMessage = ToHub | FromHub | ToRelay | FromRelay | ToStep | FromStep

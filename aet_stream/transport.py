@@ -17,14 +17,16 @@ from typing import Any, Generic, TypeVar
 import msgspec
 import zmq
 
-from aet_stream import packing
+from aet_stream import compression
 from aet_stream.errors import AetError, NotRunning, WireError
 from aet_stream.messages import WIRE_VERSION, AnyMessage, ArraySpec, Beat, Command, Pulse, Reply, ToHub
 from aet_stream.projection import RAW_DTYPES, Array
 from aet_stream.status import RoleStatus, heard
 
-ERRANDS = "errands"
+OFFLOAD = "offload"
 """Where steps find the relay, beside the hub's socket."""
+TURN_MESSAGES = 64
+"""So many are taken in one turn, however much arrives: the rest is there in the next."""
 MAX_HEADER_BYTES = 1 << 20
 MAX_EDGE_PX = 8192
 MAX_ARRAY_BYTES = MAX_EDGE_PX * MAX_EDGE_PX * 8
@@ -56,8 +58,8 @@ def _descriptor(folder: Path) -> int:
     return os.open(folder, os.O_PATH | os.O_CLOEXEC)
 
 
-def encode(message: AnyMessage, pixels: Array | None = None, *, packed: bool = False) -> list[Any]:
-    """Frames for one message; the pixel frame is the array's own memory, or with `packed` its bytes compressed, if that makes them fewer.
+def encode(message: AnyMessage, pixels: Array | None = None, *, compress: bool = False) -> list[Any]:
+    """Frames for one message; the pixel frame is the array's own memory, or with `compress` its bytes compressed where they get fewer.
 
     Raises
     ------
@@ -73,8 +75,8 @@ def encode(message: AnyMessage, pixels: Array | None = None, *, packed: bool = F
     planes = pixels.shape[0] if pixels.ndim == 3 else 1
     spec = ArraySpec(pixels.dtype.str, pixels.shape[-2], pixels.shape[-1], zlib.crc32(pixels.data), planes)
     buffer: Any = pixels.data.cast("B")
-    if packed and len(smaller := packing.pack(buffer, pixels.itemsize)) < len(buffer):
-        buffer, spec = smaller, msgspec.structs.replace(spec, packed=True)
+    if compress and len(smaller := compression.compress(buffer, pixels.itemsize)) < len(buffer):
+        buffer, spec = smaller, msgspec.structs.replace(spec, compressed=True)
     return [_encoder.encode(msgspec.structs.replace(message, array=spec)), buffer]
 
 
@@ -110,9 +112,9 @@ def _array(spec: ArraySpec, frame: zmq.Frame) -> Array:
         raise WireError(f"shape ({spec.height}, {spec.width}); edges are 1..{MAX_EDGE_PX} px")
     itemsize = np.dtype(spec.dtype).itemsize
     nbytes = spec.planes * spec.height * spec.width * itemsize
-    if spec.planes < 1 or nbytes > MAX_ARRAY_BYTES or (len(frame) != nbytes and not spec.packed):
+    if spec.planes < 1 or nbytes > MAX_ARRAY_BYTES or (len(frame) != nbytes and not spec.compressed):
         raise WireError(f"{len(frame)} bytes do not make {spec.planes} x ({spec.height}, {spec.width}) of {spec.dtype}")
-    buffer = packing.unpack(frame.buffer, nbytes, itemsize) if spec.packed else frame.buffer
+    buffer = compression.decompress(frame.buffer, nbytes, itemsize) if spec.compressed else frame.buffer
     if zlib.crc32(buffer) != spec.crc32:
         raise WireError("the pixels' checksum is wrong")
     shape = (spec.height, spec.width) if spec.planes == 1 else (spec.planes, spec.height, spec.width)
@@ -155,7 +157,7 @@ class Door(Generic[_Said]):
         """All that is waiting, after at most `timeout_s`; a broken message comes as its error."""
         if not self._router.poll(round(timeout_s * 1000)):
             return
-        for _ in range(64):  # a bounded turn, however much arrives
+        for _ in range(TURN_MESSAGES):
             try:
                 peer, *frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
@@ -214,7 +216,7 @@ class Link:
         """What its pulse says."""
         self.heard_at = time.monotonic()
         """When anything came, a pulse too."""
-        self.packed = False
+        self.compress = False
         """Pixels are compressed on their way: the link is slow."""
         self._dealer = dealer
         self._dealer.setsockopt(zmq.IMMEDIATE, 1)  # with nobody there, nothing piles up
@@ -234,7 +236,7 @@ class Link:
     def send(self, message: AnyMessage, pixels: Array | None = None) -> bool:
         """True if it is on its way; False when there is no hub. Then the hub will ask again: nothing is lost."""
         try:
-            self._dealer.send_multipart(encode(message, pixels, packed=self.packed), zmq.NOBLOCK, copy=pixels is None)
+            self._dealer.send_multipart(encode(message, pixels, compress=self.compress), zmq.NOBLOCK, copy=pixels is None)
         except zmq.Again:
             return False
         return True
@@ -245,7 +247,7 @@ class Link:
     def receive(self, timeout_s: float) -> Iterator[tuple[AnyMessage, Array | None]]:
         """What the hub says within `timeout_s`; earlier when the wake descriptor stirs. Pulses are noted, not passed on."""
         ready = dict(self._poller.poll(round(timeout_s * 1000)))
-        while self._dealer in ready:
+        for _ in range(TURN_MESSAGES if self._dealer in ready else 0):
             try:
                 frames = self._dealer.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
@@ -270,13 +272,13 @@ class HubLink(Link):
         super().__init__(dealer, _endpoint(output_root, "hub"), name=name, wake_fd=wake_fd)
 
 
-class ErrandLink(Link):
+class StepLink(Link):
     """A step's end, to the relay of the same computer."""
 
     def __init__(self, output_root: Path, *, name: str) -> None:
         dealer = new_socket(zmq.DEALER)
         dealer.setsockopt(zmq.LINGER, 1000)
-        super().__init__(dealer, _endpoint(output_root, ERRANDS), name=name)
+        super().__init__(dealer, _endpoint(output_root, OFFLOAD), name=name)
 
 
 def wait(ends: Iterable[zmq.Socket[bytes]], timeout_s: float) -> None:

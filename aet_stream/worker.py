@@ -12,8 +12,8 @@ import numpy as np
 
 from aet_stream import __version__, failpoints
 from aet_stream.config import Config, Denoise
-from aet_stream.curve import RelayLink
 from aet_stream.denoise.denoiser import Denoiser
+from aet_stream.elsewhere.curve import RelayLink
 from aet_stream.layout import SUBTRACTED
 from aet_stream.messages import WIRE_VERSION, AnyMessage, Done, Failed, Job, Ready, ToHub, Working
 from aet_stream.projection import Array

@@ -87,8 +87,8 @@ def latency(folder: Path, size_px: int, files: int) -> None:
         print(f"          sustained {rate:.1f} frames/s   peak MiB: {memory}", flush=True)
 
 
-def hub_ceiling(folder: Path, size_px: int, rows: int) -> None:
-    """Rows a second with a worker that does nothing and a watch that reads nothing: what the hub alone can do."""
+def hub_ceiling(folder: Path, size_px: int, rows: int) -> float:
+    """Prints, and returns, rows a second with a worker that does nothing and a watch that reads nothing: what the hub alone can do."""
     daemon = Daemon(folder)
     pixels = [frame(index, size_px) for index in range(16)]
     clean = np.zeros((size_px, size_px), "<f4")
@@ -132,6 +132,7 @@ def hub_ceiling(folder: Path, size_px: int, rows: int) -> None:
         seconds = time.monotonic() - began
         SECONDS[f"{size_px} px, a row of the hub"] = seconds / rows
         print(f"{size_px:>5} px  {rows / seconds:.0f} rows/s ({rows} rows, fsync on, hub peak {peak_mib(hub.pid)} MiB)", flush=True)
+        return rows / seconds
     finally:
         hub.terminate()
         hub.wait(20)

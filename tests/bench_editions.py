@@ -37,9 +37,9 @@ from tests.harness import Daemon, running, wait_for
 MAKER = Maker("bench", "another", "9" * 64)
 
 
-def make(root: Path, rows: int, size_px: int) -> None:
-    """A closed series `old`, and an edition of it that waits for the hub."""
-    root.mkdir(parents=True)
+def closed_series(root: Path, rows: int, size_px: int) -> None:
+    """A closed series `old`."""
+    root.mkdir(parents=True, exist_ok=True)
     ledger, _ = open_ledger(root)
     archive = Archive(root, ledger, Outbox(ledger.db, {}), CrashGuard(root), fold_rows=256, expected=0, config="{}")
     archive.recover()
@@ -62,6 +62,11 @@ def make(root: Path, rows: int, size_px: int) -> None:
     while archive.working_on():
         archive.work(1.0)
     ledger.close()
+
+
+def make(root: Path, rows: int, size_px: int) -> None:
+    """A closed series `old`, and an edition of it that waits for the hub."""
+    closed_series(root, rows, size_px)
     with (
         Series(root / "old" / layout.SERIES_FILE) as series,
         edition.writing(root / "old", "old", MAKER, edition.covered(series), series.shape) as draft_of,

@@ -14,12 +14,12 @@ from statistics import median
 
 import numpy as np
 
-from aet_stream import __version__, packing
+from aet_stream import __version__, compression
 from aet_stream.config_file import load
-from aet_stream.curve import RelayLink
 from aet_stream.denoise.estimators import model_sha256
+from aet_stream.elsewhere.curve import RelayLink
+from aet_stream.elsewhere.keys import KeyRing, load_key, make_key
 from aet_stream.errors import WireError
-from aet_stream.keys import KeyRing, load_key, make_key
 from aet_stream.messages import WIRE_VERSION, Done, Job, Ready
 from aet_stream.projection import Quality, VisitKey
 from aet_stream.simulate.series import simulate_series
@@ -59,15 +59,15 @@ def compress() -> None:
     raw = series.raw[0]
     for name, pixels in {"raw, 16 bits": raw, "clean, float32": (raw - series.background[0]).astype("<f4")}.items():
         data, times = pixels.tobytes(), [time.process_time()]
-        packed = packing.pack(data, pixels.itemsize)
+        compressed = compression.compress(data, pixels.itemsize)
         times.append(time.process_time())
-        assert packing.unpack(packed, len(data), pixels.itemsize) == data
+        assert compression.decompress(compressed, len(data), pixels.itemsize) == data
         times.append(time.process_time())
-        pack_s, unpack_s = np.diff(times)
-        even = (len(data) - len(packed)) / (pack_s + unpack_s)
+        compress_s, decompress_s = np.diff(times)
+        even = (len(data) - len(compressed)) / (compress_s + decompress_s)
         print(
-            f"{name}: {len(data) / len(packed):.2f} times smaller; packed at {len(data) / pack_s / 1e6:.0f} MB/s, unpacked at"
-            f" {len(data) / unpack_s / 1e6:.0f}; gains time below {8e-6 * even:.0f} Mbit/s"
+            f"{name}: {len(data) / len(compressed):.2f} times smaller; compressed at {len(data) / compress_s / 1e6:.0f} MB/s,"
+            f" decompressed at {len(data) / decompress_s / 1e6:.0f}; gains time below {8e-6 * even:.0f} Mbit/s"
         )
 
 

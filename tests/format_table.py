@@ -228,8 +228,9 @@ def main() -> None:
     reader = ReaderChild(timeout_s=30, memory_mib=4096, max_file_mib=64)
     with tempfile.TemporaryDirectory() as folder:
         first = first_table(Path(folder), reader)
-    data = os.environ["AET_STREAM_TEST_DATA"]
-    PAGE.write_text(HEAD + first + SECOND + second_table(Path(data), reader) + NOTES)
+    data = os.environ.get("AET_STREAM_TEST_DATA")
+    second = second_table(Path(data), reader) if data else PAGE.read_text().partition(SECOND)[2].partition(NOTES[:20])[0]  # as it was
+    PAGE.write_text(HEAD + first + SECOND + second + NOTES)
     reader.close()
 
 

@@ -115,7 +115,7 @@ class Daemon:
         return found
 
     def role_pids(self) -> dict[str, int]:
-        """Process ids of the roles, as the supervisor says."""
+        """Process ids of the roles, as the supervisor said last: one that was killed stands there for a moment more (see `pid`)."""
         roles = self.status()["roles"].get("supervisor", {}).get("status", {}).get("roles", {})
         return {name: role["pid"] for name, role in roles.items() if role["pid"]}
 

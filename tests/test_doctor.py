@@ -24,8 +24,8 @@ from aet_stream.config_file import load
 from aet_stream.denoise import denoiser
 from aet_stream.denoise.weights_file import SHIPPED
 from aet_stream.doctor import examine, folders, surroundings
+from aet_stream.elsewhere.keys import KeyRing
 from aet_stream.hub.ledger import Ledger
-from aet_stream.keys import KeyRing
 from aet_stream.projection import Array, Subtracted
 from tests.fuse import share
 from tests.harness import ENVIRONMENT, put, running, wait_for

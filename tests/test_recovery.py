@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import shutil
@@ -245,6 +246,9 @@ def test_a_file_that_its_reader_does_not_survive_is_set_aside_by_the_next_hub(tm
 def test_signals_from_outside_prove_nothing(tmp_path: Path, number: signal.Signals) -> None:
     """Ctrl-C, systemd or a stray kill ends the process that tries the file: it stays where it is."""
     stored(tmp_path, 3)
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell that begins the tests with & has it ignored, and children inherit that
     path = tmp_path / "s" / "projections" / "000001.h5"
     run_folder(tmp_path).joinpath("reading").write_text("s/projections/000001.h5")
     trials = tmp_path / "trials"
@@ -390,6 +394,56 @@ def test_a_damaged_ledger_is_noticed_or_harmless(tmp_path: Path, damage: str) ->
         ledger.close()
 
 
+def test_a_ledger_that_was_left_sound_is_read_whole_again_once_it_was_touched(tmp_path: Path) -> None:
+    """Its page of projections is spoiled while no hub is there: what the hub before said of it does not count any more."""
+    stored(tmp_path, 6)
+    ledger, _ = open_ledger(tmp_path)
+    (page,) = ledger.db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'visit'").fetchone()
+    ledger.close(sound=True)
+    ledger, fresh = open_ledger(tmp_path)
+    assert not fresh
+    ledger.close(sound=True)
+    with (tmp_path / "ledger.sqlite").open("r+b") as file:
+        file.seek(4096 * (page - 1) + 2048)
+        file.write(bytes(2048))
+    _, ledger = recovered(tmp_path)
+    assert list(tmp_path.glob("ledger.sqlite.damaged-*"))
+    assert set(ledger.stored("s")) == set(range(6))
+    ledger.close()
+
+
+def _replace_closed_file(root: Path) -> None:
+    (root / "s" / "series.h5").write_bytes(b"no HDF5")
+
+
+def _put_projection(root: Path) -> None:
+    other = SeriesStore(root / "other" / "s", CrashGuard(root), fold_rows=256)
+    other.commit([made(index) for index in range(4)])
+    (root / "other" / "s" / "projections" / "000003.h5").rename(root / "s" / "projections" / "000003.h5")
+    shutil.rmtree(root / "other")
+
+
+def _lose_a_row(root: Path) -> None:
+    with sqlite3.connect(root / "ledger.sqlite") as database:
+        database.execute("UPDATE visit SET state = 'ready', number = NULL WHERE number = 1")
+
+
+@pytest.mark.parametrize(("change", "rows"), [(_replace_closed_file, 3), (_put_projection, 4), (_lose_a_row, 3)])
+def test_a_closed_series_that_agreed_is_looked_at_once_it_has_changed(tmp_path: Path, change: Callable[[Path], None], rows: int) -> None:
+    """A start does not open every series that was ever closed; whatever is done to its folder, or to the ledger, has it opened again."""
+    stored(tmp_path, closed=True)
+    for _ in range(2):
+        _, ledger = recovered(tmp_path)
+        assert list(ledger.agreed()) == ["s"]
+        ledger.close()
+    change(tmp_path)
+    _, ledger = recovered(tmp_path)
+    assert set(ledger.stored("s")) == set(range(rows))
+    assert ledger.totals().stored == rows
+    ledger.close()
+    sound(tmp_path, rows)
+
+
 def test_files_of_the_layout_before_are_taken_up(tmp_path: Path) -> None:
     """Fewer fields, no checksum of the contents: their defaults hold, and the next master is of today."""
     stored(tmp_path)
@@ -408,6 +462,24 @@ def test_files_of_the_layout_before_are_taken_up(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "s" / "series.h5") as file:
         assert "content_sha256" in file["/aet/series"].attrs
     sound(tmp_path, 3)
+    ledger.close()
+
+
+def test_a_field_that_a_later_version_wrote_is_no_damage(tmp_path: Path) -> None:
+    """Whoever goes back to this version keeps his series; nor is what somebody adds by hand. A field that was changed is."""
+    stored(tmp_path)
+    later, added, changed = (tmp_path / "s" / "projections" / f"00000{number}.h5" for number in range(3))
+    with h5py.File(later, "r+") as file:
+        file.attrs["a_new_figure"] = 0.25
+        known = {name: value for name, value in file.attrs.items() if name not in ("layout_version", "record_sha256")}
+        text = "".join(f"{name}={getattr(known[name], 'item', lambda name=name: known[name])()!r};" for name in sorted(known))
+        file.attrs["record_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    with h5py.File(added, "r+") as file:
+        file.attrs["seen_by"] = "somebody"
+    with h5py.File(changed, "r+") as file:
+        file.attrs["tilt_deg"] = 77.0
+    _, ledger = recovered(tmp_path)
+    assert set(ledger.stored("s")) == {0, 1}
     ledger.close()
 
 

@@ -29,13 +29,13 @@ from zmq.utils import z85
 from aet_stream import __version__
 from aet_stream.cli import main
 from aet_stream.config_file import load
-from aet_stream.curve import RelayLink
 from aet_stream.denoise.estimators import model_sha256
+from aet_stream.elsewhere.curve import RelayLink
+from aet_stream.elsewhere.keys import Key, KeyRing, load_key, make_key
+from aet_stream.elsewhere.relay import Relay
 from aet_stream.errors import ConfigError, NotRunning, WireError
-from aet_stream.keys import Key, KeyRing, load_key, make_key
 from aet_stream.messages import WIRE_VERSION, Beat, Done, Gone, Hello, Job, Ready, Refusal, Welcome
 from aet_stream.projection import Quality, VisitKey
-from aet_stream.relay import Relay
 from aet_stream.status import RelayHeard, RelayStatus, WatchStatus, WorkerStatus
 from aet_stream.transport import HubSocket, encode
 from tests.harness import ENVIRONMENT, Daemon, known_image, put, wait_for
@@ -363,7 +363,7 @@ def test_what_is_no_message_is_refused_and_counts_for_nobody_else(scene: Scene) 
 
 def test_joining_in_vain_says_what_seems_to_be_wrong(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not on the list, another key of the relay's, nobody there."""
-    monkeypatch.setattr("aet_stream.curve.JOIN_S", 1.5)
+    monkeypatch.setattr("aet_stream.elsewhere.curve.JOIN_S", 1.5)
     key = make_key(scene.folder / "k")
     cases = {
         f"there, run `aet-stream keys allow NAME {key.public}`": scene.link(key),
@@ -609,8 +609,37 @@ def cut_while(station: Station, here: str, cut_s: float) -> Iterator[None]:
         cutting.join(60)
 
 
+def elsewhere(folder: Path, host: str) -> tuple[str, ...]:
+    """What makes a command one of another computer: its network, and nothing of the station's disk."""
+    if shutil.which("unshare") is None:
+        pytest.skip("unshare is not installed")
+    hidden = f'mount -t tmpfs none {folder / "station"} && exec "$@"'
+    return ("ip", "netns", "exec", host, "unshare", "--mount", "sh", "-c", hidden, "sh")
+
+
+def test_a_series_and_its_volume_by_another_computer(tmp_path: Path, two_hosts: tuple[str, str]) -> None:
+    """Without a shared disk: projections by its worker, the volume by its helper."""
+    here, there = two_hosts
+    settings = {"reconstruct__on_close": True, "reconstruct__quality": False, "reconstruct__align": [], "reconstruct__iterations": 5}
+    station = Station(tmp_path, "10.77.0.1", "ip", "netns", "exec", here, **settings)
+    try:
+        station.start()
+        station.worker("lab2", *elsewhere(tmp_path, there))
+        station.helper("lab3", *elsewhere(tmp_path, there))
+        fill(station, 0, 6)
+        station.stored(6)
+        assert b"lab2:gpu0" in set(station.rows()["worker"])
+        with h5py.File(station.close_series()) as file:
+            assert file["reconstruction/rows"].shape == (6,)
+        assert station.daemon.log.read_text().count("series=s volume by lab3:big in") == 1
+    finally:
+        station.close()
+
+
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("tilts", "cut_s"), [(16, 0.0), pytest.param(60, 20.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("tilts", "cut_s"), [pytest.param(16, 0.0, marks=pytest.mark.thorough), pytest.param(60, 20.0, marks=pytest.mark.slow)]
+)
 def test_two_hosts_without_a_shared_disk_and_the_link_between_them_is_cut(
     tmp_path: Path, two_hosts: tuple[str, str], tilts: int, cut_s: float
 ) -> None:
@@ -618,12 +647,9 @@ def test_two_hosts_without_a_shared_disk_and_the_link_between_them_is_cut(
 
     Then the volume is made there (in the long campaign the link is cut again): value by value the one that is made here.
     """
-    if shutil.which("unshare") is None:
-        pytest.skip("unshare is not installed")
     here, there = two_hosts
+    other_host = elsewhere(tmp_path, there)
     station = Station(tmp_path, "10.77.0.1", "ip", "netns", "exec", here, reconstruct__on_close=True)
-    hidden = f'mount -t tmpfs none {tmp_path / "station"} && exec "$@"'
-    other_host = ("ip", "netns", "exec", there, "unshare", "--mount", "sh", "-c", hidden, "sh")
     try:
         station.start()
         station.worker("doomed", *other_host, fault="worker.received=kill")

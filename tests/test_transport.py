@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -14,7 +14,7 @@ from aet_stream.errors import NotRunning, WireError
 from aet_stream.messages import ArraySpec, Beat, Done, Job, Pulse, Ready
 from aet_stream.projection import RAW_DTYPES, Quality, VisitKey
 from aet_stream.status import WatchStatus
-from aet_stream.transport import EventStream, HubLink, HubSocket, ask, encode
+from aet_stream.transport import TURN_MESSAGES, EventStream, HubLink, HubSocket, ask, encode
 from tests.harness import wait_for
 
 READY = Ready(name="w", model_sha256="0")
@@ -93,6 +93,27 @@ def test_what_breaks_the_rules_is_refused_and_the_next_message_arrives(
     link.send(READY)
     assert next_heard(hub)[1] == READY  # type: ignore[index]
     peer.close(linger=0)
+
+
+def test_a_turn_ends_however_much_arrives(hub: HubSocket, link: HubLink) -> None:
+    """At both ends; what is left comes in the next."""
+    assert link.send(READY)
+    peer = next_heard(hub)[0]  # type: ignore[index]
+    names = [str(index) for index in range(2 * TURN_MESSAGES)]
+    for name in names:
+        assert link.send(msgspec.structs.replace(READY, name=name))
+        assert hub.send(peer, Job(job_id=name, series="s", visit=VisitKey("p", 0, "1")))
+    turns: list[Callable[[], list[str]]] = [
+        lambda: [heard[1].name for heard in hub.receive(5.0)],  # type: ignore[index, union-attr]
+        lambda: [message.job_id for message, _ in link.receive(5.0)],  # type: ignore[union-attr]
+    ]
+    for turn in turns:
+        found: list[str] = []
+        while len(found) < len(names):
+            now = turn()
+            assert 0 < len(now) <= TURN_MESSAGES
+            found += now
+        assert found == names
 
 
 def test_an_oversize_array_is_refused_before_it_is_sent() -> None:

@@ -10,7 +10,7 @@ from aet_stream.cli.common import Add, output_root, settings
 from aet_stream.errors import ConfigError
 
 if TYPE_CHECKING:
-    from aet_stream.keys import KeyRing
+    from aet_stream.elsewhere.keys import KeyRing
 
 
 def add_commands(add: Add) -> None:
@@ -26,7 +26,7 @@ def _keys(arguments: argparse.Namespace) -> int:
     once; `keys forbid NAME` ends that; `keys show` prints the public key of this computer's relay, and who is let in. `keys show FILE`
     prints the public part of any key.
     """
-    from aet_stream.keys import load_key, make_key
+    from aet_stream.elsewhere.keys import load_key, make_key
 
     match arguments.action, arguments.words:
         case "new", [file]:
@@ -55,7 +55,7 @@ def _keys(arguments: argparse.Namespace) -> int:
 
 
 def _ring(arguments: argparse.Namespace) -> KeyRing:
-    from aet_stream.keys import KeyRing
+    from aet_stream.elsewhere.keys import KeyRing
 
     config = settings(arguments)
     if not config.relay.keys:

@@ -12,10 +12,10 @@ from aet_stream import config_file
 from aet_stream.cli.common import Add, settings
 from aet_stream.config import Config
 from aet_stream.doctor.settings import troubles
+from aet_stream.elsewhere.steps import CALLED
 from aet_stream.errors import ConfigError
 from aet_stream.messages import StepName
 from aet_stream.service import Role, Stop, serve, set_up_logging
-from aet_stream.steps import CALLED
 
 OWN_KEY = Path("~/.config/aet-stream/worker.key")
 SPOOL = Path("~/.cache/aet-stream/helper")
@@ -85,14 +85,14 @@ def _role(arguments: argparse.Namespace) -> int:
 
 def _worker_elsewhere(arguments: argparse.Namespace, config: Config) -> Role:
     """For the hub of another computer, whose relay says how to work; of our settings only those of [denoise] that say where count."""
-    from aet_stream.curve import RelayLink
-    from aet_stream.keys import load_key, public_key
+    from aet_stream.elsewhere.curve import RelayLink
+    from aet_stream.elsewhere.keys import load_key, public_key
     from aet_stream.worker import Worker
 
     if arguments.server_key is None:
         raise ConfigError("--connect needs --server-key: `aet-stream keys show` prints it there")
     key, server_key = load_key(arguments.key.expanduser()), public_key(arguments.server_key)
-    link = lambda: RelayLink(arguments.connect, key, server_key, name=arguments.name, packed=arguments.compress)  # noqa: E731
+    link = lambda: RelayLink(arguments.connect, key, server_key, name=arguments.name, compress=arguments.compress)  # noqa: E731
     return Worker(config, name=arguments.name, elsewhere=link, compress=arguments.compress)
 
 
@@ -102,15 +102,15 @@ def _helper(arguments: argparse.Namespace) -> int:
     It is let in like a worker (`aet-stream keys`). Of its settings those of devices, threads and memory count; all that results depend on
     is said there.
     """
-    from aet_stream.curve import RelayLink
-    from aet_stream.helper import Helper
-    from aet_stream.keys import load_key, public_key
+    from aet_stream.elsewhere.curve import RelayLink
+    from aet_stream.elsewhere.helper import Helper
+    from aet_stream.elsewhere.keys import load_key, public_key
 
     set_up_logging(arguments.name, verbose=arguments.verbose)
     config, key, server_key = settings(arguments), load_key(arguments.key.expanduser()), public_key(arguments.server_key)
     link = lambda: RelayLink(arguments.connect, key, server_key, name=arguments.name)  # noqa: E731
     spool = (arguments.spool or SPOOL / arguments.name).expanduser().absolute()
-    helper = Helper(config, name=arguments.name, takes=arguments.takes, spool=spool, elsewhere=link, packed=arguments.compress)
+    helper = Helper(config, name=arguments.name, takes=arguments.takes, spool=spool, elsewhere=link, compress=arguments.compress)
     return serve(helper, Stop())
 
 
@@ -130,7 +130,7 @@ def _make_role(kind: str, name: str, config: Config) -> Role:
 
         return Worker(config, name=name)
     if kind == "relay":
-        from aet_stream.relay import Relay
+        from aet_stream.elsewhere.relay import Relay
 
         return Relay(config)
     if kind == "trigger":

@@ -72,7 +72,7 @@ def troubles(config: Config) -> Iterator[str]:
 
 def secrets(station: Station) -> Iterator[Finding]:
     """Files that nobody else may read: the page's token and key, the webhook's secret."""
-    from aet_stream.keys import KeyRing
+    from aet_stream.elsewhere.keys import KeyRing
 
     config = station.config
     named = {

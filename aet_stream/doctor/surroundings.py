@@ -60,7 +60,7 @@ def page(station: Station) -> Iterator[Finding]:
 
 def elsewhere(station: Station) -> Iterator[Finding]:
     """Workers on other computers: the key, the list, the port, and who is let in now."""
-    from aet_stream.keys import KeyRing
+    from aet_stream.elsewhere.keys import KeyRing
 
     listen = station.config.relay.listen
     if not (listen and station.has_output):

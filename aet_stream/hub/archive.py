@@ -5,9 +5,11 @@ projection files (durable) -> series.h5 -> one ledger transaction -> the world m
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import math
+import os
 import sqlite3
 import time
 from collections.abc import Collection, Generator, Sequence
@@ -129,21 +131,29 @@ class Archive:
         """Make ledger and `series.h5` agree with the projection files, which are the truth."""
         self._guard.set_aside()
         failpoints.reach("recover.drafts", self.root)
-        for folder in sorted(self.root.iterdir()):
-            if folder.name not in RESERVED and ((folder / "projections").is_dir() or (folder / SERIES_FILE).exists()):
-                self._recover_series(folder.name)
+        agreed, found = self._ledger.agreed(), dict[str, str]()
+        for name in sorted(entry.name for entry in os.scandir(self.root)):
+            store = SeriesStore(self.root / name, self._guard, fold_rows=self._fold_rows)
+            stamp = store.stamp()
+            if agreed.get(name) == stamp or name in RESERVED or not store.is_there():
+                continue
+            if self._recover_series(name, store):
+                found[name] = stamp
+        with contextlib.suppress(OutputFull), self._ledger.transaction():
+            self._ledger.agree(found)
         for row in self._ledger.series(state="open"):
             if row["stored"] and not (self.root / row["name"]).is_dir():
                 self.store(row["name"])  # somebody has taken the folder of an open series away
         self._recover_quarantine()
 
-    def _recover_series(self, name: str) -> None:
-        store = SeriesStore(self.root / name, self._guard, fold_rows=self._fold_rows)
+    def _recover_series(self, name: str, store: SeriesStore) -> bool:
+        """Whether it is closed, the ledger knows all of it, and nothing is to be done about it."""
         store.remove_drafts()
-        self._taking |= {(name, key): False for key in edition.made(store.folder)}
+        made = edition.made(store.folder)
+        self._taking |= {(name, key): False for key in made}
         shown = store.shown()
         if shown.closed and self._agrees(name, store, shown):
-            return  # nothing to load until somebody asks
+            return not made  # nothing to load until somebody asks
         self._stores.pop(name, None)
         store = self.store(name)
         if shown.closed and store.identities() == shown.rows:
@@ -155,6 +165,7 @@ class Archive:
             store.drop_master()
             store.write_master(self._about(name, None))
             self._tell_decided(name)
+        return False
 
     def _agrees(self, name: str, store: SeriesStore, shown: Found) -> bool:
         """Do the closed file, the others beside it and the ledger say the same of a series?"""

@@ -173,12 +173,12 @@ class Core:
         elif isinstance(letter.message, Job):
             self.workers.left(letter.message)
 
-    def close(self) -> list[Letter | News]:
-        """Store what is in hand; closing and folding start again at the next start."""
+    def close(self, *, sound: bool = False) -> list[Letter | News]:
+        """Store what is in hand; closing and folding start again at the next start. `sound`: nothing unforeseen has happened."""
         self._guarded(self.storing.commit)
         self._guarded(lambda: self.storing.publish(at_once=True))
         self.archive.close()
-        self.ledger.close()
+        self.ledger.close(sound=sound)
         return self._outgoing.taken()
 
     # -- hearing ----------------------------------------------------------------------------------------------------------------

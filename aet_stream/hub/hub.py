@@ -44,6 +44,8 @@ class Hub:
         self._config = config
         self._timing = timing
         self._open: _Open | None = None
+        self._sound = False
+        """No step was left by an exception."""
 
     def start(self) -> None:
         """Take the output for ourselves, make the disk consistent, then open for business."""
@@ -65,13 +67,14 @@ class Hub:
         return self._open
 
     def step(self) -> None:
-        core = self.core
+        core, self._sound = self.core, False
         for heard in self._opened.socket.receive(0.0 if core.at_work else TURN_S):
             if isinstance(heard, WireError):
                 core.refuse(heard)
             else:
                 self._post(core.hear(*heard))
         self._post(core.turn())
+        self._sound = True
 
     def beat(self) -> str:
         status = self.core.status()
@@ -93,7 +96,7 @@ class Hub:
 
     def close(self) -> None:
         if self._open is not None:
-            self._post(self.core.close())
+            self._post(self.core.close(sound=self._sound))
             self._open.socket.close()
             self._open.lock.close()
             self._open = None

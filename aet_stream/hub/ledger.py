@@ -20,7 +20,7 @@ import math
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,27 @@ _EXCLUDED = """
 INSERT OR REPLACE INTO excluded SELECT series, CAST(key AS INTEGER), json_extract(value, '$.reason') FROM decided,
     json_each(iif(decisions = '', '{}', decisions), '$.aside') WHERE json_extract(value, '$.restored_at') IS NULL
 """
+#: What would take longer the more was ever stored, kept as it changes: how many visits are in each state, and which closed series need no
+#: look at a start, because neither ledger nor folder (`store.SeriesStore.stamp`) has changed since they agreed.
+_KEPT = """
+CREATE TABLE IF NOT EXISTS visit_count (state TEXT PRIMARY KEY, visits INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS agreed (series TEXT PRIMARY KEY, stamp TEXT NOT NULL) STRICT;
+CREATE TRIGGER IF NOT EXISTS visit_made AFTER INSERT ON visit BEGIN
+    INSERT INTO visit_count VALUES (NEW.state, 1) ON CONFLICT (state) DO UPDATE SET visits = visits + 1;
+    DELETE FROM agreed WHERE series = NEW.series;
+END;
+CREATE TRIGGER IF NOT EXISTS visit_moved AFTER UPDATE OF state ON visit BEGIN
+    UPDATE visit_count SET visits = visits - 1 WHERE state = OLD.state;
+    INSERT INTO visit_count VALUES (NEW.state, 1) ON CONFLICT (state) DO UPDATE SET visits = visits + 1;
+    DELETE FROM agreed WHERE series IN (OLD.series, NEW.series);
+END;
+CREATE TRIGGER IF NOT EXISTS series_moved AFTER UPDATE OF state ON series BEGIN DELETE FROM agreed WHERE series = NEW.name; END;
+CREATE TRIGGER IF NOT EXISTS series_decided AFTER INSERT ON decided BEGIN DELETE FROM agreed WHERE series = NEW.series; END;
+CREATE TRIGGER IF NOT EXISTS series_edition AFTER INSERT ON edition BEGIN DELETE FROM agreed WHERE series = NEW.series; END;
+"""
+_RECOUNT = """
+BEGIN; DELETE FROM visit_count; INSERT INTO visit_count SELECT state, count(*) FROM visit GROUP BY state; COMMIT;
+"""
 #: Of (path, image), the newest projection counts, unless it is excluded.
 _TILTS = """
 SELECT count(*) FROM (SELECT max(number) AS number FROM visit WHERE series = ?1 AND state = 'stored' GROUP BY path, image) AS newest
@@ -153,6 +174,7 @@ class Ledger:
             if self._db.execute("PRAGMA user_version").fetchone()[0] == 1:  # no hub has opened it since
                 self._db.execute("CREATE TEMP VIEW visit AS SELECT * FROM unit")
         else:
+            sound = self._was_left_sound()
             self._db = sqlite3.connect(path, isolation_level=None, timeout=2)
         self._db.row_factory = sqlite3.Row
         self.db = self._db
@@ -160,7 +182,9 @@ class Ledger:
         if not read_only:
             try:
                 self._prepare()
-                self._check()
+                if not sound:
+                    self._check()
+                    self._db.executescript(_RECOUNT)
             except UnicodeDecodeError as error:  # out of the damaged file into SQLite's own message
                 raise sqlite3.DatabaseError(str(error)) from error
 
@@ -176,7 +200,7 @@ class Ledger:
             raise AetError(
                 f"{self.path} has layout {version}, this version writes {SCHEMA_VERSION}: move it away, it is rebuilt from the files"
             )
-        self._db.executescript(OUTBOX_SCHEMA + _LEFT_OUT + _DECIDED + _INDICES)
+        self._db.executescript(OUTBOX_SCHEMA + _LEFT_OUT + _DECIDED + _INDICES + _KEPT)
         if not self._db.execute("SELECT 1 FROM excluded LIMIT 1").fetchone():  # of a version that had no such table
             self._db.execute(_EXCLUDED)
 
@@ -184,7 +208,7 @@ class Ledger:
         """Read all of it: SQLite notices neither a letter that is none, nor a column of another name, before it meets them."""
         said = self._db.execute("PRAGMA integrity_check(1)").fetchone()[0]
         model = sqlite3.connect(":memory:")
-        model.executescript(_SCHEMA + OUTBOX_SCHEMA + _LEFT_OUT + _DECIDED)
+        model.executescript(_SCHEMA + OUTBOX_SCHEMA + _LEFT_OUT + _DECIDED + _KEPT)
         for (table,) in model.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
             columns = f"PRAGMA table_info({table})"
             if said == "ok" and [*map(tuple, self._db.execute(columns))] != model.execute(columns).fetchall():
@@ -195,8 +219,25 @@ class Ledger:
         if said != "ok":
             raise sqlite3.DatabaseError(said)
 
-    def close(self) -> None:
+    def _stamp(self) -> str:
+        about = self.path.stat()
+        return f"{about.st_ino} {about.st_size} {about.st_mtime_ns}"
+
+    def _was_left_sound(self) -> bool:
+        """Has nobody touched it since a hub closed it with nothing wrong? Reading all of a large one takes long."""
+        if self.path.with_name(f"{self.path.name}-wal").exists():
+            return False
+        try:
+            return self.path.with_name(f"{self.path.name}.sound").read_text() == self._stamp()
+        except (OSError, UnicodeDecodeError):
+            return False
+
+    def close(self, *, sound: bool = False) -> None:
+        """`sound`: nothing was wrong with it; unless it is touched, the next hub need not read all of it."""
         self._db.close()
+        if sound:
+            with contextlib.suppress(OSError):
+                self.path.with_name(f"{self.path.name}.sound").write_text(self._stamp())
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -402,6 +443,16 @@ class Ledger:
         """The series is one verified file."""
         self._db.execute("UPDATE series SET state = 'closed', closed_at = ? WHERE name = ?", (time.time(), name))
 
+    def agreed(self) -> dict[str, str]:
+        """Closed series with which ledger and folder agreed, and the stamp of the folder then."""
+        return dict(
+            tuple(row) for row in self._db.execute("SELECT agreed.* FROM agreed JOIN series ON name = series WHERE state = 'closed'")
+        )
+
+    def agree(self, stamps: Mapping[str, str]) -> None:
+        """These do; holds until the ledger says anything else of them."""
+        self._db.executemany("INSERT OR REPLACE INTO agreed VALUES (?, ?)", stamps.items())
+
     def tilts(self, series: str) -> int:
         """How many images have a stored projection that counts; one that was taken again under its name counts once."""
         try:
@@ -423,7 +474,7 @@ class Ledger:
         try:
             rows = self._db.execute(
                 "SELECT id, visit.series, path, image, excluded.reason, attempts, tilt_deg, ended_at FROM excluded"
-                " JOIN visit ON visit.series = excluded.series AND visit.number = excluded.number"
+                " CROSS JOIN visit ON visit.series = excluded.series AND visit.number = excluded.number"
                 " WHERE json_extract(excluded.reason, '$.code') = 'odd' AND (?1 IS NULL OR visit.series = ?1) ORDER BY id DESC LIMIT ?2",
                 (series, limit),
             )
@@ -460,7 +511,11 @@ class Ledger:
     def totals(self) -> Totals:
         """How many visits ended how."""
         counts = dict.fromkeys(("stored", "duplicate", "other", "held", "quarantined", "discarded"), 0)
-        counts.update({row["state"]: row["n"] for row in self._db.execute("SELECT state, count(*) AS n FROM visit GROUP BY state")})
+        try:
+            found = self._db.execute("SELECT state, visits FROM visit_count").fetchall()
+        except sqlite3.OperationalError:  # of an earlier version, which no hub has opened since
+            found = self._db.execute("SELECT state, count(*) FROM visit GROUP BY state").fetchall()
+        counts.update({state: visits for state, visits in found})
         return Totals(
             stored=counts["stored"],
             held=counts["held"],

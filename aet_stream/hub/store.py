@@ -520,6 +520,15 @@ class SeriesStore:
             if fits and first == (self._segments[-1][1] if self._segments else 0):
                 self._segments.append((first, end))
 
+    def is_there(self) -> bool:
+        """Is it a series at all?"""
+        return (self.folder / PROJECTIONS).is_dir() or (self.folder / SERIES_FILE).exists()
+
+    def stamp(self) -> str:
+        """While this is the same, nobody has put anything into the folder, taken anything away or replaced it."""
+        places = (self.folder, self.folder / PROJECTIONS, self.folder / layout.EDITIONS, self.folder / SERIES_FILE, self.folder / DECISIONS)
+        return " ".join(map(_stamp, places))
+
     def shown(self) -> Found:
         """What the present `series.h5` shows."""
         path = self.folder / SERIES_FILE
@@ -554,6 +563,14 @@ class SeriesStore:
 
 def _segment_name(first: int, end: int) -> str:
     return f"segment_{first:06d}_{end:06d}.h5"
+
+
+def _stamp(path: Path) -> str:
+    try:
+        about = path.stat()
+    except OSError:
+        return "-"
+    return f"{about.st_ino}.{about.st_size}.{about.st_mtime_ns}"
 
 
 def _of(record: Record) -> Identity:

@@ -14,9 +14,9 @@ import msgspec
 
 from aet_stream import lifeline
 from aet_stream.config import Config
+from aet_stream.elsewhere.steps import STEPS, atoms_pixel
 from aet_stream.messages import Event, StepName
 from aet_stream.naming import SERIES_FILE
-from aet_stream.steps import STEPS, atoms_pixel
 from aet_stream.transport import hand_over
 from aet_stream.trigger import webhook
 from aet_stream.work import CallWork, ChildWork, Outcome, Work
@@ -59,7 +59,7 @@ def _step(name: StepName) -> Callable[[Config, Event], Work]:
         given: dict[str, Any] = {"timeout_s": settings.timeout_s, "again_s": config.trigger.again_s, "environment": step.environment}
         if not config.relay.listen:
             return ChildWork(step.command(config, folder), **given)
-        argv = lifeline.command("aet_stream.away", name, event.series)
+        argv = lifeline.command("aet_stream.elsewhere.offload", name, event.series)
         return ChildWork(argv, stdin=msgspec.json.encode(config), **given)
 
     return begin

@@ -13,6 +13,7 @@ import h5py
 import pytest
 
 from aet_stream import failpoints
+from aet_stream.trigger.sinks import SINKS
 from tests.durability import rig
 from tests.durability.roles import PLACES, Roles
 from tests.harness import ENVIRONMENT
@@ -22,6 +23,9 @@ from tests.test_reconstruct import BLOBS, TILTS_DEG, views_of, write_series
 pytestmark = pytest.mark.thorough
 
 OUTSIDE = ("webhook", "zeromq", "command")
+BESIDE = ("reconstruct", "preview", "report")
+ELSEWHERE = ("film", "atoms")
+"""Killed in tests of their own: behaviour/test_film.py, test_atoms_step.py."""
 
 
 def each(sinks: tuple[str, ...], quickly: tuple[str, ...]) -> list[Any]:
@@ -34,7 +38,8 @@ def each(sinks: tuple[str, ...], quickly: tuple[str, ...]) -> list[Any]:
 
 
 def test_every_place_of_an_events_way_is_tried() -> None:
-    """A new one cannot be forgotten."""
+    """A new place cannot be forgotten, nor a new sink."""
+    assert {*OUTSIDE, *BESIDE, *ELSEWHERE} == set(SINKS)
     assert set(PLACES) == {name for name in failpoints.NAMES if name.startswith("event.")}
 
 
@@ -59,7 +64,7 @@ def test_receivers_outside_get_every_event_and_act_once(tmp_path: Path, sink: st
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize(("sink", "place"), each(("reconstruct", "preview", "report"), ("event.acted",)))
+@pytest.mark.parametrize(("sink", "place"), each(BESIDE, ("event.acted",)))
 def test_files_beside_the_series_are_made(tmp_path: Path, sink: str, place: str) -> None:
     """The child may be lost with the trigger: its file is there at the end, whole, and nothing is left over."""
     series = tmp_path / "out" / "s" / "series.h5"

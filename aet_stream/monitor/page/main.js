@@ -229,9 +229,11 @@ function painted(row, of, bin, fetched_at, between) {
   Object.assign(stats, { painted: stats.painted + 1, number: row.number, series: of.id, tilt_deg: row.tilt_deg, bin, edition: between ? between.edition[1] : row.edition ?? 1 });
   say($("between"), between ? difference(between) : "");
   $("other").setAttribute("aria-pressed", between !== null);
-  const size = `${of.shape[1]} × ${of.shape[0]} px`, trust = row.trust_in_series == null ? "" : `, trust ${row.trust_in_series.toFixed(2)}`;
-  const note = row.blank ? ", blank: every pixel has the same value" : row.superseded ? ", replaced by newer pixels" : row.excluded ? `, excluded: ${row.excluded_reason}` : "";
-  $("which").replaceChildren(el("b", {}, degrees(row.tilt_deg)), ` · ${row.path}${row.image ? ` [${row.image}]` : ""} · ${size}${trust}${note}`);
+  const size = `${of.shape[1]} × ${of.shape[0]} px`, trust = row.trust_in_series == null ? "" : ` · trust ${row.trust_in_series.toFixed(2)}`;
+  const note = row.blank ? " · blank: every pixel has the same value" : row.superseded ? " · replaced by newer pixels" : row.excluded ? ` · excluded: ${row.excluded_reason}` : "";
+  // what matters most comes first: on a narrow page the end is cut off
+  $("which").replaceChildren(el("b", {}, degrees(row.tilt_deg)), `${trust}${note} · ${row.path}${row.image ? ` [${row.image}]` : ""} · ${size}`);
+  $("which").title = $("which").textContent;
   showSave(row, of);
   showWord(row, of);
   document.title = `${degrees(row.tilt_deg)} ${of.name} · aet-stream`;

@@ -1,4 +1,4 @@
-"""The relay's part in steps that are done on another computer: it brings a step and a free helper together, and passes on what they say.
+"""The dispatcher, within the relay: assigns a free helper to a step, and passes on what they say to each other.
 
 It reads no file and keeps nothing. Each end hears once a second that the other is there; who is lost is told to the other.
 """
@@ -11,35 +11,35 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from aet_stream.elsewhere.steps import CALLED
 from aet_stream.errors import WireError
 from aet_stream.messages import (
-    Errand,
+    Assigned,
+    Chunk,
     Fetch,
     FromRelay,
     FromStep,
     Gone,
-    Helped,
-    Idle,
-    Made,
-    Piece,
+    HelperPlease,
+    HelperReady,
     Pulse,
     Refusal,
     StepName,
-    Thanks,
+    TaskDone,
+    TaskOff,
     Working,
 )
-from aet_stream.steps import CALLED
-from aet_stream.transport import ERRANDS, Door
+from aet_stream.transport import OFFLOAD, Door
 
 logger = logging.getLogger(__name__)
 
 SETTLE_S = 5.0
 """So long a helper may take to hear of its task."""
-FromHelper = Working | Fetch | Piece | Made
+FromHelper = Working | Fetch | Chunk | TaskDone
 
 
 @dataclass(slots=True)
-class Helper:
+class KnownHelper:
     """One that was let in."""
 
     name: str
@@ -47,7 +47,7 @@ class Helper:
     takes: tuple[StepName, ...]
     compress: bool
     at: str
-    """Key of the errand that it is at without its step."""
+    """Key of the task that it is at without its step."""
     since: float = field(default_factory=time.monotonic)
     """When it began what it does, or to be free: monotonic."""
     step: bytes = b""
@@ -55,14 +55,14 @@ class Helper:
     doing: str = ""
 
 
-class Errands:
+class Dispatcher:
     """Helpers elsewhere, steps here."""
 
     def __init__(self, output_root: Path, send: Callable[[bytes, FromRelay], bool]) -> None:
         """`send`: to a helper; False: the link to it is lost."""
-        self.door: Door[FromStep] = Door(output_root, ERRANDS, FromStep)
+        self.door: Door[FromStep] = Door(output_root, OFFLOAD, FromStep)
         self._send = send
-        self._helpers: dict[bytes, Helper] = {}
+        self._helpers: dict[bytes, KnownHelper] = {}
 
     def __contains__(self, peer: bytes) -> bool:
         return peer in self._helpers
@@ -77,19 +77,19 @@ class Errands:
 
     # -- helpers ------------------------------------------------------------------------------------------------------------------
 
-    def hear_idle(self, peer: bytes, name: str, key: str, idle: Idle) -> None:
+    def hear_ready(self, peer: bytes, name: str, key: str, ready: HelperReady) -> None:
         """A helper is free: a new one, or one that has lost its step."""
         helper = self._helpers.get(peer)
         if helper is None:
             if any(other.name == name for other in self._helpers.values()):
                 return  # its last link is not known to be lost yet: it says so again
-            helper = self._helpers[peer] = Helper(name, key, idle.takes, idle.compress, idle.at)
-            logger.info("%s is let in, and takes %s", name, ", ".join(CALLED[step] for step in idle.takes))
+            helper = self._helpers[peer] = KnownHelper(name, key, ready.takes, ready.compress, ready.at)
+            logger.info("%s is let in, and takes %s", name, ", ".join(CALLED[step] for step in ready.takes))
         elif helper.step:
             if time.monotonic() - helper.since < SETTLE_S:
                 return  # said before it heard of its task
             self._part(helper, tell_helper=False)
-        helper.takes, helper.at = idle.takes, idle.at
+        helper.takes, helper.at = ready.takes, ready.at
 
     def hear_helper(self, peer: bytes, message: FromHelper) -> None:
         """Pass it on."""
@@ -115,7 +115,7 @@ class Errands:
         if helper.step:
             self.door.send(helper.step, Gone())
 
-    def _part(self, helper: Helper, *, tell_helper: bool = True, tell_step: bool = True) -> None:
+    def _part(self, helper: KnownHelper, *, tell_helper: bool = True, tell_step: bool = True) -> None:
         """They have nothing to do with each other any more."""
         if tell_step:
             self.door.send(helper.step, Gone())
@@ -132,31 +132,31 @@ class Errands:
                 logger.warning("refused a message: %s", heard)
                 continue
             step, message, _ = heard
-            if isinstance(message, Errand):
-                self._hear_errand(step, message)
+            if isinstance(message, HelperPlease):
+                self._hear_please(step, message)
                 continue
             peer = next((peer for peer, helper in self._helpers.items() if helper.step == step), None)
             if peer is None:
                 self.door.send(step, Gone())  # it was a relay before us that brought them together
             else:
                 self._send(peer, message)
-                if isinstance(message, Thanks):
+                if isinstance(message, TaskOff):
                     self._part(self._helpers[peer], tell_helper=False, tell_step=False)
 
-    def _hear_errand(self, step: bytes, errand: Errand) -> None:
+    def _hear_please(self, step: bytes, please: HelperPlease) -> None:
         for helper in self._helpers.values():
             if helper.step == step:
                 self._part(helper, tell_step=False)  # it wants another
-        able = [helper for helper in self._helpers.values() if errand.step in helper.takes and helper.name not in errand.avoid]
-        free = [helper for helper in able if not helper.step and helper.at in ("", errand.key)]
-        made = CALLED[errand.step]
+        able = [helper for helper in self._helpers.values() if please.step in helper.takes and helper.name not in please.avoid]
+        free = [helper for helper in able if not helper.step and helper.at in ("", please.key)]
+        made = CALLED[please.step]
         if not free:
             self.door.send(step, Refusal(text=f"{len(able)} helper(s) busy" if able else f"no helper that takes {made} is let in"))
             return
-        best = min(free, key=lambda helper: (helper.at != errand.key, helper.since))
-        best.step, best.at, best.doing, best.since = step, "", f"{made} of {errand.series}", time.monotonic()
-        logger.info("series=%s %s: %s does it", errand.series, made, best.name)
-        self.door.send(step, Helped(helper=best.name, compress=best.compress))
+        best = min(free, key=lambda helper: (helper.at != please.key, helper.since))
+        best.step, best.at, best.doing, best.since = step, "", f"{made} of {please.series}", time.monotonic()
+        logger.info("series=%s %s: %s does it", please.series, made, best.name)
+        self.door.send(step, Assigned(helper=best.name, compress=best.compress))
 
     def close(self) -> None:
         for helper in self._helpers.values():

@@ -15,25 +15,25 @@ import msgspec
 
 from aet_stream import __version__
 from aet_stream.config import Config
-from aet_stream.curve import RelaySocket
 from aet_stream.denoise.estimators import model_sha256
-from aet_stream.errands import Errands
+from aet_stream.elsewhere.curve import RelaySocket
+from aet_stream.elsewhere.dispatch import Dispatcher
+from aet_stream.elsewhere.keys import NAME, KeyRing
 from aet_stream.errors import AetError, WireError
-from aet_stream.keys import NAME, KeyRing
 from aet_stream.messages import (
     WIRE_VERSION,
     Beat,
+    Chunk,
     Fetch,
     FromRelay,
     Gone,
     Hello,
-    Idle,
+    HelperReady,
     Job,
-    Made,
-    Piece,
     Pulse,
     Ready,
     Refusal,
+    TaskDone,
     ToRelay,
     Welcome,
     Working,
@@ -78,7 +78,7 @@ class Relay:
         self._counted_at = 0.0
         self._socket: RelaySocket | None = None
         self._link: HubLink | None = None
-        self._errands: Errands | None = None
+        self._dispatcher: Dispatcher | None = None
 
     def start(self) -> None:
         """Read the keys, and open the door."""
@@ -88,12 +88,12 @@ class Relay:
         self._look_at_the_list()
         self._socket = RelaySocket(self._config.relay.listen, self._keys.own(), lambda: self._allowed)
         self._link = HubLink(self._config.output_root, name=self.name)
-        self._errands = Errands(self._config.output_root, self._send)
+        self._dispatcher = Dispatcher(self._config.output_root, self._send)
         logger.info("workers on other computers: %s, %d key(s) let in", self._socket.address, len(self._allowed))
 
     def step(self) -> None:
-        socket, link, errands = self._open()
-        wait([*socket.sockets, link.socket, errands.door.socket, *(guest.link.socket for guest in self._guests.values())], TURN_S)
+        socket, link, dispatcher = self._open()
+        wait([*socket.sockets, link.socket, dispatcher.door.socket, *(guest.link.socket for guest in self._guests.values())], TURN_S)
         self._look_at_the_list()
         for peer, key, message, pixels in socket.receive():
             if isinstance(message, WireError):
@@ -102,18 +102,18 @@ class Relay:
                 self._hear(peer, key, message, pixels)
         for peer, guest in list(self._guests.items()):
             self._carry(peer, guest)
-        errands.turn()
+        dispatcher.turn()
         for _ in link.receive(0):
             pass  # pulses are noted inside
         if time.monotonic() - self._counted_at > COUNT_S:
             self._counted_at = time.monotonic()
             self._count()
 
-    def _open(self) -> tuple[RelaySocket, HubLink, Errands]:
+    def _open(self) -> tuple[RelaySocket, HubLink, Dispatcher]:
         assert self._socket is not None
         assert self._link is not None
-        assert self._errands is not None
-        return self._socket, self._link, self._errands
+        assert self._dispatcher is not None
+        return self._socket, self._link, self._dispatcher
 
     def _look_at_the_list(self) -> None:
         try:
@@ -135,7 +135,7 @@ class Relay:
             else:
                 self._send(peer, Welcome(host=host, denoise=self._config.denoise, model_sha256=self._model))
             return
-        if isinstance(message, Idle | Fetch | Piece | Made) or (isinstance(message, Working) and peer not in self._guests):
+        if isinstance(message, HelperReady | Fetch | Chunk | TaskDone) or (isinstance(message, Working) and peer not in self._guests):
             self._hear_helper(peer, key, host, message)
             return
         guest = self._guests.get(peer)
@@ -154,17 +154,17 @@ class Relay:
                 return
         guest.link.send(message, pixels)
 
-    def _hear_helper(self, peer: bytes, key: str, host: str, message: Idle | Fetch | Piece | Made | Working) -> None:
-        errands = self._open()[2]
-        if not isinstance(message, Idle):
-            if peer in errands:
-                errands.hear_helper(peer, message)
+    def _hear_helper(self, peer: bytes, key: str, host: str, message: HelperReady | Fetch | Chunk | TaskDone | Working) -> None:
+        dispatcher = self._open()[2]
+        if not isinstance(message, HelperReady):
+            if peer in dispatcher:
+                dispatcher.hear_helper(peer, message)
             else:
                 self._send(peer, Gone())  # it was let in by the relay before us: it says again who it is
-        elif peer in errands or not self._unfit(peer, message):
-            errands.hear_idle(peer, f"{host}:{message.name}", key, message)
+        elif peer in dispatcher or not self._unfit(peer, message):
+            dispatcher.hear_ready(peer, f"{host}:{message.name}", key, message)
 
-    def _unfit(self, peer: bytes, said: Ready | Idle) -> bool:
+    def _unfit(self, peer: bytes, said: Ready | HelperReady) -> bool:
         """Refuse whoever is of another version, has no name, or is one too many."""
         there = len(self._guests) + len(self._open()[2])
         if said.wire != WIRE_VERSION or said.version != __version__:
@@ -202,12 +202,12 @@ class Relay:
 
     def _carry(self, peer: bytes, guest: Guest) -> None:
         for message, pixels in guest.link.receive(0):
-            if isinstance(message, Job) and not self._send(peer, message, pixels, packed=guest.compress):
+            if isinstance(message, Job) and not self._send(peer, message, pixels, compress=guest.compress):
                 self._lose(peer, "the link to it is lost")
                 return
 
-    def _send(self, peer: bytes, message: FromRelay, pixels: Array | None = None, *, packed: bool = False) -> bool:
-        return self._open()[0].send(peer, message, pixels, packed=packed)
+    def _send(self, peer: bytes, message: FromRelay, pixels: Array | None = None, *, compress: bool = False) -> bool:
+        return self._open()[0].send(peer, message, pixels, compress=compress)
 
     def _count(self) -> None:
         """Who is still there, and still on the list?"""
@@ -228,15 +228,15 @@ class Relay:
     # -- telling ------------------------------------------------------------------------------------------------------------------
 
     def beat(self) -> str:
-        socket, link, errands = self._open()
+        socket, link, dispatcher = self._open()
         workers = tuple(sorted(guest.name for guest in self._guests.values()))
-        said = RelayStatus(address=socket.address, strangers=socket.strangers, workers=workers, helpers=errands.doing)
+        said = RelayStatus(address=socket.address, strangers=socket.strangers, workers=workers, helpers=dispatcher.doing)
         link.beat(said)
         return in_words(said)
 
     def close(self) -> None:
         for peer in list(self._guests):
             self._lose(peer, "the relay ends")
-        for part in (self._errands, self._socket, self._link):
+        for part in (self._dispatcher, self._socket, self._link):
             if part is not None:
                 part.close()

@@ -1,8 +1,8 @@
-"""A heavy step with a detour: have its files made on another computer, if there is a helper, then become the ordinary command.
+"""A heavy step, offloaded: have its files made on another computer, if a helper is free, then become the ordinary command.
 
 That one finds its work done, by what it knows of its own input and options, or does it. So whatever goes wrong here costs time alone.
 
-python -m aet_stream.away STEP SERIES, with the settings on standard input
+python -m aet_stream.elsewhere.offload STEP SERIES, with the settings on standard input
 """
 
 from __future__ import annotations
@@ -20,13 +20,27 @@ import msgspec
 
 from aet_stream import durable
 from aet_stream.config import Config
+from aet_stream.elsewhere.steps import CALLED, FIRST_EDITION, STEPS, shared
+from aet_stream.elsewhere.transfer import FileReceiver, FileSender
 from aet_stream.errors import AetError, WireError
-from aet_stream.messages import AnyMessage, Errand, Fetch, Gone, Helped, Made, Parcel, Piece, Refusal, StepName, Task, Thanks, Working
+from aet_stream.messages import (
+    AnyMessage,
+    Assigned,
+    Chunk,
+    Fetch,
+    FileSpec,
+    Gone,
+    HelperPlease,
+    Refusal,
+    StepName,
+    Task,
+    TaskDone,
+    TaskOff,
+    Working,
+)
 from aet_stream.naming import SERIES_FILE
-from aet_stream.parcels import Receiving, Sending
 from aet_stream.service import be_a_child, set_up_logging
-from aet_stream.steps import CALLED, FIRST_EDITION, STEPS, shared
-from aet_stream.transport import ErrandLink, run_folder
+from aet_stream.transport import StepLink, run_folder
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +64,7 @@ class Failed(AetError):
     """The helper could not do it, hangs, or says what makes no sense."""
 
 
-class Away:
+class Offload:
     """One step of one series."""
 
     def __init__(self, config: Config, step: StepName, series: str) -> None:
@@ -62,14 +76,14 @@ class Away:
         self._config, self._name, self._series = config, step, series
         self._folder = config.output_root / series
         names = _needs(step, self._folder)
-        self._sending = Sending(self._folder, names)
+        self._sending = FileSender(self._folder, names)
         settings, makes = shared(config), _makes(config, step)
-        said = msgspec.json.encode([step, series, settings, makes, self._sending.parcels])
+        said = msgspec.json.encode([step, series, settings, makes, self._sending.files])
         self._task = Task(
-            key=hashlib.sha256(said).hexdigest(), step=step, series=series, settings=settings, files=self._sending.parcels, makes=makes
+            key=hashlib.sha256(said).hexdigest(), step=step, series=series, settings=settings, files=self._sending.files, makes=makes
         )
-        self._keep = run_folder(config.output_root) / "errands.d" / f"{step}.{hashlib.sha256(series.encode()).hexdigest()[:16]}"
-        self._link = ErrandLink(config.output_root, name=f"{step} of {series}")
+        self._keep = run_folder(config.output_root) / "offload.d" / f"{step}.{hashlib.sha256(series.encode()).hexdigest()[:16]}"
+        self._link = StepLink(config.output_root, name=f"{step} of {series}")
         self._heard_at = time.monotonic()
 
     def have_it_made(self) -> bool:
@@ -94,12 +108,12 @@ class Away:
         """A helper's name; empty: there is none."""
         began = time.monotonic()
         while True:
-            self._link.send(Errand(key=self._task.key, step=self._name, series=self._series, avoid=tuple(avoid)))
+            self._link.send(HelperPlease(key=self._task.key, step=self._name, series=self._series, avoid=tuple(avoid)))
             asked, said = time.monotonic(), "no relay answers"
             while time.monotonic() - asked < ASK_AGAIN_S and said:
                 for message, _ in self._link.receive(TURN_S):
-                    if isinstance(message, Helped):
-                        self._heard_at, self._sending.packed = time.monotonic(), message.compress
+                    if isinstance(message, Assigned):
+                        self._heard_at, self._sending.compress = time.monotonic(), message.compress
                         return message.helper
                     if isinstance(message, Refusal):
                         said = message.text
@@ -118,32 +132,32 @@ class Away:
         made = self._until_made()
         if not made.ok:
             raise Failed(made.detail)
-        if unasked := [parcel.name for parcel in made.files if parcel.name not in self._task.makes]:
+        if unasked := [file.name for file in made.files if file.name not in self._task.makes]:
             raise Failed(f"nobody has asked for {unasked[0]!r:.80}")
-        if self._task.makes[0] not in (parcel.name for parcel in made.files):
+        if self._task.makes[0] not in (file.name for file in made.files):
             raise Failed(f"it made nothing ({made.detail})")
         self._fetch(made.files)
-        self._put_in_place([parcel.name for parcel in made.files])
-        self._tell(Thanks(key=self._task.key))
+        self._put_in_place([file.name for file in made.files])
+        self._tell(TaskOff(key=self._task.key))
 
-    def _until_made(self) -> Made:
+    def _until_made(self) -> TaskDone:
         while True:
             for message in self._heard():
                 if isinstance(message, Fetch):
-                    self._tell(self._sending.piece(message))
-                elif isinstance(message, Made) and message.key == self._task.key:
+                    self._tell(self._sending.chunk(message))
+                elif isinstance(message, TaskDone) and message.key == self._task.key:
                     return message
 
-    def _fetch(self, parcels: tuple[Parcel, ...]) -> None:
-        for parcel in parcels:
-            coming = Receiving(self._keep, parcel)
+    def _fetch(self, files: tuple[FileSpec, ...]) -> None:
+        for file in files:
+            coming = FileReceiver(self._keep, file)
             while not coming.done:
                 for fetch in coming.wanted():
                     self._tell(fetch)
                 for message in self._heard():
-                    if isinstance(message, Piece):
+                    if isinstance(message, Chunk):
                         coming.take(message)
-                    elif isinstance(message, Made) and not message.ok:
+                    elif isinstance(message, TaskDone) and not message.ok:
                         raise Failed(message.detail)
 
     def _put_in_place(self, names: list[str]) -> None:
@@ -155,14 +169,14 @@ class Away:
             durable.make_folder((self._folder / name).parent)
             durable.put_in_place(self._keep / name, self._folder / name)
 
-    def _tell(self, message: Task | Fetch | Piece | Thanks) -> None:
+    def _tell(self, message: Task | Fetch | Chunk | TaskOff) -> None:
         self._link.send(message)
 
     def _heard(self) -> Iterator[AnyMessage]:
         for message, _ in self._link.receive(TURN_S):
             if isinstance(message, Gone):
                 raise Lost
-            if isinstance(message, Working | Made | Fetch | Piece):
+            if isinstance(message, Working | TaskDone | Fetch | Chunk):
                 self._heard_at = time.monotonic()
             yield message
         silent_s = time.monotonic() - self._heard_at
@@ -173,7 +187,7 @@ class Away:
 
     def close(self) -> None:
         """A helper that is still at it may stop."""
-        self._tell(Thanks(key=self._task.key))
+        self._tell(TaskOff(key=self._task.key))
         self._link.close()
         self._sending.close()
         shutil.rmtree(self._keep, ignore_errors=True)
@@ -214,11 +228,11 @@ def main(step: StepName, series: str) -> None:
     be_a_child()
     config = msgspec.json.decode(sys.stdin.buffer.read(), type=Config)
     try:
-        away = Away(config, step, series)
+        offload = Offload(config, step, series)
         try:
-            away.have_it_made()
+            offload.have_it_made()
         finally:
-            away.close()
+            offload.close()
     except (AetError, OSError) as error:
         logger.warning("series=%s %s is done here: %s", series, CALLED[step], error)
     except KeyboardInterrupt:

@@ -1,6 +1,6 @@
 """The helper: does heavy steps of the trigger on another computer, with the same commands, in a folder of its own.
 
-Files come and go in pieces (parcels.py). It remembers the errand that it is at, by its key: a step that has lost the link finds it done, or
+Files come and go in chunks (transfer.py). It keeps the task that it is at, by its key: a step that has lost the link finds it done, or
 under way, for as long as KEEP_S.
 """
 
@@ -13,14 +13,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from aet_stream import __version__, steps
+from aet_stream import __version__
 from aet_stream.config import Config
-from aet_stream.curve import RelayLink
+from aet_stream.elsewhere import steps
+from aet_stream.elsewhere.curve import RelayLink
+from aet_stream.elsewhere.steps import CALLED, STEPS
+from aet_stream.elsewhere.transfer import FileReceiver, FileSender
 from aet_stream.errors import AetError, ConfigError, WireError
-from aet_stream.messages import WIRE_VERSION, Fetch, Gone, Idle, Made, Piece, StepName, Task, Thanks, Working
-from aet_stream.parcels import Receiving, Sending
+from aet_stream.messages import WIRE_VERSION, Chunk, Fetch, Gone, HelperReady, StepName, Task, TaskDone, TaskOff, Working
 from aet_stream.service import still_at_it
-from aet_stream.steps import CALLED, STEPS
 from aet_stream.work import ChildWork
 
 logger = logging.getLogger(__name__)
@@ -31,12 +32,12 @@ LOST_S = 10.0
 """Without a word from the relay, the link is lost."""
 LEFT_S = 3600.0
 KEEP_S = 60.0
-"""So long an errand is kept whose step has gone."""
+"""So long a task is kept whose step has gone."""
 _NAME = re.compile(r"(?:editions/)?[\w][\w.-]*", re.ASCII)
 
 
-class Errand:
-    """What the helper is at: files that come, then a process, then files that go."""
+class TaskRun:
+    """A task under way: files that come, then a process, then files that go."""
 
     def __init__(self, task: Task, spool: Path, settings: Config) -> None:
         """
@@ -47,19 +48,19 @@ class Errand:
         """
         if "/" in task.series or task.series in ("", ".", "..") or not re.fullmatch("[0-9a-f]{64}", task.key):
             raise WireError(f"no series is called {task.series!r:.80}")
-        if wrong := [parcel.name for parcel in task.files if not _NAME.fullmatch(parcel.name)]:
+        if wrong := [file.name for file in task.files if not _NAME.fullmatch(file.name)]:
             raise WireError(f"no file of a series is called {wrong[0]!r:.80}")
         self.task = task
         self._base, self._settings = spool / task.key, settings
         self._folder = self._base / task.series
-        needed = sum(parcel.nbytes for parcel in task.files)
+        needed = sum(file.nbytes for file in task.files)
         spool.mkdir(parents=True, exist_ok=True)
         if (free := shutil.disk_usage(spool).free) < 2 * needed:
             raise OSError(f"{spool}: {free >> 20} MiB are free, {2 * needed >> 20} are needed")
-        self._coming = [Receiving(self._folder, parcel) for parcel in task.files]
+        self._coming = [FileReceiver(self._folder, file) for file in task.files]
         self._work: ChildWork | None = None
-        self._going: Sending | None = None
-        self.made: Made | None = None
+        self._going: FileSender | None = None
+        self.made: TaskDone | None = None
 
     def resume(self) -> None:
         """Another link: what was on its way is lost."""
@@ -67,15 +68,15 @@ class Errand:
             each.ask_again()
 
     def wanted(self) -> list[Fetch]:
-        """Pieces to ask for now: of one file after the other."""
+        """Chunks to ask for now: of one file after the other."""
         coming = next((each for each in self._coming if not each.done), None)
         return [] if coming is None else list(coming.wanted())
 
-    def take(self, piece: Piece) -> None:
+    def take(self, chunk: Chunk) -> None:
         for each in self._coming:
-            each.take(piece)
+            each.take(chunk)
 
-    def piece(self, wanted: Fetch) -> Piece:
+    def chunk(self, wanted: Fetch) -> Chunk:
         """
         Raises
         ------
@@ -83,15 +84,15 @@ class Errand:
         """
         if self._going is None:
             raise WireError("nothing has been made yet")
-        return self._going.piece(wanted)
+        return self._going.chunk(wanted)
 
-    def turn(self, beat: Callable[[], None], *, packed: bool) -> None:
+    def turn(self, beat: Callable[[], None], *, compress: bool) -> None:
         """Start the process once all files are there, and see what it has made.
 
         Parameters
         ----------
         beat : called while that takes long
-        packed : files go compressed
+        compress : files go compressed
         """
         if self.made is not None or not all(each.done for each in self._coming):
             return
@@ -106,8 +107,8 @@ class Errand:
             return
         logger.info("series=%s %s: %s", self.task.series, CALLED[self.task.step], outcome.detail)
         there = [name for name in self.task.makes if (self._folder / name).is_file()]
-        self._going = Sending(self._folder, there if outcome.ok else [], packed=packed, beat=beat)
-        self.made = Made(key=self.task.key, ok=outcome.ok, detail=outcome.detail, files=self._going.parcels)
+        self._going = FileSender(self._folder, there if outcome.ok else [], compress=compress, beat=beat)
+        self.made = TaskDone(key=self.task.key, ok=outcome.ok, detail=outcome.detail, files=self._going.files)
 
     def close(self) -> None:
         """Nothing is left of it."""
@@ -119,7 +120,7 @@ class Errand:
 
 
 class Helper:
-    """One errand at a time."""
+    """One task at a time."""
 
     def __init__(
         self,
@@ -129,19 +130,19 @@ class Helper:
         takes: tuple[StepName, ...],
         spool: Path,
         elsewhere: Callable[[], RelayLink],
-        packed: bool = False,
+        compress: bool = False,
     ) -> None:
         """
         Parameters
         ----------
-        spool : where errands are done; what lies there is the helper's, and removed
+        spool : where tasks are done; what lies there is the helper's, and removed
         elsewhere : makes the link to the relay
-        packed : files are compressed on their way from here
+        compress : files are compressed on their way from here
         """
         self.name = name
-        self._config, self._takes, self._spool, self._elsewhere, self._packed = config, takes, spool, elsewhere, packed
+        self._config, self._takes, self._spool, self._elsewhere, self._compress = config, takes, spool, elsewhere, compress
         self._link: RelayLink | None = None
-        self._errand: Errand | None = None
+        self._run: TaskRun | None = None
         self._with_step = False
         self._said_at = self._parted_at = time.monotonic()
 
@@ -160,17 +161,17 @@ class Helper:
 
     def step(self) -> None:
         assert self._link is not None
-        for message, _ in self._link.receive(TURN_S if self._errand is None else TURN_S / 4):
+        for message, _ in self._link.receive(TURN_S if self._run is None else TURN_S / 4):
             match message:
                 case Task():
                     self._take(message)
                 case Fetch():
-                    self._send_piece(message)
-                case Piece():
+                    self._send_chunk(message)
+                case Chunk():
                     self._keep(message)
-                case Thanks():
+                case TaskOff():
                     self._forget("done")
-                case Gone() if self._errand is not None and self._errand.made is not None and not self._errand.made.ok:
+                case Gone() if self._run is not None and self._run.made is not None and not self._run.made.ok:
                     self._forget("nobody wants it again")
                 case Gone():
                     self._part()
@@ -178,43 +179,45 @@ class Helper:
         self._say()
 
     def _go_on(self) -> None:
-        now, errand = time.monotonic(), self._errand
+        now, run = time.monotonic(), self._run
         if self._with_step and self._link is not None and now - self._link.heard_at > LOST_S:
             self._part()
-        if errand is None:
+        if run is None:
             return
         try:
-            before = errand.made
-            errand.turn(self._at_it, packed=self._packed)
+            before = run.made
+            run.turn(self._at_it, compress=self._compress)
             if self._with_step:
-                self._ask(errand)
-                if errand.made is not None and before is None:
-                    self._tell(errand.made)
+                self._ask(run)
+                if run.made is not None and before is None:
+                    self._tell(run.made)
         except (AetError, OSError) as error:
             self._fail(str(error))
         if not self._with_step and now - self._parted_at > KEEP_S:
             self._forget("its step is gone")
 
-    def _ask(self, errand: Errand) -> None:
-        for fetch in errand.wanted():
+    def _ask(self, run: TaskRun) -> None:
+        for fetch in run.wanted():
             self._tell(fetch)
 
     def _say(self) -> None:
         if time.monotonic() - self._said_at < SAY_S:
             return
         self._said_at = time.monotonic()
-        key = "" if self._errand is None else self._errand.task.key
+        key = "" if self._run is None else self._run.task.key
         if self._with_step:
             self._tell(Working(job_id=key))
         else:
-            self._tell(Idle(name=self.name, takes=self._takes, wire=WIRE_VERSION, version=__version__, at=key, compress=self._packed))
+            self._tell(
+                HelperReady(name=self.name, takes=self._takes, wire=WIRE_VERSION, version=__version__, at=key, compress=self._compress)
+            )
 
     def _at_it(self) -> None:
         """Within what takes long."""
         self._say()
         still_at_it(self.name)
 
-    def _tell(self, message: Idle | Working | Fetch | Piece | Made) -> None:
+    def _tell(self, message: HelperReady | Working | Fetch | Chunk | TaskDone) -> None:
         assert self._link is not None
         self._link.send(message)
 
@@ -222,41 +225,41 @@ class Helper:
 
     def _take(self, task: Task) -> None:
         self._with_step = True
-        errand = self._errand
-        if errand is not None and errand.task.key != task.key:
+        run = self._run
+        if run is not None and run.task.key != task.key:
             self._forget("another is wanted")
-            errand = None
+            run = None
         try:
             if task.step not in self._takes:
                 raise WireError(f"{CALLED[task.step]} are not taken here (--takes)")
-            if errand is None:
-                self._errand = errand = Errand(task, self._spool, steps.as_told(task.settings, self._config))
-            errand.resume()
-            if errand.made is not None:
-                self._tell(errand.made)
+            if run is None:
+                self._run = run = TaskRun(task, self._spool, steps.as_told(task.settings, self._config))
+            run.resume()
+            if run.made is not None:
+                self._tell(run.made)
         except (AetError, OSError) as error:
             logger.error("series=%s %s: %s", task.series, CALLED[task.step], error)
-            self._tell(Made(key=task.key, ok=False, detail=str(error)))
+            self._tell(TaskDone(key=task.key, ok=False, detail=str(error)))
 
-    def _send_piece(self, wanted: Fetch) -> None:
+    def _send_chunk(self, wanted: Fetch) -> None:
         try:
-            if self._errand is not None:
-                self._tell(self._errand.piece(wanted))
+            if self._run is not None:
+                self._tell(self._run.chunk(wanted))
         except (AetError, OSError) as error:
             self._fail(str(error))
 
-    def _keep(self, piece: Piece) -> None:
-        if self._errand is None:
+    def _keep(self, chunk: Chunk) -> None:
+        if self._run is None:
             return
         try:
-            self._errand.take(piece)
-            self._ask(self._errand)
+            self._run.take(chunk)
+            self._ask(self._run)
         except (AetError, OSError) as error:
             self._fail(str(error))
 
     def _fail(self, detail: str) -> None:
-        assert self._errand is not None
-        self._tell(Made(key=self._errand.task.key, ok=False, detail=detail))
+        assert self._run is not None
+        self._tell(TaskDone(key=self._run.task.key, ok=False, detail=detail))
         self._forget(detail)
 
     def _part(self) -> None:
@@ -264,19 +267,19 @@ class Helper:
             self._with_step, self._parted_at, self._said_at = False, time.monotonic(), 0.0
 
     def _forget(self, why: str) -> None:
-        if self._errand is not None:
-            logger.info("series=%s %s: %s", self._errand.task.series, CALLED[self._errand.task.step], why)
-            self._errand.close()
-            self._errand = None
+        if self._run is not None:
+            logger.info("series=%s %s: %s", self._run.task.series, CALLED[self._run.task.step], why)
+            self._run.close()
+            self._run = None
         self._part()
 
     def beat(self) -> str:
-        if self._errand is None:
+        if self._run is None:
             return f"free for {', '.join(CALLED[step] for step in self._takes)}"
-        return f"{CALLED[self._errand.task.step]} of {self._errand.task.series}"
+        return f"{CALLED[self._run.task.step]} of {self._run.task.series}"
 
     def close(self) -> None:
-        if self._errand is not None:
-            self._errand.close()
+        if self._run is not None:
+            self._run.close()
         if self._link is not None:
             self._link.close()

@@ -12,34 +12,34 @@ from aet_stream.errors import WireError
 LEVEL = 1
 
 
-def pack(data: bytes | memoryview, itemsize: int) -> bytes:
+def compress(data: bytes | memoryview, itemsize: int) -> bytes:
     """
     Parameters
     ----------
-    itemsize : bytes of one number; where they do not divide the data, it is packed as it is
+    itemsize : bytes of one number; where they do not divide the data, it is compressed as it is
     """
     return zlib.compress(_shuffled(data, itemsize, back=False), LEVEL)
 
 
-def unpack(packed: bytes | memoryview, nbytes: int, itemsize: int) -> bytes:
-    """What was packed; never more than `nbytes`, whatever it claims to be.
+def decompress(compressed: bytes | memoryview, nbytes: int, itemsize: int) -> bytes:
+    """What was compressed; never more than `nbytes`, whatever it claims to be.
 
     Raises
     ------
-    WireError : it is not that many bytes, or was never packed
+    WireError : it is not that many bytes, or was never compressed
     """
     opened = zlib.decompressobj()
     try:
-        data = opened.decompress(packed, nbytes + 1)
+        data = opened.decompress(compressed, nbytes + 1)
     except zlib.error as error:
-        raise WireError(f"cannot be unpacked: {error}") from error
+        raise WireError(f"cannot be decompressed: {error}") from error
     if len(data) != nbytes or not opened.eof:
-        raise WireError(f"unpacks to another size than {nbytes} bytes")
+        raise WireError(f"decompresses to another size than {nbytes} bytes")
     return _shuffled(data, itemsize, back=True)
 
 
 def _shuffled(data: bytes | memoryview, itemsize: int, *, back: bool) -> bytes:
-    import numpy as np  # only where something is packed
+    import numpy as np  # only where something is compressed
 
     if itemsize == 1 or len(data) % itemsize:
         return bytes(data)

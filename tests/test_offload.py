@@ -20,24 +20,25 @@ import msgspec
 import numpy as np
 import pytest
 
-from aet_stream import __version__, away, lifeline, packing, parcels
-from aet_stream.away import Away
+from aet_stream import __version__, compression, lifeline
 from aet_stream.config_file import load
-from aet_stream.curve import RelayLink
 from aet_stream.denoise.estimators import model_sha256
 from aet_stream.edition import Edition
+from aet_stream.elsewhere import offload, transfer
+from aet_stream.elsewhere.curve import RelayLink
+from aet_stream.elsewhere.helper import Helper
+from aet_stream.elsewhere.keys import KeyRing, make_key
+from aet_stream.elsewhere.offload import Offload
+from aet_stream.elsewhere.relay import Relay
+from aet_stream.elsewhere.steps import STEPS
+from aet_stream.elsewhere.transfer import CHUNK_BYTES, FileReceiver, FileSender
 from aet_stream.errors import WireError
-from aet_stream.helper import Helper
-from aet_stream.keys import KeyRing, make_key
-from aet_stream.messages import WIRE_VERSION, Beat, Fetch, Idle, Job, Made, Parcel, Piece, Refusal, Task
+from aet_stream.messages import WIRE_VERSION, Beat, Chunk, Fetch, FileSpec, HelperReady, Job, Refusal, Task, TaskDone
 from aet_stream.naming import VOLUME_FILE
-from aet_stream.parcels import PIECE_BYTES, Receiving, Sending
 from aet_stream.projection import VisitKey
-from aet_stream.relay import Relay
 from aet_stream.simulate.physical import physical_series
 from aet_stream.simulate.writers import tiff
 from aet_stream.status import RelayStatus
-from aet_stream.steps import STEPS
 from aet_stream.transport import HubSocket, decode, encode
 from tests.atom_series import PIXEL_ANGSTROM, counted, fcc
 from tests.harness import ENVIRONMENT, known_image, wait_for
@@ -45,7 +46,7 @@ from tests.proxy import free_port
 from tests.test_relay import Station
 from tests.test_store import CLOSED, made, opened
 
-FAST = {"reconstruct.iterations": 5, "reconstruct.quality": False, "reconstruct.align": [], "reconstruct.threads": 1, "queue.lease_s": 3}
+FAST = {"reconstruct.iterations": 1, "reconstruct.quality": False, "reconstruct.align": [], "reconstruct.threads": 1, "queue.lease_s": 3}
 
 
 @contextmanager
@@ -69,13 +70,13 @@ def turning(turn: Callable[[], Any]) -> Iterator[None]:
 class Place:
     """A workstation with a closed series, and a relay that helpers come to."""
 
-    def __init__(self, folder: Path, tilts: int = 8) -> None:
+    def __init__(self, folder: Path, tilts: int = 8, size_px: int = 64) -> None:
         self.folder, self.out = folder, folder / "out"
         self.address = f"tcp://127.0.0.1:{free_port()}"
         words = {"relay.listen": self.address, "output.root": str(self.out), "denoise.model": "laplace", **FAST}
         self.config = load(None, [f"{key}={json.dumps(value)}" for key, value in words.items()])
         store = opened(self.out)
-        store.commit([made(index, size_px=160) for index in range(tilts)])
+        store.commit([made(index, size_px=size_px) for index in range(tilts)])
         list(store.close(CLOSED))
         self.ring = KeyRing(self.config)
         self.open = ExitStack()
@@ -124,14 +125,14 @@ class Place:
 
         wait_for(there, what=helper)
 
-    def mad(self, behave: Behave, name: str = "mad") -> None:
+    def faulty(self, behave: Behave, name: str = "faulty") -> None:
         """One that does what it likes with its task."""
         link = self.open.enter_context(_closing(self.link(name)))
         tasks: list[Task] = []
 
         def turn() -> None:
             if not tasks:
-                link.send(Idle(name="h", takes=("reconstruct",), wire=WIRE_VERSION, version=__version__))
+                link.send(HelperReady(name="h", takes=("reconstruct",), wire=WIRE_VERSION, version=__version__))
             for message, _ in link.receive(0.1):
                 tasks.extend([message] if isinstance(message, Task) else [])
                 if tasks and isinstance(message, Task | Fetch):
@@ -142,7 +143,7 @@ class Place:
         self.wait_for(f"{name}:h")
 
     def have_it_made(self) -> bool:
-        step = Away(self.config, "reconstruct", "s")
+        step = Offload(self.config, "reconstruct", "s")
         try:
             return step.have_it_made()
         finally:
@@ -150,7 +151,7 @@ class Place:
 
     def command(self) -> tuple[list[str], bytes]:
         """As the trigger starts it."""
-        return lifeline.command("aet_stream.away", "reconstruct", "s"), msgspec.json.encode(self.config)
+        return lifeline.command("aet_stream.elsewhere.offload", "reconstruct", "s"), msgspec.json.encode(self.config)
 
 
 Behave = Callable[[Task, Task | Fetch], list[Any]]
@@ -167,8 +168,8 @@ def _closing(what: Any) -> Iterator[Any]:
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Iterator[Place]:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(away, "PATIENCE_S", 15.0)
-    monkeypatch.setattr(away, "LOST_WITHIN_S", 0.0)
+    monkeypatch.setattr(offload, "PATIENCE_S", 15.0)
+    monkeypatch.setattr(offload, "LOST_WITHIN_S", 0.0)
     found = Place(tmp_path)
     with found.open:
         yield found
@@ -202,7 +203,7 @@ def test_a_volume_made_elsewhere_is_the_one_made_here(place: Place, tmp_path: Pa
     assert all(np.array_equal(one[name], other[name]) for name in other)
     assert (place.out / "s" / "reconstruction.png").exists()
     wait_for(lambda: not list(spool.iterdir()), what="the helper to tidy up")
-    assert not list((place.out / "run" / "errands.d").iterdir())
+    assert not list((place.out / "run" / "offload.d").iterdir())
     assert {path.name for path in (place.out / "s").iterdir()} == {"series.h5", "projections", VOLUME_FILE, "reconstruction.png"}
 
 
@@ -212,8 +213,8 @@ def test_without_a_helper_it_is_done_here(place: Place, caplog: pytest.LogCaptur
     assert "no helper that takes volume is let in: it is done here" in caplog.text
     place.helper(takes=("atoms",))
     assert not place.have_it_made()
-    place.mad(lambda task, said: [], "busy")
-    with _closing(Away(place.config, "reconstruct", "s")) as first, turning(lambda: first.have_it_made()):
+    place.faulty(lambda task, said: [], "busy")
+    with _closing(Offload(place.config, "reconstruct", "s")) as first, turning(lambda: first.have_it_made()):
         wait_for(lambda: "busy:h does it" in caplog.text, what="it to be busy")
         assert not place.have_it_made()
         assert "1 helper(s) busy: it is done here" in caplog.text
@@ -224,51 +225,51 @@ def test_without_a_helper_it_is_done_here(place: Place, caplog: pytest.LogCaptur
     assert b"is done here" in done.stderr
 
 
-VOLUME = Parcel(VOLUME_FILE, 3, hashlib.sha256(b"abc").hexdigest())
-PIECE = Piece(sha256=VOLUME.sha256, offset=0, data=b"abc", crc32=zlib.crc32(b"abc"))
+VOLUME = FileSpec(VOLUME_FILE, 3, hashlib.sha256(b"abc").hexdigest())
+CHUNK = Chunk(sha256=VOLUME.sha256, offset=0, data=b"abc", crc32=zlib.crc32(b"abc"))
 
 
-def sends(task: Task, said: Task | Fetch, *, piece: Piece = PIECE, parcel: Parcel = VOLUME) -> list[Any]:
-    """A helper that has made something at once, and hands over this piece of it."""
-    return [Made(key=task.key, ok=True, detail="done", files=(parcel,))] if isinstance(said, Task) else [piece]
+def sends(task: Task, said: Task | Fetch, *, chunk: Chunk = CHUNK, file: FileSpec = VOLUME) -> list[Any]:
+    """A helper that has made something at once, and hands over this chunk of it."""
+    return [TaskDone(key=task.key, ok=True, detail="done", files=(file,))] if isinstance(said, Task) else [chunk]
 
 
-MAD: dict[str, Behave] = {
+FAULTY: dict[str, Behave] = {
     "silent for": lambda task, said: [],
-    "out of memory": lambda task, said: [Made(key=task.key, ok=False, detail="out of memory")],
-    "it made nothing": lambda task, said: [Made(key=task.key, ok=True, detail="done")],
-    "nobody has asked for '../../evil'": lambda task, said: sends(task, said, parcel=Parcel("../../evil", 3, VOLUME.sha256)),
+    "out of memory": lambda task, said: [TaskDone(key=task.key, ok=False, detail="out of memory")],
+    "it made nothing": lambda task, said: [TaskDone(key=task.key, ok=True, detail="done")],
+    "nobody has asked for '../../evil'": lambda task, said: sends(task, said, file=FileSpec("../../evil", 3, VOLUME.sha256)),
     "is not what was announced": lambda task, said: sends(
-        task, said, parcel=Parcel(VOLUME_FILE, 3, "0" * 64), piece=msgspec.structs.replace(PIECE, sha256="0" * 64)
+        task, said, file=FileSpec(VOLUME_FILE, 3, "0" * 64), chunk=msgspec.structs.replace(CHUNK, sha256="0" * 64)
     ),
-    "piece 0 of reconstruction.h5 is damaged": lambda task, said: sends(task, said, piece=msgspec.structs.replace(PIECE, data=b"abd")),
-    "of reconstruction.h5 is damaged": lambda task, said: sends(task, said, piece=msgspec.structs.replace(PIECE, data=b"abc" * 9)),
-    "unpacks to another size": lambda task, said: sends(
-        task, said, piece=msgspec.structs.replace(PIECE, packed=True, data=zlib.compress(bytes(10**7)))
+    "chunk 0 of reconstruction.h5 is damaged": lambda task, said: sends(task, said, chunk=msgspec.structs.replace(CHUNK, data=b"abd")),
+    "of reconstruction.h5 is damaged": lambda task, said: sends(task, said, chunk=msgspec.structs.replace(CHUNK, data=b"abc" * 9)),
+    "decompresses to another size": lambda task, said: sends(
+        task, said, chunk=msgspec.structs.replace(CHUNK, compressed=True, data=zlib.compress(bytes(10**7)))
     ),
-    "cannot be unpacked": lambda task, said: sends(task, said, piece=msgspec.structs.replace(PIECE, packed=True)),
-    "no piece 1 of": lambda task, said: [Fetch(sha256=task.files[0].sha256, offset=1)],
-    "no piece 0 of 0": lambda task, said: [Fetch(sha256="0" * 64, offset=0)],
+    "cannot be decompressed": lambda task, said: sends(task, said, chunk=msgspec.structs.replace(CHUNK, compressed=True)),
+    "no chunk 1 of": lambda task, said: [Fetch(sha256=task.files[0].sha256, offset=1)],
+    "no chunk 0 of 0": lambda task, said: [Fetch(sha256="0" * 64, offset=0)],
 }
 
 
-@pytest.mark.parametrize("words", MAD)
-def test_a_helper_that_is_mad_costs_its_job_alone(place: Place, caplog: pytest.LogCaptureFixture, words: str) -> None:
-    """It is said why, it is not asked again for this errand, and nothing of it is left."""
-    place.mad(MAD[words])
+@pytest.mark.parametrize("words", FAULTY)
+def test_a_helper_that_is_faulty_costs_its_job_alone(place: Place, caplog: pytest.LogCaptureFixture, words: str) -> None:
+    """It is said why, it is not asked again for this task, and nothing of it is left."""
+    place.faulty(FAULTY[words])
     before = sorted(place.out.rglob("*"))
     assert not place.have_it_made()
     assert words in caplog.text
-    assert sorted(path for path in place.out.rglob("*") if path.name != "errands.d") == before
+    assert sorted(path for path in place.out.rglob("*") if path.name != "offload.d") == before
     assert not (place.folder / "evil").exists()
 
 
 def test_another_helper_does_what_the_first_could_not(place: Place, caplog: pytest.LogCaptureFixture) -> None:
-    """The mad one is asked first, because it has waited longer."""
-    place.mad(MAD["out of memory"])
-    place.helper()
+    """The faulty one is asked first, because it has waited longer."""
+    place.faulty(FAULTY["out of memory"])
+    place.faulty(sends, "big")
     assert place.have_it_made()
-    assert "mad:h does it" in caplog.text
+    assert "faulty:h does it" in caplog.text
     assert "volume by big:h" in caplog.text
 
 
@@ -283,55 +284,56 @@ def test_a_step_that_fails_there_leaves_its_helper_free(place: Place, caplog: py
 
 def test_what_is_not_the_wanted_volume_is_made_here(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     """Whole, its checksum right, and no volume of this series: the ordinary command sees that."""
-    place.mad(sends)
+    place.faulty(sends)
     words, settings = place.command()
     done = subprocess.run(words, input=settings, check=True, capture_output=True, env=ENVIRONMENT, timeout=60)
-    assert b"volume by mad:h" in done.stderr
-    assert volume(place.out / "s" / VOLUME_FILE)["volume"].shape == (160, 160, 160)
+    assert b"volume by faulty:h" in done.stderr
+    assert volume(place.out / "s" / VOLUME_FILE)["volume"].shape == (64, 64, 64)
 
 
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("compress", [pytest.param(False, marks=pytest.mark.thorough), True])
 def test_a_transfer_goes_on_where_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, packed: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, compress: bool
 ) -> None:
     """The relay is killed while the series is on its way: what had come is not sent again."""
     caplog.set_level(logging.INFO)
     sent: list[tuple[str, int]] = []
-    ten, piece_of = threading.Event(), Sending.piece
+    under_way, chunk_of = threading.Event(), FileSender.chunk
 
-    def counted(self: Sending, wanted: Fetch) -> Piece:
+    def counted(self: FileSender, wanted: Fetch) -> Chunk:
         sent.append((wanted.sha256, wanted.offset))
-        if len(sent) == 12:
-            ten.set()
-        return piece_of(self, wanted)
+        if len(sent) == 6:
+            under_way.set()
+        return chunk_of(self, wanted)
 
-    monkeypatch.setattr(parcels.Sending, "piece", counted)
-    place = Place(tmp_path, tilts=60)
+    monkeypatch.setattr(transfer.FileSender, "chunk", counted)
+    monkeypatch.setattr(transfer, "IN_FLIGHT", 2)
+    place = Place(tmp_path, tilts=24, size_px=128)
     with place.open:
-        place.helper(packed=packed)
+        place.helper(compress=compress)
         made_it: list[bool] = []
         once = threading.Thread(target=lambda: made_it.append(place.have_it_made()))
         once.start()
-        assert ten.wait(20)
+        assert under_way.wait(20)
         place.start_relay()
         once.join(60)
         assert made_it == [True]
-    pieces = -(-(place.out / "s" / "series.h5").stat().st_size // PIECE_BYTES)
+    chunks = -(-(place.out / "s" / "series.h5").stat().st_size // CHUNK_BYTES)
     sha256 = hashlib.sha256((place.out / "s" / "series.h5").read_bytes()).hexdigest()
     of_series = [offset for name, offset in sent if name == sha256]
-    assert {*of_series} == {number * PIECE_BYTES for number in range(pieces)}
-    assert pieces > 3 * parcels.IN_FLIGHT
-    assert len(of_series) <= pieces + parcels.IN_FLIGHT
-    assert volume(place.out / "s" / VOLUME_FILE)["rows"].shape == (60,)
+    assert {*of_series} == {number * CHUNK_BYTES for number in range(chunks)}
+    assert chunks > 3 * transfer.IN_FLIGHT
+    assert len(of_series) <= chunks + transfer.IN_FLIGHT
+    assert volume(place.out / "s" / VOLUME_FILE)["rows"].shape == (24,)
 
 
 def test_a_helper_of_another_version_is_refused(place: Place) -> None:
     """With the remedy, as a worker is; and one whose key is taken off the list is told."""
     link = place.open.enter_context(_closing(place.link("lab2")))
-    idle = Idle(name="h", takes=("reconstruct",), wire=WIRE_VERSION, version="0.0.9")
+    ready = HelperReady(name="h", takes=("reconstruct",), wire=WIRE_VERSION, version="0.0.9")
 
     def refusal() -> str:
-        link.send(idle)
+        link.send(ready)
         try:
             list(link.receive(0.1))
         except WireError as error:
@@ -339,7 +341,7 @@ def test_a_helper_of_another_version_is_refused(place: Place) -> None:
         return ""
 
     assert f"version 0.0.9 of aet-stream (queue {WIRE_VERSION}) is there; install aet-stream {__version__}" in wait_for(refusal)
-    idle = msgspec.structs.replace(idle, version=__version__)
+    ready = msgspec.structs.replace(ready, version=__version__)
     wait_for(lambda: not refusal(), what="it to be let in")
     place.ring.forbid("lab2")
     wait_for(lambda: "taken off the list" in refusal(), what="the end")
@@ -350,8 +352,8 @@ def test_a_helper_of_another_version_is_refused(place: Place) -> None:
     [
         {"series": "../s"},
         {"key": "../x"},
-        {"files": (Parcel("../series.h5", 3, "0" * 64),)},
-        {"files": (Parcel("series.h5", 1 << 60, "0" * 64),)},
+        {"files": (FileSpec("../series.h5", 3, "0" * 64),)},
+        {"files": (FileSpec("series.h5", 1 << 60, "0" * 64),)},
         {"step": "atoms"},
     ],
 )
@@ -360,7 +362,7 @@ def test_a_task_that_is_none_is_not_begun(tmp_path: Path, wrong: dict[str, Any])
     answers: list[Any] = []
 
     class Played:
-        heard_at, packed = 0.0, False
+        heard_at, compress = 0.0, False
 
         def join(self, alive: Callable[[], None]) -> Any:
             return Refusal(text="")
@@ -380,60 +382,60 @@ def test_a_task_that_is_none_is_not_begun(tmp_path: Path, wrong: dict[str, Any])
     helper = Helper(load(None, []), name="h", takes=("reconstruct",), spool=tmp_path / "spool", elsewhere=lambda: link)
     helper.start()
     helper.step()
-    (refused,) = [answer for answer in answers if isinstance(answer, Made)]
+    (refused,) = [answer for answer in answers if isinstance(answer, TaskDone)]
     assert not refused.ok
     assert not [*(tmp_path / "spool").iterdir()]
     assert [path.name for path in tmp_path.iterdir()] == ["spool"]
     helper.close()
 
 
-# -- pieces and packing ---------------------------------------------------------------------------------------------------------------
+# -- chunks and compression --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("nbytes", [0, 1, PIECE_BYTES - 1, PIECE_BYTES, 3 * PIECE_BYTES + 5])
-@pytest.mark.parametrize("packed", [False, True])
-def test_files_arrive_as_they_were(tmp_path: Path, nbytes: int, packed: bool) -> None:
+@pytest.mark.parametrize("nbytes", [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, 3 * CHUNK_BYTES + 5])
+@pytest.mark.parametrize("compress", [False, True])
+def test_files_arrive_as_they_were(tmp_path: Path, nbytes: int, compress: bool) -> None:
     """Also one that is replaced on the way; what is there already is not asked for."""
     content = np.random.default_rng(0).integers(0, 40, nbytes, dtype=np.uint8).tobytes()
     (tmp_path / "f").write_bytes(content)
-    sending = Sending(tmp_path, ["f"], packed=packed)
+    sending = FileSender(tmp_path, ["f"], compress=compress)
     (tmp_path / "new").write_bytes(b"another")
     (tmp_path / "new").replace(tmp_path / "f")
-    coming = Receiving(tmp_path / "there", sending.parcels[0])
+    coming = FileReceiver(tmp_path / "there", sending.files[0])
     most = 0
     while not coming.done:
         wanted = list(coming.wanted())
         most = max(most, len(wanted))
         for fetch in wanted:
-            coming.take(sending.piece(fetch))
-            coming.take(sending.piece(fetch))  # said twice, it counts once
-    assert most <= parcels.IN_FLIGHT
+            coming.take(sending.chunk(fetch))
+            coming.take(sending.chunk(fetch))  # said twice, it counts once
+    assert most <= transfer.IN_FLIGHT
     assert (tmp_path / "there" / "f").read_bytes() == content
     assert [path.name for path in (tmp_path / "there").iterdir()] == ["f"]
-    assert Receiving(tmp_path / "there", sending.parcels[0]).done
+    assert FileReceiver(tmp_path / "there", sending.files[0]).done
     sending.close()
 
 
 def test_pixels_are_compressed_without_loss(tmp_path: Path) -> None:
-    """On the wire they are fewer bytes; a packed frame that claims to be larger than it may is refused before it is opened."""
+    """On the wire they are fewer bytes; a compressed frame that claims to be larger than it may is refused before it is opened."""
     job = Job(job_id="1", series="s", visit=VisitKey("p", 0, "1"))
     import zmq
 
     for pixels in (known_image(1, 256), np.sqrt(known_image(2, 256)).astype("<f4"), np.stack([known_image(3).astype("<f4")] * 2)):
-        frames = [zmq.Frame(bytes(part)) for part in encode(job, pixels, packed=True)]
+        frames = [zmq.Frame(bytes(part)) for part in encode(job, pixels, compress=True)]
         assert len(frames[1]) < 0.95 * pixels.nbytes
         _, back = decode(frames)
         assert back is not None
         assert np.array_equal(back, pixels)
         assert back.dtype == pixels.dtype
     noise = np.random.default_rng(0).integers(0, 256, (64, 64)).astype("|u1")
-    assert len(encode(job, noise, packed=True)[1]) == noise.nbytes
+    assert len(encode(job, noise, compress=True)[1]) == noise.nbytes
     header = msgspec.msgpack.decode(bytes(frames[0]))
     header["array"] |= {"height": 8192, "width": 8192, "planes": 1000}
     with pytest.raises(WireError, match="do not make"):
         decode([zmq.Frame(msgspec.msgpack.encode(header)), frames[1]])
     with pytest.raises(WireError):
-        packing.unpack(packing.pack(bytes(1000), 4), 999, 4)
+        compression.decompress(compression.compress(bytes(1000), 4), 999, 4)
 
 
 def test_a_worker_over_a_slow_link(place: Place) -> None:
@@ -442,7 +444,7 @@ def test_a_worker_over_a_slow_link(place: Place) -> None:
     from aet_stream.projection import Quality
 
     link = place.open.enter_context(_closing(place.link("lab2")))
-    link.packed = True
+    link.compress = True
     ready = Ready(name="w", model_sha256=model_sha256("laplace"), wire=WIRE_VERSION, version=__version__, compress=True)
     pixels = known_image(1, 256)
 
@@ -453,7 +455,7 @@ def test_a_worker_over_a_slow_link(place: Place) -> None:
     peer = wait_for(known, what="the hub to know it")
     place.hub.send(peer, Job(job_id="1", series="s", visit=VisitKey("p", 0, "1")), pixels)
     message, got = wait_for(lambda: next((each for each in link.receive(0.1) if isinstance(each[0], Job)), None), what="the job")
-    assert message.array.packed
+    assert message.array.compressed
     assert np.array_equal(got, pixels)
     link.send(Done(job_id="1", quality=Quality("m", "0"), network_s=0.1), pixels.astype("<f4"))
     heard = wait_for(lambda: next((each for each in place.hub.receive(0.1) if isinstance(each[1], Done)), None), what="the answer")  # type: ignore[index]

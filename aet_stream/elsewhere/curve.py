@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 import zmq
 
 from aet_stream import __version__
+from aet_stream.elsewhere.keys import Key
 from aet_stream.errors import ConfigError, NotRunning, WireError
-from aet_stream.keys import Key
 from aet_stream.messages import WIRE_VERSION, AnyMessage, FromRelay, Hello, Refusal, ToRelay, Welcome
 from aet_stream.projection import Array
-from aet_stream.transport import Link, decode, encode, new_socket
+from aet_stream.transport import TURN_MESSAGES, Link, decode, encode, new_socket
 
 LINK_LOST_S = 5
 """A link whose other end acknowledges nothing for so long is lost."""
@@ -80,7 +80,7 @@ class RelaySocket:
     def receive(self) -> Iterator[tuple[bytes, str, ToRelay | WireError, Array | None]]:
         """(peer, its public key, message or what is wrong with it, pixels) of what is waiting."""
         self._open_the_door()
-        for _ in range(64):  # a bounded turn
+        for _ in range(TURN_MESSAGES):
             try:
                 peer, *frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
@@ -97,7 +97,7 @@ class RelaySocket:
 
     def _open_the_door(self) -> None:
         """Answer libzmq, which asks about every key that shakes hands (ZAP, rfc.zeromq.org/spec/27)."""
-        for _ in range(64):
+        for _ in range(TURN_MESSAGES):
             try:
                 version, request, _domain, _address, _identity, mechanism, *credentials = self._doorman.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
@@ -108,10 +108,10 @@ class RelaySocket:
             code, text = (b"200", b"OK") if known else (b"400", b"this key is not on the list")
             self._doorman.send_multipart([version, request, code, text, key.encode() if known else b"", b""])
 
-    def send(self, peer: bytes, message: FromRelay, pixels: Array | None = None, *, packed: bool = False) -> bool:
+    def send(self, peer: bytes, message: FromRelay, pixels: Array | None = None, *, compress: bool = False) -> bool:
         """True if the peer is there to take it."""
         try:
-            self._router.send_multipart([peer, *encode(message, pixels, packed=packed)], zmq.NOBLOCK, copy=pixels is None)
+            self._router.send_multipart([peer, *encode(message, pixels, compress=compress)], zmq.NOBLOCK, copy=pixels is None)
         except zmq.ZMQError as error:
             if error.errno == zmq.EHOSTUNREACH:
                 return False
@@ -128,14 +128,14 @@ class RelaySocket:
 class RelayLink(Link):
     """A worker's end, on another computer."""
 
-    def __init__(self, address: str, key: Key, relay_key: str, *, name: str, packed: bool = False) -> None:
+    def __init__(self, address: str, key: Key, relay_key: str, *, name: str, compress: bool = False) -> None:
         """
         Parameters
         ----------
         address : tcp://HOST:PORT
         key : of this computer
         relay_key : the public one of the relay: nobody else can take its place
-        packed : what is sent is compressed
+        compress : what is sent is compressed
         """
         self._address, self._key = address, key
         dealer = new_socket(zmq.DEALER)
@@ -147,7 +147,7 @@ class RelayLink(Link):
         self._events = dealer.get_monitor_socket()
         try:
             super().__init__(dealer, address, name=name)
-            self.packed = packed
+            self.compress = compress
         except zmq.ZMQError as error:
             raise ConfigError(f"--connect {address}: {error.strerror}; tcp://HOST:PORT is needed") from error
 
