@@ -38,9 +38,22 @@ _decoder = msgspec.msgpack.Decoder(AnyMessage)
 
 
 def run_folder(output_root: Path) -> Path:
-    """Where sockets and locks of one output folder live; made if absent, open to its owner only."""
+    """Where sockets and locks of one output folder live; made if absent, open to its owner only.
+
+    It is the output folder's owner's: root may type a command before the service has been started for the first time.
+
+    Raises
+    ------
+    OSError : it cannot be made, and what to do about it
+    """
     folder = output_root / "run"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        said = f"{error.strerror}; output.root has to be a folder that this user may make and write to"
+        raise OSError(error.errno, said, error.filename) from error
+    if os.geteuid() == 0 and (owner := output_root.stat()).st_uid != folder.stat().st_uid:
+        os.chown(folder, owner.st_uid, owner.st_gid)
     return folder
 
 

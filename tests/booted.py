@@ -37,6 +37,7 @@ mount --bind {data} /opt/data
 mount -t tmpfs -o mode=1777 tmpfs /tmp
 {reach}
 printf "[Service]\\nStandardOutput=append:/opt/data/log\\nStandardError=append:/opt/data/log\\n" > /etc/systemd/system/service.d/log.conf
+printf "[Service]\\n{homes}" > /etc/systemd/system/service.d/homes.conf
 umount -l /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup
 ip link set lo up 2>/dev/null || true
 exec env -i container=other PATH=$PATH {systemd} --system --unit=booted.target --log-target=console --show-status=0
@@ -73,6 +74,12 @@ def _reach(prefix: Path) -> str:
     return f"{aside}; mkdir -p {prefix}; mount --bind /mnt/python {prefix}"
 
 
+def _homes(prefix: Path) -> str:
+    """Lines of a unit that hide homes, but for an interpreter that lies in one."""
+    in_one = any(prefix.is_relative_to(home) for home in ("/root", "/home"))
+    return f"ProtectHome=tmpfs\\nBindReadOnlyPaths={prefix}\\n" if in_one else ""
+
+
 def _cgroups() -> Path | None:
     mounts = (line.split() for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines())
     return next((Path(words[1]) for words in mounts if words[2] == "cgroup2"), None)
@@ -91,7 +98,7 @@ class Booted:
 
     def _boot(self) -> None:
         words = {"cgroup": self._cgroup, "namespaces": " ".join(NAMESPACES), "targets": " ".join(TARGETS), "systemd": SYSTEMD}
-        words["reach"] = _reach(Path(sys.base_prefix))
+        words |= {"reach": _reach(Path(sys.base_prefix)), "homes": _homes(Path(sys.base_prefix))}
         script = BOOT.format(data=self.data, **words)
         with (self.data / "systemd").open("a") as log:
             self._outer = subprocess.Popen(["sh", "-c", script], stdout=log, stderr=log)

@@ -154,6 +154,13 @@ def test_check_refuses_what_run_would(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "valid" not in said.out
 
 
+def test_an_output_folder_that_cannot_be_made_names_its_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And what it has to be, not the folder alone."""
+    (tmp_path / "file").touch()
+    assert main(["run", "--set", f"watch.root={tmp_path / 'in'}", "--set", f"output.root={tmp_path / 'file' / 'out'}"]) == 1
+    assert "out/run: Not a directory; output.root has to be a folder that this user may make" in capsys.readouterr().err
+
+
 def test_check_says_once_and_last_what_run_needs_as_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Files can be asked about without any settings; that two are missing for `run` is a hint, not a fault."""
     for index in range(2):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import msgspec
 import numpy as np
 import pytest
 import tifffile
@@ -29,7 +30,18 @@ from aet_stream.monitor.coverage import coverage
 from aet_stream.monitor.frames import encode
 from aet_stream.monitor.series_cache import SeriesCache
 from aet_stream.monitor.terminal import glance
-from aet_stream.status import DeadDelivery, Deliveries, NotTaken, PutAside, Status
+from aet_stream.status import (
+    DeadDelivery,
+    Deliveries,
+    NotTaken,
+    PutAside,
+    RelayHeard,
+    RelayStatus,
+    Status,
+    WorkerHeard,
+    WorkerStatus,
+    WorkerTally,
+)
 from tests.harness import ENVIRONMENT, Daemon, put, running, wait_for
 
 
@@ -252,6 +264,24 @@ def test_failed_deliveries_are_named_by_who_failed() -> None:
     dead = tuple(DeadDelivery(event_id=str(n), event="held", series="s", sink=sink, attempts=1, detail="") for n, sink in enumerate(sinks))
     said = words.concerns(Status(events=Deliveries(failed=3, dead=dead)))
     assert said == ["webhook failed 2 times: see aet-stream events", "report failed: see aet-stream events"]
+
+
+def test_who_works_elsewhere_and_who_is_gone() -> None:
+    """A worker that left stays with what it has done; one of this computer is gone when it is silent; a helper says what it does."""
+    relay = RelayStatus(workers=("lab2:gpu0",), helpers={"lab3:big": "volume of np", "lab3:small": ""})
+    here = WorkerHeard(pid=1, age_s=0.1, status=WorkerStatus())
+    roles = {"relay": RelayHeard(pid=2, status=relay), "worker-0": here, "worker-1": msgspec.structs.replace(here, age_s=9.0)}
+    idle = WorkerTally(host="", done=0, lost=0, turn_s=None, compute_s=None)
+    gone = WorkerTally(host="lab2", done=4, lost=1, turn_s=0.5, compute_s=0.25)
+    tallies = {"lab2:gpu0": msgspec.structs.replace(gone, lost=0), "lab2:gpu1": gone, "worker-0": idle, "worker-1": idle}
+    assert words.workers(Status(roles=roles, workers=tallies)) == [
+        "lab2:gpu0: background, 4 done, 0.50 s each, 0.25 s of it computing",
+        "lab2:gpu1: gone, 4 done, 0.50 s each, 0.25 s of it computing, 1 given to another, link lost",
+        "worker-0: background, 0 done",
+        "worker-1: gone, 0 done",
+        "lab3:big: volume of np",
+        "lab3:small: helper, free",
+    ]
 
 
 def test_what_is_left_out_is_told_in_few_lines() -> None:

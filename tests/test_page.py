@@ -260,6 +260,9 @@ def test_every_panel_says_the_truth(browser: Browser, daemon: Daemon) -> None:
         figures = status["latency"]["stages"][key]
         assert numbers(stages[name]) == pytest.approx([figures["p50_s"], figures["p99_s"]], rel=0.06, abs=0.006)
     assert page.run("[...document.querySelectorAll('#pace .queue b')].map((b) => +b.innerText)") == [0, 0, 0, 0]
+    crew = page.run("[...document.querySelectorAll('#pace .crew tbody tr')].map((r) => [...r.cells].slice(0, 3).map((c) => c.innerText))")
+    assert crew == [["worker-0", "background", f"{status['workers']['worker-0']['done']}"]]
+    assert page.text("#film").startswith("not looked for (film.enabled)")
 
     page.wait("document.querySelectorAll('#volume canvas').length === 3", limit_s=120, what="the preview")
     wait_for(
@@ -270,6 +273,7 @@ def test_every_panel_says_the_truth(browser: Browser, daemon: Daemon) -> None:
     assert "np/image_090.tif" in held
     assert "np/broken_+50.0deg.tif" in held
     assert all(row["reason"] in held for row in [*status["held"], *status["quarantined"]])
+    assert held.count("broken_+50.0deg.tif") == 1  # the reason does not name it again
     listed = page.run(
         "[...document.querySelectorAll('#series-list tbody tr')].map((r) => [...r.cells].slice(0, 4).map((c) => c.innerText.trim()))"
     )

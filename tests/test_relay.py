@@ -146,7 +146,9 @@ def test_keys_are_made_shown_let_in_and_forbidden(
     assert "nobody is let in yet" in said
     assert main(["keys", "allow", "lab2", public, *settings]) == 0
     relay = load_key(secrets[1]).public
-    assert f"aet-stream worker --connect tcp://0.0.0.0:8572 --server-key {relay} " in capsys.readouterr().out
+    assert f"aet-stream worker --connect tcp://HOST:8572 --server-key {relay}\n" in capsys.readouterr().out
+    assert main(["keys", "allow", "lab2", public, *settings[:2], "--set", "relay.listen=tcp://10.0.0.7:99"]) == 0
+    assert "aet-stream worker --connect tcp://10.0.0.7:99 " in capsys.readouterr().out
     assert main(["keys", "show", *settings]) == 0
     assert f"let in: lab2 {public}" in capsys.readouterr().out
     assert main(["keys", "forbid", "lab2", *settings]) == 0
@@ -158,11 +160,11 @@ def test_keys_are_made_shown_let_in_and_forbidden(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 def test_what_root_types_the_service_can_read(tmp_path: Path) -> None:
-    """Key, list and their folder are of the output folder's owner."""
+    """Key, list and their folders are of the output folder's owner."""
     os.chown(tmp_path, 12345, 12345)
     ring = KeyRing(load(None, [f"output.root={tmp_path}"]))
     ring.allow("lab2", ring.own().public)
-    assert {path.stat().st_uid for path in (ring.key_file, ring.list_file, ring.key_file.parent)} == {12345}
+    assert {path.stat().st_uid for path in (ring.key_file, ring.list_file, ring.key_file.parent, tmp_path / "run")} == {12345}
 
 
 @pytest.mark.parametrize(
@@ -560,8 +562,8 @@ def test_who_dies_or_hangs_elsewhere_costs_nothing(tmp_path: Path) -> None:
         assert len(set(rows["path"])) == count
         assert worker.poll() is None
         text = station.daemon.ask("status").stdout
-        assert re.search(r"  lab3:gpu0: \d done, \d.\d\d s each, of them \d.\d\d s computing\n", text)
-        assert "  dying:gpu0: 0 done, 1 given to another, link lost\n" in text
+        assert re.search(r"  lab3:gpu0: background, \d done, \d.\d\d s each, \d.\d\d s of it computing\n", text)
+        assert "  dying:gpu0: gone, 0 done, 1 given to another, link lost\n" in text
     finally:
         station.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 import os
@@ -63,6 +64,9 @@ def test_a_closed_series_has_its_report_beside_it(tmp_path: Path) -> None:
     assert re.search(r"<td>held</td><td>np/image_090", kept)
     assert re.search(r"<td>quarantined</td><td>np/&lt;i&gt;broken", kept)
     assert "<i>broken" not in kept
+    shown = re.search(r"<pre>(.*)</pre>", kept, re.DOTALL)
+    assert shown
+    assert json.loads(html.unescape(shown[1]))["reconstruct"]["iterations"] == 3  # in lines, as it was written
     assert "advice.trust_below" in kept  # with the limits of the daemon, not the built-in ones
     assert f"reconstruction from {len(TILTS)} tilts" in kept
     assert len(re.findall(r"<img alt='slice (?:xy|xz|yz)' src='data:image/png;base64,", kept)) == 3

@@ -44,14 +44,20 @@ def _keys(arguments: argparse.Namespace) -> int:
         case "allow", [name, key]:
             ring = _ring(arguments)
             ring.allow(name, key)
-            listen = settings(arguments).relay.listen or "tcp://THIS-COMPUTER:PORT (relay.listen is not set yet)"
-            print(f"{name} is let in. There:\n    aet-stream worker --connect {listen} --server-key {ring.own().public} --key FILE")
+            print(f"{name} is let in. There:\n    aet-stream worker --connect {_way_in(arguments)} --server-key {ring.own().public}")
+            print("`helper` in the place of `worker` makes volumes, films and atoms; --key FILE, where its key is not the usual file.")
         case "forbid", [name]:
             _ring(arguments).forbid(name)
             print(f"{name} is let in no more")
         case _:
             raise ConfigError("say: keys show [FILE], keys new FILE, keys allow NAME KEY, or keys forbid NAME")
     return 0
+
+
+def _way_in(arguments: argparse.Namespace) -> str:
+    """Where workers come in, as another computer says it; HOST where that is not in the settings."""
+    host, _, port = settings(arguments).relay.listen.removeprefix("tcp://").rpartition(":")
+    return f"tcp://{'HOST' if host in ('', '*', '0.0.0.0', '[::]') else host}:{port or 'PORT'}"
 
 
 def _ring(arguments: argparse.Namespace) -> KeyRing:

@@ -72,7 +72,13 @@ def add_commands(add: Add) -> None:
             "--pieces", type=whole_from(1, 1_000_000), default=1, metavar="N", help="write each file in this many slow pieces (default: 1)"
         )
         command.add_argument("--seed", type=whole, default=0)
-        command.add_argument("--fault", action="append", default=[], metavar="KIND", help="something that goes wrong; may be repeated")
+        command.add_argument(
+            "--fault",
+            action="append",
+            default=[],
+            metavar="KIND",
+            help="what goes wrong: truncated, nan, garbage, duplicate, noangle, conflict or empty; may be repeated",
+        )
 
 
 def _simulate(arguments: argparse.Namespace) -> int:

@@ -198,7 +198,10 @@ class RelayLink(Link):
             return f"this computer is not let in: there, run `aet-stream keys allow NAME {self._key.public}`"
         if seen & {zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_CONNECTED}:
             return "it has another key than --server-key says (`aet-stream keys show` there prints it), or is no relay of aet-stream"
-        return "nobody answers: is the daemon running there, with relay.listen set, and does its firewall let this port through?"
+        return (
+            "nobody answers: is that the name or address of the computer, does the daemon run there with relay.listen set, "
+            "and does its firewall let this port through?"
+        )
 
     def _look_no_more(self) -> None:
         if not self._events.closed:

@@ -16,6 +16,7 @@ from zmq.utils import z85
 
 from aet_stream.config import Config
 from aet_stream.errors import ConfigError
+from aet_stream.transport import run_folder
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}", re.ASCII)
 _KEY = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -191,6 +192,8 @@ class KeyRing:
         """To the owner of the output folder: root may type what a service has to read."""
         if os.geteuid() == 0 and self._root.exists():
             owner = self._root.stat()
+            if self._folder.is_relative_to(self._root):
+                run_folder(self._root)
             for each in (self._folder, path):
                 os.chown(each, owner.st_uid, owner.st_gid)
 

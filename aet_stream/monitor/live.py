@@ -195,7 +195,7 @@ class Live:
                 key: getattr(status, key) if self.heard_at else None
                 for key in ("totals", "queue", "latency", "events", "paused", "disk_free_bytes", "idle_for_s", "version")
             },
-            "workers": words.workers(status),
+            "workers": words.crew(status),
             "roles": {name: {"age_s": role.age_s, "pid": role.pid} for name, role in status.roles.items()},
             "watch_root": shown(status.watch_root),
         }
@@ -234,7 +234,7 @@ class Live:
             "shape": table.shape,
             "editions": self.cache.editions(name),
         }
-        found = {"volume": self.cache.volume(name), "film": film, "atoms": self.cache.atoms(name)}
+        found = {"volume": self.cache.volume(name), "film": film, "film_wanted": self._config.film.enabled, "atoms": self.cache.atoms(name)}
         return name, {**described, "rows": rows, **found, **advice}
 
     def with_figures(self, name: str, row: Row) -> Row:

@@ -335,4 +335,5 @@ def _settings(table: Table) -> str:
         config = json.dumps(shareable(json.loads(table.about.get("config", "{}"))), indent=1)  # of old ones, too
     except ValueError:
         config = str(table.about.get("config", ""))
-    return f"<h2>Settings</h2><details open><summary>as they were when the series was written</summary><pre>{text(config)}</pre></details>"
+    lines = "\n".join(text(line) for line in config.split("\n"))
+    return f"<h2>Settings</h2><details open><summary>as they were when the series was written</summary><pre>{lines}</pre></details>"

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from aet_stream.naming import lines_without_reader, shown
-from aet_stream.status import LedgerStatus, RelayHeard, SeriesStatus, Status, WatchHeard, WorkerHeard
+from aet_stream.status import LedgerStatus, RelayHeard, RelayStatus, SeriesStatus, Status, WatchHeard, WorkerHeard
 
 STALE_S = 5.0
 DISK_LOW_BYTES = 5 << 30
@@ -49,16 +49,32 @@ def _put_aside(status: LedgerStatus) -> list[str]:
     return [f"{count} {state}" for state, count in counts.items() if count]
 
 
-def workers(status: Status) -> list[str]:
-    """What each worker has done since the hub started, and how fast: with the way there and back, and computing alone."""
+def crew(status: Status) -> list[dict[str, Any]]:
+    """Who works, here and on other computers: what each does now, and what a worker has done since the hub started, and how fast.
+
+    `turn_s` is with the way there and back, `compute_s` without. A helper is named as long as it is there, a worker for ever.
+    """
+    relay = status.roles.get("relay")
+    there = relay.status if isinstance(relay, RelayHeard) else RelayStatus()
     found = []
     for name, tally in sorted(status.workers.items()):
-        pace = f", {tally.turn_s:.2f} s each, of them {tally.compute_s:.2f} s computing" if tally.turn_s is not None else ""
-        lost = f", {tally.lost} given to another, link lost" if tally.lost else ""
-        found.append(f"{name}: {tally.done} done{pace}{lost}")
-    relay = status.roles.get("relay")
-    helpers = relay.status.helpers if isinstance(relay, RelayHeard) else {}
-    return found + [f"{name}, a helper: {doing or 'free'}" for name, doing in sorted(helpers.items())]
+        role = status.roles.get(name)
+        here = name in there.workers if tally.host else role is not None and role.age_s < STALE_S
+        found.append({"name": name, "does": "background" if here else "gone", **msgspec.structs.asdict(tally)})
+    return found + [{"name": name, "does": doing or "helper, free"} for name, doing in sorted(there.helpers.items())]
+
+
+def workers(status: Status) -> list[str]:
+    """The same, a line for each."""
+    found = []
+    for one in crew(status):
+        said = [one["does"]]
+        if "done" in one:
+            said.append(f"{one['done']} done")
+            said += [f"{one['turn_s']:.2f} s each, {one['compute_s']:.2f} s of it computing"] if one["turn_s"] is not None else []
+            said += [f"{one['lost']} given to another, link lost"] if one["lost"] else []
+        found.append(f"{one['name']}: {', '.join(said)}")
+    return found
 
 
 def unfit(doctor: dict[str, Any] | None) -> list[str]:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from aet_stream.errors import AetError, ReaderDied, SourceGone, SourceNotReady, SourceStillZero
 from aet_stream.messages import NotAcquired
@@ -76,7 +77,7 @@ class Looking(Part):
 
     def _not_yet(self, path: str, candidate: Candidate, error: Exception, now: float) -> None:
         """Not complete, or not readable: look again later; for long enough the same, and it is quarantined."""
-        complaint = str(error)
+        complaint = str(error).removeprefix(f"{PurePosixPath(path).name}: ")  # who says it names the file
         if complaint != candidate.complaint:
             logger.info("%s: waiting: %s", path, complaint)
         candidate.complaint = complaint

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from tests.harness import FAST, plain_rows, put, wait_for
 
 WHY_NOT = why_not()
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=f"no systemd can be booted here: {WHY_NOT}")
-ROLES = ("hub", "watch", "worker", "trigger", "monitor")
+ROLES = ("hub", "watch", "worker", "trigger", "monitor", "relay")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,16 @@ def machine() -> Iterator[Booted]:
 def roles(machine: Booted) -> Booted:
     """A unit for each role, with a watchdog of seconds."""
     machine.run("rm", "-f", "/etc/aet-stream/config.toml")
-    install(machine, "roles", "--units", "roles", watchdog_s=4, monitor__enabled=True, monitor__port=18571)
+    install(
+        machine,
+        "roles",
+        "--units",
+        "roles",
+        watchdog_s=4,
+        monitor__enabled=True,
+        monitor__port=18571,
+        relay__listen="tcp://127.0.0.1:18572",
+    )
     return machine
 
 
@@ -74,10 +85,11 @@ def wait_for_rows(machine: Booted, name: str, count: int) -> None:
 
 def test_ready_is_true_and_a_stop_is_clean(machine: Booted) -> None:
     """`systemctl start` returns when projections are taken; stopped in the middle of a burst and started again: nothing lost or doubled."""
-    install(machine, "all")
+    install(machine, "all", relay__listen="tcp://127.0.0.1:8572")
     machine.run("systemctl", "start", "aet-stream")
     assert machine.of("aet-stream", "ActiveState") == "active"
     assert "hub" in json.loads(machine.ours("status", "--json", *settings("all")))["roles"]
+    wait_for(lambda: "relay    INFO    ready" in machine.log(), what=f"the door for other computers; {machine.log()}")
     tilts(machine, "all", range(12))
     wait_for(lambda: stored(machine, "all"), what=f"a first row; {machine.log()}")
     machine.run("systemctl", "stop", "aet-stream")
@@ -137,8 +149,44 @@ def test_what_cannot_run_ends_as_failed(machine: Booted) -> None:
     machine.run("rm", "-r", "/etc/systemd/system/aet-stream@dies.service.d")
 
 
+@pytest.mark.slow
+def test_a_helper_is_a_service(machine: Booted) -> None:
+    """Installed and let in as documented: hung, it is started again; in its sandbox it makes a volume; stopped, the workstation does."""
+    volumes = {"reconstruct__on_close": True, "reconstruct__iterations": 2, "reconstruct__quality": False, "reconstruct__align": []}
+    install(machine, "helped", "--instance", "helped", relay__listen="tcp://127.0.0.1:8572", **volumes)
+    machine.ours("install-service", "--units", "elsewhere")
+    public = machine.ours("keys", "show", "/etc/aet-stream/worker.key").strip()
+    allowed = machine.ours("keys", "allow", "lab2", public, "--config", "/etc/aet-stream/helped.toml")
+    connect, server_key = re.findall(r"--connect (\S+) --server-key (\S+)", allowed)[0]
+    machine.write("/etc/aet-stream/elsewhere.env", f"CONNECT={connect}\nSERVER_KEY={server_key}\nHELPER=--takes volume\n")
+    machine.write("/etc/systemd/system/aet-stream-helper.service.d/watchdog.conf", "[Service]\nWatchdogSec=4\nRestartSec=0.1\n")
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "start", "aet-stream@helped", "aet-stream-helper")
+    before = machine.of("aet-stream-helper", "MainPID")
+    machine.kill("aet-stream-helper", signal.SIGSTOP)
+    again = machine.wait("aet-stream-helper", lambda found: found["ActiveState"] == "active" and found["NRestarts"] == "1")
+    assert again["MainPID"] != before
+    told = ("status", "--config", "/etc/aet-stream/helped.toml")
+    wait_for(lambda: "lab2:helper: helper, free" in machine.ours(*told), what=f"the helper to be let in; {machine.log()}")
+    for series, made in (
+        ("one", "series=one volume by lab2:helper in"),
+        ("two", "series=two volume: no helper that takes volume is let in: it is done here"),
+    ):
+        for number in range(3):
+            put(machine.data / "helped" / "in" / series, number, 30.0 * number)
+        stored = f"series {series}: open, 3 stored"
+        wait_for(partial(lambda words: words in machine.ours(*told), stored), what=f"rows; {machine.log()}")
+        machine.ours("close", series, "--config", "/etc/aet-stream/helped.toml")
+        wait_for((machine.data / "helped" / "out" / series / "reconstruction.h5").exists, limit_s=90, what=f"a volume; {machine.log()}")
+        assert made in (machine.data / "log").read_text()
+        machine.run("systemctl", "stop", "aet-stream-helper")
+        assert machine.of("aet-stream-helper", "Result") == "success"
+        wait_for(lambda: "lab2:helper" not in machine.ours(*told), what="the relay to notice")
+    machine.run("systemctl", "stop", "aet-stream@helped")
+
+
 def test_a_role_that_hangs_is_started_again(roles: Booted) -> None:
-    """Each role a unit of its own: all five hang at once; the watchdog ends each, and the series goes on."""
+    """Each role a unit of its own: all six hang at once; the watchdog ends each, and the series goes on."""
     machine = roles
     units = [f"aet-stream-{role}" for role in ROLES]
     machine.run("systemctl", "start", "aet-stream.target", *units)

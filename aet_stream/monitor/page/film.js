@@ -14,7 +14,7 @@ export async function showFilm(series, selected) {
   if (!film) {
     shown = key;
     say($("film-note"), "");
-    return $("film").replaceChildren(el("p", { className: "none" }, "not seen yet: tilts on both sides of 0 are needed"));
+    return $("film").replaceChildren(el("p", { className: "none" }, series.film_wanted ? "not seen yet: tilts on both sides of 0 are needed" : "not looked for (film.enabled); by hand: aet-stream film SERIES"));
   }
   const said = [`${film.projections} tilts`, film.series ? `${film.series} taken` : "", film.mixed ? `${film.mixed} mixed` : "", film.single ? `${film.single} left` : "", `${duration(Math.max(0, Date.now() / 1000 - film.made_at))} ago`];
   say($("film-note"), said.filter(Boolean).join(", "));

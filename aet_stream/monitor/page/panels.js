@@ -22,8 +22,19 @@ export function showPace(state) {
     body.append(el("tr", {}, el("th", { scope: "row" }, name), el("td", { className: "bar" }, el("i", {}, fill)), el("td", {}, duration(stages[key].p50_s)), el("td", {}, duration(stages[key].p99_s))));
   }
   table.append(body);
-  const workers = el("ul", { className: "workers" }, ...(state.workers || []).map((text) => el("li", {}, text)));
-  $("pace").replaceChildren(boxes, ...(body.children.length ? [table] : [el("p", { className: "none" }, "no projection yet")]), workers);
+  $("pace").replaceChildren(boxes, ...(body.children.length ? [table] : [el("p", { className: "none" }, "no projection yet")]), crew(state.workers || []));
+}
+
+/** Who works, here and on other computers (`theirs:name`). */
+function crew(workers) {
+  const heads = ["who", "does", "done", "each"].map((name) => el("th", { scope: "col" }, name)), body = el("tbody");
+  for (const { name, does, done, lost, turn_s, compute_s } of workers) {
+    const each = turn_s == null ? "" : duration(turn_s), way = turn_s == null ? "" : `${duration(compute_s)} of it computing, the rest on its way`;
+    const figures = done === undefined ? [] : [el("td", {}, `${done}`), el("td", { title: way }, each)];
+    const doing = el("td", { className: does === "gone" ? "gone" : "", colSpan: done === undefined ? 3 : 1 }, `${does}${lost ? `; ${lost} to others` : ""}`);
+    body.append(el("tr", {}, el("th", { scope: "row" }, name), doing, ...figures));
+  }
+  return el("table", { className: "crew", hidden: !workers.length }, el("thead", {}, el("tr", {}, ...heads)), body);
 }
 
 const PLANES = { xy: "along the beam", xz: "across the tilt axis", yz: "from the side" };
@@ -35,7 +46,7 @@ export async function showVolume(series) {
   if (!volume) {
     volumeShown = key;
     say($("volume-note"), "");
-    $("volume").replaceChildren(el("p", { className: "none" }, "none yet: it is made when the series closes"));
+    $("volume").replaceChildren(el("p", { className: "none" }, "none yet: it is made once the series has closed"));
     return;
   }
   const age = volume.done_at ? `, ${duration(Math.max(0, Date.now() / 1000 - volume.done_at))} ago` : "";
