@@ -266,8 +266,8 @@ class Film(Sink, frozen=True):
     """The films behind the particle, from all projections of a series at once: what they are where one tilt hides them and another shows
     them. An edition of the series' backgrounds when it closes, before its volume; while it grows, what the monitor shows of them."""
 
-    enabled: bool = False
-    """Do this at all. Off, until it is measured on more series: `aet-stream film SERIES` does it by hand."""
+    enabled: bool = True
+    """Do this at all. Where it is off, `aet-stream film SERIES` does it by hand."""
     use: bool = True
     """Show the edition in `series.h5` once it is there, and make the volume of it. Where the series cannot foretell what is seen around
     the particle, its projections are as they were."""

@@ -29,7 +29,7 @@ TIMES = {"settle_s", "read_s", "queue_s", "network_s", "commit_s", "total_s", "w
 FITTED = {"mass_residual_px": 9}
 """Of a fit to the whole series, whose last digits are rounding: so many decimals are compared."""
 READ = frozenset(SUFFIXES)
-QUICK = ("--set", "output.keep_free_mib=0", "--set", "reconstruct.on_close=false")
+QUICK = ("--set", "output.keep_free_mib=0", "--set", "reconstruct.on_close=false", "--set", "film.enabled=false")
 
 
 def archive(root: Path, count: int, tilts: int = 5) -> list[str]:
@@ -74,7 +74,14 @@ def add(folder: Path, index: int, tilt_deg: float | None, size_px: int = 64) -> 
 
 def plan(out: Path, *settings: str, model: str = "constant", again: bool = False) -> Plan:
     """Backgrounds, and what else the settings ask for."""
-    words = [f"output.root={out}", "output.keep_free_mib=0", "reconstruct.on_close=false", f"denoise.model={model}", *settings]
+    words = [
+        f"output.root={out}",
+        "output.keep_free_mib=0",
+        "reconstruct.on_close=false",
+        "film.enabled=false",
+        f"denoise.model={model}",
+        *settings,
+    ]
     config = load(None, words)
     return Plan(config, wanted(config), maker_of(config.denoise), again=again)
 

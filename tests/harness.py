@@ -29,6 +29,7 @@ FAST = {
     "denoise.model": "laplace",
     "monitor.enabled": False,
     "monitor.doctor_every_s": 0,
+    "film.enabled": False,
     "reconstruct.on_close": False,
     "preview.enabled": False,
     "report.on_close": False,

@@ -42,6 +42,7 @@ class Pair:
             "watch": {"root": str(folder / "in")},
             "output": {"root": str(folder / "out")},
             "trigger": {"longest_pause_s": 0.2, "again_s": 0.2, "attempts": 3},
+            "film": {"enabled": False},
             "reconstruct": {"on_close": False},
             "preview": {"enabled": False},
             "report": {"on_close": False},

@@ -15,6 +15,7 @@ from scipy.ndimage import binary_dilation
 from aet_stream.consistency import about_axis
 from aet_stream.denoise import cokriging, grid, trust
 from aet_stream.denoise.cokriging.estimator import Drawing, View, drawn_on
+from aet_stream.denoise.cokriging.gate import DOUBLED
 from aet_stream.denoise.cokriging.registered import by_mass
 from aet_stream.denoise.cokriging.seen import MARGIN, Seen, look, point_px
 from aet_stream.denoise.fusion.kriging import SPACING
@@ -52,7 +53,7 @@ class Frame:
         """
         above = (raw - np.float64(level)).astype(np.float32)
         seen, wary = (look(above, logit, tilt_deg, time=time, axis_deg=axis_deg, margin=margin) for margin in (0, MARGIN))
-        view = View(seen, look(above - clean, logit, 0.0).means, _expected(quality, seen), wary=wary)
+        view = View(seen, look(above - clean, logit, 0.0).means, _expected(quality, seen), wary=wary, total=quality.total_intensity)
         return cls(row, view, logit, quality, axis_deg, level)
 
 
@@ -94,6 +95,19 @@ def under(values: Array, drawing: Drawing) -> float:
     return float(np.sqrt(np.mean(np.square(values[hidden])))) if hidden.any() else 0.0
 
 
+def _left_in_vacuum(clean: Array, seen: Array, block: int) -> float:
+    """Error of the background where the vacuum is seen, as a share of the whole frame: counting noise of neighbours has nothing in common,
+    so that what neighbours share is background that was left.
+
+    Parameters
+    ----------
+    seen : (rows, columns) bool of blocks
+    """
+    vacuum = np.kron(seen, np.ones((block, block), bool))[: clean.shape[0], : clean.shape[1]]
+    values = np.where(vacuum, clean[: vacuum.shape[0], : vacuum.shape[1]], 0.0)
+    return float(np.sqrt(max(np.sum(values[:, 1:] * values[:, :-1]) / clean.size, 0.0)))
+
+
 def _judged(frame: Frame, drawing: Drawing, clean: Array) -> Quality:
     """The figures of a projection whose background is the series', or holds some of it; the vacuum is as it was."""
     first, block = frame.quality, point_px((clean.shape[0], clean.shape[1])) // SPACING
@@ -102,8 +116,9 @@ def _judged(frame: Frame, drawing: Drawing, clean: Array) -> Quality:
     total, x_px, y_px = trust.moments(means, seen, (clean.shape[0], clean.shape[1]), block)
     low, high = np.percentile(means, (0.5, 99.5))
     share = drawing.verdict.share
-    by_series = under(drawing.sd, drawing) * np.sqrt(drawing.seen.hidden.mean())
-    expected = float(np.hypot(share * by_series, (1 - share) * first.expected_error))
+    by_series = DOUBLED * under(drawing.sd, drawing) * np.sqrt(drawing.seen.hidden.mean())
+    # Both err alike where they err: their errors are added as they are.
+    expected = float(np.hypot(share * by_series + (1 - share) * first.expected_error, _left_in_vacuum(clean, seen, block)))
     return msgspec.structs.replace(
         first,
         model=MODEL,

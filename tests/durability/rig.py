@@ -195,7 +195,7 @@ def run(case: Case) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, force=True)
     worker.ASK_AGAIN_S = 0.05
     settings = [f"watch.root={case.folder / 'in'}", f"output.root={case.folder / 'out'}", "output.fold_rows=2", "output.group_s=0.0",
-                "queue.credit=2", "reconstruct.on_close=false", "queue.attempts=50"]  # fmt: skip
+                "queue.credit=2", "film.enabled=false", "reconstruct.on_close=false", "queue.attempts=50"]  # fmt: skip
     loaded = config_file.load(None, settings)
     if case.spec:
         failpoints.arm(case.spec)

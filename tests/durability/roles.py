@@ -47,6 +47,7 @@ class Roles:
             "watch": {"root": str(folder / "in")},
             "output": {"root": str(folder / "out")},
             "trigger": {"longest_pause_s": 0.1, "again_s": 0.1, "attempts": 5},
+            "film": {"enabled": False},
             "reconstruct": {"on_close": False},
             "preview": {"enabled": False},
             "report": {"on_close": False},

@@ -15,6 +15,8 @@ from aet_stream.projection import Array
 
 _JITTER = 1e-6
 """Share of their variance that windows do not share, for the sake of single precision"""
+_DOUBTED = 0.4
+"""Of what is guessed of the films because no projection shows it: what lies there, by the particle itself, need not be like the rest"""
 _EVERY = 3
 """Of the hidden points, one in so many is asked for its spread; the others have that of the nearest."""
 
@@ -28,6 +30,10 @@ class Held:
     stated: float
     """The same as the model states it"""
 
+    @classmethod
+    def of(cls, errors: Array, variances: Array) -> Held:
+        return cls(float(np.sqrt(np.mean(np.square(errors)))), float(np.sqrt(np.mean(variances))))
+
 
 UNKNOWN = Held(float("nan"), float("nan"))
 """There is no vacuum around the particle."""
@@ -40,15 +46,15 @@ class Drawn:
     background: Array
     """(rows, columns) means over points; where the vacuum is seen, what is seen"""
     sd: Array
-    """(rows, columns) as the model states it; 0 where the vacuum is seen"""
+    """(rows, columns) as the model states it, with what is doubted of its guesses; 0 where the vacuum is seen"""
     by_series: Held
     alone: Held
     series_sd: float
     """Under the particle, as the model states it; root mean square"""
     alone_sd: float
     """The same of this projection alone"""
-    around: float
-    """Mean of its own part over the ring, pedestal apart: what surrounds the particle and is not of the film"""
+    guessed: float
+    """What is doubted because no projection shows it, under the particle; root mean square"""
 
 
 def draw(posterior: Posterior, seen: Seen) -> Drawn:
@@ -74,17 +80,17 @@ def draw(posterior: Posterior, seen: Seen) -> Drawn:
         apart = below[few].toarray() - by_few.T @ sees
         variance = np.square(posterior.spread(apart)).sum(0) + own_covariance(posterior.model, under[:1], under[:1])[0, 0]
         variance -= np.einsum("ij,ji->i", across[few], by_few)
+        guessed = _DOUBTED * posterior.guessed(below[few])
         rows, columns = np.unravel_index(hidden, seen.hidden.shape)
         near = (np.square(rows[:, None] - rows[few]) + np.square(columns[:, None] - columns[few])).argmin(1)
-        sd.ravel()[hidden] = np.sqrt(np.maximum(variance, 1e-12))[near]
-    smooth = own[ring] @ left - (seen.noise[ring] + posterior.model.nugget**2) * left[ring] - posterior.model.offset**2 * left.sum()
+        sd.ravel()[hidden] = np.sqrt(np.maximum(variance, 1e-12) + np.square(guessed))[near]
     whole = seen.edge[ring] == 1
     if not whole.any() or not len(few):
         return Drawn(background, sd, UNKNOWN, UNKNOWN, float("nan"), float("nan"), 0.0)
     # What is left of observations that are held back follows from the precision of all (Rasmussen & Williams 5.4.2).
     pull = posterior.spread(by_ring.T @ sees)
     covariance = np.linalg.inv(by_ring[ring] - pull.T @ pull)
-    by_series = _held(covariance @ left[ring], np.diag(covariance), whole)
+    by_series = Held.of((covariance @ left[ring])[whole], np.diag(covariance)[whole])
     own += film_covariance(posterior.model, seen.tilt_deg, seen.time, seen.windows, seen.windows)
     own[np.diag_indices(len(own))] *= 1 + _JITTER
     factor = cholesky(own, lower=True, overwrite_a=True, check_finite=False)
@@ -101,12 +107,8 @@ def draw(posterior: Posterior, seen: Seen) -> Drawn:
         background,
         sd,
         by_series,
-        _held(last @ white[ring], np.square(last).sum(1), whole),
+        Held.of((last @ white[ring])[whole], np.square(last).sum(1)[whole]),
         series_sd,
         alone_sd,
-        float(smooth[whole].mean()),
+        float(np.sqrt(np.mean(np.square(guessed)))),
     )
-
-
-def _held(errors: Array, variances: Array, which: Array) -> Held:
-    return Held(float(np.sqrt(np.mean(np.square(errors[which])))), float(np.sqrt(np.mean(variances[which]))))

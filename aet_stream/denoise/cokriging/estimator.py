@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from aet_stream.denoise import grid
+from aet_stream.denoise.cokriging.doubted import doubted
 from aet_stream.denoise.cokriging.drawing import Drawn, draw
 from aet_stream.denoise.cokriging.gate import Verdict, judge
 from aet_stream.denoise.cokriging.likelihood import bands_of, first_guess, fit, fit_warm, surprise
@@ -25,6 +26,8 @@ Beat = Callable[[str, int, int], None]
 MEMORY_BYTES = 1 << 30
 _DOUBTED = 1.5
 """Error of the vacuum next to the particles, over what is stated, above which they may reach farther than is known"""
+_LEAST_TOTAL = 0.8
+"""Of the particle's total in the middle of all projections"""
 _REGISTERED = 2
 """So often projections are registered by the film"""
 _ROUGHLY, _THINNED = 1.3, 2
@@ -48,6 +51,8 @@ class View:
     """Along and across the axis, points: how far its specimen lies from where it would turn about the middle, as its particle has it"""
     wary: Seen | None = None
     """`seen` with a margin around the particle"""
+    total: float = float("nan")
+    """Of its particle by the first edition, counts: the same at all tilts, but where a part of it was taken for background; NaN: unknown"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,7 @@ class Drawing:
     background: Array
     """(rows, columns) by the series alone"""
     sd: Array
-    """(rows, columns) of it, as the ring has it; 0 where the vacuum is seen"""
+    """(rows, columns) of it, as the ring has it, with what is doubted; 0 where the vacuum is seen"""
     verdict: Verdict
 
 
@@ -96,9 +101,10 @@ class Estimated:
     drawings: tuple[Drawing, ...]
 
     @property
-    def too_sure(self) -> float:
-        """Error of the vacuum next to the particles, held back, over what the model states: median; NaN where there is none."""
-        known = [drawing.verdict.too_sure for drawing in self.drawings if np.isfinite(drawing.verdict.too_sure)]
+    def off(self) -> float:
+        """Error of the vacuum next to the particles, held back, over what the model states, before it is doubted: median; NaN where there
+        is none."""
+        known = [drawing.seen.off for drawing in self.drawings if np.isfinite(drawing.seen.off)]
         return float(np.median(known)) if known else float("nan")
 
 
@@ -120,16 +126,19 @@ def estimate(
     """
     found = _estimate(views, begin=begin, memory_bytes=memory_bytes, beat=beat)
     margins = [replace(view, seen=view.wary) for view in views if view.wary is not None]
-    if found is None or len(margins) < len(views) or not found.too_sure > _DOUBTED:
+    if found is None or len(margins) < len(views) or not found.off > _DOUBTED:
         return found
     again = _estimate(margins, begin=begin, memory_bytes=memory_bytes, beat=beat)
-    return again if again is not None and again.too_sure < found.too_sure else found
+    return again if again is not None and again.off < found.off else found
 
 
 def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, beat: Beat) -> Estimated | None:
     unit = float(np.median([view.seen.span for view in views]))
     level = float(np.median([view.seen.means[~view.seen.hidden].mean() for view in views if not view.seen.hidden.all()] or [0.0]))
-    series = [_scaled(view.seen, level, unit) for view in views]
+    series = [
+        _of_no_use(_scaled(view.seen, level, unit)) if lost else _scaled(view.seen, level, unit)
+        for view, lost in zip(views, _lost(np.array([view.total for view in views])), strict=True)
+    ]
     beat("scan", 0, 1)
     series, found = _placed(series, np.array([view.lies for view in views]))
     bands = bands_of(series)
@@ -145,12 +154,12 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
         rough = Posterior(model, Nodes.covering(series, model, memory_bytes, coarser=_ROUGHLY))
         for seen in series:
             rough.add(seen.thinned(_THINNED))
-        rough.solve(sure=False)
+        rough.solve()
+        series = doubted(rough, series, _THINNED)
         there = by_film(rough, series)
-        bands, before = bands_of(there), surprise(bands, model)
-        if not surprise(bands, model) < before:
-            break
-        series, model = there, fit_warm(bands, model)
+        before, bands = surprise(bands_of(series), model), bands_of(there)
+        if surprise(bands, model) < before:
+            series, model = there, fit_warm(bands, model)
     posterior = Posterior(model, Nodes.covering(series, model, memory_bytes))
     for done, seen in enumerate(series):
         beat("join", done, len(series))
@@ -160,16 +169,14 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
     for done, seen in enumerate(series):
         beat("draw", done, len(series))
         drawn.append(draw(posterior, seen))
-    apart = np.array(
-        [_rms((each.background * unit + level - view.first)[view.seen.hidden]) for each, view in zip(drawn, views, strict=True)]
-    )
-    expected = np.nan_to_num([view.expected for view in views])
-    verdicts = judge(drawn, np.array([seen.tilt_deg for seen in series]), apart / unit, expected / unit)
+    tilts_deg, doubt = (np.array([getattr(seen, name) for seen in series]) for name in ("tilt_deg", "doubt"))
+    verdicts = judge(drawn, tilts_deg, np.array([view.expected for view in views]) / unit, doubt)
     drawings = []
     for view, seen, each, verdict in zip(views, series, drawn, verdicts, strict=True):
         background = each.background * unit + level
         correction = np.where(view.seen.hidden, verdict.share * (background - view.first), 0.0)
-        drawings.append(Drawing(seen, each, correction, background, each.sd * unit * np.fmax(1.0, verdict.too_sure), verdict))
+        spread = np.where(view.seen.hidden, np.hypot(each.sd * np.fmax(1.0, verdict.too_sure), seen.doubt), 0.0) * unit
+        drawings.append(Drawing(seen, each, correction, background, spread, verdict))
     film, uncertain = posterior.map()
     nodes = posterior.nodes
     return Estimated(model, found.best.score, unit, level, Map(nodes.along, nodes.across, film * unit, uncertain * unit), tuple(drawings))
@@ -188,13 +195,26 @@ def _placed(series: list[Seen], lies: Array) -> tuple[list[Seen], Scanned | None
     return best, least
 
 
-def _rms(values: Array) -> float:
-    return float(np.sqrt(np.mean(np.square(values)))) if values.size else 0.0
+def _lost(totals: Array) -> Array:
+    """(n,) bool: where a good part of the particle passes for background, and its vacuum is not vacuum. Projections of one thing have one
+    total (Helgason-Ludwig conditions of order 0)."""
+    known = totals[np.isfinite(totals)]
+    return totals < _LEAST_TOTAL * np.median(known) if known.size else np.zeros(len(totals), bool)
+
+
+def _of_no_use(seen: Seen) -> Seen:
+    """So noisy that it says nothing of the films."""
+    return replace(seen, noise=seen.noise + 1, measured=seen.measured + 1, lost=True)
 
 
 def _scaled(seen: Seen, level: float, unit: float) -> Seen:
     return replace(
-        seen, mean=(seen.mean - level) / unit, noise=seen.noise / unit**2, means=(seen.means - level) / unit, span=seen.span / unit
+        seen,
+        mean=(seen.mean - level) / unit,
+        noise=seen.noise / unit**2,
+        measured=seen.measured / unit**2,
+        means=(seen.means - level) / unit,
+        span=seen.span / unit,
     )
 
 

@@ -4,9 +4,12 @@ The model states how much the vacuum of all projections leaves open under the pa
 turns with the specimen, both are the same, and the first edition stays. How far the model may be believed is tried: a ring of vacuum around
 the particle is held back (drawing.py) and foretold by the series and by the rest of this projection alone. Where the series does no better,
 it is not believed: what it takes for films is something else. Errors larger than stated make the series' standard deviation as much larger,
-which is doubled for what the ring cannot show: it lies nearer to the vacuum than what is hidden. Then the first edition and the series are
-weighed by their variances. Of the first edition's error, the geometric mean counts of what it expects itself and of what the model leaves
-open, or what the two are apart beyond the series' own, if that is more.
+which is doubled for what the ring cannot show: it lies nearer to the vacuum than what is hidden. What is doubted of the projection's vacuum
+(doubted.py) is doubted under its particle as well, and a good part of what the films would be where no projection shows them: contamination
+that is fixed to the particle looks like a film through it. Of the first edition's error, the geometric mean counts of what it expects
+itself and of what the model leaves open. Then both are weighed so that the variance of the mixture is least, were their errors half alike:
+both come from the same vacuum around the same particle (Bates & Granger, Oper. Res. Q. 20 (1969) 451). What they are apart says that one of
+them is wrong, and not which.
 """
 
 from __future__ import annotations
@@ -24,7 +27,10 @@ _KNOWS_MORE, _KNOWS_NO_MORE = 0.7, 0.9
 """What the series leaves open, over what the projection alone does: up to the first the series counts whole, from the second on not."""
 _FORETELLS, _FORETELLS_NO_BETTER = 0.8, 1.0
 """Error of the ring by the series, over that by the projection alone, likewise"""
-_DOUBLED = 2.0
+DOUBLED = 2.0
+"""What the model states, for what the ring cannot show"""
+_ALIKE = 0.5
+"""Correlation of the errors of the films and of the first edition"""
 _ALL, _NOTHING = 0.9, 0.1
 """Shares of the series above and below which it is called taken, and the projection left as it was."""
 _NEIGHBOURS_DEG = 8.0
@@ -54,24 +60,27 @@ class Verdict:
     """Error of the ring by the series, over that by the projection alone, with its neighbours or of all, whichever is larger"""
 
 
-def judge(drawn: Sequence[Drawn], tilts_deg: Array, apart: Array, expected: Array) -> list[Verdict]:
+def judge(drawn: Sequence[Drawn], tilts_deg: Array, expected: Array, doubt: Array) -> list[Verdict]:
     """One verdict for each projection.
 
     Parameters
     ----------
-    apart : (n,) root mean square difference between series and first edition under the particle
-    expected : (n,) what the first edition expects its own error to be there
+    expected : (n,) what the first edition expects its own error to be there; NaN: it does not say
+    doubt : (n,) by how much the vacuum of each is foretold worse than is stated
     """
     too_sure = _with_neighbours(np.array([each.by_series.error / each.by_series.stated for each in drawn]), tilts_deg)
     worse = np.array([each.by_series.error / each.alone.error for each in drawn])
     worse = np.fmax(_with_neighbours(worse, tilts_deg), _mean(worse))
     found = []
-    for each, sure, off, own, foretold in zip(drawn, too_sure.tolist(), apart.tolist(), expected.tolist(), worse.tolist(), strict=True):
+    columns = (too_sure, expected, worse, doubt)
+    for each, sure, own, foretold, more in zip(drawn, *(column.tolist() for column in columns), strict=True):
         score = each.series_sd / each.alone_sd if each.alone_sd else float("nan")
-        by_series = (_DOUBLED * max(sure, 1.0) * each.series_sd) ** 2
-        by_itself = max(own * each.alone_sd, off**2 - by_series)
+        by_films = (DOUBLED * max(sure, 1.0) * each.series_sd) ** 2 + each.guessed**2
+        by_itself = (own if np.isfinite(own) else each.alone_sd) * each.alone_sd
+        together = _ALIKE * np.sqrt(by_films * by_itself)
+        share = np.clip((by_itself - together) / (by_itself + by_films + more**2 - 2 * together), 0, 1)
         believed = _falling(score, _KNOWS_MORE, _KNOWS_NO_MORE) * _falling(foretold, _FORETELLS, _FORETELLS_NO_BETTER)
-        found.append(_verdict(believed * by_itself / (by_itself + by_series), score, sure, foretold))
+        found.append(_verdict(float(believed * share), score, sure, foretold))
     return found
 
 

@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 from scipy import sparse
 from scipy.linalg import blas, cho_solve, cholesky, solve_triangular
+from scipy.ndimage import distance_transform_edt
 
 from aet_stream.denoise.cokriging.model import FILM_LENGTHS, LEVEL, Film, Model, Turned, Windows, own_covariance
 from aet_stream.denoise.cokriging.seen import Seen
@@ -105,6 +106,7 @@ class Posterior:
         self.model, self.nodes = model, nodes
         self._films = len(model.films) * nodes.size
         size = self._films + len(model.films) + 1  # the films' means, and the common pedestal
+        self._shown = np.zeros((len(model.films), nodes.size), bool)
         self._information = np.zeros((size, size))
         self._said = np.zeros(size)
 
@@ -140,6 +142,17 @@ class Posterior:
         mean: Array = sees[:, :-1] @ self.nodes_mean[:-1]
         return mean
 
+    def guessed(self, sees: sparse.csr_array) -> Array:
+        """(n,) what windows see of the films where no projection shows them, less what those are at the nearest places that one shows."""
+        shape, away = (len(self.nodes.along), len(self.nodes.across)), np.zeros(len(self._said))
+        for which, shown in enumerate(self._shown):
+            part = slice(which * self.nodes.size, (which + 1) * self.nodes.size)
+            values = self.nodes_mean[part].reshape(shape)
+            nearest = distance_transform_edt(~shown.reshape(shape), return_distances=False, return_indices=True)
+            away[part] = (values - values[tuple(nearest)]).ravel() if shown.any() else values.ravel()
+        guess: Array = sees @ away
+        return guess
+
     def own(self, seen: Seen) -> Array:
         """(n, n) C: of a projection's own part, noise and all."""
         covariance = own_covariance(self.model, seen.windows, seen.windows).astype(np.float64)
@@ -156,6 +169,12 @@ class Posterior:
         said = cho_solve((factor, True), seen.mean, check_finite=False)
         self._information[np.ix_(active, active)] += white.T @ white
         self._said += sees.T @ said
+        if seen.lost:
+            return
+        angle = np.radians(seen.tilt_deg + self.model.turn_deg)
+        along, u = (at.ravel() for at in np.meshgrid(self.nodes.along, self.nodes.across, indexing="ij"))
+        for shown, film in zip(self._shown, self.model.films, strict=True):
+            shown |= seen.shows(along, u * np.cos(angle) + (film.height + self.model.slope * along) * np.sin(angle))
 
     @cached_property
     def _prior(self) -> list[Array]:
@@ -179,7 +198,11 @@ class Posterior:
         self.nodes_mean = self._through(said, turned=False)[:, 0]
         if not sure:
             return
-        root = self._through(np.eye(len(inner))).astype(np.float32)
+        root = np.zeros(inner.shape, np.float32)
+        for which, prior in enumerate(self._prior):
+            part = slice(which * self.nodes.size, (which + 1) * self.nodes.size)
+            root[part, part] = prior.T
+        np.fill_diagonal(root[self._films :, self._films :], LEVEL)
         self._white = solve_triangular(factor.astype(np.float32), root, lower=True, overwrite_b=True, check_finite=False)
 
     def spread(self, sees: Array) -> Array:

@@ -53,7 +53,7 @@ class Scanned:
 
 def scan(series: Sequence[Seen]) -> Scanned | None:
     """None: too few tilts, or no row of vacuum through all of them."""
-    flat = [seen for seen in series if abs(seen.tilt_deg) < REACH_DEG]
+    flat = [seen for seen in series if abs(seen.tilt_deg) < REACH_DEG and not seen.lost]
     if len(flat) < 3:
         return None
     along, across, values = _upright(flat)

@@ -44,7 +44,9 @@ class Seen:
     mean: Array
     """(n,) means over the windows"""
     noise: Array
-    """(n,) their variances"""
+    """(n,) their variances, with what makes them doubtful (doubted.py)"""
+    measured: Array
+    """(n,) their variances as their pixels have it"""
     means: Array
     """(rows, columns) of every point, particle and all"""
     hidden: Array
@@ -59,17 +61,33 @@ class Seen:
     """Along and across, points: how far the specimen lies from where it turns about the middle; taken off all places"""
     gain: float = 1.0
     """Of the beam: how bright the film is, to what it is in the others"""
+    doubt: float = 0.0
+    """By how much the others foretell its vacuum worse than they state (doubted.py); it is in `noise`"""
+    lost: bool = False
+    """Its particle passes for background: it says nothing of the films"""
+    off: float = float("nan")
+    """Error of the ring around the particle, over what is stated, before it was doubted; NaN: there is none, or it was not tried"""
 
     @property
     def windows(self) -> Windows:
         return Windows(self.along, self.across, self.edge)
 
+    def shows(self, along: Array, across: Array) -> Array:
+        """(n,) bool: is there vacuum at these places?"""
+        origin = self.centres[:, 0, 0]
+        steps = np.stack([self.centres[:, 1, 0] - origin, self.centres[:, 0, 1] - origin], axis=1)
+        at = np.round(np.linalg.solve(steps, np.stack([along, across]) - origin[:, None])).astype(np.int64)
+        inside = np.logical_and.reduce((at >= 0) & (at < np.array(self.hidden.shape)[:, None]))
+        shown = np.zeros(along.shape, bool)
+        shown[inside] = ~self.hidden[tuple(at[:, inside])]
+        return shown
+
     def thinned(self, every: int) -> Seen:
-        """With one window in so many."""
-        kept = slice(None, None, every)
+        """With one window in so many, but all of the ring."""
+        kept = np.r_[0 : self.ring_from : every, self.ring_from : len(self.mean)]
         return replace(
             self, along=self.along[kept], across=self.across[kept], edge=self.edge[kept], mean=self.mean[kept], noise=self.noise[kept],
-            ring_from=-(-self.ring_from // every),
+            measured=self.measured[kept], ring_from=-(-self.ring_from // every),
         )  # fmt: skip
 
 
@@ -113,6 +131,7 @@ def look(
         np.concatenate([surface[which] for surface, which in each])
         for each in zip(*([(at[0], which), (at[1], which), (m, which), (v, which)] for at, m, v, which in parts), strict=True)
     )
+    variance = variance + np.square(_ROUNDING * blocks.span)
     return Seen(
         tilt_deg=tilt_deg,
         time=time,
@@ -120,7 +139,8 @@ def look(
         across=across,
         edge=np.repeat([1.0, 1 / SPACING], [seen.sum(), rim.sum()]),
         mean=mean,
-        noise=variance + np.square(_ROUNDING * blocks.span),
+        noise=variance,
+        measured=variance,
         means=pooled,
         hidden=~seen,
         centres=np.stack(coarse),
