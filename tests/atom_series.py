@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from aet_stream.projection import Array
 from tests.test_reconstruct import write_series
@@ -34,6 +35,7 @@ def counted(
     seed: int = 0,
     pixel_angstrom: float = PIXEL_ANGSTROM,
     shifts_px: Array | None = None,
+    turns: Array | None = None,
 ) -> Array:
     """(tilts, y, x) float32 counts: Gaussian atoms of so many counts each over a vacuum of so many counts a pixel.
 
@@ -41,12 +43,14 @@ def counted(
     ----------
     places : (atoms, 3) angstrom, x to the right, y upwards, z towards who looks
     shifts_px : (tilts, 2) [y, x] by which each image is off
+    turns : (tilts, 3) radians about x, y and z by which the specimen had turned before it was tilted
     """
     sigma, middle, at = WIDTH_ANGSTROM / pixel_angstrom, (size_px - 1) / 2, np.arange(size_px)
-    x, y, z = places.T / pixel_angstrom
     images = np.empty((len(tilts_deg), size_px, size_px))
     shifts_px = np.zeros((len(tilts_deg), 2)) if shifts_px is None else shifts_px
-    for image, tilt, (dy, dx) in zip(images, np.radians(tilts_deg), shifts_px, strict=True):
+    lay = Rotation.from_rotvec(np.zeros((len(tilts_deg), 3)) if turns is None else turns)
+    for image, tilt, (dy, dx), turn in zip(images, np.radians(tilts_deg), shifts_px, lay, strict=True):
+        x, y, z = turn.apply(places / pixel_angstrom).T
         down = np.exp(-((at[:, None] - (middle - y + dy)) ** 2) / (2 * sigma**2))
         across = np.exp(-((at[:, None] - (middle + x * np.cos(tilt) + z * np.sin(tilt) + dx)) ** 2) / (2 * sigma**2))
         image[:] = (down * weights / (2 * np.pi * sigma**2)) @ across.T

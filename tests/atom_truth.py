@@ -25,6 +25,7 @@ from tests.atom_series import WIDTH_ANGSTROM, counted
 REACH_ANGSTROM = 1.0
 KEEP = Path("bench/atoms")
 """Volumes are kept here from run to run: a folder that git does not see."""
+PUBLISHED_AXES = np.array([(0, 1, 0), (-1, 0, 0), (0, 0, -1)], float)
 TILTS_DEG = {"180": np.arange(0, 180, 3.0), "70": np.linspace(-70, 70, 60)}
 
 
@@ -42,8 +43,8 @@ class Truth:
     """(n, 3) angstrom as `atoms.h5` has them, or in a frame of their own (`framed`)"""
     numbers: Array
     """(n,) atomic numbers, 0: all one"""
-    framed: bool = False
-    """The frame of `places` is found by matching, as nobody states it."""
+    axes: Array | None = None
+    """(3, 3): how x, y, z of `places` lie in our frame, where scale and offset, which nobody states, are to be found by matching"""
 
     @property
     def alignment(self) -> Alignment:
@@ -86,6 +87,11 @@ class Score:
         return f"{rates}  ({self.found:,} of {self.true:,}){named}"
 
 
+def rms(values: Array) -> float:
+    """NaN of none."""
+    return float(np.sqrt(np.mean(values**2))) if len(values) else float("nan")
+
+
 def one_to_one(found: Array, places: Array, reach: float = REACH_ANGSTROM) -> tuple[Array, Array]:
     """(which of found, which of places), the nearest pairs first."""
     pairs = cKDTree(found).sparse_distance_matrix(cKDTree(places), reach, output_type="ndarray")
@@ -101,7 +107,7 @@ def one_to_one(found: Array, places: Array, reach: float = REACH_ANGSTROM) -> tu
 
 def judge(found: Array, truth: Truth, kinds: Array | None = None) -> Score:
     """Of (n, 3) angstrom, with (n,) kinds if they are to be named rightly, too."""
-    places = in_frame(truth, found) if truth.framed else truth.places
+    places = in_frame(truth, found) if truth.axes is not None else truth.places
     one, other = one_to_one(found, places)
     away = found[one] - places[other]
     named = np.zeros(len(places), bool)
@@ -111,10 +117,10 @@ def judge(found: Array, truth: Truth, kinds: Array | None = None) -> Score:
     return Score(
         len(one) / len(places),
         len(one) / max(1, len(found)),
-        float(np.sqrt((away**2).sum(axis=1).mean())) if len(one) else float("nan"),
+        rms(np.linalg.norm(away, axis=1)),
         len(found),
         len(places),
-        tuple(np.sqrt((away**2).mean(axis=0)).round(3).tolist()),
+        (rms(away[:, 0]), rms(away[:, 1]), rms(away[:, 2])),
         {number: float(named[truth.numbers == number].mean()) for number in order},
         len(places) + len(found) - 2 * len(one),
     )
@@ -122,7 +128,7 @@ def judge(found: Array, truth: Truth, kinds: Array | None = None) -> Score:
 
 def as_the_authors(found: Array, truth: Truth) -> tuple[float, float, float]:
     """(recall, precision, RMSD) with the authors' matching: each found atom to the nearest true one in reach, which may be used twice."""
-    places = in_frame(truth, found) if truth.framed else truth.places
+    places = in_frame(truth, found) if truth.axes is not None else truth.places
     distance, which = cKDTree(places).query(found, distance_upper_bound=REACH_ANGSTROM)
     there = np.isfinite(distance)
     return len(set(which[there])) / len(places), float(there.mean()), float(np.sqrt((distance[there] ** 2).mean()))
@@ -131,7 +137,7 @@ def as_the_authors(found: Array, truth: Truth) -> tuple[float, float, float]:
 def in_frame(truth: Truth, found: Array) -> Array:
     """True places in the frame of found ones: offset and scale by closest points; how axes follow each other is fixed."""
     centred, middle = truth.places - truth.places.mean(axis=0), found.mean(axis=0)
-    tree, matrix = cKDTree(found), np.array([(0, 1, 0), (-1, 0, 0), (0, 0, -1)], float)
+    tree, matrix = cKDTree(found), truth.axes
     some = np.random.default_rng(0).permutation(len(centred))[:1500]
     trials = [middle + shift for shift in itertools.product((-0.6, 0, 0.6), repeat=3)]
     offset = min(trials, key=lambda trial: float(np.median(tree.query(centred[some] @ matrix.T + trial)[0])))
@@ -144,8 +150,8 @@ def in_frame(truth: Truth, found: Array) -> Array:
     return framed
 
 
-def oracle(truth: Truth, source: Source, threads: int = 0) -> Array:
-    """(n, 3) angstrom: refined from the true places, nothing added, pruned or merged."""
+def oracle(truth: Truth, source: Source, threads: int = 0) -> tuple[Array, Array]:
+    """((n, 3) angstrom, (n,) kinds): refined from the true places, nothing added, pruned or merged."""
     stage = stage_for(source, np.zeros(len(truth.images), bool), threads)
     pixel = truth.pixel_angstrom
     x, y, z = (truth.places / pixel).T
@@ -158,11 +164,11 @@ def oracle(truth: Truth, source: Source, threads: int = 0) -> Array:
             neighbour_angstrom=_nearest(truth.places),
             width_angstrom=WIDTH_ANGSTROM,
             kinds=len(set(truth.numbers.tolist())),
-            rules=Rules(rounds=2, presence=-1.0, merge=0.0, near=0.0),
+            rules=Rules(rounds=2, presence=-1.0, merge=0.0, near=0.0, pressed=0.0, turns=False),
         )
     finally:
         stage.close()
-    return to_angstrom(traced.model.places, pixel)
+    return to_angstrom(traced.model.places, pixel), traced.model.kinds
 
 
 def _nearest(places: Array) -> float:
@@ -185,17 +191,39 @@ def published(name: str) -> Truth:
     else:
         lines = [line.replace("%", " ").split() for line in (folder / "np1_atoms.txt").read_text().splitlines()][2:]
         places, pixel, axis = np.array([[float(word) for word in line[1:4]] for line in lines]), 0.195, 64.0
-    return Truth(name, images - 1, tilts_deg, pixel, axis, places, np.zeros(len(places), int), framed=True)
+    return Truth(name, images - 1, tilts_deg, pixel, axis, places, np.zeros(len(places), int), PUBLISHED_AXES)
 
 
 def simulated(
-    kind: str, elements: tuple[int, ...], atoms: int, seed: int, tilts: str, *, counts: float = 14.3, pixel_angstrom: float = 0.347
+    kind: str,
+    elements: tuple[int, ...],
+    atoms: int,
+    seed: int,
+    tilts: str,
+    *,
+    counts: float = 14.3,
+    pixel_angstrom: float = 0.347,
+    around_px: int = 12,
+    film: float = 0.0,
 ) -> Truth:
-    """A particle of the simulator, every atom a Gaussian of so many counts for the heaviest, over a vacuum of one count: as np2 at 8e3."""
-    particle = make_particle(np.random.default_rng(seed), kind=kind, atoms=atoms, elements=elements)
+    """A particle of the simulator, every atom a Gaussian of so many counts for the heaviest; with 14.3 as np2 at 8e3, with 286 as at 1.6e5.
+
+    Parameters
+    ----------
+    kind : as the simulator has them; `core-shell`: an fcc crystal, the first element within 0.7 of its radius, the second around it
+    around_px : of vacuum, at least
+    film : counts per pixel of what lies behind, known and subtracted: with half of `counts` a small particle is as noisy as the middle of
+        np2, which is three times as thick
+    """
+    core = kind == "core-shell"
+    particle = make_particle(np.random.default_rng(seed), kind="fcc" if core else kind, atoms=atoms, elements=elements)
     places = particle.positions_nm.astype(float) * 10 * np.array([1, -1, 1])  # ours: y upwards
-    size_px = int(2 * np.abs(places).max() / pixel_angstrom + 24) // 2 * 2
-    weights = weights_of(particle.atomic_number, counts)
-    images = counted(places, weights, TILTS_DEG[tilts], size_px=size_px, seed=seed, pixel_angstrom=pixel_angstrom)
-    name = f"{kind}_{'-'.join(map(str, elements))}_{atoms}_{seed}_{tilts}_{counts:g}"
-    return Truth(name, images, TILTS_DEG[tilts], pixel_angstrom, (size_px - 1) / 2, places, particle.atomic_number)
+    numbers = particle.atomic_number
+    if core:
+        radius = np.linalg.norm(places, axis=1)
+        numbers = np.where(radius < 0.7 * radius.max(), elements[0], elements[1])
+    size_px = int(2 * np.abs(places).max() / pixel_angstrom + 2 * around_px) // 2 * 2
+    weights, tilts_deg = weights_of(numbers, counts), TILTS_DEG[tilts]
+    images = counted(places, weights, tilts_deg, size_px=size_px, seed=seed, pixel_angstrom=pixel_angstrom, vacuum=1 + film)
+    name = f"{kind}_{'-'.join(map(str, elements))}_{atoms}_{seed}_{tilts}_{counts:g}" + (f"_{film:g}" if film else "")
+    return Truth(name, images, TILTS_DEG[tilts], pixel_angstrom, (size_px - 1) / 2, places, numbers)

@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
+from scipy.spatial.transform import Rotation
 
 from aet_stream import failpoints
 from aet_stream.atoms.run import Options, find_atoms
@@ -95,6 +96,16 @@ def test_other_programs_open_the_xyz(gold: Path) -> None:
     assert atoms.arrays["sigma"].shape == (len(PLACES), 3)
 
 
+def test_ovito_opens_the_xyz(gold: Path) -> None:
+    """Places, types and further columns, as OVITO's own reader has them."""
+    ovito_io = pytest.importorskip("ovito.io", reason="OVITO is not installed")
+    particles = ovito_io.import_file(str(gold.with_name("atoms.xyz"))).compute().particles
+    found = read(gold.with_name("atoms.h5"))
+    assert np.asarray(particles.positions) == pytest.approx(found["angstrom"], abs=1e-3)
+    assert {particles.particle_types.type_by_id(int(one)).name for one in particles.particle_types} == {"Au"}
+    assert np.asarray(particles["weight"]) == pytest.approx(found["weights"], abs=1e-3)
+
+
 def test_plain_readers_open_the_xyz(gold: Path) -> None:
     """The first four columns are those of plain XYZ."""
     lines = gold.with_name("atoms.xyz").read_text().splitlines()
@@ -148,6 +159,23 @@ def test_shifted_and_turned_projections(tmp_path: Path) -> None:
     assert len(one) >= 0.98 * len(PLACES)
     assert len(one) >= 0.98 * len(places)
     assert np.sqrt(((places[one] - PLACES[other]) ** 2).sum(axis=1).mean()) < 0.25
+
+
+def test_turns_are_found_where_they_explain_more(tmp_path: Path, gold: Path) -> None:
+    """A specimen that wobbled about all axes: how is found, and atoms are as sharp as without; where none did, none is said."""
+    places, turns = fcc(7.5), np.random.default_rng(1).normal(0, np.radians(1.5), (len(TILTS_DEG), 3))
+    images = counted(places, np.full(len(places), COUNTS), TILTS_DEG, size_px=56, turns=turns)
+    with h5py.File(find_atoms(volume_of(tmp_path / "wobbled", images)), "r") as file:
+        found, said = file["atoms/angstrom"][()], np.radians(file["atoms/tilts/turns_deg"][()])
+    own = turns - turns.mean(axis=0)  # by the mean of all, the particle lies otherwise
+    assert ((said - said.mean(axis=0) - own) ** 2).mean() < 0.2 * (own**2).mean()
+    one, other = matched(found, places)
+    assert len(one) >= 0.98 * max(len(places), len(found))
+    there, true = (at - at.mean(axis=0) for at in (found[one], places[other]))
+    turn, _ = Rotation.align_vectors(there, true)
+    assert np.sqrt(((turn.apply(true) - there) ** 2).sum(axis=1).mean()) < 0.15
+    with h5py.File(gold.with_name("atoms.h5"), "r") as file:
+        assert not file["atoms/tilts/turns_deg"][()].any()
 
 
 def test_two_species_are_told_apart(tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ class Tilts:
     gains: Array
     shifts_px: Array
     """(tilts, 2) [v, u]: how far its atoms lie from where the alignment of the volume says"""
+    turns_deg: Array
+    """(tilts, 3) rotation vector along x, y and z: how the specimen had turned before it was tilted; 0 where that explains no more"""
     left_out: Array
     """Contradicts the others, or is broken: no atom was refined against it."""
 

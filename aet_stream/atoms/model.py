@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from aet_stream.atoms.directions import by_turn, rotation
 from aet_stream.atoms.kernels import Window, bells, draw, gather
 from aet_stream.atoms.views import Views
 from aet_stream.projection import Array
@@ -37,6 +38,8 @@ class Model:
     """(tilts,) float64, about 1"""
     shifts_px: Array
     """(tilts, 2) float64, [v, u]: how far from where the alignment says"""
+    turns: Array
+    """(tilts, 3) float64, radians about the axes of places: how far the specimen was turned from where tilt and axis say (directions.py)"""
 
     def of(self, which: Array) -> Model:
         """With some of the atoms."""
@@ -45,8 +48,18 @@ class Model:
     def seen_in(self, views: Views, tilt: int, places: Array | None = None) -> Array:
         """(atoms, 2) pixels of a projection, its margin included; of others than its own places, if some are given."""
         places = self.places if places is None else places
-        seen: Array = places @ views.matrices[tilt].T + (views.offsets[tilt] + self.shifts_px[tilt])
+        seen: Array = places @ self.matrix(views, tilt).T + self.offset(views, tilt)
         return seen
+
+    def matrix(self, views: Views, tilt: int) -> Array:
+        """(2, 3): a place p is seen at matrix p + offset."""
+        matrix: Array = views.matrices[tilt] @ rotation(self.turns[tilt])
+        return matrix
+
+    def offset(self, views: Views, tilt: int) -> Array:
+        """(2,)"""
+        offset: Array = views.offsets[tilt] + self.shifts_px[tilt]
+        return offset
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +71,7 @@ class Slope:
     offsets: Array
     gains: Array
     shifts_px: Array
-    matrices: Array
-    """(tilts, 2, 3): by the direction of view"""
+    turns: Array
 
 
 class Stage:
@@ -89,19 +101,26 @@ class Stage:
         self._all(some)
         return images
 
+    def explained(self, model: Model) -> Array:
+        """(tilts, height, width) float32 with margin: what a projection should show, its offset and gain included."""
+        images = self.draw(model)
+        images *= model.gains[:, None, None].astype(np.float32)
+        images += model.offsets[:, None, None].astype(np.float32)
+        return images
+
     def misfit(self, model: Model) -> tuple[float, Slope]:
         """Half of chi squared, and its derivatives."""
         views, atoms = self.views, len(model.places)
         table = bells(model.widths_px, self.window)
         offsets, gains, shifts = np.zeros(views.count), np.zeros(views.count), np.zeros((views.count, 2))
-        matrices, values = np.zeros((views.count, 2, 3)), np.zeros(views.count)
+        turns, values = np.zeros((views.count, 3)), np.zeros(views.count)
         squares = model.widths_px[model.kinds] ** 2
 
         def some(share: range) -> tuple[Array, Array]:
             image, through = np.empty_like(views.images[0]), np.empty((atoms, 3))
             places, weights = np.zeros((atoms, 3)), np.zeros(atoms)
             for tilt in share:
-                seen, gain = model.seen_in(views, tilt), model.gains[tilt]
+                seen, gain, matrix = model.seen_in(views, tilt), model.gains[tilt], model.matrix(views, tilt)
                 image[:] = 0
                 draw(seen, model.weights, model.kinds, model.widths_px, table, self.window, image)
                 difference = np.float32(gain) * image
@@ -114,20 +133,20 @@ class Stage:
                 weights += gain * through[:, 0]
                 along = through[:, 1:] * (gain * model.weights / squares)[:, None]
                 shifts[tilt] = along.sum(axis=0)
-                matrices[tilt] = along.T @ model.places
-                places += along @ views.matrices[tilt]
+                turns[tilt] = by_turn(along.T @ model.places, views.matrices[tilt], model.turns[tilt])
+                places += along @ matrix
             return places, weights
 
         parts = self._all(some)
         places, weights = (np.sum(part, axis=0) for part in zip(*parts, strict=True))
-        return float(values.sum()), Slope(places, weights, offsets, gains, shifts, matrices)
+        return float(values.sum()), Slope(places, weights, offsets, gains, shifts, turns)
 
     def misfit_per_tilt(self, model: Model) -> Array:
-        """(tilts,) chi squared per pixel of each projection; of those that weigh nothing 0."""
-        images = self.draw(model)
+        """(tilts,) chi squared per pixel of each projection, by the noise that it shows by itself; of those that weigh nothing 0."""
         found = np.zeros(self.views.count)
-        for tilt, (image, view, weight) in enumerate(zip(images, self.views.images, self.views.weights, strict=True)):
-            difference = np.float32(model.gains[tilt]) * image + np.float32(model.offsets[tilt]) - view
+        parts = zip(self.explained(model), self.views.images, self.views.noise_weights, strict=True)
+        for tilt, (image, view, weight) in enumerate(parts):
+            difference = image - view
             found[tilt] = float(np.vdot(weight * difference, difference)) / max(1, int(np.count_nonzero(weight)))
         return found
 
@@ -147,7 +166,8 @@ class Stage:
                 gather(model.seen_in(views, tilt), model.kinds, narrow, table, self.window, views.weights[tilt], through)
                 by_weight = model.gains[tilt] ** 2 * through[:, 0] / (4 * np.pi * squares)
                 weights += by_weight
-                direction = views.matrices[tilt].T @ views.matrices[tilt]
+                matrix = model.matrix(views, tilt)
+                direction = matrix.T @ matrix
                 places += (by_weight * model.weights**2 / (2 * squares))[:, None, None] * direction
             return places, weights
 

@@ -13,11 +13,13 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.spatial import cKDTree
 
+from aet_stream.atoms.directions import cross
 from aet_stream.atoms.model import Model, Slope, Stage
 from aet_stream.projection import Array
 
 GAIN_SIGMA = 0.05
 SHIFT_SIGMA_PX = 0.3
+TURN_SIGMA = np.radians(1.0)
 _WIDTH_STEP = 0.02
 _MEMORY = 8
 """Steps that L-BFGS remembers."""
@@ -36,14 +38,19 @@ class Prior:
     """Of two atoms that are too close: misfit is half of this times the square of what is missing, in units of the least distance"""
 
 
-def refine(stage: Stage, model: Model, prior: Prior, *, steps: int, shifts: bool = True) -> Model:
+def refine(stage: Stage, model: Model, prior: Prior, *, steps: int, atoms: bool = True, turns: bool = False) -> Model:
     """The model after at most so many steps of L-BFGS.
 
     Parameters
     ----------
-    shifts : False: the projections stay where they are
+    atoms : False: atoms stay as they are
+    turns : False: the specimen lay in each projection as the model says
     """
-    scale = _scales(stage, model, prior, shifts=shifts)
+    scale = _scales(stage, model, prior)
+    if not atoms:
+        scale = replace(scale, places=np.zeros_like(scale.places), weights=np.zeros_like(scale.weights))
+    if not turns:
+        scale = replace(scale, turns=np.zeros_like(scale.turns))
 
     def cost(unknowns: Array) -> tuple[float, Array]:
         at = _moved(model, unknowns, scale)
@@ -55,27 +62,45 @@ def refine(stage: Stage, model: Model, prior: Prior, *, steps: int, shifts: bool
     return _moved(model, found.x, scale)
 
 
-def _scales(stage: Stage, model: Model, prior: Prior, *, shifts: bool) -> Slope:
+def _scales(stage: Stage, model: Model, prior: Prior) -> Slope:
     """Standard deviation of each unknown by itself."""
     by_place, by_weight = stage.curvature(model)
     own = np.einsum("nii->ni", by_place)
     least = 1e-3 * np.median(own) + 1e-12
-    total = stage.views.weights.sum(axis=(1, 2), dtype=np.float64)
-    atoms = np.sum(model.weights) * np.median(model.weights) / (4 * np.pi * np.median(model.widths_px) ** 2)
-    seen = atoms * total / stage.views.pixels
-    by_shift = seen / (2 * np.median(model.widths_px) ** 2) + 1 / SHIFT_SIGMA_PX**2
+    total, seen = _seen(stage, model)
+    by_shift = seen / (2 * np.median(model.widths_px) ** 2)
     return Slope(
         1 / np.sqrt(own + least),
         1 / np.sqrt(by_weight + 1 / prior.weight_sigmas[model.kinds] ** 2),
         1 / np.sqrt(total + 1e-9 * total.max()),
         1 / np.sqrt(seen + 1 / GAIN_SIGMA**2),
-        np.repeat((1 / np.sqrt(by_shift) if shifts else np.zeros_like(by_shift))[:, None], 2, axis=1),
-        np.zeros(0),
+        np.repeat(1 / np.sqrt(by_shift + 1 / SHIFT_SIGMA_PX**2)[:, None], 2, axis=1),
+        1 / np.sqrt(turn_curvature(stage, model) + 1 / TURN_SIGMA**2),
     )
 
 
+def _seen(stage: Stage, model: Model) -> tuple[Array, Array]:
+    """(tilts,) each: second derivative of the misfit by each projection's offset and by its gain, as if no two atoms were in line."""
+    total = stage.views.weights.sum(axis=(1, 2), dtype=np.float64)
+    atoms = np.sum(model.weights) * np.median(model.weights) / (4 * np.pi * np.median(model.widths_px) ** 2)
+    return total, atoms * total / stage.views.pixels
+
+
+def turn_curvature(stage: Stage, model: Model) -> Array:
+    """(tilts, 3): second derivative of the misfit by each projection's turns: by its shift, times the mean square of how far atoms move."""
+    _, seen = _seen(stage, model)
+    moments = model.places.T @ model.places / len(model.places)
+    arms = np.empty((stage.views.count, 3))
+    for tilt in range(stage.views.count):
+        for axis, about in enumerate(np.eye(3)):
+            moved = model.matrix(stage.views, tilt) @ cross(about)
+            arms[tilt, axis] = np.trace(moved @ moments @ moved.T)
+    curvature: Array = arms * (seen / (2 * np.median(model.widths_px) ** 2))[:, None]
+    return curvature
+
+
 def _parts(slope: Slope | Model) -> tuple[Array, ...]:
-    return slope.places, slope.weights, slope.offsets, slope.gains, slope.shifts_px
+    return slope.places, slope.weights, slope.offsets, slope.gains, slope.shifts_px, slope.turns
 
 
 def _size(model: Model) -> int:
@@ -91,8 +116,8 @@ def _moved(model: Model, unknowns: Array, scale: Slope) -> Model:
     for part, unit in zip(_parts(model), _parts(scale), strict=True):
         parts.append(part + unknowns[at : at + part.size].reshape(part.shape) * unit)
         at += part.size
-    places, weights, offsets, gains, shifts = parts
-    return replace(model, places=places, weights=weights, offsets=offsets, gains=gains, shifts_px=shifts)
+    places, weights, offsets, gains, shifts, turns = parts
+    return replace(model, places=places, weights=weights, offsets=offsets, gains=gains, shifts_px=shifts, turns=turns)
 
 
 def _with_prior(model: Model, slope: Slope, prior: Prior) -> tuple[float, Slope]:
@@ -100,7 +125,8 @@ def _with_prior(model: Model, slope: Slope, prior: Prior) -> tuple[float, Slope]
     precision = 1 / prior.weight_sigmas[model.kinds] ** 2
     away = model.weights - prior.mean_weights[model.kinds]
     gain, shift = model.gains - 1, model.shifts_px
-    value = 0.5 * float(np.sum(precision * away**2) + np.sum(gain**2) / GAIN_SIGMA**2 + np.sum(shift**2) / SHIFT_SIGMA_PX**2)
+    squares = np.sum(gain**2) / GAIN_SIGMA**2 + np.sum(shift**2) / SHIFT_SIGMA_PX**2 + np.sum(model.turns**2) / TURN_SIGMA**2
+    value = 0.5 * float(np.sum(precision * away**2) + squares)
     pressed, places = _pressure(model.places, prior)
     slope = replace(
         slope,
@@ -108,6 +134,7 @@ def _with_prior(model: Model, slope: Slope, prior: Prior) -> tuple[float, Slope]
         weights=slope.weights + precision * away,
         gains=slope.gains + gain / GAIN_SIGMA**2,
         shifts_px=slope.shifts_px + shift / SHIFT_SIGMA_PX**2,
+        turns=slope.turns + model.turns / TURN_SIGMA**2,
     )
     return value + pressed, slope
 

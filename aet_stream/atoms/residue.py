@@ -68,8 +68,8 @@ def candidates(stage: Stage, model: Model, *, voxel_angstrom: float, near_px: fl
     def slab(first: int, last: int) -> None:
         at = begin + np.array([first, 0, 0])
         for tilt, image in enumerate(smooth):
-            offset = stage.views.offsets[tilt] + model.shifts_px[tilt]
-            spread(image, stage.views.matrices[tilt], offset, at, inside[first:last], field[first:last])
+            matrix, offset = model.matrix(stage.views, tilt), model.offset(stage.views, tilt)
+            spread(image, matrix, offset, at, inside[first:last], field[first:last])
 
     stage.each(slab, edges[:-1], edges[1:])
 
@@ -92,9 +92,7 @@ def _missing(stage: Stage, model: Model, width_px: float) -> Array:
     What is missing everywhere (atoms that have not been found yet, the tails of those that have) lies like a haze over the particle, and is
     no atom anywhere.
     """
-    images = stage.draw(model)
-    images *= model.gains[:, None, None].astype(np.float32)
-    images += model.offsets[:, None, None].astype(np.float32)
+    images = stage.explained(model)
     np.subtract(stage.views.images, images, out=images)
     for image, weights in zip(images, stage.views.weights, strict=True):
         image *= weights > 0

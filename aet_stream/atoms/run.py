@@ -133,8 +133,8 @@ def stage_for(source: Source, left_out: Array, threads: int = 0) -> Stage:
 
 def _log(number: int, model: Model, done: Round) -> None:
     logger.info(
-        "round %d: %d atoms (%d added, %d pruned, %d merged), chi squared per pixel %.3f",
-        number, done.atoms, done.added, done.pruned, done.merged, done.misfit,
+        "round %d: %d atoms (%d added, %d pruned, %d merged, %d on trial), chi squared per pixel %.3f",
+        number, done.atoms, done.added, done.pruned, done.merged, done.tried, done.misfit,
     )  # fmt: skip
 
 
@@ -167,7 +167,16 @@ def _described(stage: Stage, traced: Traced, source: Source, options: Options, s
         mean_weights=traced.species.means,
         weight_spreads=traced.species.spreads,
         widths_angstrom=model.widths_px * pixel,
-        tilts=Tilts(given.rows, given.tilts_deg, misfits, model.offsets, model.gains, model.shifts_px, left_out),
+        tilts=Tilts(
+            given.rows,
+            given.tilts_deg,
+            misfits,
+            model.offsets,
+            model.gains,
+            model.shifts_px,
+            np.degrees(to_angstrom(model.turns, 1.0)),
+            left_out,
+        ),
         rounds=traced.rounds,
         doubts=tuple(said),
         pixel_angstrom=pixel,

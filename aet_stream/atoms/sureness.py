@@ -7,8 +7,9 @@ import numpy as np
 from aet_stream.atoms.model import Model, Stage
 from aet_stream.projection import Array
 
-OVERLAP = 1.1
-"""Atoms are seen in front of each other, so that each is less well known than it would be alone: standard deviations are so much larger."""
+OVERLAP = 1.2
+"""Atoms are seen in front of each other, so that each is less well known than it would be alone: standard deviations, of places and of
+weights, are so much larger."""
 
 
 def standard_deviations(stage: Stage, model: Model) -> Array:

@@ -14,15 +14,14 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from aet_stream.atoms import residue
+from aet_stream.atoms.angular import turns_help
 from aet_stream.atoms.model import Model, Stage
 from aet_stream.atoms.refine import Prior, refine, scaled, with_widths
 from aet_stream.atoms.species import Species, split, tell_apart
+from aet_stream.atoms.sureness import OVERLAP
 from aet_stream.projection import Array
 
 logger = logging.getLogger(__name__)
-
-_OVERLAP = 1.2
-"""Atoms behind each other share what is seen: an atom's weight is less well known than if it were alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,8 @@ class Rules:
     near: float = 1.4
     """Nor farther from it."""
     again: float = 0.4
-    """Nor to where one was put in that has been pruned since: what has been tried is not tried again."""
+    """Nor to where one was put in that has been pruned since: what has been tried is not tried again; lighter ones not a third time, as
+    they are lost while the heavier ones around them still move."""
     add: float = 0.5
     """A new one is no lighter."""
     weight_sigma: float = 0.5
@@ -55,18 +55,30 @@ class Rules:
     within `around`, and keep the least distance: a crystal of one kind has no room for such."""
     lightest: float = 0.08
     """But none is lighter than this: what is left over of atoms that are no Gaussians looks like it."""
-    sigmas_of_light: float = 4.0
+    sigmas_of_light: float = 3.3
     """And it is left alone where its atoms stand out by less than so many of their standard deviations: they cannot be told from noise."""
+    pressed: float = 0.85
+    pressed_weight: float = 0.9
+    """Where few directions are seen, a row of atoms along the beam is explained nearly as well by one more of them, all lighter and closer.
+    Of atoms that are nearer to another than `pressed` and lighter than `pressed_weight`, the lightest is taken out for a trial: if it was
+    one, it is missing afterwards, and is added again."""
+    on_trial: float = 1.5
+    """No two are tried at once that are nearer than this."""
     presence: float = 0.5
     """An atom is kept if it is there with more than this probability."""
     contradicts: float = 1.5
     """A projection whose chi squared is so many times that of the others is left out."""
+    turns: bool = True
+    """Refined where they explain what was held out (angular.py)."""
+    weighed: int = 2
+    """After each of so many rounds pixels are weighed anew, by what the model leaves over."""
     rounds: int = 10
     """At most so many, before the last two."""
-    enough: float = 0.005
+    enough: float = 0.01
     """No more rounds when fewer than this share of the atoms has come or gone."""
-    steps: int = 15
-    last_steps: int = 30
+    first_steps: int = 15
+    steps: int = 7
+    last_steps: int = 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +89,8 @@ class Round:
     added: int
     pruned: int
     merged: int
+    tried: int
+    """Taken out for a trial: added again in the next round, if they were atoms."""
     width_px: float
     misfit: float
     """chi squared per pixel; told, not judged by"""
@@ -126,14 +140,16 @@ def trace(
     unit = neighbour_angstrom / pixel_angstrom
     run = _Run(stage, rules, unit, pixel_angstrom, kinds)
     model = run.begin(places, heights, width_angstrom / pixel_angstrom)
-    starts, born, rounds = model.places.copy(), np.zeros(len(model.places), np.int64), []
+    starts, born, rounds = model.places.copy(), np.zeros(len(model.places), np.int64), list[Round]()
     closing = 0
     for number in range(1, rules.rounds + 3):
         last = closing == 2
-        model = run.refined(model, last=last)
+        model = run.refined(model, rules.last_steps if last else rules.steps if rounds else rules.first_steps, last=last)
         if number == 1:
             run.leave_out_what_contradicts(model)
-        keep, model = run.judge(model)
+        if number <= rules.weighed:
+            stage.views = stage.views.weighed_by(stage.explained(model))
+        keep, model = run.judge(model, last=last)
         run.rejected = np.concatenate([run.rejected, starts[~keep]])
         model, starts, born = model.of(keep), starts[keep], born[keep]
         pruned = int((~keep).sum())
@@ -145,12 +161,18 @@ def trace(
             added = len(new)
             model = run.joined(model, new)
             starts, born = np.concatenate([starts, new]), np.concatenate([born, np.full(added, number)])
-        rounds.append(run.told(model, added, pruned, merged))
+        tried = run.on_trial(model) if number > 1 and not closing else np.zeros(len(model.places), bool)
+        model, starts, born = model.of(~tried), starts[~tried], born[~tried]
+        rounds.append(run.told(model, added, pruned, merged, int(tried.sum())))
         if told is not None:
             told(number, model, rounds[-1])
         if last:
             break
-        if closing or number >= rules.rounds or added + pruned + merged < rules.enough * len(model.places):
+        settled = added + pruned + merged + tried.sum() < rules.enough * len(model.places)
+        if settled and not (closing or run.turns):
+            run.turns = rules.turns and turns_help(stage, model, run.known(rules.weight_sigma))
+            settled = not run.turns
+        if closing or number >= rules.rounds or settled:
             closing += 1
     return Traced(model, run.species, run.prior, starts, run.unseen, born, tuple(rounds))
 
@@ -165,12 +187,16 @@ class _Run:
         self.species = Species(np.ones(1), np.ones(1), np.ones(1))
         self.unseen = False
         self.rejected = np.zeros((0, 3))
+        self.turns = False
+        self._tried = np.zeros((0, 3))
 
     def begin(self, places: Array, heights: Array, width_px: float) -> Model:
         tilts = self._stage.views.count
         weights = np.clip(heights / np.median(heights), 0.2, 5.0)
         kinds = np.zeros(len(places), np.int64)
-        model = Model(places, weights, kinds, np.array([width_px]), np.zeros(tilts), np.ones(tilts), np.zeros((tilts, 2)))
+        model = Model(
+            places, weights, kinds, np.array([width_px]), np.zeros(tilts), np.ones(tilts), np.zeros((tilts, 2)), np.zeros((tilts, 3))
+        )
         model = self._wide(scaled(self._stage, model))
         mean = float(np.median(model.weights))
         self.species = Species(np.array([mean]), np.array([0.1 * mean]), np.ones(1))
@@ -179,12 +205,15 @@ class _Run:
     def _wide(self, model: Model) -> Model:
         return with_widths(self._stage, model, *self._widths_px)
 
-    def refined(self, model: Model, *, last: bool) -> Model:
-        rules, means = self._rules, self.species.means
-        sigmas = (rules.last_weight_sigma if last else rules.weight_sigma) * means
-        self.prior = replace(self.prior, mean_weights=means, weight_sigmas=sigmas)
-        model = refine(self._stage, model, self.prior, steps=rules.last_steps if last else rules.steps)
+    def refined(self, model: Model, steps: int, *, last: bool) -> Model:
+        self.prior = self.known(self._rules.last_weight_sigma if last else self._rules.weight_sigma)
+        model = refine(self._stage, model, self.prior, steps=steps, turns=self.turns)
         return model if last else self._wide(model)
+
+    def known(self, weight_sigma: float) -> Prior:
+        """Of the kinds as they are told apart now."""
+        means = self.species.means
+        return replace(self.prior, mean_weights=means, weight_sigmas=weight_sigma * means)
 
     def leave_out_what_contradicts(self, model: Model) -> None:
         """Projections that the others' atoms explain much worse than the others."""
@@ -192,11 +221,11 @@ class _Run:
         usual = float(np.median(misfits[~views.left_out]))
         self._stage.views = views.without(misfits > self._rules.contradicts * usual)
 
-    def judge(self, model: Model) -> tuple[Array, Model]:
-        """(which atoms are more probably there than not, the model with its kinds told apart)"""
+    def judge(self, model: Model, *, last: bool) -> tuple[Array, Model]:
+        """(which atoms are more probably there than not, the model with its kinds told apart; the last time there is no new one)"""
         weights, errors = measured_weights(self._stage, model, self.prior)
         self.species = tell_apart(weights, errors, self.species)
-        if len(self.species.means) == 1 and self._kinds != 1:
+        if len(self.species.means) == 1 and self._kinds != 1 and not last:
             self.species = split(weights, errors, self.species)
             if len(self.species.means) > 1:
                 model = replace(model, widths_px=np.repeat(model.widths_px, 2))
@@ -228,12 +257,19 @@ class _Run:
         distances, _ = cKDTree(model.places).query(found.places)
         sure, room = found.heavier_than_noise(decoys, rules.false_share), distances > rules.least_distance * unit
         new = sure & (found.weights > rules.add * self.species.means[0])
+        if len(self._tried):
+            missed = cKDTree(self._tried).query(found.places)[0] < rules.again * unit
+            new |= missed & (found.weights > rules.add * self.species.means[-1])
         if self._lighter(model, found.of(found.heavier_than_noise(decoys, rules.false_share_of_light) & room)):
             model = replace(model, widths_px=np.append(model.widths_px, model.widths_px[-1]))
+        light = np.zeros(len(new), bool)
         if len(self.species.means) > 1:
-            new |= sure & room & (found.weights > rules.add * self.species.means[-1])
+            light = sure & (found.weights > rules.add * self.species.means[-1])
         if len(self.rejected):
-            new &= cKDTree(self.rejected).query(found.places)[0] > rules.again * unit
+            often = cKDTree(self.rejected).query_ball_point(found.places, rules.again * unit, return_length=True)
+            new &= often == 0
+            light &= often <= 1
+        new |= light
         return found.places[new], model
 
     def _lighter(self, model: Model, found: residue.Candidates) -> bool:
@@ -248,13 +284,30 @@ class _Run:
         mean, share = float(np.median(light.weights)), len(light.places) / (len(model.places) + len(light.places))
         if mean < rules.lightest * heavy.means[0]:
             return False
-        self.unseen = float(np.median(light.weights / light.errors)) < _OVERLAP * rules.sigmas_of_light
+        self.unseen = float(np.median(light.weights / light.errors)) < OVERLAP * rules.sigmas_of_light
         if self.unseen:
             return False
         self.species = Species(
             np.append(heavy.means, mean), np.append(heavy.spreads, 0.1 * mean), np.append(heavy.shares * (1 - share), share)
         )
         return True
+
+    def on_trial(self, model: Model) -> Array:
+        """(atoms,) bool: those that are too light and too near to others, none of which is tried twice."""
+        rules, unit = self._rules, self._unit_px
+        tree = cKDTree(model.places)
+        nearest = tree.query(model.places, k=2)[0][:, 1]
+        shares = model.weights / self.species.means[model.kinds]
+        doubtful = (nearest < rules.pressed * unit) & (shares < rules.pressed_weight)
+        if len(self._tried):
+            doubtful &= cKDTree(self._tried).query(model.places)[0] > rules.again * unit
+        free, chosen = np.ones(len(model.places), bool), np.zeros(len(model.places), bool)
+        for atom in np.flatnonzero(doubtful)[np.argsort(shares[doubtful])]:
+            if free[atom]:
+                chosen[atom] = True
+                free[tree.query_ball_point(model.places[atom], rules.on_trial * unit)] = False
+        self._tried = np.concatenate([self._tried, model.places[chosen]])
+        return chosen
 
     def joined(self, model: Model, new: Array) -> Model:
         kind = len(self.species.means) - 1
@@ -265,10 +318,9 @@ class _Run:
             kinds=np.concatenate([model.kinds, np.full(len(new), kind)]),
         )
 
-    def told(self, model: Model, added: int, pruned: int, merged: int) -> Round:
-        value, _ = self._stage.misfit(model)
-        pixels = int(np.count_nonzero(self._stage.views.weights))
-        return Round(len(model.places), added, pruned, merged, float(np.median(model.widths_px)), 2 * value / pixels)
+    def told(self, model: Model, added: int, pruned: int, merged: int, tried: int) -> Round:
+        misfits = self._stage.misfit_per_tilt(model)[~self._stage.views.left_out]
+        return Round(len(model.places), added, pruned, merged, tried, float(np.median(model.widths_px)), float(misfits.mean()))
 
 
 def measured_weights(stage: Stage, model: Model, prior: Prior) -> tuple[Array, Array]:
@@ -277,4 +329,4 @@ def measured_weights(stage: Stage, model: Model, prior: Prior) -> tuple[Array, A
     by_weight = np.maximum(by_weight, 1e-12)
     precision = 1 / prior.weight_sigmas[model.kinds] ** 2
     weights = model.weights + precision / by_weight * (model.weights - prior.mean_weights[model.kinds])
-    return weights, _OVERLAP / np.sqrt(by_weight)
+    return weights, OVERLAP / np.sqrt(by_weight)

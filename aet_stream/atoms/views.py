@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from aet_stream.atoms.kernels import Window, margin_px
 from aet_stream.projection import Array
@@ -20,6 +21,11 @@ _LEAST_VARIANCE = 0.1
 """Of the median over the particle: vacuum without a count has no variance of its own, but weighs no more than this."""
 
 
+_LEAST_OF_NOISE, _LEAST_OF_LOCAL = 0.5, 0.3
+"""A pixel never counts more than by so small a share of the least variance that the projections show, or of that around it."""
+_AROUND_PX = 8.0
+
+
 @dataclass(frozen=True, slots=True)
 class Views:
     """What is to be explained."""
@@ -27,7 +33,9 @@ class Views:
     images: Array
     """(tilts, height + 2 margin, width + 2 margin) float32, 0 in the margin"""
     weights: Array
-    """The same shape: 1 / variance of the noise; 0 in the margin"""
+    """The same shape: what a squared difference counts, 1 / variance; 0 in the margin"""
+    noise_weights: Array
+    """The same shape: 1 / variance of the noise, as the projections by themselves show it"""
     matrices: Array
     """(tilts, 2, 3) float64: a place p is seen at matrix p + offset, in pixels [v, u] of `images`"""
     offsets: Array
@@ -50,11 +58,39 @@ class Views:
 
     def without(self, left_out: Array) -> Views:
         """The same; some of them weigh nothing."""
-        return replace(self, weights=self.weights * ~left_out[:, None, None])
+        return self.only(~left_out)
 
-    def turned(self, matrices: Array) -> Views:
-        """The same images, seen along other directions."""
-        return replace(self, matrices=matrices)
+    def only(self, kept: Array, rows: Array | bool = True) -> Views:
+        """The same; only (tilts,) `kept` weigh something, and of those only (height, 1) `rows`."""
+        these = kept[:, None, None] & rows
+        return replace(self, weights=self.weights * these, noise_weights=self.noise_weights * these)
+
+    def weighed_by(self, explained: Array) -> Views:
+        """The same, each pixel over the variance of what is left over around it when (tilts, height, width) is explained.
+
+        As counts vary by as much as they are, it is larger on atoms than between them; by how much, a regression tells. What the model does
+        not know (films, detectors, atoms that are no Gaussians) is in it as it is in the differences.
+        """
+        floor = _LEAST_OF_NOISE / float(self.noise_weights.max())
+        above = below = 0.0
+        parts = []
+        for image, there, known in zip(self.images, self.noise_weights > 0, explained, strict=True):
+            share = np.maximum(_smooth(there.astype(np.float32)), np.float32(1e-6))
+            square, shown = np.square(image - known) * there, known * there
+            local = np.maximum(_smooth(square) / share, np.float32(floor))
+            structure = (shown - _smooth(shown) / share) * there
+            relative = structure / local
+            above += float(np.vdot(relative, square / local - 1))
+            below += float(np.vdot(relative, relative))
+            parts.append((there, local, structure))
+        slope = np.float32(max(0.0, above / max(below, 1e-30)))
+        variances = [np.maximum(local + slope * structure, np.float32(_LEAST_OF_LOCAL) * local) for _, local, structure in parts]
+        return replace(self, weights=np.stack([there / variance for (there, *_), variance in zip(parts, variances, strict=True)]))
+
+
+def _smooth(image: Array) -> Array:
+    smooth: Array = gaussian_filter(image, _AROUND_PX, mode="constant", truncate=3.0)
+    return smooth
 
 
 def make_views(projections: Array, tilts_deg: Array, alignment: Alignment, window: Window) -> Views:
@@ -64,12 +100,14 @@ def make_views(projections: Array, tilts_deg: Array, alignment: Alignment, windo
     floor = _LEAST_VARIANCE * float(np.median(variance[bright])) if bright.any() else 0.0
     weights = 1 / np.maximum(variance, max(floor, 1e-12))
     around = ((0, 0), (margin, margin), (margin, margin))
+    weights = np.pad(weights.astype(np.float32), around)
     middle = (np.array(projections.shape[1:]) - 1) / 2 + margin
     theta, none = np.radians(tilts_deg), np.zeros(len(tilts_deg))
     upright = np.stack([np.stack([none + 1, none, none], -1), np.stack([none, np.cos(theta), np.sin(theta)], -1)], 1)
     return Views(
         np.pad(projections.astype(np.float32), around),
-        np.pad(weights.astype(np.float32), around),
+        weights,
+        weights,
         alignment.matrix @ upright,
         middle - alignment.shifts_px @ alignment.matrix.T,
         np.asarray(tilts_deg, np.float64),
