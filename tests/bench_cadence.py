@@ -26,11 +26,11 @@ from typing import Any
 
 import h5py
 import numpy as np
+from aet_stream.trigger.work import lower_priority
 
 from aet_stream.reconstruct.run import Options as VolumeOptions
 from aet_stream.reconstruct.run import reconstruct
 from aet_stream.simulate.writers import tiff
-from aet_stream.trigger.work import lower_priority
 from tests.atom_series import series_of
 from tests.atom_truth import simulated
 from tests.bench import frame
