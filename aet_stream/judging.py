@@ -151,6 +151,17 @@ class Rows:
         never = (row for row in rows if row.number not in self._aside and row.number not in self._restored)
         return chain(never, (row for row in rows if row.number in self._restored) if self._restored else ())
 
+    def bind(self, source: tuple[str, int], reason: Reason) -> bool:
+        """Do the rows still say what an image (path, image) was held for (`is_bound`)?"""
+        match reason.code:
+            case "other_shape":
+                first = self.first()
+                return first is not None and reason.values | _shape(first.shape, first.dtype, "its_") == reason.values
+            case "other_pixel_size":
+                return self.pixel_size_nm(source) == reason.values["used_nm"]
+            case _:
+                return reason.values["used"] in (self.detector(source), self.detector_name(source))
+
     def roots(self) -> list[str]:
         """Watched folders that rows came from, where known."""
         return list(self._roots)
@@ -344,11 +355,12 @@ def _other_shape(image: _Image, rows: Rows, site: Site) -> Ruling:
     first, raw = rows.first(), image.raw
     if first is None or (raw.shape, raw.dtype.str) == (first.shape, first.dtype):
         return None
-    (height, width), (its_height, its_width) = raw.shape, first.shape
-    its_dtype = str(np.dtype(first.dtype))
-    return "held", why(
-        "other_shape", height=height, width=width, dtype=str(raw.dtype), its_height=its_height, its_width=its_width, its_dtype=its_dtype
-    )
+    return "held", why("other_shape", **_shape(raw.shape, raw.dtype.str), **_shape(first.shape, first.dtype, "its_"))
+
+
+def _shape(shape: tuple[int, ...], dtype: str, prefix: str = "") -> dict[str, int | str]:
+    """Values of `other_shape`."""
+    return {f"{prefix}height": shape[0], f"{prefix}width": shape[1], f"{prefix}dtype": str(np.dtype(dtype))}
 
 
 def _other_size(image: _Image, rows: Rows, site: Site) -> Ruling:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Iterator
@@ -12,16 +13,17 @@ import msgspec
 import numpy as np
 import pytest
 
-from aet_stream import layout
+from aet_stream import failpoints, layout
 from aet_stream.cli import main
 from aet_stream.errors import AetError, NewerLayout, StoreError
+from aet_stream.messages import Job, Want
 from aet_stream.projection import Acquisition, sha256_of
 from aet_stream.reasons import why
 from aet_stream.series import Series
 from aet_stream.service import EXIT_STRICT
 from tests.harness import Daemon, known_image, put
 from tests.old_hdf5 import found_by, found_by_h5py, unpacked
-from tests.test_queue import Desk
+from tests.test_queue import Desk, done, ready
 
 KINDS = ("size", "pixel size", "detector")
 SURVEY = "survey"
@@ -37,12 +39,17 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 
 def expose(desk: Desk, name: str, kind: str = "", *, tilt_deg: float, index: int) -> None:
     """One image; of `kind` if it is a survey."""
+    prepare(desk, name, kind, tilt_deg=tilt_deg, index=index)
+    desk.store(name)
+
+
+def prepare(desk: Desk, name: str, kind: str = "", *, tilt_deg: float, index: int) -> None:
+    """What watch will find in it."""
     path = f"s/{name}.tif"
     desk.pixels[path] = known_image(index, 64 if kind == "size" else 32)
     size_nm = {"size": SURVEY_NM, "pixel size": SURVEY_NM}.get(kind, NM)
     desk.known[path] = Acquisition(pixel_size_nm=size_nm, detector="BF" if kind == "detector" else "HAADF")
     desk.tilts_deg[path] = tilt_deg
-    desk.store(name)
 
 
 def series_of(desk: Desk, kind: str, place: int, count: int = 4) -> None:
@@ -87,6 +94,39 @@ def events(desk: Desk) -> list[tuple[str, int, str]]:
     )
     said = [(row["event"], json.loads(row["data"])) for row in found]
     return [(event, data["number"], data["code"]) for event, data in said]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_comes_while_the_disk_fails_is_not_set_aside_for_a_survey(
+    tmp_path: Path, desk: Desk, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The survey is set aside, and what it held cannot be released yet: one on its way is the first that counts, and they follow."""
+    failing = iter([OSError(errno.EIO, "Input/output error")])
+
+    def reach(place: str) -> None:
+        if place == "again.commit" and (error := next(failing, None)):
+            raise error
+
+    monkeypatch.setattr(failpoints, "reach", lambda place, *more: reach(place))
+    expose(desk, SURVEY, kind, tilt_deg=0.0, index=90)
+    expose(desk, "p0", tilt_deg=0.0, index=0)
+    for index in (1, 2):
+        prepare(desk, f"p{index}", tilt_deg=3.0 * index, index=index)
+    desk.offer("p1", "p2")
+    desk.turn()
+    wanted = [letter for letter in desk.sent if isinstance(letter.message, Want)]
+    for letter in wanted:
+        desk.sent = [letter]
+        desk.answer()
+        desk.hear(ready())
+        desk.turn()
+    assert next(failing, None) is None
+    for _, job in desk.taken(Job):
+        desk.hear(done(job), desk.pixels[job.visit.path].astype("<f4"))
+    desk.clock.advance(10)
+    desk.run()
+    assert {name for name, counts in rows(tmp_path).items() if counts} == {"p0", "p1", "p2"}
+    assert events(desk) == [("projection.excluded", 0, "odd")]
 
 
 def close(desk: Desk) -> None:

@@ -1,7 +1,7 @@
 """A survey that came first does not bind its series: once two after it agree with each other against it, it is set aside.
 
 decisions.json (the row does not count) -> one ledger transaction (what was held because of it waits to be read again). After a kill between
-the two, the next start finds images that are held because of rows, and none that counts.
+the two, or a disk that fails, images are found that are held because of what no row says any more; other rows may be there by then.
 """
 
 from __future__ import annotations
@@ -40,11 +40,12 @@ class Odd:
         if not held or not (self._archive.at_hand(name) or self._ledger.tilts(name) <= 1):
             return
         rows = self._archive.store(name).rows
-        newest = [Held(reason, row["tilt_deg"], row["sha256"]) for row, reason in held[:_NEWEST] if row["tilt_deg"] is not None]
+        bound = [(row, reason) for row, reason in held if rows.bind((row["path"], row["image"]), reason)]
+        newest = [Held(reason, row["tilt_deg"], row["sha256"]) for row, reason in bound[:_NEWEST] if row["tilt_deg"] is not None]
         if found := odd(rows, newest):
             row, reason = found
             logger.warning("series=%s projection=%d is set aside: %s", name, row.number, reason.with_remedy())
             self._archive.exclude(name, [row.number], reason)
             failpoints.reach("odd.decided", self._archive.root / name)
-        if rows.first() is None:
-            self._endings.read_again([row for row, _ in held])
+        if free := [row for row, reason in held if not rows.bind((row["path"], row["image"]), reason)]:
+            self._endings.read_again(free)
