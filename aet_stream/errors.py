@@ -14,6 +14,11 @@ class AetError(Exception):
         super().__init__(message or (self.__doc__ or "").strip())
 
 
+def complaint(error: Exception, path: str) -> str:
+    """What is wrong with a file, for somebody who names it himself."""
+    return str(error).removeprefix(f"{path.rpartition('/')[2]}: ")
+
+
 class ConfigError(AetError):
     """The configuration is wrong."""
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from aet_stream.config import Config
-from aet_stream.errors import AetError, ReaderDied, SourceError, SourceGone, SourceNotReady
+from aet_stream.errors import AetError, ReaderDied, SourceError, SourceGone, SourceNotReady, complaint
 from aet_stream.judging import Held, Row, Rows, Site, is_bound, judge, odd, parted
 from aet_stream.messages import Acquired
 from aet_stream.naming import is_text, series_of, shown, without_reader
@@ -157,7 +157,7 @@ class Foresight:
         try:
             file.look = self._reader.look(file.path, there.loose(name))
         except AetError as error:
-            file.verdict, file.words = _failed(error)
+            file.verdict, file.words = _failed(error, complaint(error, file.name))
             return
         visits.note(file.name, self._witness.frames(file.name, file.look, closed_at=there.final_at(name), now=0.0))
 
@@ -177,7 +177,7 @@ class Foresight:
         try:
             projection, reading = self._reader.read_visit(members)
         except AetError as error:
-            verdict, words = _failed(error)
+            verdict, words = _failed(error, str(error))
         else:
             acquired, planes = self._witness.acquired(visit, projection, reading)
             self._decide(files, visit, acquired, parted(planes, acquired)[0])
@@ -265,14 +265,14 @@ class Foresight:
         return said
 
 
-def _failed(error: AetError) -> tuple[str, str]:
+def _failed(error: AetError, said: str) -> tuple[str, str]:
     """(verdict, words) on what could not be looked at or read."""
     if isinstance(error, SourceGone):
-        return GONE, str(error)
+        return GONE, said
     if isinstance(error, SourceNotReady):
-        return WAITED_FOR, f"not complete: {error}\n  {WAITED_FOR}"
+        return WAITED_FOR, f"not complete: {said}\n  {WAITED_FOR}"
     if isinstance(error, SourceError | ReaderDied):
-        return QUARANTINED, f"{QUARANTINED}: {error}"
+        return QUARANTINED, f"{QUARANTINED}: {said}"
     raise error
 
 

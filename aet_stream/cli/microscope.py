@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from aet_stream.cli.common import Add, folder, number_from, series_name, whole, whole_from
 from aet_stream.errors import AetError
 from aet_stream.service import EXIT_OK
-from aet_stream.simulate.writers import WRITERS
 
 if TYPE_CHECKING:
     from aet_stream.simulate.series import SimulatedSeries
@@ -64,7 +63,9 @@ def add_commands(add: Add) -> None:
     replay.add_argument("--shuffle", action="store_true", help="let the projections arrive out of order")
     for command in (simulate, replay):
         command.add_argument("--out", type=folder, required=True, metavar="DIR", help="the watched folder")
-        command.add_argument("--format", default="tiff", help=f"{', '.join(WRITERS)}; several with commas (default: tiff)")
+        command.add_argument(
+            "--format", default="tiff", help="tiff, npy, mrc, dm3, dm4, mat, ser, velox, emd; several with commas (default: tiff)"
+        )
         command.add_argument(
             "--cadence", type=number_from(0, 86_400), default=1.0, metavar="S", help="seconds between projections (default: 1)"
         )

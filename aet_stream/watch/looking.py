@@ -6,9 +6,8 @@ import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
-from aet_stream.errors import AetError, ReaderDied, SourceGone, SourceNotReady, SourceStillZero
+from aet_stream.errors import AetError, ReaderDied, SourceGone, SourceNotReady, SourceStillZero, complaint
 from aet_stream.messages import NotAcquired
 from aet_stream.projection import VisitKey
 from aet_stream.readers.looking import Look
@@ -77,10 +76,10 @@ class Looking(Part):
 
     def _not_yet(self, path: str, candidate: Candidate, error: Exception, now: float) -> None:
         """Not complete, or not readable: look again later; for long enough the same, and it is quarantined."""
-        complaint = str(error).removeprefix(f"{PurePosixPath(path).name}: ")  # who says it names the file
-        if complaint != candidate.complaint:
-            logger.info("%s: waiting: %s", path, complaint)
-        candidate.complaint = complaint
+        said = complaint(error, path)
+        if said != candidate.complaint:
+            logger.info("%s: waiting: %s", path, said)
+        candidate.complaint = said
         candidate.deaths += isinstance(error, ReaderDied)
         rules, still_s = self.config.watch, now - candidate.changed_at
         limit_s = max(rules.zero_grace_s, rules.incomplete_s) if isinstance(error, SourceStillZero) else rules.incomplete_s
@@ -90,10 +89,10 @@ class Looking(Part):
         deadly = candidate.deaths >= DEATHS
         if (deadly or still_s >= limit_s) and self.settling.root_is_there():
             if deadly:
-                reason = why("deadly", error=complaint, deaths=candidate.deaths)
+                reason = why("deadly", error=said, deaths=candidate.deaths)
             elif isinstance(error, SourceNotReady):
-                reason = why("incomplete", error=complaint, still_s=still_s)
+                reason = why("incomplete", error=said, still_s=still_s)
             else:
-                reason = why("unreadable", error=complaint)
+                reason = why("unreadable", error=said)
             if self.send(NotAcquired(visit=VisitKey(path, 0, candidate.refused), why="bad", reason=reason)):
                 self.settling.pass_on(path)

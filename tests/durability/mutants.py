@@ -208,7 +208,7 @@ MUTANTS = (
     Mutant("any other frame is set aside", "two images at one tilt, or two that do not agree, set a projection aside", A + "judging:_agree",
            returns("True"), ODD),
     Mutant("held because of a survey for ever", "killed between the decision and reading again: projections stay held",
-           A + "hub.odd:Odd._look", never("first"), KILLS + "odd"),
+           A + "hub.odd:Odd._look", never("free"), KILLS + "odd"),
     Mutant("a person's word on an odd one is overruled", "restored, it is set aside again", A + "judging:Rows.lone",
            reworded("person", "nobody"), ODD),
     Mutant("what no row shows is not kept", "the pixels of a survey of another size are lost with its projection file",
