@@ -13,6 +13,7 @@ from aet_stream.config import Config
 from aet_stream.config_file import load
 from aet_stream.hub.core import Core
 from aet_stream.hub.outgoing import Letter, News
+from aet_stream.hub.timing import Timing
 from aet_stream.messages import WIRE_VERSION, AnyMessage, Beat, Done, Job, Pulse, Ready, ToHub
 from aet_stream.projection import Array, Quality
 from aet_stream.readers.child import ReaderChild
@@ -84,7 +85,7 @@ class Rehearsal:
         self.root.mkdir(parents=True, exist_ok=True)
         self.out.mkdir(exist_ok=True)
         self.config: Config = load(None, [*QUICK, f"watch.root={self.root}", f"output.root={self.out}", *settings])
-        self.core = Core(self.config)
+        self.core = Core(self.config, timing=Timing(look_for_closing_s=0.0))
         self._link = _Link(self)
         self.watch = Watch(self.config, reader, self._link)
         self.said = WatchStatus()
@@ -113,7 +114,7 @@ class Rehearsal:
             self.watch.step()
             self.post(self.core.hear(WORKER, Ready(name="worker", model_sha256="0", wire=WIRE_VERSION)))
             self.post(self.core.turn())
-            rests = not self.moved and not self.core.in_hand() and all(self.said.waiting_for.values())
+            rests = not (self.moved or self.core.in_hand() or self.core.at_work) and all(self.said.waiting_for.values())
             still = still + 1 if rests and self.said.hub_id and not self.said.visits_waiting else 0
         return self
 

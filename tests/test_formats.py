@@ -522,8 +522,8 @@ def test_check_says_what_would_be_done_with_each_file(tmp_path: Path, capsys: py
     for words in (
         "dm, complete: 1 image(s) of 64 x 64 px <u2; series np7", "metadata   -34.500 deg  (Stage Alpha -34.5 deg)", "pixel 0.05 nm",
         "would be stored at -34.500 deg from metadata", "sidecar    +25.000 deg  (b_+10.00deg.mrc.mdoc: TiltAngle = 25.0)",
-        "filename   +10.000 deg", "would be held: sources disagree", "not complete: c_+1.00deg.tif", "would be waited for",
-        "would be quarantined: d.npy: not a .npy file", "2020-07-29T16:49:34+00:00, HAADF, dwell 12 us",
+        "filename   +10.000 deg", "would be held: sources disagree", "not complete: the image needs", "would be waited for",
+        "would be quarantined: not a .npy file", "2020-07-29T16:49:34+00:00, HAADF, dwell 12 us",
         "would be recorded, not stored: detector BF; series.detector is HAADF", "in all:",
     ):  # fmt: skip
         assert words in said, f"{words!r} not in\n{said}"
