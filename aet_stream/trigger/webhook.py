@@ -78,6 +78,10 @@ def post(url: str, secret: bytes | None, event_id: str, body: bytes, *, timeout_
         try:
             connection.request("POST", (where.path or "/") + (f"?{where.query}" if where.query else ""), body, headers)
             answer = connection.getresponse()
+        except OSError as error:
+            if time.monotonic() >= until:  # it was cut, which a receiver that goes on writing answers with a reset
+                raise TimeoutError(f"no whole answer within {timeout_s:g} s") from error
+            raise
         finally:
             cut.cancel()
         if time.monotonic() >= until:
