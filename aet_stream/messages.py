@@ -17,7 +17,7 @@ import msgspec
 from aet_stream.config import Config, Denoise
 from aet_stream.projection import Acquisition, Candidate, Drift, Quality, VisitKey
 from aet_stream.reasons import Reason
-from aet_stream.status import AnyHeard
+from aet_stream.status import AnyHeard, StepName
 
 #: Raised whenever a message changes; roles of different versions refuse each other.
 WIRE_VERSION = 10
@@ -220,10 +220,6 @@ class Refusal(Message, frozen=True, tag="refusal"):
     """No work, why, and what to do about it."""
 
     text: str
-
-
-StepName = Literal["film", "reconstruct", "atoms"]
-"""Sinks of the trigger whose work another computer can do."""
 
 
 class HelperReady(Message, frozen=True, tag="helper_ready"):

@@ -13,7 +13,7 @@ from aet_stream.projection import Acquisition
 
 SERIES_FILE = "series.h5"
 """Of every series, in its folder below output.root."""
-PREVIEW_FILE, VOLUME_FILE, ATOMS_FILE = "preview.h5", "reconstruction.h5", "atoms.h5"
+PREVIEW_FILE, VOLUME_FILE, ATOMS_FILE, FILM_FILE = "preview.h5", "reconstruction.h5", "atoms.h5", "film.h5"
 """What children of the trigger leave beside it."""
 ATOMS_NOTE_FILE = "atoms.json"
 """What is said of the atoms of a series that has none, because it still grows, or because they cannot be told."""

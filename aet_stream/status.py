@@ -6,7 +6,14 @@ that a daemon of another version can still be asked for its version. Times are u
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
+
+StepName = Literal["film", "reconstruct", "atoms"]
+"""Sinks of the trigger whose work another computer can do."""
+PRODUCTS: dict[StepName, str] = {"film": "films", "reconstruct": "volume", "atoms": "atoms"}
+"""What each makes, in a person's words."""
 
 
 class StatusPart(msgspec.Struct, frozen=True, kw_only=True):
@@ -309,10 +316,6 @@ class Status(LedgerStatus, frozen=True):
         return role.status.roles if isinstance(role, SupervisorHeard) else {}
 
 
-_MADE = {"reconstruct": "volume", "film": "films"}
-"""What a sink makes, where its name does not say it."""
-
-
 def in_words(said: RoleStatus | Status) -> str:
     """What a role, or with the whole status the hub, is at: one short line for `systemctl status`. Empty: nothing to say."""
     match said:
@@ -325,7 +328,7 @@ def in_words(said: RoleStatus | Status) -> str:
         case WorkerStatus():
             return f"{said.model} on {said.device}: {said.done} done" + (f", {said.failed} failed" if said.failed else "")
         case TriggerStatus():
-            return ", ".join(f"{_MADE.get(sink, sink)} of {series} running" for sink, series in said.series.items())
+            return ", ".join(f"{_product(sink)} of {series} running" for sink, series in said.series.items())
         case RelayStatus():
             there = [_count(len(names), what) for what, names in {"worker": said.workers, "helper": said.helpers}.items() if names]
             return f"{' and '.join(there)} on other computers" if there else ""
@@ -346,6 +349,10 @@ def _hub_in_words(status: Status) -> str:
         more = f" (and {len(growing) - 1} more open)" if len(growing) > 1 else ""
         words += [f"series {latest.name}: {', '.join(said)}{more}"]
     return "; ".join(words) or "no series is open"
+
+
+def _product(sink: str) -> str:
+    return next((made for step, made in PRODUCTS.items() if step == sink), sink)
 
 
 def _count(number: int, what: str) -> str:

@@ -361,7 +361,7 @@ def test_a_whole_daemon_sets_a_survey_aside_and_strict_says_so(tmp_path: Path) -
         assert file["/exchange/data"].shape == (3, 64, 64)
         assert sorted(file["/aet/projection/number"][()].tolist()) == [1, 2, 3]
         assert file["/aet/apart/000000"].attrs["path"] == "np/image_090_+0.00deg.tif"
-    daemon.start()
+    daemon.start().wait_for_totals(stored=4)
     assert "ODD" in daemon.ask("status").stdout
     assert "no file can hold it beside the others" in daemon.ask("restore", "np:0").stderr
     assert daemon.ask("exclude", "np:0", "--reason", "a survey").returncode == 0

@@ -31,7 +31,7 @@ from aet_stream.hub import writer_lock
 from aet_stream.hub.decisions import DECISIONS
 from aet_stream.layout import PROJECTIONS, SERIES_FILE
 from aet_stream.naming import ATOMS_FILE, VOLUME_FILE
-from aet_stream.readers import stat_stamp
+from aet_stream.readers import path_stamp
 from aet_stream.readers.child import ReaderChild
 from aet_stream.series import Series
 
@@ -181,8 +181,8 @@ def key(plan: Plan, job: Job, stage: StageName) -> str:
         return _digest(key(plan, job, "background"), code_sha256(), config.film)
     if stage == "volume":
         options = {name: value for name, value in msgspec.to_builtins(config.reconstruct).items() if name not in _NO_MATTER}
-        return _digest(_stamp(folder / SERIES_FILE), options)
-    return _digest(_stamp(folder / VOLUME_FILE), config.atoms.elements, config.atoms.kinds, config.atoms.pixel_angstrom)
+        return _digest(path_stamp(folder / SERIES_FILE), options)
+    return _digest(path_stamp(folder / VOLUME_FILE), config.atoms.elements, config.atoms.kinds, config.atoms.pixel_angstrom)
 
 
 _NO_MATTER = ("on_close", "threads", "memory_mib", "timeout_s", "silence_s", "attempts", "device")
@@ -203,13 +203,6 @@ def _reading(plan: Plan, job: Job) -> str:
 def _in_place(plan: Plan, job: Job) -> bool:
     """Is it a series that lies in the output folder already?"""
     return job.ours and Path(job.root).resolve() == series_folder(plan, job).resolve()
-
-
-def _stamp(path: Path) -> str:
-    try:
-        return stat_stamp(path.stat())
-    except FileNotFoundError:
-        return ""
 
 
 def _digest(*parts: Any) -> str:

@@ -12,10 +12,9 @@ from aet_stream import config_file
 from aet_stream.cli.common import Add, settings
 from aet_stream.config import Config
 from aet_stream.doctor.settings import troubles
-from aet_stream.elsewhere.steps import CALLED
 from aet_stream.errors import ConfigError
-from aet_stream.messages import StepName
 from aet_stream.service import Role, Stop, serve, set_up_logging
+from aet_stream.status import PRODUCTS, StepName
 
 OWN_KEY = Path("~/.config/aet-stream/worker.key")
 SPOOL = Path("~/.cache/aet-stream/helper")
@@ -37,7 +36,7 @@ def add_commands(add: Add) -> None:
     _add_way(helper, "", needed=True)
     helper.add_argument("--name", default="helper", help="name among those of this computer")
     helper.add_argument(
-        "--takes", type=_takes, default=tuple(CALLED), metavar="A,B", help=f"what it makes (default: {','.join(CALLED.values())})"
+        "--takes", type=_takes, default=tuple(PRODUCTS), metavar="A,B", help=f"what it makes (default: {','.join(PRODUCTS.values())})"
     )
     helper.add_argument("--spool", type=Path, metavar="DIR", help=f"where it works, on a local disk (default: {SPOOL}/NAME)")
 
@@ -52,9 +51,9 @@ def _add_way(role: argparse.ArgumentParser, when: str, *, needed: bool) -> None:
 
 
 def _takes(text: str) -> tuple[StepName, ...]:
-    found = tuple(step for step, made in CALLED.items() if made in text.split(","))
+    found = tuple(step for step, made in PRODUCTS.items() if made in text.split(","))
     if len(found) != len(text.split(",")):
-        raise argparse.ArgumentTypeError(f"{text}: some of {','.join(CALLED.values())} are needed")
+        raise argparse.ArgumentTypeError(f"{text}: some of {','.join(PRODUCTS.values())} are needed")
     return found
 
 

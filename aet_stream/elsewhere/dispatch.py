@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from aet_stream.elsewhere.steps import CALLED
 from aet_stream.errors import WireError
 from aet_stream.messages import (
     Assigned,
@@ -24,11 +23,11 @@ from aet_stream.messages import (
     HelperReady,
     Pulse,
     Refusal,
-    StepName,
     TaskDone,
     TaskOff,
     Working,
 )
+from aet_stream.status import PRODUCTS, StepName
 from aet_stream.transport import OFFLOAD, Door
 
 logger = logging.getLogger(__name__)
@@ -84,7 +83,7 @@ class Dispatcher:
             if any(other.name == name for other in self._helpers.values()):
                 return  # its last link is not known to be lost yet: it says so again
             helper = self._helpers[peer] = KnownHelper(name, key, ready.takes, ready.compress, ready.at)
-            logger.info("%s is let in, and takes %s", name, ", ".join(CALLED[step] for step in ready.takes))
+            logger.info("%s is let in, and takes %s", name, ", ".join(PRODUCTS[step] for step in ready.takes))
         elif helper.step:
             if time.monotonic() - helper.since < SETTLE_S:
                 return  # said before it heard of its task
@@ -149,7 +148,7 @@ class Dispatcher:
                 self._part(helper, tell_step=False)  # it wants another
         able = [helper for helper in self._helpers.values() if please.step in helper.takes and helper.name not in please.avoid]
         free = [helper for helper in able if not helper.step and helper.at in ("", please.key)]
-        made = CALLED[please.step]
+        made = PRODUCTS[please.step]
         if not free:
             self.door.send(step, Refusal(text=f"{len(able)} helper(s) busy" if able else f"no helper that takes {made} is let in"))
             return

@@ -17,11 +17,12 @@ from aet_stream import __version__
 from aet_stream.config import Config
 from aet_stream.elsewhere import steps
 from aet_stream.elsewhere.curve import RelayLink
-from aet_stream.elsewhere.steps import CALLED, STEPS
+from aet_stream.elsewhere.steps import STEPS
 from aet_stream.elsewhere.transfer import FileReceiver, FileSender
 from aet_stream.errors import AetError, ConfigError, WireError
-from aet_stream.messages import WIRE_VERSION, Chunk, Fetch, Gone, HelperReady, StepName, Task, TaskDone, TaskOff, Working
+from aet_stream.messages import WIRE_VERSION, Chunk, Fetch, Gone, HelperReady, Task, TaskDone, TaskOff, Working
 from aet_stream.service import still_at_it
+from aet_stream.status import PRODUCTS, StepName
 from aet_stream.work import ChildWork
 
 logger = logging.getLogger(__name__)
@@ -99,13 +100,13 @@ class TaskRun:
         step = STEPS[self.task.step]
         if self._work is None:
             settings = getattr(self._settings, self.task.step)
-            logger.info("series=%s %s: begins", self.task.series, CALLED[self.task.step])
+            logger.info("series=%s %s: begins", self.task.series, PRODUCTS[self.task.step])
             command = step.command(self._settings, self._folder, *step.alone)
             self._work = ChildWork(command, timeout_s=settings.timeout_s, again_s=1.0, environment=step.environment)
         outcome = self._work.outcome()
         if outcome is None:
             return
-        logger.info("series=%s %s: %s", self.task.series, CALLED[self.task.step], outcome.detail)
+        logger.info("series=%s %s: %s", self.task.series, PRODUCTS[self.task.step], outcome.detail)
         there = [name for name in self.task.makes if (self._folder / name).is_file()]
         self._going = FileSender(self._folder, there if outcome.ok else [], compress=compress, beat=beat)
         self.made = TaskDone(key=self.task.key, ok=outcome.ok, detail=outcome.detail, files=self._going.files)
@@ -157,7 +158,7 @@ class Helper:
             raise ConfigError(f"--spool {self._spool}: {error.strerror}: a folder on a local disk is needed") from error
         link = self._link = self._elsewhere()
         welcome = link.join(lambda: still_at_it(self.name))
-        logger.info("let in as %s:%s, for %s", welcome.host, self.name, ", ".join(CALLED[step] for step in self._takes))
+        logger.info("let in as %s:%s, for %s", welcome.host, self.name, ", ".join(PRODUCTS[step] for step in self._takes))
 
     def step(self) -> None:
         assert self._link is not None
@@ -231,14 +232,14 @@ class Helper:
             run = None
         try:
             if task.step not in self._takes:
-                raise WireError(f"{CALLED[task.step]} are not taken here (--takes)")
+                raise WireError(f"{PRODUCTS[task.step]} are not taken here (--takes)")
             if run is None:
                 self._run = run = TaskRun(task, self._spool, steps.as_told(task.settings, self._config))
             run.resume()
             if run.made is not None:
                 self._tell(run.made)
         except (AetError, OSError) as error:
-            logger.error("series=%s %s: %s", task.series, CALLED[task.step], error)
+            logger.error("series=%s %s: %s", task.series, PRODUCTS[task.step], error)
             self._tell(TaskDone(key=task.key, ok=False, detail=str(error)))
 
     def _send_chunk(self, wanted: Fetch) -> None:
@@ -268,15 +269,15 @@ class Helper:
 
     def _forget(self, why: str) -> None:
         if self._run is not None:
-            logger.info("series=%s %s: %s", self._run.task.series, CALLED[self._run.task.step], why)
+            logger.info("series=%s %s: %s", self._run.task.series, PRODUCTS[self._run.task.step], why)
             self._run.close()
             self._run = None
         self._part()
 
     def beat(self) -> str:
         if self._run is None:
-            return f"free for {', '.join(CALLED[step] for step in self._takes)}"
-        return f"{CALLED[self._run.task.step]} of {self._run.task.series}"
+            return f"free for {', '.join(PRODUCTS[step] for step in self._takes)}"
+        return f"{PRODUCTS[self._run.task.step]} of {self._run.task.series}"
 
     def close(self) -> None:
         if self._run is not None:

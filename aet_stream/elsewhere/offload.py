@@ -20,7 +20,7 @@ import msgspec
 
 from aet_stream import durable
 from aet_stream.config import Config
-from aet_stream.elsewhere.steps import CALLED, FIRST_EDITION, STEPS, shared
+from aet_stream.elsewhere.steps import FIRST_EDITION, STEPS, shared
 from aet_stream.elsewhere.transfer import FileReceiver, FileSender
 from aet_stream.errors import AetError, WireError
 from aet_stream.messages import (
@@ -32,7 +32,6 @@ from aet_stream.messages import (
     Gone,
     HelperPlease,
     Refusal,
-    StepName,
     Task,
     TaskDone,
     TaskOff,
@@ -40,6 +39,7 @@ from aet_stream.messages import (
 )
 from aet_stream.naming import SERIES_FILE
 from aet_stream.service import be_a_child, set_up_logging
+from aet_stream.status import PRODUCTS, StepName
 from aet_stream.transport import StepLink, run_folder
 
 logger = logging.getLogger(__name__)
@@ -94,14 +94,14 @@ class Offload:
             began = time.monotonic()
             try:
                 self._with_helper()
-                logger.info("series=%s %s by %s in %.1f s", self._series, CALLED[self._name], helper, time.monotonic() - began)
+                logger.info("series=%s %s by %s in %.1f s", self._series, PRODUCTS[self._name], helper, time.monotonic() - began)
                 return True
             except Lost:
                 lost, until = lost + 1, time.monotonic() + PATIENCE_S
-                logger.warning("series=%s %s: %s is lost", self._series, CALLED[self._name], helper)
+                logger.warning("series=%s %s: %s is lost", self._series, PRODUCTS[self._name], helper)
             except (Failed, WireError) as error:
                 avoid.append(helper)
-                logger.warning("series=%s %s: %s: %s", self._series, CALLED[self._name], helper, error)
+                logger.warning("series=%s %s: %s: %s", self._series, PRODUCTS[self._name], helper, error)
         return False
 
     def _find(self, avoid: list[str], until: float) -> str:
@@ -119,7 +119,7 @@ class Offload:
                         said = message.text
             now = time.monotonic()
             if now > until and (said != "no relay answers" or now - began > NOBODY_S):
-                logger.info("series=%s %s: %s: it is done here", self._series, CALLED[self._name], said)
+                logger.info("series=%s %s: %s: it is done here", self._series, PRODUCTS[self._name], said)
                 return ""
 
     def _with_helper(self) -> None:
@@ -234,7 +234,7 @@ def main(step: StepName, series: str) -> None:
         finally:
             offload.close()
     except (AetError, OSError) as error:
-        logger.warning("series=%s %s is done here: %s", series, CALLED[step], error)
+        logger.warning("series=%s %s is done here: %s", series, PRODUCTS[step], error)
     except KeyboardInterrupt:
         sys.exit(130)
     command = STEPS[step].command(config, config.output_root / series)

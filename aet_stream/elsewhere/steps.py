@@ -16,10 +16,9 @@ import msgspec
 
 from aet_stream import lifeline
 from aet_stream.config import Config
-from aet_stream.messages import StepName
-from aet_stream.naming import ATOMS_FILE, SERIES_FILE, VOLUME_FILE
+from aet_stream.naming import ATOMS_FILE, FILM_FILE, SERIES_FILE, VOLUME_FILE
+from aet_stream.status import StepName
 
-FILM_FILE = "film.h5"
 FIRST_EDITION = "editions/01.h5"
 
 
@@ -96,8 +95,6 @@ STEPS: dict[StepName, Step] = {
     "atoms": Step(_atoms, (VOLUME_FILE, SERIES_FILE), (ATOMS_FILE, "atoms.xyz", "atoms.png"), (), about=VOLUME_FILE),
 }
 """By the name of their command, which is that of their sink and of their table in the settings."""
-CALLED: dict[StepName, str] = {"film": "films", "reconstruct": "volume", "atoms": "atoms"}
-"""What each makes, in a person's words."""
 
 
 def shared(config: Config) -> Config:

@@ -14,7 +14,6 @@ from aet_stream import __version__, durable
 from aet_stream.layout import LIBVER
 from aet_stream.projection import Array
 
-FILM_FILE = "film.h5"
 VERSION = 1
 
 Told = dict[str, tuple[Array, str]]

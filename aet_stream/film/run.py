@@ -24,8 +24,9 @@ from aet_stream.edition import Maker
 from aet_stream.errors import TooFewProjections
 from aet_stream.film import film_file
 from aet_stream.film.doubts import doubts
-from aet_stream.film.film_file import FILM_FILE, Told
+from aet_stream.film.film_file import Told
 from aet_stream.film.frames import MODEL, Frame, code_sha256, finished, under, with_places
+from aet_stream.naming import FILM_FILE
 from aet_stream.projection import Array
 from aet_stream.reasons import json_of
 from aet_stream.series import Series

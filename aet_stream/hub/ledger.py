@@ -32,6 +32,7 @@ from aet_stream.hub.outbox import OUTBOX_SCHEMA, Outbox
 from aet_stream.layout import Record
 from aet_stream.naming import top_folder
 from aet_stream.projection import VisitKey
+from aet_stream.readers import path_stamp
 from aet_stream.reasons import Reason, json_of, reason_of, why
 from aet_stream.status import Blank, Latency, LedgerStatus, NotTaken, PutAside, SeriesStatus, StageTimes, Totals
 
@@ -219,16 +220,12 @@ class Ledger:
         if said != "ok":
             raise sqlite3.DatabaseError(said)
 
-    def _stamp(self) -> str:
-        about = self.path.stat()
-        return f"{about.st_ino} {about.st_size} {about.st_mtime_ns}"
-
     def _was_left_sound(self) -> bool:
         """Has nobody touched it since a hub closed it with nothing wrong? Reading all of a large one takes long."""
         if self.path.with_name(f"{self.path.name}-wal").exists():
             return False
         try:
-            return self.path.with_name(f"{self.path.name}.sound").read_text() == self._stamp()
+            return self.path.with_name(f"{self.path.name}.sound").read_text() == path_stamp(self.path)
         except (OSError, UnicodeDecodeError):
             return False
 
@@ -237,7 +234,7 @@ class Ledger:
         self._db.close()
         if sound:
             with contextlib.suppress(OSError):
-                self.path.with_name(f"{self.path.name}.sound").write_text(self._stamp())
+                self.path.with_name(f"{self.path.name}.sound").write_text(path_stamp(self.path))
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

@@ -27,6 +27,7 @@ from aet_stream.hub.master import About, Shown, Source, write_contiguous, write_
 from aet_stream.judging import Row, Rows
 from aet_stream.layout import PLANES, PROJECTIONS, SERIES_FILE, Planes, Record, crc32
 from aet_stream.projection import Array, VisitKey
+from aet_stream.readers import path_stamp
 
 logger = logging.getLogger(__name__)
 
@@ -527,7 +528,7 @@ class SeriesStore:
     def stamp(self) -> str:
         """While this is the same, nobody has put anything into the folder, taken anything away or replaced it."""
         places = (self.folder, self.folder / PROJECTIONS, self.folder / layout.EDITIONS, self.folder / SERIES_FILE, self.folder / DECISIONS)
-        return " ".join(map(_stamp, places))
+        return " ".join(map(path_stamp, places))
 
     def shown(self) -> Found:
         """What the present `series.h5` shows."""
@@ -563,14 +564,6 @@ class SeriesStore:
 
 def _segment_name(first: int, end: int) -> str:
     return f"segment_{first:06d}_{end:06d}.h5"
-
-
-def _stamp(path: Path) -> str:
-    try:
-        about = path.stat()
-    except OSError:
-        return "-"
-    return f"{about.st_ino}.{about.st_size}.{about.st_mtime_ns}"
 
 
 def _of(record: Record) -> Identity:

@@ -24,10 +24,9 @@ from aet_stream import layout
 from aet_stream.edition import FIRST, Edition
 from aet_stream.errors import StoreError
 from aet_stream.film import film_file
-from aet_stream.film.film_file import FILM_FILE
 from aet_stream.monitor import frames
 from aet_stream.monitor.frame_metrics import FrameMetrics, measured
-from aet_stream.naming import ATOMS_FILE, ATOMS_NOTE_FILE, PREVIEW_FILE, VOLUME_FILE, shown
+from aet_stream.naming import ATOMS_FILE, ATOMS_NOTE_FILE, FILM_FILE, PREVIEW_FILE, VOLUME_FILE, shown
 from aet_stream.projection import Array, Quality
 from aet_stream.reasons import Reason
 from aet_stream.series import Series

@@ -173,6 +173,14 @@ def stat_stamp(entry: os.stat_result) -> str:
     return f"{entry.st_size}.{entry.st_mtime_ns}.{entry.st_ino}"
 
 
+def path_stamp(path: Path) -> str:
+    """The same of what lies at a path; empty: nothing."""
+    try:
+        return stat_stamp(path.stat())
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+
+
 def regular_size(path: Path, max_bytes: int) -> int:
     """Size of a regular file; links, devices and pipes are refused.
 

@@ -15,8 +15,9 @@ import msgspec
 from aet_stream import lifeline
 from aet_stream.config import Config
 from aet_stream.elsewhere.steps import STEPS, atoms_pixel
-from aet_stream.messages import Event, StepName
+from aet_stream.messages import Event
 from aet_stream.naming import SERIES_FILE
+from aet_stream.status import StepName
 from aet_stream.transport import hand_over
 from aet_stream.trigger import webhook
 from aet_stream.work import CallWork, ChildWork, Outcome, Work
