@@ -35,8 +35,12 @@ class Aligned:
     """Every projection scaled to the mean total: the total of an isolated specimen does not depend on the tilt."""
 
 
-def in_register(given: Input, wanted: Aligned) -> tuple[Input, list[str]]:
+def in_register(given: Input, wanted: Aligned, off_px: tuple[float, float] = (0.0, 0.0)) -> tuple[Input, list[str]]:
     """(the projections in register, their lines of the `.xf`), in the order of `given`.
+
+    Parameters
+    ----------
+    off_px : (y, x) by which the axis is to lie off the middle of images whose height, or width, is even: not everybody's middle is ours
 
     Raises
     ------
@@ -44,6 +48,8 @@ def in_register(given: Input, wanted: Aligned) -> tuple[Input, list[str]]:
     """
     found = _alignment(given, wanted.volume)
     shape = _shape(found.shape(given.projections.shape), wanted)
+    is_even = [edge // wanted.bin % 2 == 0 for edge in shape]
+    found = replace(found, shifts_px=found.shifts_px + np.multiply(off_px, is_even) * wanted.bin)
     views = binned(apply(given.projections, found, shape), wanted.bin)
     if wanted.normalised:
         views = _of_one_total(views, given.tilts_deg)
