@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -16,7 +17,7 @@ from scipy.spatial import cKDTree
 from aet_stream.atoms import residue
 from aet_stream.atoms.angular import turns_help
 from aet_stream.atoms.model import Model, Stage
-from aet_stream.atoms.refine import Prior, refine, scaled, with_widths
+from aet_stream.atoms.refine import Prior, refine, refine_some, scaled, with_widths
 from aet_stream.atoms.species import Species, split, tell_apart
 from aet_stream.atoms.sureness import OVERLAP
 from aet_stream.projection import Array
@@ -74,6 +75,10 @@ class Rules:
     """After each of so many rounds pixels are weighed anew, by what the model leaves over."""
     rounds: int = 10
     """At most so many, before the last two."""
+    whole: int = 2
+    """So many rounds refine all atoms, at first and where there is a new kind or turns; others, until the last two, those that are nearer
+    than `moved` to one that came or went."""
+    moved: float = 1.6
     enough: float = 0.01
     """No more rounds when fewer than this share of the atoms has come or gone."""
     first_steps: int = 15
@@ -141,10 +146,15 @@ def trace(
     run = _Run(stage, rules, unit, pixel_angstrom, kinds)
     model = run.begin(places, heights, width_angstrom / pixel_angstrom)
     starts, born, rounds = model.places.copy(), np.zeros(len(model.places), np.int64), list[Round]()
-    closing = 0
+    closing, whole, changed = 0, rules.whole, model.places
     for number in range(1, rules.rounds + 3):
         last = closing == 2
-        model = run.refined(model, rules.last_steps if last else rules.steps if rounds else rules.first_steps, last=last)
+        kinds, turns = len(run.species.means), run.turns
+        if number <= whole or closing:
+            model = run.refined(model, rules.last_steps if last else rules.steps if rounds else rules.first_steps, last=last)
+        else:
+            model = run.refined_near(model, changed)
+        before = model.places
         if number == 1:
             run.leave_out_what_contradicts(model)
         if number <= rules.weighed:
@@ -154,14 +164,17 @@ def trace(
         model, starts, born = model.of(keep), starts[keep], born[keep]
         pruned = int((~keep).sum())
         single, model = run.merged(model)
+        changed = np.concatenate([before[~keep], model.places[~single]])
         model, starts, born = model.of(single), starts[single], born[single]
         merged, added = int((~single).sum()), 0
         if not closing:
             new, model = run.candidates(model)
             added = len(new)
+            changed = np.concatenate([changed, new])
             model = run.joined(model, new)
             starts, born = np.concatenate([starts, new]), np.concatenate([born, np.full(added, number)])
         tried = run.on_trial(model) if number > 1 and not closing else np.zeros(len(model.places), bool)
+        changed = np.concatenate([changed, model.places[tried]])
         model, starts, born = model.of(~tried), starts[~tried], born[~tried]
         rounds.append(run.told(model, added, pruned, merged, int(tried.sum())))
         if told is not None:
@@ -172,6 +185,8 @@ def trace(
         if settled and not (closing or run.turns):
             run.turns = rules.turns and turns_help(stage, model, run.known(rules.weight_sigma))
             settled = not run.turns
+        if run.turns > turns or len(run.species.means) > kinds:
+            whole = number + rules.whole
         if closing or number >= rules.rounds or settled:
             closing += 1
     return Traced(model, run.species, run.prior, starts, run.unseen, born, tuple(rounds))
@@ -209,6 +224,14 @@ class _Run:
         self.prior = self.known(self._rules.last_weight_sigma if last else self._rules.weight_sigma)
         model = refine(self._stage, model, self.prior, steps=steps, turns=self.turns)
         return model if last else self._wide(model)
+
+    def refined_near(self, model: Model, changed: Array) -> Model:
+        """Only those atoms that are near to where one came or went."""
+        near = cKDTree(model.places).query_ball_point(changed, self._rules.moved * self._unit_px)
+        which = np.zeros(len(model.places), bool)
+        which[np.fromiter(chain.from_iterable(near), np.int64)] = True
+        self.prior = self.known(self._rules.weight_sigma)
+        return refine_some(self._stage, model, which, self.prior, steps=self._rules.steps) if which.any() else model
 
     def known(self, weight_sigma: float) -> Prior:
         """Of the kinds as they are told apart now."""
