@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from aet_stream.atoms.directions import by_turn, rotation
+from aet_stream.atoms.directions import by_turn
 from aet_stream.atoms.kernels import Window, compare, draw, gather, profiles, slopes
 from aet_stream.atoms.views import Views
 from aet_stream.projection import Array
+from aet_stream.reconstruct.turns import rotation
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ class Model:
     shifts_px: Array
     """(tilts, 2) float64, [v, u]: how far from where the alignment says"""
     turns: Array
-    """(tilts, 3) float64, radians about the axes of places: how far the specimen was turned from where tilt and axis say (directions.py)"""
+    """(tilts, 3) float64, radians about the axes of places: how far the specimen was turned from where the volume says (turns.py)"""
 
     def of(self, which: Array) -> Model:
         """With some of the atoms."""

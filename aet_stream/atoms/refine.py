@@ -13,9 +13,9 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.spatial import cKDTree
 
-from aet_stream.atoms.directions import cross
 from aet_stream.atoms.model import Model, Slope, Stage
 from aet_stream.projection import Array
+from aet_stream.reconstruct.turns import cross
 
 GAIN_SIGMA = 0.05
 SHIFT_SIGMA_PX = 0.3

@@ -182,12 +182,13 @@ def trace(
         if last:
             break
         settled = added + pruned + merged + tried.sum() < rules.enough * len(model.places)
-        if settled and not (closing or run.turns):
-            run.turns = rules.turns and turns_help(stage, model, run.known(rules.weight_sigma))
-            settled = not run.turns
+        if settled and not (closing or run.turns) and rules.turns and turns_help(stage, model, run.known(rules.weight_sigma)):
+            model, settled = run.turned(model), False
         if run.turns > turns or len(run.species.means) > kinds:
             whole = number + rules.whole
         if closing or number >= rules.rounds or settled:
+            if not closing and run.leaves_out:
+                run.ask_again(model)
             closing += 1
     return Traced(model, run.species, run.prior, starts, run.unseen, born, tuple(rounds))
 
@@ -196,6 +197,7 @@ class _Run:
     """What all rounds share, and what is known of the kinds so far."""
 
     def __init__(self, stage: Stage, rules: Rules, unit_px: float, pixel_angstrom: float, kinds: int) -> None:
+        self._all = stage.views
         self._stage, self._rules, self._unit_px, self._pixel_angstrom, self._kinds = stage, rules, unit_px, pixel_angstrom, kinds
         self._widths_px = 0.25 / pixel_angstrom, len(stage.window) / 6.0
         self.prior = Prior(np.ones(1), np.ones(1), rules.least_distance * unit_px, rules.push)
@@ -238,11 +240,31 @@ class _Run:
         means = self.species.means
         return replace(self.prior, mean_weights=means, weight_sigmas=weight_sigma * means)
 
+    @property
+    def leaves_out(self) -> bool:
+        """Does any projection contradict the others?"""
+        return bool((self._stage.views.left_out & ~self._all.left_out).any())
+
     def leave_out_what_contradicts(self, model: Model) -> None:
         """Projections that the others' atoms explain much worse than the others."""
         misfits, views = self._stage.misfit_per_tilt(model), self._stage.views
         usual = float(np.median(misfits[~views.left_out]))
         self._stage.views = views.without(misfits > self._rules.contradicts * usual)
+
+    def turned(self, model: Model) -> Model:
+        """With turns from now on. Who turned most contradicted the others for that: all are asked again, first how they lie."""
+        rules, stage, prior = self._rules, self._stage, self.known(self._rules.weight_sigma)
+        self.turns, stage.views = True, self._all
+        model = refine(stage, model, prior, steps=rules.last_steps, atoms=False, turns=True)
+        model = refine(stage, model, prior, steps=2 * rules.first_steps, turns=True)
+        self.ask_again(model)
+        return model
+
+    def ask_again(self, model: Model) -> None:
+        """Which projections contradict, now that atoms are where they are."""
+        self._stage.views = self._all
+        self.leave_out_what_contradicts(model)
+        self._stage.views = self._stage.views.weighed_by(self._stage.explained(model))
 
     def judge(self, model: Model, *, last: bool) -> tuple[Array, Model]:
         """(which atoms are more probably there than not, the model with its kinds told apart; the last time there is no new one)"""

@@ -15,28 +15,26 @@ import numpy as np
 
 from aet_stream.projection import Array
 
-OURS = np.array([(0.0, -1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)])
+THEIRS = np.array([(0.0, -1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)])
 """(x, y, z) of theirs from [along the axis, X, Z] of ours (projector.py; along the axis as rows count)."""
 _NO_COSINE = 1e-9
 
 
-def euler_zyx_deg(tilts_deg: Array, *, turns: Array | None = None, axis_off_deg: float = 0.0) -> Array:
+def euler_zyx_deg(tilts_deg: Array, orientations: Array, *, axis_off_deg: float = 0.0) -> Array:
     """(tilts, 3) phi, theta and psi.
 
     Parameters
     ----------
-    turns : (tilts, 3, 3) how the specimen was turned before it was tilted, of [along the axis, X, Z]; None: it was not
+    tilts_deg : (tilts,) about; each orientation can be said in two ways
+    orientations : (tilts, 3, 3): [along the axis, to the right, towards who looks] in each upright image, of [along the axis, X, Z]
     axis_off_deg : how far the axis still lies off the second dimension of the images, from it towards the first
     """
-    angles = np.zeros((len(tilts_deg), 3))
-    angles[:, 1] = tilts_deg
-    if turns is None and not axis_off_deg:
-        return angles
-    before = np.broadcast_to(np.eye(3), (len(tilts_deg), 3, 3)) if turns is None else OURS @ turns @ OURS.T
-    after = _about_z(np.radians(axis_off_deg))
-    for angle, tilt, turn in zip(angles, np.radians(tilts_deg), before, strict=True):
-        angle[:] = np.degrees(_zyx(turn.T @ _about_y(tilt) @ after, np.cos(tilt)))
-    return angles
+    turn = np.radians(axis_off_deg)
+    off = np.array([(np.cos(turn), np.sin(turn), 0), (-np.sin(turn), np.cos(turn), 0), (0, 0, 1)])
+    cosines = np.cos(np.radians(tilts_deg))
+    angles = [_zyx((off @ THEIRS @ seen @ THEIRS.T).T, cosine) for seen, cosine in zip(orientations, cosines, strict=True)]
+    rounded: Array = np.round(np.degrees(angles), 9) + 0.0  # a tilt about one axis as it was said, and no -0
+    return rounded
 
 
 def _zyx(matrix: Array, sign: float) -> tuple[float, float, float]:
@@ -47,11 +45,3 @@ def _zyx(matrix: Array, sign: float) -> tuple[float, float, float]:
         return 0.0, theta, np.arctan2(-matrix[1, 2], matrix[1, 1])
     phi, psi = np.arctan2(matrix[1, 0] / cosine, matrix[0, 0] / cosine), np.arctan2(matrix[2, 1] / cosine, matrix[2, 2] / cosine)
     return phi, theta, psi
-
-
-def _about_y(angle: float) -> Array:
-    return np.array([(np.cos(angle), 0, np.sin(angle)), (0, 1, 0), (-np.sin(angle), 0, np.cos(angle))])
-
-
-def _about_z(angle: float) -> Array:
-    return np.array([(np.cos(angle), -np.sin(angle), 0), (np.sin(angle), np.cos(angle), 0), (0, 0, 1)])

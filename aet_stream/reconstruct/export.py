@@ -16,6 +16,7 @@ GENFIRE and RESIRE ask for (euler.py).
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,15 @@ from aet_stream.projection import Array
 from aet_stream.reconstruct.aligned import Aligned, in_register
 from aet_stream.reconstruct.euler import euler_zyx_deg
 from aet_stream.reconstruct.input import Input, read_input
+from aet_stream.reconstruct.turns import orientations
 from aet_stream.reconstruct.volume_file import HDF5, VOLUME, form_of
+
+logger = logging.getLogger(__name__)
 
 _FORMS = "write .mrc, .st, .rec, .map, .tif, .emd or .mat"
 _MAT_BYTES = (1 << 32) - (1 << 16)
 """An array in a .mat file of version 5 counts its bytes by 32 bits, with what stands before it."""
+_NOTABLE_PITCH_DEG = 0.1
 _MAT_OFF_PX = (0.5, -0.5)
 """Of an even number of pixels GENFIRE and RESIRE take the one after the middle for it; their images are ours turned by a right angle."""
 _TIFF_BYTES, _TIFF_PAGE_BYTES = (1 << 32) - (1 << 16), 512
@@ -143,10 +148,17 @@ def export(
         raise ReconstructionError(f"{source}: cannot be read: {unreadable(error)}") from error
     given = read_input(source, keep_excluded=keep_excluded)
     tilts = [f"{tilt:.4f}\n" for tilt in given.tilts_deg]
+    order = np.argsort(given.tilts_deg, kind="stable")
     if aligned is None:
-        return _export_series(given, target, {".rawtlt": tilts}, overwrite=overwrite)
-    given, xf = in_register(given, aligned, _MAT_OFF_PX if form_of(target) == "mat" else (0.0, 0.0))
-    return _export_series(given, target, {".tlt": tilts, ".xf": xf}, overwrite=overwrite)
+        seen = orientations(given.tilts_deg, np.zeros((len(order), 3)))
+        return _export_series(given, order, seen, target, {".rawtlt": tilts}, overwrite=overwrite)
+    made = in_register(given, aligned, _MAT_OFF_PX if form_of(target) == "mat" else (0.0, 0.0))
+    if form_of(target) != "mat" and made.pitch_deg > _NOTABLE_PITCH_DEG:
+        logger.warning(
+            "%s: the specimen was turned by up to %.1f deg about the image's x, too: only .mat can say it", target, made.pitch_deg
+        )
+    tilts = [f"{tilt:.4f}\n" for tilt in made.given.tilts_deg]
+    return _export_series(made.given, order, made.orientations, target, {".tlt": tilts, ".xf": made.xf}, overwrite=overwrite)
 
 
 def _refuse_present(path: Path) -> None:
@@ -160,16 +172,23 @@ def _refuse_too_large(nbytes: int, target: Path) -> None:
         raise ReconstructionError(f"{target}: {nbytes >> 20} MiB; an array in a .mat file has less than 4096: write .mrc or .tif")
 
 
-def _export_series(given: Input, target: Path, lines: dict[str, list[str]], *, overwrite: bool) -> list[Path]:
-    """`lines`: suffix of a file beside a stack -> what it says of each projection, row by row."""
-    form, order = form_of(target), np.argsort(given.tilts_deg, kind="stable")
+def _export_series(given: Input, order: Array, seen: Array, target: Path, lines: dict[str, list[str]], *, overwrite: bool) -> list[Path]:
+    """
+    Parameters
+    ----------
+    order : (tilts,) of the series' rows
+    seen : (tilts, 3, 3) orientations (turns.py), row by row
+    lines : suffix of a file beside a stack -> what it says of each projection, row by row
+    """
+    form = form_of(target)
     _refuse_too_large(given.projections.nbytes, target)
     views, tilts_deg, beside = given.projections[order], given.tilts_deg[order], dict[Path, bytes]()
     if form in ("mrc", "tiff"):
         beside = {target.with_suffix(suffix): "".join(said[row] for row in order).encode() for suffix, said in lines.items()}
     elif form == "mat":
         quarters, off_deg = _quarters(float(np.nan_to_num(given.axis_deg)))
-        beside = {target.with_name(f"{target.stem}_angles.mat"): _angles(euler_zyx_deg(tilts_deg, axis_off_deg=off_deg))}
+        angles_deg = euler_zyx_deg(tilts_deg, seen[order], axis_off_deg=off_deg)
+        beside = {target.with_name(f"{target.stem}_angles.mat"): _angles(angles_deg)}
     for path, content in beside.items():
         if not overwrite and not _says(path, content):
             _refuse_present(path)
