@@ -39,15 +39,19 @@ class Rules:
     near: float = 1.4
     """Nor farther from it."""
     again: float = 0.4
-    """Nor to where one was put in that has been pruned since: what has been tried is not tried again; lighter ones not a third time, as
-    they are lost while the heavier ones around them still move."""
+    """Nor to where one was put in that has been pruned since: what has been tried is not tried again; lighter ones, and
+    where there is room, not a third time, as they are lost while those around them still move."""
     add: float = 0.5
     """A new one is no lighter."""
     weight_sigma: float = 0.5
     """Spread of weights that is allowed for while atoms are still wrong."""
     last_weight_sigma: float = 0.2
     false_share: float = 0.3
-    """Of those that are added, at most so many are there by chance."""
+    """Of those that are added, at most so many are there by chance: of each kind of place by itself, as chance makes its places hardly ever
+    where `enclosed` neighbours, or at a surface `neighbours`, leave room for an atom."""
+    enclosed: int = 7
+    alone: int = 2
+    """Atoms with fewer neighbours are none: noise beside a particle, not a part of it."""
     around: float = 1.3
     neighbours: int = 3
     false_share_of_light: float = 0.1
@@ -159,7 +163,7 @@ def trace(
             run.leave_out_what_contradicts(model)
         if number <= rules.weighed:
             stage.views = stage.views.weighed_by(stage.explained(model))
-        keep, model = run.judge(model, last=last)
+        keep, model = run.judge(model, closing=closing, last=last)
         run.rejected = np.concatenate([run.rejected, starts[~keep]])
         model, starts, born = model.of(keep), starts[keep], born[keep]
         pruned = int((~keep).sum())
@@ -266,7 +270,7 @@ class _Run:
         self.leave_out_what_contradicts(model)
         self._stage.views = self._stage.views.weighed_by(self._stage.explained(model))
 
-    def judge(self, model: Model, *, last: bool) -> tuple[Array, Model]:
+    def judge(self, model: Model, *, closing: int, last: bool) -> tuple[Array, Model]:
         """(which atoms are more probably there than not, the model with its kinds told apart; the last time there is no new one)"""
         weights, errors = measured_weights(self._stage, model, self.prior)
         self.species = tell_apart(weights, errors, self.species)
@@ -279,6 +283,9 @@ class _Run:
             model.widths_px if len(model.widths_px) == len(self.species.means) else np.full(len(self.species.means), model.widths_px[0])
         )
         keep = self.species.presence(weights, errors) > self._rules.presence
+        if closing:
+            near = cKDTree(model.places[keep]).query_ball_point(model.places, self._rules.around * self._unit_px, return_length=True)
+            keep &= near > self._rules.alone  # counted with itself
         return keep, replace(model, kinds=kinds, widths_px=widths)
 
     def merged(self, model: Model) -> tuple[Array, Model]:
@@ -299,23 +306,39 @@ class _Run:
         )
         if not len(found.places):
             return found.places, model
-        distances, _ = cKDTree(model.places).query(found.places)
-        sure, room = found.heavier_than_noise(decoys, rules.false_share), distances > rules.least_distance * unit
+        rooms, by_chance = self._room(model, found.places), self._room(model, decoys.places)
+        sure = np.zeros(len(found.places), bool)
+        for room in np.unique(rooms):
+            these = rooms == room
+            sure[these] = found.of(these).heavier_than_noise(decoys.of(by_chance == room), rules.false_share)
+        free = cKDTree(model.places).query(found.places)[0] > rules.least_distance * unit
         new = sure & (found.weights > rules.add * self.species.means[0])
         if len(self._tried):
             missed = cKDTree(self._tried).query(found.places)[0] < rules.again * unit
             new |= missed & (found.weights > rules.add * self.species.means[-1])
-        if self._lighter(model, found.of(found.heavier_than_noise(decoys, rules.false_share_of_light) & room)):
+        if self._lighter(model, found.of(found.heavier_than_noise(decoys, rules.false_share_of_light) & free)):
             model = replace(model, widths_px=np.append(model.widths_px, model.widths_px[-1]))
         light = np.zeros(len(new), bool)
         if len(self.species.means) > 1:
             light = sure & (found.weights > rules.add * self.species.means[-1])
         if len(self.rejected):
             often = cKDTree(self.rejected).query_ball_point(found.places, rules.again * unit, return_length=True)
-            new &= often == 0
+            new &= often <= (rooms >= 2)
             light &= often <= 1
         new |= light
         return found.places[new], model
+
+    def _room(self, model: Model, places: Array) -> Array:
+        """(n,) what kind of place each is, by the atoms around it.
+
+        0: hardly any; 1: as many as an atom has, but one too near; 2: room for one, at a surface; 3: room for one, all but enclosed.
+        """
+        rules, unit = self._rules, self._unit_px
+        tree = cKDTree(model.places)
+        around = tree.query_ball_point(places, rules.around * unit, return_length=True)
+        free = tree.query(places)[0] > rules.least_distance * unit
+        kind: Array = np.where(around < rules.neighbours, 0, 1 + free * (1 + (around >= rules.enclosed)))
+        return kind
 
     def _lighter(self, model: Model, found: residue.Candidates) -> bool:
         """Is there a kind of lighter atoms, of which none has been taken so far? Then it is one of the species from now on."""
