@@ -116,9 +116,8 @@ def main() -> None:
                 with h5py.File(folder / "reconstruction.h5") as file:
                     volume, edition = file[VOLUME][()], file["reconstruction"].attrs["edition"]
                 places = to_places(maxima(volume, truth.pixel_angstrom)[0], volume.shape)
-                print(
-                    f"{title}: {time.monotonic() - began:.0f} s, edition {edition}\n  maxima  {judge(to_angstrom(places, truth.pixel_angstrom), truth)}"
-                )
+                print(f"{title}: {time.monotonic() - began:.0f} s, edition {edition}")
+                print(f"  maxima  {judge(to_angstrom(places, truth.pixel_angstrom), truth)}")
                 if (folder / "atoms.h5").exists():
                     with h5py.File(folder / "atoms.h5") as file:
                         print(f"  atoms   {judge(file['atoms/angstrom'][()], truth)}  {file['atoms'].attrs['doubts']}", flush=True)
