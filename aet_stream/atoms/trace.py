@@ -48,9 +48,11 @@ class Rules:
     last_weight_sigma: float = 0.2
     false_share: float = 0.3
     """Of those that are added, at most so many are there by chance: of each kind of place by itself, as chance makes its places hardly ever
-    where `enclosed` neighbours, or at a surface `neighbours`, leave room for an atom."""
-    enclosed: int = 7
-    alone: int = 2
+    where atoms leave room for one."""
+    enclosed: float = 0.55
+    at_surface: float = 0.25
+    """Share of the neighbours that atoms have (`around`, the upper quartile) that such a place has, inside and at a surface."""
+    alone: float = 0.15
     """Atoms with fewer neighbours are none: noise beside a particle, not a part of it."""
     around: float = 1.3
     neighbours: int = 3
@@ -284,8 +286,7 @@ class _Run:
         )
         keep = self.species.presence(weights, errors) > self._rules.presence
         if closing:
-            near = cKDTree(model.places[keep]).query_ball_point(model.places, self._rules.around * self._unit_px, return_length=True)
-            keep &= near > self._rules.alone  # counted with itself
+            keep &= self._neighbours(model.of(keep), model.places)[0] >= self._rules.alone
         return keep, replace(model, kinds=kinds, widths_px=widths)
 
     def merged(self, model: Model) -> tuple[Array, Model]:
@@ -333,12 +334,17 @@ class _Run:
 
         0: hardly any; 1: as many as an atom has, but one too near; 2: room for one, at a surface; 3: room for one, all but enclosed.
         """
-        rules, unit = self._rules, self._unit_px
-        tree = cKDTree(model.places)
-        around = tree.query_ball_point(places, rules.around * unit, return_length=True)
-        free = tree.query(places)[0] > rules.least_distance * unit
-        kind: Array = np.where(around < rules.neighbours, 0, 1 + free * (1 + (around >= rules.enclosed)))
+        rules, (share, free) = self._rules, self._neighbours(model, places)
+        kind: Array = np.where(share < rules.at_surface, 0, 1 + free * (1 + (share >= rules.enclosed)))
         return kind
+
+    def _neighbours(self, model: Model, places: Array) -> tuple[Array, Array]:
+        """Of (n, 3) places: (how many atoms are around each, as a share of what atoms have around them; whether none is too near)."""
+        tree, reach = cKDTree(model.places), self._rules.around * self._unit_px
+        usual = np.quantile(tree.query_ball_point(model.places, reach, return_length=True) - 1, 0.75)
+        distance = tree.query(places)[0]
+        around = tree.query_ball_point(places, reach, return_length=True) - (distance == 0)
+        return around / max(usual, 1), distance > self._rules.least_distance * self._unit_px
 
     def _lighter(self, model: Model, found: residue.Candidates) -> bool:
         """Is there a kind of lighter atoms, of which none has been taken so far? Then it is one of the species from now on."""
