@@ -34,6 +34,8 @@ from aet_stream.transport import ask
 from tests.bench import frame
 from tests.harness import Daemon, running, wait_for
 
+PAUSE_S = 0.5
+"""Before each file: a microscope takes longer to tilt, and files that come back to back wait for one another."""
 MAKER = Maker("bench", "another", "9" * 64)
 
 
@@ -121,9 +123,11 @@ def run(folder: Path, rows: int, size_px: int, pairs: int) -> None:
         print(f"{rows} x {size_px}^2: {first_s:.1f} s the first time, {then_s:.1f} s then; peak {more_mib:+.0f} MiB over {before:.0f}")
         quiet, busy = [], []
         for pair in range(pairs):
+            time.sleep(PAUSE_S)
             quiet.append(stored(daemon, 2 * pair, 512))
             work = threading.Thread(target=chosen, args=(daemon, 2 - pair % 2))
             work.start()
+            time.sleep(PAUSE_S)
             busy.append(stored(daemon, 2 * pair + 1, 512))
             work.join()
         for name, times in (("alone", quiet), ("beside it", busy)):

@@ -23,5 +23,5 @@ class Timing:
     pause_s: float = 2.0
     """After a failing disk: how long before the next try."""
     look_for_closing_s: float = 0.2
-    close_budget_s: float = 0.02
+    close_budget_s: float = 0.005
     """Spent on closing and folding in one turn."""
