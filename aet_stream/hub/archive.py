@@ -585,6 +585,8 @@ class Archive:
         if isinstance(error, StoreError):
             with contextlib.suppress(OutputFull):  # nothing to mend was found
                 self._mend(name, error)
+            if self._state(name) != "closed":
+                self._unshown.add(name)
 
     # -- all that is done piece by piece ------------------------------------------------------------------------------------------
 
