@@ -473,8 +473,11 @@ class SeriesStore:
             version = layout.LAYOUT_VERSION if beside_others else layout.UNDECIDED_VERSION
             planes, extras = self._closed.planes(records[number]), self._closed.extras(number)
             image = layout.projection_image(records[number], planes, extras, version=version)
-            durable.replace(self.folder / PROJECTIONS / layout.file_name(number), image, "unpack")
+            path = self.folder / PROJECTIONS / layout.file_name(number)
+            durable.replace(path, image, "unpack")
             self.packed.discard(number)
+            with self._guard.reading(path):
+                layout.read_projection(str(path))  # what is written now is soon the only one
             yield
 
     def check(self) -> list[str]:
