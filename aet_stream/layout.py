@@ -402,14 +402,36 @@ def row_of(file: h5py.File, row: int) -> tuple[Record, Planes]:
         values: dict[str, Any] = {}
         for name, column in COLUMNS.items():
             if f"{PER_PROJECTION}/{name}" in file:
-                value = file[f"{PER_PROJECTION}/{name}"][row]
-                values[name] = value.decode() if isinstance(value, bytes) else column.type(value) if column.type is bool else value.item()
+                values[name] = _value(column, file[f"{PER_PROJECTION}/{name}"][row].item())
         record = nested(values)
         planes = {plane.name: file[plane.dataset][row] for plane in PLANES if plane.name in record.checksums}
     except (OSError, KeyError, RuntimeError, TypeError, ValueError, msgspec.DecodeError) as error:
         raise StoreError(f"{file.filename}: row {row} cannot be read: {error}") from error
     check_pixels(f"{file.filename} row {row}", record, planes)
     return record, planes
+
+
+def records_of(file: h5py.File) -> list[Record]:
+    """The record of every row of an open series, as it is shown.
+
+    Raises
+    ------
+    StoreError : they cannot be read
+    """
+    try:
+        columns = {name: file[f"{PER_PROJECTION}/{name}"][()].tolist() for name in COLUMNS if f"{PER_PROJECTION}/{name}" in file}
+        rows = (
+            {name: _value(COLUMNS[name], each) for name, each in zip(columns, row, strict=True)}
+            for row in zip(*columns.values(), strict=True)
+        )
+        return [nested(values) for values in rows]
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError, msgspec.DecodeError) as error:
+        raise StoreError(f"{file.filename}: its records cannot be read: {error}") from error
+
+
+def _value(column: Column, written: Any) -> Any:
+    """As it was, of what a dataset of series.h5 holds."""
+    return written.decode() if isinstance(written, bytes) else bool(written) if column.type is bool else written
 
 
 def check_pixels(where: str, record: Record, planes: Planes) -> None:
@@ -504,6 +526,35 @@ def read_projection(path: str) -> tuple[Record, Planes]:
         raise StoreError(f"{path}: not a readable projection file: {error}") from error
     check_pixels(path, record, planes)
     return record, planes
+
+
+def extras_of(path: str) -> list[str]:
+    """What a projection file keeps beside its planes: `variance` or `frames` (`projection_image`); mostly nothing.
+
+    Raises
+    ------
+    StoreError : it cannot be read
+    """
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return sorted(file.keys() - {plane.name for plane in PLANES})
+    except (OSError, RuntimeError) as error:
+        raise StoreError(f"{path}: not a readable projection file: {error}") from error
+
+
+def read_extra(path: str, name: str) -> Array:
+    """One of them, as the file has it: `read_projection` has checked it.
+
+    Raises
+    ------
+    StoreError : it cannot be read
+    """
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            pixels: Array = file[name][()]
+            return pixels
+    except (OSError, KeyError, RuntimeError) as error:
+        raise StoreError(f"{path}: {name} cannot be read: {error}") from error
 
 
 def counting(file: h5py.File, *, keep_excluded: bool = False) -> Array:

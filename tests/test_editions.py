@@ -389,7 +389,8 @@ def test_a_lost_edition_is_written_anew_from_the_closed_series(tmp_path: Path) -
 
 @pytest.mark.parametrize("restarted", [False, True])
 def test_edition_1_outlives_its_projection_files(tmp_path: Path, restarted: bool) -> None:
-    """Somebody deletes them while another edition is shown: its own file has all of it, from which they are written anew; chosen again."""
+    """Somebody deletes them while another edition is shown: its own file has all of it, and it is chosen again without them. A late
+    projection has them written anew, as they were."""
     archive, ledger = stored(tmp_path, closed=True)
     before = {path.name: path.read_bytes() for path in (tmp_path / "s" / "projections").iterdir()}
     taken(archive, tmp_path, use=True)
@@ -408,7 +409,14 @@ def test_edition_1_outlives_its_projection_files(tmp_path: Path, restarted: bool
     work(archive)
     assert shown(tmp_path) == [1, 1, 1]
     sound(tmp_path)
-    assert {path.name: path.read_bytes() for path in (tmp_path / "s" / "projections").iterdir()} == before
+    assert layout.projection_files(tmp_path / "s") == {}
+    archive.commit("s", [arrival(ledger, made(3))])
+    archive.publish("s")
+    assert shown(tmp_path) == [1, 1, 1, 1]
+    sound(tmp_path)
+    after = {path.name: path.read_bytes() for path in (tmp_path / "s" / "projections").iterdir()}
+    assert after.pop("000003.h5")
+    assert after == before
     ledger.close()
 
 

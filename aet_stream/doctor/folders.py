@@ -187,6 +187,9 @@ def _speed(folder: Path) -> tuple[float, float]:
     return PROBE_BYTES / 2**20 / took_s[0], took_s[1]
 
 
+_MORE_ROOM = "make room on the disk of output.root: prune closed series (`aet-stream prune SERIES`, or output.prune for all)"
+
+
 def room(station: Station) -> Iterator[Finding]:
     """Free space in series: raw, clean, and both once more in the closed file."""
     if not station.has_output:
@@ -202,9 +205,14 @@ def room(station: Station) -> Iterator[Finding]:
     said = f"{free / 1e9:.1f} GB free: {fit} more series of {series / 1e9:.1f} GB"
     if free < config.output.keep_free_mib << 20:
         kept = config.output.keep_free_mib / 1024
-        yield fail(f"{said}; below the {kept:.1f} GiB that are kept free, nothing is accepted", "make room on the disk of output.root")
+        yield fail(
+            f"{said}; below the {kept:.1f} GiB that are kept free, nothing is accepted",
+            "make room on the disk of output.root, or prune closed series (`aet-stream prune`)",
+        )
     elif fit < 5:
-        yield warn(said, "make room on the disk of output.root, or move old series away")
+        yield warn(
+            said, "make room on the disk of output.root, prune closed series (`aet-stream prune`, output.prune), or move old ones away"
+        )
     else:
         yield ok(said)
 

@@ -85,11 +85,14 @@ class Closing:
             self._watch = peer
             self._sentinels.clear()
 
+    def coming(self) -> set[str]:
+        """Series that something is on its way to."""
+        offered = {series_of(path, self._root_name, self._rules) for path, _ in self._in_flight.backlog}
+        return self._in_flight.series() | self._archive.unpublished() | offered
+
     def due(self) -> list[str]:
         """Open series that are full, silent for long enough, or asked for; never one that something is still coming for."""
-        coming = self._in_flight.series() | self._archive.unpublished()
-        coming |= {series_of(path, self._root_name, self._rules) for path, _ in self._in_flight.backlog}
-        rules, due = self._rules, []
+        coming, rules, due = self.coming(), self._rules, list[str]()
         by_path = rules.by in ("leaf", "path_pattern")
         ended_folders = set[str]() if by_path else {top_folder(path) for path in self._sentinels}
         ended_series = {series_of(path, self._root_name, rules) for path in self._sentinels} if by_path else set[str]()

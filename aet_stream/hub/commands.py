@@ -16,6 +16,7 @@ from aet_stream.hub.closing import Closing
 from aet_stream.hub.endings import Endings
 from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.outbox import Outbox
+from aet_stream.hub.retention import Retention
 from aet_stream.reasons import why
 from aet_stream.status import Status
 
@@ -35,6 +36,7 @@ class Commands:
         endings: Endings,
         closing: Closing,
         archive: Archive,
+        retention: Retention,
         *,
         status: Callable[[], Status],
         idle_for_s: Callable[[], float],
@@ -45,6 +47,7 @@ class Commands:
         self._endings = endings
         self._closing = closing
         self._archive = archive
+        self._retention = retention
         self._status = status
         self._idle_for_s = idle_for_s
 
@@ -62,6 +65,8 @@ class Commands:
                 return "", self._idle()
             case "close":
                 return self._close(self._stored(arguments))
+            case "prune":
+                return self._prune(self._stored(arguments), now=arguments.get("now") is True)
             case "requeue":
                 return self._again(arguments.get("ids", []), None)
             case "release":
@@ -192,6 +197,10 @@ class Commands:
             return f"{name} is closed already", {"state": "closed"}
         self._closing.ask(name)
         return f"closing {name}", {"state": "closing"}
+
+    def _prune(self, name: str, *, now: bool) -> tuple[str, dict[str, Any]]:
+        done = self._retention.ask(name, now=now)
+        return f"{name} has no projection files any more", {"state": "done" if done else "working"}
 
     def _again(self, ids: list[Any], tilt_deg: float | None) -> tuple[str, dict[str, Any]]:
         if not ids or not all(isinstance(visit_id, int) and 0 <= visit_id < 1 << 63 for visit_id in ids):

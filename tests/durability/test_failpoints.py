@@ -41,7 +41,7 @@ def test_a_full_disk_is_waited_for(tmp_path: Path, name: str) -> None:
     check(matrix.Cell(name, 1, "ENOSPC"), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["close.written", "fold.written", "first.written"])
+@pytest.mark.parametrize("name", ["close.written", "fold.written", "first.written", "unpack.written"])
 def test_a_spoiled_file_is_not_put_in_place(tmp_path: Path, name: str) -> None:
     """The disk keeps other bytes than it was given: the file is read back before it replaces anything, and written again."""
     assert check(matrix.Cell(name, 1, "spoil"), tmp_path).reached
