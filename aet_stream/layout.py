@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -18,7 +18,7 @@ import h5py
 import msgspec
 import numpy as np
 
-from aet_stream import hdf5
+from aet_stream import hdf5, pieces
 from aet_stream.errors import NewerLayout, StoreError
 from aet_stream.naming import SERIES_FILE as SERIES_FILE
 from aet_stream.projection import Acquisition, Array, Drift, Quality, VisitKey
@@ -440,9 +440,15 @@ def check_pixels(where: str, record: Record, planes: Planes) -> None:
     ------
     StoreError : the pixels are not what was written
     """
+    pieces.finished(checking_pixels(where, record, planes))
+
+
+def checking_pixels(where: str, record: Record, planes: Planes) -> Generator[None]:
+    """The same, piece by piece."""
     for name, expected in record.checksums.items():
-        if crc32(planes[name]) != expected:
-            raise StoreError(f"{where}: the checksum of the {name} pixels is {crc32(planes[name]):08x}, written was {expected:08x}")
+        found = yield from pieces.crc32(planes[name])
+        if found != expected:
+            raise StoreError(f"{where}: the checksum of the {name} pixels is {found:08x}, written was {expected:08x}")
 
 
 def spelled(value: Any) -> str:
@@ -515,16 +521,23 @@ def read_projection(path: str) -> tuple[Record, Planes]:
     ------
     StoreError : the file cannot be read, or its pixels are not what was written
     """
+    return pieces.finished(reading_projection(path))
+
+
+def reading_projection(path: str) -> Generator[None, None, tuple[Record, Planes]]:
+    """The same, piece by piece."""
     try:
         with h5py.File(path, "r", locking=False) as file:
-            record = read_record(file)
-            planes = {name: file[name][()] for name in record.checksums}
+            record, planes = read_record(file), dict[str, Array]()
+            for name in record.checksums:
+                planes[name] = yield from pieces.read(file[name])
+                yield
             for name in file.keys() - planes.keys():
                 if "crc32" in file[name].attrs and crc32(file[name][()]) != file[name].attrs["crc32"]:
                     raise StoreError(f"{path}: {name} is not what was written (checksum)")
     except (OSError, KeyError, RuntimeError) as error:
         raise StoreError(f"{path}: not a readable projection file: {error}") from error
-    check_pixels(path, record, planes)
+    yield from checking_pixels(path, record, planes)
     return record, planes
 
 

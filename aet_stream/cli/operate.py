@@ -259,7 +259,8 @@ def _decide(arguments: argparse.Namespace, command: str, what: dict[str, Any]) -
     from aet_stream.transport import ask
 
     root = output_root(arguments)
-    answer = ask(root, command, what)
+    while (answer := ask(root, command, what)).get("state") == "working":
+        time.sleep(0.1)
     while not ask(root, "settled", {"series": answer["series"]})["settled"]:
         time.sleep(0.1)
     print(answer["text"])

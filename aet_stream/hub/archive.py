@@ -20,7 +20,7 @@ from typing import Literal
 
 import msgspec
 
-from aet_stream import coverage, edition, failpoints, layout
+from aet_stream import coverage, edition, failpoints, layout, pieces
 from aet_stream.edition import FIRST
 from aet_stream.errors import AetError, OutputFull, StoreError
 from aet_stream.hub import decisions as decided
@@ -114,7 +114,7 @@ class Archive:
         self._config = config
         self._stores: dict[str, SeriesStore] = {}
         self._works: dict[str, tuple[str, Generator[None]]] = {}
-        """Series -> what is being done to it piece by piece: ("close", "fold", "revise", "take", "unpack" or "prune", the work)."""
+        """Series -> what is being done to it piece by piece: ("load", "close", "fold", "revise", "take", "unpack" or "prune", the work)."""
         self._unshown: set[str] = set()
         """Series about which something is decided that `series.h5` does not show yet, or nobody has been told."""
         self._taking: dict[tuple[str, str], bool] = {}
@@ -198,14 +198,20 @@ class Archive:
     def store(self, name: str) -> SeriesStore:
         """The store of one series, loaded from disk at first use."""
         if name not in self._stores:
-            store = SeriesStore(self.root / name, self._guard, fold_rows=self._fold_rows)
-            known = self._ledger.stored(name)
-            complaints = store.load(known)
-            self._reconcile(name, store, known, complaints)
-            self._stores[name] = store
-            if store.chosen.decisions.text != self._ledger.decided(name):
-                self._unshown.add(name)
+            pieces.finished(self._loading(name))
         return self._stores[name]
+
+    def _loading(self, name: str) -> Generator[None]:
+        """Have the rows of a series in memory."""
+        store = SeriesStore(self.root / name, self._guard, fold_rows=self._fold_rows)
+        known = self._ledger.stored(name)
+        complaints = yield from store.loading(known)
+        if name in self._stores:
+            return  # somebody could not wait
+        self._reconcile(name, store, known, complaints)
+        self._stores[name] = store
+        if store.chosen.decisions.text != self._ledger.decided(name):
+            self._unshown.add(name)
 
     def tilts_deg(self, name: str) -> list[float]:
         """Of every stored projection that counts: one that was taken again under its name counts once, a deliberate repeat by itself."""
@@ -451,12 +457,20 @@ class Archive:
         """Are the rows of this series in memory?"""
         return name in self._stores
 
+    def fetching(self, name: str) -> bool:
+        """Are the rows of this series still on their way into memory? That has begun then: thousands take their time."""
+        if name not in self._stores and name not in self._works:
+            self._works[name] = ("load", self._loading(name))
+        return name not in self._stores
+
     def settled(self, name: str) -> bool:
         """Does `series.h5` show all that is decided about a series?"""
         return name not in self._unshown
 
     def _take(self, name: str, key: str) -> Generator[None]:
         """Take over a finished edition; one that is damaged is set aside."""
+        if name not in self._stores:
+            yield from self._loading(name)
         store, number = self.store(name), max([FIRST, *layout.edition_files(self.root / name), *self._ledger.editions(name)]) + 1
         try:
             yield from store.taking(key, number)
@@ -631,7 +645,7 @@ class Archive:
                 off = self._announce_closed(name) if kind == "close" else []
                 self._tell_decided(name)
                 closed.append(Closed(name, off, "closed" if kind == "close" else "revised"))
-            if self._state(name) == "closed" and name not in self._unshown and name not in self._unpublished:
+            if kind != "load" and self._state(name) == "closed" and name not in self._unshown and name not in self._unpublished:
                 self._stores.pop(name, None)  # its records are on disk; memory is for open series
         return closed
 

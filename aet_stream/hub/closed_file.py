@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from aet_stream import edition, layout
+from aet_stream import edition, layout, pieces
 from aet_stream.edition import FIRST, Edition
 from aet_stream.errors import StoreError
 from aet_stream.hub import first_edition
@@ -64,38 +64,44 @@ class ClosedFile:
         """All of them, in order of their numbers."""
         return dict(sorted((self.rows | self.apart).items()))
 
-    def planes(self, record: Record) -> Planes:
-        """The pixels of one of them, checked.
+    def reading(self, record: Record) -> Generator[None, None, Planes]:
+        """The pixels of one of them, checked, piece by piece.
 
         Raises
         ------
         StoreError : they cannot be read, or are not what was written
         """
+        planes = yield from self._guard.pieces(self.path, self._reading(record))
+        if "clean" in record.checksums and "clean" not in planes:
+            planes = {**planes, "clean": (yield from self.reading_first(record))}
+        yield from layout.checking_pixels(f"{self.path} projection {record.number}", record, planes)
+        return planes
+
+    def _reading(self, record: Record) -> Generator[None, None, Planes]:
+        """What `series.h5` itself has of it."""
         try:
-            with self._guard.reading(self.path), h5py.File(self.path, "r", locking=False) as file:
+            with h5py.File(self.path, "r", locking=False) as file:
                 if f"{layout.APART}/{record.number:06d}" in file:
                     return layout.apart_planes(file, record)
                 row = int(np.flatnonzero(file[f"{PER_PROJECTION}/number"][()] == record.number)[0])
-                shown = _editions(file)[row] == FIRST
-                wanted = [plane for plane in PLANES if plane.name in record.checksums and (shown or plane.name != "clean")]
-                planes = {plane.name: file[plane.dataset][row] for plane in wanted}
+                shown, planes = _editions(file)[row] == FIRST, dict[str, Array]()
+                for plane in PLANES:
+                    if plane.name in record.checksums and (shown or plane.name != "clean"):
+                        planes[plane.name] = yield from pieces.read(file[plane.dataset], row)
+                        yield
         except (OSError, KeyError, IndexError, RuntimeError) as error:
             raise StoreError(f"{self.path}: projection {record.number} cannot be read: {error}") from error
-        if not shown:
-            planes["clean"] = self.first(record)
-        layout.check_pixels(f"{self.path} row {row}", record, planes)
         return planes
 
-    def first(self, record: Record) -> Array:
-        """(height, width) float32, counts, checked: what the file of edition 1 has of a row.
+    def reading_first(self, record: Record) -> Generator[None, None, Array]:
+        """(height, width) float32, counts, checked, piece by piece: what the file of edition 1 has of a row.
 
         Raises
         ------
         StoreError : it cannot be read, or is not what was written
         """
         row = self._row(record)
-        with self._guard.reading(self.first_path):
-            return edition.read_frame(self.first_path, row)
+        return (yield from self._guard.pieces(self.first_path, edition.reading_frame(self.first_path, row)))
 
     def extras(self, number: int) -> Planes:
         """What its projection file had beside its planes, checked.
@@ -115,7 +121,7 @@ class ClosedFile:
         """What is wrong with the pixels of each projection, one after the other; empty: nothing."""
         for record, _ in self.known.values():
             try:
-                self.planes(record)
+                pieces.finished(self.reading(record))
                 yield ""
             except StoreError as error:
                 yield str(error)

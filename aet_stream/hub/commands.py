@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
@@ -119,16 +119,18 @@ class Commands:
         """A child has finished one: take it over."""
         if not _KEY.fullmatch(key):
             raise AetError(f"{key!r} names no edition")
-        number = self._archive.take(name, key, use=use)
+        number = None if use and self._archive.fetching(name) else self._archive.take(name, key, use=use)
         return "", {"state": "working"} if number is None else {"state": "done", "edition": number}
 
     def _use(self, name: str, number: Any) -> tuple[str, dict[str, Any]]:
         if not isinstance(number, int) or isinstance(number, bool):
             raise AetError(f"edition {number!r}: give its number, as `aet-stream editions {name}` shows it")
-        done = self._archive.use(name, number)
+        done = not self._archive.fetching(name) and self._archive.use(name, number)
         return f"{name} shows edition {number}", {"state": "done" if done else "working"}
 
     def _exclude(self, meant: dict[str, list[int]], text: str) -> tuple[str, dict[str, Any]]:
+        if self._fetching(meant):
+            return "", {"state": "working"}
         for name, numbers in meant.items():
             self._archive.exclude(name, numbers, why("by_person", text=text))
             self._endings.doubtful.add(name)
@@ -140,6 +142,8 @@ class Commands:
         visits = [self._ledger.visit(each) for each in ids if isinstance(each, int)]
         discarded = {row["id"]: row for row in visits if row is not None and row["state"] == "discarded"}
         meant = self._projections({"ids": [each for each in ids if each not in discarded]}) if len(discarded) < len(ids) else {}
+        if self._fetching(meant):
+            return "", {"state": "working"}
         for name, numbers in meant.items():
             self._archive.restore(name, numbers)
         self._endings.read_again(discarded.values())
@@ -183,8 +187,13 @@ class Commands:
             else:
                 meant.setdefault(row["series"], []).append(row["number"])
         for name, numbers in meant.items():
-            self._archive.known(name, numbers)
+            if self._archive.at_hand(name):
+                self._archive.known(name, numbers)
         return meant
+
+    def _fetching(self, meant: Collection[str]) -> bool:
+        """Are the rows of any of these series still on their way into memory?"""
+        return any([self._archive.fetching(name) for name in meant])
 
     def _text(self, arguments: dict[str, Any]) -> str:
         text = " ".join(str(arguments.get("reason", "")).split())

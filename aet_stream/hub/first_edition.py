@@ -27,7 +27,7 @@ def write(
     series: str,
     records: Sequence[Record],
     shape: tuple[int, int],
-    clean: Callable[[Record], Planes],
+    reading: Callable[[Record], Generator[None, None, Planes]],
     extras: Callable[[], Iterable[tuple[int, Planes]]],
 ) -> Generator[None]:
     """Write it anew, read it back, and put it in place; yields after every row.
@@ -35,7 +35,7 @@ def write(
     Parameters
     ----------
     shape : (height, width)
-    clean : the planes of a projection as they were stored, checked
+    reading : the planes of a projection as they were stored, checked
     extras : projections by their numbers, with what is kept beside each
 
     Raises
@@ -50,7 +50,8 @@ def write(
         failpoints.reach("first.begin", draft)
         with edition.drafting(draft, series, maker, [Covered.of(record) for record in records], shape) as written:
             for record in records:
-                written.row(clean(record)["clean"], record.quality)
+                planes = yield from reading(record)
+                yield from written.writing_row(planes["clean"], record.quality)
                 failpoints.reach("first.frame", draft)
                 yield
             for number, planes in extras():

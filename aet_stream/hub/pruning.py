@@ -48,7 +48,7 @@ def pruning(folder: Path, guard: CrashGuard, room_bytes: Callable[[], int]) -> G
     with durable.disk_errors(closed.first_path):
         yield from _keep_first(folder, guard, closed, dict(files), beside, room_bytes)
     for record, path in going:
-        _compare(guard, closed, record, path, beside[record.number])
+        yield from _compare(guard, closed, record, path, beside[record.number])
         failpoints.reach("prune.compared", path)
         yield
     failpoints.reach("prune.checked", folder)
@@ -82,38 +82,42 @@ def _keep_first(
             f"{path}: edition 1 needs {needed >> 20} MiB before {folder.name} can be pruned, {max(0, room) >> 20} MiB are to be had"
         )
 
-    def clean(record: Record) -> Planes:
-        return _read(guard, files[record.number])[1] if record.number in files else closed.planes(record)
+    def reading(record: Record) -> Generator[None, None, Planes]:
+        if record.number not in files:
+            return (yield from closed.reading(record))
+        return (yield from _reading(guard, files[record.number]))[1]
 
     def extras() -> Iterator[tuple[int, Planes]]:
         for record in records:
             names, file = beside.get(record.number, []), str(files.get(record.number))
             yield record.number, {name: layout.read_extra(file, name) for name in names} or closed.extras(record.number)
 
-    yield from first_edition.write(path, folder.name, records, (height, width), clean, extras)
+    yield from first_edition.write(path, folder.name, records, (height, width), reading, extras)
 
 
-def _compare(guard: CrashGuard, closed: ClosedFile, record: Record, path: Path, beside: list[str]) -> None:
+def _compare(guard: CrashGuard, closed: ClosedFile, record: Record, path: Path, beside: list[str]) -> Generator[None]:
     """
     Raises
     ------
     StoreError : the file has anything that the closed series has not
     """
-    said, planes = _read(guard, path)
+    said, planes = yield from _reading(guard, path)
     if not layout.same(said, record):
         raise StoreError(f"{path}: {closed.path} says something else of projection {record.number}")
-    wrong = [name for name, kept in closed.planes(record).items() if not _identical(planes[name], kept)]
-    wrong += ["clean"] * (not _identical(planes["clean"], closed.first(record)))
+    kept = yield from closed.reading(record)
+    wrong = [name for name in kept if not _identical(planes[name], kept[name])]
+    yield
+    first = yield from closed.reading_first(record)
+    wrong += ["clean"] * (not _identical(planes["clean"], first))
     if beside:
-        kept = closed.extras(record.number)
-        wrong += [name for name in beside if name not in kept or not _identical(layout.read_extra(str(path), name), kept[name])]
+        extras = closed.extras(record.number)
+        wrong += [name for name in beside if name not in extras or not _identical(layout.read_extra(str(path), name), extras[name])]
     if wrong:
         raise StoreError(f"{path}: its {wrong[0]} is not what the closed series has of projection {record.number}")
 
 
-def _read(guard: CrashGuard, path: Path) -> tuple[Record, Planes]:
-    with guard.reading(path):
-        return layout.read_projection(str(path))
+def _reading(guard: CrashGuard, path: Path) -> Generator[None, None, tuple[Record, Planes]]:
+    return (yield from guard.pieces(path, layout.reading_projection(str(path))))
 
 
 def _identical(a: Array, b: Array) -> bool:

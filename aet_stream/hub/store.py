@@ -11,13 +11,14 @@ import re
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
 import h5py
 import numpy as np
 
-from aet_stream import durable, edition, failpoints, hdf5, layout
+from aet_stream import durable, edition, failpoints, layout, pieces
 from aet_stream.edition import FIRST, Edition
 from aet_stream.errors import OutputFull, StoreError, Unstorable
 from aet_stream.hub import first_edition
@@ -26,8 +27,9 @@ from aet_stream.hub.closed_file import ClosedFile
 from aet_stream.hub.crash_guard import CrashGuard
 from aet_stream.hub.decisions import DECISIONS, Decisions
 from aet_stream.hub.master import About, Shown, Source, write_contiguous, write_virtual
+from aet_stream.hub.stacks import Stacks
 from aet_stream.judging import Row, Rows
-from aet_stream.layout import PLANES, PROJECTIONS, SERIES_FILE, Planes, Record, crc32
+from aet_stream.layout import PLANES, PROJECTIONS, SERIES_FILE, Planes, Record
 from aet_stream.projection import Array, VisitKey
 from aet_stream.readers import path_stamp
 
@@ -228,13 +230,12 @@ class SeriesStore:
 
     # -- closing ----------------------------------------------------------------------------------------------------------------
 
-    def read(self, record: Record) -> Planes:
-        """The pixels of a projection as they were stored, checked."""
+    def reading(self, record: Record) -> Generator[None, None, Planes]:
+        """The pixels of a projection as they were stored, checked, piece by piece."""
         if self._closed is not None and record.number in self.packed:
-            return self._closed.planes(record)
+            return (yield from self._closed.reading(record))
         path = self.folder / PROJECTIONS / layout.file_name(record.number)
-        with self._guard.reading(path):
-            stored, planes = layout.read_projection(str(path))
+        stored, planes = yield from self._guard.pieces(path, layout.reading_projection(str(path)))
         if not layout.same(stored, record):
             raise StoreError(f"{self.folder}: projection {record.number} is not the one that was stored")
         return planes
@@ -245,15 +246,16 @@ class SeriesStore:
             return
         shown, draft = self.chosen.shown(self.records, self.apart), durable.temporary(self.folder / SERIES_FILE)
 
-        def read(row: int) -> Planes:
-            planes, clean = self.read(self.records[row]), self.chosen.clean(self.records[row])
+        def reading(row: int) -> Generator[None, None, Planes]:
+            planes = yield from self.reading(self.records[row])
+            clean = yield from self.chosen.reading_clean(self.records[row])
             return planes if clean is None else {**planes, "clean": clean}
 
         try:
             with durable.disk_errors(draft):
                 yield from self._keep_first(shown)
                 failpoints.reach("close.begin", draft)
-                yield from write_contiguous(draft, shown, read, self.read, self._frame, about)
+                yield from write_contiguous(draft, shown, reading, self.reading, self._frame, about)
                 durable.put_in_place(draft, self.folder / SERIES_FILE, "close")
         finally:
             draft.unlink(missing_ok=True)
@@ -268,7 +270,7 @@ class SeriesStore:
             return
         closed, packed, (height, width) = self._closed, sorted(self.packed), self._frame.shape
         extras = ((number, closed.extras(number)) for number in packed if closed is not None)
-        yield from first_edition.write(path, self.name, self.records, (height, width), self.read, lambda: extras)
+        yield from first_edition.write(path, self.name, self.records, (height, width), self.reading, lambda: extras)
 
     def taking(self, key: str, number: int) -> Generator[None]:
         """Check the finished edition of this key, and give it its number; yields often.
@@ -329,25 +331,24 @@ class SeriesStore:
 
     def _write_segment(self, draft: Path, first: int, end: int) -> Generator[None]:
         records = self.records[first:end]
-        raw = self.read(records[0])["raw"]
+        if self._frame is None:
+            return
         with h5py.File(draft, "w", libver=layout.LIBVER) as file:
             file.attrs["numbers"], file.attrs["clean_crc32"] = _identity(records)
-            shape = (len(records), *raw.shape)
-            datasets = [hdf5.frames(file, plane.name, shape, plane.dtype_beside(raw), plane.fill) for plane in PLANES]
+            stacks = Stacks.new(file, attrgetter("name"), len(records), self._frame)
             for frame, record in enumerate(records):
-                planes = self.read(record)
-                for plane, dataset in zip(PLANES, datasets, strict=True):
-                    dataset[frame] = planes.get(plane.name, plane.fill)
-                durable.sync_now_and_then(draft, frame, layout.nbytes(record, raw))
+                planes = yield from self.reading(record)
+                yield from stacks.writing(frame, planes)
+                durable.sync_now_and_then(draft, frame, layout.nbytes(record, self._frame))
                 failpoints.reach("fold.frame", draft)
                 yield
         failpoints.reach("fold.written", draft)
         durable.sync_file(draft)
         with h5py.File(draft, "r") as file:
+            stacks = Stacks.of(file, attrgetter("name"))
             for frame, record in enumerate(records):
-                if {name: crc32(file[name][frame]) for name in record.checksums} != record.checksums:
+                if not (yield from stacks.are(frame, record)):
                     raise StoreError(f"{draft}: frame {frame} does not read back as it was written")
-                yield
         failpoints.reach("fold.checked", draft)
 
     # -- recovery ---------------------------------------------------------------------------------------------------------------
@@ -372,6 +373,10 @@ class SeriesStore:
         A damaged file is moved into quarantine. A closed `series.h5` stands for that, and for those that were pruned or that somebody
         deleted.
         """
+        return pieces.finished(self.loading(known))
+
+    def loading(self, known: Mapping[int, object]) -> Generator[None, None, list[str]]:
+        """The same, piece by piece."""
         self.records, self.apart, self._stored, self._segments, self._frame = [], [], [], [], None
         self._visits, self.rows, self._newest = set(), Rows(), {}
         self._closed, self.packed = None, set()
@@ -393,6 +398,7 @@ class SeriesStore:
         self._next_number = max([*known, *numbers, *shown.rows], default=-1) + 1
         for number in numbers:
             load(number, whole=number not in known)
+            yield
         closed_has = set(shown.rows) if shown.closed else set[int]()
         complaints += self._take_from_closed(closed_has - found.keys(), found, known)
         strange = self._strange(found)
@@ -445,7 +451,7 @@ class SeriesStore:
             record, frame = closed.known[number]
             try:
                 if number not in known:
-                    closed.planes(record)
+                    pieces.finished(closed.reading(record))
             except StoreError as error:
                 complaints.append(str(error))
                 continue
@@ -461,17 +467,19 @@ class SeriesStore:
         StoreError : what a closed series has of one is not what was written
         OutputFull : the disk does not take it
         """
-        if self._closed is None or not self.packed:
+        closed = self._closed
+        if closed is None:
             return
         with durable.disk_errors(self.folder / PROJECTIONS):
             durable.make_folder(self.folder / PROJECTIONS)
         records = {record.number: record for record in self.stored}
         for number in sorted(self.packed):
+            beside_others = closed.apart and number not in closed.apart
+            version = layout.LAYOUT_VERSION if beside_others else layout.UNDECIDED_VERSION
+            planes = yield from closed.reading(records[number])
             if number not in self.packed:
                 continue  # somebody was faster
-            beside_others = self._closed.apart and number not in self._closed.apart
-            version = layout.LAYOUT_VERSION if beside_others else layout.UNDECIDED_VERSION
-            planes, extras = self._closed.planes(records[number]), self._closed.extras(number)
+            extras = closed.extras(number)
             image = layout.projection_image(records[number], planes, extras, version=version)
             path = self.folder / PROJECTIONS / layout.file_name(number)
             durable.replace(path, image, "unpack")
