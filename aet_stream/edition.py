@@ -24,7 +24,7 @@ import h5py
 import msgspec
 import numpy as np
 
-from aet_stream import __version__, durable, layout, pieces
+from aet_stream import __version__, durable, hdf5, layout, pieces
 from aet_stream.errors import StoreError
 from aet_stream.layout import LIBVER, Record
 from aet_stream.projection import Array, Quality
@@ -188,7 +188,7 @@ def writing(
 def drafting(path: Path, series: str, maker: Maker, covered: Sequence[Covered], shape: tuple[int, int]) -> Iterator[Draft]:
     """The same without any care for the name: the file is synced when the block ends."""
     with h5py.File(path, "w", libver=LIBVER) as file:
-        file.create_dataset(layout.EDITION_CLEAN, (len(covered), *shape), "<f4")
+        hdf5.frames(file, layout.EDITION_CLEAN, (len(covered), *shape), np.dtype("<f4"), np.nan)
         written = Draft(file, path, covered)
         yield written
         written.finish(series, maker)

@@ -448,6 +448,21 @@ def test_a_projection_that_comes_while_an_edition_is_shown_is_stored_at_once(tmp
     ledger.close()
 
 
+def test_the_rows_of_a_closed_series_come_into_memory_piece_by_piece(tmp_path: Path) -> None:
+    """Thousands take their time; a late projection of the series does not wait for it, and is there afterwards."""
+    archive, ledger = stored(tmp_path, closed=True)
+    assert archive.fetching("s")
+    archive.work(0.0)
+    archive.work(0.0)
+    assert archive.fetching("s")
+    archive.commit("s", [arrival(ledger, made(3))])
+    archive.publish("s")
+    assert not archive.fetching("s")
+    work(archive)
+    assert len(archive.store("s").records) == 4
+    ledger.close()
+
+
 # -- a person's word ----------------------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,16 +12,20 @@ import numpy as np
 import pytest
 
 from aet_stream import layout
-from aet_stream.config import Output
+from aet_stream.config import Config, Output
+from aet_stream.doctor.finding import Station
+from aet_stream.doctor.folders import room
 from aet_stream.edition import Edition
-from aet_stream.errors import AetError
+from aet_stream.errors import AetError, StoreError
 from aet_stream.hub.archive import Archive
 from aet_stream.hub.outbox import Outbox
 from aet_stream.hub.retention import Retention
 from aet_stream.hub.store import Draft
 from aet_stream.hub.timing import Timing
 from aet_stream.layout import crc32
+from aet_stream.monitor import series_cache
 from aet_stream.reasons import why
+from aet_stream.series import Series
 from tests.harness import known_image
 from tests.test_editions import opened, shown, sound, stored, taken, work
 from tests.test_odd import SURVEY, close, series_of
@@ -214,8 +220,6 @@ def test_an_edition_1_that_is_nowhere_is_doubted(tmp_path: Path) -> None:
     taken(archive, tmp_path, use=True)
     pruned(archive, tmp_path)
     (tmp_path / "s" / "editions" / "01.h5").unlink()
-    from aet_stream.series import Series
-
     with Series(tmp_path / "s" / "series.h5") as series:
         (doubt,) = series.doubts()
     assert "edition 1 of 3 projections" in doubt
@@ -408,3 +412,36 @@ def test_a_file_that_the_closed_series_does_not_know_is_never_removed(rested: Re
     assert strange.exists()
     assert shown(rested.root) == [1] * 4
     sound(rested.root)
+
+
+# -- who looks on -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_shows_every_row_of_a_pruned_series(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a long one it has only the last rows at hand, and reads the others one by one."""
+    monkeypatch.setattr(series_cache, "ROWS_SHOWN", 1)
+    archive, ledger = stored(tmp_path, closed=True)
+    taken(archive, tmp_path, use=True)
+    pruned(archive, tmp_path)
+    cache = series_cache.SeriesCache(tmp_path)
+    for number in range(3):
+        row = cache.row("s", number)
+        assert (row["number"], row["path"], row["edition"]) == (number, f"s/{number}.tif", 2)
+        assert np.array_equal(cache.pixels("s", row)["clean"], made(number).planes["raw"].astype("<f4") - 9)
+        first = cache.in_edition("s", row, 1)
+        assert np.array_equal(cache.pixels("s", first)["clean"], made(number).planes["clean"])
+    with pytest.raises(StoreError):
+        cache.row("s", 3)
+    ledger.close()
+
+
+def test_doctor_counts_what_a_series_takes_until_it_is_pruned(tmp_path: Path) -> None:
+    """So that room for the next one is not foretold from what is left of the last."""
+    archive, ledger = stored(tmp_path, closed=True)
+    pruned(archive, tmp_path)
+    ledger.close()
+    left = sum(path.stat().st_size for path in (tmp_path / "s").rglob("*.*"))
+    until_then = left + (tmp_path / "s" / "series.h5").stat().st_size
+    (found,) = room(Station(Config(output=Output(root=str(tmp_path)))))
+    fit = int(re.findall(r"(\d+) more series", found.said)[0])
+    assert fit == pytest.approx(shutil.disk_usage(tmp_path).free / until_then, rel=0.02)

@@ -16,6 +16,7 @@ from pathlib import Path
 from aet_stream import durable
 from aet_stream.doctor.finding import Finding, Station, fail, ok, warn
 from aet_stream.errors import AetError
+from aet_stream.layout import PROJECTIONS, SERIES_FILE
 from aet_stream.naming import RESERVED, shown
 from aet_stream.watch.events import file_system, network_file_system
 
@@ -218,13 +219,20 @@ def room(station: Station) -> Iterator[Finding]:
 
 
 def _series_bytes(root: Path) -> int:
-    """Of the largest of the latest series there; 0: none."""
+    """Of the largest of the latest series there, as it was when it was closed; 0: none."""
     try:
         folders = [entry for entry in os.scandir(root) if entry.is_dir() and entry.name not in RESERVED]
     except OSError:
         return 0
     latest = sorted(folders, key=lambda entry: entry.stat().st_mtime)[-5:]
-    return max((_bytes_below(Path(entry.path)) for entry in latest), default=0)
+    return max((_bytes_when_closed(Path(entry.path)) for entry in latest), default=0)
+
+
+def _bytes_when_closed(folder: Path) -> int:
+    """Of a series that was pruned since, with projection files as large as its one file."""
+    series = folder / SERIES_FILE
+    pruned = series.exists() and not any((folder / PROJECTIONS).glob("*.h5"))
+    return _bytes_below(folder) + (series.stat().st_size if pruned else 0)
 
 
 def _bytes_below(folder: Path) -> int:
