@@ -236,6 +236,11 @@ class Output(Section, frozen=True):
     until there is room again; the microscope's own files wait. 0: until the disk is full."""
     group_s: Seconds = 0.1
     """Under load, `series.h5` is rewritten at most this often, and for at most a third of the time. 0: for every projection."""
+    prune: bool = False
+    """Remove the projection files of a closed series. Everything in them is found in `series.h5` and `editions/01.h5` first, byte by byte;
+    raw, and every edition, stay. `aet-stream prune SERIES` does it by hand."""
+    prune_after_h: Annotated[float, msgspec.Meta(ge=0)] = 24.0
+    """So long after a series was closed: a program that opened it before reads them still, and would be shown zeros without an error."""
     fold_rows: Annotated[int, msgspec.Meta(ge=2, le=500)] = 256
     """Open series: this many projection files are folded into one segment, so that `series.h5` never spans too many files."""
 

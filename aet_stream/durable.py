@@ -12,7 +12,7 @@ from aet_stream import failpoints
 from aet_stream.errors import OutputFull
 
 ABANDONED_S = 3600.0
-SYNC_BYTES = 64 << 20
+SYNC_BYTES = 16 << 20
 """Of a large file, what is brought to the disk at once: nobody waits longer than that takes."""
 
 

@@ -24,9 +24,9 @@ import h5py
 import msgspec
 import numpy as np
 
-from aet_stream import __version__, durable, layout
+from aet_stream import __version__, durable, hdf5, layout, pieces
 from aet_stream.errors import StoreError
-from aet_stream.layout import LIBVER, Record, crc32
+from aet_stream.layout import LIBVER, Record
 from aet_stream.projection import Array, Quality
 
 FIRST = 1
@@ -105,12 +105,17 @@ class Draft:
         ------
         StoreError : more rows than were announced, another shape, or pixels that are not finite
         """
+        pieces.finished(self.writing_row(clean, quality, estimate=estimate, because=because))
+
+    def writing_row(self, clean: Array, quality: Quality, *, estimate: str = "", because: str = "") -> Generator[None]:
+        """The same, piece by piece."""
         place, pixels = len(self._rows), np.ascontiguousarray(clean, "<f4")
         shape = self._file[layout.EDITION_CLEAN].shape
         if place >= shape[0] or pixels.shape != shape[1:] or not np.isfinite(pixels).all():
             raise StoreError(f"{self._path}: row {place} of {pixels.shape} does not belong into {shape}, or is not finite")
-        self._file[layout.EDITION_CLEAN][place] = pixels
-        self._rows.append(Row(place, self._covered[place], crc32(pixels), quality, estimate, because))
+        yield from pieces.write(self._file[layout.EDITION_CLEAN], place, pixels)
+        checksum = yield from pieces.crc32(pixels)
+        self._rows.append(Row(place, self._covered[place], checksum, quality, estimate, because))
         durable.sync_now_and_then(self._path, place, pixels.nbytes)
 
     def extra(self, name: str, values: Any, **attributes: Any) -> None:
@@ -183,7 +188,7 @@ def writing(
 def drafting(path: Path, series: str, maker: Maker, covered: Sequence[Covered], shape: tuple[int, int]) -> Iterator[Draft]:
     """The same without any care for the name: the file is synced when the block ends."""
     with h5py.File(path, "w", libver=LIBVER) as file:
-        file.create_dataset(layout.EDITION_CLEAN, (len(covered), *shape), "<f4")
+        hdf5.frames(file, layout.EDITION_CLEAN, (len(covered), *shape), np.dtype("<f4"), np.nan)
         written = Draft(file, path, covered)
         yield written
         written.finish(series, maker)
@@ -303,7 +308,7 @@ class Edition:
         ------
         StoreError : it cannot be read, or is not what was written
         """
-        return _frame(self._file, self.rows[number])
+        return pieces.finished(_reading_frame(self._file, self.rows[number]))
 
     def extra(self, name: str) -> Array:
         """What its maker has kept under this name below `/maker`, checked.
@@ -328,11 +333,12 @@ class Edition:
             self._file[layout.EDITION_EXTRA].visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
         return names
 
-    def checking(self) -> Iterator[str]:
-        """What is wrong with each row's pixels, and with each thing that its maker has kept, one after the other; empty: nothing."""
-        for number in self.rows:
+    def checking(self) -> Generator[str]:
+        """What is wrong with each row's pixels, and with each thing that its maker has kept, piece by piece; empty: nothing."""
+        for number, row in self.rows.items():
             try:
-                finite = np.isfinite(self.clean(number)).all()
+                pixels = yield from _nothing_wrong_yet(_reading_frame(self._file, row))
+                finite = np.isfinite(pixels).all()
                 yield "" if finite else f"{self.path}: projection {number} has values that are not finite"
             except StoreError as error:
                 yield str(error)
@@ -348,8 +354,8 @@ class Edition:
         return [doubt for doubt in self.checking() if doubt]
 
 
-def read_frame(path: Path, row: Row) -> Array:
-    """(height, width) float32, counts: one row of an edition whose `rows` are known, checked.
+def reading_frame(path: Path, row: Row) -> Generator[None, None, Array]:
+    """(height, width) float32, counts: one row of an edition whose `rows` are known, checked; piece by piece.
 
     Raises
     ------
@@ -357,19 +363,29 @@ def read_frame(path: Path, row: Row) -> Array:
     """
     try:
         with h5py.File(path, "r", locking=False) as file:
-            return _frame(file, row)
+            return (yield from _reading_frame(file, row))
     except OSError as error:
         raise StoreError(f"{path}: cannot be opened as an edition: {layout.unreadable(error)}") from error
 
 
-def _frame(file: h5py.File, row: Row) -> Array:
+def _reading_frame(file: h5py.File, row: Row) -> Generator[None, None, Array]:
     try:
-        pixels: Array = file[layout.EDITION_CLEAN][row.place]
+        pixels = yield from pieces.read(file[layout.EDITION_CLEAN], row.place)
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise StoreError(f"{file.filename}: row {row.place} cannot be read: {error}") from error
-    if crc32(pixels) != row.clean_crc32:
+    if (yield from pieces.crc32(pixels)) != row.clean_crc32:
         raise StoreError(f"{file.filename}: row {row.place} is not what was written (checksum)")
     return pixels
+
+
+def _nothing_wrong_yet(work: Generator[None, None, Array]) -> Generator[str, None, Array]:
+    while True:
+        try:
+            next(work)
+        except StopIteration as ended:
+            made: Array = ended.value
+            return made
+        yield ""
 
 
 class Columns(Protocol):

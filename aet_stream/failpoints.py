@@ -39,6 +39,8 @@ NAMES = (
     "take.begin", "take.frame", "take.checked", *(f"take.{step}" for step in _FILE[2:]),
     "first.begin", "first.frame", "first.written", "first.checked", *(f"first.{step}" for step in _FILE[2:]),
     *(f"made.{step}" for step in ("draft", "synced", "renamed", "durable")),
+    "prune.begin", "prune.first", "prune.compared", "prune.checked", "prune.removed", "prune.durable", "prune.commit", "prune.committed",
+    *(f"unpack.{step}" for step in _FILE),
     "fold.begin", "fold.frame", *(f"fold.{step}" for step in _FILE[1:]), "fold.checked",
     *(f"quarantine.{step}" for step in _FILE), "quarantine.remove",
     "end.commit", "end.committed",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -18,7 +18,7 @@ import h5py
 import msgspec
 import numpy as np
 
-from aet_stream import hdf5
+from aet_stream import hdf5, pieces
 from aet_stream.errors import NewerLayout, StoreError
 from aet_stream.naming import SERIES_FILE as SERIES_FILE
 from aet_stream.projection import Acquisition, Array, Drift, Quality, VisitKey
@@ -402,8 +402,7 @@ def row_of(file: h5py.File, row: int) -> tuple[Record, Planes]:
         values: dict[str, Any] = {}
         for name, column in COLUMNS.items():
             if f"{PER_PROJECTION}/{name}" in file:
-                value = file[f"{PER_PROJECTION}/{name}"][row]
-                values[name] = value.decode() if isinstance(value, bytes) else column.type(value) if column.type is bool else value.item()
+                values[name] = _value(column, file[f"{PER_PROJECTION}/{name}"][row].item())
         record = nested(values)
         planes = {plane.name: file[plane.dataset][row] for plane in PLANES if plane.name in record.checksums}
     except (OSError, KeyError, RuntimeError, TypeError, ValueError, msgspec.DecodeError) as error:
@@ -412,15 +411,44 @@ def row_of(file: h5py.File, row: int) -> tuple[Record, Planes]:
     return record, planes
 
 
+def records_of(file: h5py.File) -> list[Record]:
+    """The record of every row of an open series, as it is shown.
+
+    Raises
+    ------
+    StoreError : they cannot be read
+    """
+    try:
+        columns = {name: file[f"{PER_PROJECTION}/{name}"][()].tolist() for name in COLUMNS if f"{PER_PROJECTION}/{name}" in file}
+        rows = (
+            {name: _value(COLUMNS[name], each) for name, each in zip(columns, row, strict=True)}
+            for row in zip(*columns.values(), strict=True)
+        )
+        return [nested(values) for values in rows]
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError, msgspec.DecodeError) as error:
+        raise StoreError(f"{file.filename}: its records cannot be read: {error}") from error
+
+
+def _value(column: Column, written: Any) -> Any:
+    """As it was, of what a dataset of series.h5 holds."""
+    return written.decode() if isinstance(written, bytes) else bool(written) if column.type is bool else written
+
+
 def check_pixels(where: str, record: Record, planes: Planes) -> None:
     """
     Raises
     ------
     StoreError : the pixels are not what was written
     """
+    pieces.finished(checking_pixels(where, record, planes))
+
+
+def checking_pixels(where: str, record: Record, planes: Planes) -> Generator[None]:
+    """The same, piece by piece."""
     for name, expected in record.checksums.items():
-        if crc32(planes[name]) != expected:
-            raise StoreError(f"{where}: the checksum of the {name} pixels is {crc32(planes[name]):08x}, written was {expected:08x}")
+        found = yield from pieces.crc32(planes[name])
+        if found != expected:
+            raise StoreError(f"{where}: the checksum of the {name} pixels is {found:08x}, written was {expected:08x}")
 
 
 def spelled(value: Any) -> str:
@@ -493,17 +521,53 @@ def read_projection(path: str) -> tuple[Record, Planes]:
     ------
     StoreError : the file cannot be read, or its pixels are not what was written
     """
+    return pieces.finished(reading_projection(path))
+
+
+def reading_projection(path: str) -> Generator[None, None, tuple[Record, Planes]]:
+    """The same, piece by piece."""
     try:
         with h5py.File(path, "r", locking=False) as file:
-            record = read_record(file)
-            planes = {name: file[name][()] for name in record.checksums}
+            record, planes = read_record(file), dict[str, Array]()
+            for name in record.checksums:
+                planes[name] = yield from pieces.read(file[name])
+                yield
             for name in file.keys() - planes.keys():
                 if "crc32" in file[name].attrs and crc32(file[name][()]) != file[name].attrs["crc32"]:
                     raise StoreError(f"{path}: {name} is not what was written (checksum)")
     except (OSError, KeyError, RuntimeError) as error:
         raise StoreError(f"{path}: not a readable projection file: {error}") from error
-    check_pixels(path, record, planes)
+    yield from checking_pixels(path, record, planes)
     return record, planes
+
+
+def extras_of(path: str) -> list[str]:
+    """What a projection file keeps beside its planes: `variance` or `frames` (`projection_image`); mostly nothing.
+
+    Raises
+    ------
+    StoreError : it cannot be read
+    """
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return sorted(file.keys() - {plane.name for plane in PLANES})
+    except (OSError, RuntimeError) as error:
+        raise StoreError(f"{path}: not a readable projection file: {error}") from error
+
+
+def read_extra(path: str, name: str) -> Array:
+    """One of them, as the file has it: `read_projection` has checked it.
+
+    Raises
+    ------
+    StoreError : it cannot be read
+    """
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            pixels: Array = file[name][()]
+            return pixels
+    except (OSError, KeyError, RuntimeError) as error:
+        raise StoreError(f"{path}: {name} cannot be read: {error}") from error
 
 
 def counting(file: h5py.File, *, keep_excluded: bool = False) -> Array:

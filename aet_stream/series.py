@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -233,6 +234,7 @@ class Series:
     def _doubts_about_editions(self) -> Iterator[str]:
         """Editions that lie beside it: each whole, of these projections, and shown as it is."""
         rows = zip(edition.covered(self), self.column("clean_crc32").tolist(), self._editions().tolist(), strict=True)
+        yield from self._doubts_about_first()
         apart = self.apart
         known = {row.number: (row, clean_crc32, number) for row, clean_crc32, number in rows}
         for number, path in layout.edition_files(self.path.parent).items():
@@ -249,6 +251,18 @@ class Series:
                             yield f"projection {each} is shown as of edition {number}, and is not: {path} has another"
             except StoreError as error:
                 yield str(error)
+
+    def _doubts_about_first(self) -> Iterator[str]:
+        """Of rows that show another edition, edition 1 is in a projection file or in a file of its own."""
+        folder = self.path.parent
+        first = folder / layout.EDITIONS / layout.edition_file(edition.FIRST)
+        numbers = set(self.column("number")[self._editions() != edition.FIRST].tolist())
+        gone = numbers - layout.projection_files(folder).keys() if (folder / layout.EDITIONS).is_dir() else set()
+        if gone and first.exists():
+            with contextlib.suppress(StoreError), edition.Edition(first) as found:
+                gone -= found.rows.keys()
+        if gone:
+            yield f"edition 1 of {len(gone)} projections ({min(gone)} …) is neither in {first} nor in projection files"
 
     def _editions(self) -> Array:
         """(n,) which edition each row shows."""

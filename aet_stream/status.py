@@ -177,6 +177,8 @@ class SeriesStatus(StatusPart, frozen=True):
     """What was stored and counts, an image that was taken again under its name once."""
     excluded: int = 0
     """What was stored and does not count, by a person's word or as odd."""
+    pruned_at: float | None = None
+    """Since when it has no projection files, unix seconds; None: it has them."""
 
 
 class PutAside(StatusPart, frozen=True):

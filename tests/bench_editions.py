@@ -34,11 +34,13 @@ from aet_stream.transport import ask
 from tests.bench import frame
 from tests.harness import Daemon, running, wait_for
 
+PAUSE_S = 0.5
+"""Before each file: a microscope takes longer to tilt, and files that come back to back wait for one another."""
 MAKER = Maker("bench", "another", "9" * 64)
 
 
-def closed_series(root: Path, rows: int, size_px: int) -> None:
-    """A closed series `old`."""
+def closed_series(root: Path, rows: int, size_px: int, name: str = "old") -> None:
+    """A closed series."""
     root.mkdir(parents=True, exist_ok=True)
     ledger, _ = open_ledger(root)
     archive = Archive(root, ledger, Outbox(ledger.db, {}), CrashGuard(root), fold_rows=256, expected=0, config="{}")
@@ -49,27 +51,29 @@ def closed_series(root: Path, rows: int, size_px: int) -> None:
         raw = np.roll(base, number, axis=0)
         clean = raw.astype("<f4") - 100
         facts = dict(
-            number=number, series="old", path=f"old/{number}.tif", image=0, stamp="1", sha256=sha256_of(raw), raw_crc32=layout.crc32(raw),
+            number=number, series=name, path=f"{name}/{number}.tif", image=0, stamp="1", sha256=sha256_of(raw), raw_crc32=layout.crc32(raw),
             clean_crc32=layout.crc32(clean), tilt_deg=float(number), tilt_source="filename", tilt_candidates="[]", model="first",
             model_sha256="1" * 64, settle_s=0.0, read_s=0.0, queue_s=0.0, network_s=0.0, closed_at=1e9,
         )  # fmt: skip
         draft = Draft(layout.nested(facts), {"raw": raw, "clean": clean})
         with ledger.transaction():
-            visit_id = ledger.want("old", draft.record.visit)
-        archive.commit("old", [Arrival(visit_id, draft, dict.fromkeys(("settle", "read", "queue", "network"), 0.0), time.time())])
-    archive.publish("old")
-    archive.begin_close("old")
+            visit_id = ledger.want(name, draft.record.visit)
+        archive.commit(name, [Arrival(visit_id, draft, dict.fromkeys(("settle", "read", "queue", "network"), 0.0), time.time())])
+    archive.publish(name)
+    archive.begin_close(name)
     while archive.working_on():
         archive.work(1.0)
     ledger.close()
 
 
-def make(root: Path, rows: int, size_px: int) -> None:
-    """A closed series `old`, and an edition of it that waits for the hub."""
-    closed_series(root, rows, size_px)
+def make(root: Path, rows: int, size_px: int, name: str = "old", *, another: bool = True) -> None:
+    """A closed series, and unless it is to have no other an edition of it that waits for the hub."""
+    closed_series(root, rows, size_px, name)
+    if not another:
+        return
     with (
-        Series(root / "old" / layout.SERIES_FILE) as series,
-        edition.writing(root / "old", "old", MAKER, edition.covered(series), series.shape) as draft_of,
+        Series(root / name / layout.SERIES_FILE) as series,
+        edition.writing(root / name, name, MAKER, edition.covered(series), series.shape) as draft_of,
     ):
         for row in range(rows):
             draft_of.row(series.raw(row).astype("<f4") - 101, Quality("another", "9" * 64))
@@ -83,15 +87,15 @@ def peak_mib(pid: int, *, reset: bool = False) -> float:
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
 
-def stored(daemon: Daemon, index: int, size_px: int) -> float:
-    """Seconds from the close of one more file of the open series to its row."""
+def stored(daemon: Daemon, index: int, size_px: int, name: str = "new") -> float:
+    """Seconds from the close of one more file of an open series to its row."""
     content = tiff(frame(index, size_px), float(index % 140 - 70), 0.05)
-    (daemon.root / "new" / f"p_{index:03d}_{index % 140 - 70:+.2f}deg.tif").write_bytes(content)
+    (daemon.root / name / f"p_{index:03d}_{index % 140 - 70:+.2f}deg.tif").write_bytes(content)
     closed_at = time.time()
 
     def there() -> bool:
         try:
-            with h5py.File(daemon.out / "new" / "series.h5", "r", locking=False) as file:
+            with h5py.File(daemon.out / name / "series.h5", "r", locking=False) as file:
                 return len(file["/exchange/theta"]) > index
         except OSError:
             return False
@@ -102,8 +106,12 @@ def stored(daemon: Daemon, index: int, size_px: int) -> float:
 
 def chosen(daemon: Daemon, number: int) -> float:
     """Seconds until readers see this edition."""
+    return chosen_of(daemon, "old", number)
+
+
+def chosen_of(daemon: Daemon, name: str, number: int) -> float:
     began = time.time()
-    while ask(daemon.out, "use", {"series": "old", "edition": number})["state"] != "done":
+    while ask(daemon.out, "use", {"series": name, "edition": number})["state"] != "done":
         time.sleep(0.05)
     return time.time() - began
 
@@ -121,9 +129,11 @@ def run(folder: Path, rows: int, size_px: int, pairs: int) -> None:
         print(f"{rows} x {size_px}^2: {first_s:.1f} s the first time, {then_s:.1f} s then; peak {more_mib:+.0f} MiB over {before:.0f}")
         quiet, busy = [], []
         for pair in range(pairs):
+            time.sleep(PAUSE_S)
             quiet.append(stored(daemon, 2 * pair, 512))
             work = threading.Thread(target=chosen, args=(daemon, 2 - pair % 2))
             work.start()
+            time.sleep(PAUSE_S)
             busy.append(stored(daemon, 2 * pair + 1, 512))
             work.join()
         for name, times in (("alone", quiet), ("beside it", busy)):

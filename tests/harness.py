@@ -52,7 +52,7 @@ def wait_for(condition: Callable[[], Any], *, limit_s: float = 30.0, what: str =
 
 
 WITH_SETTINGS = ("status", "check", "close", "requeue", "release", "events", "resend", "editions", "use", "reprocess", "exclude",
-                 "restore", "discard")  # fmt: skip
+                 "restore", "discard", "prune")  # fmt: skip
 """Commands that are told where the daemon writes."""
 
 

@@ -74,7 +74,7 @@ def test_jitter_is_found_with_a_turned_axis() -> None:
     assert residuals[-1] < 0.5 * residuals[0]
 
 
-@pytest.mark.parametrize("axis_deg", [-3.0, 2.0])
+@pytest.mark.parametrize("axis_deg", [pytest.param(-3.0, marks=pytest.mark.thorough), 2.0])
 def test_a_turned_axis_is_found(axis_deg: float) -> None:
     """To a fifth of a degree, jitter notwithstanding, and the right way round."""
     jitter = np.random.default_rng(2).uniform(-3, 3, (len(TILTS), 2))

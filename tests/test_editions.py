@@ -389,7 +389,8 @@ def test_a_lost_edition_is_written_anew_from_the_closed_series(tmp_path: Path) -
 
 @pytest.mark.parametrize("restarted", [False, True])
 def test_edition_1_outlives_its_projection_files(tmp_path: Path, restarted: bool) -> None:
-    """Somebody deletes them while another edition is shown: its own file has all of it, from which they are written anew; chosen again."""
+    """Somebody deletes them while another edition is shown: its own file has all of it, and it is chosen again without them. A late
+    projection has them written anew, as they were."""
     archive, ledger = stored(tmp_path, closed=True)
     before = {path.name: path.read_bytes() for path in (tmp_path / "s" / "projections").iterdir()}
     taken(archive, tmp_path, use=True)
@@ -408,7 +409,14 @@ def test_edition_1_outlives_its_projection_files(tmp_path: Path, restarted: bool
     work(archive)
     assert shown(tmp_path) == [1, 1, 1]
     sound(tmp_path)
-    assert {path.name: path.read_bytes() for path in (tmp_path / "s" / "projections").iterdir()} == before
+    assert layout.projection_files(tmp_path / "s") == {}
+    archive.commit("s", [arrival(ledger, made(3))])
+    archive.publish("s")
+    assert shown(tmp_path) == [1, 1, 1, 1]
+    sound(tmp_path)
+    after = {path.name: path.read_bytes() for path in (tmp_path / "s" / "projections").iterdir()}
+    assert after.pop("000003.h5")
+    assert after == before
     ledger.close()
 
 
@@ -437,6 +445,21 @@ def test_a_projection_that_comes_while_an_edition_is_shown_is_stored_at_once(tmp
     work(archive)
     assert told(ledger) == ["series.closed", "edition.done 2", "edition.chosen 2"]
     assert not list((tmp_path / "s").rglob(".*.tmp"))
+    ledger.close()
+
+
+def test_the_rows_of_a_closed_series_come_into_memory_piece_by_piece(tmp_path: Path) -> None:
+    """Thousands take their time; a late projection of the series does not wait for it, and is there afterwards."""
+    archive, ledger = stored(tmp_path, closed=True)
+    assert archive.fetching("s")
+    archive.work(0.0)
+    archive.work(0.0)
+    assert archive.fetching("s")
+    archive.commit("s", [arrival(ledger, made(3))])
+    archive.publish("s")
+    assert not archive.fetching("s")
+    work(archive)
+    assert len(archive.store("s").records) == 4
     ledger.close()
 
 

@@ -7,7 +7,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import h5py
@@ -413,3 +413,42 @@ def test_a_close_that_the_ledger_missed_is_announced_once(tmp_path: Path) -> Non
 def test_a_series_is_the_folder_directly_under_the_watched_one(path: str, series: str) -> None:
     """And never one of our own folders."""
     assert series_of(path, "root") == series
+
+
+def test_large_frames_are_closed_band_by_band_and_checked_to_the_last(tmp_path: Path) -> None:
+    """A frame is not one piece of work; the closed file has all of it, and damage in its last rows is found."""
+    size_px = 1500  # clean: more than two bands
+    store = opened(tmp_path)
+    assert store.commit([made(index, size_px=size_px) for index in range(2)]) == 2
+    store.write_master(ABOUT)
+    path = tmp_path / "s" / "projections" / "000001.h5"
+    with h5py.File(path, "r+") as file:
+        sound = file["clean"][-1, -1]
+        file["clean"][-1, -1] = sound + 1
+    with pytest.raises(StoreError, match="checksum of the clean pixels"):
+        for _ in store.close(CLOSED):
+            pass
+    with h5py.File(path, "r+") as file:
+        file["clean"][-1, -1] = sound
+    pieces = sum(1 for _ in store.close(CLOSED))
+    assert pieces > 2 * 2 * (1 + 3)  # frames, read and written, bands of raw and clean
+    with h5py.File(tmp_path / "s" / "series.h5") as file:
+        for row in range(2):
+            assert np.array_equal(file["/aet/raw"][row], made(row, size_px=size_px).planes["raw"])
+            assert np.array_equal(file["/exchange/data"][row], made(row, size_px=size_px).planes["clean"])
+
+
+def test_word_of_a_file_is_left_only_while_it_is_read(tmp_path: Path) -> None:
+    """Between two pieces the hub does other things, of which it may die, too."""
+    (tmp_path / "run").mkdir()
+    said, guard = tmp_path / "run" / "reading", CrashGuard(tmp_path)
+    seen: list[str] = []
+
+    def work() -> Generator[None]:
+        for _ in range(2):
+            seen.append(said.read_text())
+            yield
+
+    for _ in guard.pieces(tmp_path / "s" / "a.h5", work()):
+        assert not said.exists()
+    assert seen == ["s/a.h5"] * 2

@@ -29,6 +29,9 @@ def add_commands(add: Add) -> None:
     report.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     close = add("close", _close, "close a series: one contiguous verified file")
     close.add_argument("series", metavar="SERIES")
+    prune = add("prune", _prune, "remove the projection files of closed series: raw and every edition stay")
+    prune.add_argument("series", nargs="+", metavar="SERIES")
+    prune.add_argument("--now", action="store_true", help="before output.prune_after_h: no program has it open since before it was closed")
     requeue = add("requeue", _requeue, "try held or quarantined projections again")
     requeue.add_argument("ids", nargs="+", type=int, metavar="ID")
     release = add("release", _release, "give held projections their tilt angle")
@@ -150,7 +153,8 @@ def _status_text(daemon: str, status: LedgerStatus) -> str:
     for series in status.series[:10]:
         tilt = "" if series.last_tilt_deg is None else f", last tilt {series.last_tilt_deg:+.2f} deg"
         excluded = f" ({series.excluded} of them excluded)" if series.excluded else ""
-        lines.append(f"series {series.name}: {series.state}, {series.stored} stored{excluded}{tilt}")
+        pruned = ", pruned" if series.pruned_at else ""
+        lines.append(f"series {series.name}: {series.state}{pruned}, {series.stored} stored{excluded}{tilt}")
     if len(status.series) > 10:
         lines.append(f"and {len(status.series) - 10} older series: --json names them")
     for name, tilts in live.planned_missing_deg.items() if live else ():
@@ -201,6 +205,18 @@ def _close(arguments: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+def _prune(arguments: argparse.Namespace) -> int:
+    """Remove the projection files of closed series, after all that they hold was found in series.h5 and editions/01.h5, byte by byte."""
+    from aet_stream.transport import ask
+
+    root = output_root(arguments)
+    for name in arguments.series:
+        while (answer := ask(root, "prune", {"series": name, "now": arguments.now}))["state"] != "done":
+            time.sleep(0.1)
+        print(answer["text"])
+    return EXIT_OK
+
+
 def _requeue(arguments: argparse.Namespace) -> int:
     """Read held or quarantined projections again, for example after mending the file. IDs as `status` shows them."""
     from aet_stream.transport import ask
@@ -243,7 +259,8 @@ def _decide(arguments: argparse.Namespace, command: str, what: dict[str, Any]) -
     from aet_stream.transport import ask
 
     root = output_root(arguments)
-    answer = ask(root, command, what)
+    while (answer := ask(root, command, what)).get("state") == "working":
+        time.sleep(0.1)
     while not ask(root, "settled", {"series": answer["series"]})["settled"]:
         time.sleep(0.1)
     print(answer["text"])

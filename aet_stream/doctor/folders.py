@@ -16,6 +16,7 @@ from pathlib import Path
 from aet_stream import durable
 from aet_stream.doctor.finding import Finding, Station, fail, ok, warn
 from aet_stream.errors import AetError
+from aet_stream.layout import PROJECTIONS, SERIES_FILE
 from aet_stream.naming import RESERVED, shown
 from aet_stream.watch.events import file_system, network_file_system
 
@@ -187,6 +188,9 @@ def _speed(folder: Path) -> tuple[float, float]:
     return PROBE_BYTES / 2**20 / took_s[0], took_s[1]
 
 
+_MORE_ROOM = "make room on the disk of output.root: prune closed series (`aet-stream prune SERIES`, or output.prune for all)"
+
+
 def room(station: Station) -> Iterator[Finding]:
     """Free space in series: raw, clean, and both once more in the closed file."""
     if not station.has_output:
@@ -202,21 +206,33 @@ def room(station: Station) -> Iterator[Finding]:
     said = f"{free / 1e9:.1f} GB free: {fit} more series of {series / 1e9:.1f} GB"
     if free < config.output.keep_free_mib << 20:
         kept = config.output.keep_free_mib / 1024
-        yield fail(f"{said}; below the {kept:.1f} GiB that are kept free, nothing is accepted", "make room on the disk of output.root")
+        yield fail(
+            f"{said}; below the {kept:.1f} GiB that are kept free, nothing is accepted",
+            "make room on the disk of output.root, or prune closed series (`aet-stream prune`)",
+        )
     elif fit < 5:
-        yield warn(said, "make room on the disk of output.root, or move old series away")
+        yield warn(
+            said, "make room on the disk of output.root, prune closed series (`aet-stream prune`, output.prune), or move old ones away"
+        )
     else:
         yield ok(said)
 
 
 def _series_bytes(root: Path) -> int:
-    """Of the largest of the latest series there; 0: none."""
+    """Of the largest of the latest series there, as it was when it was closed; 0: none."""
     try:
         folders = [entry for entry in os.scandir(root) if entry.is_dir() and entry.name not in RESERVED]
     except OSError:
         return 0
     latest = sorted(folders, key=lambda entry: entry.stat().st_mtime)[-5:]
-    return max((_bytes_below(Path(entry.path)) for entry in latest), default=0)
+    return max((_bytes_when_closed(Path(entry.path)) for entry in latest), default=0)
+
+
+def _bytes_when_closed(folder: Path) -> int:
+    """Of a series that was pruned since, with projection files as large as its one file."""
+    series = folder / SERIES_FILE
+    pruned = series.exists() and not any((folder / PROJECTIONS).glob("*.h5"))
+    return _bytes_below(folder) + (series.stat().st_size if pruned else 0)
 
 
 def _bytes_below(folder: Path) -> int:

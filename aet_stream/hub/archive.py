@@ -10,6 +10,7 @@ import hashlib
 import logging
 import math
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Collection, Generator, Sequence
@@ -19,7 +20,7 @@ from typing import Literal
 
 import msgspec
 
-from aet_stream import coverage, edition, failpoints, layout
+from aet_stream import coverage, edition, failpoints, layout, pieces
 from aet_stream.edition import FIRST
 from aet_stream.errors import AetError, OutputFull, StoreError
 from aet_stream.hub import decisions as decided
@@ -29,6 +30,7 @@ from aet_stream.hub.decisions import Aside, Decisions
 from aet_stream.hub.ledger import Ledger, passing
 from aet_stream.hub.master import About
 from aet_stream.hub.outbox import Outbox
+from aet_stream.hub.pruning import pruning
 from aet_stream.hub.store import Draft, Found, Identity, SeriesStore
 from aet_stream.layout import COLUMNS, SERIES_FILE, Record
 from aet_stream.naming import RESERVED
@@ -112,13 +114,15 @@ class Archive:
         self._config = config
         self._stores: dict[str, SeriesStore] = {}
         self._works: dict[str, tuple[str, Generator[None]]] = {}
-        """Series -> what is being done to it piece by piece: ("close", "fold", "revise" or "take", the work)."""
+        """Series -> what is being done to it piece by piece: ("load", "close", "fold", "revise", "take", "unpack" or "prune", the work)."""
         self._unshown: set[str] = set()
         """Series about which something is decided that `series.h5` does not show yet, or nobody has been told."""
         self._taking: dict[tuple[str, str], bool] = {}
         """(series, key) of finished editions that are to be taken over -> shown from then on?"""
         self._refused: dict[tuple[str, str], str] = {}
         """The same of those that were damaged -> why, for whoever asks next."""
+        self._unpruned: dict[str, str] = {}
+        """Series whose projection files could not be removed -> why, for whoever asks next."""
         self._lost = True
         """A stored projection was damaged, is gone or was superseded: its source, or what was a copy of it, is to be read again.
         And at a start, whatever the hub before has left."""
@@ -194,14 +198,20 @@ class Archive:
     def store(self, name: str) -> SeriesStore:
         """The store of one series, loaded from disk at first use."""
         if name not in self._stores:
-            store = SeriesStore(self.root / name, self._guard, fold_rows=self._fold_rows)
-            known = self._ledger.stored(name)
-            complaints = store.load(known)
-            self._reconcile(name, store, known, complaints)
-            self._stores[name] = store
-            if store.chosen.decisions.text != self._ledger.decided(name):
-                self._unshown.add(name)
+            pieces.finished(self._loading(name))
         return self._stores[name]
+
+    def _loading(self, name: str) -> Generator[None]:
+        """Have the rows of a series in memory."""
+        store = SeriesStore(self.root / name, self._guard, fold_rows=self._fold_rows)
+        known = self._ledger.stored(name)
+        complaints = yield from store.loading(known)
+        if name in self._stores:
+            return  # somebody could not wait
+        self._reconcile(name, store, known, complaints)
+        self._stores[name] = store
+        if store.chosen.decisions.text != self._ledger.decided(name):
+            self._unshown.add(name)
 
     def tilts_deg(self, name: str) -> list[float]:
         """Of every stored projection that counts: one that was taken again under its name counts once, a deliberate repeat by itself."""
@@ -287,13 +297,21 @@ class Archive:
 
     def commit(self, name: str, batch: Sequence[Arrival]) -> int:
         """Store projections durably, as many as the disk takes. Closing starts again later; what concerns old rows only goes on."""
-        if name in self._works and self._works[name][0] in ("close", "revise"):
+        if name in self._works and self._works[name][0] in ("close", "revise", "prune"):
             self._abandon(name)
         stored = self.store(name).commit([arrival.draft for arrival in batch])
         for arrival in batch[:stored]:
             noted = _Stored(arrival.visit_id, arrival.draft.record, arrival.stages_s, arrival.done_at)
             self._unpublished.setdefault(name, []).append(noted)
         return stored
+
+    def unpacking(self, name: str) -> bool:
+        """Must projection files be written anew first, because a pruned series is to be open again? Then that has begun, piece by piece."""
+        if not self.store(name).packed:
+            return False
+        if name not in self._works:
+            self._works[name] = ("unpack", self.store(name).unpacking())
+        return True
 
     def publish(self, name: str) -> list[tuple[Record, dict[str, float]]]:
         """Show what is stored in `series.h5`, then enter it into the ledger; returns each record, and the seconds in each stage.
@@ -429,7 +447,7 @@ class Archive:
         ------
         OutputFull : the disk does not take it; nothing has changed
         """
-        if name in self._works and self._works[name][0] in ("close", "revise"):
+        if name in self._works and self._works[name][0] in ("close", "revise", "prune"):
             self._abandon(name)
         for complaint in self.store(name).decide(decisions):
             logger.error("%s", complaint)
@@ -439,12 +457,20 @@ class Archive:
         """Are the rows of this series in memory?"""
         return name in self._stores
 
+    def fetching(self, name: str) -> bool:
+        """Are the rows of this series still on their way into memory? That has begun then: thousands take their time."""
+        if name not in self._stores and name not in self._works:
+            self._works[name] = ("load", self._loading(name))
+        return name not in self._stores
+
     def settled(self, name: str) -> bool:
         """Does `series.h5` show all that is decided about a series?"""
         return name not in self._unshown
 
     def _take(self, name: str, key: str) -> Generator[None]:
         """Take over a finished edition; one that is damaged is set aside."""
+        if name not in self._stores:
+            yield from self._loading(name)
         store, number = self.store(name), max([FIRST, *layout.edition_files(self.root / name), *self._ledger.editions(name)]) + 1
         try:
             yield from store.taking(key, number)
@@ -536,6 +562,48 @@ class Archive:
         if name not in self._works and self.store(name).records:
             self._works[name] = ("close", self.store(name).close(self._about(name, time.time())))
 
+    # -- pruning ----------------------------------------------------------------------------------------------------------------
+
+    def begin_prune(self, name: str) -> None:
+        """Remove the projection files of a closed series of which nothing is in memory, nor under way."""
+        self._unpruned.pop(name, None)
+        self._stores.pop(name, None)
+        self._works[name] = ("prune", self._prune(name))
+
+    def pruning(self, name: str) -> bool:
+        """Are its projection files being removed?"""
+        return name in self._works and self._works[name][0] == "prune"
+
+    def at_rest(self, name: str) -> bool:
+        """Is nothing under way to a series, and everything about it shown?"""
+        taking = {of for of, _ in self._taking}
+        return not (name in self._works or name in self._unshown or name in self._unpublished or name in taking)
+
+    def why_unpruned(self, name: str) -> str:
+        """Why the last try failed, told once; empty: it did not."""
+        return self._unpruned.pop(name, "")
+
+    def _prune(self, name: str) -> Generator[None]:
+        room_bytes = lambda: shutil.disk_usage(self.root).free - self.closing_bytes()  # noqa: E731
+        removed_bytes = yield from pruning(self.root / name, self._guard, room_bytes)
+        with self._ledger.transaction():
+            self._ledger.prune(name)
+            failpoints.reach("prune.commit", self.root / name)
+        failpoints.reach("prune.committed", self.root / name)
+        logger.info("series=%s pruned: %d MiB of projection files removed; %s has them", name, removed_bytes >> 20, SERIES_FILE)
+
+    def _cannot_prune(self, name: str, error: OutputFull | StoreError) -> None:
+        """It costs nothing but the room: what is damaged is set aside, or made good from the rest, and intake goes on."""
+        logger.error("series=%s is not pruned: %s", name, error)
+        self._unpruned[name] = str(error)
+        if isinstance(error, StoreError):
+            with contextlib.suppress(OutputFull):  # nothing to mend was found
+                self._mend(name, error)
+            if self._state(name) != "closed":
+                self._unshown.add(name)
+
+    # -- all that is done piece by piece ------------------------------------------------------------------------------------------
+
     def working_on(self, name: str | None = None) -> bool:
         """Is a series (or any) being closed, folded or revised, or is an edition taken over?"""
         if name is None:
@@ -549,7 +617,8 @@ class Archive:
         """
         until, closed = time.monotonic() + budget_s, self._begin_works()
         while self._works:
-            name, (kind, work) = next(iter(self._works.items()))
+            name = next((name for name, (kind, _) in self._works.items() if kind != "prune"), next(iter(self._works)))
+            kind, work = self._works[name]
             try:
                 next(work)
                 if time.monotonic() >= until:
@@ -557,12 +626,18 @@ class Archive:
                 continue
             except StopIteration:
                 self._works.pop(name, None)
-            except OutputFull:
+            except OutputFull as error:
                 self._works.pop(name, None)
-                raise
+                if kind != "prune":
+                    raise
+                self._cannot_prune(name, error)
+                continue
             except StoreError as error:
                 self._works.pop(name, None)
-                self._mend(name, error)
+                if kind != "prune":
+                    self._mend(name, error)
+                else:
+                    self._cannot_prune(name, error)
                 continue
             if kind == "fold":
                 self._stores[name].write_master(self._about(name, None))
@@ -570,8 +645,8 @@ class Archive:
                 off = self._announce_closed(name) if kind == "close" else []
                 self._tell_decided(name)
                 closed.append(Closed(name, off, "closed" if kind == "close" else "revised"))
-            if self._state(name) == "closed" and name not in self._unshown:
-                self._stores.pop(name)  # its records are on disk; memory is for open series
+            if kind != "load" and self._state(name) == "closed" and name not in self._unshown and name not in self._unpublished:
+                self._stores.pop(name, None)  # its records are on disk; memory is for open series
         return closed
 
     def _announce_closed(self, name: str) -> list[tuple[str, str]]:
@@ -590,8 +665,10 @@ class Archive:
 
     def _abandon(self, name: str) -> None:
         if name in self._works:
-            work = self._works.pop(name)[1]
+            kind, work = self._works.pop(name)
             work.close()
+            if kind == "prune":
+                self._stores.pop(name, None)  # it may know of files that are gone
 
     def close(self) -> None:
         """Drop unfinished work; it starts again at the next start."""

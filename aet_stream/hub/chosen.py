@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import h5py
@@ -143,8 +143,8 @@ class Chosen:
             apart=apart,
         )
 
-    def clean(self, record: Record) -> Array | None:
-        """(height, width) float32, counts, checked: the chosen edition's pixels of a projection; None: those of edition 1.
+    def reading_clean(self, record: Record) -> Generator[None, None, Array | None]:
+        """(height, width) float32, counts, checked: the chosen edition's pixels of a projection, piece by piece; None: those of edition 1.
 
         Raises
         ------
@@ -154,5 +154,4 @@ class Chosen:
         if row is None:
             return None
         path = self.path(self.decisions.edition)
-        with self._guard.reading(path):
-            return edition.read_frame(path, row)
+        return (yield from self._guard.pieces(path, edition.reading_frame(path, row)))

@@ -32,7 +32,7 @@ class Closing:
         self._events = events
         self._outgoing = outgoing
         self._timing = timing
-        self._looked_at_s = -1e9
+        self._looked_at_s = self._rested_s = -1e9
         self._active_at_s: dict[str, float] = {}
         """Series -> monotonic time of its last projection: a clock that is set must not close a series."""
         self._asked: set[str] = set()
@@ -56,6 +56,8 @@ class Closing:
             self._looked_at_s = now_s
             for name in self.due():
                 self._archive.begin_close(name)
+        if self._in_flight and now_s < self._rested_s:
+            return
         for closed in self._archive.work(0.0 if self._in_flight else self._timing.close_budget_s):
             if closed.what != "shown":
                 self._asked.discard(closed.name)
@@ -65,6 +67,8 @@ class Closing:
             what = "shown as it is decided" if closed.what == "shown" else f"{closed.what}: one verified file"
             logger.info("series=%s %s, %s", closed.name, what, path)
             self._outgoing.tell(f"series.{closed.what}", {"series": closed.name, "path": str(path)})
+        ended_s = self._timing.now_s()
+        self._rested_s = ended_s + 3 * (ended_s - now_s)
 
     def hear_end(self, end: SeriesEnd) -> None:
         """A sentinel file ends the series of its folder, as a person would."""
@@ -81,11 +85,14 @@ class Closing:
             self._watch = peer
             self._sentinels.clear()
 
+    def coming(self) -> set[str]:
+        """Series that something is on its way to."""
+        offered = {series_of(path, self._root_name, self._rules) for path, _ in self._in_flight.backlog}
+        return self._in_flight.series() | self._archive.unpublished() | offered
+
     def due(self) -> list[str]:
         """Open series that are full, silent for long enough, or asked for; never one that something is still coming for."""
-        coming = self._in_flight.series() | self._archive.unpublished()
-        coming |= {series_of(path, self._root_name, self._rules) for path, _ in self._in_flight.backlog}
-        rules, due = self._rules, []
+        coming, rules, due = self.coming(), self._rules, list[str]()
         by_path = rules.by in ("leaf", "path_pattern")
         ended_folders = set[str]() if by_path else {top_folder(path) for path in self._sentinels}
         ended_series = {series_of(path, self._root_name, rules) for path in self._sentinels} if by_path else set[str]()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
@@ -16,6 +16,7 @@ from aet_stream.hub.closing import Closing
 from aet_stream.hub.endings import Endings
 from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.outbox import Outbox
+from aet_stream.hub.retention import Retention
 from aet_stream.reasons import why
 from aet_stream.status import Status
 
@@ -35,6 +36,7 @@ class Commands:
         endings: Endings,
         closing: Closing,
         archive: Archive,
+        retention: Retention,
         *,
         status: Callable[[], Status],
         idle_for_s: Callable[[], float],
@@ -45,6 +47,7 @@ class Commands:
         self._endings = endings
         self._closing = closing
         self._archive = archive
+        self._retention = retention
         self._status = status
         self._idle_for_s = idle_for_s
 
@@ -62,6 +65,8 @@ class Commands:
                 return "", self._idle()
             case "close":
                 return self._close(self._stored(arguments))
+            case "prune":
+                return self._prune(self._stored(arguments), now=arguments.get("now") is True)
             case "requeue":
                 return self._again(arguments.get("ids", []), None)
             case "release":
@@ -114,16 +119,18 @@ class Commands:
         """A child has finished one: take it over."""
         if not _KEY.fullmatch(key):
             raise AetError(f"{key!r} names no edition")
-        number = self._archive.take(name, key, use=use)
+        number = None if use and self._archive.fetching(name) else self._archive.take(name, key, use=use)
         return "", {"state": "working"} if number is None else {"state": "done", "edition": number}
 
     def _use(self, name: str, number: Any) -> tuple[str, dict[str, Any]]:
         if not isinstance(number, int) or isinstance(number, bool):
             raise AetError(f"edition {number!r}: give its number, as `aet-stream editions {name}` shows it")
-        done = self._archive.use(name, number)
+        done = not self._archive.fetching(name) and self._archive.use(name, number)
         return f"{name} shows edition {number}", {"state": "done" if done else "working"}
 
     def _exclude(self, meant: dict[str, list[int]], text: str) -> tuple[str, dict[str, Any]]:
+        if self._fetching(meant):
+            return "", {"state": "working"}
         for name, numbers in meant.items():
             self._archive.exclude(name, numbers, why("by_person", text=text))
             self._endings.doubtful.add(name)
@@ -135,6 +142,8 @@ class Commands:
         visits = [self._ledger.visit(each) for each in ids if isinstance(each, int)]
         discarded = {row["id"]: row for row in visits if row is not None and row["state"] == "discarded"}
         meant = self._projections({"ids": [each for each in ids if each not in discarded]}) if len(discarded) < len(ids) else {}
+        if self._fetching(meant):
+            return "", {"state": "working"}
         for name, numbers in meant.items():
             self._archive.restore(name, numbers)
         self._endings.read_again(discarded.values())
@@ -178,8 +187,13 @@ class Commands:
             else:
                 meant.setdefault(row["series"], []).append(row["number"])
         for name, numbers in meant.items():
-            self._archive.known(name, numbers)
+            if self._archive.at_hand(name):
+                self._archive.known(name, numbers)
         return meant
+
+    def _fetching(self, meant: Collection[str]) -> bool:
+        """Are the rows of any of these series still on their way into memory?"""
+        return any([self._archive.fetching(name) for name in meant])
 
     def _text(self, arguments: dict[str, Any]) -> str:
         text = " ".join(str(arguments.get("reason", "")).split())
@@ -192,6 +206,10 @@ class Commands:
             return f"{name} is closed already", {"state": "closed"}
         self._closing.ask(name)
         return f"closing {name}", {"state": "closing"}
+
+    def _prune(self, name: str, *, now: bool) -> tuple[str, dict[str, Any]]:
+        done = self._retention.ask(name, now=now)
+        return f"{name} has no projection files any more", {"state": "done" if done else "working"}
 
     def _again(self, ids: list[Any], tilt_deg: float | None) -> tuple[str, dict[str, Any]]:
         if not ids or not all(isinstance(visit_id, int) and 0 <= visit_id < 1 << 63 for visit_id in ids):

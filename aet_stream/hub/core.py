@@ -28,6 +28,7 @@ from aet_stream.hub.left_out import LeftOut
 from aet_stream.hub.odd import Odd
 from aet_stream.hub.outbox import Outbox
 from aet_stream.hub.outgoing import Letter, News, Outgoing
+from aet_stream.hub.retention import Retention
 from aet_stream.hub.room import Room
 from aet_stream.hub.storing import Storing
 from aet_stream.hub.timing import Timing
@@ -121,9 +122,18 @@ class Core:
         self.workers = Workers(self.in_flight, self.endings, outgoing, timing)
         self.events = Events(config, sinks, self.ledger, self.outbox, outgoing, timing)
         self.closing = Closing(config, self.ledger, self.archive, self.in_flight, self.events, outgoing, timing)
+        self.retention = Retention(config.output, self.ledger, self.archive, self.outbox, self.closing.coming, timing)
         self.storing = Storing(config, self.ledger, self.archive, self.in_flight, self.intake, self.endings, self.closing, outgoing, timing)
         self.commands = Commands(
-            config, self.ledger, self.outbox, self.endings, self.closing, self.archive, status=self.status, idle_for_s=self.idle_for_s
+            config,
+            self.ledger,
+            self.outbox,
+            self.endings,
+            self.closing,
+            self.archive,
+            self.retention,
+            status=self.status,
+            idle_for_s=self.idle_for_s,
         )
         with self.ledger.transaction():
             self.outbox.start()
@@ -150,7 +160,15 @@ class Core:
         if self._timing.now_s() < self._paused_until_s:
             return
         before = self._paused_until_s
-        steps = (self.storing.commit, self.storing.publish, self.odd.look, self.intake.grant, self.closing.close_series, self._take_up)
+        steps = (
+            self.storing.commit,
+            self.storing.publish,
+            self.odd.look,
+            self.intake.grant,
+            self.closing.close_series,
+            self.retention.prune,
+            self._take_up,
+        )
         for step in steps:
             self._guarded(step)  # every step, though one before it failed: one series that cannot be written stops no other
             yield from self._outgoing.taken()

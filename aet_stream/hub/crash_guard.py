@@ -13,8 +13,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import h5py
 
@@ -25,6 +26,7 @@ from aet_stream.transport import run_folder
 
 logger = logging.getLogger(__name__)
 
+_Made = TypeVar("_Made")
 PATIENCE_S = 60.0
 SLOWEST_DISK_BYTES_PER_S = 10e6
 KILLED_AT_MOST = 4
@@ -62,6 +64,20 @@ class CrashGuard:
         finally:
             self._reading.pop()
             self._say()
+
+    def pieces(self, path: Path, work: Generator[None, None, _Made]) -> Generator[None, None, _Made]:
+        """Work that reads `path` piece by piece: word of it is left during each."""
+        try:
+            while True:
+                with self.reading(path):
+                    try:
+                        next(work)
+                    except StopIteration as ended:
+                        made: _Made = ended.value
+                        return made
+                yield
+        finally:
+            work.close()
 
     def _say(self) -> None:
         said = self._root / "run" / "reading"

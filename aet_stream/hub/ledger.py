@@ -92,6 +92,11 @@ _EXCLUDED = """
 INSERT OR REPLACE INTO excluded SELECT series, CAST(key AS INTEGER), json_extract(value, '$.reason') FROM decided,
     json_each(iif(decisions = '', '{}', decisions), '$.aside') WHERE json_extract(value, '$.restored_at') IS NULL
 """
+#: Closed series without projection files, and since when; one that is opened again has its files again.
+_PRUNED = """
+CREATE TABLE IF NOT EXISTS pruned (series TEXT PRIMARY KEY, at REAL NOT NULL) STRICT;
+CREATE TRIGGER IF NOT EXISTS series_has_files AFTER UPDATE OF state ON series BEGIN DELETE FROM pruned WHERE series = NEW.name; END;
+"""
 #: What would take longer the more was ever stored, kept as it changes: how many visits are in each state, and which closed series need no
 #: look at a start, because neither ledger nor folder (`store.SeriesStore.stamp`) has changed since they agreed.
 _KEPT = """
@@ -201,7 +206,7 @@ class Ledger:
             raise AetError(
                 f"{self.path} has layout {version}, this version writes {SCHEMA_VERSION}: move it away, it is rebuilt from the files"
             )
-        self._db.executescript(OUTBOX_SCHEMA + _LEFT_OUT + _DECIDED + _INDICES + _KEPT)
+        self._db.executescript(OUTBOX_SCHEMA + _LEFT_OUT + _DECIDED + _PRUNED + _INDICES + _KEPT)
         if not self._db.execute("SELECT 1 FROM excluded LIMIT 1").fetchone():  # of a version that had no such table
             self._db.execute(_EXCLUDED)
 
@@ -209,7 +214,7 @@ class Ledger:
         """Read all of it: SQLite notices neither a letter that is none, nor a column of another name, before it meets them."""
         said = self._db.execute("PRAGMA integrity_check(1)").fetchone()[0]
         model = sqlite3.connect(":memory:")
-        model.executescript(_SCHEMA + OUTBOX_SCHEMA + _LEFT_OUT + _DECIDED + _KEPT)
+        model.executescript(_SCHEMA + OUTBOX_SCHEMA + _LEFT_OUT + _DECIDED + _PRUNED + _KEPT)
         for (table,) in model.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
             columns = f"PRAGMA table_info({table})"
             if said == "ok" and [*map(tuple, self._db.execute(columns))] != model.execute(columns).fetchall():
@@ -440,6 +445,25 @@ class Ledger:
         """The series is one verified file."""
         self._db.execute("UPDATE series SET state = 'closed', closed_at = ? WHERE name = ?", (time.time(), name))
 
+    def prune(self, name: str) -> None:
+        """The closed series has no projection files any more."""
+        self._db.execute("INSERT OR REPLACE INTO pruned VALUES (?, ?)", (name, time.time()))
+
+    def pruned_at(self, name: str) -> float | None:
+        """Since when a closed series has no projection files; None: it has, or is open."""
+        try:
+            row = self._db.execute("SELECT at FROM pruned WHERE series = ?", (name,)).fetchone()
+        except sqlite3.OperationalError:
+            return None  # of an earlier version, which no hub has opened since
+        return None if row is None else float(row["at"])
+
+    def unpruned(self) -> dict[str, float]:
+        """Closed series that have projection files, and since when they are closed; the oldest first."""
+        rows = self._db.execute(
+            "SELECT name, closed_at FROM series WHERE state = 'closed' AND name NOT IN (SELECT series FROM pruned) ORDER BY closed_at"
+        )
+        return {row["name"]: row["closed_at"] for row in rows}
+
     def agreed(self) -> dict[str, str]:
         """Closed series with which ledger and folder agreed, and the stamp of the folder then."""
         return dict(
@@ -554,7 +578,9 @@ def summary(ledger: Ledger, series: str | None = None) -> LedgerStatus:
     return LedgerStatus(
         totals=ledger.totals(),
         series=tuple(
-            SeriesStatus(**row, tilts=ledger.tilts(row["name"]), excluded=ledger.excluded(row["name"]))
+            SeriesStatus(
+                **row, tilts=ledger.tilts(row["name"]), excluded=ledger.excluded(row["name"]), pruned_at=ledger.pruned_at(row["name"])
+            )
             for row in ledger.series(series, limit=50)
         ),
         held=ledger.in_state("held", series),

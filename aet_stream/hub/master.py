@@ -10,6 +10,7 @@ import datetime
 import json
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import h5py
@@ -19,7 +20,8 @@ from aet_stream import __version__, durable, edition, failpoints, hdf5, layout, 
 from aet_stream.consistency import about_axis, error_in_series, intensity_ratio, mass_residual_px, trust_in_series
 from aet_stream.errors import StoreError
 from aet_stream.hub.decisions import Decisions
-from aet_stream.layout import PLANES, Plane, Planes, Record, crc32
+from aet_stream.hub.stacks import Stacks
+from aet_stream.layout import PLANES, Plane, Planes, Record
 from aet_stream.projection import Array
 
 NXCLASSES = {
@@ -194,30 +196,33 @@ def _check_sources(folder: Path, shown: Shown, sources: list[Source], raw: Array
 
 
 def write_contiguous(
-    path: Path, shown: Shown, read: Callable[[int], Planes], read_apart: Callable[[Record], Planes], first: Array, about: About
+    path: Path,
+    shown: Shown,
+    reading: Callable[[int], Generator[None, None, Planes]],
+    reading_apart: Callable[[Record], Generator[None, None, Planes]],
+    first: Array,
+    about: About,
 ) -> Generator[None]:
-    """Write the whole series as one file at `path`, frame by frame, and read it back; yields after every read and write of a frame.
+    """Write the whole series as one file at `path`, frame by frame, and read it back; yields often.
 
     Parameters
     ----------
-    read : row -> the pixels of that row as it is shown, checked
-    read_apart : the pixels of a projection of another frame size, checked
+    reading : row -> the pixels of that row as it is shown, checked
+    reading_apart : the pixels of a projection of another frame size, checked
     first : any raw frame: shape and dtype
     """
     records = shown.records
-    shape = (len(records), *first.shape)
     with h5py.File(path, "w", libver=layout.LIBVER) as file:
-        datasets = [hdf5.frames(file, plane.dataset, shape, plane.dtype_beside(first), plane.fill) for plane in PLANES]
+        stacks = Stacks.new(file, attrgetter("dataset"), len(records), first)
         for row, record in enumerate(records):
-            planes = read(row)
-            for plane, dataset in zip(PLANES, datasets, strict=True):
-                yield
-                dataset[row] = planes.get(plane.name, plane.fill)
+            planes = yield from reading(row)
+            yield from stacks.writing(row, planes)
             durable.sync_now_and_then(path, row, layout.nbytes(record, first))
             failpoints.reach("close.frame", path)
             yield
         for record in shown.apart:
-            for name, pixels in read_apart(record).items():
+            planes = yield from reading_apart(record)
+            for name, pixels in planes.items():
                 file[f"{layout.APART}/{record.number:06d}/{name}"] = pixels
             yield
         _write_rest(file, shown, first.shape, about)
@@ -232,11 +237,10 @@ def write_contiguous(
 
 def _read_back(path: Path, records: list[Record]) -> Generator[None]:
     with h5py.File(path, "r") as file:
+        stacks = Stacks.of(file, attrgetter("dataset"))
         for row, record in enumerate(records):
-            for plane in PLANES:
-                if plane.name in record.checksums and crc32(file[plane.dataset][row]) != record.checksums[plane.name]:
-                    raise StoreError(f"{path}: row {row} does not read back as it was written; the series stays open")
-                yield
+            if not (yield from stacks.are(row, record)):
+                raise StoreError(f"{path}: row {row} does not read back as it was written; the series stays open")
         if not layout.Contents.are(file, file[layout.ABOUT].attrs["content_sha256"]):
             raise StoreError(f"{path}: tilts or records do not read back as they were written; the series stays open")
 

@@ -92,6 +92,11 @@ class Outbox:
         rows = self._db.execute("SELECT DISTINCT sink FROM delivery WHERE state = 'pending' AND next_at <= ?", (self._unix_s(),))
         return [row["sink"] for row in rows if row["sink"] in sinks]
 
+    def waiting(self, series: str) -> list[str]:
+        """Sinks that something of a series is still to be done by."""
+        query = "SELECT DISTINCT sink FROM delivery WHERE series = ? AND state IN ('pending', 'leased') ORDER BY sink"
+        return [row["sink"] for row in self._db.execute(query, (series,))]
+
     def delivery(self, name: str, sink: str) -> sqlite3.Row | None:
         row: sqlite3.Row | None = self._db.execute(f"{_JOINED} WHERE event_id = ? AND sink = ?", (name, sink)).fetchone()
         return row

@@ -44,7 +44,8 @@ class Room:
         new = not self.complaint
         self.complaint = (
             f"{free >> 20} MiB free on the disk of {self._root}; {self._keep >> 20} MiB (output.keep_free_mib) are kept free, and"
-            f" {closing >> 20} MiB for open series to be closed: nothing more is accepted until there is room; files wait where they are"
+            f" {closing >> 20} MiB for open series to be closed: nothing more is accepted until there is room; files wait where they are;"
+            " `aet-stream prune SERIES` removes the projection files of a closed series"
         )
         if new:
             logger.error("%s", self.complaint)

@@ -11,21 +11,25 @@ import re
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
 import h5py
 import numpy as np
 
-from aet_stream import durable, edition, failpoints, hdf5, layout
-from aet_stream.edition import FIRST, Covered, Edition, Maker
+from aet_stream import durable, edition, failpoints, layout, pieces
+from aet_stream.edition import FIRST, Edition
 from aet_stream.errors import OutputFull, StoreError, Unstorable
+from aet_stream.hub import first_edition
 from aet_stream.hub.chosen import Chosen
+from aet_stream.hub.closed_file import ClosedFile
 from aet_stream.hub.crash_guard import CrashGuard
 from aet_stream.hub.decisions import DECISIONS, Decisions
 from aet_stream.hub.master import About, Shown, Source, write_contiguous, write_virtual
+from aet_stream.hub.stacks import Stacks
 from aet_stream.judging import Row, Rows
-from aet_stream.layout import PLANES, PROJECTIONS, SERIES_FILE, Planes, Record, crc32
+from aet_stream.layout import PLANES, PROJECTIONS, SERIES_FILE, Planes, Record
 from aet_stream.projection import Array, VisitKey
 from aet_stream.readers import path_stamp
 
@@ -84,6 +88,11 @@ class SeriesStore:
         self._frame: Array | None = None
         """A raw frame without content: shape and dtype of the series, which are those of its last projection. One of another size comes
         only when none that is there counts."""
+        self._closed: ClosedFile | None = None
+        self.packed: set[int] = set()
+        """Numbers of projections without a file of their own: a closed `series.h5` has them."""
+        self._to_keep = False
+        """Is `series.h5` damaged, or does it hold what nobody could take up?"""
 
     @property
     def next_number(self) -> int:
@@ -204,7 +213,13 @@ class SeriesStore:
         ------
         StoreError : a source is missing or not as it was written; `series.h5` is left as it was
         """
+        for _ in self.unpacking():
+            pass
         if self._frame is not None:
+            path = self.folder / SERIES_FILE
+            if self._to_keep and path.exists():
+                logger.error("%s: not all of it could be taken up; %s", path, self._guard.move(path))
+            self._to_keep = False
             write_virtual(self.folder, self.chosen.shown(self.records, self.apart), self._sources(), self._frame, about)
 
     def _sources(self) -> list[Source]:
@@ -215,11 +230,12 @@ class SeriesStore:
 
     # -- closing ----------------------------------------------------------------------------------------------------------------
 
-    def read(self, record: Record) -> Planes:
-        """The pixels of a projection from its file, checked."""
+    def reading(self, record: Record) -> Generator[None, None, Planes]:
+        """The pixels of a projection as they were stored, checked, piece by piece."""
+        if self._closed is not None and record.number in self.packed:
+            return (yield from self._closed.reading(record))
         path = self.folder / PROJECTIONS / layout.file_name(record.number)
-        with self._guard.reading(path):
-            stored, planes = layout.read_projection(str(path))
+        stored, planes = yield from self._guard.pieces(path, layout.reading_projection(str(path)))
         if not layout.same(stored, record):
             raise StoreError(f"{self.folder}: projection {record.number} is not the one that was stored")
         return planes
@@ -230,55 +246,31 @@ class SeriesStore:
             return
         shown, draft = self.chosen.shown(self.records, self.apart), durable.temporary(self.folder / SERIES_FILE)
 
-        def read(row: int) -> Planes:
-            planes, clean = self.read(self.records[row]), self.chosen.clean(self.records[row])
+        def reading(row: int) -> Generator[None, None, Planes]:
+            planes = yield from self.reading(self.records[row])
+            clean = yield from self.chosen.reading_clean(self.records[row])
             return planes if clean is None else {**planes, "clean": clean}
 
         try:
             with durable.disk_errors(draft):
-                yield from self._keep_first(shown, about)
+                yield from self._keep_first(shown)
                 failpoints.reach("close.begin", draft)
-                yield from write_contiguous(draft, shown, read, self.read, self._frame, about)
+                yield from write_contiguous(draft, shown, reading, self.reading, self._frame, about)
                 durable.put_in_place(draft, self.folder / SERIES_FILE, "close")
         finally:
             draft.unlink(missing_ok=True)
 
     # -- editions ---------------------------------------------------------------------------------------------------------------
 
-    def _keep_first(self, shown: Shown, about: About) -> Generator[None]:
+    def _keep_first(self, shown: Shown) -> Generator[None]:
         """Of a closed file that shows another edition, edition 1 goes into a file of its own: projection files may be taken away."""
         needed = [record for record, place in zip(self.records, shown.places, strict=True) if place is not None]
-        if self._frame is None or not needed or self._has_first(needed):
+        path = self.chosen.path(FIRST)
+        if self._frame is None or not needed or first_edition.holds(path, self._guard, needed):
             return
-        path = self.chosen.path(FIRST)
-        draft, qualities = durable.temporary(path), [record.quality for record in self.records]
-        maker = Maker("worker", _common([each.model for each in qualities]), _common([each.model_sha256 for each in qualities]))
-        try:
-            failpoints.reach("first.begin", draft)
-            height, width = self._frame.shape
-            covered = [Covered.of(record) for record in self.records]
-            with edition.drafting(draft, about.name, maker, covered, (height, width)) as written:
-                for record in self.records:
-                    written.row(self.read(record)["clean"], record.quality)
-                    failpoints.reach("first.frame", draft)
-                    yield
-            failpoints.reach("first.written", draft)
-            yield from edition.reading_back(draft)
-            failpoints.reach("first.checked", draft)
-            durable.put_in_place(draft, path, "first")
-        finally:
-            draft.unlink(missing_ok=True)
-
-    def _has_first(self, records: list[Record]) -> bool:
-        """Does the file of edition 1 hold these, as they were stored?"""
-        path = self.chosen.path(FIRST)
-        try:
-            with self._guard.reading(path), Edition(path) as first:
-                return all(
-                    first.covers(record) and first.rows[record.number].clean_crc32 == record.checksums["clean"] for record in records
-                )
-        except StoreError:
-            return False
+        closed, packed, (height, width) = self._closed, sorted(self.packed), self._frame.shape
+        extras = ((number, closed.extras(number)) for number in packed if closed is not None)
+        yield from first_edition.write(path, self.name, self.records, (height, width), self.reading, lambda: extras)
 
     def taking(self, key: str, number: int) -> Generator[None]:
         """Check the finished edition of this key, and give it its number; yields often.
@@ -339,25 +331,24 @@ class SeriesStore:
 
     def _write_segment(self, draft: Path, first: int, end: int) -> Generator[None]:
         records = self.records[first:end]
-        raw = self.read(records[0])["raw"]
+        if self._frame is None:
+            return
         with h5py.File(draft, "w", libver=layout.LIBVER) as file:
             file.attrs["numbers"], file.attrs["clean_crc32"] = _identity(records)
-            shape = (len(records), *raw.shape)
-            datasets = [hdf5.frames(file, plane.name, shape, plane.dtype_beside(raw), plane.fill) for plane in PLANES]
+            stacks = Stacks.new(file, attrgetter("name"), len(records), self._frame)
             for frame, record in enumerate(records):
-                planes = self.read(record)
-                for plane, dataset in zip(PLANES, datasets, strict=True):
-                    dataset[frame] = planes.get(plane.name, plane.fill)
-                durable.sync_now_and_then(draft, frame, layout.nbytes(record, raw))
+                planes = yield from self.reading(record)
+                yield from stacks.writing(frame, planes)
+                durable.sync_now_and_then(draft, frame, layout.nbytes(record, self._frame))
                 failpoints.reach("fold.frame", draft)
                 yield
         failpoints.reach("fold.written", draft)
         durable.sync_file(draft)
         with h5py.File(draft, "r") as file:
+            stacks = Stacks.of(file, attrgetter("name"))
             for frame, record in enumerate(records):
-                if {name: crc32(file[name][frame]) for name in record.checksums} != record.checksums:
+                if not (yield from stacks.are(frame, record)):
                     raise StoreError(f"{draft}: frame {frame} does not read back as it was written")
-                yield
         failpoints.reach("fold.checked", draft)
 
     # -- recovery ---------------------------------------------------------------------------------------------------------------
@@ -379,12 +370,18 @@ class SeriesStore:
     def load(self, known: Mapping[int, object]) -> list[str]:
         """Take up what is on disk; returns what was wrong with it. Files that the ledger does not know are read whole.
 
-        A damaged file is moved into quarantine. If a closed `series.h5` has its projection, or that of a file that somebody deleted, the
-        file is written anew from there, so that the series can go on.
+        A damaged file is moved into quarantine. A closed `series.h5` stands for that, and for those that were pruned or that somebody
+        deleted.
         """
+        return pieces.finished(self.loading(known))
+
+    def loading(self, known: Mapping[int, object]) -> Generator[None, None, list[str]]:
+        """The same, piece by piece."""
         self.records, self.apart, self._stored, self._segments, self._frame = [], [], [], [], None
         self._visits, self.rows, self._newest = set(), Rows(), {}
-        complaints = self.chosen.load(self.shown().decisions)
+        self._closed, self.packed = None, set()
+        shown = self.shown()
+        complaints = self.chosen.load(shown.decisions)
         self._take_note()
         found: dict[int, tuple[Record, Array]] = {}
 
@@ -393,21 +390,28 @@ class SeriesStore:
                 found[number] = self._load_one(path_of(number), whole=whole)
             except StoreError as error:
                 complaints.append(f"{error}; {self._guard.move(path_of(number))}")
-                if self._restore({number}, complaints):
-                    found[number] = self._load_one(path_of(number), whole=True)
 
         def path_of(number: int) -> Path:
             return self.folder / PROJECTIONS / layout.file_name(number)
 
-        numbers = self._complete_from_closed(complaints)
-        self._next_number = max([*known, *numbers], default=-1) + 1
+        numbers = self.numbers_on_disk()
+        self._next_number = max([*known, *numbers, *shown.rows], default=-1) + 1
         for number in numbers:
             load(number, whole=number not in known)
-        for number, complaint in self._strange(found):
+            yield
+        closed_has = set(shown.rows) if shown.closed else set[int]()
+        complaints += self._take_from_closed(closed_has - found.keys(), found, known)
+        strange = self._strange(found)
+        for number, complaint in strange:
             del found[number]
-            complaints.append(f"{path_of(number)}: {complaint}; {self._guard.move(path_of(number))}")
-            if self._restore({number}, complaints):
-                load(number, whole=True)
+            where = "" if number in self.packed else f"; {self._guard.move(path_of(number))}"
+            complaints.append(f"{path_of(number)}: {complaint}{where}")
+        again = {number for number, _ in strange} - self.packed
+        self.packed &= found.keys()
+        complaints += self._take_from_closed(closed_has & again, found, known)
+        self._to_keep = (self.folder / SERIES_FILE).exists() and (
+            not shown.rows or (shown.closed and bool(shown.rows.keys() - found.keys()))
+        )
         for number in sorted(found):
             self._take(*found[number])
         if found:
@@ -434,55 +438,68 @@ class SeriesStore:
             visits.add(record.visit)
         return strange
 
-    def _complete_from_closed(self, complaints: list[str]) -> list[int]:
-        """Numbers on disk, after files that only a closed `series.h5` still has were written anew."""
-        on_disk = self.numbers_on_disk()
-        gone = set(self.shown().rows) - set(on_disk)
-        if gone:
-            written = self._restore(gone, complaints)
-            complaints += [f"{self.folder}: {written} projection files were gone: written anew"] if written else []
-            return self.numbers_on_disk()
-        return on_disk
+    def _take_from_closed(self, numbers: set[int], found: dict[int, tuple[Record, Array]], known: Mapping[int, object]) -> list[str]:
+        """Add these to what was found; returns what is wrong with the closed file. What is not `known` is read whole."""
+        if not numbers:
+            return []
+        try:
+            self._closed = closed = ClosedFile(self.folder, self._guard)
+        except StoreError as error:
+            return [str(error)]
+        complaints = closed.complaints
+        for number in sorted(numbers & closed.known.keys()):
+            record, frame = closed.known[number]
+            try:
+                if number not in known:
+                    pieces.finished(closed.reading(record))
+            except StoreError as error:
+                complaints.append(str(error))
+                continue
+            found[number] = (record, frame)
+            self.packed.add(number)
+        return complaints
 
-    def _restore(self, numbers: set[int], complaints: list[str]) -> int:
-        """Write projection files anew from the closed `series.h5`; returns how many."""
-        if not self.shown().closed:
-            return 0
-        written = 0
-        durable.make_folder(self.folder / PROJECTIONS)
-        path = self.folder / SERIES_FILE
-        with self._guard.reading(path), h5py.File(path, "r", locking=False) as file:
-            apart = layout.apart(file)
-            rows = {number: row for row, number in enumerate(file[f"{layout.PER_PROJECTION}/number"][()].tolist())}
-            for number in sorted(numbers & (rows.keys() | apart.keys())):
-                try:
-                    known = apart.get(number)
-                    record, planes = self._first_of(file, rows[number]) if known is None else (known, layout.apart_planes(file, known))
-                except StoreError as error:
-                    complaints.append(str(error))
-                    continue
-                version = layout.LAYOUT_VERSION if apart and known is None else layout.UNDECIDED_VERSION
-                anew = self.folder / PROJECTIONS / layout.file_name(number)
-                durable.replace(anew, layout.projection_image(record, planes, version=version))
-                logger.warning("%s: written anew from the closed series.h5", anew)
-                written += 1
-        return written
+    def unpacking(self) -> Generator[None]:
+        """Write the projection files anew that only a closed series has, since it is to be open again; yields after each.
 
-    def _first_of(self, file: h5py.File, row: int) -> tuple[Record, Planes]:
-        """Edition 1 of one row of a closed series."""
-        record, planes = layout.row_of(file, row)
-        column = f"{layout.PER_PROJECTION}/edition"
-        if column not in file or int(file[column][row]) == FIRST:
-            return record, planes
-        path = self.chosen.path(FIRST)
-        with self._guard.reading(path), Edition(path) as first:
-            if not first.covers(record):
-                raise StoreError(f"{path}: has no projection {record.number}")
-            return first.rows[record.number].shown(record), {**planes, "clean": first.clean(record.number)}
+        Raises
+        ------
+        StoreError : what a closed series has of one is not what was written
+        OutputFull : the disk does not take it
+        """
+        closed = self._closed
+        if closed is None:
+            return
+        with durable.disk_errors(self.folder / PROJECTIONS):
+            durable.make_folder(self.folder / PROJECTIONS)
+        records = {record.number: record for record in self.stored}
+        for number in sorted(self.packed):
+            beside_others = closed.apart and number not in closed.apart
+            version = layout.LAYOUT_VERSION if beside_others else layout.UNDECIDED_VERSION
+            planes = yield from closed.reading(records[number])
+            if number not in self.packed:
+                continue  # somebody was faster
+            extras = closed.extras(number)
+            image = layout.projection_image(records[number], planes, extras, version=version)
+            path = self.folder / PROJECTIONS / layout.file_name(number)
+            durable.replace(path, image, "unpack")
+            self.packed.discard(number)
+            with self._guard.reading(path):
+                layout.read_projection(str(path))  # what is written now is soon the only one
+            yield
 
     def check(self) -> list[str]:
-        """Read every projection file whole, as `load` does with unknown ones, and the chosen edition; returns what was wrong."""
-        return self.load({}) + self.chosen.check()
+        """Read every projection file whole, as `load` does with unknown ones, the chosen edition, a closed file; returns what was wrong."""
+        packed = set(self.packed)
+        complaints = self.load({}) + self.chosen.check()
+        if gone := self.packed - packed:
+            complaints.append(f"{self.folder}: {len(gone)} projection files are gone; {SERIES_FILE} has them")
+        if self.shown().closed:
+            try:
+                complaints += [doubt for doubt in ClosedFile(self.folder, self._guard).doubts() if doubt]
+            except StoreError as error:
+                complaints.append(str(error))
+        return complaints
 
     def _load_one(self, path: Path, *, whole: bool) -> tuple[Record, Array]:
         """The record, and a frame of its shape and dtype."""
@@ -568,11 +585,6 @@ def _segment_name(first: int, end: int) -> str:
 
 def _of(record: Record) -> Identity:
     return (*record.visit.source, record.sha256)
-
-
-def _common(values: list[str]) -> str:
-    """What all say; empty where they differ."""
-    return values[0] if len(set(values)) == 1 else ""
 
 
 def _identity(records: list[Record]) -> tuple[list[int], list[int]]:

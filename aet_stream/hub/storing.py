@@ -129,12 +129,14 @@ class Storing:
         names, now_s = self._archive.unpublished(), self._timing.now_s()
         if not names or (not at_once and now_s < self._publish_at_s):
             return
-        _for_each(sorted(names), self._publish)
+        _for_each(sorted(names), lambda name: self._publish(name, at_once=at_once))
         done_s, group_s = self._timing.now_s(), self._config.output.group_s
         self._publish_at_s = done_s + max(group_s, (_SHARE - 1) * (done_s - now_s)) if group_s else done_s
         failpoints.reach("publish.told")
 
-    def _publish(self, name: str) -> None:
+    def _publish(self, name: str, *, at_once: bool) -> None:
+        if not at_once and self._archive.unpacking(name):
+            return
         published = self._archive.publish(name)
         self._closing.note_activity(name)
         for record, stages_s in published:

@@ -23,5 +23,9 @@ class Timing:
     pause_s: float = 2.0
     """After a failing disk: how long before the next try."""
     look_for_closing_s: float = 0.2
-    close_budget_s: float = 0.02
+    close_budget_s: float = 0.005
     """Spent on closing and folding in one turn."""
+    look_for_pruning_s: float = 10.0
+    """At most one series is pruned in that time: what was collected over years goes bit by bit."""
+    prune_again_s: float = 3600.0
+    """Where it could not be."""

@@ -175,6 +175,10 @@ class SeriesCache:
             if row["number"] == number:
                 return row
         path = self._projection_path(name, number)
+        if not path.exists():
+            with Series(self.root / name / layout.SERIES_FILE) as series:
+                from_it_on = series.last_columns(len(series) - _row_of(series, number))
+                return as_row({column: values.tolist()[0] for column, values in from_it_on.items()})
         try:
             with h5py.File(path, "r", locking=False) as file:
                 return as_row(layout.flat(layout.read_record(file)))

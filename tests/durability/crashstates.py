@@ -152,8 +152,16 @@ def close(archive: Archive) -> None:
         archive.work(1.0)
 
 
-def record(folder: Path, batches: list[list[int]], late: list[int]) -> Recording:
-    """A life: batches of projections, folding, closing, late ones, closing again."""
+def prune(archive: Archive) -> None:
+    archive.begin_prune("s")
+    while archive.working_on():
+        archive.work(1.0)
+    if why := archive.why_unpruned("s"):
+        raise AetError(why)
+
+
+def record(folder: Path, batches: list[list[int]], late: list[int], pruned: bool = False) -> Recording:
+    """A life: batches of projections, folding, closing, late ones, closing again; `pruned`: each time it was closed."""
     recording = Recording(folder)
     folder.mkdir()
     archive, ledger = opened(folder)
@@ -166,10 +174,14 @@ def record(folder: Path, batches: list[list[int]], late: list[int]) -> Recording
             while archive.working_on():
                 archive.work(1.0)
         close(archive)
+        if pruned:
+            prune(archive)
         for index in late:
             store(archive, ledger, [index])
             recording.told(index)
         close(archive)
+        if pruned:
+            prune(archive)
     ledger.close()
     return recording
 
@@ -382,9 +394,10 @@ def _rows_wrong(folder: Path, must: frozenset[int], *, whole: bool) -> str:
     return ""
 
 
-LIVES: tuple[tuple[list[list[int]], list[int]], ...] = (
+LIVES: tuple[tuple[Any, ...], ...] = (
     ([[0], [1], [2], [3]], [4]),
     ([[0, 1], [2, 3]], [4]),
     ([[0, 1, 2]], [3, 4]),
     ([[0], [1, 2], [3, 4]], []),
+    ([[0, 1, 2, 3]], [4], True),
 )

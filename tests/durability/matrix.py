@@ -17,6 +17,8 @@ ELSEWHERE = ("watch.send", *(name for name in failpoints.NAMES if name.startswit
 WITH_FILE = tuple(name for name in failpoints.NAMES if name.endswith((".written", ".frame")))
 #: Groups of places that are passed only when other editions are made and shown.
 EDITIONS = frozenset({"made", "take", "decided", "decide", "discard", "first"})
+#: And those that are passed only when a series is pruned, and opened again.
+PRUNING = frozenset({"prune", "unpack"})
 #: Files that were synced and renamed cannot be torn by a kill, and a rename is no place for it either.
 RECOVER = "recover"
 RECOVERY = tuple(name for name in failpoints.NAMES if name.startswith(f"{RECOVER}."))
@@ -45,8 +47,33 @@ def cells() -> list[Cell]:
     return once + twice
 
 
-def _of_editions(cell: Cell) -> bool:
-    return cell.name.split(".")[0] in EDITIONS
+@dataclass(frozen=True)
+class Life:
+    """What is done with a series so that the places of a group are passed, and what must have come of it."""
+
+    folder: Path
+    group: str
+
+    @property
+    def editions(self) -> bool:
+        return self.group in EDITIONS | PRUNING
+
+    @property
+    def pruned(self) -> bool:
+        return self.group in PRUNING
+
+    def expose(self) -> list[Exposure]:
+        return rig.expose(self.folder / "in", late=self.pruned)
+
+    def attempt(self, fault: str = "") -> int:
+        return rig.attempt(rig.Case(self.folder, fault, editions=self.editions, prune=self.pruned))
+
+    def words(self, exposures: list[Exposure]) -> list[str]:
+        """What is wrong at the end."""
+        shown = [*rig.REMOVED][2 if self.editions else 0]
+        excluded = {rig.EXCLUDED} if self.editions else set()
+        places = self.folder / "in", self.folder / "out"
+        return judge(*places, exposures, removed=rig.REMOVED, shown=shown, excluded=excluded, late={rig.LATE}, pruned=self.pruned).words
 
 
 def killed_in_turn(group: str, folder: Path) -> Iterator[tuple[str, int, list[str]]]:
@@ -55,38 +82,29 @@ def killed_in_turn(group: str, folder: Path) -> Iterator[tuple[str, int, list[st
 
     A place that is not passed any more in that life gets another one.
     """
-    editions = group in EDITIONS
     names = [name for name in failpoints.NAMES if name.startswith(f"{group}.") and name not in ELSEWHERE]
     faults = [f"{name}=kill" for name in names] + [f"{name}=torn" for name in names if name in WITH_FILE]
-    life, exposures, killed = folder, list[Exposure](), 0
+    life, exposures, killed = Life(folder, group), list[Exposure](), 0
 
     def end() -> tuple[str, int, list[str]]:
-        code = rig.attempt(rig.Case(life, editions=editions))
-        excluded = {rig.EXCLUDED} if editions else set()
-        verdict = judge(life / "in", life / "out", exposures, removed=rig.REMOVED, shown=expected_model(editions), excluded=excluded)
-        return "the end", code, verdict.words
+        return "the end", life.attempt(), life.words(exposures)
 
     def attempt(fault: str) -> int:
         if group == RECOVER:
-            _lose_ledger(life)
-        return rig.attempt(rig.Case(life, fault, editions=editions))
+            _lose_ledger(life.folder)
+        return life.attempt(fault)
 
     for number, fault in enumerate(faults):
         code = attempt(fault) if killed else 0
         if code == 0:  # not passed in this life any more
             if killed:
                 yield end()
-            life, killed = folder / f"{group}{number}", 0
-            exposures = rig.expose(life / "in")
+            life, killed = Life(folder / f"{group}{number}", group), 0
+            exposures = life.expose()
             code = attempt(fault)
         killed += 1
         yield fault, code, []
     yield end()
-
-
-def expected_model(editions: bool) -> str:
-    """Of the edition that is shown at the end."""
-    return [*rig.REMOVED][2 if editions else 0]
 
 
 def _lose_ledger(folder: Path) -> None:
@@ -108,17 +126,15 @@ class Outcome:
 def run(cell: Cell, folder: Path) -> Outcome:
     """One case in a folder of its own."""
     folder.mkdir(parents=True)
-    editions = _of_editions(cell)
-    exposures = rig.expose(folder / "in")
+    life = Life(folder, cell.name.split(".")[0])
+    exposures = life.expose()
     if cell.name in RECOVERY:
         _lose_ledger(folder)
-    codes = [rig.attempt(rig.Case(folder, f"{cell.name}@{cell.ordinal}={cell.fault}", editions=editions))]
+    codes = [life.attempt(f"{cell.name}@{cell.ordinal}={cell.fault}")]
     if cell.twice:
-        codes.append(rig.attempt(rig.Case(folder, f"{cell.name}@1={cell.fault}", editions=editions)))
-    codes.append(rig.attempt(rig.Case(folder, editions=editions)))
-    excluded = {rig.EXCLUDED} if editions else set()
-    verdict = judge(folder / "in", folder / "out", exposures, removed=rig.REMOVED, shown=expected_model(editions), excluded=excluded)
-    words = list(verdict.words)
+        codes.append(life.attempt(f"{cell.name}@1={cell.fault}"))
+    codes.append(life.attempt())
+    words = life.words(exposures)
     if codes[-1] != 0:
         words.append(f"the last run ended with {codes[-1]}, not 0")
     expected = {"kill": -9, "torn": -9}.get(cell.fault)
@@ -126,6 +142,9 @@ def run(cell: Cell, folder: Path) -> Outcome:
     reached = (
         codes[0] == expected
         if expected
-        else any(word in log for word in ("failpoint", "rrno", "waits until", "not what was written", "does not read back", "cannot store"))
+        else any(
+            word in log
+            for word in ("failpoint", "rrno", "waits until", "not what was written", "does not read back", "cannot store", "is not pruned")
+        )
     )
     return Outcome(reached, words)

@@ -54,6 +54,16 @@ def without(call: str) -> Edit:
     return edit
 
 
+def without_loop(call: str) -> Edit:
+    """The loop over what this gives is dropped."""
+
+    def edit(node: ast.AST) -> ast.AST | None:
+        over = node.iter if isinstance(node, ast.For) else None
+        return ast.Pass() if isinstance(over, ast.Call) and ast.unparse(over.func) == call else node
+
+    return edit
+
+
 def never(word: str) -> Edit:
     """The `if` whose condition speaks of this is never entered."""
 
@@ -153,6 +163,7 @@ CRASH = "tests/durability/test_crash_states.py"
 KILLS = "tests/durability/test_failpoints.py -k "
 ODD = "tests/test_odd.py"
 WORD = "tests/test_editions.py -k person"
+PRUNING = "tests/test_pruning.py -k "
 A = "aet_stream."
 MUTANTS = (
     Mutant("no fsync of files", "content reaches the disk after the name: empty or torn files after a power cut", A + "durable:write_synced",
@@ -172,8 +183,8 @@ MUTANTS = (
     Mutant("rows without a file are believed", "a projection file is lost and nobody reads its source again",
            A + "hub.archive:Archive._reconcile", without("self._ledger.lose"), "tests/test_recovery.py"),
     Mutant("drafts stay", "the folder fills up with what killed hubs left behind", A + "hub.store:SeriesStore.remove_drafts", returns("None"), CRASH),
-    Mutant("no checksum of pixels", "a flipped bit goes into the closed file", A + "layout:check_pixels",
-           never("crc32"), "tests/test_recovery.py tests/test_store.py"),
+    Mutant("no checksum of pixels", "a flipped bit goes into the closed file", A + "layout:checking_pixels",
+           never("found"), "tests/test_recovery.py tests/test_store.py"),
     Mutant("no checksum of the rest", "a flipped bit in a tilt is not noticed by verify", A + "series:Series._doubts_about_all",
            never("Contents"), "tests/test_recovery.py"),
     Mutant("sources are not checked before a master is written", "a master over missing files: NaN for every plain reader",
@@ -215,6 +226,27 @@ MUTANTS = (
            A + "hub.master:_write_apart", returns("None"), ODD),
     Mutant("a discarded one is not ended", "it is held again, and --strict fails on it", A + "hub.ledger:Ledger.discard",
            reworded("discarded", "held"), "tests/behaviour/test_editions.py -k word"),
+    Mutant("pruned while it is open", "a master over files that are gone: zeros for every reader, and nothing to close",
+           A + "hub.closed_file:ClosedFile._look", never("is_virtual"), PRUNING + "open_series"),
+    Mutant("pruned as soon as it is closed", "who opened it before reads zeros, without an error", A + "hub.retention:Retention.prune",
+           anything("_grace_s"), PRUNING + "grace"),
+    Mutant("a clock that is set makes a series old", "the same, after a night in which the clock was wrong", A + "hub.retention:Retention._age_s",
+           returns("self._timing.unix_s() - closed_at"), PRUNING + "grace"),
+    Mutant("pruned while a step waits", "a volume, films or a program of somebody's find files gone that they were going to read",
+           A + "hub.retention:Retention._hindrance", never("waiting"), PRUNING + "to_be_done"),
+    Mutant("pruned before edition 1 has a file", "once another edition is shown, edition 1 is nowhere", A + "hub.pruning:_keep_first",
+           returns("iter(())"), PRUNING + "as_it_was"),
+    Mutant("pruned before edition 1 was verified", "a file of edition 1 that was damaged since takes the place of the sound ones",
+           A + "hub.pruning:_keep_first", without_loop("edition.reading_back"), PRUNING + "damaged"),
+    Mutant("pruned unseen", "a closed file that was damaged since is all that is left", A + "hub.pruning:_compare", returns("None"), PRUNING + "damaged"),
+    Mutant("single frames are not kept", "what projection files have beside the planes goes with them", A + "layout:extras_of", returns("[]"),
+           PRUNING + "beside_a_mean"),
+    Mutant("a late projection does not end a pruning", "files of a series that is open again are removed one by one", A + "hub.archive:Archive.commit",
+           reworded("prune", "nothing"), PRUNING + "while_a_series_is_pruned"),
+    Mutant("a pruned series is opened without its files", "a late projection is never shown, or beside nothing", A + "hub.store:SeriesStore.unpacking",
+           returns("iter(())"), PRUNING + "as_it_was"),
+    Mutant("a closed file that was not taken up is replaced", "raw is gone where edition 1 was lost", A + "hub.store:SeriesStore.write_master",
+           never("_to_keep"), PRUNING + "raw_is_kept"),
 )  # fmt: skip
 
 

@@ -16,7 +16,8 @@ import h5py
 import numpy as np
 
 WRONGS = ("lost", "doubled", "changed", "wrong tilt", "not clean", "wrongly quarantined", "not quarantined", "source changed",
-          "foreign", "left over", "unreadable", "edition changed", "another edition", "not held", "not as decided")  # fmt: skip
+          "foreign", "left over", "unreadable", "edition changed", "another edition", "not held", "not as decided",
+          "edition 1 gone")  # fmt: skip
 
 
 Fate = Literal["stored", "quarantined", "either", "held", "aside"]
@@ -109,7 +110,7 @@ def apart_of(series: Path) -> list[Apart]:
 
 def judge(
     watched: Path, output: Path, exposures: list[Exposure], *, removed: dict[str, float] | None = None, shown: str | None = None,
-    excluded: set[str] | None = None,
+    excluded: set[str] | None = None, late: set[str] | None = None, pruned: bool = False,
 ) -> Verdict:  # fmt: skip
     """Look at everything.
 
@@ -118,6 +119,8 @@ def judge(
     removed : model -> what clean must differ from raw by, where it is known; None: by a constant
     shown : the model that every row must be of; None: any
     excluded : paths of the rows that do not count; None: nobody looks
+    late : paths of rows that came after the edition that is shown, which show edition 1
+    pruned : no row may have a projection file any more
     """
     verdict = Verdict()
     rows: list[Row] = []
@@ -131,11 +134,13 @@ def judge(
     quarantined = Counter(json.loads(path.read_bytes())["path"] for path in (output / "quarantine").glob("*.json"))
     _judge_rows(verdict, rows, exposures, removed)
     _judge_editions(verdict, output, rows, exposures, removed)
+    _judge_first(verdict, output, rows, removed, pruned=pruned)
     _judge_apart(verdict, output, rows, apart, exposures)
     _judge_fates(verdict, rows, exposures, quarantined)
     for row in rows:
-        if shown is not None and row.model != shown:
-            verdict.wrong("another edition", f"{row.path} is of {row.model!r}, chosen was {shown!r}")
+        its = next(iter(removed)) if removed and late and row.path in late else shown
+        if its is not None and row.model != its:
+            verdict.wrong("another edition", f"{row.path} is of {row.model!r}, chosen was {its!r}")
         if excluded is not None and row.excluded != (row.path in excluded):
             verdict.wrong("not as decided", f"{row.path} {'does not count' if row.excluded else 'counts'}")
     for exposure in exposures:
@@ -193,6 +198,24 @@ def _judge_editions(verdict: Verdict, output: Path, rows: list[Row], exposures: 
         for row in numbers.values():
             if row.edition != 1 and not (output / name / "editions" / f"{row.edition:02d}.h5").exists():
                 verdict.wrong("another edition", f"{row.path} is of edition {row.edition}, which is not there")
+
+
+def _judge_first(verdict: Verdict, output: Path, rows: list[Row], removed: dict[str, float] | None, *, pruned: bool) -> None:
+    """Edition 1 of every row is in its projection file or in `editions/01.h5`; there it is what the worker made."""
+    for name in {row.series for row in rows}:
+        files = {int(path.stem) for path in (output / name / "projections").glob("0*.h5")}
+        first, kept = output / name / "editions" / "01.h5", set[int]()
+        if first.exists():
+            with h5py.File(first, "r") as file:
+                models = dict(zip(file["projection/number"][()].tolist(), file["projection/model"][()], strict=True))
+            kept = {number for number, model in models.items() if removed is None or model.decode() == next(iter(removed))}
+            for number in models.keys() - kept:
+                verdict.wrong("edition changed", f"{first}: projection {number} is of {models[number]!r}")
+        for row in rows:
+            if row.series == name and row.number not in files | kept:
+                verdict.wrong("edition 1 gone", f"{row.path}: neither a projection file nor {first} has it")
+            if row.series == name and pruned and row.number in files:
+                verdict.wrong("not as decided", f"{row.path} has a projection file still")
 
 
 def _judge_apart(verdict: Verdict, output: Path, rows: list[Row], apart: dict[str, list[Apart]], exposures: list[Exposure]) -> None:

@@ -39,14 +39,16 @@ REMOVED = {"minus seven": 7.0, "minus nine": 9.0, "minus eleven": 11.0}
 """Model of an edition -> what it takes away; the first is the worker's."""
 BACKGROUND = REMOVED["minus seven"]
 GOOD, COPY_OF, BROKEN, HELD, SURVEY = 6, 2, "s/broken.npy", "s/held.npy", "s/a_survey_+0.00deg.npy"
+LATE = "s/late_+60.00deg.npy"
+"""Comes when its series is closed and pruned."""
 RESTORED, EXCLUDED = "s/image_001_+3.00deg.npy", "s/image_003_+9.00deg.npy"
 """What a person excludes while the series is open, and takes back once it is closed; and what is excluded then."""
 LIMIT_S = 240.0
 NO_NUMPY = Reason("unreadable", {"error": "not a NumPy file"})
 
 
-def expose(root: Path) -> list[Exposure]:
-    """A survey of another size, six images, a copy of one of them, one without a tilt, and a file that nobody can read."""
+def expose(root: Path, *, late: bool = False) -> list[Exposure]:
+    """A survey of another size, six images, a copy of one of them, one without a tilt, and a file that nobody can read; or one more."""
     from tests.harness import known_image
 
     (root / "s").mkdir(parents=True)
@@ -64,6 +66,8 @@ def expose(root: Path) -> list[Exposure]:
         exposures.append(written(f"s/image_{index:03d}_{3.0 * known:+.2f}deg.npy", 3.0 * known, known, "stored"))
     (root / BROKEN).write_bytes(b"no image")
     held = written(HELD, 0.0, GOOD + 1, "held")
+    if late:
+        exposures.append(written(LATE, 60.0, GOOD + 3, "stored"))
     return [*exposures, survey, held, Exposure(BROKEN, 0.0, None, hashlib.sha256(b"no image").hexdigest(), "quarantined")]
 
 
@@ -139,6 +143,8 @@ class ScriptedWatch:
         self._asked: list[Want] = []
         self._hub_id = ""
         self._beaten_at = self._offered_at = 0.0
+        self.late = ledger.dealt_with(LATE, 0)
+        """Is the last one there, too?"""
 
     def step(self) -> None:
         now = time.monotonic()
@@ -152,6 +158,8 @@ class ScriptedWatch:
             self._hub_id, self._offered_at = self._link.hub_id, now
             alone = not self._ledger.dealt_with(SURVEY, 0)
             for path in [self._root / SURVEY] if alone else sorted(self._root.rglob("*.npy")):
+                if path == self._root / LATE and not self.late:
+                    continue
                 name, stamp = path.relative_to(self._root).as_posix(), str(path.stat().st_mtime_ns)
                 if name == BROKEN:
                     self._link.send(NotAcquired(visit=VisitKey(name, 0, stamp), why="bad", reason=NO_NUMPY))
@@ -185,6 +193,8 @@ class Case:
     """Close the series at the end; False stops when everything is stored."""
     editions: bool = False
     """Make two more editions and have them shown: one while the series is open, one when it is closed."""
+    prune: bool = False
+    """Prune it then; one more image comes, and it is closed and pruned again. With editions."""
 
 
 def run(case: Case) -> None:
@@ -195,11 +205,14 @@ def run(case: Case) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, force=True)
     worker.ASK_AGAIN_S = 0.05
     settings = [f"watch.root={case.folder / 'in'}", f"output.root={case.folder / 'out'}", "output.fold_rows=2", "output.group_s=0.0",
-                "queue.credit=2", "film.enabled=false", "reconstruct.on_close=false", "queue.attempts=50"]  # fmt: skip
+                f"output.prune={str(case.prune).lower()}", "output.prune_after_h=0", "queue.credit=2", "preview.enabled=false", "report.on_close=false", "film.enabled=false", "reconstruct.on_close=false", "queue.attempts=50"]  # fmt: skip
     loaded = config_file.load(None, settings)
     if case.spec:
         failpoints.arm(case.spec)
-    hub = Hub(loaded, timing=Timing(pause_s=0.05, look_for_closing_s=0.02, forgotten_s=0.4, crossing_s=0.4))
+    hub = Hub(
+        loaded,
+        timing=Timing(pause_s=0.05, look_for_closing_s=0.02, forgotten_s=0.4, crossing_s=0.4, look_for_pruning_s=0, prune_again_s=0.1),
+    )
     hub.start()
     role, stop = worker.Worker(loaded, name="worker-0", denoiser=MinusSeven()), Stop()  # type: ignore[arg-type]
     role.start()
@@ -216,7 +229,7 @@ def run(case: Case) -> None:
     while time.monotonic() < until:
         watch.step()
         hub.step()
-        if _finished(hub.core, makers, case):
+        if _finished(hub.core, makers, watch, case):
             break
     else:
         os._exit(9)
@@ -235,19 +248,23 @@ def _or_die(work: object) -> None:
         os._exit(1)
 
 
-def _finished(core: Core, makers: Makers, case: Case) -> bool:
-    totals = core.ledger.totals()
+def _finished(core: Core, makers: Makers, watch: ScriptedWatch, case: Case) -> bool:
+    totals, late = core.ledger.totals(), core.ledger.dealt_with(LATE, 0)
     projections, waiting = totals.stored + totals.duplicates - totals.odd, totals.held + totals.discarded + totals.odd
-    if (projections, totals.quarantined, waiting) != (GOOD + 1, 1, 2) or core.in_hand():
+    if (projections, totals.quarantined, waiting) != (GOOD + 1 + late, 1, 2) or core.in_hand():
         return False
     if not case.close:
         return True
     closed = all(row["state"] == "closed" for row in core.ledger.series())
-    if case.editions and not makers.shown(2 if closed else 1):
+    if case.editions and not late and not makers.shown(2 if closed else 1):
         return False
     if not closed:
         core.closing.ask("s")
-    return closed
+    if not case.prune:
+        return closed
+    pruned = core.ledger.pruned_at("s") is not None
+    watch.late |= pruned
+    return pruned and late
 
 
 context = multiprocessing.get_context("forkserver")

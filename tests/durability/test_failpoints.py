@@ -41,7 +41,7 @@ def test_a_full_disk_is_waited_for(tmp_path: Path, name: str) -> None:
     check(matrix.Cell(name, 1, "ENOSPC"), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["close.written", "fold.written", "first.written"])
+@pytest.mark.parametrize("name", ["close.written", "fold.written", "first.written", "unpack.written"])
 def test_a_spoiled_file_is_not_put_in_place(tmp_path: Path, name: str) -> None:
     """The disk keeps other bytes than it was given: the file is read back before it replaces anything, and written again."""
     assert check(matrix.Cell(name, 1, "spoil"), tmp_path).reached
@@ -139,6 +139,30 @@ def test_the_oracle_sees_every_kind_of_wrong(tmp_path: Path) -> None:
     assert wrongs(lambda out: (out / "s" / ".series.h5.1.tmp").write_bytes(b"")) == {"left over"}
     (tmp_path / "in" / good).write_bytes(b"")
     assert wrongs(lambda out: None) == {"source changed"}
+
+
+def test_the_oracle_sees_what_pruning_could_lose(tmp_path: Path) -> None:
+    """Edition 1 that is nowhere any more, or is another; a file that was to go; and nothing, where nothing is wrong."""
+    import h5py
+
+    life = matrix.Life(tmp_path, "prune")
+    exposures = life.expose()
+    assert life.attempt() == 0
+    assert life.words(exposures) == []
+    first, projections = (tmp_path / "out" / "s" / name for name in ("editions/01.h5", "projections"))
+    (projections / "000003.h5").write_bytes((projections / "000000.h5").read_bytes())  # the survey's
+    assert {word.split(":")[0] for word in life.words(exposures)} >= {"not as decided"}
+    (projections / "000003.h5").unlink()
+    content = first.read_bytes()
+    with h5py.File(first, "r+") as file:
+        file["projection/model"][0] = b"minus nine"
+    assert {word.split(":")[0] for word in life.words(exposures)} == {"edition changed", "edition 1 gone"}
+    first.write_bytes(content)
+    with h5py.File(first, "r+") as file:
+        file["clean"][1, 3, 3] += 1
+    assert "edition changed" in {word.split(":")[0] for word in life.words(exposures)}
+    first.unlink()
+    assert {word.split(":")[0] for word in life.words(exposures)} == {"edition 1 gone"}
 
 
 def test_a_failpoint_that_does_not_exist_is_refused() -> None:

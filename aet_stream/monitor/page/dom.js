@@ -12,6 +12,9 @@ export function el(tag, properties = {}, ...children) {
   return node;
 }
 
+/** A name that breaks where its parts end, not within a word. */
+export const parts = (name) => name.split(/(?<=[_\-./ ])/).flatMap((part, at) => (at ? [el("wbr"), part] : [part]));
+
 export const $ = (id) => document.getElementById(id);
 
 /** Write text only where it changes, so that screen readers and the layout stay calm. */

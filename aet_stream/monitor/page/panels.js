@@ -1,7 +1,7 @@
 // The quieter panels: pace, volume, held and quarantined, series, log, advice.
 
 import { paint, histogram, windowOf } from "./picture.js";
-import { $, degrees, duration, el, figure, say } from "./dom.js";
+import { $, degrees, duration, el, figure, parts, say } from "./dom.js";
 import { image } from "./net.js";
 
 const STAGES = { settle: "settling", read: "reading", queue: "queue", network: "background", commit: "to disk", total: "in all" };
@@ -111,7 +111,7 @@ export function showSeries(list, shownId, open) {
   if ($("series-list").dataset.key === key) return;
   $("series-list").dataset.key = key;
   const body = el("tbody", {}, ...list.map((row) => {
-    const button = el("button", { type: "button" }, row.name);
+    const button = el("button", { type: "button" }, ...parts(row.name));
     button.onclick = () => open(row.id);
     const line = el("tr", {}, el("td", {}, button), el("td", {}, row.state || "on disk"), el("td", { className: "n" }, `${row.tilts ?? ""}`), el("td", { className: "n" }, row.held || row.quarantined ? `${(row.held || 0) + (row.quarantined || 0)}` : ""),
       el("td", { className: "n" }, row.last_at ? new Date(row.last_at * 1000).toLocaleString([], { dateStyle: "short", timeStyle: "short" }) : ""));
