@@ -171,7 +171,8 @@ class Orientation(Section, frozen=True):
     tilt_axis_deg: Annotated[float, msgspec.Meta(ge=-180, le=180)] | Literal["file"] = "file"
     """Where the tilt axis lies after that, in degrees from +y (towards higher rows) towards -x: as IMOD and SerialEM count it, who show the
     first row at the bottom, from the vertical counterclockwise; with the first row at the top, clockwise. Images are stored as they are; it
-    is the volume that is made of turned ones. `file`: what an mdoc says (of the pixels before they are transposed or flipped), else 0."""
+    is the volume that is made of turned ones. `file`: what an mdoc or Euler angles beside a `.mat` say (of the pixels before they are
+    transposed or flipped), else 0."""
 
     def axis_deg(self, stated_deg: float | None) -> float:
         """Where the axis lies in pixels that have been turned so, degrees; NaN where neither this nor the file says it.

@@ -164,7 +164,7 @@ def oracle(truth: Truth, source: Source, threads: int = 0) -> tuple[Array, Array
             neighbour_angstrom=_nearest(truth.places),
             width_angstrom=WIDTH_ANGSTROM,
             kinds=len(set(truth.numbers.tolist())),
-            rules=Rules(rounds=2, presence=-1.0, merge=0.0, near=0.0, pressed=0.0, turns=False),
+            rules=Rules(rounds=2, presence=-1.0, merge=0.0, near=0.0, pressed=0.0, alone=0, turns=False),
         )
     finally:
         stage.close()

@@ -1,15 +1,16 @@
 """From replayed files to atoms: a series through a running daemon, with and without a background that the daemon has to remove.
 
-    python -m tests.bench_atoms_daemon [--background 4] [--only WORD]
+    python -m tests.bench_atoms_daemon [--background 4] [--only WORD] [--film changes]
     AET_STREAM_TEST_DATA=... python -m tests.bench_atoms_daemon --series np2_dose8e3 [--iterations 30]
 
 The series, a particle of ours or one of `simulated-np`, goes file by file through a running daemon, which makes the volume when it closes
 the series, and finds its atoms. Four times: `without` background (a constant pedestal is subtracted); with a background of so many counts
 that changes from tilt to tilt, `removed` by the default network; with the Poisson noise that such a background brings along, removed
 likewise (`noisy`); and that with the background subtracted exactly, as if it were `known`. So the first two, and again the last two under
-more noise, tell what its removal costs. Behind a particle of ours lies a film of the simulator, behind the others a slope and a wave.
-Maxima and atoms are matched to the true ones one to one. How the atoms' x, y, z follow the volume's axes is fixed, so that a volume of the
-wrong hand finds nothing; scale and offset, which the data do not state, are fitted.
+more noise, tell what its removal costs. Behind a particle of ours lies a film of the simulator, which turns with it as films do, so that
+the films of the series become a second edition; with `--film changes` one that changes from frame to frame, as no film does. Behind the
+others lie a slope and a wave. Maxima and atoms are matched to the true ones one to one. How the atoms' x, y, z follow the volume's axes is
+fixed, so that a volume of the wrong hand finds nothing; scale and offset, which the data do not state, are fitted.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from aet_stream.atoms.views import to_angstrom, to_places
 from aet_stream.projection import Array
 from aet_stream.reconstruct.volume_file import VOLUME
 from aet_stream.simulate.backgrounds import film
+from aet_stream.simulate.films import Extent, ThicknessMap, clouds, normalised
 from aet_stream.simulate.writers import npy
 from tests.atom_truth import Truth, judge, published, simulated
 from tests.harness import Daemon
@@ -41,6 +43,17 @@ def of_film(count: int, size_px: int, mean: float, seed: int = 0) -> Array:
     mix = np.linspace(0, 1, count)[:, None, None]
     films = (1 - mix) * first + mix * last
     return mean * films / films.mean()
+
+
+def of_turning_film(tilts_deg: Array, size_px: int, mean: float, seed: int = 0) -> Array:
+    """(count, y, x): a support film that is tilted with the specimen, a quarter of a frame below it."""
+    rng, angles, below_px = np.random.default_rng(seed), np.radians(tilts_deg), size_px / 4
+    extent = Extent(size_px, float((size_px / 2 + below_px) / np.cos(angles).min()))
+    thickness = ThicknessMap(0.5 + normalised(clouds(rng, extent), extent), extent)
+    y, x = np.mgrid[:size_px, :size_px] - (size_px - 1) / 2
+    films = np.stack([thickness(y, (x + below_px * np.sin(angle)) / np.cos(angle)) / np.cos(angle) for angle in angles])
+    scaled: Array = mean * films / np.median(films)
+    return scaled
 
 
 def of_waves(count: int, size_px: int, mean: float, seed: int = 0) -> Array:
@@ -72,6 +85,7 @@ def main() -> None:
     parser.add_argument("--tilts", default="70")
     parser.add_argument("--iterations", type=int, default=50, help="0: the stopping rule, which is after the voxels, not the atoms")
     parser.add_argument("--background", type=float, default=4.0, help="mean counts (the particle has about 10)")
+    parser.add_argument("--film", default="turns", choices=("turns", "changes"))
     parser.add_argument("--only", default="", help="without, removed, noisy or known")
     parser.add_argument("--set", default="{}", help="further settings, as JSON")
     given = parser.parse_args()
@@ -81,7 +95,10 @@ def main() -> None:
         truth = simulated("fcc", (79,), given.atoms, given.seed, given.tilts, around_px=60)
         truth = replace(truth, axes=np.eye(3))  # where the alignment puts the particle is its own affair
     images = np.rint(truth.images + 1)
-    extra = (of_waves if given.series else of_film)(len(images), images.shape[1], given.background)
+    if given.series or given.film == "changes":
+        extra = (of_waves if given.series else of_film)(len(images), images.shape[1], given.background)
+    else:
+        extra = of_turning_film(truth.tilts_deg, images.shape[1], given.background)
     noisy = images + np.random.default_rng(1).poisson(extra)
     cases = {
         "without": (images.astype("<u2"), "constant"),
@@ -96,9 +113,11 @@ def main() -> None:
             began = time.monotonic()
             with tempfile.TemporaryDirectory() as name:
                 folder = through_the_daemon(Path(name), truth, stack, model, **settings)
-                volume = h5py.File(folder / "reconstruction.h5")[VOLUME][()]
+                with h5py.File(folder / "reconstruction.h5") as file:
+                    volume, edition = file[VOLUME][()], file["reconstruction"].attrs["edition"]
                 places = to_places(maxima(volume, truth.pixel_angstrom)[0], volume.shape)
-                print(f"{title}: {time.monotonic() - began:.0f} s\n  maxima  {judge(to_angstrom(places, truth.pixel_angstrom), truth)}")
+                print(f"{title}: {time.monotonic() - began:.0f} s, edition {edition}")
+                print(f"  maxima  {judge(to_angstrom(places, truth.pixel_angstrom), truth)}")
                 if (folder / "atoms.h5").exists():
                     with h5py.File(folder / "atoms.h5") as file:
                         print(f"  atoms   {judge(file['atoms/angstrom'][()], truth)}  {file['atoms'].attrs['doubts']}", flush=True)

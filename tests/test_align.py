@@ -344,9 +344,9 @@ def test_a_series_becomes_a_stack_in_the_order_of_tilts(files: Path) -> None:
 
 
 def test_a_series_becomes_what_genfire_loads(files: Path) -> None:
-    """`projections` (y, x, tilt) and `angles`, three Euler angles each, the tilt in the middle."""
+    """`projections` (x from its end, y, tilt) and `angles`, three Euler angles each, the tilt in the middle."""
     export(files / "series.h5", files / "g.mat")
-    np.testing.assert_array_equal(loadmat(files / "g.mat")["projections"], views_of(BLOBS, TILTS_DEG).transpose(1, 2, 0))
+    np.testing.assert_array_equal(loadmat(files / "g.mat")["projections"], views_of(BLOBS, TILTS_DEG).transpose(2, 1, 0)[::-1])
     angles = loadmat(files / "g_angles.mat")["angles"]
     np.testing.assert_allclose(angles, np.stack([0 * TILTS_DEG, TILTS_DEG, 0 * TILTS_DEG], 1))
 

@@ -111,7 +111,7 @@ def hdf5(path: Path) -> Array:
         ("v.REC", mrc, "zyx"),
         ("v.map", mrc, "zyx"),
         ("v.tif", tifffile.imread, "ZYx"),
-        ("v.mat", lambda path: loadmat(path)["volume"], "YxZ"),
+        ("v.mat", lambda path: loadmat(path)["volume"], "XYz"),
         ("v.emd", emd, "xyz"),
         ("reconstruction.h5", hdf5, "YZx"),
     ],
@@ -135,7 +135,7 @@ def test_a_series_keeps_its_hand_in_every_form(files: Path, tmp_path: Path) -> N
         export(files / "series.h5", tmp_path / name)
     assert is_truth(from_stack(tifffile.imread(tmp_path / "s.tif"), tilts_deg, rows_up=False))
     angles = loadmat(tmp_path / "s_angles.mat")["angles"]
-    projections = np.moveaxis(loadmat(tmp_path / "s.mat")["projections"], 2, 0)
+    projections = loadmat(tmp_path / "s.mat")["projections"][::-1].transpose(2, 1, 0)
     assert is_truth(from_stack(projections, angles[:, 1], rows_up=False))
     with h5py.File(tmp_path / "s.emd") as file:
         assert is_truth(from_stack(emd(tmp_path / "s.emd"), file["data/tomography/dim1"][()], rows_up=True, along_x=True))

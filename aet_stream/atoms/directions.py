@@ -1,25 +1,11 @@
-"""How the specimen lay in each projection, where it did not turn about one axis only.
-
-A turn is a rotation vector: its length the angle in radians, its direction the axis, in the frame of places (views.py).
-"""
+"""How the misfit follows the turn of a specimen, where it did not turn about one axis only (reconstruct/turns.py)."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from aet_stream.projection import Array
-
-
-def cross(vector: Array) -> Array:
-    """(3, 3): what takes p to vector x p."""
-    x, y, z = vector
-    return np.array([(0.0, -z, y), (z, 0.0, -x), (-y, x, 0.0)])
-
-
-def rotation(turn: Array) -> Array:
-    """(3, 3). Rodrigues' formula."""
-    angle, matrix = float(np.linalg.norm(turn)), cross(turn)
-    return np.eye(3) + np.sinc(angle / np.pi) * matrix + 0.5 * np.sinc(angle / (2 * np.pi)) ** 2 * matrix @ matrix
+from aet_stream.reconstruct.turns import cross, rotation
 
 
 def by_turn(slope: Array, matrix: Array, turn: Array) -> Array:

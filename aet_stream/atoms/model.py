@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from aet_stream.atoms.directions import by_turn, rotation
-from aet_stream.atoms.kernels import Window, bells, draw, gather
+from aet_stream.atoms.directions import by_turn
+from aet_stream.atoms.kernels import Window, compare, draw, gather, profiles, slopes
 from aet_stream.atoms.views import Views
 from aet_stream.projection import Array
+from aet_stream.reconstruct.turns import rotation
 
 T = TypeVar("T")
 
@@ -39,17 +40,11 @@ class Model:
     shifts_px: Array
     """(tilts, 2) float64, [v, u]: how far from where the alignment says"""
     turns: Array
-    """(tilts, 3) float64, radians about the axes of places: how far the specimen was turned from where tilt and axis say (directions.py)"""
+    """(tilts, 3) float64, radians about the axes of places: how far the specimen was turned from where the volume says (turns.py)"""
 
     def of(self, which: Array) -> Model:
         """With some of the atoms."""
         return replace(self, places=self.places[which], weights=self.weights[which], kinds=self.kinds[which])
-
-    def seen_in(self, views: Views, tilt: int, places: Array | None = None) -> Array:
-        """(atoms, 2) pixels of a projection, its margin included; of others than its own places, if some are given."""
-        places = self.places if places is None else places
-        seen: Array = places @ self.matrix(views, tilt).T + self.offset(views, tilt)
-        return seen
 
     def matrix(self, views: Views, tilt: int) -> Array:
         """(2, 3): a place p is seen at matrix p + offset."""
@@ -92,14 +87,18 @@ class Stage:
     def draw(self, model: Model) -> Array:
         """(tilts, height, width) float32 with margin: atoms alone, without offset and gain."""
         images = np.zeros_like(self.views.images)
-        table = bells(model.widths_px, self.window)
+        table = profiles(model.widths_px, self.window)
 
         def some(share: range) -> None:
             for tilt in share:
-                draw(model.seen_in(self.views, tilt), model.weights, model.kinds, model.widths_px, table, self.window, images[tilt])
+                self._draw_one(model, tilt, table, images[tilt])
 
         self._all(some)
         return images
+
+    def _draw_one(self, model: Model, tilt: int, table: Array, image: Array) -> None:
+        matrix, offset = model.matrix(self.views, tilt), model.offset(self.views, tilt)
+        draw(model.places, matrix, offset, model.weights, model.kinds, model.widths_px, table, self.window, image)
 
     def explained(self, model: Model) -> Array:
         """(tilts, height, width) float32 with margin: what a projection should show, its offset and gain included."""
@@ -108,33 +107,44 @@ class Stage:
         images += model.offsets[:, None, None].astype(np.float32)
         return images
 
-    def misfit(self, model: Model) -> tuple[float, Slope]:
-        """Half of chi squared, and its derivatives."""
+    def misfit(self, model: Model, beneath: Array | None = None) -> tuple[float, Slope]:
+        """Half of chi squared, and its derivatives.
+
+        Parameters
+        ----------
+        beneath : (tilts, height, width) float32 with margin, atoms that are there besides, as `draw` has them
+        """
         views, atoms = self.views, len(model.places)
-        table = bells(model.widths_px, self.window)
+        table = profiles(model.widths_px, self.window)
         offsets, gains, shifts = np.zeros(views.count), np.zeros(views.count), np.zeros((views.count, 2))
         turns, values = np.zeros((views.count, 3)), np.zeros(views.count)
-        squares = model.widths_px[model.kinds] ** 2
 
         def some(share: range) -> tuple[Array, Array]:
-            image, through = np.empty_like(views.images[0]), np.empty((atoms, 3))
+            image, weighed = np.empty_like(views.images[0]), np.empty_like(views.images[0])
             places, weights = np.zeros((atoms, 3)), np.zeros(atoms)
             for tilt in share:
-                seen, gain, matrix = model.seen_in(views, tilt), model.gains[tilt], model.matrix(views, tilt)
-                image[:] = 0
-                draw(seen, model.weights, model.kinds, model.widths_px, table, self.window, image)
-                difference = np.float32(gain) * image
-                difference += np.float32(model.offsets[tilt])
-                difference -= views.images[tilt]
-                weighed = difference * views.weights[tilt]
-                values[tilt] = 0.5 * float(np.vdot(weighed, difference))
-                offsets[tilt], gains[tilt] = float(weighed.sum()), float(np.vdot(weighed, image))
-                gather(seen, model.kinds, model.widths_px, table, self.window, weighed, through)
-                weights += gain * through[:, 0]
-                along = through[:, 1:] * (gain * model.weights / squares)[:, None]
-                shifts[tilt] = along.sum(axis=0)
-                turns[tilt] = by_turn(along.T @ model.places, views.matrices[tilt], model.turns[tilt])
-                places += along @ matrix
+                image[:] = 0 if beneath is None else beneath[tilt]
+                self._draw_one(model, tilt, table, image)
+                gain = float(model.gains[tilt])
+                found = compare(image, views.images[tilt], views.weights[tilt], gain, float(model.offsets[tilt]), weighed)
+                values[tilt], offsets[tilt], gains[tilt] = found
+                matrix, offset = model.matrix(views, tilt), model.offset(views, tilt)
+                moments = slopes(
+                    model.places,
+                    matrix,
+                    offset,
+                    model.weights,
+                    model.kinds,
+                    model.widths_px,
+                    table,
+                    self.window,
+                    weighed,
+                    gain,
+                    places,
+                    weights,
+                )
+                shifts[tilt] = moments[:, 3]
+                turns[tilt] = by_turn(moments[:, :3], views.matrices[tilt], model.turns[tilt])
             return places, weights
 
         parts = self._all(some)
@@ -158,22 +168,22 @@ class Stage:
         """
         views, atoms = self.views, len(model.places)
         narrow = model.widths_px / np.sqrt(2)
-        table, squares = bells(narrow, self.window), model.widths_px[model.kinds] ** 2
+        table, squares = profiles(narrow, self.window), model.widths_px[model.kinds] ** 2
 
         def some(share: range) -> tuple[Array, Array]:
-            through, places, weights = np.empty((atoms, 3)), np.zeros((atoms, 3, 3)), np.zeros(atoms)
-            for tilt in share:
-                gather(model.seen_in(views, tilt), model.kinds, narrow, table, self.window, views.weights[tilt], through)
-                by_weight = model.gains[tilt] ** 2 * through[:, 0] / (4 * np.pi * squares)
-                weights += by_weight
-                matrix = model.matrix(views, tilt)
-                direction = matrix.T @ matrix
-                places += (by_weight * model.weights**2 / (2 * squares))[:, None, None] * direction
-            return places, weights
+            through, directions = np.empty((len(share), atoms)), np.empty((len(share), 3, 3))
+            for one, tilt in enumerate(share):
+                matrix, offset = model.matrix(views, tilt), model.offset(views, tilt)
+                gather(model.places, matrix, offset, model.kinds, narrow, table, self.window, views.weights[tilt], through[one])
+                through[one] *= model.gains[tilt] ** 2
+                directions[one] = matrix.T @ matrix
+            return through.T @ directions.reshape(-1, 9), through.sum(axis=0)
 
         parts = self._all(some)
         places, weights = (np.sum(part, axis=0) for part in zip(*parts, strict=True))
-        return places, weights
+        weights /= 4 * np.pi * squares
+        places *= (model.weights**2 / (8 * np.pi * squares**2))[:, None]
+        return places.reshape(-1, 3, 3), weights
 
     def _all(self, some: Callable[[range], T]) -> list[T]:
         return list(self._pool.map(some, self._shares))

@@ -13,9 +13,9 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.spatial import cKDTree
 
-from aet_stream.atoms.directions import cross
 from aet_stream.atoms.model import Model, Slope, Stage
 from aet_stream.projection import Array
+from aet_stream.reconstruct.turns import cross
 
 GAIN_SIGMA = 0.05
 SHIFT_SIGMA_PX = 0.3
@@ -51,11 +51,29 @@ def refine(stage: Stage, model: Model, prior: Prior, *, steps: int, atoms: bool 
         scale = replace(scale, places=np.zeros_like(scale.places), weights=np.zeros_like(scale.weights))
     if not turns:
         scale = replace(scale, turns=np.zeros_like(scale.turns))
+    return _descended(stage, model, prior, scale, steps)
+
+
+def refine_some(stage: Stage, model: Model, which: Array, prior: Prior, *, steps: int) -> Model:
+    """The model after at most so many steps for some of its atoms; all else stays as it is. The fewer they are, the less time it takes."""
+    some, others = model.of(which), model.of(~which)
+    scale = _scales(stage, some, prior)
+    still = {name: np.zeros_like(getattr(scale, name)) for name in ("offsets", "gains", "shifts_px", "turns")}
+    some = _descended(stage, some, prior, replace(scale, **still), steps, others)
+    places, weights = model.places.copy(), model.weights.copy()
+    places[which], weights[which] = some.places, some.weights
+    return replace(model, places=places, weights=weights)
+
+
+def _descended(stage: Stage, model: Model, prior: Prior, scale: Slope, steps: int, others: Model | None = None) -> Model:
+    """By L-BFGS, each unknown in units of its scale; beside others, which stay."""
+    beneath = None if others is None else stage.draw(others)
+    around = model.places[:0] if others is None else others.places
 
     def cost(unknowns: Array) -> tuple[float, Array]:
         at = _moved(model, unknowns, scale)
-        value, slope = stage.misfit(at)
-        extra, slope = _with_prior(at, slope, prior)
+        value, slope = stage.misfit(at, beneath)
+        extra, slope = _with_prior(at, slope, prior, around)
         return value + extra, _flat(slope, scale)
 
     found = minimize(cost, np.zeros(_size(model)), jac=True, method="L-BFGS-B", options={"maxiter": steps, "maxcor": _MEMORY})
@@ -120,17 +138,17 @@ def _moved(model: Model, unknowns: Array, scale: Slope) -> Model:
     return replace(model, places=places, weights=weights, offsets=offsets, gains=gains, shifts_px=shifts, turns=turns)
 
 
-def _with_prior(model: Model, slope: Slope, prior: Prior) -> tuple[float, Slope]:
-    """What the prior adds to the misfit, and the slope with it."""
+def _with_prior(model: Model, slope: Slope, prior: Prior, around: Array) -> tuple[float, Slope]:
+    """What the prior adds to the misfit, and the slope with it; `around` are places of other atoms, which stay."""
     precision = 1 / prior.weight_sigmas[model.kinds] ** 2
     away = model.weights - prior.mean_weights[model.kinds]
     gain, shift = model.gains - 1, model.shifts_px
     squares = np.sum(gain**2) / GAIN_SIGMA**2 + np.sum(shift**2) / SHIFT_SIGMA_PX**2 + np.sum(model.turns**2) / TURN_SIGMA**2
     value = 0.5 * float(np.sum(precision * away**2) + squares)
-    pressed, places = _pressure(model.places, prior)
+    pressed, places = _pressure(np.concatenate([model.places, around]), prior)
     slope = replace(
         slope,
-        places=slope.places + places,
+        places=slope.places + places[: len(model.places)],
         weights=slope.weights + precision * away,
         gains=slope.gains + gain / GAIN_SIGMA**2,
         shifts_px=slope.shifts_px + shift / SHIFT_SIGMA_PX**2,
@@ -171,23 +189,20 @@ def scaled(stage: Stage, model: Model) -> Model:
 def with_widths(stage: Stage, model: Model, least_px: float, most_px: float) -> Model:
     """The model with better widths, offset and gain of each projection going along: one step of Gauss-Newton."""
     views, kinds = stage.views, len(model.widths_px)
-    drawn = stage.draw(model)
-    slopes = []
-    for kind in range(kinds):
-        step = _WIDTH_STEP * model.widths_px[kind]
-        one = model.of(model.kinds == kind)
-        wider = replace(one, widths_px=model.widths_px + step)
-        slopes.append((stage.draw(wider) - stage.draw(one)) / np.float32(step))
+    steps = _WIDTH_STEP * model.widths_px
+    drawn = [stage.draw(model.of(model.kinds == kind)) for kind in range(kinds)]
+    wider = [stage.draw(replace(model, widths_px=model.widths_px + steps).of(model.kinds == kind)) for kind in range(kinds)]
     normal, right = np.zeros((kinds, kinds)), np.zeros(kinds)
-    for tilt, (image, view, weight) in enumerate(zip(drawn, views.images, views.weights, strict=True)):
-        seen = weight > 0
-        root = np.sqrt(weight[seen])
-        gain = np.float32(model.gains[tilt])
-        missing = root * (view[seen] - gain * image[seen] - np.float32(model.offsets[tilt]))
-        beside, _ = np.linalg.qr(np.stack([root, root * image[seen]], axis=1))
-        columns = np.stack([root * gain * slope[tilt][seen] for slope in slopes], axis=1)
-        columns -= beside @ (beside.T @ columns)
-        normal += columns.T @ columns
-        right += columns.T @ missing
+    for tilt, (view, weight) in enumerate(zip(views.images, views.weights, strict=True)):
+        if not weight.any():
+            continue
+        image, gain = np.sum([kind[tilt] for kind in drawn], axis=0), np.float32(model.gains[tilt])
+        changes = [gain * (after[tilt] - before[tilt]) / np.float32(step) for before, after, step in zip(drawn, wider, steps, strict=True)]
+        missing = view - gain * image - np.float32(model.offsets[tilt])
+        columns = np.stack([np.ones_like(image), image, *changes, missing]).reshape(kinds + 3, -1)
+        gram = ((columns * weight.ravel()) @ columns.T).astype(np.float64)
+        rest = gram[2:, 2:] - gram[2:, :2] @ np.linalg.solve(gram[:2, :2], gram[:2, 2:])
+        normal += rest[:-1, :-1]
+        right += rest[:-1, -1]
     change = np.linalg.lstsq(normal, right, rcond=None)[0]
     return replace(model, widths_px=np.clip(model.widths_px + np.clip(change, -0.3, 0.3), least_px, most_px))

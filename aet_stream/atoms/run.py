@@ -23,6 +23,7 @@ from aet_stream.atoms.views import make_views, to_angstrom, to_places, to_voxels
 from aet_stream.layout import SERIES_FILE
 from aet_stream.naming import ATOMS_FILE
 from aet_stream.projection import Array
+from aet_stream.reconstruct.turns import one_after
 
 logger = logging.getLogger(__name__)
 
@@ -151,7 +152,9 @@ def _described(stage: Stage, traced: Traced, source: Source, options: Options, s
     said += doubts.after(sigmas.max(axis=1), float(np.median(misfits[~left_out])), int(left_out.sum()), len(left_out))
     for sentence in said:
         logger.warning("%s", sentence)
-    given = source.given
+    given, turns = source.given, model.turns
+    if source.alignment.turns is not None:
+        turns = one_after(turns, source.alignment.turns)
     return Atoms(
         angstrom=to_angstrom(model.places, pixel)[order],
         voxels=to_voxels(model.places, shape)[order],
@@ -174,7 +177,7 @@ def _described(stage: Stage, traced: Traced, source: Source, options: Options, s
             model.offsets,
             model.gains,
             model.shifts_px,
-            np.degrees(to_angstrom(model.turns, 1.0)),
+            np.degrees(to_angstrom(turns, 1.0)),
             left_out,
         ),
         rounds=traced.rounds,

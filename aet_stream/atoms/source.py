@@ -14,6 +14,7 @@ from aet_stream.layout import crc32, unreadable
 from aet_stream.projection import Array
 from aet_stream.reconstruct.input import Input, read_input
 from aet_stream.reconstruct.registered import Alignment
+from aet_stream.reconstruct.turns import alignment_of
 from aet_stream.reconstruct.volume_file import VOLUME
 
 
@@ -46,12 +47,11 @@ def read_source(reconstruction: Path, series: Path, pixel_angstrom: float = 0.0)
     """
     try:
         with h5py.File(reconstruction, "r", locking=False) as file:
-            group = file["reconstruction"]
             volume: Array = file[VOLUME][()]
-            alignment = Alignment(group["shifts_px"][()], float(group.attrs["axis_deg"]))
-            digest, tilts_deg = str(group.attrs["series_digest"]), group["tilts_deg"][()]
+            tilts_deg = file["reconstruction/tilts_deg"][()]
     except (OSError, KeyError, RuntimeError) as error:
         raise ReconstructionError(f"{reconstruction}: cannot be read as a volume with its alignment: {unreadable(error)}") from error
+    alignment, digest, _ = alignment_of(reconstruction)
     given = read_input(series)
     if digest != given.digest:
         raise NoAtoms(
@@ -61,6 +61,8 @@ def read_source(reconstruction: Path, series: Path, pixel_angstrom: float = 0.0)
     checksum = crc32(volume)
     facts = hashlib.sha256(f"{digest} {checksum}".encode())
     facts.update(tilts_deg.tobytes() + alignment.shifts_px.tobytes() + np.float64(alignment.axis_deg).tobytes())
+    if alignment.turns is not None:
+        facts.update(alignment.turns.tobytes())
     return Source(volume, given, alignment, size, checksum, facts.hexdigest())
 
 

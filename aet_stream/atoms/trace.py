@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -16,7 +17,7 @@ from scipy.spatial import cKDTree
 from aet_stream.atoms import residue
 from aet_stream.atoms.angular import turns_help
 from aet_stream.atoms.model import Model, Stage
-from aet_stream.atoms.refine import Prior, refine, scaled, with_widths
+from aet_stream.atoms.refine import Prior, refine, refine_some, scaled, with_widths
 from aet_stream.atoms.species import Species, split, tell_apart
 from aet_stream.atoms.sureness import OVERLAP
 from aet_stream.projection import Array
@@ -38,15 +39,21 @@ class Rules:
     near: float = 1.4
     """Nor farther from it."""
     again: float = 0.4
-    """Nor to where one was put in that has been pruned since: what has been tried is not tried again; lighter ones not a third time, as
-    they are lost while the heavier ones around them still move."""
+    """Nor to where one was put in that has been pruned since: what has been tried is not tried again; lighter ones, and
+    where there is room, not a third time, as they are lost while those around them still move."""
     add: float = 0.5
     """A new one is no lighter."""
     weight_sigma: float = 0.5
     """Spread of weights that is allowed for while atoms are still wrong."""
     last_weight_sigma: float = 0.2
     false_share: float = 0.3
-    """Of those that are added, at most so many are there by chance."""
+    """Of those that are added, at most so many are there by chance: of each kind of place by itself, as chance makes its places hardly ever
+    where atoms leave room for one."""
+    enclosed: float = 0.55
+    at_surface: float = 0.25
+    """Share of the neighbours that atoms have (`around`, the upper quartile) that such a place has, inside and at a surface."""
+    alone: float = 0.15
+    """Atoms with fewer neighbours are none: noise beside a particle, not a part of it."""
     around: float = 1.3
     neighbours: int = 3
     false_share_of_light: float = 0.1
@@ -74,6 +81,10 @@ class Rules:
     """After each of so many rounds pixels are weighed anew, by what the model leaves over."""
     rounds: int = 10
     """At most so many, before the last two."""
+    whole: int = 2
+    """So many rounds refine all atoms, at first and where there is a new kind or turns; others, until the last two, those that are nearer
+    than `moved` to one that came or went."""
+    moved: float = 1.6
     enough: float = 0.01
     """No more rounds when fewer than this share of the atoms has come or gone."""
     first_steps: int = 15
@@ -141,27 +152,35 @@ def trace(
     run = _Run(stage, rules, unit, pixel_angstrom, kinds)
     model = run.begin(places, heights, width_angstrom / pixel_angstrom)
     starts, born, rounds = model.places.copy(), np.zeros(len(model.places), np.int64), list[Round]()
-    closing = 0
+    closing, whole, changed = 0, rules.whole, model.places
     for number in range(1, rules.rounds + 3):
         last = closing == 2
-        model = run.refined(model, rules.last_steps if last else rules.steps if rounds else rules.first_steps, last=last)
+        kinds, turns = len(run.species.means), run.turns
+        if number <= whole or closing:
+            model = run.refined(model, rules.last_steps if last else rules.steps if rounds else rules.first_steps, last=last)
+        else:
+            model = run.refined_near(model, changed)
+        before = model.places
         if number == 1:
             run.leave_out_what_contradicts(model)
         if number <= rules.weighed:
             stage.views = stage.views.weighed_by(stage.explained(model))
-        keep, model = run.judge(model, last=last)
+        keep, model = run.judge(model, closing=closing, last=last)
         run.rejected = np.concatenate([run.rejected, starts[~keep]])
         model, starts, born = model.of(keep), starts[keep], born[keep]
         pruned = int((~keep).sum())
         single, model = run.merged(model)
+        changed = np.concatenate([before[~keep], model.places[~single]])
         model, starts, born = model.of(single), starts[single], born[single]
         merged, added = int((~single).sum()), 0
         if not closing:
             new, model = run.candidates(model)
             added = len(new)
+            changed = np.concatenate([changed, new])
             model = run.joined(model, new)
             starts, born = np.concatenate([starts, new]), np.concatenate([born, np.full(added, number)])
         tried = run.on_trial(model) if number > 1 and not closing else np.zeros(len(model.places), bool)
+        changed = np.concatenate([changed, model.places[tried]])
         model, starts, born = model.of(~tried), starts[~tried], born[~tried]
         rounds.append(run.told(model, added, pruned, merged, int(tried.sum())))
         if told is not None:
@@ -169,10 +188,13 @@ def trace(
         if last:
             break
         settled = added + pruned + merged + tried.sum() < rules.enough * len(model.places)
-        if settled and not (closing or run.turns):
-            run.turns = rules.turns and turns_help(stage, model, run.known(rules.weight_sigma))
-            settled = not run.turns
+        if settled and not (closing or run.turns) and rules.turns and turns_help(stage, model, run.known(rules.weight_sigma)):
+            model, settled = run.turned(model), False
+        if run.turns > turns or len(run.species.means) > kinds:
+            whole = number + rules.whole
         if closing or number >= rules.rounds or settled:
+            if not closing and run.leaves_out:
+                run.ask_again(model)
             closing += 1
     return Traced(model, run.species, run.prior, starts, run.unseen, born, tuple(rounds))
 
@@ -181,6 +203,7 @@ class _Run:
     """What all rounds share, and what is known of the kinds so far."""
 
     def __init__(self, stage: Stage, rules: Rules, unit_px: float, pixel_angstrom: float, kinds: int) -> None:
+        self._all = stage.views
         self._stage, self._rules, self._unit_px, self._pixel_angstrom, self._kinds = stage, rules, unit_px, pixel_angstrom, kinds
         self._widths_px = 0.25 / pixel_angstrom, len(stage.window) / 6.0
         self.prior = Prior(np.ones(1), np.ones(1), rules.least_distance * unit_px, rules.push)
@@ -210,10 +233,23 @@ class _Run:
         model = refine(self._stage, model, self.prior, steps=steps, turns=self.turns)
         return model if last else self._wide(model)
 
+    def refined_near(self, model: Model, changed: Array) -> Model:
+        """Only those atoms that are near to where one came or went."""
+        near = cKDTree(model.places).query_ball_point(changed, self._rules.moved * self._unit_px)
+        which = np.zeros(len(model.places), bool)
+        which[np.fromiter(chain.from_iterable(near), np.int64)] = True
+        self.prior = self.known(self._rules.weight_sigma)
+        return refine_some(self._stage, model, which, self.prior, steps=self._rules.steps) if which.any() else model
+
     def known(self, weight_sigma: float) -> Prior:
         """Of the kinds as they are told apart now."""
         means = self.species.means
         return replace(self.prior, mean_weights=means, weight_sigmas=weight_sigma * means)
+
+    @property
+    def leaves_out(self) -> bool:
+        """Does any projection contradict the others?"""
+        return bool((self._stage.views.left_out & ~self._all.left_out).any())
 
     def leave_out_what_contradicts(self, model: Model) -> None:
         """Projections that the others' atoms explain much worse than the others."""
@@ -221,7 +257,22 @@ class _Run:
         usual = float(np.median(misfits[~views.left_out]))
         self._stage.views = views.without(misfits > self._rules.contradicts * usual)
 
-    def judge(self, model: Model, *, last: bool) -> tuple[Array, Model]:
+    def turned(self, model: Model) -> Model:
+        """With turns from now on. Who turned most contradicted the others for that: all are asked again, first how they lie."""
+        rules, stage, prior = self._rules, self._stage, self.known(self._rules.weight_sigma)
+        self.turns, stage.views = True, self._all
+        model = refine(stage, model, prior, steps=rules.last_steps, atoms=False, turns=True)
+        model = refine(stage, model, prior, steps=2 * rules.first_steps, turns=True)
+        self.ask_again(model)
+        return model
+
+    def ask_again(self, model: Model) -> None:
+        """Which projections contradict, now that atoms are where they are."""
+        self._stage.views = self._all
+        self.leave_out_what_contradicts(model)
+        self._stage.views = self._stage.views.weighed_by(self._stage.explained(model))
+
+    def judge(self, model: Model, *, closing: int, last: bool) -> tuple[Array, Model]:
         """(which atoms are more probably there than not, the model with its kinds told apart; the last time there is no new one)"""
         weights, errors = measured_weights(self._stage, model, self.prior)
         self.species = tell_apart(weights, errors, self.species)
@@ -234,6 +285,8 @@ class _Run:
             model.widths_px if len(model.widths_px) == len(self.species.means) else np.full(len(self.species.means), model.widths_px[0])
         )
         keep = self.species.presence(weights, errors) > self._rules.presence
+        if closing:
+            keep &= self._neighbours(model.of(keep), model.places)[0] >= self._rules.alone
         return keep, replace(model, kinds=kinds, widths_px=widths)
 
     def merged(self, model: Model) -> tuple[Array, Model]:
@@ -254,23 +307,44 @@ class _Run:
         )
         if not len(found.places):
             return found.places, model
-        distances, _ = cKDTree(model.places).query(found.places)
-        sure, room = found.heavier_than_noise(decoys, rules.false_share), distances > rules.least_distance * unit
+        rooms, by_chance = self._room(model, found.places), self._room(model, decoys.places)
+        sure = np.zeros(len(found.places), bool)
+        for room in np.unique(rooms):
+            these = rooms == room
+            sure[these] = found.of(these).heavier_than_noise(decoys.of(by_chance == room), rules.false_share)
+        free = cKDTree(model.places).query(found.places)[0] > rules.least_distance * unit
         new = sure & (found.weights > rules.add * self.species.means[0])
         if len(self._tried):
             missed = cKDTree(self._tried).query(found.places)[0] < rules.again * unit
             new |= missed & (found.weights > rules.add * self.species.means[-1])
-        if self._lighter(model, found.of(found.heavier_than_noise(decoys, rules.false_share_of_light) & room)):
+        if self._lighter(model, found.of(found.heavier_than_noise(decoys, rules.false_share_of_light) & free)):
             model = replace(model, widths_px=np.append(model.widths_px, model.widths_px[-1]))
         light = np.zeros(len(new), bool)
         if len(self.species.means) > 1:
             light = sure & (found.weights > rules.add * self.species.means[-1])
         if len(self.rejected):
             often = cKDTree(self.rejected).query_ball_point(found.places, rules.again * unit, return_length=True)
-            new &= often == 0
+            new &= often <= (rooms >= 2)
             light &= often <= 1
         new |= light
         return found.places[new], model
+
+    def _room(self, model: Model, places: Array) -> Array:
+        """(n,) what kind of place each is, by the atoms around it.
+
+        0: hardly any; 1: as many as an atom has, but one too near; 2: room for one, at a surface; 3: room for one, all but enclosed.
+        """
+        rules, (share, free) = self._rules, self._neighbours(model, places)
+        kind: Array = np.where(share < rules.at_surface, 0, 1 + free * (1 + (share >= rules.enclosed)))
+        return kind
+
+    def _neighbours(self, model: Model, places: Array) -> tuple[Array, Array]:
+        """Of (n, 3) places: (how many atoms are around each, as a share of what atoms have around them; whether none is too near)."""
+        tree, reach = cKDTree(model.places), self._rules.around * self._unit_px
+        usual = np.quantile(tree.query_ball_point(model.places, reach, return_length=True) - 1, 0.75)
+        distance = tree.query(places)[0]
+        around = tree.query_ball_point(places, reach, return_length=True) - (distance == 0)
+        return around / max(usual, 1), distance > self._rules.least_distance * self._unit_px
 
     def _lighter(self, model: Model, found: residue.Candidates) -> bool:
         """Is there a kind of lighter atoms, of which none has been taken so far? Then it is one of the species from now on."""

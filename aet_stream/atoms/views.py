@@ -16,6 +16,7 @@ from aet_stream.atoms.kernels import Window, margin_px
 from aet_stream.projection import Array
 from aet_stream.reconstruct.registered import Alignment
 from aet_stream.reconstruct.stopping import noise_variance
+from aet_stream.reconstruct.turns import rotation
 
 _LEAST_VARIANCE = 0.1
 """Of the median over the particle: vacuum without a count has no variance of its own, but weighs no more than this."""
@@ -104,6 +105,8 @@ def make_views(projections: Array, tilts_deg: Array, alignment: Alignment, windo
     middle = (np.array(projections.shape[1:]) - 1) / 2 + margin
     theta, none = np.radians(tilts_deg), np.zeros(len(tilts_deg))
     upright = np.stack([np.stack([none + 1, none, none], -1), np.stack([none, np.cos(theta), np.sin(theta)], -1)], 1)
+    if alignment.turns is not None:
+        upright = upright @ np.stack([rotation(turn) for turn in alignment.turns])
     return Views(
         np.pad(projections.astype(np.float32), around),
         weights,

@@ -45,6 +45,13 @@ def add_commands(add: Add) -> None:
         metavar="NUMBER",
         help="leave these projections out of this volume, for a trial; with --out (for good: aet-stream exclude)",
     )
+    reconstruct.add_argument(
+        "--atoms",
+        type=Path,
+        default=None,
+        metavar="ATOMS.h5",
+        help="projections as the atoms of a volume found that they lay, turned about all axes; with --out",
+    )
     reconstruct.add_argument("--no-quality", action="store_true", help="no half volumes: half the work")
     reconstruct.add_argument("--threads", type=whole, default=0, help="0: all cores")
     reconstruct.add_argument("--memory", type=whole, default=0, metavar="MIB", help="bound for the solver (0: 4/5 of what there is)")
@@ -92,6 +99,10 @@ def add_commands(add: Add) -> None:
     export.add_argument("--bin", type=whole_from(1, 64), default=1, metavar="N", help="with --aligned: N x N pixels become one")
     export.add_argument("--crop", type=size, default=(0, 0), metavar="WxH", help="with --aligned: so many pixels around the tilt axis")
     export.add_argument("--normalise", action="store_true", help="with --aligned: every projection scaled to the same total")
+    export.add_argument(
+        "--atoms", type=Path, metavar="ATOMS.h5", help="with --aligned: the turns to take (default: of the atoms.h5 of this volume, if any)"
+    )
+    export.add_argument("--no-turns", action="store_true", help="with --aligned: as the volume was made, whatever its atoms found")
     export.add_argument("--keep-excluded", action="store_true", help="also what is excluded in the series")
     export.add_argument("--overwrite", action="store_true", help="replace files that are there")
     train = add("train", _train, "make a network from simulated particles", config=False)
@@ -149,8 +160,11 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
         raise AetError(f"--align {unknown[0]}: the steps are {', '.join(STEPS)}")
     if arguments.exclude and arguments.out is None:
         raise AetError("--exclude makes a volume for a trial: give it a name of its own with --out FILE")
+    if arguments.atoms is not None and arguments.out is None:
+        raise AetError("--atoms makes a volume beside the one that these atoms are of: give it a name of its own with --out FILE")
     options = Options(
         method=arguments.method,
+        atoms=arguments.atoms,
         exclude=tuple(arguments.exclude),
         iterations=arguments.iterations,
         residual=arguments.residual,
@@ -240,9 +254,11 @@ def _export(arguments: argparse.Namespace) -> int:
 
     aligned = None
     if arguments.aligned is not None:
-        aligned = Aligned(arguments.aligned, arguments.bin, arguments.crop, arguments.normalise)
-    elif arguments.bin > 1 or any(arguments.crop) or arguments.normalise:
-        raise AetError("--bin, --crop and --normalise go with --aligned VOLUME.h5")
+        aligned = Aligned(
+            arguments.aligned, arguments.bin, arguments.crop, arguments.normalise, atoms=arguments.atoms, turned=not arguments.no_turns
+        )
+    elif arguments.bin > 1 or any(arguments.crop) or arguments.normalise or arguments.atoms or arguments.no_turns:
+        raise AetError("--bin, --crop, --normalise, --atoms and --no-turns go with --aligned VOLUME.h5")
     if aligned is not None and arguments.keep_excluded:
         raise AetError("--keep-excluded does not go with --aligned: a volume aligns what it was made from")
     options = {"keep_excluded": arguments.keep_excluded, "overwrite": arguments.overwrite}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from aet_stream.errors import AetError, SourceError
-from aet_stream.projection import Candidate
+from aet_stream.projection import Acquisition, Candidate
 from aet_stream.readers.beside import Asked, Beside
 from aet_stream.readers.mat import angles_beside
 
@@ -42,4 +42,5 @@ def from_angles(ask: Asked) -> Beside | None:
     if said.unit == "?":
         return Beside(remark=f"{name}: all of {said.name} is below 1.6: call it {said.name}_deg or {said.name}_rad, as it counts")
     tilt = float(said.tilts_deg[ask.image])
-    return Beside((Candidate("sidecar", f"{name}: {said.name}[{ask.image}] {tilt:g} deg", tilt, said.unit),))
+    tilts = (Candidate("sidecar", f"{name}: {said.name}[{ask.image}] {tilt:g} deg", tilt, said.unit),)
+    return Beside(tilts, Acquisition(tilt_axis_deg=said.axis_deg))

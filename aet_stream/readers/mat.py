@@ -1,4 +1,4 @@
-"""MATLAB `.mat`: version 5 through scipy, 7.3 (HDF5) through h5py. A projection array is (y, x) or (y, x, images), as AET codes keep it.
+"""MATLAB `.mat`: version 5 through scipy, 7.3 (HDF5) through h5py. A projection array is (rows, columns) or (rows, columns, images).
 
 The array is the only numeric one with 2 or 3 dimensions and at least 8 pixels a side; angles are a sibling variable, or stand in a file
 beside it (`projections.mat`, `angles.mat`: sidecar.py).
@@ -16,7 +16,7 @@ import numpy as np
 from aet_stream.errors import SourceError
 from aet_stream.projection import Acquisition, Array
 from aet_stream.readers import checked_probe, finished, image_in_range, need, understood
-from aet_stream.readers.angle_array import is_angle_name, tilts_deg
+from aet_stream.readers.angle_array import axis_deg, is_angle_name, tilts_deg
 from aet_stream.readers.hdf5 import MAGIC, attribute, known, member, numbers, opened
 
 _CLASSES = {
@@ -57,7 +57,8 @@ class Mat:
         if said.tilts_deg is None:
             return Acquisition(remark=said.remark, reader="mat")
         tilt = float(said.tilts_deg[image])
-        return Acquisition(tilt_deg=tilt, tilt_raw=f"{said.name}: {tilt!r} {said.unit}", tilt_unit=said.unit, reader="mat")
+        raw = f"{said.name}: {tilt!r} {said.unit}"
+        return Acquisition(tilt_deg=tilt, tilt_raw=raw, tilt_unit=said.unit, tilt_axis_deg=said.axis_deg, reader="mat")
 
     def frames(self, image: int) -> Array:
         image_in_range(self._path, image, self.probe.images)
@@ -82,6 +83,8 @@ class Stated(NamedTuple):
     tilts_deg: Array | None = None
     unit: str = "deg"
     remark: str = ""
+    axis_deg: float | None = None
+    """Where the tilt axis lies in the images, as Euler angles imply."""
 
 
 def _choose(path: Path, variables: Variables) -> tuple[str, tuple[int, ...], str]:
@@ -104,7 +107,7 @@ def _may_be_projections(shape: tuple[int, ...]) -> bool:
 
 def _stated(path: Path, variables: Variables, projections: str, images: int) -> Stated:
     """The tilts that the variables beside the projections state; several have to agree."""
-    said = [Stated(name, *tilts_deg(name, variable(path, name), images)) for name in variables if is_angle_name(name)]
+    said = [_said(path, name, images) for name in variables if is_angle_name(name)]
     tilts = [(one, one.tilts_deg) for one in said if one.tilts_deg is not None]
     for other, values in tilts[1:]:
         apart = float(np.abs(values - tilts[0][1]).max())
@@ -115,6 +118,11 @@ def _stated(path: Path, variables: Variables, projections: str, images: int) -> 
     others = [name for name, (shape, _) in variables.items() if name != projections and _may_be_angles(shape, images)]
     hint = [f"if {others[0]} holds its tilts, call it angles"] if others and not said else []
     return Stated(remark="; ".join([one.remark for one in said] + hint))
+
+
+def _said(path: Path, name: str, images: int) -> Stated:
+    angles = variable(path, name)
+    return Stated(name, *tilts_deg(name, angles, images), axis_deg(angles, images))
 
 
 def _may_be_angles(shape: tuple[int, ...], images: int) -> bool:
@@ -133,7 +141,7 @@ def angles_beside(path: Path, images: int) -> Stated:
     found = [name for name in variables if is_angle_name(name)] or list(variables)
     if len(found) != 1:
         return Stated(remark=f"{path.name} holds {', '.join(found) or 'no numbers'}: one variable of angles is needed")
-    said = Stated(found[0], *tilts_deg(found[0], variable(path, found[0]), images))
+    said = _said(path, found[0], images)
     return said._replace(remark=said.remark and f"{path.name}: {said.remark}")
 
 

@@ -5,17 +5,18 @@
 | TIFF | [row, slice y, column] | [tilt, y, column], `.rawtlt` beside it | row 0 on top, page 0 nearest |
 | MRC  | the same, pages and rows from their ends | rows from their end, `.rawtlt` beside it | row 0 lowest, section 0 farthest |
 | EMD  | [x, y, z] of MRC's | [tilt, column, y]: the tilt axis along x | y up, z towards who looks |
-| .mat | [slice y, column, row] | `projections` [y, column, tilt], and `angles` | row 0 on top |
+| .mat | [column, slice y, row], both from their ends | `projections` [column from its end, y, tilt], and `angles` | a right angle turned |
 
 MRC: Cheng et al., J. Struct. Biol. 192 (2015) 146: right-handed, the first row the lowest, as IMOD and ChimeraX take it; at a tilt of theta
 a point (x, y, z) is seen at x cos(theta) + z sin(theta), as by IMOD's `tilt`. EMD: Berkeley EMD 0.2 in /data/tomography, as tomviz writes
-and reads it, which reconstructs about x. Each but .mat says of
-which edition of the background it is. The two .mat files are those that GENFIRE and RESIRE ask for.
+and reads it, which reconstructs about x. Each but .mat says of which edition of the background it is. The two .mat files are those that
+GENFIRE and RESIRE ask for (euler.py).
 """
 
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,19 @@ from aet_stream.errors import ReconstructionError
 from aet_stream.layout import LIBVER, unreadable
 from aet_stream.projection import Array
 from aet_stream.reconstruct.aligned import Aligned, in_register
+from aet_stream.reconstruct.euler import euler_zyx_deg
 from aet_stream.reconstruct.input import Input, read_input
+from aet_stream.reconstruct.turns import orientations
 from aet_stream.reconstruct.volume_file import HDF5, VOLUME, form_of
+
+logger = logging.getLogger(__name__)
 
 _FORMS = "write .mrc, .st, .rec, .map, .tif, .emd or .mat"
 _MAT_BYTES = (1 << 32) - (1 << 16)
 """An array in a .mat file of version 5 counts its bytes by 32 bits, with what stands before it."""
+_NOTABLE_PITCH_DEG = 0.1
+_MAT_OFF_PX = (0.5, -0.5)
+"""Of an even number of pixels GENFIRE and RESIRE take the one after the middle for it; their images are ours turned by a right angle."""
 _TIFF_BYTES, _TIFF_PAGE_BYTES = (1 << 32) - (1 << 16), 512
 """A TIFF counts its bytes by 32 bits, what it says about each page among them; a BigTIFF by 64."""
 
@@ -60,7 +68,8 @@ def write_volume(volume: Array, voxel_size_nm: float, target: Path, edition: int
         elif form == "emd":
             _write_emd(np.transpose(sections[::-1, ::-1]), "xyz", known_nm, draft, edition)
         elif form == "mat":
-            savemat(str(draft), {"volume": np.transpose(volume, (0, 2, 1)), "voxel_size_nm": voxel_size_nm}, appendmat=False)
+            volume = np.transpose(volume, (2, 0, 1))[::-1, :, ::-1]
+            savemat(str(draft), {"volume": volume, "voxel_size_nm": voxel_size_nm}, appendmat=False)
         else:
             raise ReconstructionError(f"{target}: a volume is not exported to {target.suffix or 'a name without suffix'}; {_FORMS}")
 
@@ -139,10 +148,17 @@ def export(
         raise ReconstructionError(f"{source}: cannot be read: {unreadable(error)}") from error
     given = read_input(source, keep_excluded=keep_excluded)
     tilts = [f"{tilt:.4f}\n" for tilt in given.tilts_deg]
+    order = np.argsort(given.tilts_deg, kind="stable")
     if aligned is None:
-        return _export_series(given, target, {".rawtlt": tilts}, overwrite=overwrite)
-    given, xf = in_register(given, aligned)
-    return _export_series(given, target, {".tlt": tilts, ".xf": xf}, overwrite=overwrite)
+        seen = orientations(given.tilts_deg, np.zeros((len(order), 3)))
+        return _export_series(given, order, seen, target, {".rawtlt": tilts}, overwrite=overwrite)
+    made = in_register(given, aligned, _MAT_OFF_PX if form_of(target) == "mat" else (0.0, 0.0))
+    if form_of(target) != "mat" and made.pitch_deg > _NOTABLE_PITCH_DEG:
+        logger.warning(
+            "%s: the specimen was turned by up to %.1f deg about the image's x, too: only .mat can say it", target, made.pitch_deg
+        )
+    tilts = [f"{tilt:.4f}\n" for tilt in made.given.tilts_deg]
+    return _export_series(made.given, order, made.orientations, target, {".tlt": tilts, ".xf": made.xf}, overwrite=overwrite)
 
 
 def _refuse_present(path: Path) -> None:
@@ -156,15 +172,23 @@ def _refuse_too_large(nbytes: int, target: Path) -> None:
         raise ReconstructionError(f"{target}: {nbytes >> 20} MiB; an array in a .mat file has less than 4096: write .mrc or .tif")
 
 
-def _export_series(given: Input, target: Path, lines: dict[str, list[str]], *, overwrite: bool) -> list[Path]:
-    """`lines`: suffix of a file beside a stack -> what it says of each projection, row by row."""
-    form, order = form_of(target), np.argsort(given.tilts_deg, kind="stable")
+def _export_series(given: Input, order: Array, seen: Array, target: Path, lines: dict[str, list[str]], *, overwrite: bool) -> list[Path]:
+    """
+    Parameters
+    ----------
+    order : (tilts,) of the series' rows
+    seen : (tilts, 3, 3) orientations (turns.py), row by row
+    lines : suffix of a file beside a stack -> what it says of each projection, row by row
+    """
+    form = form_of(target)
     _refuse_too_large(given.projections.nbytes, target)
     views, tilts_deg, beside = given.projections[order], given.tilts_deg[order], dict[Path, bytes]()
     if form in ("mrc", "tiff"):
         beside = {target.with_suffix(suffix): "".join(said[row] for row in order).encode() for suffix, said in lines.items()}
     elif form == "mat":
-        beside = {target.with_name(f"{target.stem}_angles.mat"): _angles(tilts_deg)}
+        quarters, off_deg = _quarters(float(np.nan_to_num(given.axis_deg)))
+        angles_deg = euler_zyx_deg(tilts_deg, seen[order], axis_off_deg=off_deg)
+        beside = {target.with_name(f"{target.stem}_angles.mat"): _angles(angles_deg)}
     for path, content in beside.items():
         if not overwrite and not _says(path, content):
             _refuse_present(path)
@@ -173,7 +197,7 @@ def _export_series(given: Input, target: Path, lines: dict[str, list[str]], *, o
         if form == "mrc":
             _write_mrc(views[:, ::-1], size_nm, draft, given.edition, volume=False, axis_deg=-float(np.nan_to_num(given.axis_deg)))
         elif form == "mat":
-            savemat(str(draft), {"projections": np.transpose(views, (1, 2, 0))}, appendmat=False)
+            savemat(str(draft), {"projections": np.rot90(np.moveaxis(views, 0, 2), quarters)}, appendmat=False)
         elif form == "emd":
             _write_emd(np.transpose(views, (0, 2, 1)), ("angles", "y", "x"), size_nm, draft, given.edition, tilts_deg)
         else:
@@ -188,8 +212,14 @@ def _says(path: Path, content: bytes) -> bool:
     return path.is_file() and path.read_bytes() == content
 
 
-def _angles(tilts_deg: Array) -> bytes:
-    """A .mat file: Euler angles ZYX in degrees, one row per projection; the tilt is the middle one."""
-    angles, file = np.stack([np.zeros_like(tilts_deg), tilts_deg, np.zeros_like(tilts_deg)], axis=1), io.BytesIO()
-    savemat(file, {"angles": angles})
+def _quarters(axis_deg: float) -> tuple[int, float]:
+    """(right angles to turn images by, so that the axis lies along the second dimension, or nearly; degrees that it lies off it then)"""
+    quarters = round((axis_deg + 90) / 90)
+    return quarters, axis_deg + 90 - 90 * quarters
+
+
+def _angles(angles_deg: Array) -> bytes:
+    """A .mat file of (tilts, 3) Euler angles. It holds nothing else: `importdata` gives an array only of a file with one variable."""
+    file = io.BytesIO()
+    savemat(file, {"angles": angles_deg})
     return file.getvalue()

@@ -23,20 +23,44 @@ _SLAB_BYTES = 2**27
 class Projector:
     """Some tilts of a slice; only voxels in the inscribed circle exist."""
 
-    forward: csr_array
+    forward: csr_array | Pitched
     """(tilts * width, voxels) float32"""
-    backward: csr_array
+    backward: csr_array | Pitched
     """Its transpose, stored row by row: several times faster than multiplying by forward.T"""
     inside: Array
     """(width, width) bool: the circle"""
 
 
-def make_projector(tilts_deg: Array, width: int, axis_px: float | None = None) -> Projector:
+class Pitched:
+    """A matrix for all slices at once, which see each other: parts of it that shift what they see by so many slices, and add up."""
+
+    def __init__(self, parts: dict[int, csr_array]) -> None:
+        self._parts = parts
+
+    def __matmul__(self, slices: Array) -> Array:
+        height = slices.shape[1]
+        out: Array | None = None
+        for shift, part in self._parts.items():
+            seen = np.asarray(part @ np.ascontiguousarray(slices[:, max(0, -shift) : height - max(0, shift)]))
+            out = np.zeros((part.shape[0], height), np.float32) if out is None else out
+            out[:, max(0, shift) : height + min(0, shift)] += seen
+        assert out is not None
+        return out
+
+    def sum(self, axis: int) -> Array:
+        """Far from the first and the last slice."""
+        total: Array = np.sum([part.sum(axis=axis) for part in self._parts.values()], axis=0)
+        return total
+
+
+def make_projector(tilts_deg: Array, width: int, axis_px: float | None = None, pitches: Array | None = None) -> Projector:
     """Voxel-driven linear interpolation: each voxel is shared between the two detector columns it falls between.
 
     Parameters
     ----------
     axis_px : detector column of the tilt axis, may lie between columns; None: (width - 1) / 2
+    pitches : (tilts,) slices that a voxel is seen farther along the axis for each pixel it is nearer to who looks; shared between the two
+        slices it falls between. None: each slice is seen by itself
     """
     middle = (width - 1) / 2
     axis = middle if axis_px is None else axis_px
@@ -55,8 +79,23 @@ def make_projector(tilts_deg: Array, width: int, axis_px: float | None = None) -
             weights[:, index, side] = np.where((at >= 0) & (at < width), weight, 0)  # what leaves the detector is not seen
             rays[:, index, side] = index * width + np.clip(at, 0, width - 1)
     starts = np.arange(x.size + 1, dtype=np.int64) * (2 * len(tilts_deg))
+    if pitches is not None:
+        theta = np.radians(tilts_deg)
+        along = pitches * (np.multiply.outer(y, np.cos(theta)) - np.multiply.outer(x, np.sin(theta)))
+        return _pitched(weights, rays, starts, along.astype(np.float32)[:, :, None], (x.size, len(tilts_deg) * width), inside)
     backward = csr_array((weights.ravel(), rays.ravel(), starts), shape=(x.size, len(tilts_deg) * width))
     return Projector(csr_array(backward.T), backward, inside)
+
+
+def _pitched(weights: Array, rays: Array, starts: Array, along: Array, shape: tuple[int, int], inside: Array) -> Projector:
+    backward = {}
+    for shift in range(int(np.floor(along.min())), int(np.floor(along.max())) + 2):
+        shared = weights * np.maximum(0, 1 - np.abs(along - np.float32(shift)))
+        part = csr_array((shared.ravel(), rays.ravel().copy(), starts.copy()), shape=shape)
+        part.eliminate_zeros()
+        backward[shift] = part
+    forward = {shift: csr_array(part.T) for shift, part in backward.items()}
+    return Projector(Pitched(forward), Pitched({-shift: part for shift, part in backward.items()}), inside)
 
 
 def circle(width: int) -> Array:
@@ -69,11 +108,11 @@ def circle(width: int) -> Array:
 class Pieces:
     """All tilts, in pieces: one that is kept where memory allows it, else several, each made anew whenever it is needed."""
 
-    def __init__(self, tilts_deg: Array, width: int, axis_px: float | None, *, tilts_at_once: int) -> None:
+    def __init__(self, tilts_deg: Array, width: int, axis_px: float | None, *, tilts_at_once: int, pitches: Array | None = None) -> None:
         self._width, self._axis_px = width, axis_px
         starts = range(0, len(tilts_deg), tilts_at_once)
         self._tilts = [tilts_deg[start : start + tilts_at_once] for start in starts]
-        self._kept = make_projector(tilts_deg, width, axis_px) if len(starts) == 1 else None
+        self._kept = make_projector(tilts_deg, width, axis_px, pitches) if len(starts) == 1 else None
         self.whole = self._kept is not None
         self.inside = circle(width)
         self.ray_sums, self.voxel_sums = self._sums()
@@ -95,15 +134,15 @@ class Pieces:
         return np.concatenate(rays), voxels
 
 
-def reproject(volume: Array, tilts_deg: Array, axis_px: float | None = None) -> Array:
+def reproject(volume: Array, tilts_deg: Array, axis_px: float | None = None, *, pitches: Array | None = None) -> Array:
     """(tilts, y, x) float32: what a volume (slice y, row, column) would look like; piece by piece, so that little memory is needed."""
     height, width = volume.shape[0], volume.shape[2]
     views, inside = np.empty((len(tilts_deg), height, width), np.float32), circle(width)
-    depth = max(1, _SLAB_BYTES // (4 * int(inside.sum())))
+    depth = max(1, _SLAB_BYTES // (4 * int(inside.sum()))) if pitches is None else volume.shape[0]
     for first in range(0, height, depth):
         slices = slice(first, first + depth)
         voxels = np.ascontiguousarray(volume[slices, inside].T)
         for index, tilt in enumerate(tilts_deg):
-            piece = make_projector(np.array([tilt]), width, axis_px)
+            piece = make_projector(np.array([tilt]), width, axis_px, None if pitches is None else pitches[[index]])
             views[index, slices] = (piece.forward @ voxels).T
     return views

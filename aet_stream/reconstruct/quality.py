@@ -36,9 +36,9 @@ class Quality:
     """Why there is no correlation, or of which slices only; a sentence."""
 
 
-def judge(volume: Array, projections: Array, tilts_deg: Array) -> Quality:
+def judge(volume: Array, projections: Array, tilts_deg: Array, pitches: Array | None = None) -> Quality:
     """How well it explains each projection."""
-    views = reproject(volume, tilts_deg)
+    views = reproject(volume, tilts_deg, pitches=pitches)
     residual = np.array([_rms(again - view) / max(_rms(view), 1e-30) for again, view in zip(views, projections, strict=True)])
     return Quality(residual, suspects(residual), largest_gap_deg(tilts_deg))
 

@@ -26,6 +26,8 @@ class Alignment:
     shifts_px: Array
     """(tilts, 2) float64, [y, x]"""
     axis_deg: float = 0.0
+    turns: Array | None = None
+    """(tilts, 3) float64 how the specimen was turned before it was tilted (turns.py); None: it was not"""
     residuals: dict[str, float] = field(default_factory=dict)
     """Relative residual of a quick reconstruction at the start and after each step that was kept."""
 
@@ -42,7 +44,7 @@ class Alignment:
     def then(self, following: Alignment) -> Alignment:
         """Both as one: this first, the following, with its residuals, found for what this makes of the projections."""
         shifts = self.shifts_px @ following.matrix + following.shifts_px
-        return Alignment(shifts, self.axis_deg + following.axis_deg, following.residuals)
+        return Alignment(shifts, self.axis_deg + following.axis_deg, residuals=following.residuals)
 
     def shape(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """(height, width) of what `apply` makes: wide images with the axis along x become high ones."""
@@ -51,21 +53,23 @@ class Alignment:
         return (width, height) if lies else (height, width)
 
 
-def apply(projections: Array, alignment: Alignment, shape: tuple[int, int] | None = None) -> Array:
+def apply(projections: Array, alignment: Alignment, shape: tuple[int, int] | None = None, *, rolls: Array | None = None) -> Array:
     """(tilts, y, x) float32 in register, by cubic splines; the very same array where there is nothing to do.
 
     Parameters
     ----------
     shape : (height, width) that is wanted around the middle; None: as much as there is
+    rolls : (tilts, 2, 2) where a place in what is made lies in an image that is upright and moved (turns.py); None: it lies there as it is
     """
     shape = shape or alignment.shape(projections.shape)
-    if alignment.is_nothing and shape == projections.shape[1:]:
+    if alignment.is_nothing and shape == projections.shape[1:] and rolls is None:
         return projections
     matrix = alignment.matrix
-    middle, upright = (np.array(projections.shape[1:]) - 1) / 2, (np.array(shape) - 1) / 2
+    middle, made = (np.array(projections.shape[1:]) - 1) / 2, (np.array(shape) - 1) / 2
     moved = np.empty((len(projections), *shape), projections.dtype)
-    for view, shift_px, out in zip(projections, alignment.shifts_px, moved, strict=True):
-        affine_transform(view, matrix, middle - matrix @ (upright + shift_px), output=out, order=3, mode="nearest")
+    rolls = np.broadcast_to(np.eye(2), (len(projections), 2, 2)) if rolls is None else rolls
+    for view, shift_px, roll, out in zip(projections, alignment.shifts_px, rolls, moved, strict=True):
+        affine_transform(view, matrix @ roll, middle - matrix @ (roll @ made + shift_px), output=out, order=3, mode="nearest")
     return moved
 
 

@@ -20,8 +20,9 @@ from aet_stream.reconstruct.axis_search import search
 from aet_stream.reconstruct.export import write_volume
 from aet_stream.reconstruct.input import Input, read_input
 from aet_stream.reconstruct.progress import ProgressLog
-from aet_stream.reconstruct.registered import apply, brightest_rows
+from aet_stream.reconstruct.registered import Alignment, apply, brightest_rows
 from aet_stream.reconstruct.stopping import choose_iterations
+from aet_stream.reconstruct.turns import alignment_of, of_atoms, poses
 from aet_stream.reconstruct.volume_file import HDF5, VOLUME, Facts, Result, check_target, ensure_picture, form_of, is_done, save
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ class Options:
     """Of the built-in solver: cpu, cuda, cuda:0, ..."""
     exclude: tuple[int, ...] = ()
     """Numbers of projections that are left out of this volume alone."""
+    atoms: Path | None = None
+    """An atoms.h5 of this series: projections are taken as its atoms found that they lay, turned about all axes. No alignment then."""
     silence_s: float = apart.SILENCE_S
     """How long a library of other people's may hand nothing over."""
 
@@ -101,6 +104,7 @@ def reconstruct(
     given = replace(given, axis_deg=0.0 if np.isnan(axis_deg) else axis_deg)
     solver.check(given.projections, given.tilts_deg, max(1, options.iterations))
     identity: Facts = {
+        "turns_digest": "" if options.atoms is None else _turns_digest(options.atoms, given, method),
         "series_digest": given.digest,
         "method": method,
         "iterations": options.iterations,
@@ -136,6 +140,18 @@ def reconstruct(
     return wanted
 
 
+def _turns_digest(atoms: Path, given: Input, method: str) -> str:
+    """Names the turns that atoms found, of which there have to be some, of these projections."""
+    turned = of_atoms(atoms)
+    if turned.series_digest != given.digest:
+        raise ReconstructionError(f"{atoms} is of other projections than the series holds now: find its atoms again")
+    if not turned.turns.any():
+        raise ReconstructionError(f"{atoms} found no turns that explain more: a volume by them would be the one it was made from")
+    if method != BUILT_IN:
+        raise ReconstructionError(f"{method} knows one axis only: leave out --method, or --atoms")
+    return turned.digest
+
+
 def check_method(wanted: str, device: str = "cpu") -> str:
     """The method that is meant, before any work is done for it.
 
@@ -155,10 +171,29 @@ Keep = Callable[[Result, bool], None]
 """Write it; whether all is there that was asked for."""
 
 
-def _make(given: Input, method: str, options: Options, progress: solver.Progress, keep: Keep) -> None:
-    """Align, choose when to stop, solve, judge. The volume is kept before its halves are made: whatever happens to them, it is there."""
-    axis = search(given.projections, given.tilts_deg, given.axis_deg)
-    logger.log(logging.WARNING if axis.contradicts else logging.INFO, "%s", axis.sentence)
+@dataclass(frozen=True, slots=True)
+class _Registered:
+    """Projections as the solver takes them."""
+
+    projections: Array
+    tilts_deg: Array
+    alignment: Alignment
+    pitches: Array | None = None
+    """(tilts,) of turned ones (turns.py)"""
+
+    def some(self, rows: Array, slices: slice) -> _Registered:
+        """Of some rows, some slices."""
+        pitches = None if self.pitches is None else self.pitches[rows]
+        return _Registered(self.projections[rows, slices], self.tilts_deg[rows], self.alignment, pitches)
+
+
+def _register(given: Input, options: Options) -> _Registered:
+    """By the steps of the alignment, or as the atoms found that projections lay."""
+    if options.atoms is not None:
+        turned = of_atoms(options.atoms)
+        found, posed = turned.onto(alignment_of(turned.volume)[0]), poses(given.tilts_deg, turned.turns, stretched=True)
+        projections = apply(given.projections, found, rolls=posed.rolls)
+        return _Registered(projections, posed.tilts_deg, found, posed.pitches)
     found = align(
         given.projections,
         given.tilts_deg,
@@ -168,30 +203,37 @@ def _make(given: Input, method: str, options: Options, progress: solver.Progress
         threads=options.threads,
         memory_mib=options.memory_here_mib,
     )
-    projections = apply(given.projections, found)
+    return _Registered(apply(given.projections, found), given.tilts_deg, found)
+
+
+def _make(given: Input, method: str, options: Options, progress: solver.Progress, keep: Keep) -> None:
+    """Align, choose when to stop, solve, judge. The volume is kept before its halves are made: whatever happens to them, it is there."""
+    axis = search(given.projections, given.tilts_deg, given.axis_deg)
+    logger.log(logging.WARNING if axis.contradicts else logging.INFO, "%s", axis.sentence)
+    views = _register(given, options)
     iterations = options.iterations
     if method == BUILT_IN and not iterations:
-        iterations = choose_iterations(projections, given.tilts_deg, residual=options.residual, memory_mib=options.memory_here_mib)
+        iterations = choose_iterations(views.projections, views.tilts_deg, residual=options.residual, memory_mib=options.memory_here_mib)
         logger.info("%d iterations, by the stopping rule", iterations)
-    volume, residuals, iterations = _solve(projections, given.tilts_deg, method, iterations, options, progress)
-    judged = quality.judge(volume, projections, given.tilts_deg)
+    volume, residuals, iterations = _solve(views, method, iterations, options, progress)
+    judged = quality.judge(volume, views.projections, views.tilts_deg, views.pitches)
     for row in judged.suspects:
         tilt, residual = given.tilts_deg[row], judged.residual_per_tilt[row]
         logger.warning("row %d at %+.2f deg fits worse than the others (residual %.3f): look at it", given.rows[row], tilt, residual)
-    result = Result(volume, residuals, iterations, found, judged, axis)
-    if options.quality and len(projections) >= 6:
-        _compare_halves(given, projections, result, method, options, progress, keep)
+    result = Result(volume, residuals, iterations, views.alignment, judged, axis)
+    if options.quality and len(views.projections) >= 6:
+        _compare_halves(given, views, result, method, options, progress, keep)
     else:
         keep(result, True)
 
 
 def _compare_halves(
-    given: Input, projections: Array, result: Result, method: str, options: Options, progress: solver.Progress, keep: Keep
+    given: Input, views: _Registered, result: Result, method: str, options: Options, progress: solver.Progress, keep: Keep
 ) -> None:
     """Keep the volume; make its halves, within the memory that is left; keep it with what they say. What goes wrong with them is said."""
     so_far = result.quality
     try:
-        slices, memory_mib = _beside(result.volume, projections, options)
+        slices, memory_mib = _beside(result.volume, views.projections, options)
     except ReconstructionError as error:
         logger.warning("%s", error)
         keep(replace(result, quality=replace(so_far, remark=str(error))), False)
@@ -200,8 +242,7 @@ def _compare_halves(
     options = replace(options, memory_mib=memory_mib)
     try:
         one, other = (
-            _solve(projections[part, slices], given.tilts_deg[part], method, result.iterations, options, progress)[0]
-            for part in quality.split(given.tilts_deg)
+            _solve(views.some(part, slices), method, result.iterations, options, progress)[0] for part in quality.split(given.tilts_deg)
         )
         found = quality.judge_by_halves(so_far, one, other, slices)
         if len(one) < len(result.volume):
@@ -234,14 +275,12 @@ def _beside(volume: Array, projections: Array, options: Options) -> tuple[slice,
     return brightest_rows(projections, most), for_one_mib if options.device == "cpu" else options.memory_mib
 
 
-def _solve(
-    projections: Array, tilts_deg: Array, method: str, iterations: int, options: Options, progress: solver.Progress
-) -> tuple[Array, Array, int]:
+def _solve(views: _Registered, method: str, iterations: int, options: Options, progress: solver.Progress) -> tuple[Array, Array, int]:
     """Volume, residuals (of others: none), iterations."""
     if method != BUILT_IN:
         volume, done = apart.solve(
-            projections,
-            tilts_deg,
+            views.projections,
+            views.tilts_deg,
             method,
             iterations=iterations,
             threads=options.threads,
@@ -251,12 +290,13 @@ def _solve(
         )
         return volume, np.zeros(0), done
     solution = solver.solve(
-        projections,
-        tilts_deg,
+        views.projections,
+        views.tilts_deg,
         iterations=iterations,
         progress=progress,
         threads=options.threads,
         memory_mib=options.memory_mib,
         device=options.device,
+        pitches=views.pitches,
     )
     return solution.volume, solution.residuals, iterations

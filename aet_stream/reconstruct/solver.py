@@ -47,6 +47,7 @@ def solve(
     memory_mib: int = 0,
     device: str = "cpu",
     progress: Progress | None = None,
+    pitches: Array | None = None,
 ) -> Solution:
     """Reconstruct.
 
@@ -62,6 +63,8 @@ def solve(
         what it has free.
     device : cpu, or a torch device: cuda, cuda:0, ...
     progress : called from any thread with (steps done, steps in all)
+    pitches : (tilts,) how far the axis was tilted towards who looks (turns.py): slices see each other then, and are solved together, on a
+        CPU, in two to three times the time; None: not at all
 
     Raises
     ------
@@ -70,9 +73,13 @@ def solve(
     check(projections, tilts_deg, iterations, axis_px)
     _, height, width = projections.shape
     workers = 1 if device != "cpu" else threads or len(os.sched_getaffinity(0))
-    depth, tilts_at_once = plan(projections.shape, workers, limit_bytes(memory_mib, device), here=device == "cpu")
+    if pitches is None:
+        depth, tilts_at_once = plan(projections.shape, workers, limit_bytes(memory_mib, device), here=device == "cpu")
+    else:
+        depth, tilts_at_once = height, len(tilts_deg)
+        _refuse_together(projections.shape, limit_bytes(memory_mib), device)
     slabs = range(0, height, depth)
-    pieces = Pieces(np.asarray(tilts_deg), width, axis_px, tilts_at_once=tilts_at_once)
+    pieces = Pieces(np.asarray(tilts_deg), width, axis_px, tilts_at_once=tilts_at_once, pitches=pitches)
     volume = np.zeros((height, width, width), np.float32)
     count = _Count(len(slabs) * iterations, progress)
     finish = _on(device, pieces)
@@ -205,6 +212,19 @@ def plan(shape: tuple[int, int, int], workers: int, limit: int, *, here: bool = 
         f"a volume of {height} x {width} x {width} from {tilts} tilts needs {needed_mib} MiB of memory, {limit_mib} may be used:"
         " allow more (--memory, reconstruct.memory_mib), bin the projections, or take a larger machine"
     )
+
+
+def _refuse_together(shape: tuple[int, int, int], limit: int, device: str) -> None:
+    tilts, height, width = shape
+    voxels = int(circle(width).sum())
+    needed = 4 * height * (width**2 + 6 * voxels + 4 * tilts * width) + 2 * 4 * 8 * 2 * voxels * tilts
+    if device != "cpu":
+        raise ReconstructionError(f"turned projections are not solved on {device}: take the CPU (--device cpu)")
+    if needed > limit:
+        raise ReconstructionError(
+            f"a volume of {height} x {width} x {width} from {tilts} turned projections needs {needed // _MIB + 1} MiB of memory,"
+            f" {limit // _MIB} may be used: allow more (--memory, reconstruct.memory_mib), or leave out --atoms"
+        )
 
 
 def _inverse(sums: Array) -> Array:

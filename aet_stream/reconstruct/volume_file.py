@@ -18,6 +18,7 @@ from aet_stream.reconstruct.figure import draw_summary
 from aet_stream.reconstruct.input import Input
 from aet_stream.reconstruct.quality import Quality
 from aet_stream.reconstruct.registered import Alignment
+from aet_stream.reconstruct.turns import TURNS
 
 HDF5 = "hdf5"
 _FORMS = {
@@ -82,7 +83,7 @@ def is_done(target: Path, identity: Facts) -> bool:
     """Does the file hold the volume of this input, by these options?"""
     try:
         with h5py.File(target, "r", locking=False) as file:
-            return all(file["reconstruction"].attrs[key] == value for key, value in identity.items())
+            return all(file["reconstruction"].attrs.get(key, "") == value for key, value in identity.items())
     except (OSError, KeyError, RuntimeError):
         return False  # none, or not one of ours: it is replaced
 
@@ -114,6 +115,11 @@ def _write(file: h5py.File, given: Input, result: Result, facts: Facts) -> None:
     group["rows"] = given.rows
     group["residuals"] = result.residuals
     group["shifts_px"] = result.alignment.shifts_px
+    if result.alignment.turns is not None:
+        group[TURNS] = result.alignment.turns
+        group[TURNS].attrs["meaning"] = (
+            "rotation vectors in radians, along [the axis as rows count, X, Z]: how it was turned before the tilt"
+        )
     group["shifts_px"].attrs["meaning"] = "[y, x] that each projection was moved by, after it was turned by axis_deg"
     size_nm, software = given.pixel_size_nm, f"aet_stream {__version__}"
     group.attrs.update(facts, iterations_done=result.iterations, voxel_size_nm=size_nm, software=software)
