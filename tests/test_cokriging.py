@@ -248,13 +248,24 @@ def test_what_only_the_series_leaves_is_missed() -> None:
     assert (strayed(steady + 4, steady, hidden, tilts).missed == 0).all()
 
 
+def test_what_the_beam_does_to_both_totals_is_no_background() -> None:
+    """A crystal near a zone axis, or a beam that drifts, changes the totals of both alike."""
+    tilts, hidden, rng = np.linspace(-60, 60, 25), np.full(25, 50.0), np.random.default_rng(0)
+    beam, noise = rng.normal(0, 5, 25), rng.normal(0, 1, 25)
+    alike, alone = strayed(100 + beam, 100 + beam, hidden, tilts), strayed(100 + beam, np.full(25, 100.0), hidden, tilts)
+    assert np.median(alike.first) < 0.5 * np.median(alone.first)
+    one = strayed(100 + beam + 4 * noise, 100 + beam, hidden, tilts)
+    assert np.median(one.first) > 2 * np.median(one.series)
+
+
 def test_totals_of_few_or_of_something_else_say_nothing() -> None:
     tilts, hidden = np.linspace(-60, 60, 7), np.full(7, 50.0)
     totals = np.array([100.0, 104.0, 98.0, 100.0, 60.0, 103.0, np.nan])
-    told = strayed(totals, totals, hidden, tilts)
-    assert told.first[4] == told.first[6] == 0
-    assert (told.first[[0, 1, 2, 3, 5]] > 0).all()
-    assert not strayed(totals[:4], totals[:4], hidden[:4], tilts[:4]).first.any()
+    told = strayed(totals, np.full(7, 100.0), hidden, tilts)
+    assert told.first[6] == 0
+    assert (told.first[[1, 2, 4, 5]] > 0).all()
+    assert told.first[4] == told.first.max()
+    assert not strayed(totals[:4], np.full(4, 100.0), hidden[:4], tilts[:4]).first.any()
     assert off(np.array([100.0, 79.0, 101.0, 127.0, np.nan])).tolist() == [False, True, False, True, False]
     assert not off(np.full(3, np.nan)).any()
 

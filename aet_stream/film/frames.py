@@ -16,7 +16,6 @@ from aet_stream.consistency import about_axis
 from aet_stream.denoise import cokriging, grid, trust
 from aet_stream.denoise.cokriging import totals
 from aet_stream.denoise.cokriging.estimator import Drawing, View, drawn_on
-from aet_stream.denoise.cokriging.gate import DOUBLED
 from aet_stream.denoise.cokriging.registered import by_mass
 from aet_stream.denoise.cokriging.seen import MARGIN, Seen, look, point_px
 from aet_stream.denoise.fusion.kriging import SPACING
@@ -124,10 +123,11 @@ def _judged(frame: Frame, drawing: Drawing, clean: Array) -> Quality:
     seen = np.logical_not(binary_dilation(frame.logit > 0))
     total, x_px, y_px = trust.moments(means, seen, (clean.shape[0], clean.shape[1]), block)
     low, high = np.percentile(means, (0.5, 99.5))
-    share = drawing.verdict.share
-    by_series = DOUBLED * under(drawing.sd, drawing) * np.sqrt(drawing.seen.hidden.mean())
+    verdict, hidden = drawing.verdict, float(np.sqrt(drawing.seen.hidden.mean()))
     # Both err alike where they err: their errors are added as they are.
-    expected = float(np.hypot(share * by_series + (1 - share) * first.expected_error, _left_in_vacuum(clean, seen, block)))
+    below = verdict.share * verdict.series_off * hidden
+    below += (1 - verdict.share) * max(verdict.first_off * hidden, first.expected_error)
+    expected = float(np.hypot(below, _left_in_vacuum(clean, seen, block)))
     return msgspec.structs.replace(
         first,
         model=MODEL,

@@ -83,6 +83,7 @@ class Drawing:
     sd: Array
     """(rows, columns) of it, as the ring has it, with what is doubted; 0 where the vacuum is seen"""
     verdict: Verdict
+    """With errors in counts"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +181,7 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
         background = each.background * unit + level
         correction = verdict.share * away
         spread = np.where(view.seen.hidden, np.hypot(each.sd * np.fmax(1.0, verdict.too_sure), seen.doubt), 0.0) * unit
+        verdict = replace(verdict, first_off=verdict.first_off * unit, series_off=verdict.series_off * unit)
         drawings.append(Drawing(seen, each, correction, background, spread, verdict))
     film, uncertain = posterior.map()
     nodes = posterior.nodes

@@ -61,7 +61,7 @@ class Verdict:
     foretold: float
     """Error of the ring by the series, over that by the projection alone, with its neighbours or of all, whichever is larger"""
     first_off: float
-    """Error of the first edition under the particle, as it is judged here; units of the model"""
+    """Error of the first edition under the particle, as it is judged here: root mean square, units of what is judged"""
     series_off: float
     """The same of the series"""
 

@@ -54,26 +54,31 @@ def _middle(totals: Array) -> float:
 
 def strayed(first: Array, series: Array, hidden: Array, tilts_deg: Array) -> Strayed:
     """How far totals stray from the middle of all of them, near each tilt and altogether: what all of a series have in common no total
-    tells, but errors that differ from tilt to tilt by so much have hardly less in common.
+    tells, but errors that differ from tilt to tilt by so much have hardly less in common. What both have in common is the beam and what
+    the crystal does to it (channelling), not a background.
 
     Parameters
     ----------
     first, series : (n,) total of each particle with one background or the other taken off, sums over points; NaN: not known
     hidden : (n,) points that the particle hides
     """
-    known = np.isfinite(first) & np.isfinite(series) & (hidden > 0) & ~lost(first)
+    there = np.isfinite(first) & np.isfinite(series) & (hidden > 0)
+    known = there & ~lost(first)
     if known.sum() < ENOUGH:
         nothing = np.zeros(len(first))
         return Strayed(nothing, nothing, nothing)
-    each = known * _WITH_MEAN / np.maximum(hidden, 1)
+    each = there * _WITH_MEAN / np.where(known, np.maximum(hidden, 1), np.median(hidden[known]))
     near = np.exp(-np.square((tilts_deg[:, None] - tilts_deg) / _NEIGHBOURS_DEG) / 2) * known
     near /= np.maximum(near.sum(1, keepdims=True), 1e-12)
+    away = [np.where(there, totals - np.median(totals[known]), 0.0) for totals in (first, series)]
+    usual = [_OF_NORMAL * float(np.median(np.abs(one[known]))) for one in away]
+    mild = [np.clip(one, -_OUTLIER * sd, _OUTLIER * sd) for one, sd in zip(away, usual, strict=True)]
+    common = max(float(np.mean((mild[0] * mild[1])[known])), 0.0)
 
-    def told(totals: Array) -> Array:
-        away = np.where(known, np.abs(totals - np.median(totals[known])), 0.0)
-        altogether = _OF_NORMAL * float(np.median(away[known]))
-        there = np.sqrt(near @ np.square(np.minimum(away, _OUTLIER * altogether)))
-        found: Array = each * np.hypot(np.maximum(away, there), altogether)
+    def told(away: Array, mild: Array, usual: float) -> Array:
+        own = np.maximum(np.maximum(np.square(away), near @ np.square(mild)) - common, 0.0)
+        found: Array = each * np.sqrt(own + max(usual**2 - common, 0.0))
         return found
 
-    return Strayed(told(first), told(series), each * max(float(np.median((series - first)[known])), 0.0))
+    of_first, of_series = (told(*columns) for columns in zip(away, mild, usual, strict=True))
+    return Strayed(of_first, of_series, each * max(float(np.median((series - first)[known])), 0.0))
