@@ -17,6 +17,7 @@ from aet_stream.denoise.cokriging.model import FILM_LENGTHS, Film, Model, Window
 from aet_stream.denoise.cokriging.posterior import Nodes, Posterior
 from aet_stream.denoise.cokriging.scan import scan
 from aet_stream.denoise.cokriging.seen import Seen, look
+from aet_stream.denoise.cokriging.totals import Strayed, off, strayed
 from aet_stream.projection import Array
 
 EDGE, RADIUS = 64, 14.0
@@ -45,7 +46,7 @@ def background_of(film: Surface, tilt_deg: float, height: float = HEIGHT, edge: 
     return np.asarray(film(y, (x - height * np.sin(angle)) / np.cos(angle)) / np.cos(angle) + 0.1)
 
 
-def view_of(below: Array, tilt_deg: float, time: float, seed: int, *, bump: float = 0.1, torn: bool = False) -> tuple[View, Array, Array]:
+def view_of(below: Array, tilt_deg: float, time: float, seed: int, *, bump: float = -0.1, torn: bool = False) -> tuple[View, Array, Array]:
     """(what the estimator is given, the true background as means over points, the first edition's); in counts of 500 to the particle.
     `torn`: a part of the particle passes for vacuum."""
     y, x = np.meshgrid(*(np.arange(EDGE) - (EDGE - 1) / 2,) * 2, indexing="ij")
@@ -60,7 +61,7 @@ def view_of(below: Array, tilt_deg: float, time: float, seed: int, *, bump: floa
     return View(seen, look(first, logit, tilt_deg).means), look(500 * below, logit, tilt_deg).means, first
 
 
-def views_of(pictures: list[Array], bump: float = 0.1) -> tuple[list[View], list[Array]]:
+def views_of(pictures: list[Array], bump: float = -0.1) -> tuple[list[View], list[Array]]:
     found = [
         view_of(below, tilt, number / (len(TILTS) - 1), number, bump=bump)
         for number, (below, tilt) in enumerate(zip(pictures, TILTS, strict=True))
@@ -191,11 +192,16 @@ def test_what_no_tilt_shows_is_a_guess(turning: tuple[list[View], list[Array]], 
     assert 0.5 < np.sqrt(np.mean(off) / np.mean(stated)) < 2
 
 
-def weighed(*, own: float = 0.02, series_sd: float = 0.001, guessed: float = 0.0, doubt: float = 0.0, ring: float = 1.0) -> Verdict:
-    """Of a projection whose model leaves .02 open by itself; `ring`: error of the vacuum around it over what is stated."""
+def weighed(
+    *, own: float = 0.02, series_sd: float = 0.001, guessed: float = 0.0, doubt: float = 0.0, ring: float = 1.0,
+    told: tuple[float, float, float] = (0.0, 0.0, 0.0),
+) -> Verdict:  # fmt: skip
+    """Of a projection whose model leaves .02 open by itself; `ring`: error of the vacuum around it over what is stated; `told`: by totals,
+    of the first edition and the series, and what that misses."""
     nothing = np.zeros((2, 2))
     drawn = Drawn(nothing, nothing, Held(0.001 * ring, 0.001), Held(0.01, 0.01), series_sd, 0.02, guessed)
-    return judge([drawn], np.zeros(1), np.array([own]), np.array([doubt]))[0]
+    totals = Strayed(*(np.array([each]) for each in told))
+    return judge([drawn], np.zeros(1), np.array([own]), np.array([doubt]), totals)[0]
 
 
 def least(own: float, films: float, doubt: float = 0.0) -> float:
@@ -212,11 +218,90 @@ def test_each_is_weighed_by_what_it_states() -> None:
     assert weighed(guessed=0.02).share == pytest.approx(least(0.02, np.hypot(0.02, 0.002)), abs=1e-4)
     assert weighed(doubt=0.02).share == pytest.approx(least(0.02, 0.002, 0.02), abs=1e-4)
     assert weighed(series_sd=0.003, ring=3.0).share == pytest.approx(least(0.02, 0.018), abs=1e-4)
+    assert weighed(own=0.0005, told=(0.03, 0.0, 0.0)).share == pytest.approx(least(0.03, 0.002), abs=1e-4)
+    assert weighed(told=(0.001, 0.02, 0.01)).share == pytest.approx(least(0.02, np.sqrt(0.002**2 + 0.02**2 + 0.01**2)), abs=1e-4)
     assert weighed(own=float("nan")) == weighed()
     assert weighed().share == 1
     assert weighed(own=0.0001, doubt=0.02).taken is Taken.SINGLE
     assert weighed(series_sd=0.018).share == 0
     assert weighed(ring=10.0).share == 0
+
+
+def test_a_total_that_strays_is_an_error() -> None:
+    """A tenth of the total at one tilt is so much of a background; its neighbours are as wrong as they seem, and what all have in common is
+    taken to be as large as what is usual."""
+    tilts, hidden = np.linspace(-60, 60, 13), np.full(13, 50.0)
+    usual = 0.3 * np.array([1, -1, 0.5, 0, -0.5, 1, -1, 0.7, -0.7, 0.7, -0.7, 1, -1])
+    first, series = 100 + usual, np.full(13, 100.0)
+    first[3] = 110.0
+    told = strayed(first, series, hidden, tilts)
+    assert told.first[3] == pytest.approx(1.25 * np.hypot(10, 1.4826 * 0.3) / 50, rel=0.1)
+    assert told.first[8] == pytest.approx(1.25 * 0.3 * np.hypot(1, 1.4826) / 50, rel=0.3)
+    assert (told.series == 0).all()
+    assert (told.missed == 0).all()
+
+
+def test_what_only_the_series_leaves_is_missed() -> None:
+    """Contamination that no tilt shows stays in all of its totals; what the first edition leaves is not the series' fault."""
+    tilts, hidden, steady = np.linspace(-60, 60, 7), np.full(7, 50.0), np.full(7, 100.0)
+    assert strayed(steady, steady + 4, hidden, tilts).missed == pytest.approx(1.25 * 4 / 50)
+    assert (strayed(steady + 4, steady, hidden, tilts).missed == 0).all()
+
+
+def test_what_the_beam_does_to_both_totals_is_no_background() -> None:
+    """A crystal near a zone axis, or a beam that drifts, changes the totals of both alike."""
+    tilts, hidden, rng = np.linspace(-60, 60, 25), np.full(25, 50.0), np.random.default_rng(0)
+    beam, noise = rng.normal(0, 5, 25), rng.normal(0, 1, 25)
+    alike, alone = strayed(100 + beam, 100 + beam, hidden, tilts), strayed(100 + beam, np.full(25, 100.0), hidden, tilts)
+    assert np.median(alike.first) < 0.5 * np.median(alone.first)
+    one = strayed(100 + beam + 4 * noise, 100 + beam, hidden, tilts)
+    assert np.median(one.first) > 2 * np.median(one.series)
+
+
+def test_totals_of_few_or_of_something_else_say_nothing() -> None:
+    tilts, hidden = np.linspace(-60, 60, 7), np.full(7, 50.0)
+    totals = np.array([100.0, 104.0, 98.0, 100.0, 60.0, 103.0, np.nan])
+    told = strayed(totals, np.full(7, 100.0), hidden, tilts)
+    assert told.first[6] == 0
+    assert (told.first[[1, 2, 4, 5]] > 0).all()
+    assert told.first[4] == told.first.max()
+    assert not strayed(totals[:4], np.full(4, 100.0), hidden[:4], tilts[:4]).first.any()
+    assert off(np.array([100.0, 79.0, 101.0, 127.0, np.nan])).tolist() == [False, True, False, True, False]
+    assert not off(np.full(3, np.nan)).any()
+
+
+def test_a_first_edition_whose_totals_stray_is_not_believed(turning: tuple[list[View], list[Array]]) -> None:
+    """It is sure of itself at every tilt, and leaves more at one than at another; of one particle both cannot be."""
+    film, rng = surface(1), np.random.default_rng(0)
+    views = []
+    for number, tilt in enumerate(TILTS):
+        below = background_of(film, float(tilt))
+        view, truth, _ = view_of(below, float(tilt), number / (len(TILTS) - 1), number, bump=float(rng.uniform(-0.06, 0.06)))
+        left = float((truth - view.first).sum())
+        views.append(replace(view, expected=0.1, total=500 * np.pi * 3.2**2 + left))
+    silent, asked = (estimate([replace(view, total=total) for view, total in zip(views, totals, strict=True)]) for totals in (
+        [float("nan")] * len(views), [view.total for view in views],
+    ))  # fmt: skip
+    assert silent is not None
+    assert asked is not None
+    before, after = (np.mean([drawing.verdict.share for drawing in found.drawings]) for found in (silent, asked))
+    assert before < 0.5
+    assert after > 0.9
+
+
+def test_films_are_added_as_long_as_the_vacuum_asks_for_them() -> None:
+    """One below, one above and one that grows."""
+    below, above, grows = surface(1), surface(5, 0.03), surface(7, 0.04)
+    pictures = [
+        background_of(below, tilt) + background_of(above, tilt, 5.0) - 0.1 + time * (background_of(grows, tilt, -6.0) - 0.1)
+        for tilt, time in zip(TILTS, np.linspace(0, 1, len(TILTS)), strict=True)
+    ]
+    views, truth = views_of(pictures)
+    estimated = estimate(views)
+    assert estimated is not None
+    assert sorted(film.growing for film in estimated.model.films) == [False, False, True]
+    before, after = errors(estimated, views, truth)
+    assert np.mean(20 * np.log10(before / after)) > 6
 
 
 def test_a_film_that_grows_is_told_from_one_that_stays() -> None:

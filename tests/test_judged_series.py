@@ -12,7 +12,7 @@ import pytest
 from aet_stream.cli import main
 from aet_stream.simulate.physical import PhysicalSeries, physical_series
 from aet_stream.training import judged_series, oracle
-from aet_stream.training.judged_series import Marks, Which, judged, marks, rows, trusted
+from aet_stream.training.judged_series import Marks, Which, changes, judged, marks, rows, table, trusted
 
 SMALL = Which(kind="one-side", physics="clouds", seed=5, tilts=3, size_px=64)
 
@@ -53,6 +53,26 @@ def test_wrong_trust_is_counted() -> None:
     assert told.largest_wrong_trust == 0.9
     assert told.rank_correlation == pytest.approx(1)
     assert told.within_factor_two == 1
+
+
+def test_what_a_series_changes_is_told_frame_by_frame() -> None:
+    """A frame that loses is not hidden by others that gain more; nothing is told of estimators that have nothing to be compared with."""
+    words = {"which": SMALL, "tilts_deg": [-60.0, 0.0, 60.0], "total": [0.0] * 3, "share": [0.0] * 3}
+    alone = Marks(**words, estimator="e", error=[0.1, 0.1, 0.1], inside=[0.1] * 3)  # type: ignore[arg-type]
+    films = Marks(**words, estimator="e + films", error=[0.01, 0.1, 0.2], inside=[0.01] * 3)  # type: ignore[arg-type]
+    (told,) = changes([alone, films])
+    assert (told.kind, told.estimator, told.frames, told.lost_much) == (SMALL.kind, "e + films", 3, 1)
+    assert told.mean_db == pytest.approx((20 - 20 * np.log10(2)) / 3)
+    assert told.inside_db == pytest.approx(20)
+    assert told.largest_loss_db == pytest.approx(20 * np.log10(2))
+    assert "largest loss" in table([alone, films])
+    assert changes([films]) == []
+
+
+def test_a_film_at_a_height_is_a_kind_of_its_own() -> None:
+    found = judged(["halo"], 2, heights=[0.0, 0.5])
+    assert [which.name for which in found] == ["halo 0 R"] * 2 + ["halo 0.5 R"] * 2
+    assert [which.name for which in judged(["halo"], 1)] == ["halo"]
 
 
 def test_the_oracle_is_better_than_what_is_not_told(tmp_path: Path) -> None:

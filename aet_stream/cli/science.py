@@ -141,6 +141,15 @@ def add_commands(add: Add) -> None:
         "--first-seed", type=whole, default=4_000_000, metavar="N", help="with --series: others for development (default: 4000000)"
     )
     evaluate.add_argument("--tilts", type=whole_from(2, 1000), default=40, metavar="N", help="with --series: of each (default: 40)")
+    evaluate.add_argument(
+        "--height",
+        dest="heights",
+        type=number_from(-10, 10),
+        action="append",
+        default=[],
+        metavar="R",
+        help="with --series: of the film above the tilt axis, radii of the particle (default: below the particle); may be repeated",
+    )
     evaluate.add_argument("--keep", type=folder, metavar="DIR", help="with --series: what was found of each; a stopped run goes on")
     evaluate.add_argument("--json", type=new_file, metavar="FILE", help="all figures as JSON as well")
     evaluate.add_argument(
@@ -319,7 +328,9 @@ def _evaluate_series(arguments: argparse.Namespace) -> int:
         kinds = judged_series.known_kinds(arguments.kinds)
     except ValueError as error:
         raise AetError(f"--kind: {error}") from error
-    series = judged_series.judged(kinds, arguments.seeds, tilts=arguments.tilts, first=arguments.first_seed)
+    series = judged_series.judged(
+        kinds, arguments.seeds, tilts=arguments.tilts, first=arguments.first_seed, heights=arguments.heights or [None]
+    )
     try:
         found = judged_series.marks(arguments.models, series, arguments.keep, only=arguments.estimators)
     except ValueError as error:

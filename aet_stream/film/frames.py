@@ -14,8 +14,8 @@ from scipy.ndimage import binary_dilation
 
 from aet_stream.consistency import about_axis
 from aet_stream.denoise import cokriging, grid, trust
+from aet_stream.denoise.cokriging import totals
 from aet_stream.denoise.cokriging.estimator import Drawing, View, drawn_on
-from aet_stream.denoise.cokriging.gate import DOUBLED
 from aet_stream.denoise.cokriging.registered import by_mass
 from aet_stream.denoise.cokriging.seen import MARGIN, Seen, look, point_px
 from aet_stream.denoise.fusion.kriging import SPACING
@@ -53,7 +53,14 @@ class Frame:
         """
         above = (raw - np.float64(level)).astype(np.float32)
         seen, wary = (look(above, logit, tilt_deg, time=time, axis_deg=axis_deg, margin=margin) for margin in (0, MARGIN))
-        view = View(seen, look(above - clean, logit, 0.0).means, _expected(quality, seen), wary=wary, total=quality.total_intensity)
+        shape = (raw.shape[0], raw.shape[1])
+        view = View(
+            seen,
+            look(above - clean, logit, 0.0).means,
+            _expected(quality, seen),
+            wary=wary,
+            total=quality.total_intensity / point_px(shape) ** 2,
+        )
         return cls(row, view, logit, quality, axis_deg, level)
 
 
@@ -70,9 +77,10 @@ def code_sha256() -> str:
 
 
 def with_places(frames: Sequence[Frame], shape: tuple[int, int]) -> list[View]:
-    """Their views, and where each particle's centre of mass has the specimen lie."""
+    """Their views, and where each particle's centre of mass has the specimen lie; where something else was found, as the others have it."""
     px = point_px(shape)
-    x, y = (np.array([getattr(frame.quality, name) for frame in frames]) for name in ("mass_x_px", "mass_y_px"))
+    elsewhere = totals.off(np.array([frame.view.total for frame in frames]))
+    x, y = (np.where(elsewhere, np.nan, [getattr(frame.quality, name) for frame in frames]) for name in ("mass_x_px", "mass_y_px"))
     across, along = about_axis(x, y, np.array([frame.axis_deg for frame in frames]))
     found = by_mass(np.array([frame.view.seen.tilt_deg for frame in frames]), along / px, across / px)
     if found is None:
@@ -115,10 +123,11 @@ def _judged(frame: Frame, drawing: Drawing, clean: Array) -> Quality:
     seen = np.logical_not(binary_dilation(frame.logit > 0))
     total, x_px, y_px = trust.moments(means, seen, (clean.shape[0], clean.shape[1]), block)
     low, high = np.percentile(means, (0.5, 99.5))
-    share = drawing.verdict.share
-    by_series = DOUBLED * under(drawing.sd, drawing) * np.sqrt(drawing.seen.hidden.mean())
+    verdict, hidden = drawing.verdict, float(np.sqrt(drawing.seen.hidden.mean()))
     # Both err alike where they err: their errors are added as they are.
-    expected = float(np.hypot(share * by_series + (1 - share) * first.expected_error, _left_in_vacuum(clean, seen, block)))
+    below = verdict.share * verdict.series_off * hidden
+    below += (1 - verdict.share) * max(verdict.first_off * hidden, first.expected_error)
+    expected = float(np.hypot(below, _left_in_vacuum(clean, seen, block)))
     return msgspec.structs.replace(
         first,
         model=MODEL,

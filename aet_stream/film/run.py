@@ -224,6 +224,11 @@ def _told(series: Series, frames: list[Frame], found: Estimated) -> Told:
             np.array([verdict.foretold for verdict in verdicts]),
             "error of the held-back ring over that by the tilt alone",
         ),
+        "rows/first_off_counts": (
+            np.array([verdict.first_off for verdict in verdicts]),
+            "error of edition 1 under the particle, as the gate has it: by itself, by the model and by how totals stray",
+        ),
+        "rows/series_off_counts": (np.array([verdict.series_off for verdict in verdicts]), "the same of the series"),
         "rows/changed_counts": (np.array([under(d.correction, d) for d in drawings]), "under the particle"),
         "rows/spread_counts": (
             np.array([under(d.sd, d) for d in drawings]),

@@ -39,6 +39,8 @@ _TENTH, _TWENTIETH = 0.1, 0.05
 _MUCH = 0.03
 """Error against the particle's range that nobody should trust."""
 _FLOOR = 1e-6
+_LOSS_DB = 1.0
+"""Of a frame, more than which none should lose"""
 
 Answer = tuple[Array, float, float]
 """(background, expected error, trust) of a frame, counts; NaN where the estimator does not say"""
@@ -96,6 +98,11 @@ class Which(msgspec.Struct, frozen=True, kw_only=True):
     size_px: int = 256
     height: float | None = None
     """Of the film above the axis, in radii of the particle; None: the kind's own"""
+
+    @property
+    def name(self) -> str:
+        """Of the kind, and where its film lies if that is asked for."""
+        return self.kind if self.height is None else f"{self.kind} {self.height:g} R"
 
     def series(self) -> PhysicalSeries:
         """Irregular tilts in order, as they are acquired."""
@@ -158,11 +165,14 @@ class SeriesTrust(msgspec.Struct, frozen=True, kw_only=True):
     within_factor_two: float
 
 
-def judged(kinds: Sequence[str], seeds: int, *, tilts: int = TILTS, first: int = SEED) -> list[Which]:
-    """The series: of every kind as many as `seeds`, films of both physics in turn."""
+def judged(
+    kinds: Sequence[str], seeds: int, *, tilts: int = TILTS, first: int = SEED, heights: Sequence[float | None] = (None,)
+) -> list[Which]:
+    """The series: of every kind as many as `seeds`, films of both physics in turn; the same with their films at these heights."""
     return [
-        Which(kind=kind, physics=PHYSICS[number % len(PHYSICS)], seed=first + number, tilts=tilts)
+        Which(kind=kind, physics=PHYSICS[number % len(PHYSICS)], seed=first + number, tilts=tilts, height=height)
         for kind in kinds
+        for height in heights
         for number in range(seeds)
     ]
 
@@ -264,8 +274,8 @@ def _marked(which: Which, name: str, series: PhysicalSeries, answers: Iterable[A
 
 def rows(found: Sequence[Marks]) -> list[Row]:
     """One for every kind and estimator, then all kinds together."""
-    names, kinds = (list(dict.fromkeys(words)) for words in ([m.estimator for m in found], [m.which.kind for m in found]))
-    groups = [(kind, name, [m for m in found if m.which.kind == kind and m.estimator == name]) for kind in kinds for name in names]
+    names, kinds = (list(dict.fromkeys(words)) for words in ([m.estimator for m in found], [m.which.name for m in found]))
+    groups = [(kind, name, [m for m in found if m.which.name == kind and m.estimator == name]) for kind in kinds for name in names]
     groups += [("all", name, [m for m in found if m.estimator == name]) for name in names]
     return [_row(kind, name, of) for kind, name, of in groups if of]
 
@@ -284,6 +294,50 @@ def _row(kind: str, name: str, of: Sequence[Marks]) -> Row:
         inside_fifth_db=float(np.quantile(inside, _TWENTIETH)),
         total_percent=float(total.mean()),
         total_95_percent=float(np.quantile(total, 1 - _TWENTIETH)),
+    )
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """What a series' estimator changes about the frames that its network alone has made; decibels of a whole frame's error."""
+
+    kind: str
+    estimator: str
+    frames: int
+    mean_db: float
+    """Gained"""
+    inside_db: float
+    """Gained under the particle"""
+    largest_loss_db: float
+    """Of a frame; below 0 where each has gained"""
+    lost_much: int
+    """Frames that lose more than 1"""
+
+
+def changes(found: Sequence[Marks]) -> list[Change]:
+    """One for every kind and estimator of whole series whose network was judged by itself as well."""
+    alone = {(m.which, m.estimator): m for m in found}
+    pairs: dict[tuple[str, str], list[tuple[Marks, Marks]]] = {}
+    for m in found:
+        network, plus, _ = m.estimator.rpartition(" + ")
+        before = alone.get((m.which, network)) if plus else None
+        if before is not None:
+            pairs.setdefault((m.which.name, m.estimator), []).append((before, m))
+    return [_changed(kind, name, of) for (kind, name), of in pairs.items()]
+
+
+def _changed(kind: str, name: str, of: Sequence[tuple[Marks, Marks]]) -> Change:
+    gains, inside = (
+        np.concatenate([decibel(getattr(after, key)) - decibel(getattr(before, key)) for before, after in of])
+        for key in ("error", "inside")
+    )
+    return Change(
+        kind=kind,
+        estimator=name,
+        frames=len(gains),
+        mean_db=float(gains.mean()),
+        inside_db=float(inside.mean()),
+        largest_loss_db=float(-gains.min()),
+        lost_much=int((gains < -_LOSS_DB).sum()),
     )
 
 
@@ -327,6 +381,16 @@ def table(found: Sequence[Marks]) -> str:
                 f"{r.kind:<14} {Path(r.estimator).stem:<18} {r.frames:>6} {r.mean_db:>8.2f} {r.tenth_db:>7.2f} {r.inside_db:>7.2f}"
                 f" {r.inside_fifth_db:>7.2f} {r.total_percent:>8.2f} {r.total_95_percent:>7.2f}"
             )
+    if changed := changes(found):
+        lines += [
+            "",
+            f"{'by the series':<14} {'estimator':<18} {'frames':>6} {'gain dB':>8} {'inside':>7} {'largest loss':>13} {'above 1':>8}",
+        ]
+    for c in changed:
+        lines.append(
+            f"{c.kind:<14} {Path(c.estimator).stem:<18} {c.frames:>6} {c.mean_db:>8.2f} {c.inside_db:>7.2f} {c.largest_loss_db:>13.2f}"
+            f" {c.lost_much:>8}"
+        )
     lines += ["", "trust over all frames"]
     for t in trusted(found):
         lines.append(
@@ -339,7 +403,7 @@ def table(found: Sequence[Marks]) -> str:
 
 def as_builtins(found: Sequence[Marks]) -> Mapping[str, object]:
     """For `--json`."""
-    return {"rows": rows(found), "trust": trusted(found), "marks": list(found)}
+    return {"rows": rows(found), "changes": changes(found), "trust": trusted(found), "marks": list(found)}
 
 
 def known_kinds(words: Sequence[str]) -> list[str]:

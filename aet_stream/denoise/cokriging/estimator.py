@@ -17,6 +17,7 @@ from aet_stream.denoise.cokriging.posterior import Nodes, Posterior
 from aet_stream.denoise.cokriging.registered import by_film, moved
 from aet_stream.denoise.cokriging.scan import Scanned, scan
 from aet_stream.denoise.cokriging.seen import Seen
+from aet_stream.denoise.cokriging.totals import lost, strayed
 from aet_stream.projection import Array
 
 Beat = Callable[[str, int, int], None]
@@ -26,8 +27,6 @@ Beat = Callable[[str, int, int], None]
 MEMORY_BYTES = 1 << 30
 _DOUBTED = 1.5
 """Error of the vacuum next to the particles, over what is stated, above which they may reach farther than is known"""
-_LEAST_TOTAL = 0.8
-"""Of the particle's total in the middle of all projections"""
 _REGISTERED = 2
 """So often projections are registered by the film"""
 _ROUGHLY, _THINNED = 1.3, 2
@@ -52,7 +51,8 @@ class View:
     wary: Seen | None = None
     """`seen` with a margin around the particle"""
     total: float = float("nan")
-    """Of its particle by the first edition, counts: the same at all tilts, but where a part of it was taken for background; NaN: unknown"""
+    """Of its particle by the first edition, counts, a sum of means over points; the same at all tilts, but where a part of it was taken for
+    background; NaN: unknown"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,7 @@ class Drawing:
     sd: Array
     """(rows, columns) of it, as the ring has it, with what is doubted; 0 where the vacuum is seen"""
     verdict: Verdict
+    """With errors in counts"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +137,8 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
     unit = float(np.median([view.seen.span for view in views]))
     level = float(np.median([view.seen.means[~view.seen.hidden].mean() for view in views if not view.seen.hidden.all()] or [0.0]))
     series = [
-        _of_no_use(_scaled(view.seen, level, unit)) if lost else _scaled(view.seen, level, unit)
-        for view, lost in zip(views, _lost(np.array([view.total for view in views])), strict=True)
+        _of_no_use(_scaled(view.seen, level, unit)) if useless else _scaled(view.seen, level, unit)
+        for view, useless in zip(views, lost(np.array([view.total for view in views])), strict=True)
     ]
     beat("scan", 0, 1)
     series, found = _placed(series, np.array([view.lies for view in views]))
@@ -170,12 +171,17 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
         beat("draw", done, len(series))
         drawn.append(draw(posterior, seen))
     tilts_deg, doubt = (np.array([getattr(seen, name) for seen in series]) for name in ("tilt_deg", "doubt"))
-    verdicts = judge(drawn, tilts_deg, np.array([view.expected for view in views]) / unit, doubt)
+    apart = [np.where(view.seen.hidden, each.background * unit + level - view.first, 0.0) for view, each in zip(views, drawn, strict=True)]
+    first = np.array([view.total for view in views]) / unit
+    by_series = first - np.array([each.sum() for each in apart]) / unit
+    totals = strayed(first, by_series, np.array([view.seen.hidden.sum() for view in views]), tilts_deg)
+    verdicts = judge(drawn, tilts_deg, np.array([view.expected for view in views]) / unit, doubt, totals)
     drawings = []
-    for view, seen, each, verdict in zip(views, series, drawn, verdicts, strict=True):
+    for view, seen, each, verdict, away in zip(views, series, drawn, verdicts, apart, strict=True):
         background = each.background * unit + level
-        correction = np.where(view.seen.hidden, verdict.share * (background - view.first), 0.0)
+        correction = verdict.share * away
         spread = np.where(view.seen.hidden, np.hypot(each.sd * np.fmax(1.0, verdict.too_sure), seen.doubt), 0.0) * unit
+        verdict = replace(verdict, first_off=verdict.first_off * unit, series_off=verdict.series_off * unit)
         drawings.append(Drawing(seen, each, correction, background, spread, verdict))
     film, uncertain = posterior.map()
     nodes = posterior.nodes
@@ -193,13 +199,6 @@ def _placed(series: list[Seen], lies: Array) -> tuple[list[Seen], Scanned | None
         if found is not None and found.best.score < least.best.score - _BETTER:
             best, least = there, found
     return best, least
-
-
-def _lost(totals: Array) -> Array:
-    """(n,) bool: where a good part of the particle passes for background, and its vacuum is not vacuum. Projections of one thing have one
-    total (Helgason-Ludwig conditions of order 0)."""
-    known = totals[np.isfinite(totals)]
-    return totals < _LEAST_TOTAL * np.median(known) if known.size else np.zeros(len(totals), bool)
 
 
 def _of_no_use(seen: Seen) -> Seen:

@@ -7,7 +7,8 @@ it is not believed: what it takes for films is something else. Errors larger tha
 which is doubled for what the ring cannot show: it lies nearer to the vacuum than what is hidden. What is doubted of the projection's vacuum
 (doubted.py) is doubted under its particle as well, and a good part of what the films would be where no projection shows them: contamination
 that is fixed to the particle looks like a film through it. Of the first edition's error, the geometric mean counts of what it expects
-itself and of what the model leaves open. Then both are weighed so that the variance of the mixture is least, were their errors half alike:
+itself and of what the model leaves open, or what the particle's totals say (totals.py) where that is more; what they say of the series is
+added to its own. Then both are weighed so that the variance of the mixture is least, were their errors half alike:
 both come from the same vacuum around the same particle (Bates & Granger, Oper. Res. Q. 20 (1969) 451). What they are apart says that one of
 them is wrong, and not which.
 """
@@ -21,6 +22,7 @@ from enum import StrEnum
 import numpy as np
 
 from aet_stream.denoise.cokriging.drawing import Drawn
+from aet_stream.denoise.cokriging.totals import Strayed
 from aet_stream.projection import Array
 
 _KNOWS_MORE, _KNOWS_NO_MORE = 0.7, 0.9
@@ -58,29 +60,37 @@ class Verdict:
     """Error of the ring that was held back, over what the model states, with its neighbours; NaN: there is no ring"""
     foretold: float
     """Error of the ring by the series, over that by the projection alone, with its neighbours or of all, whichever is larger"""
+    first_off: float
+    """Error of the first edition under the particle, as it is judged here: root mean square, units of what is judged"""
+    series_off: float
+    """The same of the series"""
 
 
-def judge(drawn: Sequence[Drawn], tilts_deg: Array, expected: Array, doubt: Array) -> list[Verdict]:
+def judge(drawn: Sequence[Drawn], tilts_deg: Array, expected: Array, doubt: Array, totals: Strayed) -> list[Verdict]:
     """One verdict for each projection.
 
     Parameters
     ----------
     expected : (n,) what the first edition expects its own error to be there; NaN: it does not say
     doubt : (n,) by how much the vacuum of each is foretold worse than is stated
+    totals : errors as the particle's totals tell them
     """
     too_sure = _with_neighbours(np.array([each.by_series.error / each.by_series.stated for each in drawn]), tilts_deg)
     worse = np.array([each.by_series.error / each.alone.error for each in drawn])
     worse = np.fmax(_with_neighbours(worse, tilts_deg), _mean(worse))
     found = []
-    columns = (too_sure, expected, worse, doubt)
-    for each, sure, own, foretold, more in zip(drawn, *(column.tolist() for column in columns), strict=True):
+    told_of_films = np.hypot(totals.series, totals.missed)
+    columns = (too_sure, expected, worse, doubt, totals.first, told_of_films)
+    for each, sure, own, foretold, more, told, told_of_film in zip(drawn, *(column.tolist() for column in columns), strict=True):
         score = each.series_sd / each.alone_sd if each.alone_sd else float("nan")
-        by_films = (DOUBLED * max(sure, 1.0) * each.series_sd) ** 2 + each.guessed**2
-        by_itself = (own if np.isfinite(own) else each.alone_sd) * each.alone_sd
+        by_films = (DOUBLED * max(sure, 1.0) * each.series_sd) ** 2 + each.guessed**2 + told_of_film**2
+        by_itself = max((own if np.isfinite(own) else each.alone_sd) * each.alone_sd, told**2)
         together = _ALIKE * np.sqrt(by_films * by_itself)
         share = np.clip((by_itself - together) / (by_itself + by_films + more**2 - 2 * together), 0, 1)
         believed = _falling(score, _KNOWS_MORE, _KNOWS_NO_MORE) * _falling(foretold, _FORETELLS, _FORETELLS_NO_BETTER)
-        found.append(_verdict(float(believed * share), score, sure, foretold))
+        found.append(
+            _verdict(float(believed * share), score, sure, foretold, float(np.sqrt(by_itself)), float(np.sqrt(by_films + more**2)))
+        )
     return found
 
 
@@ -103,7 +113,7 @@ def _with_neighbours(ratios: Array, tilts_deg: Array) -> Array:
     return np.where(known, np.exp(weights @ logarithms / np.maximum(weights.sum(1), 1e-12)), np.nan)
 
 
-def _verdict(share: float, score: float, too_sure: float, foretold: float) -> Verdict:
+def _verdict(share: float, score: float, too_sure: float, foretold: float, first_off: float, series_off: float) -> Verdict:
     if not share > _NOTHING or np.isnan(too_sure):  # nor where it is not known
-        return Verdict(Taken.SINGLE, 0.0, score, too_sure, foretold)
-    return Verdict(Taken.SERIES if share > _ALL else Taken.MIXED, share, score, too_sure, foretold)
+        return Verdict(Taken.SINGLE, 0.0, score, too_sure, foretold, first_off, series_off)
+    return Verdict(Taken.SERIES if share > _ALL else Taken.MIXED, share, score, too_sure, foretold, first_off, series_off)

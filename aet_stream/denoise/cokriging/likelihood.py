@@ -29,6 +29,7 @@ _AMPLITUDE_SD = 3.0
 """Of the logarithm of an amplitude, about a tenth of the vacuum's standard deviation."""
 _QUIET = 0.12
 """Own parts that are less than this share of the film (standard deviations) leave nothing for another film."""
+_MOST_FILMS = 3
 _ASIDE = 4.0
 """Points above and below the film where another one is looked for, beside where it would be on the particle's other side"""
 _ASKED_FOR = 20.0
@@ -239,22 +240,25 @@ def first_guess(sd: float, height: float, turn_deg: float, slope: float, *, film
 
 
 def fit(bands: Sequence[Band], begins: Sequence[Model]) -> Model:
-    """The most likely model with one film near one of these, or with another film beside it where the vacuum asks for that.
+    """The most likely model with one film near one of these, or with more beside it as long as the vacuum asks for them.
 
     Amplitudes come first, with the geometry as it is: from wrong amplitudes the geometry would run away.
     """
     tried = [_nearest(bands[:2], begin, _FIRST, geometry=False) for begin in begins]
     if len(tried) > 1:
         tried = [_nearest(bands[:2], amplitudes, _FIRST) for amplitudes, _ in tried]
-    one = _nearest(bands, min(tried, key=lambda found: found[1])[0], _THEN)[0]
-    if one.own_sd < _QUIET * one.film_sd:
-        return one
-    few = bands[:2]
-    begin, value = _nearest(few, one, _FIRST)
-    height = begin.films[0].height
-    others = [begin.with_film(height, growing=True), *(begin.with_film(other) for other in (-height, height + _ASIDE, height - _ASIDE))]
-    best, least = min((_nearest(few, other, _FIRST) for other in others), key=lambda found: found[1])
-    return _nearest(bands, best, _FIRST)[0] if value - least > _ASKED_FOR else one
+    model = _nearest(bands, min(tried, key=lambda found: found[1])[0], _THEN)[0]
+    while len(model.films) < _MOST_FILMS and model.own_sd > _QUIET * model.film_sd:
+        few = bands[:2]
+        begin, value = _nearest(few, model, _FIRST)
+        heights = [film.height for film in begin.films]
+        others = [begin.with_film(height, growing=True) for height in heights]
+        others += [begin.with_film(other) for other in (-heights[0], heights[0] + _ASIDE, heights[0] - _ASIDE)]
+        best, least = min((_nearest(few, other, _FIRST) for other in others), key=lambda found: found[1])
+        if value - least <= _ASKED_FOR:
+            break
+        model = _nearest(bands, best, _FIRST)[0]
+    return model
 
 
 def fit_warm(bands: Sequence[Band], begin: Model) -> Model:
