@@ -333,19 +333,19 @@ class Edition:
             self._file[layout.EDITION_EXTRA].visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
         return names
 
-    def checking(self) -> Generator[str]:
-        """What is wrong with each row's pixels, and with each thing that its maker has kept, piece by piece; empty: nothing."""
+    def checking(self) -> Generator[str | None]:
+        """What is wrong with each row's pixels, and with each thing that its maker has kept, piece by piece; None: nothing."""
         for number, row in self.rows.items():
             try:
-                pixels = yield from _nothing_wrong_yet(_reading_frame(self._file, row))
+                pixels = yield from _reading_frame(self._file, row)
                 finite = np.isfinite(pixels).all()
-                yield "" if finite else f"{self.path}: projection {number} has values that are not finite"
+                yield None if finite else f"{self.path}: projection {number} has values that are not finite"
             except StoreError as error:
                 yield str(error)
         for name in self.extras():
             try:
                 self.extra(name)
-                yield ""
+                yield None
             except StoreError as error:
                 yield str(error)
 
@@ -376,16 +376,6 @@ def _reading_frame(file: h5py.File, row: Row) -> Generator[None, None, Array]:
     if (yield from pieces.crc32(pixels)) != row.clean_crc32:
         raise StoreError(f"{file.filename}: row {row.place} is not what was written (checksum)")
     return pixels
-
-
-def _nothing_wrong_yet(work: Generator[None, None, Array]) -> Generator[str, None, Array]:
-    while True:
-        try:
-            next(work)
-        except StopIteration as ended:
-            made: Array = ended.value
-            return made
-        yield ""
 
 
 class Columns(Protocol):

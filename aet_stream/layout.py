@@ -248,6 +248,11 @@ def form(raw: Array | h5py.Dataset) -> tuple[tuple[int, ...], str]:
     return raw.shape, raw.dtype.str
 
 
+def without_content(frame: Array | h5py.Dataset) -> Array:
+    """(height, width): a frame of this shape and dtype, or of a stack of such, that takes no room."""
+    return np.broadcast_to(frame.dtype.type(0), frame.shape[-2:])
+
+
 def file_name(number: int) -> str:
     return f"{number:06d}.h5"
 
@@ -576,6 +581,13 @@ def counting(file: h5py.File, *, keep_excluded: bool = False) -> Array:
     names = ("blank", "superseded", *(["excluded"] if "excluded" in group and not keep_excluded else []))
     counts: Array = np.logical_and.reduce([group[name][()] == 0 for name in names])
     return counts
+
+
+def editions_of(file: h5py.File) -> Array:
+    """(n,) which edition each row of an open `series.h5` shows."""
+    column = f"{PER_PROJECTION}/edition"
+    found: Array = file[column][()] if column in file else np.ones(len(file[THETA]), np.int32)
+    return found
 
 
 def edition_shown(file: h5py.File) -> int:

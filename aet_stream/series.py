@@ -266,9 +266,7 @@ class Series:
 
     def _editions(self) -> Array:
         """(n,) which edition each row shows."""
-        name = f"{layout.PER_PROJECTION}/edition"
-        found: Array = self._file[name][()] if name in self._file else np.full(len(self), edition.FIRST)
-        return found
+        return layout.editions_of(self._file)
 
     def _averaged(self, row: int) -> bool:
         """Is this row the mean of several frames? Their checksum is then that of all of them."""

@@ -63,6 +63,14 @@ def _profile(part: float, table: Array, out: Array) -> None:
 
 
 @_compiled
+def _window_at(place: Array, matrix: Array, offset: Array, before: int) -> tuple[float, float, int, int]:
+    """Where a place is seen, [v, u], and the first row and column of the window around it."""
+    at_v = offset[0] + matrix[0, 0] * place[0] + matrix[0, 1] * place[1] + matrix[0, 2] * place[2]
+    at_u = offset[1] + matrix[1, 0] * place[0] + matrix[1, 1] * place[1] + matrix[1, 2] * place[2]
+    return at_v, at_u, int(np.floor(at_v)) - before, int(np.floor(at_u)) - before
+
+
+@_compiled
 def draw(
     places: Array, matrix: Array, offset: Array, heights: Array, kinds: Array, widths_px: Array, table: Array, window: Window, image: Array
 ) -> None:
@@ -82,17 +90,13 @@ def draw(
     down, across = np.empty(size, np.float32), np.empty(size, np.float32)
     flat = image.ravel()
     for atom in range(len(places)):
-        p0, p1, p2 = places[atom, 0], places[atom, 1], places[atom, 2]
-        at_v = offset[0] + matrix[0, 0] * p0 + matrix[0, 1] * p1 + matrix[0, 2] * p2
-        at_u = offset[1] + matrix[1, 0] * p0 + matrix[1, 1] * p1 + matrix[1, 2] * p2
-        v, u = np.floor(at_v), np.floor(at_u)
-        top, left = int(v) - before, int(u) - before
+        at_v, at_u, top, left = _window_at(places[atom], matrix, offset, before)
         if top < 0 or left < 0 or top + size > rows or left + size > columns:
             continue
         kind = kinds[atom]
         width = widths_px[kind]
-        _profile(at_v - v, table[kind], down)
-        _profile(at_u - u, table[kind], across)
+        _profile(at_v - (top + before), table[kind], down)
+        _profile(at_u - (left + before), table[kind], across)
         height = np.float32(heights[atom] / (2 * np.pi * width * width))
         for i in range(size):
             start = (top + i) * columns + left
@@ -147,17 +151,13 @@ def slopes(
     down, across, tilted = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
     flat, moments = weighed.ravel(), np.zeros((2, 4))
     for atom in range(len(places)):
-        p0, p1, p2 = places[atom, 0], places[atom, 1], places[atom, 2]
-        at_v = offset[0] + matrix[0, 0] * p0 + matrix[0, 1] * p1 + matrix[0, 2] * p2
-        at_u = offset[1] + matrix[1, 0] * p0 + matrix[1, 1] * p1 + matrix[1, 2] * p2
-        v, u = np.floor(at_v), np.floor(at_u)
-        top, left = int(v) - before, int(u) - before
+        at_v, at_u, top, left = _window_at(places[atom], matrix, offset, before)
         if top < 0 or left < 0 or top + size > rows or left + size > columns:
             continue
         kind = kinds[atom]
         width = widths_px[kind]
-        _profile(at_v - v, table[kind], down)
-        _profile(at_u - u, table[kind], across)
+        _profile(at_v - (top + before), table[kind], down)
+        _profile(at_u - (left + before), table[kind], across)
         from_v, from_u = np.float32(top - at_v), np.float32(left - at_u)
         for j in range(size):
             tilted[j] = across[j] * (from_u + np.float32(j))
@@ -179,13 +179,10 @@ def slopes(
         by_place[atom, 0] += by_v * matrix[0, 0] + by_u * matrix[1, 0]
         by_place[atom, 1] += by_v * matrix[0, 1] + by_u * matrix[1, 1]
         by_place[atom, 2] += by_v * matrix[0, 2] + by_u * matrix[1, 2]
-        moments[0, 0] += by_v * p0
-        moments[0, 1] += by_v * p1
-        moments[0, 2] += by_v * p2
+        for k in range(3):
+            moments[0, k] += by_v * places[atom, k]
+            moments[1, k] += by_u * places[atom, k]
         moments[0, 3] += by_v
-        moments[1, 0] += by_u * p0
-        moments[1, 1] += by_u * p1
-        moments[1, 2] += by_u * p2
         moments[1, 3] += by_u
     return moments
 
@@ -200,18 +197,14 @@ def gather(
     down, across = np.empty(size, np.float32), np.empty(size, np.float32)
     flat = image.ravel()
     for atom in range(len(places)):
-        p0, p1, p2 = places[atom, 0], places[atom, 1], places[atom, 2]
-        at_v = offset[0] + matrix[0, 0] * p0 + matrix[0, 1] * p1 + matrix[0, 2] * p2
-        at_u = offset[1] + matrix[1, 0] * p0 + matrix[1, 1] * p1 + matrix[1, 2] * p2
-        v, u = np.floor(at_v), np.floor(at_u)
-        top, left = int(v) - before, int(u) - before
+        at_v, at_u, top, left = _window_at(places[atom], matrix, offset, before)
         out[atom] = 0
         if top < 0 or left < 0 or top + size > rows or left + size > columns:
             continue
         kind = kinds[atom]
         width = widths_px[kind]
-        _profile(at_v - v, table[kind], down)
-        _profile(at_u - u, table[kind], across)
+        _profile(at_v - (top + before), table[kind], down)
+        _profile(at_u - (left + before), table[kind], across)
         total = np.float32(0)
         for i in range(size):
             start = (top + i) * columns + left

@@ -188,7 +188,7 @@ def _speed(folder: Path) -> tuple[float, float]:
     return PROBE_BYTES / 2**20 / took_s[0], took_s[1]
 
 
-_MORE_ROOM = "make room on the disk of output.root: prune closed series (`aet-stream prune SERIES`, or output.prune for all)"
+_MORE_ROOM = "make room on the disk of output.root, prune closed series (`aet-stream prune`, output.prune), or move old ones away"
 
 
 def room(station: Station) -> Iterator[Finding]:
@@ -206,14 +206,9 @@ def room(station: Station) -> Iterator[Finding]:
     said = f"{free / 1e9:.1f} GB free: {fit} more series of {series / 1e9:.1f} GB"
     if free < config.output.keep_free_mib << 20:
         kept = config.output.keep_free_mib / 1024
-        yield fail(
-            f"{said}; below the {kept:.1f} GiB that are kept free, nothing is accepted",
-            "make room on the disk of output.root, or prune closed series (`aet-stream prune`)",
-        )
+        yield fail(f"{said}; below the {kept:.1f} GiB that are kept free, nothing is accepted", _MORE_ROOM)
     elif fit < 5:
-        yield warn(
-            said, "make room on the disk of output.root, prune closed series (`aet-stream prune`, output.prune), or move old ones away"
-        )
+        yield warn(said, _MORE_ROOM)
     else:
         yield ok(said)
 

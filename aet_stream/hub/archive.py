@@ -626,18 +626,14 @@ class Archive:
                 continue
             except StopIteration:
                 self._works.pop(name, None)
-            except OutputFull as error:
+            except (OutputFull, StoreError) as error:
                 self._works.pop(name, None)
-                if kind != "prune":
-                    raise
-                self._cannot_prune(name, error)
-                continue
-            except StoreError as error:
-                self._works.pop(name, None)
-                if kind != "prune":
+                if kind == "prune":
+                    self._cannot_prune(name, error)
+                elif isinstance(error, StoreError):
                     self._mend(name, error)
                 else:
-                    self._cannot_prune(name, error)
+                    raise
                 continue
             if kind == "fold":
                 self._stores[name].write_master(self._about(name, None))

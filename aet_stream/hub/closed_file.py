@@ -50,14 +50,14 @@ class ClosedFile:
             raise StoreError(f"{self.path}: the series is open")
         if "content_sha256" in about and not layout.Contents.are(file, about["content_sha256"]):
             raise StoreError(f"{self.path}: tilts or records are not what was written (content_sha256)")
-        frame = _empty(file[layout.RAW])
-        for record, its in zip(layout.records_of(file), _editions(file), strict=True):
+        frame = layout.without_content(file[layout.RAW])
+        for record, its in zip(layout.records_of(file), layout.editions_of(file), strict=True):
             try:
                 self.rows[record.number] = (record if its == FIRST else self._row(record).shown(record), frame)
             except StoreError as error:
                 self.complaints.append(str(error))
         for number, record in layout.apart(file).items():
-            self.apart[number] = (record, _empty(file[f"{layout.APART}/{number:06d}/raw"]))
+            self.apart[number] = (record, layout.without_content(file[f"{layout.APART}/{number:06d}/raw"]))
 
     @property
     def known(self) -> dict[int, tuple[Record, Array]]:
@@ -84,7 +84,7 @@ class ClosedFile:
                 if f"{layout.APART}/{record.number:06d}" in file:
                     return layout.apart_planes(file, record)
                 row = int(np.flatnonzero(file[f"{PER_PROJECTION}/number"][()] == record.number)[0])
-                shown, planes = _editions(file)[row] == FIRST, dict[str, Array]()
+                shown, planes = layout.editions_of(file)[row] == FIRST, dict[str, Array]()
                 for plane in PLANES:
                     if plane.name in record.checksums and (shown or plane.name != "clean"):
                         planes[plane.name] = yield from pieces.read(file[plane.dataset], row)
@@ -150,15 +150,3 @@ class ClosedFile:
                 self.complaints.append(str(error))
             self._first = (stamp, rows, names)
         return self._first[1], self._first[2]
-
-
-def _editions(file: h5py.File) -> list[int]:
-    """Which edition each row shows."""
-    column = f"{PER_PROJECTION}/edition"
-    shown: list[int] = file[column][()].tolist() if column in file else [FIRST] * len(file[layout.THETA])
-    return shown
-
-
-def _empty(dataset: h5py.Dataset) -> Array:
-    """A frame of its shape and dtype without content."""
-    return np.broadcast_to(dataset.dtype.type(0), dataset.shape[-2:])

@@ -17,6 +17,9 @@ from aet_stream.naming import series_of, top_folder
 
 logger = logging.getLogger(__name__)
 
+_SHARE = 4
+"""While projections are in flight, one part in so many of the time goes into closing."""
+
 
 class Closing:
     """Has the archive close what is due, and says what was closed."""
@@ -32,7 +35,7 @@ class Closing:
         self._events = events
         self._outgoing = outgoing
         self._timing = timing
-        self._looked_at_s = self._rested_s = -1e9
+        self._looked_at_s = self._rests_until_s = -1e9
         self._active_at_s: dict[str, float] = {}
         """Series -> monotonic time of its last projection: a clock that is set must not close a series."""
         self._asked: set[str] = set()
@@ -50,13 +53,13 @@ class Closing:
         self._active_at_s[name] = self._timing.now_s()
 
     def close_series(self) -> None:
-        """Begin to close what is due; go on with what has begun: one piece a turn while projections are in flight, as they go first."""
+        """Begin to close what is due; go on with what has begun, a part of the time while projections are in flight: they go first."""
         now_s = self._timing.now_s()
         if now_s - self._looked_at_s > self._timing.look_for_closing_s:
             self._looked_at_s = now_s
             for name in self.due():
                 self._archive.begin_close(name)
-        if self._in_flight and now_s < self._rested_s:
+        if self._in_flight and now_s < self._rests_until_s:
             return
         for closed in self._archive.work(0.0 if self._in_flight else self._timing.close_budget_s):
             if closed.what != "shown":
@@ -68,7 +71,7 @@ class Closing:
             logger.info("series=%s %s, %s", closed.name, what, path)
             self._outgoing.tell(f"series.{closed.what}", {"series": closed.name, "path": str(path)})
         ended_s = self._timing.now_s()
-        self._rested_s = ended_s + 3 * (ended_s - now_s)
+        self._rests_until_s = ended_s + (_SHARE - 1) * (ended_s - now_s)
 
     def hear_end(self, end: SeriesEnd) -> None:
         """A sentinel file ends the series of its folder, as a person would."""

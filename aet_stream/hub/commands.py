@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -129,7 +129,7 @@ class Commands:
         return f"{name} shows edition {number}", {"state": "done" if done else "working"}
 
     def _exclude(self, meant: dict[str, list[int]], text: str) -> tuple[str, dict[str, Any]]:
-        if self._fetching(meant):
+        if not self._at_hand(meant):
             return "", {"state": "working"}
         for name, numbers in meant.items():
             self._archive.exclude(name, numbers, why("by_person", text=text))
@@ -142,7 +142,7 @@ class Commands:
         visits = [self._ledger.visit(each) for each in ids if isinstance(each, int)]
         discarded = {row["id"]: row for row in visits if row is not None and row["state"] == "discarded"}
         meant = self._projections({"ids": [each for each in ids if each not in discarded]}) if len(discarded) < len(ids) else {}
-        if self._fetching(meant):
+        if not self._at_hand(meant):
             return "", {"state": "working"}
         for name, numbers in meant.items():
             self._archive.restore(name, numbers)
@@ -173,7 +173,7 @@ class Commands:
         return row
 
     def _projections(self, arguments: dict[str, Any]) -> dict[str, list[int]]:
-        """Series -> numbers of the stored projections that are meant, all of which are there."""
+        """Series -> numbers of the stored projections that are meant."""
         meant: dict[str, list[int]] = {}
         for each in self._ids(arguments):
             if isinstance(each, str):
@@ -186,14 +186,20 @@ class Commands:
                 raise AetError(f"visit {each} is {row['state']}, not stored{remedy}")
             else:
                 meant.setdefault(row["series"], []).append(row["number"])
-        for name, numbers in meant.items():
-            if self._archive.at_hand(name):
-                self._archive.known(name, numbers)
         return meant
 
-    def _fetching(self, meant: Collection[str]) -> bool:
-        """Are the rows of any of these series still on their way into memory?"""
-        return any([self._archive.fetching(name) for name in meant])
+    def _at_hand(self, meant: dict[str, list[int]]) -> bool:
+        """Are the rows of these series in memory?
+
+        Raises
+        ------
+        AetError : they are, and one of these projections is not there
+        """
+        if any([self._archive.fetching(name) for name in meant]):
+            return False
+        for name, numbers in meant.items():
+            self._archive.known(name, numbers)
+        return True
 
     def _text(self, arguments: dict[str, Any]) -> str:
         text = " ".join(str(arguments.get("reason", "")).split())

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import h5py
-import numpy as np
 
 from aet_stream import durable, edition, failpoints, layout, pieces
 from aet_stream.edition import FIRST, Edition
@@ -127,7 +126,7 @@ class SeriesStore:
 
     def _take(self, record: Record, frame: Array) -> None:
         """Note a projection that is stored; `frame`: an image of its shape and dtype."""
-        self._stored.append((record, _empty(frame)))
+        self._stored.append((record, layout.without_content(frame)))
         if self._frame is None or layout.form(frame) != layout.form(self._frame):
             self._show_those_like(frame)
         else:
@@ -139,7 +138,7 @@ class SeriesStore:
 
     def _show_those_like(self, frame: Array) -> None:
         """From now on the rows are those of this shape and dtype."""
-        self._frame, self._segments = _empty(frame), []
+        self._frame, self._segments = layout.without_content(frame), []
         self.records = [record for record, its in self._stored if layout.form(its) == layout.form(frame)]
         self.apart = [record for record, its in self._stored if layout.form(its) != layout.form(frame)]
 
@@ -510,14 +509,14 @@ class SeriesStore:
         else:
             try:
                 with self._guard.reading(path), h5py.File(path, "r", locking=False) as file:
-                    record, frame = layout.read_record(file), _empty(file["raw"])
+                    record, frame = layout.read_record(file), layout.without_content(file["raw"])
                     if shapes := {name: file[name].shape for name in record.checksums if file[name].shape != frame.shape}:
                         raise StoreError(f"{path}: raw is {frame.shape}, {shapes}")
             except (OSError, KeyError, RuntimeError) as error:
                 raise StoreError(f"{path}: not a readable projection file: {error}") from error
         if record.number != int(path.stem):
             raise StoreError(f"{path}: holds projection {record.number}")
-        return record, _empty(frame)
+        return record, layout.without_content(frame)
 
     def _load_segments(self) -> None:
         """Use segments that still match; anything else about them is rebuilt from the projection files."""
@@ -610,8 +609,3 @@ def _row(record: Record, frame: Array) -> Row:
         watch_root=record.watch_root,
         members=record.members,
     )
-
-
-def _empty(frame: Array) -> Array:
-    """A frame without content, of this shape and dtype."""
-    return np.broadcast_to(frame.dtype.type(0), frame.shape)
