@@ -541,18 +541,21 @@ def test_who_dies_or_hangs_elsewhere_costs_nothing(tmp_path: Path) -> None:
         station.start()
         station.worker("dying", fault="worker.received=kill")
         station.worker("hanging", fault="worker.received=hang")
-        fill(station, 0, 6)
-        station.stored(6)
-        tally = station.daemon.status()["workers"]
-        assert [(tally[f"{name}:gpu0"]["done"], tally[f"{name}:gpu0"]["lost"]) for name in ("dying", "hanging")] == [(0, 1), (0, 1)]
+        count, found = 0, list[tuple[int, int]]()
+        while found != [(0, 1), (0, 1)]:  # the station's own worker may be faster, once or twice
+            assert count < 60, f"(done, lost) of the two: {found}"
+            fill(station, count, count + 6)
+            station.stored(count := count + 6)
+            tally = station.daemon.status()["workers"]
+            found = [(tally[f"{name}:gpu0"]["done"], tally[f"{name}:gpu0"]["lost"]) for name in ("dying", "hanging")]
         worker = station.worker("lab3")
         before = station.daemon.pid("relay")
         os.kill(before, signal.SIGKILL)
         after = station.daemon.pid("relay", other_than=before)
         station.wait(lambda status: status["roles"]["relay"]["pid"] == after and station.let_in(status) == ["lab3:gpu0"], "lab3 to be back")
-        count = 6
+        before_it = count
         while not station.daemon.status()["workers"]["lab3:gpu0"]["done"]:
-            assert count < 60, "lab3 is back, and gets nothing to do"
+            assert count < before_it + 60, "lab3 is back, and gets nothing to do"
             fill(station, count, count + 8)
             station.stored(count := count + 8)
         assert station.daemon.status()["workers"]["lab3:gpu0"]["turn_s"] > 0
