@@ -529,6 +529,20 @@ def fill(station: Station, first: int, last: int) -> None:
         put(station.daemon.root / "s", index, 2.0 * index)
 
 
+def fill_until(station: Station, first: int, met: Callable[[dict[str, Any]], Any], what: str) -> int:
+    """Projections from `first` on until the workers' tallies are so, however fast the station's own worker is; how many there are then."""
+    for count in range(first + 8, first + 88, 8):
+        fill(station, count - 8, count)
+        status = station.wait(lambda status, count=count: (met(status["workers"]) or status["totals"]["stored"] == count) and status, what)
+        if met(status["workers"]):
+            return count
+    raise AssertionError(f"{what}: never, in {count} projections: {status['workers']}")
+
+
+def has_done(name: str, more_than: int = 0) -> Callable[[dict[str, Any]], bool]:
+    return lambda workers: workers.get(name, {}).get("done", 0) > more_than
+
+
 @pytest.mark.thorough
 @pytest.mark.timeout(300)
 def test_who_dies_or_hangs_elsewhere_costs_nothing(tmp_path: Path) -> None:
@@ -541,23 +555,17 @@ def test_who_dies_or_hangs_elsewhere_costs_nothing(tmp_path: Path) -> None:
         station.start()
         station.worker("dying", fault="worker.received=kill")
         station.worker("hanging", fault="worker.received=hang")
-        count, found = 0, list[tuple[int, int]]()
-        while found != [(0, 1), (0, 1)]:  # the station's own worker may be faster, once or twice
-            assert count < 60, f"(done, lost) of the two: {found}"
-            fill(station, count, count + 6)
-            station.stored(count := count + 6)
-            tally = station.daemon.status()["workers"]
-            found = [(tally[f"{name}:gpu0"]["done"], tally[f"{name}:gpu0"]["lost"]) for name in ("dying", "hanging")]
+        both_lost = {("dying:gpu0", 0, 1), ("hanging:gpu0", 0, 1)}
+        count = fill_until(
+            station, 0, lambda all: both_lost <= {(name, tally["done"], tally["lost"]) for name, tally in all.items()}, "both lost"
+        )
         worker = station.worker("lab3")
         before = station.daemon.pid("relay")
         os.kill(before, signal.SIGKILL)
         after = station.daemon.pid("relay", other_than=before)
         station.wait(lambda status: status["roles"]["relay"]["pid"] == after and station.let_in(status) == ["lab3:gpu0"], "lab3 to be back")
-        before_it = count
-        while not station.daemon.status()["workers"]["lab3:gpu0"]["done"]:
-            assert count < before_it + 60, "lab3 is back, and gets nothing to do"
-            fill(station, count, count + 8)
-            station.stored(count := count + 8)
+        count = fill_until(station, count, has_done("lab3:gpu0"), "lab3 is back, and gets work")
+        station.stored(count)
         assert station.daemon.status()["workers"]["lab3:gpu0"]["turn_s"] > 0
         rows = station.rows()
         assert {b"worker-0", b"lab3:gpu0"} == set(rows["worker"])
@@ -631,11 +639,11 @@ def test_a_series_and_its_volume_by_another_computer(tmp_path: Path, two_hosts: 
         station.start()
         station.worker("lab2", *elsewhere(tmp_path, there))
         station.helper("lab3", *elsewhere(tmp_path, there))
-        fill(station, 0, 6)
-        station.stored(6)
+        count = fill_until(station, 0, has_done("lab2:gpu0"), "work done there")
+        station.stored(count)
         assert b"lab2:gpu0" in set(station.rows()["worker"])
         with h5py.File(station.close_series()) as file:
-            assert file["reconstruction/rows"].shape == (6,)
+            assert file["reconstruction/rows"].shape == (count,)
         assert station.daemon.log.read_text().count("series=s volume by lab3:big in") == 1
     finally:
         station.close()
@@ -659,22 +667,22 @@ def test_two_hosts_without_a_shared_disk_and_the_link_between_them_is_cut(
         station.start()
         station.worker("doomed", *other_host, fault="worker.received=kill")
         station.worker("lab2", *other_host, fault="worker.received=slow+")
-        fill(station, 0, tilts // 2)
-        station.wait(lambda status: status["workers"].get("lab2:gpu0", {}).get("done", 0) > 0, "work done there")
+        count = fill_until(
+            station, 0, lambda all: has_done("lab2:gpu0")(all) and all["doomed:gpu0"]["lost"], "work done there, and a worker lost"
+        )
         ip("-n", here, "link", "set", "cable", "down")
         cut_at = time.monotonic()
-        fill(station, tilts // 2, tilts)
+        fill(station, count, count := count + tilts // 2)
         station.wait(lambda status: not station.let_in(status), "the relay to notice")
         wait_for(lambda: time.monotonic() - cut_at > cut_s, limit_s=60, what="the time to pass")
         ip("-n", here, "link", "set", "cable", "up")
         station.wait(lambda status: "lab2:gpu0" in station.let_in(status), "the worker to be back")
-        station.stored(tilts)
+        station.stored(count)
         before = station.daemon.status()["workers"]["lab2:gpu0"]["done"]
-        fill(station, tilts, tilts + 12)
-        station.wait(lambda status: status["workers"]["lab2:gpu0"]["done"] > before, "more work done there")
-        station.stored(tilts + 12)
+        count = fill_until(station, count, has_done("lab2:gpu0", more_than=before), "more work done there")
+        station.stored(count)
         rows = station.rows()
-        assert len(set(rows["path"])) == len(rows["path"]) == tilts + 12
+        assert len(set(rows["path"])) == len(rows["path"]) == count
         assert not rows["attempts"].any()
         assert set(rows["worker"]) == {b"worker-0", b"lab2:gpu0"}
         workers = station.daemon.status()["workers"]
@@ -720,8 +728,7 @@ def test_ten_thousand_connections_exhaust_the_relay_alone(tmp_path: Path) -> Non
         for peer in peers:
             peer.close()
         station.worker("lab3")
-        fill(station, 10, 18)
-        station.stored(18)
+        station.stored(fill_until(station, 10, has_done("lab3:gpu0"), "work for who was let in since"))
         assert {name: pid for name, pid in station.daemon.role_pids().items() if name != "relay"} == {
             name: pid for name, pid in pids.items() if name != "relay"
         }
