@@ -65,9 +65,16 @@ def find(frame: Array, block_px: int) -> Fringes | None:
 def _usual(amplitude: Array) -> Array:
     """(tile, tile): the median over the ring of the same frequency."""
     order, ends, ring = _rings(len(amplitude))
-    medians = np.array([np.median(part) for part in np.split(amplitude.ravel()[order], ends)])
+    medians = np.array([_median(part) for part in np.split(amplitude.ravel()[order], ends)])
     usual: Array = medians[ring]
     return usual
+
+
+def _median(values: Array) -> float:
+    """As numpy's, which takes four times as long for few."""
+    middle = (len(values) - 1) // 2, len(values) // 2
+    values = np.partition(values, middle)
+    return float(values[middle[0]] + values[middle[1]]) / 2
 
 
 @lru_cache(maxsize=4)

@@ -79,6 +79,10 @@ class Observations:
     def __getitem__(self, which: Array) -> Observations:
         return Observations(*(part[which] for part in self.parts()))
 
+    def first(self, count: int) -> Observations:
+        """So many of them."""
+        return Observations(*(part[:count] for part in self.parts()))
+
 
 def observe(blocks: Blocks, logit: Array, seen: Array) -> tuple[Observations, Observations]:
     """The vacuum of a frame. Under the particle a smooth background is known the better the nearer it is seen.
@@ -124,38 +128,49 @@ class Kriging:
 
     def __init__(self, whole: Observations, rim: Observations, shape: Shape | None = None) -> None:
         """`whole`: a few of it choose the covariance, if no `shape` is given; `rim`: counts as long as it agrees with what comes before."""
-        vacuum = Observations(*(np.concatenate(pair) for pair in zip(whole.parts(), rim.parts(), strict=True)))
-        self._level = float(vacuum.mean.mean())
-        values = vacuum.mean - self._level
+        self._level = float(np.concatenate([whole.mean, rim.mean]).mean())
+        values = whole.mean - self._level
         few = thinned(whole.at, _CHOOSING)
-        self._shape = shape or _chosen(vacuum[few], values[few])
+        self._shape = shape or _chosen(whole[few], values[few])
         self.length, self.roughness, self.strength, self.stretch = self._shape
-        self.left_out_at = vacuum.at[few].astype(np.int64)
+        self.left_out_at = whole.at[few].astype(np.int64)
         """(n, 2): where `left_out` was measured"""
-        self.left_out = self._left_out(vacuum[few], values[few])
+        self.left_out = self._left_out(whole[few], values[few])
         """(n,): leave-one-out residuals, in standard deviations (Rasmussen & Williams, 5.12)"""
-        fit = self._fit_all(vacuum, values, sure=len(whole.at))
-        used = len(whole.at) + _agreeing(fit.white[len(whole.at) :])
-        self._vacuum, self._fit = vacuum[np.arange(used)], fit.first(used)
+        fit = self._fit(whole, rim)
+        used = _agreeing(fit.white[len(whole.at) :])
+        self._vacuum = Observations(*(np.concatenate(pair) for pair in zip(whole.parts(), rim.first(used).parts(), strict=True)))
+        self._posterior = fit.first(len(whole.at) + used)
 
-    def foreshortened(self, whole: Observations, rim: Observations) -> Kriging | None:
-        """The same with two lengths; None: the vacuum, given again, is about as fine along one axis as along the other."""
-        few = thinned(whole.at, _CHOOSING)
-        shape = _stretched(whole[few], whole.mean[few] - self._level, self._shape)
-        return Kriging(whole, rim, shape) if max(shape[-1], 1 / shape[-1]) >= _FORESHORTENED else None
-
-    def _fit_all(self, vacuum: Observations, values: Array, sure: int) -> Conditioned:
-        """Rougher than the few points would have it, if the `sure` ones contradict that.
+    def foreshortened(self, whole: Observations, rim: Observations, points: Array) -> Prediction | None:
+        """What it says of (n, 2) points with two lengths; None: the vacuum, given again, is about as fine along both axes.
 
         Raises
         ------
         LinAlgError : no roughness makes the covariance positive
         """
-        fit = None
+        few = thinned(whole.at, _CHOOSING)
+        shape = _stretched(whole[few], whole.mean[few] - self._level, self._shape)
+        return Kriging(whole, rim, shape).at(points) if max(shape[-1], 1 / shape[-1]) >= _FORESHORTENED else None
+
+    def _fit(self, whole: Observations, rim: Observations) -> Conditioned:
+        """Rougher than the few points would have it, if the whole ones contradict that.
+
+        Raises
+        ------
+        LinAlgError : no roughness makes the covariance positive
+        """
+        shared, fit = self._between(whole), None
         for roughness in _ROUGHNESS[_ROUGHNESS.index(self.roughness) :]:
             self.roughness = roughness
-            fit = condition(self._own_covariance(vacuum), values)
-            if fit and np.mean(fit.white[:sure] ** 2) < _AGREEING:
+            of_whole = condition(self._with_own(shared, whole), whole.mean - self._level)
+            if of_whole is None:
+                continue
+            agree = np.mean(of_whole.white**2) < _AGREEING
+            if agree or roughness == _ROUGHNESS[-1]:
+                across = self.covariance(whole.at, rim.at, whole.wide, rim.wide)
+                fit = of_whole.extended(across, self._with_own(self._between(rim), rim), rim.mean - self._level)
+            if fit and agree:
                 break
         if fit is None:
             raise LinAlgError("no roughness makes the covariance positive")
@@ -164,23 +179,34 @@ class Kriging:
     def at(self, points: Array, wide: float = SPREAD) -> Prediction:
         """The background at (n, 2) points; `wide`: variance of the windows in which it is seen there."""
         across = self.covariance(self._vacuum.at, points, self._vacuum.wide, wide)
-        white = self._fit.whitened(across, overwrite=True)
+        white = self._posterior.whitened(across, overwrite=True)
         own = self.strength**2 * (_LEVEL + self.length**2 / (self.length**2 + 2 * wide))
-        return Prediction(points, white.T @ self._fit.white + self._level, np.maximum(own - np.square(white).sum(0), 1e-14), white)
+        return Prediction(points, white.T @ self._posterior.white + self._level, np.maximum(own - np.square(white).sum(0), 1e-14), white)
+
+    def jointly(self, points: Array, few: Array, wide: float) -> tuple[Array, Array, Array]:
+        """((n,) mean, (n, few) covariance, (vacuum, few) L^-1 k) of the background at (n, 2) points, and what those of them have in common
+        with a few of them, as the vacuum leaves it open; `few`: indices; `wide`: variance of the windows in which it is seen there."""
+        across = self.covariance(self._vacuum.at, points, self._vacuum.wide, wide)
+        white = self._posterior.whitened(across[:, few])
+        shared = self.covariance(points, points[few], wide, wide)
+        shared -= across.T @ self._posterior.whitened(white, transposed=True)
+        return across.T @ self._posterior.weights + self._level, shared, white
 
     def _left_out(self, some: Observations, values: Array) -> Array:
-        fit = condition(self._own_covariance(some), values)
+        fit = condition(self._with_own(self._between(some), some), values)
         if fit is None:
             return np.zeros(len(values))
         inverse = fit.whitened(np.eye(len(values)), overwrite=True)
         residuals: Array = inverse.T @ fit.white / np.sqrt(np.square(inverse).sum(0))
         return residuals
 
-    def _own_covariance(self, observed: Observations) -> Array:
-        """(n, n) of observations, with what they do not share."""
-        covariance = self.covariance(observed.at, observed.at, observed.wide, observed.wide)
-        covariance[np.diag_indices(len(covariance))] += self.roughness * self.strength**2 + observed.noise
-        return covariance
+    def _between(self, observed: Observations) -> Array:
+        """(n, n): what observations share with one another."""
+        return self.covariance(observed.at, observed.at, observed.wide, observed.wide)
+
+    def _with_own(self, shared: Array, observed: Observations) -> Array:
+        """(n, n): that, and what each has for itself."""
+        return _raised(shared, self.roughness * self.strength**2 + observed.noise)
 
     def covariance(self, one: Array, other: Array, wide: Array | float, other_wide: Array | float = 0.0) -> Array:
         """(n, m) between points; `wide`, `other_wide`: variances of the windows in which they are seen, of each or of all, which add up."""
@@ -204,6 +230,13 @@ def _shared(pairs: Pairs, length: float, stretch: float) -> Array:
     return covariance
 
 
+def _raised(matrix: Array, by: Array) -> Array:
+    """(n, n): another one, the diagonal larger by (n,)."""
+    raised = matrix.copy()
+    raised.reshape(-1)[:: len(raised) + 1] += by
+    return raised
+
+
 Shape = tuple[float, float, float, float]
 """(length, roughness, strength, stretch) of a covariance"""
 
@@ -217,7 +250,7 @@ def _fits(
     for length in lengths:
         shared = _shared(pairs, length, stretch)
         for roughness in roughnesses:
-            fit = condition(shared + np.diag(roughness + vacuum.noise / variance), values)
+            fit = condition(_raised(shared, roughness + vacuum.noise / variance), values)
             if fit is not None:
                 square = max(float(np.mean(fit.white**2)), 1e-20)
                 yield -len(values) / 2 * np.log(square) - fit.log_root_determinant, (float(length), roughness, square**0.5, stretch)
