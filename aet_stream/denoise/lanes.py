@@ -30,7 +30,7 @@ class Later(Generic[T]):
             return
         try:
             self._value = self._work()
-        except Exception as error:  # for who asks
+        except Exception as error:  # noqa: BLE001 - it is raised where the result is asked for
             self._error = error
         finally:
             self._done.set()

@@ -23,6 +23,7 @@ from aet_stream.denoise.features import Blocks
 from aet_stream.denoise.fusion import fringes
 from aet_stream.denoise.fusion.kriging import SPACING, SPREAD, Kriging, Prediction, observe, pooled
 from aet_stream.denoise.gaussian_process.dense import Conditioned, condition, most_evident, squared_distances, thinned
+from aet_stream.denoise.gaussian_process.separable import Points
 from aet_stream.denoise.lanes import aside
 from aet_stream.projection import Array
 
@@ -101,7 +102,7 @@ def continued(blocks: Blocks, support: Array) -> Array | Continued:
     seen: Array = np.logical_not(grid.in_blocks(binary_dilation(support > 0), SPACING).any((1, 3)))
     if seen.sum() < _LEAST_VACUUM or seen.all():
         return seen
-    hidden = np.argwhere(~seen)
+    hidden = Points(np.argwhere(~seen), SPREAD)
     try:
         observed = observe(blocks, support.astype(np.float64), seen)
         vacuum = Kriging(*observed)
@@ -187,8 +188,9 @@ class FringeKriging:
         """`amplitude` (fringes, rows, columns), 1 where strongest; `level` (rows, columns): means in windows; `inside` (n, 2): particle."""
         self.amplitude, self._window, self._vacuum = amplitude, window, vacuum
         few = thinned(inside, _POINTS)
-        self._points = inside[few]
-        below, shared, self._white_covariance = vacuum.jointly(inside, few, window**2)
+        points = Points(inside, window**2)
+        self._points = points[few]
+        below, shared, self._white_covariance = vacuum.jointly(points, few)
         surplus = level[inside[:, 0], inside[:, 1]] - below
         shared += 1.0
         for each in amplitude[:, inside[:, 0], inside[:, 1]]:
@@ -203,7 +205,7 @@ class FringeKriging:
 
     def _fits(self, shared: Array, surplus: Array) -> Iterator[tuple[float, tuple[float, Conditioned | None]]]:
         """(evidence, (misfit, fit)) of every standard deviation that the misfit may have."""
-        unlike = np.exp(-squared_distances(self._points, self._points) / (4 * self._window**2)) + 0.1 * np.eye(len(surplus))
+        unlike = np.exp(-squared_distances(self._points.at, self._points.at) / (4 * self._window**2)) + 0.1 * np.eye(len(surplus))
         for misfit in _MISFITS * self._vacuum.strength + 1e-6:
             fit = condition(shared + misfit**2 * unlike, surplus)
             if fit is not None:
@@ -211,7 +213,7 @@ class FringeKriging:
 
     def at(self, hidden: Prediction) -> tuple[Array, Array]:
         """((n,) mean, (n,) variance) of the background at points that kriging has predicted, given the fringes as well."""
-        joint = self._vacuum.covariance(self._points, hidden.at, self._window**2, SPREAD)
+        joint = self._vacuum.covariance(self._points, hidden.points)
         joint -= self._white_covariance.T @ hidden.white_covariance
         white = self._fit.whitened(joint, overwrite=True)
         return hidden.mean + white.T @ self._fit.white, np.maximum(hidden.variance - np.square(white).sum(0), 1e-14)

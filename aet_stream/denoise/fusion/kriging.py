@@ -16,7 +16,7 @@ from scipy.linalg import LinAlgError
 from aet_stream.denoise import grid
 from aet_stream.denoise.features import BLOCKS, Blocks
 from aet_stream.denoise.gaussian_process.dense import Conditioned, condition, most_evident, thinned
-from aet_stream.denoise.gaussian_process.separable import Pairs
+from aet_stream.denoise.gaussian_process.separable import Pairs, Points, joined
 from aet_stream.projection import Array
 
 SPACING = 2
@@ -63,25 +63,18 @@ def pooled(surface: Array) -> Array:
 class Observations:
     """Means of windows that show the vacuum."""
 
-    at: Array
-    """(n, 2) centres, in points of the grid"""
-    wide: Array
-    """(n,) variances of the windows, points squared"""
+    points: Points
+    """n windows, in points of the grid"""
     mean: Array
     """(n,)"""
     noise: Array
     """(n,) variances"""
 
-    def parts(self) -> tuple[Array, ...]:
-        """All of them, in this order."""
-        return self.at, self.wide, self.mean, self.noise
+    def __len__(self) -> int:
+        return len(self.points)
 
-    def __getitem__(self, which: Array) -> Observations:
-        return Observations(*(part[which] for part in self.parts()))
-
-    def first(self, count: int) -> Observations:
-        """So many of them."""
-        return Observations(*(part[:count] for part in self.parts()))
+    def __getitem__(self, which: Array | slice) -> Observations:
+        return Observations(self.points[which], self.mean[which], self.noise[which])
 
 
 def observe(blocks: Blocks, logit: Array, seen: Array) -> tuple[Observations, Observations]:
@@ -100,13 +93,11 @@ def observe(blocks: Blocks, logit: Array, seen: Array) -> tuple[Observations, Ob
     means = blocks.statistics[0].astype(np.float64)
     noise = np.square(blocks.statistics[4].astype(np.float64) / blocks.block_px)
     noise += np.square(_SPILT * np.exp(np.minimum(logit, _RIM)))
-    whole = Observations(
-        np.argwhere(seen).astype(np.float64), np.full(seen.sum(), SPREAD), pooled(means)[seen], pooled(noise)[seen] / SPACING**2
-    )
+    whole = Observations(Points(np.argwhere(seen).astype(np.float64), SPREAD), pooled(means)[seen], pooled(noise)[seen] / SPACING**2)
     rows, columns = logit.shape
     rim = np.kron(~seen, np.ones((SPACING, SPACING), bool))[:rows, :columns] & (logit < _RIM)
     at = (np.argwhere(rim) - (SPACING - 1) / 2) / SPACING
-    single = Observations(at, np.full(len(at), SPREAD / SPACING**2), means[rim], noise[rim])
+    single = Observations(Points(at, SPREAD / SPACING**2), means[rim], noise[rim])
     return whole, single[np.argsort(logit[rim], kind="stable")]
 
 
@@ -114,8 +105,8 @@ def observe(blocks: Blocks, logit: Array, seen: Array) -> tuple[Observations, Ob
 class Prediction:
     """What the vacuum says of some points."""
 
-    at: Array
-    """(n, 2)"""
+    points: Points
+    """n windows"""
     mean: Array
     """(n,)"""
     variance: Array
@@ -130,26 +121,26 @@ class Kriging:
         """`whole`: a few of it choose the covariance, if no `shape` is given; `rim`: counts as long as it agrees with what comes before."""
         self._level = float(np.concatenate([whole.mean, rim.mean]).mean())
         values = whole.mean - self._level
-        few = thinned(whole.at, _CHOOSING)
+        few = thinned(whole.points.at, _CHOOSING)
         self._shape = shape or _chosen(whole[few], values[few])
         self.length, self.roughness, self.strength, self.stretch = self._shape
-        self.left_out_at = whole.at[few].astype(np.int64)
+        self.left_out_at = whole.points.at[few].astype(np.int64)
         """(n, 2): where `left_out` was measured"""
         self.left_out = self._left_out(whole[few], values[few])
         """(n,): leave-one-out residuals, in standard deviations (Rasmussen & Williams, 5.12)"""
         fit = self._fit(whole, rim)
-        used = _agreeing(fit.white[len(whole.at) :])
-        self._vacuum = Observations(*(np.concatenate(pair) for pair in zip(whole.parts(), rim.first(used).parts(), strict=True)))
-        self._posterior = fit.first(len(whole.at) + used)
+        used = _agreeing(fit.white[len(whole) :])
+        self._vacuum = joined(whole.points, rim.points[:used])
+        self._posterior = fit.first(len(self._vacuum))
 
-    def foreshortened(self, whole: Observations, rim: Observations, points: Array) -> Prediction | None:
-        """What it says of (n, 2) points with two lengths; None: the vacuum, given again, is about as fine along both axes.
+    def foreshortened(self, whole: Observations, rim: Observations, points: Points) -> Prediction | None:
+        """What it says of points with two lengths; None: the vacuum, given again, is about as fine along both axes.
 
         Raises
         ------
         LinAlgError : no roughness makes the covariance positive
         """
-        few = thinned(whole.at, _CHOOSING)
+        few = thinned(whole.points.at, _CHOOSING)
         shape = _stretched(whole[few], whole.mean[few] - self._level, self._shape)
         return Kriging(whole, rim, shape).at(points) if max(shape[-1], 1 / shape[-1]) >= _FORESHORTENED else None
 
@@ -168,7 +159,7 @@ class Kriging:
                 continue
             agree = np.mean(of_whole.white**2) < _AGREEING
             if agree or roughness == _ROUGHNESS[-1]:
-                across = self.covariance(whole.at, rim.at, whole.wide, rim.wide)
+                across = self.covariance(whole.points, rim.points)
                 fit = of_whole.extended(across, self._with_own(self._between(rim), rim), rim.mean - self._level)
             if fit and agree:
                 break
@@ -176,19 +167,19 @@ class Kriging:
             raise LinAlgError("no roughness makes the covariance positive")
         return fit
 
-    def at(self, points: Array, wide: float = SPREAD) -> Prediction:
-        """The background at (n, 2) points; `wide`: variance of the windows in which it is seen there."""
-        across = self.covariance(self._vacuum.at, points, self._vacuum.wide, wide)
-        white = self._posterior.whitened(across, overwrite=True)
+    def at(self, points: Points) -> Prediction:
+        """The background at points whose windows are alike."""
+        white = self._posterior.whitened(self.covariance(self._vacuum, points), overwrite=True)
+        wide = float(points.wide[0])
         own = self.strength**2 * (_LEVEL + self.length**2 / (self.length**2 + 2 * wide))
         return Prediction(points, white.T @ self._posterior.white + self._level, np.maximum(own - np.square(white).sum(0), 1e-14), white)
 
-    def jointly(self, points: Array, few: Array, wide: float) -> tuple[Array, Array, Array]:
-        """((n,) mean, (n, few) covariance, (vacuum, few) L^-1 k) of the background at (n, 2) points, and what those of them have in common
-        with a few of them, as the vacuum leaves it open; `few`: indices; `wide`: variance of the windows in which it is seen there."""
-        across = self.covariance(self._vacuum.at, points, self._vacuum.wide, wide)
+    def jointly(self, points: Points, few: Array) -> tuple[Array, Array, Array]:
+        """((n,) mean, (n, few) covariance, (vacuum, few) L^-1 k) of the background at points, and what those of them have in common with a
+        few of them, as the vacuum leaves it open; `few`: indices."""
+        across = self.covariance(self._vacuum, points)
         white = self._posterior.whitened(across[:, few])
-        shared = self.covariance(points, points[few], wide, wide)
+        shared = self.covariance(points, points[few])
         shared -= across.T @ self._posterior.whitened(white, transposed=True)
         return across.T @ self._posterior.weights + self._level, shared, white
 
@@ -202,15 +193,15 @@ class Kriging:
 
     def _between(self, observed: Observations) -> Array:
         """(n, n): what observations share with one another."""
-        return self.covariance(observed.at, observed.at, observed.wide, observed.wide)
+        return self.covariance(observed.points, observed.points)
 
     def _with_own(self, shared: Array, observed: Observations) -> Array:
         """(n, n): that, and what each has for itself."""
         return _raised(shared, self.roughness * self.strength**2 + observed.noise)
 
-    def covariance(self, one: Array, other: Array, wide: Array | float, other_wide: Array | float = 0.0) -> Array:
-        """(n, m) between points; `wide`, `other_wide`: variances of the windows in which they are seen, of each or of all, which add up."""
-        covariance = _shared(Pairs(one, other, wide, other_wide), self.length, self.stretch)
+    def covariance(self, one: Points, other: Points) -> Array:
+        """(n, m) between the means of windows."""
+        covariance = _shared(Pairs(one, other), self.length, self.stretch)
         covariance *= self.strength**2
         return covariance
 
@@ -241,48 +232,55 @@ Shape = tuple[float, float, float, float]
 """(length, roughness, strength, stretch) of a covariance"""
 
 
-def _fits(
-    vacuum: Observations, values: Array, lengths: Iterable[float], roughnesses: Sequence[float], stretch: float = 1.0
-) -> Iterator[tuple[float, Shape]]:
+class _Few:
+    """Of the vacuum, to choose a covariance by."""
+
+    def __init__(self, vacuum: Observations, values: Array) -> None:
+        self.noise, self.values = vacuum.noise, values
+        self.pairs = Pairs(vacuum.points, vacuum.points)
+        self.variance = max(float(np.mean(values**2)), 1e-14)
+
+
+def _fits(few: _Few, lengths: Iterable[float], roughnesses: Sequence[float], stretch: float = 1.0) -> Iterator[tuple[float, Shape]]:
     """(evidence, shape) of every length and roughness; the strength follows from them."""
-    pairs = Pairs(vacuum.at, vacuum.at, vacuum.wide, vacuum.wide)
-    variance = max(float(np.mean(values**2)), 1e-14)
     for length in lengths:
-        shared = _shared(pairs, length, stretch)
+        shared = _shared(few.pairs, length, stretch)
         for roughness in roughnesses:
-            fit = condition(_raised(shared, roughness + vacuum.noise / variance), values)
+            fit = condition(_raised(shared, roughness + few.noise / few.variance), few.values)
             if fit is not None:
                 square = max(float(np.mean(fit.white**2)), 1e-20)
-                yield -len(values) / 2 * np.log(square) - fit.log_root_determinant, (float(length), roughness, square**0.5, stretch)
+                yield -len(few.values) / 2 * np.log(square) - fit.log_root_determinant, (float(length), roughness, square**0.5, stretch)
 
 
 def _chosen(vacuum: Observations, values: Array) -> Shape:
     """Of highest evidence, both lengths alike."""
-    unknown = (float(_LENGTHS[-1]), _ROUGHNESS[-1], max(float(np.mean(values**2)), 1e-14) ** 0.5, 1.0)
-    best = most_evident((-np.inf, unknown), _fits(vacuum, values, _LENGTHS, _ROUGHNESS))
+    few = _Few(vacuum, values)
+    unknown = (float(_LENGTHS[-1]), _ROUGHNESS[-1], few.variance**0.5, 1.0)
+    best = most_evident((-np.inf, unknown), _fits(few, _LENGTHS, _ROUGHNESS))
     step = float(_LENGTHS[1] / _LENGTHS[0])
     for _ in range(_FINER):
         step **= 0.5
         length, roughness, *_ = best[1]
-        best = most_evident(best, _fits(vacuum, values, (length * step, length / step), (roughness,)))
+        best = most_evident(best, _fits(few, (length * step, length / step), (roughness,)))
     return best[1]
 
 
 def _stretched(vacuum: Observations, values: Array, shape: Shape) -> Shape:
     """Of higher evidence than that one, the lengths unlike; that one if none is worth it."""
+    few = _Few(vacuum, values)
     length, roughness, *_ = shape
-    alike = most_evident((-np.inf, shape), _fits(vacuum, values, (length,), (roughness,)))
+    alike = most_evident((-np.inf, shape), _fits(few, (length,), (roughness,)))
     best = alike[0] + _WORTH, shape
     for stretch in _STRETCHES:
-        best = most_evident(best, _fits(vacuum, values, (length,), (roughness,), stretch))
+        best = most_evident(best, _fits(few, (length,), (roughness,), stretch))
     if best[1] == shape:
         return shape
-    best = most_evident(best, _fits(vacuum, values, (length,), _ROUGHNESS, best[1][-1]))
+    best = most_evident(best, _fits(few, (length,), _ROUGHNESS, best[1][-1]))
     step = float(_LENGTHS[1] / _LENGTHS[0])
     for _ in range(_FINER):
         step **= 0.5
         length, roughness, _, stretch = best[1]
-        best = most_evident(best, _fits(vacuum, values, (length * step, length / step), (roughness,), stretch))
+        best = most_evident(best, _fits(few, (length * step, length / step), (roughness,), stretch))
         for other in (stretch * step, stretch / step):
-            best = most_evident(best, _fits(vacuum, values, (best[1][0],), (roughness,), other))
+            best = most_evident(best, _fits(few, (best[1][0],), (roughness,), other))
     return best[1]
