@@ -187,21 +187,23 @@ class FringeKriging:
     def __init__(self, vacuum: Kriging, amplitude: Array, level: Array, window: float, inside: Array) -> None:
         """`amplitude` (fringes, rows, columns), 1 where strongest; `level` (rows, columns): means in windows; `inside` (n, 2): particle."""
         self.amplitude, self._window, self._vacuum = amplitude, window, vacuum
-        few = thinned(inside, _POINTS)
-        points = Points(inside, window**2)
+        points, few = Points(inside, window**2), thinned(inside, _POINTS)
         self._points = points[few]
-        below, shared, self._white_covariance = vacuum.jointly(points, few)
-        surplus = level[inside[:, 0], inside[:, 1]] - below
-        shared += 1.0
+        seen, alike = vacuum.seen_from(points), vacuum.covariance(points, self._points) + 1.0
+        self._white_covariance = vacuum.whitened(seen[:, few])
+        surplus = level[inside[:, 0], inside[:, 1]] - vacuum.mean(seen)
         for each in amplitude[:, inside[:, 0], inside[:, 1]]:
-            shared += np.outer(each, each[few]) + _BENT * np.exp(-((each[:, None] - each[few]) ** 2) / (2 * _BEND**2))
-        _, (self.misfit, fit) = most_evident((-np.inf, (0.0, None)), self._fits(shared[few], surplus[few]))
+            alike += np.outer(each, each[few]) + _BENT * np.exp(-((each[:, None] - each[few]) ** 2) / (2 * _BEND**2))
+        shared = alike[few] - self._white_covariance.T @ self._white_covariance
+        _, (self.misfit, fit) = most_evident((-np.inf, (0.0, None)), self._fits(shared, surplus[few]))
         if fit is None:
             raise LinAlgError("no misfit makes the covariance positive")
         self._fit = fit
         self.unexplained = np.zeros(level.shape)
         """(rows, columns): what neither the fringes nor a background explain"""
-        self.unexplained[inside[:, 0], inside[:, 1]] = surplus - shared @ fit.weights
+        weights = fit.weights
+        explained = alike @ weights - vacuum.foretold(seen, self._white_covariance @ weights)
+        self.unexplained[inside[:, 0], inside[:, 1]] = surplus - explained
 
     def _fits(self, shared: Array, surplus: Array) -> Iterator[tuple[float, tuple[float, Conditioned | None]]]:
         """(evidence, (misfit, fit)) of every standard deviation that the misfit may have."""

@@ -169,19 +169,28 @@ class Kriging:
 
     def at(self, points: Points) -> Prediction:
         """The background at points whose windows are alike."""
-        white = self._posterior.whitened(self.covariance(self._vacuum, points), overwrite=True)
+        white = self.whitened(self.seen_from(points))
         wide = float(points.wide[0])
         own = self.strength**2 * (_LEVEL + self.length**2 / (self.length**2 + 2 * wide))
-        return Prediction(points, white.T @ self._posterior.white + self._level, np.maximum(own - np.square(white).sum(0), 1e-14), white)
+        variance = np.maximum(own - np.einsum("ij,ij->j", white, white), 1e-14)
+        return Prediction(points, white.T @ self._posterior.white + self._level, variance, white)
 
-    def jointly(self, points: Points, few: Array) -> tuple[Array, Array, Array]:
-        """((n,) mean, (n, few) covariance, (vacuum, few) L^-1 k) of the background at points, and what those of them have in common with a
-        few of them, as the vacuum leaves it open; `few`: indices."""
-        across = self.covariance(self._vacuum, points)
-        white = self._posterior.whitened(across[:, few])
-        shared = self.covariance(points, points[few])
-        shared -= across.T @ self._posterior.whitened(white, transposed=True)
-        return across.T @ self._posterior.weights + self._level, shared, white
+    def seen_from(self, points: Points) -> Array:
+        """(vacuum, n) covariance of points with the vacuum."""
+        return self.covariance(self._vacuum, points)
+
+    def whitened(self, columns: Array) -> Array:
+        """(vacuum, n) L^-1 of such columns, which are overwritten."""
+        return self._posterior.whitened(columns, overwrite=True)
+
+    def foretold(self, seen: Array, white: Array) -> Array:
+        """(n,) what L^-1 observations, (vacuum,), say of points of this (vacuum, n) covariance with the vacuum."""
+        weights: Array = seen.T @ self._posterior.whitened(white, transposed=True)
+        return weights
+
+    def mean(self, seen: Array) -> Array:
+        """(n,) of the background at points of this (vacuum, n) covariance with the vacuum."""
+        return self.foretold(seen, self._posterior.white) + self._level
 
     def _left_out(self, some: Observations, values: Array) -> Array:
         fit = condition(self._with_own(self._between(some), some), values)

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 
 from aet_stream.denoise.gaussian_process import lapack
+from aet_stream.denoise.lanes import in_lanes
 from aet_stream.projection import Array
 
 T = TypeVar("T")
+_WORTH = 3e7
+"""Multiplications from which on columns are solved for in two lanes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,10 @@ class Conditioned:
     def whitened(self, columns: Array, *, transposed: bool = False, overwrite: bool = False) -> Array:
         """L^-1 columns (L^-T if transposed); `overwrite`: they are not needed any more."""
         white = np.ascontiguousarray(columns) if overwrite else np.array(columns, np.float64, order="C")
-        lapack.solve(self.factor, white, transposed=transposed)
+        parts = (
+            [white] if white.ndim == 1 or white.size * len(white) < _WORTH else [white[:, : (half := white.shape[1] // 2)], white[:, half:]]
+        )
+        in_lanes([partial(lapack.solve, self.factor, part, transposed=transposed) for part in parts])
         return white
 
     def first(self, count: int) -> Conditioned:

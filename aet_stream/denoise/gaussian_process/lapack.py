@@ -27,7 +27,7 @@ def _routine(module: Any, name: str) -> Any:
     return ctypes.CFUNCTYPE(None)(address_of(capsule, name_of(capsule)))
 
 
-_potrf = _routine(cython_lapack, "dpotrf")
+_potrf, _potri = (_routine(cython_lapack, name) for name in ("dpotrf", "dpotri"))
 _trsv, _trsm, _syrk = (_routine(cython_blas, name) for name in ("dtrsv", "dtrsm", "dsyrk"))
 
 
@@ -38,20 +38,26 @@ def factor(matrix: Array) -> bool:
     return failed_at.value == 0
 
 
+def invert(lower: Array) -> None:
+    """The factor L, in the lower triangle of (n, n) float64 column by column, becomes the lower triangle of (L L^T)^-1."""
+    failed_at = ctypes.c_int(0)
+    _potri(b"L", _int(len(lower)), _at(lower), _stride(lower), ctypes.byref(failed_at))
+
+
 def solve(lower: Array, columns: Array, *, transposed: bool = False) -> None:
     """L^-1 columns (L^-T, if transposed) in the place of the columns.
 
     Parameters
     ----------
     lower : (n, n) float64 column by column, L in its lower triangle
-    columns : (n,), or (n, m) row by row, float64
+    columns : (n,), or (n, m) row by row, which may be part of longer ones, float64
     """
     if columns.ndim == 1:
         _trsv(b"L", b"T" if transposed else b"N", b"N", _int(len(columns)), _at(lower), _stride(lower), _at(columns), _int(1))
     elif columns.size:  # row by row: Fortran sees what is transposed
         rows, count = columns.shape
         _trsm(b"R", b"L", b"N" if transposed else b"T", b"N", _int(count), _int(rows), _ONE, _at(lower), _stride(lower), _at(columns),
-              _int(count))  # fmt: skip
+              _stride(columns.T))  # fmt: skip
 
 
 def subtract_square(matrix: Array, columns: Array) -> None:
