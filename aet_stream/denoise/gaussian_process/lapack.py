@@ -72,7 +72,7 @@ def _int(value: int) -> Any:
 
 
 def _at(array: Array) -> Any:
-    return ctypes.c_void_p(array.ctypes.data)
+    return ctypes.c_void_p(array.__array_interface__["data"][0])  # `ctypes.data` takes three times as long
 
 
 def _stride(matrix: Array) -> Any:
