@@ -1,6 +1,6 @@
 """Another commit against this one, in one run: seconds of different runs do not compare, their ratio within one does.
 
-    python -m tests.bench_paired ff3bcd80 [--pairs 30] [--daemon 3] [--size 256 --size 1024]
+    python -m tests.bench_paired ff3bcd80 [--rounds 4] [--daemon 3] [--size 256 --size 1024]
 
 Both are checked out beside each other and loaded; then they are given the same frames in turn, a frame each, so that what else the computer
 does falls on both alike. `--daemon N`: also each commit's own daemon in turn, N times: frames a second of many files at once, against those
@@ -21,6 +21,8 @@ import numpy as np
 from tests.bench import recorded
 
 REPOSITORY = Path(__file__).parent.parent
+FRAMES = 7
+"""Simulated ones, all unlike: their time depends on what they show; an odd number, so that each commit is first with each."""
 ONE_CORE = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")}
 """As commands of ours set it for themselves."""
 WORK = """
@@ -84,28 +86,30 @@ class Commit:
         self.rates.append(float(said.split("sustained ")[1].split()[0]))
 
 
-def estimators(theirs: Commit, ours: Commit, frames: Path, pairs: int) -> None:
-    """A frame each in turn."""
+def estimators(theirs: Commit, ours: Commit, frames: Path, count: int, rounds: int) -> None:
+    """A frame each in turn; the first round is for warming up."""
     for commit in (theirs, ours):
         commit.load(frames)
-    count = len(np.load(frames, mmap_mode="r"))
-    for pair in range(pairs + 2):
-        for commit in (theirs, ours) if pair % 2 else (ours, theirs):
-            commit.ask(pair % count)
+    for turn in range((1 + rounds) * count):
+        for commit in (theirs, ours) if turn % 2 else (ours, theirs):
+            commit.ask(turn % count)
     for commit in (theirs, ours):
         commit.end()
-        commit.seconds = commit.seconds[2:]
+        commit.seconds = commit.seconds[count:]
 
 
-def said(theirs: Commit, ours: Commit, size_px: int) -> None:
-    """The medians, and the median of the ratios of the pairs."""
-    (of_theirs, used_theirs), (of_ours, used_ours) = (np.array(commit.seconds).T for commit in (theirs, ours))
-    ratios = np.sort(of_ours / of_theirs)
+def said(theirs: Commit, ours: Commit, size_px: int, count: int) -> None:
+    """The median of the ratios of the pairs; and of each frame the shortest of its turns, which other work has least to do with."""
+    of_theirs, of_ours = (np.array(commit.seconds) for commit in (theirs, ours))
+    ratios = np.sort(of_ours[:, 0] / of_theirs[:, 0])
+    best = [np.mean([1000 * times[frame::count].min(0) for frame in range(count)], 0) for times in (of_theirs, of_ours)]
+    words = ", ".join(
+        f"{commit.name} {ms:.0f} ms ({used:.0f} of processors)" for commit, (ms, used) in zip((theirs, ours), best, strict=True)
+    )
+    (ratio, of_processors), (low, middle, high) = best[1] / best[0], np.quantile(ratios, [0.25, 0.5, 0.75])
     print(
-        f"{size_px:>5} px  {theirs.name} {1000 * np.median(of_theirs):.0f} ms ({1000 * np.median(used_theirs):.0f} of processors)  "
-        f"{ours.name} {1000 * np.median(of_ours):.0f} ms ({1000 * np.median(used_ours):.0f})  "
-        f"ratio of pairs {np.median(ratios):.3f} (quartiles {ratios[len(ratios) // 4]:.3f}, {ratios[3 * len(ratios) // 4]:.3f}), "
-        f"of processors {np.median(used_ours / used_theirs):.3f}",
+        f"{size_px:>5} px  best: {words}, ratio {ratio:.2f} ({of_processors:.2f}); "
+        f"ratio of {len(ratios)} pairs: median {middle:.2f}, quartiles {low:.2f} and {high:.2f}",
         flush=True,
     )
 
@@ -114,7 +118,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("commit", help="the other one")
     parser.add_argument("--size", type=int, action="append", help="px, of square frames; 256 and 1024")
-    parser.add_argument("--pairs", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=4, help=f"of {FRAMES} frames each")
     parser.add_argument("--daemon", type=int, default=0, help="how often to run each daemon")
     parser.add_argument("--files", type=int, default=30, help="at once for a daemon")
     said_ = parser.parse_args()
@@ -125,9 +129,9 @@ def main() -> None:
             for size_px in said_.size or (256, 1024):
                 theirs, ours = Commit(said_.commit, tree), Commit("this one", REPOSITORY)
                 frames = Path(name) / f"{size_px}.npy"
-                np.save(frames, np.stack(recorded(10, size_px)))
-                estimators(theirs, ours, frames, said_.pairs)
-                said(theirs, ours, size_px)
+                np.save(frames, np.stack(recorded(FRAMES, size_px)))
+                estimators(theirs, ours, frames, FRAMES, said_.rounds)
+                said(theirs, ours, size_px, FRAMES)
                 for turn in range(said_.daemon):
                     for commit in (theirs, ours) if turn % 2 else (ours, theirs):
                         commit.run_daemon(size_px, said_.files)
