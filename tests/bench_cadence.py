@@ -98,7 +98,7 @@ def atoms_found(folder: Path) -> Iterator[None]:
         nonlocal rounds
         while not over.is_set():
             (folder / "found.h5").unlink(missing_ok=True)
-            with subprocess.Popen(command, stderr=subprocess.DEVNULL) as child:
+            with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
                 lower_priority(child.pid)
                 while child.poll() is None and not over.wait(0.05):
                     pass
