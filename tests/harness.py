@@ -44,14 +44,15 @@ FAST = {
 
 def wait_for(condition: Callable[[], Any], *, limit_s: float = 30.0, what: str = "") -> Any:
     """The first true value of `condition`, or a failure after `limit_s`."""
-    until = time.monotonic() + limit_s
+    began = time.monotonic()
     while True:
         value = condition()
         if value:
             return value
-        if time.monotonic() > until:
+        waited = time.monotonic() - began
+        if waited > limit_s:
             raise AssertionError(f"waited {limit_s:g} s in vain for {what or condition}")
-        time.sleep(0.02)
+        time.sleep(min(0.02 + waited / 20, 0.1))  # to ask takes computing time from whom is asked
 
 
 WITH_SETTINGS = ("status", "check", "close", "requeue", "release", "events", "resend", "editions", "use", "reprocess", "exclude",
