@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from aet_stream.batch.local_hub import PAUSE_S, LocalHub
+from aet_stream.batch.local_hub import PAUSE_S, LocalHub, settings_of
 from aet_stream.config_file import load
+from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.messages import Beat, Ready, ToHub
 from aet_stream.projection import Array, Quality, Subtracted
 from aet_stream.readers.child import ReaderChild
@@ -48,6 +50,19 @@ class Nothing:
 
     def subtract(self, pixels: Array, **_: object) -> Subtracted:
         return Subtracted(pixels.astype("<f4"), Quality(self.name, self.sha256))
+
+
+def taken_in(folder: Path, model: str) -> Path:
+    """Have all that lies in `folder`/in subtracted by a model and stored, series by series closed; returns the output folder."""
+    root, out = folder / "in", folder / "out"
+    out.mkdir()
+    config = settings_of(load(None, [f"watch.root={root}", f"output.root={out}", f"denoise.model={model}", "denoise.threads=1"]))
+    paths = frozenset(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+    with closing(ReaderChild.of(config)) as reader, LocalHub(config) as hub:
+        hub.take_in(paths, reader, Denoiser(config.denoise))
+        for row in hub.core.ledger.series():
+            hub.until_done("close", series=row["name"])
+    return out
 
 
 class Rehearsal(LocalHub):

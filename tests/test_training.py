@@ -39,7 +39,8 @@ from aet_stream.training.preset import Preset, learning_rate, load_preset
 from aet_stream.training.recorded import Recorded
 from aet_stream.training.scores import psnr_db
 from aet_stream.training.train import run
-from tests.harness import ENVIRONMENT, Daemon
+from tests.harness import ENVIRONMENT
+from tests.rehearsal import taken_in
 
 TINY = """
 name = "tiny"
@@ -597,12 +598,11 @@ def test_every_set_is_what_it_says(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def stored_series(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A series of films with a speckle that the shipped network has not seen, through the real daemon."""
-    daemon = Daemon(tmp_path_factory.mktemp("stored"), denoise__model="laplace")
-    words = ["simulate", "--out", str(daemon.root), "--name", "own", "--tilts", "8", "--size", "128", "--cadence", "0", "--seed", "5"]
-    assert daemon.ask(*words).returncode == 0
-    assert daemon.run("--until-idle", "2") == 0
-    return daemon.out / "own" / "series.h5"
+    """A series of films with a speckle that the shipped network has not seen."""
+    folder = tmp_path_factory.mktemp("stored")
+    words = ["simulate", "--out", str(folder / "in"), "--name", "own", "--tilts", "8", "--size", "128", "--cadence", "0", "--seed", "5"]
+    assert main(words) == 0
+    return taken_in(folder, "laplace") / "own" / "series.h5"
 
 
 @pytest.fixture
