@@ -29,8 +29,8 @@ def draw_summary(group: Any, path: Path, *, title: str) -> None:
     slices = central_slices(group["volume"])
     high = float(np.percentile(np.concatenate([image.ravel() for _, image in slices]), 99.8)) or 1.0
     figure = Figure(figsize=(19, 4.2))  # laid out by hand: a constrained layout draws everything twice
-    pictures = figure.add_gridspec(1, 3, left=0.01, right=0.56, bottom=0.13, top=0.87, wspace=0.1).subplots()
-    plots = figure.add_gridspec(1, 2, left=0.6, right=0.98, bottom=0.13, top=0.87, wspace=0.17).subplots()
+    pictures = figure.add_gridspec(1, 3, left=0.01, right=0.56, bottom=0.13, top=0.87, wspace=0.1).subplots(squeeze=False)[0]
+    plots = figure.add_gridspec(1, 2, left=0.6, right=0.98, bottom=0.13, top=0.87, wspace=0.17).subplots(squeeze=False)[0]
     for axis, (name, image) in zip(pictures, slices, strict=True):
         axis.imshow(image, cmap="gray", vmin=0, vmax=high)
         axis.set_title(name, fontsize=10)
