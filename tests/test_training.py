@@ -296,6 +296,7 @@ def test_several_processes_train_one_network(tmp_path: Path) -> None:
     assert load_card(out / "tiny.safetensors").trained["steps"] == 3
 
 
+@pytest.mark.thorough
 def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     """The frames of each step shared out between two processes on the CPU: the same losses and the same weights, but for rounding."""
     preset = load_preset(str(preset_file(tmp_path)))
