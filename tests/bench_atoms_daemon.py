@@ -8,8 +8,8 @@ the series, and finds its atoms. Four times: `without` background (a constant pe
 that changes from tilt to tilt, `removed` by the default network; with the Poisson noise that such a background brings along, removed
 likewise (`noisy`); and that with the background subtracted exactly, as if it were `known`. So the first two, and again the last two under
 more noise, tell what its removal costs. Behind the particle lies a film of the simulator, which turns with it as films do, so that
-the films of the series become a second edition; with `--film changes` one that changes from frame to frame, as no film does; with `--film waves`
-a slope and a wave.
+the films of the series become a second edition; with `--film changes` one that changes from frame to frame, as no film does; with
+`--film waves` a slope and a wave.
 
 Maxima and atoms are matched to the true ones one to one. How the atoms' x, y, z follow the volume's axes is
 fixed, so that a volume of the wrong hand finds nothing; scale and offset, which the data do not state, are fitted.
