@@ -66,6 +66,16 @@ def of_waves(count: int, size_px: int, mean: float, seed: int = 0) -> Array:
     return mean * np.stack(shapes)
 
 
+def tilted(truth: Truth, most_deg: float) -> Truth:
+    """Of a series over half a turn those projections that a film leaves possible: what lies beyond 90 degrees is seen from the other side."""
+    beyond = truth.tilts_deg > 90
+    tilts_deg = np.where(beyond, truth.tilts_deg - 180, truth.tilts_deg)
+    mirrored = np.roll(truth.images[:, :, ::-1], round(2 * truth.axis_px) - truth.images.shape[2] + 1, axis=2)
+    images = np.where(beyond[:, None, None], mirrored, truth.images)
+    order = [index for index in np.argsort(tilts_deg) if abs(tilts_deg[index]) <= most_deg]
+    return replace(truth, images=images[order], tilts_deg=tilts_deg[order])
+
+
 def through_the_daemon(folder: Path, truth: Truth, images: Array, model: str, **settings: object) -> Path:
     """Each image as a file; the folder of what came out."""
     wanted: dict[str, object] = {
@@ -101,8 +111,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.series:
         truth = published(given.series)
-        kept = np.abs(truth.tilts_deg) <= given.within
-        truth = replace(truth, images=truth.images[kept], tilts_deg=truth.tilts_deg[kept])
+        truth = tilted(truth, given.within)
     else:
         truth = simulated("fcc", (79,), given.atoms, given.seed, given.tilts, around_px=60)
         truth = replace(truth, axes=np.eye(3))  # where the alignment puts the particle is its own affair
