@@ -67,7 +67,7 @@ def of_waves(count: int, size_px: int, mean: float, seed: int = 0) -> Array:
 
 
 def tilted(truth: Truth, most_deg: float) -> Truth:
-    """Of a series over half a turn those projections that a film leaves possible: what lies beyond 90 degrees is seen from the other side."""
+    """Of a series over half a turn what a film leaves possible: beyond 90 degrees it is seen from the other side."""
     beyond = truth.tilts_deg > 90
     tilts_deg = np.where(beyond, truth.tilts_deg - 180, truth.tilts_deg)
     mirrored = np.roll(truth.images[:, :, ::-1], round(2 * truth.axis_px) - truth.images.shape[2] + 1, axis=2)
