@@ -46,6 +46,7 @@ class Odd:
             logger.warning("series=%s projection=%d is set aside: %s", name, found.row.number, found.reason.with_remedy())
             self._archive.exclude(name, [found.row.number], found.reason)
             failpoints.reach("odd.decided", self._archive.root / name)
-        free = [(row, reason) for row, reason in reversed(held) if not rows.bind((row["path"], row["image"]), reason)]
+        free = [(row, reason) for row, reason in held if not rows.bind((row["path"], row["image"]), reason)]
+        free.sort(key=lambda each: int(each[0]["id"]))  # as they came; they may have been held in another order
         if free:
             self._endings.read_first(name, found.in_turn(free) if found else [row for row, _ in free])
