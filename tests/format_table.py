@@ -76,6 +76,7 @@ NOTES = """
 - **Sidecars**: `.mdoc`, `.idoc` (by name, by `ImageFile`, or one for a folder that names its images), `.rawtlt` and `.tlt` (as many lines as
   images), `.csv` (by name, or one for a folder with a column `file`, and of stacks one named `image`, counted from 0, or all of it from 1; a
   column named tilt, angle or alpha, `(rad)` where it is radians; decimal commas with `;`), `.emi`, `angles.mat` beside `projections.mat`.
+  An `angles.txt` is never believed, because it may be of any file: where it would fit, the reason names it, and what it has to be called.
   A last line without its end may still be written: it is believed after `watch.settle_s`. A sidecar that cannot be read is waited for; one that
   is a link, or larger than 16 MiB, holds its images; what of one is damaged is not known.
 - **Which section of an `.mdoc` is of which image**: section i of image i, if there is one for each. Otherwise (images were taken out, or turned
