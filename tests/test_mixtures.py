@@ -16,7 +16,7 @@ from aet_stream.readers.child import ReaderChild
 from tests.mixtures import Mixture, Right
 from tests.rehearsal import Ending, Rehearsal
 
-FEW, MORE, MANY, AT_ONCE = (0, 1002, 1030, 1138), range(1, 8), 500, 25
+FEW, MORE, MANY, AT_ONCE = (1002, 1030, 1138, 1231), range(8), 500, 25
 """Mixtures in the ordinary suite (three begin with a survey), with the thorough one, in the long campaign, and in each of its tests."""
 _STATES = {
     "would be stored": "stored",

@@ -204,6 +204,10 @@ class InFlight:
         """Whether this image, in whatever state, is on its way."""
         return source in self._states
 
+    def any_read(self, series: str) -> bool:
+        """Is anything of a series, whose pixels are here, on its way to its row?"""
+        return any(state.series == series for state in self._states.values() if not isinstance(state, Wanted))
+
     def series(self) -> set[str]:
         """Those that something is on its way to."""
         return {state.series for state in self._states.values()}

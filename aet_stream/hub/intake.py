@@ -114,10 +114,17 @@ class Intake:
         read = Read(wanted, acquired, raw, extras, person_deg, self._timing.unix_s())
         verdict = self._verdict(read)
         read = replace(read, tilt_deg=verdict.tilt_deg, tilt_source=verdict.tilt_source)
-        if verdict.reason is None:
+        if verdict.reason is None or self._is_early(read, verdict):
             self._in_flight.wait(read)
         else:
             self._endings.end(read, verdict.state, verdict.reason)
+
+    def _is_early(self, read: Read, verdict: Verdict) -> bool:
+        """Is it doubted for its file alone, while what comes before it may still become the row that it will be held against?"""
+        doubted = (
+            verdict.state == "held" and verdict.reason == read.acquired.doubt and self._archive.store(read.series).rows.first() is None
+        )
+        return doubted and self._in_flight.any_read(read.series)
 
     def _verdict(self, read: Read) -> Verdict:
         """By the rows that its series has now."""
