@@ -22,7 +22,7 @@ def off_by(share: float) -> judged_series.Estimator:
 
     def answers(series: PhysicalSeries) -> Iterator[judged_series.Answer]:
         for below in series.background:
-            yield below + share * series.geometry.unit_counts, share * series.geometry.unit_counts, 0.25
+            yield judged_series.Answer(below + share * series.geometry.unit_counts, share * series.geometry.unit_counts, 0.25)
 
     return answers
 

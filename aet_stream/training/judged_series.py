@@ -9,6 +9,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -20,7 +21,7 @@ from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.denoise.estimators import CLASSICAL
 from aet_stream.denoise.features import BLOCKS
 from aet_stream.denoise.weights_file import SHIPPED
-from aet_stream.film.frames import Frame, code_sha256, finished, with_places
+from aet_stream.film.frames import Frame, code_sha256, evidence, finished, with_places
 from aet_stream.projection import Array, Subtracted
 from aet_stream.simulate.films import PHYSICS, Physics
 from aet_stream.simulate.physical import SERIES_KINDS, PhysicalSeries, physical_series
@@ -42,8 +43,17 @@ _FLOOR = 1e-6
 _LOSS_DB = 1.0
 """Of a frame, more than which none should lose"""
 
-Answer = tuple[Array, float, float]
-"""(background, expected error, trust) of a frame, counts; NaN where the estimator does not say"""
+
+class Answer(NamedTuple):
+    """For one frame, counts; NaN where the estimator does not say."""
+
+    background: Array
+    expected: float = float("nan")
+    trust: float = float("nan")
+    evidence: Mapping[str, float] = {}
+    """What the expected error was made from, for whoever fits the rule (calibrate_films.py)"""
+
+
 Estimator = Callable[[PhysicalSeries], Iterable[Answer]]
 """A series -> the answers for its frames, in their order"""
 
@@ -75,10 +85,12 @@ def _films(network: _Network) -> Estimator:
         ]
         found = estimate(with_places(frames, (series.raw.shape[1], series.raw.shape[2])))
         for frame, first, raw in zip(frames, firsts, series.raw, strict=True):
-            clean, quality = first.clean, first.quality
+            clean, quality, seen = first.clean, first.quality, {}
             if found is not None:
-                clean, quality = finished(frame, found.drawings[frame.row], clean)
-            yield raw - clean, quality.expected_error, quality.trust
+                drawing = found.drawings[frame.row]
+                clean, quality = finished(frame, drawing, clean)
+                seen = evidence(frame, drawing, clean)
+            yield Answer(raw - clean, quality.expected_error, quality.trust, seen)
 
     return answers
 
@@ -129,6 +141,8 @@ class Marks(msgspec.Struct, frozen=True, kw_only=True):
     expected: list[float] = []
     """The error that the estimator foretold, as `error`"""
     trust: list[float] = []
+    evidence: dict[str, list[float]] = {}
+    """What was foretold by, as `error`; empty for estimators that do not tell"""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -211,7 +225,7 @@ def marks(models: Sequence[str], series: Sequence[Which], kept: Path | None = No
 
 def _nothing(series: PhysicalSeries) -> Iterator[Answer]:
     for frame in series.raw:
-        yield np.zeros(frame.shape, np.float32), np.nan, np.nan
+        yield Answer(np.zeros(frame.shape, np.float32))
 
 
 def _alone(network: _Network) -> Estimator:
@@ -219,7 +233,7 @@ def _alone(network: _Network) -> Estimator:
 
     def answers(series: PhysicalSeries) -> Iterator[Answer]:
         for frame, first in zip(series.raw, network.first(series), strict=True):
-            yield frame - first.clean, first.quality.expected_error, first.quality.trust
+            yield Answer(frame - first.clean, first.quality.expected_error, first.quality.trust)
 
     return answers
 
@@ -227,7 +241,7 @@ def _alone(network: _Network) -> Estimator:
 def _oracle(series: PhysicalSeries) -> Iterator[Answer]:
     unit = np.float32(series.geometry.unit_counts)
     for raw, clean, below in zip(series.raw, series.clean, series.background, strict=True):
-        yield oracle.background(raw / unit, clean / unit, below / unit) * unit, np.nan, np.nan
+        yield Answer(oracle.background(raw / unit, clean / unit, below / unit) * unit)
 
 
 def _kept(folder: Path | None, which: Which, name: str, sha256: str, made: list[PhysicalSeries], answer: Estimator) -> Marks:
@@ -250,8 +264,9 @@ def _kept(folder: Path | None, which: Which, name: str, sha256: str, made: list[
 def _marked(which: Which, name: str, series: PhysicalSeries, answers: Iterable[Answer]) -> Marks:
     unit = series.geometry.unit_counts
     columns: dict[str, list[float]] = {key: [] for key in ("error", "inside", "total", "share", "expected", "trust")}
-    for clean, truth, (background, expected, trusted) in zip(series.clean, series.background, answers, strict=True):
-        wrong = (background.astype(np.float64) - truth) / unit
+    seen: dict[str, list[float]] = {}
+    for clean, truth, answer in zip(series.clean, series.background, answers, strict=True):
+        wrong = (answer.background.astype(np.float64) - truth) / unit
         inside = clean > _PARTICLE * unit
         error = float(np.sqrt(np.mean(np.square(wrong))))
         means = grid.statistics(clean, max(1, -(-len(clean) // BLOCKS)))[0] / unit
@@ -261,15 +276,17 @@ def _marked(which: Which, name: str, series: PhysicalSeries, answers: Iterable[A
             "inside": float(np.sqrt(np.mean(np.square(wrong[inside])))),
             "total": float(wrong[inside].sum() * unit / clean.sum(dtype=np.float64)),
             "share": error / float(high - low),
-            "expected": expected / unit,
-            "trust": trusted,
+            "expected": answer.expected / unit,
+            "trust": answer.trust,
         }
         for key, value in values.items():
             columns[key].append(value)
+        for key, value in answer.evidence.items():
+            seen.setdefault(key, []).append(value / unit)
     said = {key: columns.pop(key) for key in ("expected", "trust")}
     if np.isfinite(said["trust"]).all():
         columns |= said
-    return Marks(which=which, estimator=name, tilts_deg=series.tilts_deg.tolist(), **columns)
+    return Marks(which=which, estimator=name, tilts_deg=series.tilts_deg.tolist(), evidence=seen, **columns)
 
 
 def rows(found: Sequence[Marks]) -> list[Row]:
