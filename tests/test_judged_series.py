@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -41,6 +42,23 @@ def test_a_known_error_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
         for clean in series.clean
     ]
     assert row.total_percent == pytest.approx(100 * np.mean(added), rel=0.03)
+
+
+def test_a_volume_of_true_backgrounds_is_no_distance_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one of wrong ones the farther, the more wrong they are; three tilts make none."""
+    five = Which(kind="one-side", physics="clouds", seed=5, tilts=5, size_px=64)
+    for share in (0.0, 0.01, 0.03):
+        monkeypatch.setitem(judged_series.OF_SERIES, f"{share}", ("", lambda _, share=share: off_by(share)))
+    names = [f"laplace + {share}" for share in (0.0, 0.01, 0.03)]
+    none, little, much = (m.volume for m in marks(["laplace"], [five], only=names))
+    assert none == 0
+    assert little is not None
+    assert much is not None
+    assert 0.005 < little < much / 2
+    found = marks(["laplace"], [SMALL, five], only=names[1:2])
+    assert found[0].volume is None
+    assert rows(found)[0].volume_percent == pytest.approx(100 * little)
+    assert f"{100 * little:.2f}" in table([msgspec.structs.replace(m, trust=[]) for m in found])
 
 
 def test_wrong_trust_is_counted() -> None:

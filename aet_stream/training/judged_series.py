@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from aet_stream import durable
+from aet_stream.consistency import ENOUGH
 from aet_stream.denoise import grid, trust
 from aet_stream.denoise.cokriging.estimator import estimate
 from aet_stream.denoise.denoiser import Denoiser
@@ -23,6 +24,7 @@ from aet_stream.denoise.features import BLOCKS
 from aet_stream.denoise.weights_file import SHIPPED
 from aet_stream.film.frames import Frame, code_sha256, evidence, finished, with_places
 from aet_stream.projection import Array, Subtracted
+from aet_stream.reconstruct import solver
 from aet_stream.simulate.films import PHYSICS, Physics
 from aet_stream.simulate.physical import SERIES_KINDS, PhysicalSeries, physical_series
 from aet_stream.training import oracle
@@ -42,6 +44,8 @@ _MUCH = 0.03
 _FLOOR = 1e-6
 _LOSS_DB = 1.0
 """Of a frame, more than which none should lose"""
+_COARSE, _ITERATIONS = 4, 30
+"""Pixels in the edge of one of the volume's: a background has no detail finer than two of those; of its solver"""
 
 
 class Answer(NamedTuple):
@@ -143,6 +147,8 @@ class Marks(msgspec.Struct, frozen=True, kw_only=True):
     trust: list[float] = []
     evidence: dict[str, list[float]] = {}
     """What was foretold by, as `error`; empty for estimators that do not tell"""
+    volume: float | None = None
+    """How far a volume of its clean frames is from one of the true ones with the same noise, as a share of that; None: too few tilts"""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,6 +166,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     total_percent: float
     total_95_percent: float
     """Of 100 frames 95 are better"""
+    volume_percent: float | None
+    """Distance of the volumes from true ones, mean"""
 
 
 class SeriesTrust(msgspec.Struct, frozen=True, kw_only=True):
@@ -265,7 +273,8 @@ def _marked(which: Which, name: str, series: PhysicalSeries, answers: Iterable[A
     unit = series.geometry.unit_counts
     columns: dict[str, list[float]] = {key: [] for key in ("error", "inside", "total", "share", "expected", "trust")}
     seen: dict[str, list[float]] = {}
-    for clean, truth, answer in zip(series.clean, series.background, answers, strict=True):
+    cleans: list[list[Array]] = []
+    for image, clean, truth, answer in zip(series.raw, series.clean, series.background, answers, strict=True):
         wrong = (answer.background.astype(np.float64) - truth) / unit
         inside = clean > _PARTICLE * unit
         error = float(np.sqrt(np.mean(np.square(wrong))))
@@ -283,10 +292,32 @@ def _marked(which: Which, name: str, series: PhysicalSeries, answers: Iterable[A
             columns[key].append(value)
         for key, value in answer.evidence.items():
             seen.setdefault(key, []).append(value / unit)
+        cleans.append([_coarse(image - background) for background in (truth, answer.background)])
     said = {key: columns.pop(key) for key in ("expected", "trust")}
     if np.isfinite(said["trust"]).all():
         columns |= said
-    return Marks(which=which, estimator=name, tilts_deg=series.tilts_deg.tolist(), evidence=seen, **columns)
+    volume = _apart(np.array(cleans), series.tilts_deg) if len(cleans) >= ENOUGH else None
+    return Marks(which=which, estimator=name, tilts_deg=series.tilts_deg.tolist(), evidence=seen, volume=volume, **columns)
+
+
+def _coarse(clean: Array) -> Array:
+    """Means over _COARSE px."""
+    rows, columns = (edge // _COARSE for edge in clean.shape)
+    means: Array = clean[: rows * _COARSE, : columns * _COARSE].reshape(rows, _COARSE, columns, _COARSE).mean((1, 3))
+    return means
+
+
+def _apart(cleans: Array, tilts_deg: Array) -> float:
+    """Of two volumes, as a share of the first.
+
+    Parameters
+    ----------
+    cleans : (tilts, 2, rows, columns)
+    """
+    true, made = (
+        solver.solve(cleans[:, which].astype(np.float32), tilts_deg, iterations=_ITERATIONS, threads=1).volume for which in (0, 1)
+    )
+    return float(np.linalg.norm(made - true) / max(float(np.linalg.norm(true)), 1e-30))
 
 
 def rows(found: Sequence[Marks]) -> list[Row]:
@@ -300,6 +331,7 @@ def rows(found: Sequence[Marks]) -> list[Row]:
 def _row(kind: str, name: str, of: Sequence[Marks]) -> Row:
     error, inside = (decibel([value for m in of for value in getattr(m, key)]) for key in ("error", "inside"))
     total = 100 * np.abs([value for m in of for value in m.total])
+    volumes = [m.volume for m in of if m.volume is not None]
     worst = np.sort(error)[: max(1, round(len(error) * _TENTH))]
     return Row(
         kind=kind,
@@ -311,6 +343,7 @@ def _row(kind: str, name: str, of: Sequence[Marks]) -> Row:
         inside_fifth_db=float(np.quantile(inside, _TWENTIETH)),
         total_percent=float(total.mean()),
         total_95_percent=float(np.quantile(total, 1 - _TWENTIETH)),
+        volume_percent=100 * float(np.mean(volumes)) if volumes else None,
     )
 
 
@@ -390,6 +423,7 @@ def table(found: Sequence[Marks]) -> str:
     """As text, kind by kind, the best last; then trust."""
     lines = [
         f"{'kind':<14} {'estimator':<18} {'frames':>6} {'mean dB':>8} {'tenth':>7} {'inside':>7} {'5 %':>7} {'total %':>8} {'95 %':>7}"
+        f" {'volume %':>8}"
     ]
     all_rows = rows(found)
     for kind in dict.fromkeys(row.kind for row in all_rows):
@@ -397,6 +431,7 @@ def table(found: Sequence[Marks]) -> str:
             lines.append(
                 f"{r.kind:<14} {Path(r.estimator).stem:<18} {r.frames:>6} {r.mean_db:>8.2f} {r.tenth_db:>7.2f} {r.inside_db:>7.2f}"
                 f" {r.inside_fifth_db:>7.2f} {r.total_percent:>8.2f} {r.total_95_percent:>7.2f}"
+                f" {'-' if r.volume_percent is None else f'{r.volume_percent:.2f}':>8}"
             )
     if changed := changes(found):
         lines += [
