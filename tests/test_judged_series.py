@@ -13,7 +13,7 @@ import pytest
 from aet_stream.cli import main
 from aet_stream.simulate.physical import PhysicalSeries, physical_series
 from aet_stream.training import judged_series, oracle
-from aet_stream.training.judged_series import Marks, Which, changes, judged, marks, rows, table, trusted
+from aet_stream.training.judged_series import Marks, Which, changes, judged, known_physics, marks, rows, table, trusted
 
 SMALL = Which(kind="one-side", physics="clouds", seed=5, tilts=3, size_px=64)
 
@@ -123,11 +123,14 @@ def test_series_are_of_both_physics_and_fixed() -> None:
     of = judged(["edge", "halo"], 3)
     assert [(w.kind, w.physics) for w in of[:3]] == [("edge", "clouds"), ("edge", "flakes"), ("edge", "clouds")]
     assert len({(w.kind, w.seed) for w in of}) == 6
+    assert {w.physics for w in judged(["edge"], 3, physics=known_physics(["flakes"]))} == {"flakes"}
 
 
 def test_a_kind_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And settings that do not go together."""
     assert main(["evaluate", "--series", "--kind", "fog"]) != 0
     assert "growing-halo" in capsys.readouterr().err
+    assert main(["evaluate", "--series", "--physics", "oil"]) != 0
+    assert "flakes" in capsys.readouterr().err
     assert main(["evaluate", "--series", "--set", "hard"]) != 0
     assert "--set does not go" in capsys.readouterr().err

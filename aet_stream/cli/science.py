@@ -140,6 +140,9 @@ def add_commands(add: Add) -> None:
     evaluate.add_argument(
         "--first-seed", type=whole, default=4_000_000, metavar="N", help="with --series: others for development (default: 4000000)"
     )
+    evaluate.add_argument(
+        "--physics", action="append", default=[], metavar="NAME", help="with --series: films of this only, clouds or flakes (default: in turn)"
+    )
     evaluate.add_argument("--tilts", type=whole_from(2, 1000), default=40, metavar="N", help="with --series: of each (default: 40)")
     evaluate.add_argument(
         "--height",
@@ -336,8 +339,17 @@ def _evaluate_series(arguments: argparse.Namespace) -> int:
         kinds = judged_series.known_kinds(arguments.kinds)
     except ValueError as error:
         raise AetError(f"--kind: {error}") from error
+    try:
+        physics = judged_series.known_physics(arguments.physics)
+    except ValueError as error:
+        raise AetError(f"--physics: {error}") from error
     series = judged_series.judged(
-        kinds, arguments.seeds, tilts=arguments.tilts, first=arguments.first_seed, heights=arguments.heights or [None]
+        kinds,
+        arguments.seeds,
+        tilts=arguments.tilts,
+        first=arguments.first_seed,
+        heights=arguments.heights or [None],
+        physics=physics,
     )
     try:
         found = judged_series.marks(arguments.models, series, arguments.keep, only=arguments.estimators)

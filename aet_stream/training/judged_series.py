@@ -191,11 +191,17 @@ class SeriesTrust(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def judged(
-    kinds: Sequence[str], seeds: int, *, tilts: int = TILTS, first: int = SEED, heights: Sequence[float | None] = (None,)
+    kinds: Sequence[str],
+    seeds: int,
+    *,
+    tilts: int = TILTS,
+    first: int = SEED,
+    heights: Sequence[float | None] = (None,),
+    physics: Sequence[Physics] = PHYSICS,
 ) -> list[Which]:
-    """The series: of every kind as many as `seeds`, films of both physics in turn; the same with their films at these heights."""
+    """The series: of every kind as many as `seeds`, films of each physics in turn; the same with their films at these heights."""
     return [
-        Which(kind=kind, physics=PHYSICS[number % len(PHYSICS)], seed=first + number, tilts=tilts, height=height)
+        Which(kind=kind, physics=physics[number % len(physics)], seed=first + number, tilts=tilts, height=height)
         for kind in kinds
         for height in heights
         for number in range(seeds)
@@ -471,3 +477,15 @@ def known_kinds(words: Sequence[str]) -> list[str]:
     if unknown := [word for word in words if word not in SERIES_KINDS]:
         raise ValueError(f"no kind of series {unknown[0]!r}: choose {', '.join(SERIES_KINDS)}")
     return list(words) or list(SERIES_KINDS)
+
+
+def known_physics(words: Sequence[str]) -> list[Physics]:
+    """All that films are made by, or these.
+
+    Raises
+    ------
+    ValueError : no such physics
+    """
+    if unknown := [word for word in words if word not in PHYSICS]:
+        raise ValueError(f"no physics of films {unknown[0]!r}: choose {', '.join(PHYSICS)}")
+    return [name for name in PHYSICS if name in words] or list(PHYSICS)
