@@ -14,7 +14,7 @@ from scipy.ndimage import binary_dilation
 
 from aet_stream.consistency import about_axis
 from aet_stream.denoise import cokriging, grid, trust
-from aet_stream.denoise.cokriging import silhouettes, totals
+from aet_stream.denoise.cokriging import totals
 from aet_stream.denoise.cokriging.estimator import Drawing, View, drawn_on
 from aet_stream.denoise.cokriging.registered import by_mass
 from aet_stream.denoise.cokriging.seen import MARGIN, Seen, look, point_px
@@ -23,8 +23,6 @@ from aet_stream.film import expected
 from aet_stream.projection import Array, Quality
 
 MODEL = "films of the series"
-_SURE = 9.0
-"""Logit of what all tilts say"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +32,6 @@ class Frame:
     row: int
     view: View
     logit: Array
-    """Of the particle's support, as the network has it"""
-    support: Array
-    """The same as it is believed, seen with the other tilts"""
     quality: Quality
     """Of edition 1"""
     axis_deg: float
@@ -46,7 +41,7 @@ class Frame:
     @classmethod
     def of(
         cls, row: int, raw: Array, clean: Array, quality: Quality, logit: Array, *,
-        tilt_deg: float, time: float, level: float = 0.0, axis_deg: float = 0.0, support: Array | None = None,
+        tilt_deg: float, time: float, level: float = 0.0, axis_deg: float = 0.0,
     ) -> Frame:  # fmt: skip
         """
         Parameters
@@ -56,11 +51,9 @@ class Frame:
         time : 0..1 from the first projection of the series to the last
         level : counts about which all of the series lie; a large offset would eat the digits of float32
         axis_deg : where the tilt axis lies, from +y towards -x
-        support : another logit to go by, of `supports`; None: none
         """
         above = (raw - np.float64(level)).astype(np.float32)
-        used = logit if support is None else support
-        seen, wary = (look(above, used, tilt_deg, time=time, axis_deg=axis_deg, margin=margin) for margin in (0, MARGIN))
+        seen, wary = (look(above, logit, tilt_deg, time=time, axis_deg=axis_deg, margin=margin) for margin in (0, MARGIN))
         shape = (raw.shape[0], raw.shape[1])
         view = View(
             seen,
@@ -68,9 +61,8 @@ class Frame:
             _expected(quality, seen),
             wary=wary,
             total=quality.total_intensity / point_px(shape) ** 2,
-            beside=None if support is None else look(above, logit, tilt_deg, axis_deg=axis_deg).hidden,
         )
-        return cls(row, view, logit, used, quality, axis_deg, level)
+        return cls(row, view, logit, quality, axis_deg, level)
 
 
 def _expected(quality: Quality, seen: Seen) -> float:
@@ -86,47 +78,16 @@ def code_sha256() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in [*code, *here])).hexdigest()
 
 
-def supports(
-    logits: Sequence[Array], qualities: Sequence[Quality], tilts_deg: Array, axes_deg: Array, shape: tuple[int, int]
-) -> list[Array | None]:
-    """Logits of each particle's support as all tilts have it together (silhouettes.py); None: as it was.
-
-    Parameters
-    ----------
-    logits : of each projection, Denoiser.support
-    qualities : of edition 1
-    shape : of a frame, px
-    """
-    found = None
-    lies = _places(qualities, tilts_deg, axes_deg)
-    if lies is not None:
-        seen = np.array(logits) > 0
-        known = np.array([np.isfinite(quality.total_intensity) for quality in qualities])
-        usable = known & ~totals.off(np.array([quality.total_intensity for quality in qualities]))
-        found = silhouettes.carved(seen, tilts_deg, axes_deg, lies / (point_px(shape) // SPACING), usable)
-    if found is None:
-        return [None] * len(logits)
-    changed = (found != seen).any((1, 2))
-    return [np.where(one, _SURE, -_SURE) if which else None for one, which in zip(found, changed, strict=True)]
-
-
-def _places(qualities: Sequence[Quality], tilts_deg: Array, axes_deg: Array) -> Array | None:
-    """(n, 2) along and across the axis, px: where each particle's centre of mass has the specimen lie; where something else was found, as
-    the others have it; None: too few are known."""
-    elsewhere = totals.off(np.array([quality.total_intensity for quality in qualities]))
-    x, y = (np.where(elsewhere, np.nan, [getattr(quality, name) for quality in qualities]) for name in ("mass_x_px", "mass_y_px"))
-    across, along = about_axis(x, y, axes_deg)
-    return by_mass(tilts_deg, along, across)
-
-
 def with_places(frames: Sequence[Frame], shape: tuple[int, int]) -> list[View]:
-    """Their views, and where each specimen lies."""
-    tilts_deg, axes_deg = np.array([(frame.view.seen.tilt_deg, frame.axis_deg) for frame in frames]).T
-    found = _places([frame.quality for frame in frames], tilts_deg, axes_deg)
+    """Their views, and where each particle's centre of mass has the specimen lie; where something else was found, as the others have it."""
+    px = point_px(shape)
+    elsewhere = totals.off(np.array([frame.view.total for frame in frames]))
+    x, y = (np.where(elsewhere, np.nan, [getattr(frame.quality, name) for frame in frames]) for name in ("mass_x_px", "mass_y_px"))
+    across, along = about_axis(x, y, np.array([frame.axis_deg for frame in frames]))
+    found = by_mass(np.array([frame.view.seen.tilt_deg for frame in frames]), along / px, across / px)
     if found is None:
         return [frame.view for frame in frames]
-    px = point_px(shape)
-    return [replace(frame.view, lies=(float(at[0]) / px, float(at[1]) / px)) for frame, at in zip(frames, found, strict=True)]
+    return [replace(frame.view, lies=(float(at[0]), float(at[1]))) for frame, at in zip(frames, found, strict=True)]
 
 
 def finished(frame: Frame, drawing: Drawing, clean: Array) -> tuple[Array, Quality]:
@@ -155,7 +116,7 @@ def _changed(frame: Frame, drawing: Drawing, clean: Array) -> Quality:
     """The figures of a projection whose background is the series', or holds some of it; the vacuum is as it was."""
     first, shape = frame.quality, (clean.shape[0], clean.shape[1])
     block = point_px(shape) // SPACING
-    seen = np.logical_not(binary_dilation(frame.support > 0))
+    seen = np.logical_not(binary_dilation(frame.logit > 0))
     total, x_px, y_px = trust.moments(grid.statistics(clean, block)[0], seen, shape, block)
     return msgspec.structs.replace(
         first,

@@ -25,7 +25,7 @@ from aet_stream.errors import TooFewProjections
 from aet_stream.film import film_file
 from aet_stream.film.doubts import doubts
 from aet_stream.film.film_file import Told
-from aet_stream.film.frames import MODEL, Frame, code_sha256, finished, supports, under, with_places
+from aet_stream.film.frames import MODEL, Frame, code_sha256, finished, under, with_places
 from aet_stream.naming import FILM_FILE
 from aet_stream.projection import Array
 from aet_stream.reasons import json_of
@@ -120,17 +120,14 @@ def _frames(series: Series, denoiser: Denoiser, options: Options) -> Iterator[Fr
     times = np.argsort(np.argsort(order[rows])) / max(1, len(rows) - 1)
     known = _supports(series.path.with_name(FILM_FILE), denoiser)
     level = float(series.raw(int(rows[0])).flat[0])
-    logits = []
-    for row in rows.tolist():
+    for row, when in zip(rows.tolist(), times.tolist(), strict=True):
+        raw = series.raw(row)
         logit = known.get((int(numbers[row]), int(checksums[row])))
-        logits.append(denoiser.support(series.raw(row)) if logit is None else logit)
-    qualities, axes_deg = [series.first(row)[1] for row in rows.tolist()], np.nan_to_num(axes_deg[rows])
-    together = supports(logits, qualities, tilts_deg[rows], axes_deg, series.shape)
-    columns = (rows.tolist(), logits, together, tilts_deg[rows].tolist(), times.tolist(), axes_deg.tolist())
-    for row, logit, support, tilt_deg, when, axis_deg in zip(*columns, strict=True):
+        if logit is None:
+            logit = denoiser.support(raw)
         clean, quality = series.first(row)
-        words = {"tilt_deg": tilt_deg, "time": when, "level": level, "axis_deg": axis_deg}
-        yield Frame.of(row, series.raw(row), clean, quality, logit, support=support, **words)
+        axis_deg = float(np.nan_to_num(axes_deg[row]))
+        yield Frame.of(row, raw, clean, quality, logit, tilt_deg=float(tilts_deg[row]), time=when, level=level, axis_deg=axis_deg)
 
 
 def _supports(path: Path, denoiser: Denoiser) -> dict[tuple[int, int], Array]:
@@ -254,7 +251,7 @@ def _told(series: Series, frames: list[Frame], found: Estimated) -> Told:
 def _classical(raw: Array, frame: Frame) -> Array:
     """(rows, columns) Laplace's background, means over points, counts."""
     image = Image((raw - np.float64(frame.level)).astype(np.float32))
-    return look(CLASSICAL["laplace"].background(image, lambda: None).background, frame.support, 0.0).means + frame.level
+    return look(CLASSICAL["laplace"].background(image, lambda: None).background, frame.logit, 0.0).means + frame.level
 
 
 def _radius(frames: list[Frame]) -> float:

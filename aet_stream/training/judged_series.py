@@ -22,7 +22,7 @@ from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.denoise.estimators import CLASSICAL
 from aet_stream.denoise.features import BLOCKS
 from aet_stream.denoise.weights_file import SHIPPED
-from aet_stream.film.frames import Frame, code_sha256, evidence, finished, supports, with_places
+from aet_stream.film.frames import Frame, code_sha256, evidence, finished, with_places
 from aet_stream.projection import Array, Subtracted
 from aet_stream.reconstruct import solver
 from aet_stream.simulate.films import PHYSICS, Physics
@@ -82,15 +82,12 @@ def _films(network: _Network) -> Estimator:
     def answers(series: PhysicalSeries) -> Iterator[Answer]:
         level, tilts = float(series.raw[0].flat[0]), series.tilts_deg.tolist()
         times = np.linspace(0, 1, len(tilts)).tolist()
-        firsts, logits = network.first(series), [network.denoiser.support(raw) for raw in series.raw]
-        shape = (series.raw.shape[1], series.raw.shape[2])
-        together = supports(logits, [first.quality for first in firsts], series.tilts_deg, np.zeros(len(tilts)), shape)
-        columns = (series.raw, firsts, logits, together, tilts, times)
+        firsts = network.first(series)
         frames = [
-            Frame.of(row, raw, first.clean, first.quality, logit, support=support, tilt_deg=tilt, time=time, level=level)
-            for row, (raw, first, logit, support, tilt, time) in enumerate(zip(*columns, strict=True))
+            Frame.of(row, raw, first.clean, first.quality, network.denoiser.support(raw), tilt_deg=tilt, time=time, level=level)
+            for row, (raw, first, tilt, time) in enumerate(zip(series.raw, firsts, tilts, times, strict=True))
         ]
-        found = estimate(with_places(frames, shape))
+        found = estimate(with_places(frames, (series.raw.shape[1], series.raw.shape[2])))
         for frame, first, raw in zip(frames, firsts, series.raw, strict=True):
             clean, quality, seen = first.clean, first.quality, {}
             if found is not None:

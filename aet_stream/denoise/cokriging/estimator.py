@@ -54,13 +54,6 @@ class View:
     total: float = float("nan")
     """Of its particle by the first edition, counts, a sum of means over points; the same at all tilts, but where a part of it was taken for
     background; NaN: unknown"""
-    beside: Array | None = None
-    """(rows, columns) bool: what the first edition has left as particle, where that is not what `seen` hides (silhouettes.py)"""
-
-    @property
-    def asked(self) -> Array:
-        """(rows, columns) bool: where the first edition's background may be wrong."""
-        return self.seen.hidden if self.beside is None else self.seen.hidden | self.beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +139,7 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
     unit = float(np.median([view.seen.span for view in views]))
     level = float(np.median([view.seen.means[~view.seen.hidden].mean() for view in views if not view.seen.hidden.all()] or [0.0]))
     series = [
-        _of_no_use(_scaled(view.seen, level, unit)) if useless and view.beside is None else _scaled(view.seen, level, unit)
+        _of_no_use(_scaled(view.seen, level, unit)) if useless else _scaled(view.seen, level, unit)
         for view, useless in zip(views, lost(np.array([view.total for view in views])), strict=True)
     ]
     beat("scan", 0, 1)
@@ -180,7 +173,7 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
         beat("draw", done, len(series))
         drawn.append(draw(posterior, seen))
     tilts_deg, doubt = (np.array([getattr(seen, name) for seen in series]) for name in ("tilt_deg", "doubt"))
-    apart = [np.where(view.asked, each.background * unit + level - view.first, 0.0) for view, each in zip(views, drawn, strict=True)]
+    apart = [np.where(view.seen.hidden, each.background * unit + level - view.first, 0.0) for view, each in zip(views, drawn, strict=True)]
     first = np.array([view.total for view in views]) / unit
     by_series = first - np.array([each.sum() for each in apart]) / unit
     hidden = np.array([view.seen.hidden.sum() for view in views])
