@@ -26,11 +26,11 @@ from typing import Any
 
 import h5py
 import numpy as np
-from aet_stream.trigger.work import lower_priority
 
 from aet_stream.reconstruct.run import Options as VolumeOptions
 from aet_stream.reconstruct.run import reconstruct
 from aet_stream.simulate.writers import tiff
+from aet_stream.work import lower_priority
 from tests.atom_series import series_of
 from tests.atom_truth import simulated
 from tests.bench import frame
@@ -86,6 +86,7 @@ def _look(preview: Path, closed: list[float], ages: dict[int, float]) -> None:
 @contextmanager
 def atoms_found(folder: Path) -> Iterator[None]:
     """Of a particle of some 6,500 atoms, again and again, as long as this lasts."""
+    folder.mkdir(parents=True)
     truth = simulated("fcc", (79,), 5000, 1, "70")
     volume = reconstruct(
         series_of(folder / "series.h5", truth.images, truth.tilts_deg, truth.pixel_angstrom), VolumeOptions(iterations=50, quality=False)
@@ -97,7 +98,7 @@ def atoms_found(folder: Path) -> Iterator[None]:
         nonlocal rounds
         while not over.is_set():
             (folder / "found.h5").unlink(missing_ok=True)
-            with subprocess.Popen(command, stderr=subprocess.DEVNULL) as child:
+            with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
                 lower_priority(child.pid)
                 while child.poll() is None and not over.wait(0.05):
                     pass

@@ -24,10 +24,11 @@ import torch
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.reconstruct.solver import Solution, solve
 from aet_stream.training import evaluate, train
-from aet_stream.training.batches import batches_of, on_device
+from aet_stream.training.batches import on_device
 from aet_stream.training.dataset import Mixer
 from aet_stream.training.learning import Training
 from aet_stream.training.preset import load_preset
+from aet_stream.training.tasks import task_of
 from tests.bench import frame, latency, recorded
 
 _LAYERS, _WIDTH, _KERNEL = 17, 64, 9
@@ -122,7 +123,7 @@ def training_steps(device: str) -> None:
         preset = load_preset(name)
         mixer = Mixer(preset.recipe, seed=0, particles=2, views=3)
         training = Training(preset, torch.device(device))
-        batch = on_device(batches_of(preset, mixer, seed=1, batch=preset.batch)[0], training.device)
+        batch = on_device(task_of(preset).batches(preset, mixer, 1, preset.batch)[0], training.device)
         ways = {"": training.one_step, " not recorded": training.learn_once} if name != "default" else {"": training.one_step}
         for way, step in ways.items():
             many = steps if device != "cpu" else 1

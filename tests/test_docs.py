@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
@@ -47,6 +48,20 @@ def test_links_lead_somewhere(page: Path) -> None:
         there = page.parent / name if name else page
         assert there.exists(), target
         assert not anchor or anchor in anchors(there), target
+
+
+PROGRAMS = sorted(
+    {name for page in (*PAGES, ROOT / "Makefile") for name in re.findall(r"python -m (tests\.\w+)", page.read_text(encoding="utf-8"))}
+)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_programs_that_figures_come_from_fit_the_code(program: str) -> None:
+    """Most of them measure for minutes, and no other test imports them."""
+    module = importlib.import_module(program)
+    if hasattr(module, "__path__"):
+        module = importlib.import_module(f"{program}.__main__")
+    assert callable(module.main) or program.startswith("tests.test_")
 
 
 def test_the_snippets_for_scripts_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
