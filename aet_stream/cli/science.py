@@ -141,7 +141,11 @@ def add_commands(add: Add) -> None:
         "--first-seed", type=whole, default=4_000_000, metavar="N", help="with --series: others for development (default: 4000000)"
     )
     evaluate.add_argument(
-        "--physics", action="append", default=[], metavar="NAME", help="with --series: films of this only, clouds or flakes (default: in turn)"
+        "--physics",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="with --series: films of this only, clouds or flakes (default: in turn)",
     )
     evaluate.add_argument("--tilts", type=whole_from(2, 1000), default=40, metavar="N", help="with --series: of each (default: 40)")
     evaluate.add_argument(
