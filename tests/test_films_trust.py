@@ -162,16 +162,20 @@ def told(seed: int, factors: Array, scatter: float, *, nothing_says: int | None 
 
 
 def test_a_rule_is_found_again() -> None:
-    """Its factors, next to none for what says nothing, and a margin that 95 of 100 frames keep, of a series that was not asked as well."""
-    true = np.array([1.0, 0.3, 2.0, 0.1, 0.7, 1.2, 0.6, 1.7])
-    rule = fit([told(seed, true, 0.3) for seed in range(12)])
-    assert list(rule.factors.values()) == pytest.approx(true, abs=0.2)
+    """By many series: what it foretells, and a margin that 95 of 100 frames keep, of a series that was not asked as well; by two, factors stay
+    nearer to 1."""
+    true = np.array([1.0, 0.5, 2.0, 0.4, 0.7, 1.2, 0.6, 1.7])
+    series = [told(seed, true, 0.3) for seed in range(60)]
+    rule = fit(series)
     assert rule.margin == pytest.approx(np.exp(1.645 * 0.3), rel=0.08)
-    assert rule.frames == 480
+    assert rule.frames == 2400
     assert "halo clouds 3" in rule.fitted_on
-    other = told(100, true, 0.3)
+    other = told(100, true, 0.0)
     expected = np.array([rule.expected(dict(zip(NAMES, row, strict=True))) for row in np.array(list(other.evidence.values())).T])
-    assert 0.85 <= np.mean(np.array(other.error) < rule.margin * expected) <= 1
+    assert expected == pytest.approx(np.array(other.error), rel=0.3)
+    assert np.median(expected / other.error) == pytest.approx(1, abs=0.08)
+    far, near = (np.abs(np.log(list(each.factors.values()))).max() for each in (rule, fit(series[:2])))
+    assert near < far / 2
 
 
 def test_frames_of_which_something_is_not_known_do_not_count() -> None:
