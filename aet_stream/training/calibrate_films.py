@@ -11,7 +11,7 @@ from aet_stream.film.expected import Rule
 from aet_stream.projection import Array
 from aet_stream.training.judged_series import Marks
 
-_SCATTER, _WORD = 0.45, 0.5
+_SCATTER, _WORD = 0.45, 0.3
 """Natural logarithms, standard deviations: of the errors of a series about its rule, alike in all of its frames, so that a series counts as
 one observation; and of a factor about 1, before anything is observed: evidence is in units of the error, and taken at its word"""
 _FAR = 1.0
@@ -50,8 +50,8 @@ def fit(found: Sequence[Marks]) -> Rule:
 
 
 def _factors(evidence: Sequence[Array], errors: Sequence[Array]) -> Array:
-    """(k,) positive, the most probable: the root of the sum of (factor x evidence)^2 is as near to the error as can be, as a ratio, and none
-    is farther from 1 than so many series are worth.
+    """(k,) positive, the most probable: the root of the sum of (factor x evidence)^2 is as near to the error as can be, as a ratio, and
+    none is farther from 1 than so many series are worth.
 
     Parameters
     ----------
