@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from typing import Protocol
 
 import msgspec
@@ -32,7 +33,6 @@ class Link(Protocol):
     def send(self, message: ToHub, pixels: Array | None = None) -> bool: ...
     def beat(self, status: WorkerStatus) -> bool: ...
     def receive(self, timeout_s: float) -> Iterator[tuple[AnyMessage, Array | None]]: ...
-    def close(self) -> None: ...
 
 
 class Worker:
@@ -51,7 +51,7 @@ class Worker:
         """
         Parameters
         ----------
-        denoiser, link : what to subtract with, and the way to the hub; with both of them it need not be started
+        denoiser, link : what to subtract with, and the way to the hub; with both of them it need not be started. Who makes it closes it
         elsewhere : makes the link to the relay of another computer, which says how to work; else the hub is here
         compress : that link is slow, and has pixels compressed
         """
@@ -61,6 +61,8 @@ class Worker:
         self._elsewhere = elsewhere
         self._compress = compress
         self._link = link
+        self._own = ExitStack()
+        """What was made here, and is closed with it."""
         self._asked_at = 0.0
         self._told_at = 0.0
         self._done = 0
@@ -70,7 +72,7 @@ class Worker:
         """Load the network and run it once, so that the first projection is as fast as the next."""
         settings = self._config.denoise
         if self._elsewhere is not None:
-            link = self._elsewhere()
+            link = self._own.enter_context(closing(self._elsewhere()))
             self._link = link
             welcome = link.join(lambda: still_at_it(self.name))
             settings = as_told(welcome.denoise, settings)
@@ -80,7 +82,7 @@ class Worker:
         self._denoiser.warm_up()
         logger.info("model %s (%s)", self._denoiser.name, self._denoiser.sha256[:12])
         if self._link is None:
-            self._link = HubLink(self._config.output_root, name=self.name)
+            self._link = self._own.enter_context(closing(HubLink(self._config.output_root, name=self.name)))
 
     def step(self) -> None:
         if self._link is None or self._denoiser is None:
@@ -137,8 +139,7 @@ class Worker:
         return in_words(said)
 
     def close(self) -> None:
-        if self._link is not None:
-            self._link.close()
+        self._own.close()
 
 
 def as_told(theirs: Denoise, own: Denoise) -> Denoise:

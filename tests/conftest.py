@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import compileall
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ LONGEST = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Bytecode of everything, once: each of some hundred processes would compile it anew, where the environment forbids to keep it."""
+    """Bytecode is kept, though the environment may forbid it: some hundred processes would compile ours anew, each worker all tests."""
+    sys.dont_write_bytecode = False
     if not hasattr(config, "workerinput"):  # not again in every worker of xdist
         compileall.compile_dir(str(Path(aet_stream.__file__).parent), quiet=2)
 

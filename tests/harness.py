@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
+from aet_stream.cli import main
 from aet_stream.errors import AetError
 from aet_stream.simulate.writers import mrc, npy, tiff
 from aet_stream.transport import ask
@@ -41,19 +44,37 @@ FAST = {
 
 def wait_for(condition: Callable[[], Any], *, limit_s: float = 30.0, what: str = "") -> Any:
     """The first true value of `condition`, or a failure after `limit_s`."""
-    until = time.monotonic() + limit_s
+    began = time.monotonic()
     while True:
         value = condition()
         if value:
             return value
-        if time.monotonic() > until:
+        waited = time.monotonic() - began
+        if waited > limit_s:
             raise AssertionError(f"waited {limit_s:g} s in vain for {what or condition}")
-        time.sleep(0.02)
+        time.sleep(min(0.02 + waited / 20, 0.1))  # to ask takes computing time from whom is asked
 
 
 WITH_SETTINGS = ("status", "check", "close", "requeue", "release", "events", "resend", "editions", "use", "reprocess", "exclude",
                  "restore", "discard", "prune")  # fmt: skip
 """Commands that are told where the daemon writes."""
+OF_THEIR_OWN = ("reprocess", "film", "reconstruct", "atoms")
+"""Commands that work for long, and lower their priority for it."""
+
+
+def said_here(*words: str) -> subprocess.CompletedProcess[str]:
+    """What a command says and how it ends, in this process: another would take most of its time to import what is here already."""
+    out, errors, logging_root = StringIO(), StringIO(), logging.getLogger()
+    handlers, level = logging_root.handlers[:], logging_root.level
+    try:
+        with redirect_stdout(out), redirect_stderr(errors):
+            code = main([*words])
+    except SystemExit as end:
+        code = int(end.code or 0)
+    finally:
+        logging_root.handlers[:] = handlers
+        logging_root.setLevel(level)
+    return subprocess.CompletedProcess(words, code, out.getvalue(), errors.getvalue())
 
 
 class Daemon:
@@ -90,6 +111,8 @@ class Daemon:
     def ask(self, *words: str) -> subprocess.CompletedProcess[str]:
         """One of the commands for people."""
         settings = self.set if words[0] in WITH_SETTINGS else []
+        if words[0] not in OF_THEIR_OWN:
+            return said_here(*words, *settings)
         return subprocess.run(self.command(*words, *settings), capture_output=True, text=True, env=ENVIRONMENT, timeout=60, check=False)
 
     def status(self) -> dict[str, Any]:

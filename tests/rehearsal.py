@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections import deque
-from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from aet_stream.config import Config
+from aet_stream.batch.local_hub import PAUSE_S, LocalHub, settings_of
 from aet_stream.config_file import load
-from aet_stream.hub.core import Core
-from aet_stream.hub.outgoing import Letter, News
-from aet_stream.hub.timing import Timing
-from aet_stream.messages import WIRE_VERSION, AnyMessage, Beat, Done, Job, Pulse, Ready, ToHub
-from aet_stream.projection import Array, Quality
+from aet_stream.denoise.denoiser import Denoiser
+from aet_stream.messages import Beat, Ready, ToHub
+from aet_stream.projection import Array, Quality, Subtracted
 from aet_stream.readers.child import ReaderChild
 from aet_stream.reasons import reason_of
-from aet_stream.status import WatchStatus, heard
 from aet_stream.watch.watch import Watch
+from aet_stream.worker import Worker
 
 QUICK = (
     "watch.settle_s=0",
@@ -31,7 +27,6 @@ QUICK = (
 )
 LONG_ENOUGH_S = 0.06
 """For some scans of a small folder."""
-WATCH, WORKER = b"watch", b"worker"
 
 
 def _whole(kept: str) -> str:
@@ -48,62 +43,45 @@ class Ending(NamedTuple):
     tilt_deg: float | None
 
 
-class _Link:
-    """Watch's end: what it says is heard at once."""
+class Nothing:
+    """What the worker subtracts."""
 
-    def __init__(self, rehearsal: Rehearsal) -> None:
-        self.hub_id = ""
-        self.newer_than_s = 0.0
-        self.waiting: deque[tuple[AnyMessage, Array | None]] = deque()
-        self._rehearsal = rehearsal
+    name, sha256, device = "none", "0", "cpu"
 
-    def send(self, message: ToHub, pixels: Array | None = None) -> bool:
-        self._rehearsal.moved |= not isinstance(message, Beat)
-        self._rehearsal.post(self._rehearsal.core.hear(WATCH, message, pixels))
-        return True
-
-    def beat(self, status: WatchStatus) -> bool:
-        self._rehearsal.said = status
-        return self.send(Beat(name="watch", wire=WIRE_VERSION, said=heard(status, os.getpid())))
-
-    def receive(self, timeout_s: float) -> Iterator[tuple[AnyMessage, Array | None]]:
-        while self.waiting:
-            message, pixels = self.waiting.popleft()
-            if isinstance(message, Pulse):
-                self.hub_id, self.newer_than_s = message.hub_id, message.newer_than_s
-            else:
-                yield message, pixels
-
-    def close(self) -> None: ...
+    def subtract(self, pixels: Array, **_: object) -> Subtracted:
+        return Subtracted(pixels.astype("<f4"), Quality(self.name, self.sha256))
 
 
-class Rehearsal:
-    """One life of the daemon over a folder `in`, its output in `out`."""
+def taken_in(folder: Path, model: str) -> Path:
+    """Have all that lies in `folder`/in subtracted by a model and stored, series by series closed; returns the output folder."""
+    root, out = folder / "in", folder / "out"
+    out.mkdir()
+    config = settings_of(load(None, [f"watch.root={root}", f"output.root={out}", f"denoise.model={model}", "denoise.threads=1"]))
+    paths = frozenset(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+    with closing(ReaderChild.of(config)) as reader, LocalHub(config) as hub:
+        hub.take_in(paths, reader, Denoiser(config.denoise))
+        for row in hub.core.ledger.series():
+            hub.until_done("close", series=row["name"])
+    return out
+
+
+class Rehearsal(LocalHub):
+    """One life of the daemon over a folder `in`, its output in `out`. The reader goes on: it is the test's."""
 
     def __init__(self, folder: Path, reader: ReaderChild, *settings: str) -> None:
         self.root, self.out = folder / "in", folder / "out"
         self.root.mkdir(parents=True, exist_ok=True)
         self.out.mkdir(exist_ok=True)
-        self.config: Config = load(None, [*QUICK, f"watch.root={self.root}", f"output.root={self.out}", *settings])
-        self.core = Core(self.config, timing=Timing(look_for_closing_s=0.0))
-        self._link = _Link(self)
-        self.watch = Watch(self.config, reader, self._link)
-        self.said = WatchStatus()
-        """What watch's last beat says."""
+        super().__init__(load(None, [*QUICK, f"watch.root={self.root}", f"output.root={self.out}", *settings]))
+        self.watch = Watch(self.config, reader, self.link("watch"))
+        self.worker = Worker(self.config, name="worker", denoiser=Nothing(), link=self.link("worker"))  # type: ignore[arg-type]
         self.moved = False
         """Something was said in this turn."""
         self.watch.start()
 
-    def post(self, outgoing: Iterable[Letter | News]) -> None:
-        for letter in outgoing:
-            if isinstance(letter, News):
-                continue
-            self.moved |= not isinstance(letter.message, Pulse)
-            if letter.peer == WATCH:
-                self._link.waiting.append((letter.message, letter.pixels))
-            elif isinstance(letter.message, Job) and letter.pixels is not None:
-                done = Done(job_id=letter.message.job_id, quality=Quality("none", "0"), network_s=0.0)
-                self.post(self.core.hear(WORKER, done, letter.pixels.astype("<f4")))
+    def say(self, peer: bytes, message: ToHub, pixels: Array | None = None) -> None:
+        self.moved |= not isinstance(message, Beat | Ready)
+        super().say(peer, message, pixels)
 
     def run(self) -> Rehearsal:
         """Until nothing moves any more: what is left waits for its writer."""
@@ -112,10 +90,13 @@ class Rehearsal:
             self.moved = False
             self.watch.beat()
             self.watch.step()
-            self.post(self.core.hear(WORKER, Ready(name="worker", model_sha256="0", wire=WIRE_VERSION)))
-            self.post(self.core.turn())
-            rests = not (self.moved or self.core.in_hand() or self.core.at_work) and all(self.said.waiting_for.values())
-            still = still + 1 if rests and self.said.hub_id and not self.said.visits_waiting else 0
+            self.worker.step()
+            self.turn()
+            said = self.watch.status()
+            rests = not (self.moved or self.core.in_hand() or said.visits_waiting) and all(said.waiting_for.values())
+            still = still + 1 if rests else 0
+            if still:
+                time.sleep(PAUSE_S)
         return self
 
     @property
@@ -123,14 +104,8 @@ class Rehearsal:
         """What became of every image that is known, by its latest state; of a file that waits, its first image says why."""
         rows = self.core.ledger.db.execute("SELECT path, image, state, reason, tilt_deg FROM visit ORDER BY id")
         found = {(row["path"], row["image"]): Ending(row["state"], _whole(row["reason"]), row["tilt_deg"]) for row in rows}
-        return {(path, -1): Ending("waiting", why, None) for path, why in self.said.waiting_for.items()} | found
+        return {(path, -1): Ending("waiting", why, None) for path, why in self.watch.status().waiting_for.items()} | found
 
     def close(self) -> None:
-        """The reader goes on: it is the test's."""
-        self.core.close()
-
-    def __enter__(self) -> Rehearsal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        self.watch.close()
+        super().close()

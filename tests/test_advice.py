@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -57,8 +59,13 @@ def in_series(rows: list[Row]) -> list[Row]:
     return [row | {"intensity_ratio": ratio, "mass_residual_px": px} for row, (ratio, px) in zip(rows, added, strict=True)]
 
 
+@cache
+def good_rows() -> tuple[Row, ...]:
+    return tuple(row(number, tilt, particle(tilt)) for number, tilt in enumerate(TILTS))
+
+
 def hints(*, limits: Advice | None = None, more: list[Row] | None = None, spoilt: Row | None = None) -> list[Hint]:
-    rows = [row(number, tilt, particle(tilt)) for number, tilt in enumerate(TILTS)]
+    rows = list(good_rows())
     if spoilt is not None:
         rows[BAD] = spoilt
     return Adviser(limits or Advice(), in_series([*rows, *(more or [])]), EDGE_PX, lambda one: one["image"]).hints()
@@ -97,21 +104,22 @@ def at_the_edge() -> Array:
 
 
 T = float(TILTS[BAD])
-CASES: dict[str, tuple[Row, str, float, str]] = {
-    "clipped": (row(BAD, T, particle(T), clipped_raw()), "clipped", 48 / EDGE_PX**2, "clipped_above"),
-    "trust": (row(BAD, T, particle(T), trust_in_series=0.21), "trust", 0.21, "trust_below"),
-    "drift": (row(BAD, T, particle(T, shift_px=8)), "drift", 8 / EDGE_PX, "drift_above"),
-    "jump": (row(BAD, T, jumped()), "jump", row_jump(jumped()), "row_jump_above"),
-    "noise": (row(BAD, T, particle(T), vacuum_noise=7.5), "noise", 2.5, "noise_above"),
-    "lost": (row(BAD, T, 0.5 * particle(T)), "intensity", 0.5, "intensity_change_above"),
-    "edge": (row(BAD, T, at_the_edge()), "edge", (EDGE_PX + 2) / (4 * EDGE_PX - 4), "edge_above"),
+CASES: dict[str, tuple[Callable[[], Row], str, float, str]] = {
+    "clipped": (lambda: row(BAD, T, particle(T), clipped_raw()), "clipped", 48 / EDGE_PX**2, "clipped_above"),
+    "trust": (lambda: row(BAD, T, particle(T), trust_in_series=0.21), "trust", 0.21, "trust_below"),
+    "drift": (lambda: row(BAD, T, particle(T, shift_px=8)), "drift", 8 / EDGE_PX, "drift_above"),
+    "jump": (lambda: row(BAD, T, jumped()), "jump", row_jump(jumped()), "row_jump_above"),
+    "noise": (lambda: row(BAD, T, particle(T), vacuum_noise=7.5), "noise", 2.5, "noise_above"),
+    "lost": (lambda: row(BAD, T, 0.5 * particle(T)), "intensity", 0.5, "intensity_change_above"),
+    "edge": (lambda: row(BAD, T, at_the_edge()), "edge", (EDGE_PX + 2) / (4 * EDGE_PX - 4), "edge_above"),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_wrong_is_said_with_figure_and_limit(name: str) -> None:
     """The one bad projection, by its kind, figure, limit and setting; a limit beyond the figure silences it."""
-    spoilt, kind, figure, setting = CASES[name]
+    made, kind, figure, setting = CASES[name]
+    spoilt = made()
     found = hints(spoilt=spoilt)
     assert {hint.number for hint in found} == {BAD}
     (hint,) = (hint for hint in found if hint.kind == kind)

@@ -74,7 +74,8 @@ def test_jitter_is_found_with_a_turned_axis() -> None:
     assert residuals[-1] < 0.5 * residuals[0]
 
 
-@pytest.mark.parametrize("axis_deg", [pytest.param(-3.0, marks=pytest.mark.thorough), 2.0])
+@pytest.mark.thorough
+@pytest.mark.parametrize("axis_deg", [-3.0, 2.0])
 def test_a_turned_axis_is_found(axis_deg: float) -> None:
     """To a fifth of a degree, jitter notwithstanding, and the right way round."""
     jitter = np.random.default_rng(2).uniform(-3, 3, (len(TILTS), 2))
@@ -119,7 +120,7 @@ def test_an_axis_off_the_middle_is_found() -> None:
     assert max(errors_px(found.shifts_px, true)) < 0.15
 
 
-@pytest.mark.parametrize("height", [3, 5, 9])
+@pytest.mark.parametrize("height", [3, *(pytest.param(height, marks=pytest.mark.thorough) for height in (5, 9))])
 def test_very_flat_frames_are_aligned_too(height: int) -> None:
     """Much wider than high: binning leaves rows over."""
     views = np.random.default_rng(1).random((5, height, 300)).astype(np.float32)

@@ -114,7 +114,13 @@ def test_plain_readers_open_the_xyz(gold: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "step", ["draft", "renamed", pytest.param("synced", marks=pytest.mark.slow), pytest.param("durable", marks=pytest.mark.slow)]
+    "step",
+    [
+        "draft",
+        pytest.param("renamed", marks=pytest.mark.thorough),
+        pytest.param("synced", marks=pytest.mark.slow),
+        pytest.param("durable", marks=pytest.mark.slow),
+    ],
 )
 def test_atoms_that_are_killed_while_they_are_written_are_whole_or_absent(tmp_path: Path, gold: Path, step: str) -> None:
     """SIGKILL at each step of their writing: no half file, and no XYZ of others beside them; the next try makes them, or finds them."""

@@ -143,6 +143,7 @@ def test_a_torn_support_spoils_its_own_projection_only(turning: tuple[list[View]
     assert np.mean(20 * np.log10(after[others] / before[others])) < 2.5
 
 
+@pytest.mark.thorough
 def test_a_particle_that_passes_for_background_is_told_by_its_total(turning: tuple[list[View], list[Array]], found: Estimated) -> None:
     """At one tilt the network has lost most of it: what it calls vacuum says nothing of the films, and the other tilts are as before."""
     film, lost = surface(1), 12
@@ -163,7 +164,7 @@ def test_a_particle_that_passes_for_background_is_told_by_its_total(turning: tup
     assert np.mean(20 * np.log10(unknown / known)) > 5
 
 
-@pytest.mark.parametrize("kind", ["own", "blend"])
+@pytest.mark.parametrize("kind", ["own", pytest.param("blend", marks=pytest.mark.thorough)])
 def test_backgrounds_that_do_not_turn_are_left_alone(kind: str) -> None:
     """Each its own, or one that becomes another: the first edition stays, pixel by pixel."""
     films = [surface(100 + number, 0.03) for number in range(len(TILTS))]
@@ -289,6 +290,7 @@ def test_a_first_edition_whose_totals_stray_is_not_believed(turning: tuple[list[
     assert after > 0.9
 
 
+@pytest.mark.thorough
 def test_films_are_added_as_long_as_the_vacuum_asks_for_them() -> None:
     """One below, one above and one that grows."""
     below, above, grows = surface(1), surface(5, 0.03), surface(7, 0.04)

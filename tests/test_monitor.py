@@ -13,6 +13,7 @@ import signal
 import subprocess
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,25 +64,31 @@ def address(daemon: Daemon) -> str:
     return str(wait_for(lambda: daemon.status()["roles"].get("monitor", {}).get("status", {}).get("url"), what="the monitor"))
 
 
-def test_it_tells_what_the_hub_tells(tmp_path: Path) -> None:
-    """Counts, readiness and metrics agree with what is stored; nothing but GET, no foreign host."""
-    with running(tmp_path, monitor__enabled=True, monitor__port=0) as daemon:
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """With three projections of a series whose name begins like a formula; whoever stores more does so last."""
+    with running(tmp_path_factory.mktemp("daemon"), monitor__enabled=True, monitor__port=0, supervise__stall_s=600) as found:
         for index in range(3):
-            put(daemon.root / "np", index, float(index))
-        daemon.wait_for_totals(stored=3)
-        url = address(daemon)
-        wait_for(lambda: json.loads(get(f"{url}/status.json")[1]).get("totals", {}).get("stored") == 3, what="three in the status")
-        assert get(f"{url}/livez")[0] == 200
-        wait_for(lambda: get(f"{url}/readyz") == (200, "ready\n"), what="readiness")
-        metrics = get(f"{url}/metrics")[1]
-        assert 'aet_projections_total{outcome="stored"} 3.0' in metrics
-        assert "np" not in metrics.replace("input", "")
-        assert get(f"{url}/status.json", Host="evil.example")[0] == 400
-        post = urllib.request.Request(f"{url}/status.json", data=b"x", method="POST")
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(post, timeout=5)
-        assert refused.value.code == 405
-        refused.value.close()
+            put(found.root / "=np", index, 10.0 * index - 7.25)
+        found.wait_for_totals(stored=3)
+        yield found
+
+
+def test_it_tells_what_the_hub_tells(daemon: Daemon) -> None:
+    """Counts, readiness and metrics agree with what is stored; nothing but GET, no foreign host."""
+    url = address(daemon)
+    wait_for(lambda: json.loads(get(f"{url}/status.json")[1]).get("totals", {}).get("stored") == 3, what="three in the status")
+    assert get(f"{url}/livez")[0] == 200
+    wait_for(lambda: get(f"{url}/readyz") == (200, "ready\n"), what="readiness")
+    metrics = get(f"{url}/metrics")[1]
+    assert 'aet_projections_total{outcome="stored"} 3.0' in metrics
+    assert "np" not in metrics.replace("input", "")
+    assert get(f"{url}/status.json", Host="evil.example")[0] == 400
+    post = urllib.request.Request(f"{url}/status.json", data=b"x", method="POST")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(post, timeout=5)
+    assert refused.value.code == 405
+    refused.value.close()
 
 
 def test_a_release_is_no_counter_that_falls(tmp_path: Path) -> None:
@@ -104,54 +111,46 @@ def test_a_release_is_no_counter_that_falls(tmp_path: Path) -> None:
         assert "aet_last_projection_timestamp_seconds" in metrics
 
 
-def test_it_says_when_the_hub_is_silent_and_recovers(tmp_path: Path) -> None:
+def test_it_says_when_the_hub_is_silent_and_recovers(daemon: Daemon) -> None:
     """The hub is stopped: not ready, with the reason; the hub goes on: ready again."""
-    import os
-    import signal
-
-    with running(tmp_path, monitor__enabled=True, monitor__port=0, supervise__stall_s=60) as daemon:
-        url = address(daemon)
-        wait_for(lambda: get(f"{url}/readyz")[0] == 200, what="readiness")
-        hub = daemon.pid("hub")
-        os.kill(hub, signal.SIGSTOP)
-        try:
-            wait_for(lambda: get(f"{url}/readyz") == (503, "the hub is silent\n"), what="word of the silent hub")
-            assert get(f"{url}/livez")[0] == 200
-            code, text = get(f"{url}/status.json")
-            assert code == 503
-            assert "has not been heard" in json.loads(text)["daemon"]
-        finally:
-            os.kill(hub, signal.SIGCONT)
-        wait_for(lambda: get(f"{url}/readyz")[0] == 200, what="readiness again")
+    url = address(daemon)
+    wait_for(lambda: get(f"{url}/readyz")[0] == 200, what="readiness")
+    hub = daemon.pid("hub")
+    os.kill(hub, signal.SIGSTOP)
+    try:
+        wait_for(lambda: get(f"{url}/readyz") == (503, "the hub is silent\n"), what="word of the silent hub")
+        assert get(f"{url}/livez")[0] == 200
+        code, text = get(f"{url}/status.json")
+        assert code == 503
+        assert "has not been heard" in json.loads(text)["daemon"]
+    finally:
+        os.kill(hub, signal.SIGCONT)
+    wait_for(lambda: get(f"{url}/readyz")[0] == 200, what="readiness again")
 
 
-def test_a_series_leaves_as_csv_and_tiff(tmp_path: Path) -> None:
+def test_a_series_leaves_as_csv_and_tiff(daemon: Daemon) -> None:
     """Figures and pixels equal the series to the last bit; a name like a formula is a text; the TIFF knows its scale and tilt."""
-    with running(tmp_path, monitor__enabled=True, monitor__port=0) as daemon:
-        for index in range(3):
-            put(daemon.root / "=np", index, 10.0 * index - 7.25)
-        daemon.wait_for_totals(stored=3)
-        url = address(daemon)
-        (found,) = json.loads(get(f"{url}/api/v1/series")[1])
-        one = f"{url}/api/v1/series/{found['id']}"
-        with h5py.File(daemon.out / "=np" / "series.h5") as file:
-            columns = {key: value[()] for key, value in file["/aet/projection"].items()}
-            images = {"raw": file["/aet/raw"][()], "clean": file["/exchange/data"][()]}
-        images["background"] = images["raw"].astype(np.float32) - images["clean"]
-        rows = list(csv.DictReader(io.StringIO(get(f"{one}/summary.csv")[1])))
-        assert [row["path"] for row in rows] == ["'" + path.decode() for path in columns["path"]]
-        for key in ("number", "tilt_deg", "background_mean", "vacuum_noise", "trust", "clean_crc32"):
-            assert [float(row[key]) for row in rows] == columns[key].tolist(), key
-        for kind, truth in images.items():
-            code, body = fetch(f"{one}/frames/{columns['number'][1]}/{kind}.tiff")
-            assert code == 200
-            with tifffile.TiffFile(io.BytesIO(body)) as file:
-                page = file.pages[0]
-                assert page.asarray().dtype == truth.dtype
-                assert np.array_equal(page.asarray(), truth[1])
-                per_cm = page.tags["XResolution"].value
-                assert 1e7 / (per_cm[0] / per_cm[1]) == pytest.approx(columns["pixel_size_nm"][1], rel=1e-4)
-                assert f"{kind}, tilt +2.75 deg" in page.description
+    url = address(daemon)
+    (found,) = json.loads(get(f"{url}/api/v1/series")[1])
+    one = f"{url}/api/v1/series/{found['id']}"
+    with h5py.File(daemon.out / "=np" / "series.h5") as file:
+        columns = {key: value[()] for key, value in file["/aet/projection"].items()}
+        images = {"raw": file["/aet/raw"][()], "clean": file["/exchange/data"][()]}
+    images["background"] = images["raw"].astype(np.float32) - images["clean"]
+    rows = list(csv.DictReader(io.StringIO(get(f"{one}/summary.csv")[1])))
+    assert [row["path"] for row in rows] == ["'" + path.decode() for path in columns["path"]]
+    for key in ("number", "tilt_deg", "background_mean", "vacuum_noise", "trust", "clean_crc32"):
+        assert [float(row[key]) for row in rows] == columns[key].tolist(), key
+    for kind, truth in images.items():
+        code, body = fetch(f"{one}/frames/{columns['number'][1]}/{kind}.tiff")
+        assert code == 200
+        with tifffile.TiffFile(io.BytesIO(body)) as file:
+            page = file.pages[0]
+            assert page.asarray().dtype == truth.dtype
+            assert np.array_equal(page.asarray(), truth[1])
+            per_cm = page.tags["XResolution"].value
+            assert 1e7 / (per_cm[0] / per_cm[1]) == pytest.approx(columns["pixel_size_nm"][1], rel=1e-4)
+            assert f"{kind}, tilt {columns['tilt_deg'][1]:+.2f} deg" in page.description
 
 
 def test_top_is_one_glance_and_keeps_itself_up_to_date(tmp_path: Path) -> None:
@@ -295,24 +294,21 @@ def test_what_is_left_out_is_told_in_few_lines() -> None:
     assert words.notes(Status()) == []
 
 
-def test_intake_goes_on_while_the_monitor_is_stopped(tmp_path: Path) -> None:
+def test_intake_goes_on_while_the_monitor_is_stopped(daemon: Daemon) -> None:
     """SIGSTOP with a viewer at it: thirty projections are stored all the same, the series closed; awake again, it tells the truth."""
-    with running(tmp_path, monitor__enabled=True, monitor__port=0, supervise__stall_s=600) as daemon:
-        put(daemon.root / "np", 0, 0.0)
-        daemon.wait_for_totals(stored=1)
-        url = address(daemon)
-        with connect(url.replace("http", "ws") + "/api/v1/events", proxy=None) as viewer:
-            assert json.loads(viewer.recv(timeout=10))["type"] == "snapshot"
-            monitor = daemon.pid("monitor")
-            os.kill(monitor, signal.SIGSTOP)
-            try:
-                for index in range(1, 31):
-                    put(daemon.root / "np", index, float(index))
-                daemon.wait_for_totals(stored=31)
-                assert daemon.ask("close", "np").returncode == 0
-                assert Path(f"/proc/{monitor}/stat").read_text().rsplit(") ", 1)[1][0] == "T"
-                assert daemon.pid("monitor") == monitor
-            finally:
-                os.kill(monitor, signal.SIGCONT)
-            wait_for(lambda: json.loads(get(f"{url}/status.json")[1]).get("totals", {}).get("stored") == 31, what="the truth")
-            wait_for(lambda: json.loads(get(f"{url}/api/v1/series")[1])[0]["state"] == "closed", what="word of the closed series")
+    url = address(daemon)
+    with connect(url.replace("http", "ws") + "/api/v1/events", proxy=None) as viewer:
+        assert json.loads(viewer.recv(timeout=10))["type"] == "snapshot"
+        monitor = daemon.pid("monitor")
+        os.kill(monitor, signal.SIGSTOP)
+        try:
+            for index in range(3, 33):
+                put(daemon.root / "=np", index, float(index))
+            daemon.wait_for_totals(stored=33)
+            assert daemon.ask("close", "=np").returncode == 0
+            assert Path(f"/proc/{monitor}/stat").read_text().rsplit(") ", 1)[1][0] == "T"
+            assert daemon.pid("monitor") == monitor
+        finally:
+            os.kill(monitor, signal.SIGCONT)
+        wait_for(lambda: json.loads(get(f"{url}/status.json")[1]).get("totals", {}).get("stored") == 33, what="the truth")
+        wait_for(lambda: json.loads(get(f"{url}/api/v1/series")[1])[0]["state"] == "closed", what="word of the closed series")

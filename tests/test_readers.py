@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import h5py
@@ -12,6 +13,7 @@ import pytest
 import tifffile
 from scipy.io import savemat
 
+from aet_stream.config import Config
 from aet_stream.errors import ReaderDied, SourceError, SourceGone, SourceNotReady
 from aet_stream.readers import FORMATS, pixel_size_nm
 from aet_stream.readers.child import ReaderChild
@@ -19,7 +21,8 @@ from aet_stream.readers.looking import Look
 from aet_stream.readers.mdoc import parse_mdoc
 from aet_stream.readers.sidecar import beside
 from aet_stream.simulate.writers import KNOWS_TILT, SUFFIX, WRITERS, mdoc
-from tests.harness import known_image, wait_for
+from tests.harness import known_image, put, wait_for
+from tests.rehearsal import Rehearsal
 
 
 @pytest.fixture(scope="module")
@@ -271,6 +274,20 @@ def test_a_reader_without_memory_costs_itself_only(tmp_path: Path) -> None:
         assert np.array_equal(reader.read(good, 0)[0].pixels, known_image(3))
     finally:
         reader.close()
+
+
+def test_who_makes_a_reader_closes_it(tmp_path: Path) -> None:
+    """A process that takes in series after series, as `batch` does: the reader goes on, and of the rest no file stays open."""
+    put(tmp_path / "in" / "np", 0, 3.0)
+
+    def lived() -> tuple[int | None, int]:
+        with Rehearsal(tmp_path, reader) as daemon:
+            assert [ending.state for ending in daemon.run().endings.values()] == ["stored"]
+        return reader.pid, len(list(Path("/proc/self/fd").iterdir()))
+
+    with closing(ReaderChild.of(Config())) as reader:
+        before = lived()
+        assert lived() == before
 
 
 def test_the_child_ends_with_its_parent(tmp_path: Path) -> None:

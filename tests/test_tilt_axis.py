@@ -21,7 +21,7 @@ from aet_stream.reconstruct.align import align
 from aet_stream.reconstruct.axis_search import search
 from aet_stream.reconstruct.preview import preview
 from aet_stream.reconstruct.registered import Alignment, apply
-from aet_stream.reconstruct.run import Options, reconstruct
+from aet_stream.reconstruct.run import reconstruct
 from aet_stream.reconstruct.volume_file import VOLUME
 from aet_stream.simulate import writers
 from aet_stream.simulate.formation import splat
@@ -274,7 +274,7 @@ def test_where_nothing_can_be_seen_nothing_is_said(views: Array) -> None:
 def test_the_doubt_is_told_wherever_the_volume_is_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """In the log of `reconstruct`, the volume's note and figures, the preview, the page's data and the report; never only left out."""
     series = series_of(tmp_path, particle("amorphous", 12.0, 0.05))
-    path, words = reconstruct(series, Options(iterations=3, quality=False)), "The tilt axis does not lie at 0 deg, where it is said to"
+    path, words = reconstruct(series, quick(3)), "The tilt axis does not lie at 0 deg, where it is said to"
     assert words in caplog.text
     with h5py.File(path) as file:
         judged = file["reconstruction/quality"].attrs
@@ -298,7 +298,7 @@ def test_the_doubt_is_told_wherever_the_volume_is_shown(tmp_path: Path, caplog: 
 def test_a_volume_about_the_axis_that_was_found_is_not_doubted(tmp_path: Path) -> None:
     """The remedy that is named is one."""
     series = series_of(tmp_path, particle("amorphous", -30.0, 0.05))
-    with h5py.File(reconstruct(series, Options(iterations=3, quality=False))) as file:
+    with h5py.File(reconstruct(series, quick(3))) as file:
         found = file["reconstruction/quality"].attrs["axis_found_deg"]
     assert main(["reconstruct", str(series), "--iterations", "3", "--no-quality", "--axis-deg", f"{found:.0f}"]) == 0
     with h5py.File(series.with_name("reconstruction.h5")) as file:

@@ -117,6 +117,7 @@ class Bench:
 
     def close(self) -> None:
         self.watch.close()
+        self.reader.close()
         self._hub.close()
 
     def __enter__(self) -> Bench:

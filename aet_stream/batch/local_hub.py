@@ -6,8 +6,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -45,16 +44,19 @@ class LocalHub:
     """
 
     def __init__(self, config: Config) -> None:
-        """`config`: as `settings_of` makes it."""
+        """Take up what is on the disk; `config`: for a whole series at once, as `settings_of` makes it."""
         self.config = config
+        self.core = Core(config, sinks={}, timing=Timing(look_for_closing_s=0.0, close_budget_s=1.0))
         self._links: dict[bytes, LocalLink] = {}
 
-    def __enter__(self) -> LocalHub:
-        self.core = Core(self.config, sinks={}, timing=Timing(look_for_closing_s=0.0, close_budget_s=1.0))
+    def close(self) -> None:
+        self.core.close()
+
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.core.close()
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def link(self, name: str, before_work: Callable[[], None] = lambda: None) -> LocalLink:
         """Of a role called so: its way to the core."""
@@ -107,7 +109,7 @@ class LocalHub:
                     time.sleep(PAUSE_S)
         finally:
             worker.close()
-            watch.hints.close()
+            watch.close()
 
     def ask(self, name: str, **arguments: Any) -> dict[str, Any]:
         """What a person may ask of the hub (`hub/commands.py`), and its answer.
@@ -165,6 +167,3 @@ class LocalLink:
                 self._before_work = None
             if not isinstance(message, Reply):
                 yield message, pixels
-
-    def close(self) -> None:
-        self.letters.clear()

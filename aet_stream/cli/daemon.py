@@ -120,10 +120,9 @@ def _make_role(kind: str, name: str, config: Config) -> Role:
 
         return Hub(config)
     if kind == "watch":
-        from aet_stream.readers.child import ReaderChild
         from aet_stream.watch.watch import Watch
 
-        return Watch(config, ReaderChild.of(config))
+        return Watch(config)
     if kind == "worker":
         from aet_stream.worker import Worker
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from scipy.interpolate import make_interp_spline
 
 from aet_stream.projection import Array
 
@@ -75,8 +74,24 @@ def _splines(pixels: int, block: int, blocks: int) -> Array:
     """(pixels, blocks) float32: what each block centre contributes to each pixel of one axis."""
     if block == 1:
         return np.eye(pixels, blocks, dtype=np.float32)
-    centres = np.arange(blocks) * block + (block - 1) / 2
     if blocks == 1:
         return np.ones((pixels, 1), np.float32)
-    splines: Array = make_interp_spline(centres, np.eye(blocks), k=min(3, blocks - 1))(np.arange(pixels)).astype(np.float32)
-    return splines
+    centres = np.arange(blocks, dtype=float)
+    degree = min(3, blocks - 1)
+    knots = np.pad(centres[2:-2], degree + 1, constant_values=(0, blocks - 1))  # none at the second centre and the last but one
+    at = (np.arange(pixels) - (block - 1) / 2) / block
+    return np.linalg.solve(_basis(centres, knots, degree).T, _basis(at, knots, degree).T).T.astype(np.float32)
+
+
+def _basis(at: Array, knots: Array, degree: int) -> Array:
+    """(len(at), functions) float64: the B-splines of these knots at these places; beyond the ends their outermost pieces go on.
+
+    de Boor, A Practical Guide to Splines (1978), chapter X; scipy has them, too, and takes a quarter of a second to import.
+    """
+    piece = np.searchsorted(knots, at, side="right") - 1
+    values = np.eye(len(knots) - 1)[np.clip(piece, degree, len(knots) - degree - 2)]
+    for k in range(1, degree + 1):
+        width = knots[k:] - knots[:-k]
+        share = (at[:, None] - knots[:-k]) / np.where(width, width, 1.0)
+        values = share[:, :-1] * values[:, :-1] + (1 - share[:, 1:]) * values[:, 1:]
+    return values

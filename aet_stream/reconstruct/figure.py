@@ -23,26 +23,24 @@ def central_slices(volume: Array) -> list[tuple[str, Array]]:
 
 def draw_summary(group: Any, path: Path, *, title: str) -> None:
     """Write a PNG of an open `/reconstruction`: slices with a scale bar where the voxel size is known, correlation, residuals by tilt."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     voxel_size_nm, quality = float(group.attrs["voxel_size_nm"]), group["quality"]
     slices = central_slices(group["volume"])
     high = float(np.percentile(np.concatenate([image.ravel() for _, image in slices]), 99.8)) or 1.0
-    figure, axes = plt.subplots(1, 5, figsize=(19, 4.2), layout="constrained")
-    for axis, (name, image) in zip(axes[:3], slices, strict=True):
+    figure = Figure(figsize=(19, 4.2))  # laid out by hand: a constrained layout draws everything twice
+    pictures = figure.add_gridspec(1, 3, left=0.01, right=0.56, bottom=0.13, top=0.87, wspace=0.1).subplots(squeeze=False)[0]
+    plots = figure.add_gridspec(1, 2, left=0.6, right=0.98, bottom=0.13, top=0.87, wspace=0.17).subplots(squeeze=False)[0]
+    for axis, (name, image) in zip(pictures, slices, strict=True):
         axis.imshow(image, cmap="gray", vmin=0, vmax=high)
         axis.set_title(name, fontsize=10)
         axis.set_axis_off()
         add_scale_bar(axis, image.shape[1], image.shape[0], voxel_size_nm)
-    _draw_correlation(axes[3], quality)
-    _draw_residuals(axes[4], group)
+    _draw_correlation(plots[0], quality)
+    _draw_residuals(plots[1], group)
     figure.suptitle(title, fontsize=11)
     with durable.replacing(path) as draft:
         figure.savefig(draft, format="png", dpi=110)
-    plt.close(figure)
 
 
 def _draw_correlation(axis: Any, quality: Any) -> None:

@@ -68,14 +68,14 @@ def align_profiles(profiles: Array, bins: Array, length_px: int) -> Array:
         spectra[:, bins] = mean * profiles.conj()
         match = np.fft.irfft(spectra, fine_px)[:, places]
         at = np.clip(match.argmax(axis=1), 1, len(places) - 2)
-        fine = np.array([peak(row[place - 1 : place + 2]) for row, place in zip(match, at, strict=True)])
-        shifts = _STEP_PX * (places[at] + fine)
+        shifts = _STEP_PX * (places[at] + peak(np.take_along_axis(match, at[:, None] + (-1, 0, 1), axis=1)))
         mean = (profiles * np.exp(-2j * np.pi / length_px * bins * shifts[:, None])).mean(axis=0)
     return shifts
 
 
-def peak(three: Array) -> float:
-    """Where a parabola through three neighbours has its peak, from the middle one, in steps."""
-    low, mid, high = (float(value) for value in three)
+def peak(three: Array) -> Array:
+    """(...) float64: where a parabola through (..., 3) three neighbours has its peak, from the middle one, in steps."""
+    low, mid, high = np.moveaxis(three.astype(float), -1, 0)
     bend = low - 2 * mid + high
-    return float(np.clip(0.5 * (low - high) / bend, -1, 1)) if bend < 0 else 0.0
+    place: Array = np.where(bend < 0, np.clip(0.5 * (low - high) / np.where(bend < 0, bend, -1), -1, 1), 0.0)
+    return place

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import ExitStack, closing
 
 from aet_stream.config import Config
 from aet_stream.errors import SourceNotReady
@@ -33,11 +34,14 @@ class Watch:
 
     name = "watch"
 
-    def __init__(self, config: Config, reader: ReaderChild, link: Link | None = None, *, only: frozenset[str] | None = None) -> None:
+    def __init__(
+        self, config: Config, reader: ReaderChild | None = None, link: Link | None = None, *, only: frozenset[str] | None = None
+    ) -> None:
         """
         Parameters
         ----------
-        link : the way to the hub; by default the socket below `output.root`
+        reader : by default the one that the settings ask for; who makes it closes it
+        link : the way to the hub; by default the socket below `output.root`; the same
         only : paths of images, relative to the watched folder; by default all that there are
 
         Raises
@@ -46,11 +50,13 @@ class Watch:
         """
         self._config = config
         self.root = config.watch_root
-        self._reader = reader
+        self._own = ExitStack()
+        """What was made here, and is closed with it."""
+        self._reader = self._own.enter_context(closing(ReaderChild.of(config))) if reader is None else reader
         self._link = link
         self._hub_id = ""
         self._there = False
-        self.hints = Hints()
+        self.hints = self._own.enter_context(closing(Hints()))
         self.rhythm = Rhythm(config.watch.scan_s)
         self.settling = Settling(
             self.root,
@@ -61,14 +67,15 @@ class Watch:
             only=only,
         )
         self.visits = Visits(config.frames)
-        parts = (config, reader, Witness(config), self.settling, self.visits, self.rhythm, self._send)
+        parts = (config, self._reader, Witness(config), self.settling, self.visits, self.rhythm, self._send)
         self._looking, self._answering = Looking(*parts), Answering(*parts)
         self._telling = Telling(config, self.settling, self.visits, self._send)
 
     def start(self) -> None:
         self.settling.suffixes = self._reader.suffixes()
         if self._link is None:
-            self._link = HubLink(self._config.output_root, name=self.name, wake_fd=self.hints.wake_fd)
+            link = HubLink(self._config.output_root, name=self.name, wake_fd=self.hints.wake_fd)
+            self._link = self._own.enter_context(closing(link))
         self._look_for_root()
         self._scan(time.monotonic())
         self._looking.say_merged(self.settling.candidates)
@@ -180,7 +187,4 @@ class Watch:
         return in_words(status)
 
     def close(self) -> None:
-        self._reader.close()
-        self.hints.close()
-        if self._link is not None:
-            self._link.close()
+        self._own.close()

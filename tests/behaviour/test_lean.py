@@ -10,11 +10,11 @@ import pytest
 
 from tests.harness import ENVIRONMENT, known_image, put, running, wait_for
 
-HEAVY = ("torch", "matplotlib", "tifffile")
+HEAVY = ("torch", "matplotlib", "tifffile", "scipy.interpolate")
 NO_PIXELS = ("supervisor", "trigger.trigger", "cli", "transport")
 
 
-@pytest.mark.parametrize("module", ["hub.hub", "watch.watch", "monitor", "readers.child", "series", *NO_PIXELS])
+@pytest.mark.parametrize("module", ["hub.hub", "watch.watch", "worker", "monitor", "readers.child", "series", *NO_PIXELS])
 def test_a_role_imports_only_what_it_needs(module: str) -> None:
     """torch takes seconds and hundreds of MB, numpy half of the time that a process takes to start: who handles no pixels needs neither."""
     unwanted = (*HEAVY, "numpy") if module in NO_PIXELS else HEAVY

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from aet_stream.naming import series_of
 from aet_stream.readers.child import ReaderChild
 from aet_stream.simulate.writers import dm4, mrc, tiff, velox
 from tests.containers import frame_mdoc
-from tests.harness import Daemon, known_image, put, running, wait_for
+from tests.harness import known_image, put, running
 from tests.rehearsal import Rehearsal
 from tests.watching import Bench
 
@@ -143,33 +144,30 @@ def test_what_does_not_fit_is_held_until_a_person_decides(tmp_path: Path) -> Non
         assert any("series.detector" in row["remedy"] for row in status["held"])
 
 
-def test_a_sentinel_ends_the_series_after_its_last_file(tmp_path: Path) -> None:
+def test_a_sentinel_ends_the_series_after_its_last_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The instrument drops END.txt: the series is closed with all that lay there, and again with what comes later."""
-    with running(tmp_path, series__sentinel="end.txt", series__idle_close_s=0) as daemon:
+    caplog.set_level(logging.INFO)
+    folder = tmp_path / "in" / "np"
+    with rehearsing(tmp_path, "series.sentinel=end.txt", "series.idle_close_s=0") as daemon:
         for index in range(4):
-            put(daemon.root / "np", index, float(index))
-        (daemon.root / "np" / "END.txt").write_text("done")
-        wait_for(lambda: closed_with(daemon, 4), what="the series to be closed")
-        put(daemon.root / "np", 5, 5.0)
-        wait_for(lambda: closed_with(daemon, 5), what="the series to be closed anew")
-        (daemon.root / "np" / "END.txt").unlink()
-        wait_for(lambda: "END.txt was taken away" in daemon.log.read_text(), what="its absence to be noticed")
-        put(daemon.root / "np", 6, 6.0)
-        daemon.wait_for_totals(stored=6)
+            put(folder, index, float(index))
+        (folder / "END.txt").write_text("done")
+        assert series_in(daemon) == {"np": ("closed", 4)}
+        put(folder, 5, 5.0)
+        assert series_in(daemon) == {"np": ("closed", 5)}
+        (folder / "END.txt").unlink()
+        daemon.run()
+        assert "END.txt was taken away" in caplog.text
+        put(folder, 6, 6.0)
         put(daemon.root / "other", 7, 7.0)
-        daemon.wait_for_totals(stored=7)
-        assert daemon.ask("close", "other").returncode == 0  # where one is closed, all that are due have been
-        states = wait_for(lambda: (found := states_of(daemon)).get("other") == "closed" and found, what="the other to be closed")
-        assert states == {"np": "open", "other": "closed"}
+        assert series_in(daemon) == {"np": ("open", 6), "other": ("open", 1)}
+        daemon.until_done("close", series="other")  # where one is closed, all that are due have been
+        assert series_in(daemon) == {"np": ("open", 6), "other": ("closed", 1)}
 
 
-def states_of(daemon: Daemon) -> dict[str, str]:
-    return {one["name"]: one["state"] for one in daemon.status().get("series", [])}
-
-
-def closed_with(daemon: Daemon, rows: int) -> bool:
-    series = daemon.status().get("series", [])
-    return bool(series) and all(one["state"] == "closed" for one in series) and sum(one["stored"] for one in series) == rows
+def series_in(daemon: Rehearsal) -> dict[str, tuple[str, int]]:
+    """(state, images stored) of each, when nothing moves any more."""
+    return {row.name: (row.state, row.stored) for row in summary(daemon.run().core.ledger).series}
 
 
 def test_a_sentinel_ends_every_series_of_its_folder(tmp_path: Path) -> None:
@@ -181,8 +179,7 @@ def test_a_sentinel_ends_every_series_of_its_folder(tmp_path: Path) -> None:
         put(folder, index, float(index))
     by_name = ("series.by=pattern", "series.pattern=(?P<series>image_00[01])")
     with rehearsing(tmp_path, "series.sentinel=end.txt", "reconstruct.on_close=false", *by_name) as daemon:
-        found = {row.name: (row.state, row.stored) for row in summary(daemon.run().core.ledger).series}
-    assert found == {"image_000": ("closed", 1), "image_001": ("closed", 1)}
+        assert series_in(daemon) == {"image_000": ("closed", 1), "image_001": ("closed", 1)}
 
 
 def test_names_that_cannot_be_folders_are_made_to_fit() -> None:

@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +15,11 @@ import numpy as np
 import pytest
 
 from aet_stream.cli import main
+from aet_stream.errors import AetError
+from aet_stream.hub.ledger import summary
 from aet_stream.readers.child import ReaderChild
 from aet_stream.simulate.writers import mdoc, mrc, npy, tiff
-from tests.harness import ENVIRONMENT, Daemon, known_image, plain_rows, put, running, wait_for
+from tests.harness import Daemon, known_image, plain_rows, put, running, wait_for
 from tests.rehearsal import Rehearsal
 
 
@@ -145,9 +146,9 @@ def test_bad_files_are_quarantined_with_a_reason_and_good_ones_go_on(tmp_path: P
     assert all(name in text for name in bad)
 
 
-def test_names_that_are_no_text_stop_nobody(tmp_path: Path) -> None:
+def test_names_that_are_no_text_stop_nobody(tmp_path: Path, reader: ReaderChild, capsys: pytest.CaptureFixture[str]) -> None:
     """Names in Latin-1, as old acquisition computers write them: images are quarantined with the remedy, others do not matter."""
-    with running(tmp_path) as daemon:
+    with Rehearsal(tmp_path, reader) as daemon:
         folder = os.fsencode(put(daemon.root / "s", 0, 1.0).parent)
         (daemon.root / "t").mkdir()
         image = put(daemon.root / "t", 1, 2.0).read_bytes()
@@ -159,14 +160,16 @@ def test_names_that_are_no_text_stop_nobody(tmp_path: Path) -> None:
             b"D\xe9/x_+4.00deg.tif": image,
         }.items():
             Path(os.fsdecode(folder + b"/" + name)).write_bytes(content)
-        status = daemon.wait_for_totals(stored=2, quarantined=2)
-        assert {row["path"] for row in status["quarantined"]} == {"s/Pt\ufffd_+3.00deg.tif", "s/D\ufffd/x_+4.00deg.tif"}
-        assert all("is not UTF-8" in row["reason"] and row["remedy"] == "rename it" for row in status["quarantined"])
+        assert totals(daemon) == (2, 0, 2, 0)
+        put_aside = summary(daemon.core.ledger).quarantined
+        assert {row.path for row in put_aside} == {"s/Pt\ufffd_+3.00deg.tif", "s/D\ufffd/x_+4.00deg.tif"}
+        assert all("is not UTF-8" in row.reason and row.remedy == "rename it" for row in put_aside)
         put(daemon.root / "s", 5, 5.0)
-        daemon.wait_for_totals(stored=3, quarantined=2)
-        checked = daemon.ask("check", str(daemon.root / "s"))
-    assert checked.stdout.count("is not UTF-8; rename it") == 2
-    assert "2 would be stored, 2 would be quarantined" in checked.stdout
+        assert totals(daemon) == (3, 0, 2, 0)
+    main(["check", str(daemon.root / "s")])
+    said = capsys.readouterr().out
+    assert said.count("is not UTF-8; rename it") == 2
+    assert "2 would be stored, 2 would be quarantined" in said
 
 
 def test_a_mended_file_leaves_quarantine_by_itself(tmp_path: Path, reader: ReaderChild) -> None:
@@ -182,27 +185,29 @@ def test_a_mended_file_leaves_quarantine_by_itself(tmp_path: Path, reader: Reade
         assert not list((daemon.out / "quarantine").glob("*.json"))
 
 
-def test_an_angle_in_doubt_holds_the_projection_until_a_person_speaks(tmp_path: Path) -> None:
+def test_an_angle_in_doubt_holds_the_projection_until_a_person_speaks(
+    tmp_path: Path, reader: ReaderChild, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Missing, impossible or contradicted: never guessed, visible in status, released by command."""
     doubts = {"probe.tif": "no tilt angle", "probe_1000000000deg.tif": "outside", "probe_+10deg.mrc": "disagree"}
-    with running(tmp_path) as daemon:
+    with Rehearsal(tmp_path, reader) as daemon:
         folder = daemon.root / "np"
         folder.mkdir()
         (folder / "probe_+10deg.mrc.mdoc").write_bytes(mdoc("probe_+10deg.mrc", [25.0], 0.1))
         for number, name in enumerate(doubts):
             (folder / name).write_bytes((mrc if name.endswith(".mrc") else tiff)(known_image(number), 0.0, 0.1))
-        status = daemon.wait_for_totals(held=3, stored=0)
-        held = {Path(row["path"]).name: row for row in status["held"]}
-        shown = daemon.ask("status").stdout
+        assert totals(daemon) == (0, 3, 0, 0)
+        held = {Path(row.path).name: row for row in summary(daemon.core.ledger).held}
+        assert main(["status", "--set", f"output.root={daemon.out}"]) == 0
+        shown = capsys.readouterr().out
         for name, words in doubts.items():
-            assert words in held[name]["reason"]
+            assert words in held[name].reason
             assert name in shown
-        ids = [str(held[name]["id"]) for name in doubts]
-        wrong = daemon.ask("release", ids[0], "--angle", "1e9")
-        assert wrong.returncode == 1
-        assert "between" in wrong.stderr
-        assert daemon.ask("release", *ids, "--angle", "12.5").returncode == 0
-        daemon.wait_for_totals(held=0, stored=3)
+        ids = [held[name].id for name in doubts]
+        with pytest.raises(AetError, match="between"):
+            daemon.ask("release", ids=ids[:1], tilt_deg=1e9)
+        daemon.ask("release", ids=ids, tilt_deg=12.5)
+        assert totals(daemon) == (3, 0, 0, 0)
         assert [tilt for tilt, _, _ in plain_rows(daemon.out / "np" / "series.h5").values()] == [12.5] * 3
 
 
@@ -241,22 +246,23 @@ def test_a_retake_under_the_same_name_supersedes_the_first(tmp_path: Path, reade
             assert file["/aet/projection/superseded"][()].tolist() == [1, 0]
 
 
-def test_a_late_file_reopens_a_closed_series(tmp_path: Path) -> None:
+def test_a_late_file_reopens_a_closed_series(tmp_path: Path, reader: ReaderChild) -> None:
     """Closed means one contiguous file; one more projection opens it again and it can be closed again."""
-    with running(tmp_path) as daemon:
+    with Rehearsal(tmp_path, reader) as daemon:
         series = daemon.out / "np" / "series.h5"
         for index in range(3):
             put(daemon.root / "np", index, float(index))
-        daemon.wait_for_totals(stored=3)
-        assert daemon.ask("close", "np").returncode == 0
+        assert totals(daemon) == (3, 0, 0, 0)
+        daemon.until_done("close", series="np")
         with h5py.File(series) as file:
             assert not file["/exchange/data"].is_virtual
         put(daemon.root / "np", 3, 3.0)
-        daemon.wait_for_totals(stored=4)
+        assert totals(daemon) == (4, 0, 0, 0)
         assert len(plain_rows(series)) == 4
-        assert daemon.ask("close", "np").returncode == 0
-        assert daemon.ask("verify", str(series)).returncode == 0
-        assert daemon.ask("close", "nothing").returncode == 1
+        daemon.until_done("close", series="np")
+        assert main(["verify", str(series)]) == 0
+        with pytest.raises(AetError):
+            daemon.ask("close", series="nothing")
 
 
 def test_an_unreadable_file_waits_for_permission(tmp_path: Path) -> None:
@@ -286,25 +292,26 @@ def test_status_works_with_the_daemon_down(tmp_path: Path) -> None:
     assert "no daemon" in refused.stderr
 
 
-def test_verify_finds_a_flipped_bit_and_a_missing_source(tmp_path: Path) -> None:
+def test_verify_finds_a_flipped_bit_and_a_missing_source(
+    tmp_path: Path, reader: ReaderChild, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Plain readers would see wrong pixels or NaN without an error; verify does not."""
-    with running(tmp_path) as daemon:
+    with Rehearsal(tmp_path, reader) as daemon:
         for index in range(3):
             put(daemon.root / "np", index, float(index))
-        daemon.wait_for_totals(stored=3)
+        assert totals(daemon) == (3, 0, 0, 0)
         series, projections = daemon.out / "np" / "series.h5", daemon.out / "np" / "projections"
-        assert daemon.ask("verify", str(series)).returncode == 0
+        assert main(["verify", str(series)]) == 0
         copy = tmp_path / "copy.h5"
         shutil.copy(series, copy)
-        words = [sys.executable, "-m", "aet_stream", "verify", str(copy)]
-        found = subprocess.run(words, cwd=series.parent, capture_output=True, text=True, env=ENVIRONMENT, check=False)
-        assert found.returncode == 1  # though HDF5 finds the projections in the current folder
-        assert "are not beside it" in found.stdout
+        monkeypatch.chdir(series.parent)
+        assert main(["verify", str(copy)]) == 1  # though HDF5 finds the projections in the current folder
+        assert "are not beside it" in capsys.readouterr().out
         content = bytearray((projections / "000001.h5").read_bytes())
         content[len(content) // 2] ^= 1
         (projections / "000001.h5").write_bytes(content)
         (projections / "000002.h5").unlink()
-        found = daemon.ask("verify", str(series))
-        assert found.returncode == 1
-        assert "row 1" in found.stdout
-        assert "row 2" in found.stdout
+        assert main(["verify", str(series)]) == 1
+        said = capsys.readouterr().out
+        assert "row 1" in said
+        assert "row 2" in said

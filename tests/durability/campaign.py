@@ -43,10 +43,10 @@ SETTINGS = {"denoise.model": "constant", "watch.incomplete_s": 3.0, "output.fold
 
 READERS = """
 import sys, time, json, zlib, select, glob, h5py
-root, out = sys.argv[1], sys.argv[2]
+root, out, every_s = sys.argv[1], sys.argv[2], float(sys.argv[3])
 polls = opened = bad = 0; most = {}; words = []
 print("reading", flush=True)
-while not select.select([sys.stdin], [], [], 0.01)[0]:
+while not select.select([sys.stdin], [], [], every_s)[0]:
     for path in glob.glob(root + "/*/series.h5") or [root + "/none"]:
         polls += 1
         try:
@@ -238,9 +238,19 @@ class Group:
 
 
 def run(
-    folder: Path, *, seed: int, seconds: float, least_kills: int = 0, inputs_per_s: float = 2.0, supervised: bool = False
+    folder: Path,
+    *,
+    seed: int,
+    seconds: float,
+    least_kills: int = 0,
+    inputs_per_s: float = 2.0,
+    supervised: bool = False,
+    reads_every_s: float = 0.01,
 ) -> dict[str, Any]:
-    """One campaign; what it did and what it found. It goes on until `seconds` have passed and there were `least_kills`."""
+    """One campaign; what it did and what it found. It goes on until `seconds` have passed and there were `least_kills`.
+
+    `reads_every_s`: pause of the readers, who take half a core with the usual one.
+    """
     rng = random.Random(seed)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -249,7 +259,7 @@ def run(
     daemon.out.mkdir(exist_ok=True)
     report = folder / "readers.json"
     readers = subprocess.Popen(
-        [sys.executable, "-c", READERS, str(daemon.out), str(report)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+        [sys.executable, "-c", READERS, str(daemon.out), str(report), str(reads_every_s)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
     )
     assert readers.stdin is not None
     roles: Roles | Group = Group(folder, daemon, rng) if supervised else Roles(folder, daemon, rng)

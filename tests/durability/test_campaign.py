@@ -13,5 +13,5 @@ from tests.durability import campaign
 @pytest.mark.parametrize("supervised", [pytest.param(False, marks=pytest.mark.thorough, id="roles"), pytest.param(True, id="supervised")])
 def test_random_kills_lose_double_and_change_nothing(tmp_path: Path, supervised: bool) -> None:
     """Roles one by one and all at once; or a supervisor, its whole group, one of its roles."""
-    found = campaign.run(tmp_path / "campaign", seed=1, seconds=4.0, least_kills=4, supervised=supervised)
+    found = campaign.run(tmp_path / "campaign", seed=1, seconds=4.0, least_kills=4, supervised=supervised, reads_every_s=0.05)
     assert (found["wrong"], found["verify"], found["readers"]["words"]) == ([], [], [])

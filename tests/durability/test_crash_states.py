@@ -15,12 +15,18 @@ def failures(states: list[crashstates.State], folder: Path) -> list[str]:
     return [f"{state.words}: {outcome}" for state, outcome in outcomes if outcome != "recovered"]
 
 
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[crashstates.Recording]:
+    """Of every life."""
+    folder = tmp_path_factory.mktemp("lives")
+    return [crashstates.record(folder / f"life{number}", *life) for number, life in enumerate(crashstates.LIVES)]
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["kill", "power"])
-def test_some_states_of_each_kind_are_recovered(tmp_path: Path, kind: str) -> None:
+def test_some_states_of_each_kind_are_recovered(tmp_path: Path, recordings: list[crashstates.Recording], kind: str) -> None:
     """A sample, another one for every life; `make test-long` has them all."""
-    for seed, life in enumerate(crashstates.LIVES):
-        recording = crashstates.record(tmp_path / f"life{seed}", *life)
+    for seed, recording in enumerate(recordings):
         states = list(crashstates.kill_states(recording)) if kind == "kill" else list(crashstates.power_states(recording, 1, seed))
         assert failures(random.Random(seed).sample(states, 5), tmp_path / "state") == []
 
