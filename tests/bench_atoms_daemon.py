@@ -66,7 +66,12 @@ def of_waves(count: int, size_px: int, mean: float, seed: int = 0) -> Array:
 
 def through_the_daemon(folder: Path, truth: Truth, images: Array, model: str, **settings: object) -> Path:
     """Each image as a file; the folder of what came out."""
-    wanted: dict[str, object] = {"reconstruct__on_close": True, "reconstruct__quality": False, "atoms__enabled": True, "film__enabled": True}
+    wanted: dict[str, object] = {
+        "reconstruct__on_close": True,
+        "reconstruct__quality": False,
+        "atoms__enabled": True,
+        "film__enabled": True,
+    }
     wanted |= {"atoms__pixel_angstrom": truth.pixel_angstrom, **settings}  # .npy does not say it
     daemon = Daemon(folder, denoise__model=model, **wanted)
     target = daemon.root / "np"
