@@ -262,7 +262,7 @@ class Denoise(Section, frozen=True):
     workers: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
     """Worker processes that `run` starts."""
     threads: Count = 0
-    """CPU threads per worker. 0: one for the default network, which is fastest so; all cores for networks at full resolution."""
+    """CPU threads per worker. 0: two for the default network, if there are cores for them; all cores for networks at full resolution."""
 
 
 AlignStep = Literal["common-line", "center-of-mass", "axis-angle", "projection-matching"]

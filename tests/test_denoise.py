@@ -247,7 +247,7 @@ def test_what_was_used_can_be_learned_with() -> None:
     with torch.inference_mode():
         solve(observed, observed, torch.zeros(1, 9))
     spectrum = torch.zeros(1, 9, requires_grad=True)
-    solve(observed, observed, spectrum).sum().backward()
+    solve(observed, observed, spectrum).surface.sum().backward()
     assert spectrum.grad is not None
 
 
@@ -268,7 +268,7 @@ def test_the_solve_goes_through_what_it_may_believe() -> None:
     weight = torch.full((64, 64), 1e6)
     weight[20:44, 20:44] = 0
     spectrum = torch.tensor([[4.0 - 30 * knot for knot in (0, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)]])
-    found = solve((surface * (weight > 0))[None], weight[None], spectrum)[0]
+    found = solve((surface * (weight > 0))[None], weight[None], spectrum).surface[0]
     assert float((found - surface).abs().max()) < 0.01
 
 
@@ -279,22 +279,22 @@ def test_blocks_that_are_not_in_the_frame_have_no_say() -> None:
     value = torch.rand(1, 48, 64)
     other = value.clone()
     other[:, 40:] = 1000
-    assert torch.equal(solve(value, weight, spectrum), solve(other, weight, spectrum))
-    assert not torch.equal(solve(value, weight + 1, spectrum), solve(other, weight + 1, spectrum))
+    assert torch.equal(solve(value, weight, spectrum).surface, solve(other, weight, spectrum).surface)
+    assert not torch.equal(solve(value, weight + 1, spectrum).surface, solve(other, weight + 1, spectrum).surface)
 
 
 def test_the_spread_of_the_solve_is_that_of_the_gaussian_process() -> None:
     """Against the plain formula, block by block, with a part of the grid outside the frame."""
     grid = cosines.basis(16, 32)
     torch.manual_seed(1)
-    weight, valid = torch.rand(1, 16, 32) * 5, torch.ones(1, 16, 32)
-    weight[:, 12:], valid[:, 12:] = 0, 0
+    weight, there = torch.rand(1, 16, 32) * 5, np.zeros((16, 32), bool)
+    weight[:, 12:], there[:12] = 0, True
     spectrum = torch.linspace(1, -4, 9)[None]
     phi = (grid.rows[:, None, :, None] * grid.columns[None, :, None, :]).reshape(16 * 32, -1)[:, grid.chosen]
     variance = np.exp(np.interp(grid.frequency, np.array(KNOTS) * cosines.FINEST, spectrum[0].numpy()))
     left = np.linalg.inv(np.diag(1 / variance) + phi.T @ (weight[0].numpy().reshape(-1, 1) * phi))
-    there = valid[0].numpy().reshape(-1) > 0
-    prior, posterior = (float(part[0]) for part in spread(weight, spectrum, valid))
+    there = there.reshape(-1)
+    prior, posterior = (float(part[0]) for part in spread(solve(weight, weight, spectrum).factor, spectrum, (16, 32), (12, 32)))
     assert prior == pytest.approx(np.sqrt(((phi**2) @ variance)[there].mean()), rel=1e-6)
     assert posterior == pytest.approx(np.sqrt(((phi @ left) * phi).sum(1)[there].mean()), rel=1e-6)
     assert posterior < prior

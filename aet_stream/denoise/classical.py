@@ -5,6 +5,8 @@ All work on a coarse grid of block means (grid.py) under an automatic mask (vacu
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from scipy.ndimage import uniform_filter
 from scipy.sparse import csr_array, eye_array, kron
@@ -47,12 +49,10 @@ def laplace(vacuum: Vacuum) -> Array:
     means, mask = vacuum.means, vacuum.mask
     if not mask.any():
         return means
-    rows, columns = mask.shape
-    laplacian = csr_array(kron(eye_array(rows), _second_difference(columns)) + kron(_second_difference(rows), eye_array(columns)))
-    inside, filled = mask.ravel(), means.astype(np.float64).ravel()
-    right = -(laplacian[inside][:, ~inside] @ filled[~inside])
-    filled[inside] = spsolve(laplacian[inside][:, inside].tocsc(), right)
-    return filled.reshape(rows, columns).astype(np.float32)
+    inside, filled = mask.ravel(), np.where(mask, 0.0, means).ravel()
+    laplacian = _laplacian(*mask.shape)[inside]
+    filled[inside] = spsolve(laplacian[:, inside], -(laplacian @ filled))
+    return filled.reshape(mask.shape).astype(np.float32)
 
 
 def gaussian_process(vacuum: Vacuum) -> Array:
@@ -72,6 +72,12 @@ def gaussian_process(vacuum: Vacuum) -> Array:
     basis = cosines.basis(*means.shape, finest=_FINEST, margin=cosines.MARGIN // 2)
     surface: Array = (cosines.posterior_mean(basis, values, seen / noise, amplitude, _LENGTHS) + level).astype(np.float32)
     return surface
+
+
+@lru_cache(maxsize=16)
+def _laplacian(rows: int, columns: int) -> csr_array:
+    """(rows * columns, rows * columns) of a grid, nothing flowing over its sides."""
+    return csr_array(kron(eye_array(rows), _second_difference(columns)) + kron(_second_difference(rows), eye_array(columns)))
 
 
 def _second_difference(n: int) -> csr_array:

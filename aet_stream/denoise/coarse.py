@@ -41,6 +41,8 @@ class StageOutput:
     """Precision of what the solve was given."""
     log_spectrum: Tensor
     """(n, knots): what it assumed, see learned.solve"""
+    factor: Tensor
+    """(n, modes, modes): how sure it is, see learned.Solution"""
 
 
 class Coarse(nn.Module):
@@ -84,10 +86,10 @@ class Stage(nn.Module):
         weight = (log_seen.exp() + log_own.exp()) * valid
         share = torch.sigmoid(log_seen - log_own)
         value = share * statistics[:, 0] + (1 - share) * own
-        smooth = learned.solve(value, weight, log_spectrum)
+        smooth, factor = learned.solve(value, weight, log_spectrum)
         abrupt = torch.sigmoid(output[:, 3] - 4) * (value - smooth) * valid
         background = smooth + functional.conv2d(functional.pad(abrupt[:, None], (1, 1, 1, 1), "replicate"), blur(abrupt))[:, 0]
-        return StageOutput(background, own, output[:, 4], output[:, 5] - 6, weight, log_spectrum)
+        return StageOutput(background, own, output[:, 4], output[:, 5] - 6, weight, log_spectrum, factor)
 
 
 def _inputs(statistics: Tensor, valid: Tensor, low: Tensor, before: Tensor, support: Tensor) -> Tensor:

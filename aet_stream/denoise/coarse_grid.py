@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,15 +15,20 @@ from aet_stream.config import Denoise
 from aet_stream.denoise import beside, coarse, detail, grid
 from aet_stream.denoise.estimate import Beat, Estimate, Image
 from aet_stream.denoise.features import Blocks
-from aet_stream.denoise.fusion.experts import NetworkOutput
+from aet_stream.denoise.fusion.experts import NetworkOutput, continued
 from aet_stream.denoise.fusion.gate import Fusion, Gate, rms
 from aet_stream.denoise.gaussian_process import learned
 from aet_stream.denoise.hardware import find_device, take_threads
+from aet_stream.denoise.lanes import aside, in_lanes
 from aet_stream.denoise.trust import WITHOUT_CARD
 from aet_stream.denoise.weights_file import Card
 from aet_stream.projection import Array
 
 logger = logging.getLogger(__name__)
+
+_THREADS = 1
+"""Of one layer, which is over before a second one is awake: two took four times as long as one, and fifty times beside other work. What can
+go on beside it has a lane of its own (lanes.py)."""
 
 
 class CoarseGrid:
@@ -30,10 +37,8 @@ class CoarseGrid:
     precision = "float32"
 
     def __init__(self, model: nn.Module, card: Card, settings: Denoise, gate: Gate | None) -> None:
-        # Its layers are over before a second thread is awake: two took four times as long as one, and fifty times beside other work.
-        self._threads = settings.threads or 1
         self._device = find_device(settings.device)
-        self._network = model.to(self._device)
+        self._network = model.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._fusion = Fusion(gate, self._device) if gate and settings.fusion else None
         self.sha256 = card.sha256
         self.name = card.name if self._fusion or not gate else f"{card.name} without fusion"
@@ -45,34 +50,43 @@ class CoarseGrid:
         return str(self._device)
 
     def background(self, image: Image, beat: Beat) -> Estimate:
-        take_threads(self._threads)
+        take_threads(_THREADS)
         try:
-            return self._estimate(image.pixels, image.blocks, beat)
+            return self._estimate(image, beat)
         except torch.OutOfMemoryError as error:
             logger.error("out of GPU memory (%s): on the CPU from now on", str(error).splitlines()[0])
         self._device = torch.device("cpu")
         self._network = self._network.to(self._device)
         self._fusion = self._fusion and self._fusion.to(self._device)
-        return self._estimate(image.pixels, image.blocks, beat)
+        return self._estimate(image, beat)
 
     def support(self, image: Image) -> Array | None:
-        take_threads(self._threads)
-        return self.alone(image.pixels, image.blocks)[0].support
+        take_threads(_THREADS)
+        return self._found(image.blocks)[0].support
 
-    def _estimate(self, frame: Array, blocks: Blocks, beat: Beat) -> Estimate:
+    def _estimate(self, image: Image, beat: Beat) -> Estimate:
         beat()
-        output, drawn, doubts = self.alone(frame, blocks)
-        if self._fusion is not None and np.isfinite(drawn).all():
+        blocks = image.blocks
+        found, doubts = self._found(blocks)
+        begun = aside(lambda: continued(blocks, found.support)) if self._fusion else None
+        classical = image.classical
+        output, drawn = self._drawn(found, image.shape, blocks)
+        if self._fusion and begun and np.isfinite(drawn).all():
             beat()
-            correction, more = self._fusion.correction(frame, blocks, output, drawn)
+            classical.do()
+            correction, more = self._fusion.correction(image.pixels, blocks, output, drawn, begun)
             drawn = drawn + correction
             doubts |= more
-        return Estimate(drawn, support=output.support > 0, doubts={name: value * blocks.span for name, value in doubts.items()})
+        return Estimate(drawn, output.support > 0, {name: value * blocks.span for name, value in doubts.items()})
 
-    def alone(self, frame: Array, blocks: Blocks) -> tuple[NetworkOutput, Array, dict[str, float]]:
-        """The network's output, the (height, width) background that it draws, and its doubts (normalised), before any fusion.
+    def alone(self, blocks: Blocks, shape: tuple[int, int]) -> tuple[NetworkOutput, Array]:
+        """The network's output, and the (height, width) background that it draws, before any fusion."""
+        return self._drawn(self._found(blocks)[0], shape, blocks)
 
-        It is asked twice, the second time with rows and columns exchanged: what the two answers do not share is the network's own error.
+    def _found(self, blocks: Blocks) -> tuple[NetworkOutput, dict[str, float]]:
+        """(what the network says, its doubts, normalised).
+
+        It is asked twice, the second time with rows and columns exchanged: what the two answers do not share is its own error.
         """
         one, other = self.answers([blocks.statistics, blocks.statistics.transpose(0, 2, 1)])
         background, support, log_error, before_solve = ((a + b.T) / 2 for a, b in zip(one[0], other[0], strict=True))
@@ -81,25 +95,29 @@ class CoarseGrid:
         doubts |= {"views": rms(apart), "views_most": float(np.quantile(apart, 0.99))}
         films = beside.films(blocks, support > 0)
         support = np.where(films, -np.abs(support), support)
+        return NetworkOutput(background, support, log_error, apart, before_solve, bool(films.any())), doubts
+
+    def _drawn(self, found: NetworkOutput, shape: tuple[int, int], blocks: Blocks) -> tuple[NetworkOutput, Array]:
+        """That with what the vacuum still shows, and its (height, width) background in counts."""
         noise = np.square(blocks.statistics[4] / blocks.block_px)
-        background = background + detail.of_vacuum(blocks.statistics[0] - background, support <= 0, noise)
-        drawn = grid.draw_means(background * blocks.span + blocks.low, blocks.block_px, (frame.shape[0], frame.shape[1]))
-        return NetworkOutput(background, support, log_error, apart, before_solve, bool(films.any())), drawn, doubts
+        more = detail.of_vacuum(blocks.statistics[0] - found.background, found.support <= 0, noise)
+        output = replace(found, background=found.background + more)
+        return output, grid.draw_means(output.background * blocks.span + blocks.low, blocks.block_px, shape)
 
     def answers(self, views: list[Array]) -> list[tuple[list[Array], dict[str, float]]]:
         """Of each view, (statistics, rows, columns): see `_infer`; grids of any size."""
         shapes = [view.shape[1:] for view in views]
-        if len(set(shapes)) > 1:
-            return [self.answers([view])[0] for view in views]
+        if len(views) > 1 and (self._device.type == "cpu" or len(set(shapes)) > 1):
+            return [answer for answers in in_lanes([partial(self.answers, [view]) for view in views]) for answer in answers]
         rows, columns = shapes[0]
         padding = [(0, 0), (0, -rows % coarse.MULTIPLE), (0, -columns % coarse.MULTIPLE)]
         statistics = np.stack([np.pad(view, padding, mode="edge") for view in views])
-        valid = np.pad(np.ones((len(views), rows, columns), np.float32), padding)
-        return [([surface[:rows, :columns] for surface in surfaces], doubts) for surfaces, doubts in self._infer(statistics, valid)]
+        answers = self._infer(statistics, (rows, columns))
+        return [([surface[:rows, :columns] for surface in surfaces], doubts) for surfaces, doubts in answers]
 
-    def _infer(self, statistics: Array, valid: Array) -> list[tuple[list[Array], dict[str, float]]]:
-        """Of each of n views: ((rows, columns) background, logit of the support, log variance of the error and background before the solve;
-        doubts), normalised. Asked together they take less time.
+    def _infer(self, statistics: Array, frame: tuple[int, int]) -> list[tuple[list[Array], dict[str, float]]]:
+        """Of each of n views, of which so many rows and columns are in the frame: ((rows, columns) background, logit of the support, log
+        variance of the error and background before the solve; doubts), normalised. Asked together they take less time on a GPU.
 
         Doubts, over the frame: the error that the network expects (`network`, root mean square; `network_mostly`, geometric mean); how far
         its two stages are apart (`stages`, and `stages_most`, where they are farthest), and how far under the particle the last solve moved
@@ -107,9 +125,11 @@ class CoarseGrid:
         little the first one was given (`blind`).
         """
         with torch.inference_mode():
-            shown, there = (torch.from_numpy(np.ascontiguousarray(part)).to(self._device) for part in (statistics, valid))
+            shown = torch.from_numpy(np.ascontiguousarray(statistics)).to(self._device)
+            there = torch.zeros_like(shown[:, 0])
+            there[:, : frame[0], : frame[1]] = 1
             first, last = self._network(shown, there)
-            prior, posterior = learned.spread(last.weight, last.log_spectrum, there)
+            prior, posterior = learned.spread(last.factor, last.log_spectrum, (there.shape[1], there.shape[2]), frame)
             surfaces = torch.stack([last.background, last.support, last.log_error, last.before_solve], 1).cpu().numpy()
             doubts = [
                 {**_doubts(first, last, view, there[view] > 0), "prior": prior[view], "posterior": posterior[view]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from aet_stream.config import Denoise
 from aet_stream.denoise import features, trust
 from aet_stream.denoise.estimate import Beat, Estimate, Estimator, Image
 from aet_stream.denoise.estimators import FALLBACK, find_estimator
+from aet_stream.denoise.lanes import take_lanes
 from aet_stream.projection import Array, Quality, Subtracted
 
 logger = logging.getLogger(__name__)
@@ -36,7 +38,9 @@ class Denoiser:
         ------
         ModelError : the model, its file, card or device is not what it should be
         """
-        self.estimator: Estimator = find_estimator(msgspec.structs.replace(settings, **changes))
+        settings = msgspec.structs.replace(settings, **changes)
+        self.estimator: Estimator = find_estimator(settings)
+        self._lanes = settings.threads or len(os.sched_getaffinity(0)) // settings.workers
         self.name, self.sha256, self.rule = self.estimator.name, self.estimator.sha256, self.estimator.rule
         self.device = self.estimator.device
 
@@ -70,6 +74,7 @@ class Denoiser:
         """(rows, columns) float32 logit of where the particle is, on the grid of features.Blocks; `pixels` as for `subtract`."""
         if pixels.min() == pixels.max():
             return np.full(features.describe(pixels.astype(np.float32)).statistics.shape[1:], -_SURE, np.float32)
+        take_lanes(self._lanes)
         image = Image(_scaled(pixels)[0])
         found = self.estimator.support(image)
         if found is not None and np.isfinite(found).all():
@@ -78,6 +83,7 @@ class Denoiser:
 
     def estimate(self, frame: Array, beat: Beat = _no_beat) -> tuple[Estimate, Image]:
         """The background of a (height, width) float32 frame that is not all the same, and what was seen of the frame."""
+        take_lanes(self._lanes)
         image = Image(frame)
         return self.estimator.background(image, beat), image
 

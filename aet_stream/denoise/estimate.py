@@ -7,13 +7,22 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
-from aet_stream.denoise import features, vacuum
+from aet_stream.denoise import classical, features, vacuum
 from aet_stream.denoise.features import Blocks
+from aet_stream.denoise.lanes import Later, aside
 from aet_stream.denoise.vacuum import Vacuum
 from aet_stream.projection import Array
 
 Beat = Callable[[], None]
 """Called between pieces of work: it goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Classical:
+    """Backgrounds that need no network, (rows, columns) float32 at block centres of the vacuum's grid."""
+
+    laplace: Array
+    gaussian_process: Array
 
 
 class Image:
@@ -33,6 +42,11 @@ class Image:
     def vacuum(self) -> Vacuum:
         """Where nothing but background is seen, as classical estimates take it."""
         return vacuum.find_vacuum(self.pixels)
+
+    @cached_property
+    def classical(self) -> Later[Classical]:
+        """What is computed beside every estimate; begun when it is first asked for."""
+        return aside(lambda: Classical(classical.laplace(self.vacuum), classical.gaussian_process(self.vacuum)))
 
 
 @dataclass(frozen=True, slots=True)

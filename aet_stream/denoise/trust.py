@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from scipy.ndimage import binary_dilation
 
-from aet_stream.denoise import beside, classical, grid
+from aet_stream.denoise import beside, grid
 from aet_stream.denoise.estimate import Estimate, Image
 from aet_stream.denoise.vacuum import Vacuum
 from aet_stream.projection import Array, Quality
@@ -71,6 +71,7 @@ class Evidence:
 
 def gather(image: Image, estimate: Estimate, about: Quality = UNNAMED) -> Evidence:
     """Evidence of one subtraction, beside what is known `about` it."""
+    classical = image.classical
     vacuum, blocks = image.vacuum, image.blocks
     clean = image.pixels - estimate.background
     block = blocks.block_px
@@ -88,8 +89,8 @@ def gather(image: Image, estimate: Estimate, about: Quality = UNNAMED) -> Eviden
         vacuum_residual=float(means[seen].mean()) if seen.any() else float("nan"),
         vacuum_fraction=float(seen.mean()),
         edge_contact=float(rim.mean()),
-        laplace_rms=_rms(below - classical.laplace(vacuum)),
-        gp_rms=_rms(below - classical.gaussian_process(vacuum)),
+        laplace_rms=_rms(below - classical().laplace),
+        gp_rms=_rms(below - classical().gaussian_process),
         total_intensity=total,
         mass_x_px=x_px,
         mass_y_px=y_px,

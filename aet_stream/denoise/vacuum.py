@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.ndimage import binary_dilation, label, median_filter
+from scipy.ndimage import binary_dilation, label
 
 from aet_stream.denoise import grid
 from aet_stream.projection import Array
@@ -51,12 +51,19 @@ def find_vacuum(frame: Array) -> Vacuum:
     block = grid.block_px((frame.shape[0], frame.shape[1]), BLOCKS)
     statistics = grid.statistics(frame, block)
     means, _, _, texture = statistics
-    surroundings = median_filter(means, size=max(3, means.shape[0] // 2) | 1, mode="nearest")
-    mask = above_otsu(np.maximum(means - surroundings, 0), _OTSU)
+    mask = above_otsu(np.maximum(means - _surroundings(means), 0), _OTSU)
     if texture.max() > _TEXTURED * texture.min():
         mask |= above_otsu(texture, _OTSU)
     mask = without_specks(mask)
     return Vacuum(statistics, binary_dilation(mask, iterations=_GROW_BLOCKS), block)
+
+
+def _surroundings(means: Array) -> Array:
+    """(rows, columns): the median over windows half as high as the frame. As scipy's filter has it, in two thirds of the time."""
+    size = max(3, means.shape[0] // 2) | 1
+    windows = np.lib.stride_tricks.sliding_window_view(np.pad(means, size // 2, mode="edge"), (size, size)).reshape(*means.shape, -1)
+    medians: Array = np.partition(windows, size * size // 2, axis=-1)[..., size * size // 2]
+    return medians
 
 
 def above_otsu(values: Array, share: float) -> Array:

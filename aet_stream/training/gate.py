@@ -91,7 +91,7 @@ class Samples(Dataset[Array]):
     def sample(self, frame: Frame) -> Array:
         """Of one frame."""
         blocks = describe(frame.raw)
-        output, drawn, _ = self._network.alone(frame.raw, blocks)
+        output, drawn = self._network.alone(blocks, (frame.raw.shape[0], frame.raw.shape[1]))
         inputs = gate_inputs(blocks, output, consult(frame.raw, blocks, output, drawn))
         truth, particle = (pooled(part.astype(np.float64)) for part in in_blocks(frame, blocks))
         rows, columns = truth.shape

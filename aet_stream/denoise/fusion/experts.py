@@ -11,7 +11,7 @@ Each gives a posterior mean and its standard deviation, on a grid of every secon
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,8 @@ from aet_stream.denoise.features import Blocks
 from aet_stream.denoise.fusion import fringes
 from aet_stream.denoise.fusion.kriging import SPACING, SPREAD, Kriging, Prediction, observe, pooled
 from aet_stream.denoise.gaussian_process.dense import Conditioned, condition, most_evident, squared_distances, thinned
+from aet_stream.denoise.gaussian_process.separable import Points
+from aet_stream.denoise.lanes import aside
 from aet_stream.projection import Array
 
 _LEAST_VACUUM, _LEAST_INSIDE = 40, 40
@@ -77,35 +79,80 @@ class Experts:
     fringes: Posterior | None = None
 
 
-def consult(frame: Array, blocks: Blocks, network: NetworkOutput, drawn: Array) -> Experts:
+@dataclass(frozen=True, slots=True)
+class Continued:
+    """The vacuum, continued under the particle."""
+
+    seen: Array
+    """(rows, columns) bool: vacuum"""
+    vacuum: Kriging
+    hidden: Prediction
+    """Of every point that is not seen"""
+    turned: Callable[[], Prediction | None]
+    """The same of a background that the tilt has foreshortened; None: it is about as fine along both axes"""
+
+
+def continued(blocks: Blocks, support: Array) -> Array | Continued:
+    """What the vacuum says of the background under the particle, or only where it is seen: there is too little of it.
+
+    Parameters
+    ----------
+    support : (rows, columns) logit
+    """
+    seen: Array = np.logical_not(grid.in_blocks(binary_dilation(support > 0), SPACING).any((1, 3)))
+    if seen.sum() < _LEAST_VACUUM or seen.all():
+        return seen
+    hidden = Points(np.argwhere(~seen), SPREAD)
+    try:
+        observed = observe(blocks, support.astype(np.float64), seen)
+        vacuum = Kriging(*observed)
+    except LinAlgError:
+        return seen
+    turned = aside(lambda: vacuum.foreshortened(*observed, hidden))
+    return Continued(seen, vacuum, vacuum.at(hidden), turned)
+
+
+def consult(
+    frame: Array, blocks: Blocks, network: NetworkOutput, drawn: Array, begun: Callable[[], Array | Continued] | None = None
+) -> Experts:
     """What the vacuum and the fringes of a frame say.
 
     Parameters
     ----------
     frame, drawn : (height, width) the projection, and the background that the network has drawn, counts
+    begun : gives `continued` of them, if that has been begun
     """
-    support = network.support > 0
-    seen: Array = np.logical_not(grid.in_blocks(binary_dilation(support), SPACING).any((1, 3)))
-    if seen.sum() < _LEAST_VACUUM or seen.all():
-        return Experts(seen)
+    lattice = _lattice(frame, blocks, drawn)
+    by_vacuum = begun() if begun else continued(blocks, network.support)
+    if not isinstance(by_vacuum, Continued):
+        return Experts(by_vacuum)
+    seen, vacuum, hidden = by_vacuum.seen, by_vacuum.vacuum, by_vacuum.hidden
     own = pooled(network.background.astype(np.float64))
+    kriging = _posterior(hidden.mean, hidden.variance, seen, own)
+    inside = np.argwhere(~seen & (pooled((network.support > 0).astype(np.float64)) > 0.5))
+    crystal = _crystal(lattice, vacuum, inside) if lattice and len(inside) >= _LEAST_INSIDE else None
+    by_fringes = _posterior(*crystal.at(hidden), seen, own) if crystal else None
     try:
-        observed = observe(blocks, network.support.astype(np.float64), seen)
-        vacuum = Kriging(*observed)
-        turned = vacuum.foreshortened(*observed)
+        turned = by_vacuum.turned()
     except LinAlgError:
         return Experts(seen)
-    hidden = vacuum.at(np.argwhere(~seen))
-    kriging = _posterior(hidden.mean, hidden.variance, seen, own)
-    two_lengths = _posterior(at.mean, at.variance, seen, own) if turned and (at := turned.at(hidden.at)) else None
-    inside = np.argwhere(~seen & (pooled(support.astype(np.float64)) > 0.5))
-    crystal = _crystal(frame, blocks, drawn, vacuum, inside) if len(inside) >= _LEAST_INSIDE else None
-    if crystal is None:
-        return Experts(seen, vacuum, kriging, two_lengths)
-    return Experts(seen, vacuum, kriging, two_lengths, crystal, _posterior(*crystal.at(hidden), seen, own))
+    two_lengths = _posterior(turned.mean, turned.variance, seen, own) if turned else None
+    return Experts(seen, vacuum, kriging, two_lengths, crystal, by_fringes)
 
 
-def _crystal(frame: Array, blocks: Blocks, drawn: Array, vacuum: Kriging, inside: Array) -> FringeKriging | None:
+@dataclass(frozen=True, slots=True)
+class Lattice:
+    """The fringes that stand out of a frame, on the grid of the experts."""
+
+    amplitude: Array
+    """(fringes, rows, columns)"""
+    level: Array
+    """(rows, columns) means in the same windows"""
+    window: float
+    """Standard deviation of these, in points of the grid"""
+
+
+def _lattice(frame: Array, blocks: Blocks, drawn: Array) -> Lattice | None:
     """None: no fringes stand out."""
     particle = (frame - drawn) / np.float32(blocks.span)
     strongest = fringes.find(particle, blocks.block_px)
@@ -113,10 +160,16 @@ def _crystal(frame: Array, blocks: Blocks, drawn: Array, vacuum: Kriging, inside
         return None
     spacing_px = SPACING * blocks.block_px
     amplitude = fringes.amplitudes(particle, strongest, spacing_px)
-    amplitude /= np.maximum(np.quantile(amplitude[:, inside[:, 0], inside[:, 1]], 0.995, axis=1), 1e-9)[:, None, None]
     level = fringes.levels((frame - np.float32(blocks.low)) / np.float32(blocks.span), strongest.window_px, spacing_px)
+    return Lattice(amplitude, level.astype(np.float64), strongest.window_px / spacing_px)
+
+
+def _crystal(lattice: Lattice, vacuum: Kriging, inside: Array) -> FringeKriging | None:
+    """None: the fringes explain nothing."""
+    strongest = np.quantile(lattice.amplitude[:, inside[:, 0], inside[:, 1]], 0.995, axis=1)
+    amplitude = lattice.amplitude / np.maximum(strongest, 1e-9)[:, None, None]
     try:
-        return FringeKriging(vacuum, amplitude, level.astype(np.float64), strongest.window_px / spacing_px, inside)
+        return FringeKriging(vacuum, amplitude, lattice.level, lattice.window, inside)
     except LinAlgError:
         return None
 
@@ -134,23 +187,27 @@ class FringeKriging:
     def __init__(self, vacuum: Kriging, amplitude: Array, level: Array, window: float, inside: Array) -> None:
         """`amplitude` (fringes, rows, columns), 1 where strongest; `level` (rows, columns): means in windows; `inside` (n, 2): particle."""
         self.amplitude, self._window, self._vacuum = amplitude, window, vacuum
-        below, few = vacuum.at(inside, window**2), thinned(inside, _POINTS)
-        self._points, self._white_covariance = inside[few], below.white_covariance[:, few]
-        surplus = level[inside[:, 0], inside[:, 1]] - below.mean
-        shared = vacuum.covariance(inside, self._points, 2 * window**2) - below.white_covariance.T @ self._white_covariance + 1.0
+        points, few = Points(inside, window**2), thinned(inside, _POINTS)
+        self._points = points[few]
+        seen, alike = vacuum.seen_from(points), vacuum.covariance(points, self._points) + 1.0
+        self._white_covariance = vacuum.whitened(seen[:, few])
+        surplus = level[inside[:, 0], inside[:, 1]] - vacuum.mean(seen)
         for each in amplitude[:, inside[:, 0], inside[:, 1]]:
-            shared += np.outer(each, each[few]) + _BENT * np.exp(-((each[:, None] - each[few]) ** 2) / (2 * _BEND**2))
-        _, (self.misfit, fit) = most_evident((-np.inf, (0.0, None)), self._fits(shared[few], surplus[few]))
+            alike += np.outer(each, each[few]) + _BENT * np.exp(-((each[:, None] - each[few]) ** 2) / (2 * _BEND**2))
+        shared = alike[few] - self._white_covariance.T @ self._white_covariance
+        _, (self.misfit, fit) = most_evident((-np.inf, (0.0, None)), self._fits(shared, surplus[few]))
         if fit is None:
             raise LinAlgError("no misfit makes the covariance positive")
         self._fit = fit
         self.unexplained = np.zeros(level.shape)
         """(rows, columns): what neither the fringes nor a background explain"""
-        self.unexplained[inside[:, 0], inside[:, 1]] = surplus - shared @ fit.weights
+        weights = fit.weights
+        explained = alike @ weights - vacuum.foretold(seen, self._white_covariance @ weights)
+        self.unexplained[inside[:, 0], inside[:, 1]] = surplus - explained
 
     def _fits(self, shared: Array, surplus: Array) -> Iterator[tuple[float, tuple[float, Conditioned | None]]]:
         """(evidence, (misfit, fit)) of every standard deviation that the misfit may have."""
-        unlike = np.exp(-squared_distances(self._points, self._points) / (4 * self._window**2)) + 0.1 * np.eye(len(surplus))
+        unlike = np.exp(-squared_distances(self._points.at, self._points.at) / (4 * self._window**2)) + 0.1 * np.eye(len(surplus))
         for misfit in _MISFITS * self._vacuum.strength + 1e-6:
             fit = condition(shared + misfit**2 * unlike, surplus)
             if fit is not None:
@@ -158,7 +215,7 @@ class FringeKriging:
 
     def at(self, hidden: Prediction) -> tuple[Array, Array]:
         """((n,) mean, (n,) variance) of the background at points that kriging has predicted, given the fringes as well."""
-        joint = self._vacuum.covariance(self._points, hidden.at, self._window**2, SPREAD)
+        joint = self._vacuum.covariance(self._points, hidden.points)
         joint -= self._white_covariance.T @ hidden.white_covariance
         white = self._fit.whitened(joint, overwrite=True)
         return hidden.mean + white.T @ self._fit.white, np.maximum(hidden.variance - np.square(white).sum(0), 1e-14)

@@ -7,7 +7,8 @@ still an expert's. It was trained on particles that the network had never seen, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -18,8 +19,9 @@ from torch.nn import functional
 from aet_stream.denoise import grid
 from aet_stream.denoise.coarse import UNet, blur
 from aet_stream.denoise.features import Blocks
-from aet_stream.denoise.fusion.experts import Experts, NetworkOutput, Posterior, consult
+from aet_stream.denoise.fusion.experts import Continued, Experts, NetworkOutput, Posterior, consult
 from aet_stream.denoise.fusion.kriging import EDGE, SPACING, pooled
+from aet_stream.denoise.lanes import in_lanes
 from aet_stream.projection import Array
 
 CHANNELS = (
@@ -122,19 +124,22 @@ class Fusion:
     """Experts and gate at work."""
 
     def __init__(self, gate: Gate, device: torch.device) -> None:
-        self._gate, self._device = gate.to(device), device
+        self._gate: Gate = gate.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._device = device
 
     def to(self, device: torch.device) -> Fusion:
         return Fusion(self._gate, device)
 
-    def correction(self, frame: Array, blocks: Blocks, network: NetworkOutput, drawn: Array) -> tuple[Array, dict[str, float]]:
-        """((height, width) counts to be added to the background that the network has `drawn`; doubts, normalised).
+    def correction(
+        self, frame: Array, blocks: Blocks, network: NetworkOutput, drawn: Array, begun: Callable[[], Array | Continued]
+    ) -> tuple[Array, dict[str, float]]:
+        """((height, width) counts to be added to the background that the network has `drawn`; doubts, normalised); `begun`: see `consult`.
 
         Doubts: the error that the gate expects (`gate`, root mean square; `gate_mostly`, geometric mean; `gate_whole`, of the frame at
         once); how far the experts that it believes are apart, and how sure (`disputed`); how far it moved the background (`moved`), and how
         far kriging would have had it moved (`vacuum_says`).
         """
-        experts = consult(frame, blocks, network, drawn)
+        experts = consult(frame, blocks, network, drawn, begun)
         correction, doubts = self._mixed(gate_inputs(blocks, network, experts), pooled(network.support > 0), _instead(network, experts))
         shape = (frame.shape[0], frame.shape[1])
         return grid.draw_means(correction * blocks.span, SPACING * blocks.block_px, shape), doubts
@@ -143,10 +148,11 @@ class Fusion:
         """((rows, columns) correction on the grid of the experts; doubts), normalised, rows and columns alike; `instead` of the
         gate's correction this one, if there is one."""
         rows, columns = share.shape
-        with torch.inference_mode():
-            views = np.stack([inputs, inputs.transpose(0, 2, 1)])  # both are EDGE x EDGE
-            mixture = self._gate(torch.from_numpy(views).to(self._device))
-            one, other = ([part[view].cpu().numpy() for part in mixture] for view in range(2))
+        views = np.stack([inputs, inputs.transpose(0, 2, 1)])  # both are EDGE x EDGE
+        if self._device.type == "cpu":
+            one, other = (found for [found] in in_lanes([partial(self._mixture, view[None]) for view in views]))
+        else:
+            one, other = self._mixture(views)
         correction, log_error, disputed = (((a + b.T) / 2)[:rows, :columns] for a, b in zip(one[:3], other[:3], strict=True))
         network, kriging = (inputs[CHANNELS.index(name), :rows, :columns] for name in ("network", "kriging"))
         correction = correction if instead is None else instead
@@ -160,6 +166,12 @@ class Fusion:
             "vacuum_says": rms(kriging - network),
         }
         return correction, doubts
+
+    def _mixture(self, views: Array) -> list[list[Array]]:
+        """Of each of (n, ...) views the parts of its mixture."""
+        with torch.inference_mode():
+            mixture = self._gate(torch.from_numpy(views).to(self._device))
+            return [[part[view].cpu().numpy() for part in mixture] for view in range(len(views))]
 
 
 def _instead(network: NetworkOutput, experts: Experts) -> Array | None:

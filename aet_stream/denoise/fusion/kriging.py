@@ -16,7 +16,7 @@ from scipy.linalg import LinAlgError
 from aet_stream.denoise import grid
 from aet_stream.denoise.features import BLOCKS, Blocks
 from aet_stream.denoise.gaussian_process.dense import Conditioned, condition, most_evident, thinned
-from aet_stream.denoise.gaussian_process.separable import Pairs
+from aet_stream.denoise.gaussian_process.separable import Pairs, Points, joined
 from aet_stream.projection import Array
 
 SPACING = 2
@@ -63,21 +63,18 @@ def pooled(surface: Array) -> Array:
 class Observations:
     """Means of windows that show the vacuum."""
 
-    at: Array
-    """(n, 2) centres, in points of the grid"""
-    wide: Array
-    """(n,) variances of the windows, points squared"""
+    points: Points
+    """n windows, in points of the grid"""
     mean: Array
     """(n,)"""
     noise: Array
     """(n,) variances"""
 
-    def parts(self) -> tuple[Array, ...]:
-        """All of them, in this order."""
-        return self.at, self.wide, self.mean, self.noise
+    def __len__(self) -> int:
+        return len(self.points)
 
-    def __getitem__(self, which: Array) -> Observations:
-        return Observations(*(part[which] for part in self.parts()))
+    def __getitem__(self, which: Array | slice) -> Observations:
+        return Observations(self.points[which], self.mean[which], self.noise[which])
 
 
 def observe(blocks: Blocks, logit: Array, seen: Array) -> tuple[Observations, Observations]:
@@ -96,13 +93,11 @@ def observe(blocks: Blocks, logit: Array, seen: Array) -> tuple[Observations, Ob
     means = blocks.statistics[0].astype(np.float64)
     noise = np.square(blocks.statistics[4].astype(np.float64) / blocks.block_px)
     noise += np.square(_SPILT * np.exp(np.minimum(logit, _RIM)))
-    whole = Observations(
-        np.argwhere(seen).astype(np.float64), np.full(seen.sum(), SPREAD), pooled(means)[seen], pooled(noise)[seen] / SPACING**2
-    )
+    whole = Observations(Points(np.argwhere(seen).astype(np.float64), SPREAD), pooled(means)[seen], pooled(noise)[seen] / SPACING**2)
     rows, columns = logit.shape
     rim = np.kron(~seen, np.ones((SPACING, SPACING), bool))[:rows, :columns] & (logit < _RIM)
     at = (np.argwhere(rim) - (SPACING - 1) / 2) / SPACING
-    single = Observations(at, np.full(len(at), SPREAD / SPACING**2), means[rim], noise[rim])
+    single = Observations(Points(at, SPREAD / SPACING**2), means[rim], noise[rim])
     return whole, single[np.argsort(logit[rim], kind="stable")]
 
 
@@ -110,8 +105,8 @@ def observe(blocks: Blocks, logit: Array, seen: Array) -> tuple[Observations, Ob
 class Prediction:
     """What the vacuum says of some points."""
 
-    at: Array
-    """(n, 2)"""
+    points: Points
+    """n windows"""
     mean: Array
     """(n,)"""
     variance: Array
@@ -124,67 +119,98 @@ class Kriging:
 
     def __init__(self, whole: Observations, rim: Observations, shape: Shape | None = None) -> None:
         """`whole`: a few of it choose the covariance, if no `shape` is given; `rim`: counts as long as it agrees with what comes before."""
-        vacuum = Observations(*(np.concatenate(pair) for pair in zip(whole.parts(), rim.parts(), strict=True)))
-        self._level = float(vacuum.mean.mean())
-        values = vacuum.mean - self._level
-        few = thinned(whole.at, _CHOOSING)
-        self._shape = shape or _chosen(vacuum[few], values[few])
+        self._level = float(np.concatenate([whole.mean, rim.mean]).mean())
+        values = whole.mean - self._level
+        few = thinned(whole.points.at, _CHOOSING)
+        self._shape = shape or _chosen(whole[few], values[few])
         self.length, self.roughness, self.strength, self.stretch = self._shape
-        self.left_out_at = vacuum.at[few].astype(np.int64)
+        self.left_out_at = whole.points.at[few].astype(np.int64)
         """(n, 2): where `left_out` was measured"""
-        self.left_out = self._left_out(vacuum[few], values[few])
+        self.left_out = self._left_out(whole[few], values[few])
         """(n,): leave-one-out residuals, in standard deviations (Rasmussen & Williams, 5.12)"""
-        fit = self._fit_all(vacuum, values, sure=len(whole.at))
-        used = len(whole.at) + _agreeing(fit.white[len(whole.at) :])
-        self._vacuum, self._fit = vacuum[np.arange(used)], fit.first(used)
+        fit = self._fit(whole, rim)
+        used = _agreeing(fit.white[len(whole) :])
+        self._vacuum = joined(whole.points, rim.points[:used])
+        self._posterior = fit.first(len(self._vacuum))
 
-    def foreshortened(self, whole: Observations, rim: Observations) -> Kriging | None:
-        """The same with two lengths; None: the vacuum, given again, is about as fine along one axis as along the other."""
-        few = thinned(whole.at, _CHOOSING)
-        shape = _stretched(whole[few], whole.mean[few] - self._level, self._shape)
-        return Kriging(whole, rim, shape) if max(shape[-1], 1 / shape[-1]) >= _FORESHORTENED else None
-
-    def _fit_all(self, vacuum: Observations, values: Array, sure: int) -> Conditioned:
-        """Rougher than the few points would have it, if the `sure` ones contradict that.
+    def foreshortened(self, whole: Observations, rim: Observations, points: Points) -> Prediction | None:
+        """What it says of points with two lengths; None: the vacuum, given again, is about as fine along both axes.
 
         Raises
         ------
         LinAlgError : no roughness makes the covariance positive
         """
-        fit = None
+        few = thinned(whole.points.at, _CHOOSING)
+        shape = _stretched(whole[few], whole.mean[few] - self._level, self._shape)
+        return Kriging(whole, rim, shape).at(points) if max(shape[-1], 1 / shape[-1]) >= _FORESHORTENED else None
+
+    def _fit(self, whole: Observations, rim: Observations) -> Conditioned:
+        """Rougher than the few points would have it, if the whole ones contradict that.
+
+        Raises
+        ------
+        LinAlgError : no roughness makes the covariance positive
+        """
+        shared, fit = self._between(whole), None
         for roughness in _ROUGHNESS[_ROUGHNESS.index(self.roughness) :]:
             self.roughness = roughness
-            fit = condition(self._own_covariance(vacuum), values)
-            if fit and np.mean(fit.white[:sure] ** 2) < _AGREEING:
+            of_whole = condition(self._with_own(shared, whole), whole.mean - self._level)
+            if of_whole is None:
+                continue
+            agree = np.mean(of_whole.white**2) < _AGREEING
+            if agree or roughness == _ROUGHNESS[-1]:
+                across = self.covariance(whole.points, rim.points)
+                fit = of_whole.extended(across, self._with_own(self._between(rim), rim), rim.mean - self._level)
+            if fit and agree:
                 break
         if fit is None:
             raise LinAlgError("no roughness makes the covariance positive")
         return fit
 
-    def at(self, points: Array, wide: float = SPREAD) -> Prediction:
-        """The background at (n, 2) points; `wide`: variance of the windows in which it is seen there."""
-        across = self.covariance(self._vacuum.at, points, self._vacuum.wide, wide)
-        white = self._fit.whitened(across, overwrite=True)
+    def at(self, points: Points) -> Prediction:
+        """The background at points whose windows are alike."""
+        white = self.whitened(self.seen_from(points))
+        wide = float(points.wide[0])
         own = self.strength**2 * (_LEVEL + self.length**2 / (self.length**2 + 2 * wide))
-        return Prediction(points, white.T @ self._fit.white + self._level, np.maximum(own - np.square(white).sum(0), 1e-14), white)
+        variance = np.maximum(own - np.einsum("ij,ij->j", white, white), 1e-14)
+        return Prediction(points, white.T @ self._posterior.white + self._level, variance, white)
+
+    def seen_from(self, points: Points) -> Array:
+        """(vacuum, n) covariance of points with the vacuum."""
+        return self.covariance(self._vacuum, points)
+
+    def whitened(self, columns: Array) -> Array:
+        """(vacuum, n) L^-1 of such columns, which are overwritten."""
+        return self._posterior.whitened(columns, overwrite=True)
+
+    def foretold(self, seen: Array, white: Array) -> Array:
+        """(n,) what L^-1 observations, (vacuum,), say of points of this (vacuum, n) covariance with the vacuum."""
+        weights: Array = seen.T @ self._posterior.whitened(white, transposed=True)
+        return weights
+
+    def mean(self, seen: Array) -> Array:
+        """(n,) of the background at points of this (vacuum, n) covariance with the vacuum."""
+        return self.foretold(seen, self._posterior.white) + self._level
 
     def _left_out(self, some: Observations, values: Array) -> Array:
-        fit = condition(self._own_covariance(some), values)
+        fit = condition(self._with_own(self._between(some), some), values)
         if fit is None:
             return np.zeros(len(values))
         inverse = fit.whitened(np.eye(len(values)), overwrite=True)
         residuals: Array = inverse.T @ fit.white / np.sqrt(np.square(inverse).sum(0))
         return residuals
 
-    def _own_covariance(self, observed: Observations) -> Array:
-        """(n, n) of observations, with what they do not share."""
-        covariance = self.covariance(observed.at, observed.at, observed.wide, observed.wide)
-        covariance[np.diag_indices(len(covariance))] += self.roughness * self.strength**2 + observed.noise
-        return covariance
+    def _between(self, observed: Observations) -> Array:
+        """(n, n): what observations share with one another."""
+        return self.covariance(observed.points, observed.points)
 
-    def covariance(self, one: Array, other: Array, wide: Array | float, other_wide: Array | float = 0.0) -> Array:
-        """(n, m) between points; `wide`, `other_wide`: variances of the windows in which they are seen, of each or of all, which add up."""
-        covariance = _shared(Pairs(one, other, wide, other_wide), self.length, self.stretch)
+    def _with_own(self, shared: Array, observed: Observations) -> Array:
+        """(n, n): that, and what each has for itself."""
+        return _raised(shared, self.roughness * self.strength**2 + observed.noise)
+
+    def covariance(self, one: Points, other: Points) -> Array:
+        """(n, m) between the means of windows."""
+        covariance = _shared(Pairs(one, other), self.length, self.stretch)
         covariance *= self.strength**2
         return covariance
 
@@ -204,52 +230,66 @@ def _shared(pairs: Pairs, length: float, stretch: float) -> Array:
     return covariance
 
 
+def _raised(matrix: Array, by: Array) -> Array:
+    """(n, n): another one, the diagonal larger by (n,)."""
+    raised = matrix.copy()
+    raised.reshape(-1)[:: len(raised) + 1] += by
+    return raised
+
+
 Shape = tuple[float, float, float, float]
 """(length, roughness, strength, stretch) of a covariance"""
 
 
-def _fits(
-    vacuum: Observations, values: Array, lengths: Iterable[float], roughnesses: Sequence[float], stretch: float = 1.0
-) -> Iterator[tuple[float, Shape]]:
+class _Few:
+    """Of the vacuum, to choose a covariance by."""
+
+    def __init__(self, vacuum: Observations, values: Array) -> None:
+        self.noise, self.values = vacuum.noise, values
+        self.pairs = Pairs(vacuum.points, vacuum.points)
+        self.variance = max(float(np.mean(values**2)), 1e-14)
+
+
+def _fits(few: _Few, lengths: Iterable[float], roughnesses: Sequence[float], stretch: float = 1.0) -> Iterator[tuple[float, Shape]]:
     """(evidence, shape) of every length and roughness; the strength follows from them."""
-    pairs = Pairs(vacuum.at, vacuum.at, vacuum.wide, vacuum.wide)
-    variance = max(float(np.mean(values**2)), 1e-14)
     for length in lengths:
-        shared = _shared(pairs, length, stretch)
+        shared = _shared(few.pairs, length, stretch)
         for roughness in roughnesses:
-            fit = condition(shared + np.diag(roughness + vacuum.noise / variance), values)
+            fit = condition(_raised(shared, roughness + few.noise / few.variance), few.values)
             if fit is not None:
                 square = max(float(np.mean(fit.white**2)), 1e-20)
-                yield -len(values) / 2 * np.log(square) - fit.log_root_determinant, (float(length), roughness, square**0.5, stretch)
+                yield -len(few.values) / 2 * np.log(square) - fit.log_root_determinant, (float(length), roughness, square**0.5, stretch)
 
 
 def _chosen(vacuum: Observations, values: Array) -> Shape:
     """Of highest evidence, both lengths alike."""
-    unknown = (float(_LENGTHS[-1]), _ROUGHNESS[-1], max(float(np.mean(values**2)), 1e-14) ** 0.5, 1.0)
-    best = most_evident((-np.inf, unknown), _fits(vacuum, values, _LENGTHS, _ROUGHNESS))
+    few = _Few(vacuum, values)
+    unknown = (float(_LENGTHS[-1]), _ROUGHNESS[-1], few.variance**0.5, 1.0)
+    best = most_evident((-np.inf, unknown), _fits(few, _LENGTHS, _ROUGHNESS))
     step = float(_LENGTHS[1] / _LENGTHS[0])
     for _ in range(_FINER):
         step **= 0.5
         length, roughness, *_ = best[1]
-        best = most_evident(best, _fits(vacuum, values, (length * step, length / step), (roughness,)))
+        best = most_evident(best, _fits(few, (length * step, length / step), (roughness,)))
     return best[1]
 
 
 def _stretched(vacuum: Observations, values: Array, shape: Shape) -> Shape:
     """Of higher evidence than that one, the lengths unlike; that one if none is worth it."""
+    few = _Few(vacuum, values)
     length, roughness, *_ = shape
-    alike = most_evident((-np.inf, shape), _fits(vacuum, values, (length,), (roughness,)))
+    alike = most_evident((-np.inf, shape), _fits(few, (length,), (roughness,)))
     best = alike[0] + _WORTH, shape
     for stretch in _STRETCHES:
-        best = most_evident(best, _fits(vacuum, values, (length,), (roughness,), stretch))
+        best = most_evident(best, _fits(few, (length,), (roughness,), stretch))
     if best[1] == shape:
         return shape
-    best = most_evident(best, _fits(vacuum, values, (length,), _ROUGHNESS, best[1][-1]))
+    best = most_evident(best, _fits(few, (length,), _ROUGHNESS, best[1][-1]))
     step = float(_LENGTHS[1] / _LENGTHS[0])
     for _ in range(_FINER):
         step **= 0.5
         length, roughness, _, stretch = best[1]
-        best = most_evident(best, _fits(vacuum, values, (length * step, length / step), (roughness,), stretch))
+        best = most_evident(best, _fits(few, (length * step, length / step), (roughness,), stretch))
         for other in (stretch * step, stretch / step):
-            best = most_evident(best, _fits(vacuum, values, (best[1][0],), (roughness,), other))
+            best = most_evident(best, _fits(few, (best[1][0],), (roughness,), other))
     return best[1]

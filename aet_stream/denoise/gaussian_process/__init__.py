@@ -4,4 +4,6 @@
 - `cosines`: a smooth surface on a grid, as a sum of some 330 cosines.
 - `periodic`: any stationary covariance on a whole grid, by Fourier transforms and conjugate gradients.
 - `learned`: `cosines` in torch, with its gradient, so that a network is trained through it.
+
+`separable` makes covariances between points, `lapack` factors them without the interpreter's lock.
 """

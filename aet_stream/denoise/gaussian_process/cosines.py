@@ -25,6 +25,8 @@ FINEST = 0.125
 """Highest frequency, in cycles per block of features.BLOCKS: 32 px of a frame of 256 px."""
 MARGIN = 8
 """Blocks by which the domain is wider than the frame, on every side."""
+_NOTHING = 1e-9
+"""Variance of a coefficient, in those of what is seen of it, that is not told from 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +38,11 @@ class Basis:
     columns: Array
     """(columns, l) float64"""
     chosen: Array
-    """(modes,) int: which of the k * l products are used: those whose frequency is at most FINEST"""
+    """(modes,) int: which of the k * l products are used: those whose frequency is at most FINEST, the slowest first"""
     frequency: Array
     """(modes,) float64, cycles per block"""
     row_products: Array
-    """(rows, k * k): products of two cosines, for the normal matrix"""
+    """(rows, k * (k + 1) / 2): products of two cosines, for the normal matrix"""
     column_products: Array
     pairs: Array
     """(modes * modes,) int: where the normal matrix stands among the products of row products and column products"""
@@ -51,12 +53,19 @@ def basis(rows: int, columns: int, *, finest: float = FINEST, margin: int = MARG
     """The cosines of a grid, up to a frequency and on a domain wider by `margin`."""
     (y, fy), (x, fx) = _cosines(rows, finest, margin), _cosines(columns, finest, margin)
     frequency = np.hypot(fy[:, None], fx[None]).ravel()
-    chosen = np.flatnonzero(frequency <= finest)
-    products = [(c[:, :, None] * c[:, None, :]).reshape(len(c), -1) for c in (y, x)]
+    chosen = np.argsort(frequency, kind="stable")[: np.count_nonzero(frequency <= finest)]
+    (row_products, row_places), (column_products, column_places) = _products(y), _products(x)
     k, m = chosen // x.shape[1], chosen % x.shape[1]
-    row_pairs, column_pairs = k[:, None] * y.shape[1] + k, m[:, None] * x.shape[1] + m
-    pairs = (row_pairs * x.shape[1] ** 2 + column_pairs).ravel()
-    return Basis(y, x, chosen, frequency[chosen], products[0], products[1], pairs)
+    pairs = (row_places[k[:, None], k] * column_products.shape[1] + column_places[m[:, None], m]).ravel()
+    return Basis(y, x, chosen, frequency[chosen], row_products, column_products, pairs)
+
+
+def _products(cosines: Array) -> tuple[Array, Array]:
+    """((n, k * (k + 1) / 2) products of any two of (n, k), (k, k) which of them is that of these two)."""
+    one, other = np.triu_indices(cosines.shape[1])
+    places = np.empty(2 * cosines.shape[1:], np.int64)
+    places[one, other] = places[other, one] = np.arange(len(one))
+    return np.ascontiguousarray(cosines[:, one] * cosines[:, other]), places
 
 
 def _cosines(count: int, finest: float, margin: int) -> tuple[Array, Array]:
@@ -82,7 +91,7 @@ def posterior_mean(basis: Basis, values: Array, precision: Array, amplitude: flo
     full = np.zeros(basis.rows.shape[1] * basis.columns.shape[1])
     if best is not None:
         fit, scale = best
-        full[basis.chosen] = fit.weights * scale
+        full[basis.chosen[: len(scale)]] = fit.weights * scale
     surface: Array = basis.rows @ full.reshape(basis.rows.shape[1], -1) @ basis.columns.T
     return surface
 
@@ -90,10 +99,15 @@ def posterior_mean(basis: Basis, values: Array, precision: Array, amplitude: flo
 def _fits(
     basis: Basis, normal: Array, right: Array, amplitude: float, lengths: Sequence[float]
 ) -> Iterator[tuple[float, tuple[Conditioned, Array] | None]]:
-    """(evidence, (fit, standard deviations of the coefficients)) of every length."""
+    """(evidence, (fit, standard deviations of the coefficients)) of every length, up to the last that is not next to 0."""
+    seen = np.diagonal(normal)
     for length in lengths:
         spectrum = np.exp(-2 * (np.pi * length * basis.frequency) ** 2)
         scale = np.sqrt(amplitude * spectrum / spectrum.sum())
-        fit = condition(normal * scale[:, None] * scale + np.eye(len(scale)), right * scale)
+        scale = scale[: 1 + np.flatnonzero(np.square(scale) * seen > _NOTHING).max(initial=0)]
+        count = len(scale)
+        matrix = normal[:count, :count] * scale[:, None] * scale
+        matrix.reshape(-1)[:: count + 1] += 1
+        fit = condition(matrix, right[:count] * scale)
         if fit is not None:  # of coefficients, unlike of observations, a longer white vector is more evident
             yield float(fit.white @ fit.white) / 2 - fit.log_root_determinant, (fit, scale)

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
-from scipy.linalg import solve_triangular
-from scipy.linalg.lapack import dpotrf
 
+from aet_stream.denoise.gaussian_process import lapack
+from aet_stream.denoise.lanes import in_lanes
 from aet_stream.projection import Array
 
 T = TypeVar("T")
+_WORTH = 3e7
+"""Multiplications from which on columns are solved for in two lanes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +26,14 @@ class Conditioned:
     """A positive matrix M = L L^T, and observations seen through it."""
 
     factor: Array
-    """(n, n) L in the lower triangle; what stands above it means nothing"""
+    """(n, n) L in the lower triangle, column by column; what stands above it means nothing"""
     white: Array
     """(n,) L^-1 observations: each in standard deviations beyond what those before it foretell"""
 
     @property
     def log_root_determinant(self) -> float:
         """Half the logarithm of the determinant of M."""
-        return float(np.log(np.diag(self.factor)).sum())
+        return float(np.log(np.diagonal(self.factor)).sum())
 
     @property
     def evidence(self) -> float:
@@ -44,22 +47,44 @@ class Conditioned:
 
     def whitened(self, columns: Array, *, transposed: bool = False, overwrite: bool = False) -> Array:
         """L^-1 columns (L^-T if transposed); `overwrite`: they are not needed any more."""
-        white: Array = solve_triangular(
-            self.factor, columns, lower=True, trans="T" if transposed else "N", overwrite_b=overwrite, check_finite=False
+        white = np.ascontiguousarray(columns) if overwrite else np.array(columns, np.float64, order="C")
+        parts = (
+            [white] if white.ndim == 1 or white.size * len(white) < _WORTH else [white[:, : (half := white.shape[1] // 2)], white[:, half:]]
         )
+        in_lanes([partial(lapack.solve, self.factor, part, transposed=transposed) for part in parts])
         return white
 
     def first(self, count: int) -> Conditioned:
         """The same of the first observations alone."""
         return Conditioned(self.factor[:count, :count], self.white[:count])
 
+    def extended(self, across: Array, own: Array, observations: Array) -> Conditioned | None:
+        """The same of more observations; None: the matrix of all is not positive.
+
+        Parameters
+        ----------
+        across, own : (n, m), (m, m) of the larger matrix, right of this one and below that; both are overwritten
+        observations : (m,)
+        """
+        n, m = across.shape
+        pull = self.whitened(across, overwrite=True)
+        lapack.subtract_square(own.T, pull)
+        if not lapack.factor(own.T):
+            return None
+        factor = np.empty((n + m, n + m), order="F")
+        factor[:n, :n], factor[n:, :n], factor[n:, n:] = self.factor, pull.T, own.T
+        white = observations - pull.T @ self.white
+        lapack.solve(own.T, white)
+        return Conditioned(factor, np.concatenate([self.white, white]))
+
 
 def condition(matrix: Array, observations: Array) -> Conditioned | None:
-    """Factor a symmetric float64 matrix, which is overwritten; None: it is not positive."""
-    factor, failed_at = dpotrf(matrix.T, lower=1, overwrite_a=1, clean=0)  # as LAPACK lays matrices out: copied nowhere
-    if failed_at:
+    """Factor a symmetric (n, n) float64 matrix, row by row, which is overwritten; None: it is not positive."""
+    if not lapack.factor(matrix.T):
         return None
-    return Conditioned(factor, solve_triangular(factor, observations, lower=True, check_finite=False))
+    white = np.array(observations, np.float64)
+    lapack.solve(matrix.T, white)
+    return Conditioned(matrix.T, white)
 
 
 def most_evident(best: tuple[float, T], candidates: Iterable[tuple[float, T]]) -> tuple[float, T]:

@@ -12,41 +12,56 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aet_stream.denoise.gaussian_process import cosines
+from aet_stream.denoise.gaussian_process import cosines, lapack
 
 KNOTS = (0.0, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)
 """Where the logarithm of the spectrum is given, in units of cosines.FINEST; linear between."""
 
 
-def solve(value: Tensor, weight: Tensor, log_spectrum: Tensor) -> Tensor:
+class Solution(NamedTuple):
+    """What `solve` finds."""
+
+    surface: Tensor
+    """(n, rows, columns)"""
+    factor: Tensor
+    """(n, modes, modes) Cholesky factor of the precision of what was solved for, for `spread`; without a gradient"""
+
+
+def solve(value: Tensor, weight: Tensor, log_spectrum: Tensor) -> Solution:
     """The smooth surface through observations, see gaussian_process/cosines.py.
 
     Parameters
     ----------
     value, weight : (n, rows, columns) what was observed and its precision (1 / variance)
     log_spectrum : (n, knots) logarithm of the spectrum at KNOTS
-
-    Returns
-    -------
-    (n, rows, columns)
     """
     grid = basis(value.shape[-2], value.shape[-1], value.device)
     log_modes = _log_modes(log_spectrum, grid)
-    surface: Tensor = _Solve.apply(value.double(), weight.double(), log_modes, grid)  # type: ignore[no-untyped-call]
-    return surface.to(value.dtype)
+    surface, factor = _Solve.apply(value.double(), weight.double(), log_modes, grid)  # type: ignore[no-untyped-call]
+    return Solution(surface.to(value.dtype), factor)
 
 
-def spread(weight: Tensor, log_spectrum: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+def spread(factor: Tensor, log_spectrum: Tensor, grid: tuple[int, int], frame: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """(n,) standard deviation of the surface over the frame: as the spectrum allows it, and as the observations leave it open.
 
-    `weight` and `log_spectrum` as in `solve`; `valid` (n, rows, columns): 1 where there is a frame.
+    `factor` and `log_spectrum` as in `solve`; `grid`: its (rows, columns); `frame`: how many of them there are in the frame.
     """
-    grid = basis(valid.shape[-2], valid.shape[-1], valid.device)
-    scale = (_log_modes(log_spectrum, grid) / 2).exp()
-    frame = _normal_matrix(valid.double(), grid) * scale[:, :, None] * scale[:, None, :]
-    left = torch.cholesky_inverse(_factor(weight.double(), scale, grid))
-    blocks = valid.sum((1, 2))
-    return (frame.diagonal(dim1=1, dim2=2).sum(1) / blocks).sqrt(), ((left * frame).sum((1, 2)) / blocks).clamp(min=0).sqrt()
+    scale = (_log_modes(log_spectrum, basis(*grid, factor.device)) / 2).exp()
+    inside, blocks = _frame_matrix(grid, frame, factor.device), frame[0] * frame[1]
+    allowed = (scale.square() * inside.diagonal(dim1=1, dim2=2)).sum(1)
+    left = (scale[:, None] @ (_inverse(factor) * inside) @ scale[:, :, None])[:, 0, 0]
+    return (allowed / blocks).sqrt(), (left / blocks).clamp(min=0).sqrt()
+
+
+@lru_cache(maxsize=16)
+def _frame_matrix(grid: tuple[int, int], frame: tuple[int, int], device: torch.device) -> Tensor:
+    """(1, modes, modes): the normal matrix of a frame of which every block is seen alike; what is above its diagonal is added to what is
+    below."""
+    with torch.inference_mode(False):
+        there = torch.zeros((1, *grid), dtype=torch.float64, device=device)
+        there[:, : frame[0], : frame[1]] = 1
+        matrix = _normal_matrix(there, basis(*grid, device))
+        return (matrix + matrix.tril(-1) - matrix.triu(1)).mT.contiguous().mT
 
 
 class Basis(NamedTuple):
@@ -86,7 +101,7 @@ class _Solve(torch.autograd.Function):
     """Coefficients scaled by sqrt(S), so that the matrix is 1 + something positive; the gradient costs one more solve with its factor."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, weight: Tensor, log_modes: Tensor, grid: Basis) -> Tensor:
+    def forward(ctx: Any, value: Tensor, weight: Tensor, log_modes: Tensor, grid: Basis) -> tuple[Tensor, Tensor]:
         to_modes, to_grid = _transforms(grid)
         scale = (log_modes / 2).exp()  # (n, modes)
         factor = _factor(weight, scale, grid)
@@ -94,7 +109,8 @@ class _Solve(torch.autograd.Function):
         surface: Tensor = to_grid(coefficients * scale)
         ctx.grid = grid
         ctx.save_for_backward(value, weight, scale, factor, coefficients, surface)
-        return surface
+        ctx.mark_non_differentiable(factor)
+        return surface, factor
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
@@ -106,11 +122,27 @@ class _Solve(torch.autograd.Function):
 
 
 def _factor(weight: Tensor, scale: Tensor, grid: Basis) -> Tensor:
-    """(n, modes, modes): Cholesky factor of 1 + what is observed, for coefficients scaled by sqrt(S)."""
+    """(n, modes, modes): Cholesky factor of 1 + what is observed, for coefficients scaled by sqrt(S). On a CPU what stands above its
+    diagonal means nothing, and OpenBLAS takes two thirds of the time of torch."""
     matrix = _normal_matrix(weight, grid) * scale[:, :, None] * scale[:, None, :]
     matrix.diagonal(dim1=1, dim2=2).add_(1)
-    factor: Tensor = torch.linalg.cholesky_ex(matrix)[0]  # what is not finite stays so, and is seen by the caller
-    return factor
+    if matrix.device.type != "cpu":
+        factor: Tensor = torch.linalg.cholesky_ex(matrix)[0]  # what is not finite stays so, and is seen by the caller
+        return factor
+    for each in matrix:
+        if not lapack.factor(each.numpy().T):
+            each.fill_(torch.nan)
+    return matrix.mT
+
+
+def _inverse(factor: Tensor) -> Tensor:
+    """(n, modes, modes): inverse of L L^T; on a CPU what stands above its diagonal means nothing."""
+    if factor.device.type != "cpu":
+        return torch.cholesky_inverse(factor)
+    inverse = factor.mT.clone()
+    for each in inverse:
+        lapack.invert(each.numpy().T)
+    return inverse.mT
 
 
 def _transforms(grid: Basis) -> Any:
