@@ -273,7 +273,7 @@ def test_totals_of_few_or_of_something_else_say_nothing() -> None:
     assert not off(np.full(3, np.nan)).any()
 
 
-def test_a_first_edition_whose_totals_stray_is_not_believed(turning: tuple[list[View], list[Array]]) -> None:
+def test_a_first_edition_whose_totals_stray_is_not_believed(found: Estimated) -> None:
     """It is sure of itself at every tilt, and leaves more at one than at another; of one particle both cannot be."""
     film, rng = surface(1), np.random.default_rng(0)
     views = []
@@ -282,12 +282,13 @@ def test_a_first_edition_whose_totals_stray_is_not_believed(turning: tuple[list[
         view, truth, _ = view_of(below, float(tilt), number / (len(TILTS) - 1), number, bump=float(rng.uniform(-0.06, 0.06)))
         left = float((truth - view.first).sum())
         views.append(replace(view, expected=0.1, total=500 * np.pi * 3.2**2 + left))
-    silent, asked = (estimate([replace(view, total=total) for view, total in zip(views, totals, strict=True)]) for totals in (
-        [float("nan")] * len(views), [view.total for view in views],
-    ))  # fmt: skip
+    silent, asked = (
+        estimate([replace(view, total=total) for view, total in zip(views, totals, strict=True)], begin=found.model)
+        for totals in ([float("nan")] * len(views), [view.total for view in views])
+    )
     assert silent is not None
     assert asked is not None
-    before, after = (np.mean([drawing.verdict.share for drawing in found.drawings]) for found in (silent, asked))
+    before, after = (np.mean([drawing.verdict.share for drawing in each.drawings]) for each in (silent, asked))
     assert before < 0.5
     assert after > 0.9
 
