@@ -106,6 +106,9 @@ class Leased(_After):
     worker: bytes
     deadline_s: float
     leased_at: float
+    """Since when the worker has nothing else to do first."""
+    waits: bool = False
+    """In the worker's socket, behind the one that it is at."""
 
     @property
     def wanted(self) -> Wanted:  # type: ignore[override]
@@ -167,6 +170,13 @@ def read_of(state: State) -> Read | None:
 
 
 _NAMES = {Wanted: "wanted", Read: "waiting", Leased: "working", Subtracted: "done"}
+
+
+def _name(state: State) -> str:
+    """Where it is, for people."""
+    return "waiting" if isinstance(state, Leased) and state.waits else _NAMES[type(state)]
+
+
 _S = TypeVar("_S", Wanted, Read, Leased, Subtracted)
 
 
@@ -258,13 +268,18 @@ class InFlight:
         return self._enter(read)
 
     def lease(self, read: Read, worker: bytes, *, now_s: float, unix_s: float) -> Leased:
-        """Read -> Leased."""
+        """Read -> Leased; it waits behind what the worker has already."""
         job_id = f"{self.job_prefix}.{next(self._job_ids)}"
-        return self._enter(Leased(read, job_id, worker, now_s + self.lease_s, unix_s))
+        return self._enter(Leased(read, job_id, worker, now_s + self.lease_s, unix_s, waits=bool(self.held_by(worker))))
 
-    def renew(self, leased: Leased, now_s: float) -> Leased:
-        """Its worker lives."""
-        return self._enter(replace(leased, deadline_s=now_s + self.lease_s))
+    def begin(self, leased: Leased, unix_s: float) -> Leased:
+        """Its worker is at it now."""
+        return self._enter(replace(leased, leased_at=unix_s, waits=False)) if leased.waits else leased
+
+    def renew(self, worker: bytes, now_s: float) -> None:
+        """It lives: whatever it has stays its own."""
+        for leased in self.held_by(worker):
+            self._enter(replace(leased, deadline_s=now_s + self.lease_s))
 
     def unlease(self, leased: Leased) -> Read:
         """Leased -> Read: nobody works on it any more."""
@@ -298,4 +313,4 @@ class InFlight:
 
     def counts(self) -> QueueDepth:
         """How many visits are where, for the status."""
-        return QueueDepth(offered=len(self.backlog), credit=self.credit, **Counter(_NAMES[type(state)] for state in self._states.values()))
+        return QueueDepth(offered=len(self.backlog), credit=self.credit, **Counter(_name(state) for state in self._states.values()))
