@@ -325,7 +325,7 @@ def test_a_worker_that_knows_of_neither_is_given_both_again(desk: Desk, pair: tu
 
 
 def test_nothing_waits_behind_a_job_of_nobody(desk: Desk, pair: tuple[Job, Job]) -> None:
-    """A worker that was silent for too long goes on with what waited in its socket: until it has come to the end of that it gets nothing."""
+    """A worker that was silent for too long goes on with what waited in its socket: until the end of that it gets nothing."""
     desk.clock.advance(31.0)
     desk.turn()
     assert desk.job(asking=ahead(pair[1])) is None
