@@ -1,15 +1,17 @@
 """From replayed files to atoms: a series through a running daemon, with and without a background that the daemon has to remove.
 
     python -m tests.bench_atoms_daemon [--background 4] [--only WORD] [--film changes]
-    AET_STREAM_TEST_DATA=... python -m tests.bench_atoms_daemon --series np2_dose8e3 [--iterations 30]
+    AET_STREAM_TEST_DATA=... python -m tests.bench_atoms_daemon --series np2_dose8e3 --within 70 [--iterations 30]
 
 The series, a particle of ours or one of `simulated-np`, goes file by file through a running daemon, which makes the volume when it closes
 the series, and finds its atoms. Four times: `without` background (a constant pedestal is subtracted); with a background of so many counts
 that changes from tilt to tilt, `removed` by the default network; with the Poisson noise that such a background brings along, removed
 likewise (`noisy`); and that with the background subtracted exactly, as if it were `known`. So the first two, and again the last two under
-more noise, tell what its removal costs. Behind a particle of ours lies a film of the simulator, which turns with it as films do, so that
-the films of the series become a second edition; with `--film changes` one that changes from frame to frame, as no film does. Behind the
-others lie a slope and a wave. Maxima and atoms are matched to the true ones one to one. How the atoms' x, y, z follow the volume's axes is
+more noise, tell what its removal costs. Behind the particle lies a film of the simulator, which turns with it as films do, so that
+the films of the series become a second edition; with `--film changes` one that changes from frame to frame, as no film does; with
+`--film waves` a slope and a wave.
+
+Maxima and atoms are matched to the true ones one to one. How the atoms' x, y, z follow the volume's axes is
 fixed, so that a volume of the wrong hand finds nothing; scale and offset, which the data do not state, are fitted.
 """
 
@@ -64,13 +66,23 @@ def of_waves(count: int, size_px: int, mean: float, seed: int = 0) -> Array:
     return mean * np.stack(shapes)
 
 
+def tilted(truth: Truth, most_deg: float) -> Truth:
+    """Of a series over half a turn what a film leaves possible: beyond 90 degrees it is seen from the other side."""
+    beyond = truth.tilts_deg > 90
+    tilts_deg = np.where(beyond, truth.tilts_deg - 180, truth.tilts_deg)
+    mirrored = np.roll(truth.images[:, :, ::-1], round(2 * truth.axis_px) - truth.images.shape[2] + 1, axis=2)
+    images = np.where(beyond[:, None, None], mirrored, truth.images)
+    order = [index for index in np.argsort(tilts_deg) if abs(tilts_deg[index]) <= most_deg]
+    return replace(truth, images=images[order], tilts_deg=tilts_deg[order])
+
+
 def through_the_daemon(folder: Path, truth: Truth, images: Array, model: str, **settings: object) -> Path:
     """Each image as a file; the folder of what came out."""
     wanted: dict[str, object] = {
         "reconstruct__on_close": True,
         "reconstruct__quality": False,
         "atoms__enabled": True,
-        "film__enabled": True,
+        "film__enabled": model != "constant",
     }
     wanted |= {"atoms__pixel_angstrom": truth.pixel_angstrom, **settings}  # .npy does not say it
     daemon = Daemon(folder, denoise__model=model, **wanted)
@@ -90,20 +102,24 @@ def main() -> None:
     parser.add_argument("--tilts", default="70")
     parser.add_argument("--iterations", type=int, default=50, help="0: the stopping rule, which is after the voxels, not the atoms")
     parser.add_argument("--background", type=float, default=4.0, help="mean counts (the particle has about 10)")
-    parser.add_argument("--film", default="turns", choices=("turns", "changes"))
+    parser.add_argument("--film", default="turns", choices=("turns", "changes", "waves"))
+    parser.add_argument(
+        "--within", type=float, default=90.0, help="degrees: of a series of simulated-np, which has all tilts, as no film allows"
+    )
     parser.add_argument("--only", default="", help="without, removed, noisy or known")
     parser.add_argument("--set", default="{}", help="further settings, as JSON")
     given = parser.parse_args()
     if given.series:
         truth = published(given.series)
+        truth = tilted(truth, given.within)
     else:
         truth = simulated("fcc", (79,), given.atoms, given.seed, given.tilts, around_px=60)
         truth = replace(truth, axes=np.eye(3))  # where the alignment puts the particle is its own affair
     images = np.rint(truth.images + 1)
-    if given.series or given.film == "changes":
-        extra = (of_waves if given.series else of_film)(len(images), images.shape[1], given.background)
-    else:
+    if given.film == "turns":
         extra = of_turning_film(truth.tilts_deg, images.shape[1], given.background)
+    else:
+        extra = (of_waves if given.film == "waves" else of_film)(len(images), images.shape[1], given.background)
     noisy = images + np.random.default_rng(1).poisson(extra)
     cases = {
         "without": (images.astype("<u2"), "constant"),
