@@ -106,7 +106,7 @@ class Leased(_After):
     worker: bytes
     deadline_s: float
     leased_at: float
-    """Since when the worker has nothing else to do first."""
+    """Since when nothing is before it."""
     waits: bool = False
     """In the worker's socket, behind the one that it is at."""
 
@@ -272,9 +272,15 @@ class InFlight:
         job_id = f"{self.job_prefix}.{next(self._job_ids)}"
         return self._enter(Leased(read, job_id, worker, now_s + self.lease_s, unix_s, waits=bool(self.held_by(worker))))
 
-    def begin(self, leased: Leased, unix_s: float) -> Leased:
-        """Its worker is at it now."""
-        return self._enter(replace(leased, leased_at=unix_s, waits=False)) if leased.waits else leased
+    def next_for(self, worker: bytes, unix_s: float) -> None:
+        """It has answered: nothing is before what waits for it."""
+        for leased in self.held_by(worker):
+            if leased.waits:
+                self._enter(replace(leased, leased_at=unix_s))
+
+    def begin(self, leased: Leased) -> Leased:
+        """Its worker says that it is at it."""
+        return self._enter(replace(leased, waits=False))
 
     def renew(self, worker: bytes, now_s: float) -> None:
         """It lives: whatever it has stays its own."""

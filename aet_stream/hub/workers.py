@@ -81,7 +81,7 @@ class Workers:
         now_s = self._heard_at_s[peer] = self._timing.now_s()
         begun = self._in_flight.find_job(ready.at)
         if begun is not None:
-            self._in_flight.begin(begun, self._timing.unix_s())
+            self._in_flight.begin(begun)
         elif ready.at:
             return  # that lease has ended: whatever it were given now would wait behind a job of nobody's
         for leased in self._in_flight.held_by(peer):
@@ -112,7 +112,7 @@ class Workers:
     def hear_working(self, working: Working) -> None:
         leased = self._in_flight.find_job(working.job_id)
         if leased is not None:
-            self._in_flight.begin(leased, self._timing.unix_s())
+            self._in_flight.begin(leased)
             self._lives(leased.worker)
 
     def _lives(self, worker: bytes) -> None:
@@ -124,6 +124,7 @@ class Workers:
         if leased is None:
             return  # late or double: its lease had run out
         self._lives(leased.worker)
+        self._in_flight.next_for(leased.worker, self._timing.unix_s())
         answer = dict(zip(done.planes, pixels if pixels.ndim == 3 else [pixels], strict=False))
         if wrong := _wrong(answer, leased.read.raw):
             self._endings.charge(leased, why("worker_wrong", answer=wrong))
@@ -140,6 +141,7 @@ class Workers:
         leased = self._in_flight.find_job(failed.job_id)
         if leased is not None:
             self._lives(leased.worker)
+            self._in_flight.next_for(leased.worker, self._timing.unix_s())
             self._endings.charge(leased, why("worker_failed", error=failed.reason))
 
     def hear_gone(self, peer: bytes) -> None:
