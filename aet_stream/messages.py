@@ -20,7 +20,7 @@ from aet_stream.reasons import Reason
 from aet_stream.status import AnyHeard, StepName
 
 #: Raised whenever a message changes; roles of different versions refuse each other.
-WIRE_VERSION = 10
+WIRE_VERSION = 11
 
 
 class ArraySpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -150,10 +150,12 @@ class Taken(Message, frozen=True, tag="taken"):
 
 
 class Ready(Message, frozen=True, tag="ready"):
-    """A worker is free. Said again every half second, because the hub may have restarted."""
+    """A worker is free, or soon will be. Said again every half second while it is free, because the hub may have restarted."""
 
     name: str
     model_sha256: str
+    at: str = ""
+    """Id of the job that it begins now: the next one may wait in its socket meanwhile. Empty: it has none."""
     wire: int = 0
     """WIRE_VERSION of the worker; another one gets no work."""
     version: str = ""

@@ -87,17 +87,20 @@ class Worker:
     def step(self) -> None:
         if self._link is None or self._denoiser is None:
             return
-        if time.monotonic() - self._asked_at > ASK_AGAIN_S:
-            self._ask()
         for message, pixels in self._link.receive(0.2 if self._asked_at else 0.05):  # soon again, until the hub was there once
             if isinstance(message, Job) and pixels is not None:
+                self._ask(at=message.job_id)
                 self._do(message, pixels)
-                self._ask()
+                self._asked_at = time.monotonic()  # it was asked ahead, and hears that this one is done
+                return  # the next one waits in the socket; between two, whoever wants us to stop is heard
+        if time.monotonic() - self._asked_at > ASK_AGAIN_S:  # and nothing waits there
+            self._ask()
 
-    def _ask(self) -> None:
+    def _ask(self, *, at: str = "") -> None:
+        """For a projection; `at` one, for the next."""
         if self._link is not None and self._denoiser is not None:
             ready = Ready(name=self.name, model_sha256=self._denoiser.sha256, wire=WIRE_VERSION, version=__version__)
-            ready = msgspec.structs.replace(ready, compress=self._compress)
+            ready = msgspec.structs.replace(ready, at=at, compress=self._compress)
             if self._link.send(ready):  # else there is no hub yet: the next step asks
                 self._asked_at = time.monotonic()
 

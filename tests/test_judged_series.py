@@ -6,13 +6,14 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from aet_stream.cli import main
 from aet_stream.simulate.physical import PhysicalSeries, physical_series
 from aet_stream.training import judged_series, oracle
-from aet_stream.training.judged_series import Marks, Which, changes, judged, marks, rows, table, trusted
+from aet_stream.training.judged_series import Marks, Which, changes, judged, known_physics, marks, rows, table, trusted
 
 SMALL = Which(kind="one-side", physics="clouds", seed=5, tilts=3, size_px=64)
 
@@ -22,7 +23,7 @@ def off_by(share: float) -> judged_series.Estimator:
 
     def answers(series: PhysicalSeries) -> Iterator[judged_series.Answer]:
         for below in series.background:
-            yield below + share * series.geometry.unit_counts, share * series.geometry.unit_counts, 0.25
+            yield judged_series.Answer(below + share * series.geometry.unit_counts, share * series.geometry.unit_counts, 0.25)
 
     return answers
 
@@ -41,6 +42,23 @@ def test_a_known_error_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
         for clean in series.clean
     ]
     assert row.total_percent == pytest.approx(100 * np.mean(added), rel=0.03)
+
+
+def test_a_volume_of_true_backgrounds_is_no_distance_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one of wrong ones the farther, the more wrong they are; three tilts make none."""
+    five = Which(kind="one-side", physics="clouds", seed=5, tilts=5, size_px=64)
+    for share in (0.0, 0.01, 0.03):
+        monkeypatch.setitem(judged_series.OF_SERIES, f"{share}", ("", lambda _, share=share: off_by(share)))
+    names = [f"laplace + {share}" for share in (0.0, 0.01, 0.03)]
+    none, little, much = (m.volume for m in marks(["laplace"], [five], only=names))
+    assert none == 0
+    assert little is not None
+    assert much is not None
+    assert 0.005 < little < much / 2
+    found = marks(["laplace"], [SMALL, five], only=names[1:2])
+    assert found[0].volume is None
+    assert rows(found)[0].volume_percent == pytest.approx(100 * little)
+    assert f"{100 * little:.2f}" in table([msgspec.structs.replace(m, trust=[]) for m in found])
 
 
 def test_wrong_trust_is_counted() -> None:
@@ -105,11 +123,14 @@ def test_series_are_of_both_physics_and_fixed() -> None:
     of = judged(["edge", "halo"], 3)
     assert [(w.kind, w.physics) for w in of[:3]] == [("edge", "clouds"), ("edge", "flakes"), ("edge", "clouds")]
     assert len({(w.kind, w.seed) for w in of}) == 6
+    assert {w.physics for w in judged(["edge"], 3, physics=known_physics(["flakes"]))} == {"flakes"}
 
 
 def test_a_kind_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And settings that do not go together."""
     assert main(["evaluate", "--series", "--kind", "fog"]) != 0
     assert "growing-halo" in capsys.readouterr().err
+    assert main(["evaluate", "--series", "--physics", "oil"]) != 0
+    assert "flakes" in capsys.readouterr().err
     assert main(["evaluate", "--series", "--set", "hard"]) != 0
     assert "--set does not go" in capsys.readouterr().err

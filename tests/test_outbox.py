@@ -380,6 +380,15 @@ def test_a_command_that_hangs_is_stopped(tmp_path: Path, pairs: Callable[..., Pa
     assert program.effects == {event_id}
 
 
+def test_a_command_that_is_killed_has_failed(pairs: Callable[..., Pair]) -> None:
+    """As the kernel does where memory runs out: it is charged, and put aside after the last try, not begun for ever."""
+    pair = pairs(command={"argv": ["/bin/sh", "-c", "kill -KILL $$"], "events": ALL}, trigger={"longest_pause_s": 0.05, "attempts": 2})
+    pair.announce(1)
+    pair.until(pair.settled)
+    (dead,) = pair.core.outbox.figures().dead
+    assert (dead.attempts, dead.detail) == (2, "killed by signal 9")
+
+
 def test_a_command_that_is_not_there_is_named(tmp_path: Path, pairs: Callable[..., Pair]) -> None:
     """The dead letter says which program."""
     pair = pairs(command={"argv": [str(tmp_path / "nothing")], "events": ALL}, trigger={"attempts": 1})

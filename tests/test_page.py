@@ -57,7 +57,9 @@ def _tidy(browser: Browser) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
-    """A closed series with its volume; six tilts, a repeat, a clipped one, one without a tilt, one that is no image, one hostile name."""
+    """A closed series with its volume; one of a projection with a hot pixel; and one of six tilts, a repeat, a clipped one, one without a
+    tilt, one that is no image, one hostile name.
+    """
     settings = {"reconstruct__on_close": True, "reconstruct__iterations": 3, "reconstruct__quality": False}
     settings |= {"preview__enabled": True, "preview__every_deg": 5, "preview__size_px": 32, "preview__iterations": 2}
     settings |= {"monitor__enabled": True, "monitor__port": 0, "monitor__doctor_every_s": 3600}
@@ -67,9 +69,11 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         found.wait_for_totals(limit_s=180, stored=7)
         assert found.ask("close", "old").returncode == 0
         wait_for((found.out / "old" / "reconstruction.h5").exists, limit_s=120, what="the volume")
+        put(found.root / "hot", 0, 7.0, kind="npy", pixels=hot_image())
+        found.wait_for_totals(stored=8)
         for index in range(5):
             put(found.root / "np", index, -20.0 + 10 * index)
-        found.wait_for_totals(stored=12)
+        found.wait_for_totals(stored=13)
         put(found.root / "np", 90, None)
         put(found.root.parent, 6, 3.0).rename(found.root / "np" / f"{HOSTILE}.tif")
         pixels = known_image(7)
@@ -78,8 +82,15 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         put(found.root / "np", 8, -20.0)
         (found.root / "np" / "broken_+50.0deg.tif").write_bytes(b"II*\0 no image")
         (found.root / "np" / "movie_+50.0deg.eer").write_bytes(b"II*\0" + bytes(2000))
-        found.wait_for_totals(stored=15, held=1, quarantined=1)
+        found.wait_for_totals(stored=16, held=1, quarantined=1)
         yield found
+
+
+def hot_image() -> np.ndarray:
+    """One of whose pixels makes all others look alike."""
+    pixels = known_image(3).astype("<f4")
+    pixels[20, 20] = 1e11
+    return pixels
 
 
 def opened(browser: Browser, daemon: Daemon) -> Page:
@@ -88,6 +99,11 @@ def opened(browser: Browser, daemon: Daemon) -> Page:
     page.open(address(daemon))
     page.wait("window.aet?.painted > 0 && document.querySelectorAll('.tile').length >= 10", limit_s=90, what="the page to be painted")
     return page
+
+
+def choose(page: Page, series: str) -> None:
+    """In the list of all of them."""
+    page.run(f"[...document.querySelectorAll('#series-list button')].find((b) => b.innerText === '{series}').click()")
 
 
 def leave(page: Page) -> None:
@@ -277,7 +293,7 @@ def test_every_panel_says_the_truth(browser: Browser, daemon: Daemon) -> None:
     listed = page.run(
         "[...document.querySelectorAll('#series-list tbody tr')].map((r) => [...r.cells].slice(0, 4).map((c) => c.innerText.trim()))"
     )
-    assert listed == [["np", "open", f"{count}", "2"], ["old", "closed", "7", ""]]
+    assert listed == [["np", "open", f"{count}", "2"], ["hot", "open", "1", ""], ["old", "closed", "7", ""]]
     assert any("broken_+50.0deg" in line for line in page.run("[...document.querySelectorAll('#log li')].map((l) => l.innerText)"))
 
 
@@ -302,7 +318,7 @@ def test_a_chosen_series_opens_whatever_is_told_of_the_one_shown(browser: Browse
         f" /series\\/[^/]+$/.test(at) && !at.endsWith('{shown}')"
         " ? new Promise((go) => late.push(() => go(ask(at, ...more)))) : ask(at, ...more)"
     )
-    page.run("[...document.querySelectorAll('#series-list button')].find((b) => b.innerText === 'old').click()")
+    choose(page, "old")
     page.wait("late.length === 1", what="the question for the old series")
     page.run(
         "window.told = 0; const parse = JSON.parse; JSON.parse = (text) => {"
@@ -317,7 +333,7 @@ def test_a_chosen_series_opens_whatever_is_told_of_the_one_shown(browser: Browse
 def test_an_old_series_opens_in_the_same_view_with_its_volume(browser: Browser, daemon: Daemon) -> None:
     """Chosen in the list: its own projections, its volume's three middle slices pixel by pixel, and following stops."""
     page = opened(browser, daemon)
-    page.run("[...document.querySelectorAll('#series-list button')].find((b) => b.innerText === 'old').click()")
+    choose(page, "old")
     page.wait(
         "document.querySelectorAll('#volume canvas').length === 3 && document.querySelectorAll('.tile').length === 7", what="the old series"
     )
@@ -337,21 +353,14 @@ def test_an_old_series_opens_in_the_same_view_with_its_volume(browser: Browser, 
     page.wait(f"aet.tilt_deg === {newest} && document.querySelectorAll('.tile').length >= 10", what="the newest again")
 
 
-def test_one_hot_pixel_leaves_the_others_their_greys(browser: Browser, tmp_path: Path) -> None:
+def test_one_hot_pixel_leaves_the_others_their_greys(browser: Browser, daemon: Daemon) -> None:
     """Of a range that makes all other pixels look alike, black and white are still the percentiles of the pixels; nothing wraps around."""
-    pixels = known_image(3).astype("<f4")
-    pixels[20, 20] = 1e11
-    with running(tmp_path, monitor__enabled=True, monitor__port=0) as daemon:
-        put(daemon.root / "hot", 0, 7.0, kind="npy", pixels=pixels)
-        daemon.wait_for_totals(stored=1)
-        page = browser.page()
-        page.size(1280, 800)
-        page.open(address(daemon))
-        page.wait("window.aet?.painted > 0", limit_s=90, what="the page to be painted")
-        window = numbers(page.text("#view-raw figcaption .which"))
-        assert window == pytest.approx(np.percentile(pixels, (0.3, 99.8)).tolist(), abs=3)
-        assert_shows(grey_levels(page, "#view-raw .stage canvas", 64, 64), pixels, window)
-        leave(page)
+    page, pixels = opened(browser, daemon), hot_image()
+    choose(page, "hot")
+    page.wait("aet.tilt_deg === 7 && document.querySelectorAll('.tile').length === 1", what="the hot one")
+    window = numbers(page.text("#view-raw figcaption .which"))
+    assert window == pytest.approx(np.percentile(pixels, (0.3, 99.8)).tolist(), abs=3)
+    assert_shows(grey_levels(page, "#view-raw .stage canvas", 64, 64), pixels, window)
 
 
 @pytest.mark.thorough
@@ -558,10 +567,10 @@ def test_series_frames_and_report_over_http(daemon: Daemon) -> None:
     """Frames equal the series; tricks with paths and ids find nothing."""
     url = address(daemon)
     found = json.loads(get(f"{url}/api/v1/series")[1])
-    assert [row["name"] for row in found] == ["np", "old"]
+    assert [row["name"] for row in found] == ["np", "hot", "old"]
     one = f"{url}/api/v1/series/{found[0]['id']}"
     series = wait_for(lambda: json.loads(get(one)[1]), what="the series")
-    assert len(series["rows"]) == daemon.status()["totals"]["stored"] - 7
+    assert len(series["rows"]) == daemon.status()["totals"]["stored"] - 8
     code, text = get(f"{one}/report.html")
     assert code == 200
     assert "&lt;img src=x" in text

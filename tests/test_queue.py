@@ -42,6 +42,11 @@ def ready(name: str = "w") -> Ready:
     return Ready(name=name, model_sha256="0", wire=WIRE_VERSION)
 
 
+def ahead(job: Job, name: str = "w") -> Ready:
+    """It begins this one, and asks for the next."""
+    return replace(ready(name), at=job.job_id)
+
+
 def done(job: Job) -> Done:
     return Done(job_id=job.job_id, quality=Quality("none", "0"), network_s=0.0)
 
@@ -157,6 +162,10 @@ class Desk:
         self.offer(*names, stamp=stamp, folder=folder)
         self.run()
 
+    def attempts(self) -> list[int]:
+        """Charged to each visit."""
+        return [row["attempts"] for row in self.core.ledger.db.execute("SELECT attempts FROM visit ORDER BY path")]
+
     def counts(self, state: str) -> int:
         count: int = getattr(self.core.status().queue, state)
         return count
@@ -221,6 +230,160 @@ def test_signs_of_life_keep_a_lease(desk: Desk) -> None:
         desk.hear(Working(job_id=job.job_id))
         desk.turn()
     assert desk.counts("working") == 1
+
+
+@pytest.fixture
+def pair(desk: Desk) -> tuple[Job, Job]:
+    """A worker is at the first, and the second waits in its socket."""
+    desk.pixels = {f"s/{name}.tif": known_image(index, 32) for index, name in enumerate("abc")}
+    desk.offer("a", "b")
+    first = desk.job()
+    assert first is not None
+    second = desk.job(asking=ahead(first))
+    assert second is not None
+    assert (desk.counts("working"), desk.counts("waiting")) == (1, 1)
+    return first, second
+
+
+def test_a_worker_has_one_more_at_most(desk: Desk, pair: tuple[Job, Job]) -> None:
+    """It asks when it begins one; what is said twice brings nothing. Each is stored once, in the time that it was worked on."""
+    first, second = pair
+    desk.offer("c")
+    assert desk.job(asking=ahead(first)) is None
+    desk.clock.advance(7.0)
+    desk.hear(done(first), CLEAN)
+    assert desk.job() is None  # said before the second came out of the socket
+    third = desk.job(asking=ahead(second))
+    assert third is not None
+    desk.clock.advance(2.0)
+    desk.hear(done(second), CLEAN)
+    desk.hear(ahead(third))
+    desk.hear(done(third), CLEAN)
+    desk.run()
+    records = desk.core.archive.store("s").records
+    assert [record.visit.path for record in records] == ["s/a.tif", "s/b.tif", "s/c.tif"]
+    assert [round(record.network_s) for record in records] == [7, 2, 0]
+    assert desk.attempts() == [0, 0, 0]
+
+
+def test_what_waits_for_a_slow_worker_stays_its_own(desk: Desk, pair: tuple[Job, Job], caplog: pytest.LogCaptureFixture) -> None:
+    """Its signs of life are good for both; and nothing is given to another while it goes from one to the next."""
+    first, second = pair
+    for _ in range(3):
+        desk.clock.advance(20.0)
+        desk.hear(Working(job_id=first.job_id))
+        assert desk.job(b"w2", ready("w2")) is None
+    desk.hear(done(first), CLEAN)
+    assert desk.job() is None
+    desk.hear(done(second), CLEAN)
+    desk.run()
+    assert [desk.state(name) for name in "ab"] == ["stored", "stored"]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("end", ["dies", "hangs"])
+def test_only_what_a_lost_worker_was_at_is_charged(desk: Desk, pair: tuple[Job, Job], end: str) -> None:
+    """What waited in its socket goes to the next at once, with no try lost; what the lost one still answers is nobody's."""
+    _, second = pair
+    desk.hear(ready("w2"), peer=b"w2")
+    desk.clock.advance(31.0 if end == "hangs" else 4.0)
+    if end == "dies":
+        desk.hear(ready(), peer=b"successor")
+    desk.turn()
+    ((_, again),) = desk.taken(Job)
+    assert (again.visit, again.job_id == second.job_id) == (second.visit, False)
+    assert desk.attempts() == [1, 0]
+    for job in pair:
+        desk.hear(Working(job_id=job.job_id))
+        desk.hear(done(job), CLEAN)
+    assert desk.counts("done") == 0
+    desk.hear(done(again), CLEAN)
+    desk.run()
+    assert len(desk.core.archive.store("s").records) == 2
+    assert desk.attempts() == [1, 0]
+
+
+def test_what_a_lost_worker_had_come_to_is_charged(desk: Desk, pair: tuple[Job, Job]) -> None:
+    """The second, once it has begun it: by its asking for the next, or by a sign of life."""
+    first, second = pair
+    desk.hear(done(first), CLEAN)
+    desk.hear(Working(job_id=second.job_id))
+    desk.clock.advance(31.0)
+    desk.turn()
+    assert desk.attempts() == [0, 1]
+
+
+def test_a_worker_that_knows_of_neither_is_given_both_again(desk: Desk, pair: tuple[Job, Job], caplog: pytest.LogCaptureFixture) -> None:
+    """On the same link it says that it has nothing to do, long after they were sent."""
+    desk.clock.advance(4.0)
+    again = desk.job()
+    assert again is not None
+    assert again.visit == pair[0].visit
+    assert desk.job(asking=ahead(again)).visit == pair[1].visit  # type: ignore[union-attr]
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [f"w does not know of s/{n}.tif any more" for n in "ab"]
+    assert desk.attempts() == [0, 0]
+
+
+def test_nothing_waits_behind_a_job_of_nobody(desk: Desk, pair: tuple[Job, Job]) -> None:
+    """A worker that was silent for too long goes on with what waited in its socket: until the end of that it gets nothing."""
+    desk.clock.advance(31.0)
+    desk.turn()
+    assert desk.job(asking=ahead(pair[1])) is None
+    desk.hear(done(pair[1]), CLEAN)
+    assert desk.job() is not None
+
+
+def test_a_free_worker_comes_first(desk: Desk, pair: tuple[Job, Job]) -> None:
+    """One that has asked ahead gets nothing while another has nothing to do."""
+    first, second = pair
+    desk.hear(done(first), CLEAN)
+    desk.hear(ahead(second))
+    desk.hear(ready("w2"), peer=b"w2")
+    desk.offer("c")
+    desk.turn()
+    desk.answer()
+    desk.turn()
+    assert [(peer, job.visit.path) for peer, job in desk.taken(Job)] == [(b"w2", "s/c.tif")]
+
+
+def test_nothing_waits_for_a_worker_elsewhere(desk: Desk) -> None:
+    """It is far, and may be lost: it gets the next when its answer is here, without asking again."""
+    elsewhere = replace(ready("lab2:gpu"), host="lab2")
+    desk.offer("a", "b")
+    first = desk.job(asking=elsewhere)
+    assert first is not None
+    assert desk.job(asking=replace(elsewhere, at=first.job_id)) is None
+    desk.hear(done(first), CLEAN)
+    desk.turn()
+    assert [job.visit.path for _, job in desk.taken(Job)] == ["s/b.tif"]
+
+
+def test_a_last_try_has_its_worker_for_itself(desk: Desk) -> None:
+    """Nothing waits behind it, and it waits behind nothing, though workers ask ahead."""
+    desk.pixels = {f"s/{name}.tif": known_image(index, 32) for index, name in enumerate(("bomb", "first", "later"))}
+    desk.offer("bomb")
+    for _ in range(3):
+        job = desk.job()
+        assert job is not None
+        desk.hear(Failed(job_id=job.job_id, reason="it died"))
+        if desk.attempts() == [2]:
+            desk.offer("first")
+    assert job.visit.path == "s/bomb.tif"
+    first = desk.job()
+    assert first is not None
+    assert first.visit.path == "s/first.tif"
+    assert desk.job(asking=ahead(first)) is None
+    desk.hear(done(first), CLEAN)
+    desk.turn()
+    bomb = desk.job()
+    assert bomb is not None
+    assert bomb.visit.path == "s/bomb.tif"
+    desk.offer("later")
+    assert desk.job(asking=ahead(bomb)) is None
+    assert desk.job(b"w2", ready("w2")) is None
+    desk.hear(done(bomb), CLEAN)
+    desk.run()
+    assert [desk.state(name) for name in ("bomb", "first", "later")] == ["stored"] * 3
 
 
 def test_results_for_nobody_do_nothing(desk: Desk) -> None:
@@ -696,6 +859,43 @@ def test_a_worker_that_subtracts_for_long_is_there_all_the_while(tmp_path: Path,
             worker.close()
             hub.close()
     assert sum(isinstance(message, Working) for message in heard) <= 2 + time.monotonic() - began
+
+
+def test_a_worker_asks_for_the_next_before_it_begins(tmp_path: Path) -> None:
+    """Two jobs come: it takes one a turn, says which it begins, and says that it has none only when there is none."""
+    hub = HubSocket(tmp_path)
+    said: list[tuple[type, str]] = []
+    peers: list[bytes] = []
+
+    class Quick:
+        name, sha256, device = "quick", "0", "cpu"
+
+        def warm_up(self) -> None: ...
+
+        def subtract(self, pixels: np.ndarray, *, beat: Callable[[], None]) -> Subtracted:
+            return Subtracted(CLEAN, Quality("quick", "0"))
+
+    def heard() -> int:
+        for item in hub.receive(0.05):
+            assert isinstance(item, tuple)
+            peers.append(item[0])
+            said.append((type(item[1]), getattr(item[1], "at", "") or getattr(item[1], "job_id", "")))
+        return len(said)
+
+    worker = Worker(Config(output=Output(root=str(tmp_path))), name="w", denoiser=Quick())  # type: ignore[arg-type]
+    worker.start()
+    try:
+        wait_for(lambda: worker.step() or heard(), what="the worker to ask")
+        for job_id in "12":
+            assert hub.send(peers[0], Job(job_id=job_id, series="s", visit=VisitKey(f"s/{job_id}.tif", 0, "1")), PIXELS)
+        said.clear()
+        wait_for(lambda: worker.step() or heard() >= 4, what="its answers")
+        assert said[:4] == [(Ready, "1"), (Done, "1"), (Ready, "2"), (Done, "2")]
+        wait_for(lambda: worker.step() or heard() >= 5, what="it to ask again")
+        assert said[4] == (Ready, "")
+    finally:
+        worker.close()
+        hub.close()
 
 
 def test_ten_thousand_waiting_files_take_little_memory(desk: Desk) -> None:

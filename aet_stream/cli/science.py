@@ -140,6 +140,13 @@ def add_commands(add: Add) -> None:
     evaluate.add_argument(
         "--first-seed", type=whole, default=4_000_000, metavar="N", help="with --series: others for development (default: 4000000)"
     )
+    evaluate.add_argument(
+        "--physics",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="with --series: films of this only, clouds or flakes (default: in turn)",
+    )
     evaluate.add_argument("--tilts", type=whole_from(2, 1000), default=40, metavar="N", help="with --series: of each (default: 40)")
     evaluate.add_argument(
         "--height",
@@ -151,6 +158,12 @@ def add_commands(add: Add) -> None:
         help="with --series: of the film above the tilt axis, radii of the particle (default: below the particle); may be repeated",
     )
     evaluate.add_argument("--keep", type=folder, metavar="DIR", help="with --series: what was found of each; a stopped run goes on")
+    evaluate.add_argument(
+        "--fit-trust",
+        type=new_file,
+        metavar="FILE",
+        help="with --series: fit the films' rule for the expected error on these, and write it",
+    )
     evaluate.add_argument("--json", type=new_file, metavar="FILE", help="all figures as JSON as well")
     evaluate.add_argument(
         "--figure", type=picture, metavar="FILE", help="worst, median and best hard frame of the first network: .png, .pdf or .svg"
@@ -307,6 +320,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     if arguments.series:
         return _evaluate_series(arguments)
+    if arguments.fit_trust:
+        raise AetError("--fit-trust goes with --series")
     unknown = [name for name in arguments.sets if name not in sets.SETS]
     if unknown:
         raise AetError(f"no set {unknown[0]!r}: choose {', '.join(sets.SETS)}")
@@ -328,14 +343,31 @@ def _evaluate_series(arguments: argparse.Namespace) -> int:
         kinds = judged_series.known_kinds(arguments.kinds)
     except ValueError as error:
         raise AetError(f"--kind: {error}") from error
+    try:
+        physics = judged_series.known_physics(arguments.physics)
+    except ValueError as error:
+        raise AetError(f"--physics: {error}") from error
     series = judged_series.judged(
-        kinds, arguments.seeds, tilts=arguments.tilts, first=arguments.first_seed, heights=arguments.heights or [None]
+        kinds,
+        arguments.seeds,
+        tilts=arguments.tilts,
+        first=arguments.first_seed,
+        heights=arguments.heights or [None],
+        physics=physics,
     )
     try:
         found = judged_series.marks(arguments.models, series, arguments.keep, only=arguments.estimators)
     except ValueError as error:
         raise AetError(f"--estimator: {error}") from error
     print(judged_series.table(found))
+    if arguments.fit_trust:
+        from aet_stream.training import calibrate_films
+
+        try:
+            rule = calibrate_films.fit(found)
+        except ValueError as error:
+            raise AetError(f"--fit-trust: {error}") from error
+        arguments.fit_trust.write_bytes(msgspec.json.format(msgspec.json.encode(rule)) + b"\n")
     if arguments.json:
         arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(judged_series.as_builtins(found))))
     return EXIT_OK

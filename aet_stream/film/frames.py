@@ -19,6 +19,7 @@ from aet_stream.denoise.cokriging.estimator import Drawing, View, drawn_on
 from aet_stream.denoise.cokriging.registered import by_mass
 from aet_stream.denoise.cokriging.seen import MARGIN, Seen, look, point_px
 from aet_stream.denoise.fusion.kriging import SPACING
+from aet_stream.film import expected
 from aet_stream.projection import Array, Quality
 
 MODEL = "films of the series"
@@ -73,7 +74,8 @@ def _expected(quality: Quality, seen: Seen) -> float:
 def code_sha256() -> str:
     """Of all code that decides a result, beside the model that finds the particle."""
     code = sorted(Path(cokriging.__file__).parent.rglob("*.py"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in [*code, Path(__file__)])).hexdigest()
+    here = [Path(__file__), Path(expected.__file__), expected.RULE_FILE]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in [*code, *here])).hexdigest()
 
 
 def with_places(frames: Sequence[Frame], shape: tuple[int, int]) -> list[View]:
@@ -89,12 +91,19 @@ def with_places(frames: Sequence[Frame], shape: tuple[int, int]) -> list[View]:
 
 
 def finished(frame: Frame, drawing: Drawing, clean: Array) -> tuple[Array, Quality]:
-    """The projection and its figures with what the series changes; as they were where it changes nothing."""
+    """The projection and its figures with what the series changes. Where that is nothing, its pixels stay, and its expected error
+    and trust are what the series has seen of it."""
     if not drawing.verdict.share:
-        return clean, frame.quality
+        return clean, _judged(frame, drawing, clean, frame.quality)
     shape = (clean.shape[0], clean.shape[1])
     clean = clean - drawn_on(drawing.correction, point_px(shape), shape)
-    return clean, _judged(frame, drawing, clean)
+    return clean, _judged(frame, drawing, clean, _changed(frame, drawing, clean))
+
+
+def evidence(frame: Frame, drawing: Drawing, clean: Array) -> dict[str, float]:
+    """What may be wrong with the background of a projection that is `finished`, root mean squares over the frame, counts."""
+    point = point_px((clean.shape[0], clean.shape[1]))
+    return expected.gathered(frame.quality, drawing.evidence, drawing.verdict.share, point)
 
 
 def under(values: Array, drawing: Drawing) -> float:
@@ -103,31 +112,12 @@ def under(values: Array, drawing: Drawing) -> float:
     return float(np.sqrt(np.mean(np.square(values[hidden])))) if hidden.any() else 0.0
 
 
-def _left_in_vacuum(clean: Array, seen: Array, block: int) -> float:
-    """Error of the background where the vacuum is seen, as a share of the whole frame: counting noise of neighbours has nothing in common,
-    so that what neighbours share is background that was left.
-
-    Parameters
-    ----------
-    seen : (rows, columns) bool of blocks
-    """
-    vacuum = np.kron(seen, np.ones((block, block), bool))[: clean.shape[0], : clean.shape[1]]
-    values = np.where(vacuum, clean[: vacuum.shape[0], : vacuum.shape[1]], 0.0)
-    return float(np.sqrt(max(np.sum(values[:, 1:] * values[:, :-1]) / clean.size, 0.0)))
-
-
-def _judged(frame: Frame, drawing: Drawing, clean: Array) -> Quality:
+def _changed(frame: Frame, drawing: Drawing, clean: Array) -> Quality:
     """The figures of a projection whose background is the series', or holds some of it; the vacuum is as it was."""
-    first, block = frame.quality, point_px((clean.shape[0], clean.shape[1])) // SPACING
-    means = grid.statistics(clean, block)[0]
+    first, shape = frame.quality, (clean.shape[0], clean.shape[1])
+    block = point_px(shape) // SPACING
     seen = np.logical_not(binary_dilation(frame.logit > 0))
-    total, x_px, y_px = trust.moments(means, seen, (clean.shape[0], clean.shape[1]), block)
-    low, high = np.percentile(means, (0.5, 99.5))
-    verdict, hidden = drawing.verdict, float(np.sqrt(drawing.seen.hidden.mean()))
-    # Both err alike where they err: their errors are added as they are.
-    below = verdict.share * verdict.series_off * hidden
-    below += (1 - verdict.share) * max(verdict.first_off * hidden, first.expected_error)
-    expected = float(np.hypot(below, _left_in_vacuum(clean, seen, block)))
+    total, x_px, y_px = trust.moments(grid.statistics(clean, block)[0], seen, shape, block)
     return msgspec.structs.replace(
         first,
         model=MODEL,
@@ -138,6 +128,16 @@ def _judged(frame: Frame, drawing: Drawing, clean: Array) -> Quality:
         total_intensity=total,
         mass_x_px=x_px,
         mass_y_px=y_px,
-        expected_error=expected,
-        trust=trust.trust_of(expected / max(float(high - low), 1e-12)),
     )
+
+
+def _judged(frame: Frame, drawing: Drawing, clean: Array, quality: Quality) -> Quality:
+    """With the error to expect by all that is known; as it was where that is not known, as without vacuum around the particle."""
+    rule = expected.shipped()
+    error = rule.expected(evidence(frame, drawing, clean))
+    if not np.isfinite(error):
+        return quality
+    shape = (clean.shape[0], clean.shape[1])
+    low, high = np.percentile(grid.statistics(clean, point_px(shape) // SPACING)[0], (0.5, 99.5))
+    share = error / max(float(high - low), 1e-12)
+    return msgspec.structs.replace(quality, expected_error=error, trust=trust.trust_of(rule.margin * share))

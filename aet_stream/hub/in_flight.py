@@ -106,6 +106,9 @@ class Leased(_After):
     worker: bytes
     deadline_s: float
     leased_at: float
+    """Since when nothing is before it."""
+    waits: bool = False
+    """In the worker's socket, behind the one that it is at."""
 
     @property
     def wanted(self) -> Wanted:  # type: ignore[override]
@@ -167,6 +170,13 @@ def read_of(state: State) -> Read | None:
 
 
 _NAMES = {Wanted: "wanted", Read: "waiting", Leased: "working", Subtracted: "done"}
+
+
+def _name(state: State) -> str:
+    """Where it is, for people."""
+    return "waiting" if isinstance(state, Leased) and state.waits else _NAMES[type(state)]
+
+
 _S = TypeVar("_S", Wanted, Read, Leased, Subtracted)
 
 
@@ -281,13 +291,24 @@ class InFlight:
         return self._enter(read)
 
     def lease(self, read: Read, worker: bytes, *, now_s: float, unix_s: float) -> Leased:
-        """Read -> Leased."""
+        """Read -> Leased; it waits behind what the worker has already."""
         job_id = f"{self.job_prefix}.{next(self._job_ids)}"
-        return self._enter(Leased(read, job_id, worker, now_s + self.lease_s, unix_s))
+        return self._enter(Leased(read, job_id, worker, now_s + self.lease_s, unix_s, waits=bool(self.held_by(worker))))
 
-    def renew(self, leased: Leased, now_s: float) -> Leased:
-        """Its worker lives."""
-        return self._enter(replace(leased, deadline_s=now_s + self.lease_s))
+    def next_for(self, worker: bytes, unix_s: float) -> None:
+        """It has answered: nothing is before what waits for it."""
+        for leased in self.held_by(worker):
+            if leased.waits:
+                self._enter(replace(leased, leased_at=unix_s))
+
+    def begin(self, leased: Leased) -> Leased:
+        """Its worker says that it is at it."""
+        return self._enter(replace(leased, waits=False))
+
+    def renew(self, worker: bytes, now_s: float) -> None:
+        """It lives: whatever it has stays its own."""
+        for leased in self.held_by(worker):
+            self._enter(replace(leased, deadline_s=now_s + self.lease_s))
 
     def unlease(self, leased: Leased) -> Read:
         """Leased -> Read: nobody works on it any more."""
@@ -321,4 +342,4 @@ class InFlight:
 
     def counts(self) -> QueueDepth:
         """How many visits are where, for the status."""
-        return QueueDepth(offered=len(self.backlog), credit=self.credit, **Counter(_NAMES[type(state)] for state in self._states.values()))
+        return QueueDepth(offered=len(self.backlog), credit=self.credit, **Counter(_name(state) for state in self._states.values()))

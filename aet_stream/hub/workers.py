@@ -50,7 +50,8 @@ class Workers:
         self._endings = endings
         self._outgoing = outgoing
         self._timing = timing
-        self._idle: dict[bytes, str] = {}
+        self._asking: dict[bytes, str] = {}
+        """Who is to get the next projection, some of them while they are at one."""
         self._peers: dict[str, bytes] = {}
         self._models: dict[str, str] = {}
         self._refused: set[bytes] = set()
@@ -78,12 +79,19 @@ class Workers:
         self._names[peer] = ready.name
         self.tallies.setdefault(ready.name, Tally(ready.host))
         now_s = self._heard_at_s[peer] = self._timing.now_s()
+        begun = self._in_flight.find_job(ready.at)
+        if begun is not None:
+            self._in_flight.begin(begun)
+        elif ready.at:
+            return  # that lease has ended: whatever it were given now would wait behind a job of nobody's
         for leased in self._in_flight.held_by(peer):
+            if leased.job_id == ready.at:
+                continue
             if now_s - leased.deadline_s + self._in_flight.lease_s < self._timing.crossing_s:
                 return
             logger.warning("%s does not know of %s any more: handed out again", ready.name, leased.key.path)
             self._in_flight.unlease(leased)
-        self._idle[peer] = ready.name
+        self._asking[peer] = ready.name
 
     def _succeeds(self, peer: bytes, name: str) -> bool:
         """Is `peer` the only worker of its name, the one before it being dead, which means silent?"""
@@ -104,14 +112,19 @@ class Workers:
     def hear_working(self, working: Working) -> None:
         leased = self._in_flight.find_job(working.job_id)
         if leased is not None:
-            now_s = self._heard_at_s[leased.worker] = self._timing.now_s()
-            self._in_flight.renew(leased, now_s)
+            self._in_flight.begin(leased)
+            self._lives(leased.worker)
+
+    def _lives(self, worker: bytes) -> None:
+        now_s = self._heard_at_s[worker] = self._timing.now_s()
+        self._in_flight.renew(worker, now_s)
 
     def hear_done(self, done: Done, pixels: Array) -> None:
         leased = self._in_flight.find_job(done.job_id)
         if leased is None:
             return  # late or double: its lease had run out
-        self._heard_at_s[leased.worker] = self._timing.now_s()
+        self._lives(leased.worker)
+        self._in_flight.next_for(leased.worker, self._timing.unix_s())
         answer = dict(zip(done.planes, pixels if pixels.ndim == 3 else [pixels], strict=False))
         if wrong := _wrong(answer, leased.read.raw):
             self._endings.charge(leased, why("worker_wrong", answer=wrong))
@@ -127,6 +140,8 @@ class Workers:
     def hear_failed(self, failed: Failed) -> None:
         leased = self._in_flight.find_job(failed.job_id)
         if leased is not None:
+            self._lives(leased.worker)
+            self._in_flight.next_for(leased.worker, self._timing.unix_s())
             self._endings.charge(leased, why("worker_failed", error=failed.reason))
 
     def hear_gone(self, peer: bytes) -> None:
@@ -138,10 +153,14 @@ class Workers:
             del self._peers[name], self._heard_at_s[peer]
 
     def _lose(self, peer: bytes, reason: Reason) -> None:
-        """Whatever it had is to be done anew. A lost link is nobody's death, unless it is lost over the same visit again and again."""
-        self._idle.pop(peer, None)
+        """Whatever it had is to be done anew. A lost link is nobody's death, unless it is lost over the same visit again and again;
+        what only waited for it has no part in it."""
+        self._asking.pop(peer, None)
         tally = self.tallies.get(self._names.get(peer, ""))
         for leased in self._in_flight.held_by(peer):
+            if leased.waits:
+                self._in_flight.unlease(leased)
+                continue
             if tally is None or not tally.host:
                 self._endings.charge(leased, reason)
                 continue
@@ -162,11 +181,16 @@ class Workers:
 
     def assign(self) -> None:
         """Give waiting projections to workers that asked."""
-        while self._idle and (read := self._in_flight.next_read()):
-            peer = next(iter(self._idle))
-            del self._idle[peer]
+        while (read := self._in_flight.next_read()) and (peer := self._next()):
+            del self._asking[peer]
             leased = self._in_flight.lease(read, peer, now_s=self._timing.now_s(), unix_s=self._timing.unix_s())
             self._outgoing.send(peer, Job(job_id=leased.job_id, series=leased.series, visit=leased.key), read.raw)
+
+    def _next(self) -> bytes | None:
+        """A worker that asks: one that is free, else one of this computer that is at another projection and has none waiting."""
+        busy = {leased.worker for leased in self._in_flight.all(Leased)}
+        free = (peer for peer in self._asking if peer not in busy)
+        return next(free, None) or next((peer for peer, name in self._asking.items() if not self.tallies[name].host), None)
 
     def left(self, job: Job) -> None:
         """The worker has gone before its job came: nobody died over the visit."""

@@ -9,19 +9,22 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
 from aet_stream import durable
+from aet_stream.consistency import ENOUGH
 from aet_stream.denoise import grid, trust
 from aet_stream.denoise.cokriging.estimator import estimate
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.denoise.estimators import CLASSICAL
 from aet_stream.denoise.features import BLOCKS
 from aet_stream.denoise.weights_file import SHIPPED
-from aet_stream.film.frames import Frame, code_sha256, finished, with_places
+from aet_stream.film.frames import Frame, code_sha256, evidence, finished, with_places
 from aet_stream.projection import Array, Subtracted
+from aet_stream.reconstruct import solver
 from aet_stream.simulate.films import PHYSICS, Physics
 from aet_stream.simulate.physical import SERIES_KINDS, PhysicalSeries, physical_series
 from aet_stream.training import oracle
@@ -41,9 +44,20 @@ _MUCH = 0.03
 _FLOOR = 1e-6
 _LOSS_DB = 1.0
 """Of a frame, more than which none should lose"""
+_COARSE, _ITERATIONS = 4, 30
+"""Pixels in the edge of one of the volume's: a background has no detail finer than two of those; of its solver"""
 
-Answer = tuple[Array, float, float]
-"""(background, expected error, trust) of a frame, counts; NaN where the estimator does not say"""
+
+class Answer(NamedTuple):
+    """For one frame, counts; NaN where the estimator does not say."""
+
+    background: Array
+    expected: float = float("nan")
+    trust: float = float("nan")
+    evidence: Mapping[str, float] = {}
+    """What the expected error was made from, for whoever fits the rule (calibrate_films.py)"""
+
+
 Estimator = Callable[[PhysicalSeries], Iterable[Answer]]
 """A series -> the answers for its frames, in their order"""
 
@@ -75,10 +89,12 @@ def _films(network: _Network) -> Estimator:
         ]
         found = estimate(with_places(frames, (series.raw.shape[1], series.raw.shape[2])))
         for frame, first, raw in zip(frames, firsts, series.raw, strict=True):
-            clean, quality = first.clean, first.quality
+            clean, quality, seen = first.clean, first.quality, {}
             if found is not None:
-                clean, quality = finished(frame, found.drawings[frame.row], clean)
-            yield raw - clean, quality.expected_error, quality.trust
+                drawing = found.drawings[frame.row]
+                clean, quality = finished(frame, drawing, clean)
+                seen = evidence(frame, drawing, clean)
+            yield Answer(raw - clean, quality.expected_error, quality.trust, seen)
 
     return answers
 
@@ -129,6 +145,10 @@ class Marks(msgspec.Struct, frozen=True, kw_only=True):
     expected: list[float] = []
     """The error that the estimator foretold, as `error`"""
     trust: list[float] = []
+    evidence: dict[str, list[float]] = {}
+    """What was foretold by, as `error`; empty for estimators that do not tell"""
+    volume: float | None = None
+    """How far a volume of its clean frames is from one of the true ones with the same noise, as a share of that; None: too few tilts"""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,6 +166,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     total_percent: float
     total_95_percent: float
     """Of 100 frames 95 are better"""
+    volume_percent: float | None
+    """Distance of the volumes from true ones, mean"""
 
 
 class SeriesTrust(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,11 +188,17 @@ class SeriesTrust(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def judged(
-    kinds: Sequence[str], seeds: int, *, tilts: int = TILTS, first: int = SEED, heights: Sequence[float | None] = (None,)
+    kinds: Sequence[str],
+    seeds: int,
+    *,
+    tilts: int = TILTS,
+    first: int = SEED,
+    heights: Sequence[float | None] = (None,),
+    physics: Sequence[Physics] = PHYSICS,
 ) -> list[Which]:
-    """The series: of every kind as many as `seeds`, films of both physics in turn; the same with their films at these heights."""
+    """The series: of every kind as many as `seeds`, films of each physics in turn; the same with their films at these heights."""
     return [
-        Which(kind=kind, physics=PHYSICS[number % len(PHYSICS)], seed=first + number, tilts=tilts, height=height)
+        Which(kind=kind, physics=physics[number % len(physics)], seed=first + number, tilts=tilts, height=height)
         for kind in kinds
         for height in heights
         for number in range(seeds)
@@ -211,7 +239,7 @@ def marks(models: Sequence[str], series: Sequence[Which], kept: Path | None = No
 
 def _nothing(series: PhysicalSeries) -> Iterator[Answer]:
     for frame in series.raw:
-        yield np.zeros(frame.shape, np.float32), np.nan, np.nan
+        yield Answer(np.zeros(frame.shape, np.float32))
 
 
 def _alone(network: _Network) -> Estimator:
@@ -219,7 +247,7 @@ def _alone(network: _Network) -> Estimator:
 
     def answers(series: PhysicalSeries) -> Iterator[Answer]:
         for frame, first in zip(series.raw, network.first(series), strict=True):
-            yield frame - first.clean, first.quality.expected_error, first.quality.trust
+            yield Answer(frame - first.clean, first.quality.expected_error, first.quality.trust)
 
     return answers
 
@@ -227,7 +255,7 @@ def _alone(network: _Network) -> Estimator:
 def _oracle(series: PhysicalSeries) -> Iterator[Answer]:
     unit = np.float32(series.geometry.unit_counts)
     for raw, clean, below in zip(series.raw, series.clean, series.background, strict=True):
-        yield oracle.background(raw / unit, clean / unit, below / unit) * unit, np.nan, np.nan
+        yield Answer(oracle.background(raw / unit, clean / unit, below / unit) * unit)
 
 
 def _kept(folder: Path | None, which: Which, name: str, sha256: str, made: list[PhysicalSeries], answer: Estimator) -> Marks:
@@ -250,8 +278,10 @@ def _kept(folder: Path | None, which: Which, name: str, sha256: str, made: list[
 def _marked(which: Which, name: str, series: PhysicalSeries, answers: Iterable[Answer]) -> Marks:
     unit = series.geometry.unit_counts
     columns: dict[str, list[float]] = {key: [] for key in ("error", "inside", "total", "share", "expected", "trust")}
-    for clean, truth, (background, expected, trusted) in zip(series.clean, series.background, answers, strict=True):
-        wrong = (background.astype(np.float64) - truth) / unit
+    seen: dict[str, list[float]] = {}
+    cleans: list[list[Array]] = []
+    for image, clean, truth, answer in zip(series.raw, series.clean, series.background, answers, strict=True):
+        wrong = (answer.background.astype(np.float64) - truth) / unit
         inside = clean > _PARTICLE * unit
         error = float(np.sqrt(np.mean(np.square(wrong))))
         means = grid.statistics(clean, max(1, -(-len(clean) // BLOCKS)))[0] / unit
@@ -261,15 +291,39 @@ def _marked(which: Which, name: str, series: PhysicalSeries, answers: Iterable[A
             "inside": float(np.sqrt(np.mean(np.square(wrong[inside])))),
             "total": float(wrong[inside].sum() * unit / clean.sum(dtype=np.float64)),
             "share": error / float(high - low),
-            "expected": expected / unit,
-            "trust": trusted,
+            "expected": answer.expected / unit,
+            "trust": answer.trust,
         }
         for key, value in values.items():
             columns[key].append(value)
+        for key, value in answer.evidence.items():
+            seen.setdefault(key, []).append(value / unit)
+        cleans.append([_coarse(image - background) for background in (truth, answer.background)])
     said = {key: columns.pop(key) for key in ("expected", "trust")}
     if np.isfinite(said["trust"]).all():
         columns |= said
-    return Marks(which=which, estimator=name, tilts_deg=series.tilts_deg.tolist(), **columns)
+    volume = _apart(np.array(cleans), series.tilts_deg) if len(cleans) >= ENOUGH else None
+    return Marks(which=which, estimator=name, tilts_deg=series.tilts_deg.tolist(), evidence=seen, volume=volume, **columns)
+
+
+def _coarse(clean: Array) -> Array:
+    """Means over _COARSE px."""
+    rows, columns = (edge // _COARSE for edge in clean.shape)
+    means: Array = clean[: rows * _COARSE, : columns * _COARSE].reshape(rows, _COARSE, columns, _COARSE).mean((1, 3))
+    return means
+
+
+def _apart(cleans: Array, tilts_deg: Array) -> float:
+    """Of two volumes, as a share of the first.
+
+    Parameters
+    ----------
+    cleans : (tilts, 2, rows, columns)
+    """
+    true, made = (
+        solver.solve(cleans[:, which].astype(np.float32), tilts_deg, iterations=_ITERATIONS, threads=1).volume for which in (0, 1)
+    )
+    return float(np.linalg.norm(made - true) / max(float(np.linalg.norm(true)), 1e-30))
 
 
 def rows(found: Sequence[Marks]) -> list[Row]:
@@ -283,6 +337,7 @@ def rows(found: Sequence[Marks]) -> list[Row]:
 def _row(kind: str, name: str, of: Sequence[Marks]) -> Row:
     error, inside = (decibel([value for m in of for value in getattr(m, key)]) for key in ("error", "inside"))
     total = 100 * np.abs([value for m in of for value in m.total])
+    volumes = [m.volume for m in of if m.volume is not None]
     worst = np.sort(error)[: max(1, round(len(error) * _TENTH))]
     return Row(
         kind=kind,
@@ -294,6 +349,7 @@ def _row(kind: str, name: str, of: Sequence[Marks]) -> Row:
         inside_fifth_db=float(np.quantile(inside, _TWENTIETH)),
         total_percent=float(total.mean()),
         total_95_percent=float(np.quantile(total, 1 - _TWENTIETH)),
+        volume_percent=100 * float(np.mean(volumes)) if volumes else None,
     )
 
 
@@ -373,6 +429,7 @@ def table(found: Sequence[Marks]) -> str:
     """As text, kind by kind, the best last; then trust."""
     lines = [
         f"{'kind':<14} {'estimator':<18} {'frames':>6} {'mean dB':>8} {'tenth':>7} {'inside':>7} {'5 %':>7} {'total %':>8} {'95 %':>7}"
+        f" {'volume %':>8}"
     ]
     all_rows = rows(found)
     for kind in dict.fromkeys(row.kind for row in all_rows):
@@ -380,6 +437,7 @@ def table(found: Sequence[Marks]) -> str:
             lines.append(
                 f"{r.kind:<14} {Path(r.estimator).stem:<18} {r.frames:>6} {r.mean_db:>8.2f} {r.tenth_db:>7.2f} {r.inside_db:>7.2f}"
                 f" {r.inside_fifth_db:>7.2f} {r.total_percent:>8.2f} {r.total_95_percent:>7.2f}"
+                f" {'-' if r.volume_percent is None else f'{r.volume_percent:.2f}':>8}"
             )
     if changed := changes(found):
         lines += [
@@ -416,3 +474,15 @@ def known_kinds(words: Sequence[str]) -> list[str]:
     if unknown := [word for word in words if word not in SERIES_KINDS]:
         raise ValueError(f"no kind of series {unknown[0]!r}: choose {', '.join(SERIES_KINDS)}")
     return list(words) or list(SERIES_KINDS)
+
+
+def known_physics(words: Sequence[str]) -> list[Physics]:
+    """All that films are made by, or these.
+
+    Raises
+    ------
+    ValueError : no such physics
+    """
+    if unknown := [word for word in words if word not in PHYSICS]:
+        raise ValueError(f"no physics of films {unknown[0]!r}: choose {', '.join(PHYSICS)}")
+    return [name for name in PHYSICS if name in words] or list(PHYSICS)

@@ -114,54 +114,55 @@ def test_a_reprocessing_that_is_killed_again_and_again_leaves_the_series_as_it_w
     assert daemon.stop() == 0
 
 
-def test_without_a_daemon_the_edition_waits_for_it(tmp_path: Path) -> None:
-    """It is made, nothing else is written, and that is said; the next start takes it over."""
+def test_what_was_said_and_made_outlives_restarts(tmp_path: Path) -> None:
+    """exclude, restore, discard: done when readers see it, in an open series and a closed one; `--strict` does not mind what was discarded.
+    An edition that is made without a daemon changes nothing, says so, and is taken over by the next start.
+    """
     daemon = Daemon(tmp_path, denoise__model="constant").start()
+    made, said = daemon.out / "np" / "series.h5", daemon.out / "said" / "series.h5"
     for index in range(3):
         put(daemon.root / "np", index, 3.0 * index)
-    daemon.wait_for_totals(stored=3)
+    for index in range(4):
+        put(daemon.root / "said", 10 + index, 3.0 * index)
+    put(daemon.root / "said", 19, None)
+    held = daemon.wait_for_totals(stored=7, held=1)["held"][0]["id"]
     assert daemon.ask("close", "np").returncode == 0
+    exclude_and_discard(daemon, said, held)
     assert daemon.stop() == 0
-    series = daemon.out / "np" / "series.h5"
-    before = series.read_bytes()
+
+    before = made.read_bytes()
     child = reprocessed(daemon)
     assert "start one with" in child.communicate(timeout=120)[1]
     assert child.returncode == 1
-    assert series.read_bytes() == before
+    assert made.read_bytes() == before
     assert "waits for the daemon" in daemon.ask("editions", "np").stdout
+
+    assert daemon.run("--until-idle", "1", "--strict") == 0
+    assert (daemon.out / "np" / "editions" / "02.h5").exists()
     daemon.start()
-    wait_for(lambda: (daemon.out / "np" / "editions" / "02.h5").exists())
-    wait_for(lambda: daemon.ask("use", "np", "2").returncode == 0, limit_s=60)
-    assert plain(series, "model") == ["polynomial"] * 3
+    daemon.wait_for_totals(stored=7, held=0)
+    assert daemon.ask("use", "np", "2").returncode == 0
+    assert plain(made, "model") == ["polynomial"] * 3
     assert daemon.ask("use", "np", "3").stderr.startswith("aet-stream use: np has no edition 3")
     assert daemon.ask("use", "nothing", "2").returncode == 1
-    assert daemon.stop() == 0
-
-
-def test_a_persons_word_is_done_when_readers_see_it(tmp_path: Path) -> None:
-    """exclude, restore, discard: over restarts, in an open series and a closed one; `--strict` does not mind what was discarded."""
-    daemon = Daemon(tmp_path, denoise__model="constant").start()
-    series = daemon.out / "np" / "series.h5"
-    for index in range(4):
-        put(daemon.root / "np", index, 3.0 * index)
-    put(daemon.root / "np", 9, None)
-    held = daemon.wait_for_totals(stored=4, held=1)["held"][0]["id"]
-    assert daemon.ask("exclude", "np:1", "np:7", "--reason", "blurred").stderr.startswith("aet-stream exclude: np has no projection 7")
-    assert daemon.ask("exclude", str(held), "--reason", "blurred").stderr.startswith(f"aet-stream exclude: visit {held} is held")
-    said = daemon.ask("exclude", "np:1", "np:2", "--reason", "out  of focus")
-    assert said.stdout == "2 projections excluded\n", said.stderr
-    assert plain(series, "excluded_reason") == ["", "out of focus", "out of focus", ""]
-    assert daemon.ask("discard", str(held), "--reason", "an overview").returncode == 0
-    assert daemon.stop() == 0
-    assert daemon.run("--until-idle", "1", "--strict") == 0
-    daemon.start()
-    daemon.wait_for_totals(stored=4, held=0)
-    assert daemon.ask("restore", "np:1").stdout == "1 projection restored\n"
-    assert plain(series, "excluded") == [0, 0, 1, 0]
+    assert daemon.ask("restore", "said:1").stdout == "1 projection restored\n"
+    assert plain(said, "excluded") == [0, 0, 1, 0]
     assert daemon.ask("restore", str(held)).stdout == "1 will be read again\n"
-    daemon.wait_for_totals(stored=4, held=1)
-    assert daemon.ask("verify", str(series)).returncode == 0
+    daemon.wait_for_totals(stored=7, held=1)
+    assert daemon.ask("verify", str(said)).returncode == 0
     assert daemon.stop() == 0
-    trial = ("reconstruct", str(series), "--exclude", "0", "--iterations", "1", "--align", "", "--no-quality")
+    trial = ("reconstruct", str(said), "--exclude", "0", "--iterations", "1", "--align", "", "--no-quality")
     assert "--out" in daemon.ask(*trial).stderr
     assert "2 of 4 projections" in daemon.ask(*trial, "--out", str(tmp_path / "trial.h5")).stderr
+
+
+def exclude_and_discard(daemon: Daemon, series: Path, held: int) -> None:
+    """Two projections of the series `said`, and the one that is held; with what cannot be asked."""
+    assert daemon.ask("exclude", "said:1", "said:7", "--reason", "blurred").stderr.startswith(
+        "aet-stream exclude: said has no projection 7"
+    )
+    assert daemon.ask("exclude", str(held), "--reason", "blurred").stderr.startswith(f"aet-stream exclude: visit {held} is held")
+    done = daemon.ask("exclude", "said:1", "said:2", "--reason", "out  of focus")
+    assert done.stdout == "2 projections excluded\n", done.stderr
+    assert plain(series, "excluded_reason") == ["", "out of focus", "out of focus", ""]
+    assert daemon.ask("discard", str(held), "--reason", "an overview").returncode == 0

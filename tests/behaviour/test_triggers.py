@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -86,60 +87,67 @@ def test_kills_lose_no_event_and_repeat_no_effect(tmp_path: Path, role: str) -> 
     assert numbers(web, "s") == list(range(4))
 
 
-def test_a_stopped_trigger_stops_nothing_else(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, Receiver]]:
+    """A daemon with a step of each kind, and whom it tells; every test has its own series."""
+    folder = tmp_path_factory.mktemp("told")
+    settings = {"trigger__attempts": 1, "preview__enabled": True, "preview__every_deg": 6, "reconstruct__on_close": True}
+    with http_receiver() as web, running(folder, webhook__url=web.address, webhook__events=ALL, **settings) as daemon:
+        yield daemon, web
+
+
+def test_a_stopped_trigger_stops_nothing_else(told: tuple[Daemon, Receiver]) -> None:
     """SIGSTOP: projections are stored all the same; SIGCONT: their events arrive."""
-    with http_receiver() as web, running(tmp_path, webhook__url=web.address, webhook__events=ALL) as daemon:
-        pid = wait_for(lambda: daemon.role_pids().get("trigger"))
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            for index in range(6):
-                put(daemon.root / "s", index, 2.0 * index)
-            daemon.wait_for_totals(stored=6)
-            assert web.tries == []
-        finally:
-            os.kill(pid, signal.SIGCONT)
-        wait_for(lambda: len(numbers(web, "s")) == 6)
+    daemon, web = told
+    pid = wait_for(lambda: daemon.role_pids().get("trigger"))
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for index in range(6):
+            put(daemon.root / "stopped", index, 0.1 * index)
+        wait_for(lambda: stored(daemon, "stopped") == 6)
+        assert all(event["series"] != "stopped" for event in web.tries)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    wait_for(lambda: len(numbers(web, "stopped")) == 6)
 
 
-def test_a_dead_letter_is_shown_and_resent_from_the_command_line(tmp_path: Path) -> None:
+def stored(daemon: Daemon, series: str) -> int:
+    return sum(one["stored"] for one in daemon.status().get("series", []) if one["name"] == series)
+
+
+def test_a_dead_letter_is_shown_and_resent_from_the_command_line(told: tuple[Daemon, Receiver]) -> None:
     """`status` and `events --failed` name it, `resend` delivers it, exit codes tell the truth."""
-    with http_receiver() as web, running(tmp_path, webhook__url=web.address, webhook__events=ALL, trigger__attempts=1) as daemon:
-        web.answers = [500]
-        put(daemon.root / "s", 0, 1.0)
-        wait_for(lambda: daemon.status().get("events", {}).get("failed") == 1)
-        assert "FAILED       projection.stored of s -> webhook (1 tries): HTTP 500" in daemon.ask("status").stdout
-        line = daemon.ask("events", "--failed", *daemon.set).stdout
-        assert daemon.ask("resend", "nonsense", *daemon.set).returncode == 1
-        sent = daemon.ask("resend", line.split()[0], *daemon.set)
-        assert (sent.returncode, sent.stdout) == (0, "1 will be sent again\n")
-        wait_for(lambda: len(web.effects) == 1)
+    daemon, web = told
+    web.answers = [500]
+    put(daemon.root / "dead", 10, 1.0)
+    wait_for(lambda: daemon.status().get("events", {}).get("failed") == 1)
+    assert "FAILED       projection.stored of dead -> webhook (1 tries): HTTP 500" in daemon.ask("status").stdout
+    line = daemon.ask("events", "--failed", *daemon.set).stdout
+    assert daemon.ask("resend", "nonsense", *daemon.set).returncode == 1
+    sent = daemon.ask("resend", line.split()[0], *daemon.set)
+    assert (sent.returncode, sent.stdout) == (0, "1 will be sent again\n")
+    wait_for(lambda: numbers(web, "dead") == [0])
 
 
-def test_a_child_that_is_killed_has_failed(tmp_path: Path) -> None:
-    """As the kernel does where memory runs out: it is charged, and put aside after the last try, not begun for ever."""
-    daemon = Daemon(tmp_path, command__argv=["/bin/sh", "-c", "kill -KILL $$"], command__events=["series.closed"], trigger__attempts=2)
-    put(daemon.root / "s", 0, 1.0)
-    assert daemon.run("--until-idle", "1", "--strict") == 3
-    assert "failed, 2 tries  killed by signal 9" in daemon.ask("events", *daemon.set).stdout
-
-
-def test_a_growing_series_has_a_preview(tmp_path: Path) -> None:
+def test_a_growing_series_has_a_preview(told: tuple[Daemon, Receiver]) -> None:
     """Made while the series is open, by the trigger's child, beside the series."""
-    with running(tmp_path, preview__enabled=True, preview__every_deg=4) as daemon:
-        for index in range(4):
-            put(daemon.root / "s", index, 20.0 * index)
-        wait_for(lambda: (daemon.out / "s" / "preview.h5").exists(), limit_s=90, what="the preview")
-        assert daemon.status()["series"][0]["state"] == "open"
+    daemon, _ = told
+    for index in range(4):
+        put(daemon.root / "growing", 20 + index, 20.0 * index)
+    wait_for(lambda: (daemon.out / "growing" / "preview.h5").exists(), limit_s=90, what="the preview")
+    assert {one["name"]: one["state"] for one in daemon.status()["series"]}["growing"] == "open"
 
 
-def test_a_series_too_short_for_a_volume_is_no_failure(tmp_path: Path) -> None:
-    """Two projections: no volume, nothing tried in vain, no delivery put aside; the daemon ends well."""
-    daemon = Daemon(tmp_path, reconstruct__on_close=True)
+def test_a_series_too_short_for_a_volume_is_no_failure(told: tuple[Daemon, Receiver]) -> None:
+    """Two projections: no volume, nothing tried in vain, no delivery put aside."""
+    daemon, _ = told
     for index in range(2):
-        put(daemon.root / "s", index, 2.0 * index)
-    assert daemon.run("--until-idle", "3", "--strict") == 0
-    assert not (daemon.out / "s" / "reconstruction.h5").exists()
-    assert "2 of 2 projections can be used; at least 3 are needed" in daemon.log.read_text()
+        put(daemon.root / "short", 30 + index, 2.0 * index)
+    wait_for(lambda: stored(daemon, "short") == 2)
+    assert daemon.ask("close", "short").returncode == 0
+    wait_for(lambda: "2 of 2 projections can be used; at least 3 are needed" in daemon.log.read_text(), limit_s=60)
+    wait_for(lambda: "short -> reconstruct: done, 1 try " in daemon.ask("events").stdout)
+    assert not (daemon.out / "short" / "reconstruction.h5").exists()
 
 
 @pytest.mark.thorough

@@ -10,6 +10,7 @@ import numpy as np
 from aet_stream.denoise import grid
 from aet_stream.denoise.cokriging.doubted import doubted
 from aet_stream.denoise.cokriging.drawing import Drawn, draw
+from aet_stream.denoise.cokriging.evidence import Evidence, gather
 from aet_stream.denoise.cokriging.gate import Verdict, judge
 from aet_stream.denoise.cokriging.likelihood import bands_of, first_guess, fit, fit_warm, surprise
 from aet_stream.denoise.cokriging.model import Model
@@ -17,7 +18,7 @@ from aet_stream.denoise.cokriging.posterior import Nodes, Posterior
 from aet_stream.denoise.cokriging.registered import by_film, moved
 from aet_stream.denoise.cokriging.scan import Scanned, scan
 from aet_stream.denoise.cokriging.seen import Seen
-from aet_stream.denoise.cokriging.totals import lost, strayed
+from aet_stream.denoise.cokriging.totals import beyond, lost, strayed
 from aet_stream.projection import Array
 
 Beat = Callable[[str, int, int], None]
@@ -84,6 +85,7 @@ class Drawing:
     """(rows, columns) of it, as the ring has it, with what is doubted; 0 where the vacuum is seen"""
     verdict: Verdict
     """With errors in counts"""
+    evidence: Evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,15 +176,19 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
     apart = [np.where(view.seen.hidden, each.background * unit + level - view.first, 0.0) for view, each in zip(views, drawn, strict=True)]
     first = np.array([view.total for view in views]) / unit
     by_series = first - np.array([each.sum() for each in apart]) / unit
-    totals = strayed(first, by_series, np.array([view.seen.hidden.sum() for view in views]), tilts_deg)
+    hidden = np.array([view.seen.hidden.sum() for view in views])
+    totals = strayed(first, by_series, hidden, tilts_deg)
     verdicts = judge(drawn, tilts_deg, np.array([view.expected for view in views]) / unit, doubt, totals)
+    shares = np.array([verdict.share for verdict in verdicts])
+    strays = unit * beyond(first + shares * (by_series - first), hidden, views[0].first.size)
     drawings = []
-    for view, seen, each, verdict, away in zip(views, series, drawn, verdicts, apart, strict=True):
+    for view, seen, each, verdict, away, stray in zip(views, series, drawn, verdicts, apart, strays.tolist(), strict=True):
         background = each.background * unit + level
         correction = verdict.share * away
         spread = np.where(view.seen.hidden, np.hypot(each.sd * np.fmax(1.0, verdict.too_sure), seen.doubt), 0.0) * unit
         verdict = replace(verdict, first_off=verdict.first_off * unit, series_off=verdict.series_off * unit)
-        drawings.append(Drawing(seen, each, correction, background, spread, verdict))
+        evidence = gather(each, verdict, view.first, away, view.seen.hidden, stray, unit)
+        drawings.append(Drawing(seen, each, correction, background, spread, verdict, evidence))
     film, uncertain = posterior.map()
     nodes = posterior.nodes
     return Estimated(model, found.best.score, unit, level, Map(nodes.along, nodes.across, film * unit, uncertain * unit), tuple(drawings))

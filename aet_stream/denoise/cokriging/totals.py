@@ -82,3 +82,23 @@ def strayed(first: Array, series: Array, hidden: Array, tilts_deg: Array) -> Str
 
     of_first, of_series = (told(*columns) for columns in zip(away, mild, usual, strict=True))
     return Strayed(of_first, of_series, each * max(float(np.median((series - first)[known])), 0.0))
+
+
+def beyond(totals: Array, hidden: Array, size: int) -> Array:
+    """(n,) by how much more than usual each total strays from the middle of all, as a root mean square error over a frame of `size` points;
+    0 where it is not known, or of too few.
+
+    Parameters
+    ----------
+    totals : (n,) of each particle, sums over points; NaN: not known
+    hidden : (n,) points that the particle hides
+    """
+    there = np.isfinite(totals) & (hidden > 0)
+    known = there & ~lost(totals)
+    if known.sum() < ENOUGH:
+        return np.zeros(len(totals))
+    away = np.abs(np.where(there, totals - np.median(totals[known]), 0.0))
+    usual = _OF_NORMAL * float(np.median(away[known]))
+    under = np.where(known, hidden, np.median(hidden[known]))
+    found: Array = _WITH_MEAN * np.maximum(away - _OUTLIER * usual, 0.0) / np.sqrt(np.maximum(under, 1) * size)
+    return found
