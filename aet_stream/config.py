@@ -74,11 +74,11 @@ class Watch(Section, frozen=True):
     """A file that is whole by its header but ends in zeros is stored, flagged, after this long unchanged. Longer than a tilt takes."""
     exclude: tuple[str, ...] = (
         ".*", "*~", "*.tmp", "*.part", "*.partial", "*downloading*", "*_override.*",
-        "#recycle", "@Recycle", "$RECYCLE.BIN", "RECYCLER", "System Volume Information", "lost+found", "Network Trash Folder",
-        "#snapshot", "~snapshot", "@Recently-Snapshot", "@eaDir", "@tmp",
+        "#recycle", "@Recycle", "$RECYCLE.BIN", "RECYCLER", "RECYCLED", "System Volume Information", "DfsrPrivate", "lost+found",
+        "found.???", "Network Trash Folder", "__MACOSX", "#snapshot", "~snapshot", "@Recently-Snapshot", "@eaDir", "@tmp",
     )  # fmt: skip
-    """Names of files and folders (shell patterns, without regard to case) that are never looked at: drafts, and what Windows, Synology,
-    QNAP and NetApp keep on a share beside its data: trash, snapshots, indices."""
+    """Names of files and folders (shell patterns, without regard to case) that are never looked at: drafts, and what Windows, macOS,
+    Synology, QNAP and NetApp keep on a share beside its data: trash, snapshots, indices, what a check of the disk found."""
     newer_than: str = ""
     """Files that are there at the first start and were written before are left out: `start` (the first start on this output), a date
     (`2026-11-29`), or so long before the first start (`30 d`). What comes later is always taken. Empty: everything."""
@@ -130,12 +130,14 @@ class Angle(Section, frozen=True):
     For names like probe_-34.5.dm3: '_(?P<angle>[+-]\\d+(?:\\.\\d+)?)(?=\\.\\w+$)'
     """
     no_tilt_words: tuple[str, ...] = (
-        "step", "steps", "stepsize", "increment", "incr", "inc", "every", "each", "per", "range", "wedge",
+        "step", "steps", "stepsize", "tiltstep", "increment", "incr", "inc", "interval", "spacing", "every", "each", "per",
+        "range", "tiltrange", "wedge",
         "scan", "scanning", "scanrot", "scanrotation", "scandir", "fastscan", "dir", "direction",
-        "rot", "rotate", "rotated", "rotation", "cw", "ccw", "clockwise", "azimuth", "phi", "psi", "pretilt",
+        "rot", "rotate", "rotated", "rotation", "cw", "ccw", "clockwise", "azimuth", "inplane",
+        "alpha", "beta", "phi", "psi", "pretilt", "precession",
     )  # fmt: skip
-    """Words directly before or after a number in a name (lower case) that make it no tilt (`2deg_step_001`, `scan_90deg`): the projection
-    is held."""
+    """Words beside a number in a name (lower case) that make it no tilt (`2deg_step_001`, `scan_90deg`, `rotation_angle_90deg`): the
+    projection is held. The axis that is tilted (angle.axis) is none of them."""
     filename_unit: Literal["deg", "rad"] = "deg"
     """What numbers in names and sidecars without a unit of their own count in."""
     metadata_unit: Literal["file", "deg", "rad"] = "file"

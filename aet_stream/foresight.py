@@ -117,6 +117,8 @@ class Foresight:
         self._suffixes = reader.suffixes()
         self._rows: dict[str, Rows] = {}
         self._held: dict[str, list[_Held]] = {}
+        self._aside: dict[str, set[int]] = {}
+        """Series -> numbers of rows that would be set aside."""
         self._of_row: dict[tuple[str, int], tuple[_File, int]] = {}
         """(series, number) -> file and image that it would be of."""
 
@@ -210,12 +212,13 @@ class Foresight:
         rows, held = self._rows.get(series, Rows()), self._held.get(series, [])
         said = [Held(each.reason, each.acquired.candidates[0].tilt_deg, each.acquired.sha256) for each in held if each.acquired.candidates]
         if found := odd(rows, said):
-            row, reason = found
-            rows.decided({row.number})
-            file, image = self._of_row[series, row.number]
-            file.images[image] = ODD, [*file.images[image][1], f"      {ODD}: {reason.with_remedy()}"]
-            for each in self._held.pop(series):
+            self._aside.setdefault(series, set()).add(found.row.number)
+            rows.decided(self._aside[series])
+            file, image = self._of_row[series, found.row.number]
+            file.images[image] = ODD, [*file.images[image][1], f"      {ODD}: {found.reason.with_remedy()}"]
+            for each in found.in_turn((each, each.reason) for each in self._held.pop(series)):
                 self._decide(each.files, each.visit, each.acquired, each.raw)
+                self._set_aside(series)
 
     def _told(self, file: _File) -> tuple[str, str]:
         """(verdict, lines) of one file."""

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, combinations, islice
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from aet_stream.projection import Array, Candidate
 from aet_stream.reasons import Reason, why
 from aet_stream.tilts import EQUAL_TILT_DEG
 
+_T = TypeVar("_T")
 SAME_SIZE = 0.01
 """Pixel sizes that differ by no more than this share are one magnification."""
 
@@ -205,11 +206,21 @@ def is_bound(reason: Reason) -> bool:
     return reason.code in _SAYS
 
 
-def odd(rows: Rows, held: Iterable[Held]) -> tuple[Row, Reason] | None:
-    """The only row that counts, and why it is set aside: two at other tilts that are held because of it agree with each other.
+class Odd(NamedTuple):
+    """A survey at another magnification, or of another detector, that came first: the only row that counts is set aside."""
 
-    A survey at another magnification, or of another detector, came first.
-    """
+    row: Row
+    reason: Reason
+    against: Reason
+    """For which the two were held that agree with each other."""
+
+    def in_turn(self, held: Iterable[tuple[_T, Reason]]) -> list[_T]:
+        """What was held, in the order in which it is judged again: those that agree with the two are what the series is made of."""
+        return [each for each, _ in sorted(held, key=lambda one: not _agree(one[1], self.against))]
+
+
+def odd(rows: Rows, held: Iterable[Held]) -> Odd | None:
+    """The only row that counts, if two at other tilts that are held because of it agree with each other."""
     row = rows.lone()
     if row is None:
         return None
@@ -220,7 +231,7 @@ def odd(rows: Rows, held: Iterable[Held]) -> tuple[Row, Reason] | None:
             remedy = (
                 other_size if one.reason.code == "other_shape" else "restore it if it should count all the same; or say that it shall not"
             )
-            return row, why("odd", its=its, theirs=theirs, remedy=remedy)
+            return Odd(row, why("odd", its=its, theirs=theirs, remedy=remedy), one.reason)
     return None
 
 

@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +49,15 @@ class Image:
     dark: bool = False
 
 
+class _Held(NamedTuple):
+    """What is not like the rows of its series."""
+
+    key: tuple[str, int]
+    image: Image
+    unlike: tuple[str, object]
+    """In what it is not, and what it is instead."""
+
+
 @dataclass
 class _Series:
     """What its first rows have decided."""
@@ -57,6 +67,9 @@ class _Series:
     detector: str = ""
     name: str = ""
     rows: set[tuple[bytes, float]] = field(default_factory=set)
+    binding: list[tuple[str, int]] = field(default_factory=list)
+    """Rows that were not set aside."""
+    held: list[_Held] = field(default_factory=list)
 
 
 class Mixture:
@@ -115,7 +128,7 @@ class Mixture:
         target.write_bytes(content)
         os.utime(target, (1.7e9 + 10 * self._made,) * 2)
         for number, image in enumerate(images):
-            self.right[path, number] = self._ending(path, image)
+            self._judge((path, number), image)
 
     def _tag(self, tilt_deg: float) -> str:
         """A tilt as people write it in a name."""
@@ -309,8 +322,20 @@ class Mixture:
         """The series."""
         return path.rpartition("/")[0] if self.by == "leaf" else path.partition("/")[0] if "/" in path else ""
 
-    def _ending(self, path: str, image: Image) -> Right:
-        series = self._series.setdefault(self._name_of(path), _Series())
+    def _judge(self, key: tuple[str, int], image: Image) -> None:
+        """An image, and what was held before, if two agree that the only row there is was a survey."""
+        self.right[key] = self._ending(key, image)
+        series = self._series[self._name_of(key[0])]
+        agree = next((one.unlike for one, other in combinations(series.held, 2) if _agree(one, other)), None)
+        if len(series.binding) == 1 and agree:
+            self.right[series.binding[0]] = Right("odd", "but two after it agree on", self.right[series.binding[0]].tilt_deg)
+            again = sorted(series.held, key=lambda each: each.unlike != agree)
+            self._series[self._name_of(key[0])] = _Series(rows=series.rows)
+            for each in again:
+                self._judge(each.key, each.image)
+
+    def _ending(self, key: tuple[str, int], image: Image) -> Right:
+        series = self._series.setdefault(self._name_of(key[0]), _Series())
         if self.detector and (image.detector or image.name or self.detector) != self.detector:
             return Right("other", f"series.detector is {self.detector}")
         if image.computed:
@@ -320,8 +345,9 @@ class Mixture:
         if image.trouble:
             return Right("held", image.trouble)
         assert image.tilt_deg is not None
-        for mine, used in ((image.detector, series.detector), (image.name, series.name)):
+        for mine, used, by in ((image.detector, series.detector, "file"), (image.name, series.name, "name")):
             if mine and used and mine != used and not self.detector:
+                series.held.append(_Held(key, image, (f"detector by its {by}", mine)))
                 return Right("held", f"detector {mine}", image.tilt_deg)
         if (image.pixels.tobytes(), image.tilt_deg) in series.rows:
             return Right("duplicate", "same pixels and tilt as", image.tilt_deg)
@@ -329,13 +355,22 @@ class Mixture:
             return Right("held", image.odd, image.tilt_deg)
         layout = image.pixels.shape, image.pixels.dtype.str
         if series.layout not in (None, layout):
+            series.held.append(_Held(key, image, ("layout", layout)))
             return Right("held", "put it into a folder of its own", image.tilt_deg)
         if image.size_nm and series.size_nm and image.size_nm != series.size_nm:
+            series.held.append(_Held(key, image, ("pixel size", image.size_nm)))
             return Right("held", f"pixel size {image.size_nm:g} nm, but the series has {series.size_nm:g} nm", image.tilt_deg)
         series.layout, series.size_nm = layout, series.size_nm or image.size_nm
         series.detector, series.name = series.detector or image.detector, series.name or image.name
         series.rows.add((image.pixels.tobytes(), image.tilt_deg))
+        series.binding.append(key)
         return Right("stored", "", image.tilt_deg)
+
+
+def _agree(one: _Held, other: _Held) -> bool:
+    """Two images at two tilts that are alike in that in which they are unlike the series."""
+    differ = one.image.pixels.tobytes() != other.image.pixels.tobytes() and one.image.tilt_deg != other.image.tilt_deg
+    return differ and one.unlike == other.unlike
 
 
 def write_velox(path: Path, signals: Sequence[Sequence[Image]]) -> None:

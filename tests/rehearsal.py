@@ -102,8 +102,12 @@ class Rehearsal(LocalHub):
     @property
     def endings(self) -> dict[tuple[str, int], Ending]:
         """What became of every image that is known, by its latest state; of a file that waits, its first image says why."""
-        rows = self.core.ledger.db.execute("SELECT path, image, state, reason, tilt_deg FROM visit ORDER BY id")
-        found = {(row["path"], row["image"]): Ending(row["state"], _whole(row["reason"]), row["tilt_deg"]) for row in rows}
+        rows = self.core.ledger.db.execute(
+            "SELECT path, image, CASE WHEN excluded.reason IS NULL THEN state ELSE 'odd' END AS ending,"
+            " coalesce(excluded.reason, visit.reason) AS why, tilt_deg"
+            " FROM visit LEFT JOIN excluded ON excluded.series = visit.series AND excluded.number = visit.number ORDER BY id"
+        )
+        found = {(row["path"], row["image"]): Ending(row["ending"], _whole(row["why"]), row["tilt_deg"]) for row in rows}
         return {(path, -1): Ending("waiting", why, None) for path, why in self.watch.status().waiting_for.items()} | found
 
     def close(self) -> None:

@@ -86,6 +86,12 @@ def test_by_default_a_name_that_may_mean_something_else_holds(name: str, tilt: f
         ("np_90deg_cw.tif", "90deg_cw"),
         ("np_psi_30deg.tif", "psi_30deg"),
         ("every 2deg.tif", "every 2deg"),
+        ("np_rotation_angle_90deg.tif", "rotation_angle_90deg"),
+        ("np rotated by 90deg.tif", "rotated by 90deg"),
+        ("np_Step-Size_2deg_007.tif", "Step-Size_2deg"),
+        ("np_increment of 2deg.tif", "increment of 2deg"),
+        ("np_2deg_tilt_steps_007.tif", "2deg_tilt_steps"),
+        ("np_beta_-5deg.tif", "beta_-5deg"),
     ],
 )
 def test_the_word_beside_a_number_may_make_it_no_tilt(name: str, seen: str) -> None:
@@ -106,12 +112,20 @@ def test_the_word_beside_a_number_may_make_it_no_tilt(name: str, seen: str) -> N
         ("footstep_12deg.tif", 12.0),
         ("12deg_rotor.tif", 12.0),
         ("alpha_12deg_image3.tif", 12.0),
+        ("scan_3_tilt_angle_12deg.tif", 12.0),
+        ("by_size_12deg.tif", 12.0),
+        ("size of np_12deg tilt.tif", 12.0),
     ],
 )
 def test_words_elsewhere_in_a_name_change_nothing(name: str, tilt: float) -> None:
     """With a number between, or as a part of a longer word."""
     stated, hold = resolve(known(None), (), name, 1, Angle())
     assert ([candidate.tilt_deg for candidate in stated], hold) == ([tilt], None)
+
+
+def test_the_name_of_the_axis_that_is_tilted_is_no_word_against_it() -> None:
+    assert resolve(known(None), (), "np_beta_-5deg.tif", 1, Angle(axis="beta"))[1] is None
+    assert "no tilt by the word" in str(resolve(known(None), (), "np_alpha_-5deg.tif", 1, Angle(axis="beta"))[1])
 
 
 def test_a_number_that_is_no_tilt_by_its_name_still_disagrees_with_one_that_is_another() -> None:

@@ -25,7 +25,7 @@ import tifffile
 from aet_stream.errors import AetError
 from aet_stream.readers.child import Member, ReaderChild, Rules
 from aet_stream.simulate import writers
-from tests import format_table
+from tests import containers, format_table, tiff_files
 from tests.dm_files import DmFile, stage
 from tests.harness import known_image
 from tests.rosetta import READERS
@@ -107,11 +107,18 @@ def pairs(paths: list[Path]) -> list[Pair]:
 
 Reason = tuple[str, Callable[[Pair], bool]]
 
+
+def _has_an_axis_of_no_length(pair: Pair) -> bool:
+    """Among the two that it takes for those of the images."""
+    return not {unit.strip("[]") for unit in pair.theirs.units} <= _NM.keys()
+
+
 #: Difference -> reasons that may stand behind it, the first that holds of a file is the one.
 REASONS: dict[str, list[Reason]] = {
     "only we read it": [
         ("Velox files need their Version there, Berkeley ones version_major and emd_group_type", lambda p: p.path.suffix == ".emd"),
-        ("a JEOL report needs all its parts there", lambda p: "ImageFormingSystem" in p.theirs.refused),
+        ("a JEOL report needs all its parts there, undamaged", lambda p: p.path.suffix == ".tif" and not p.theirs.planes),
+        ("tags of unknown kinds and types end a DM file there", lambda p: p.path.suffix == ".dm4" and not p.theirs.planes),
         ("it asks for all 1,024 records of an Xplore3D header as one number", lambda p: "0-dimensional" in p.theirs.refused),
     ],
     "only they read it": [
@@ -120,11 +127,12 @@ REASONS: dict[str, list[Reason]] = {
     ],
     "pixels": [
         ("it shows Berkeley EMDs transposed", lambda p: set(p.ours.planes) == set(p.theirs.transposed)),
-        ("it shows Berkeley EMDs with their axes in reverse", lambda p: p.path.suffix == ".emd" and "deg" in p.theirs.units),
+        ("it shows Berkeley EMDs with their axes in reverse", lambda p: p.path.suffix == ".emd" and _has_an_axis_of_no_length(p)),
+        ("it shows pages that are marked as smaller copies", lambda p: p.path.suffix == ".tif" and {*p.ours.planes} < {*p.theirs.planes}),
     ],
     "pixel size": [
         ("it reads ImageJ's step without its unit", lambda p: p.path.suffix == ".tif" and set(p.theirs.units) == {""}),
-        ("of axes in reverse, it takes one for another", lambda p: p.path.suffix == ".emd" and "deg" in p.theirs.units),
+        ("of axes in reverse, it takes one for another", lambda p: p.path.suffix == ".emd" and _has_an_axis_of_no_length(p)),
         ("metres are no pixel size", lambda p: any(size and size > 1e6 for size in p.theirs.sizes_nm)),
         ("1 angstrom is what programs write that know of none", lambda p: p.path.suffix in READERS and p.theirs.sizes_nm == (0.1,)),
     ],
@@ -202,6 +210,9 @@ def generated(folder: Path) -> list[Path]:
             name = folder / f"pages_{tag}_{packing}.tif"
             tifffile.imwrite(name, pixels, photometric="minisblack", compression=packing)
             made.append(name)
+    add("odd_tag.dm4", DmFile(4).file([dm.entry(99, "odd", b"12345"), dm.tag("ImageList", [dm.image(images[0], stage(-34.5))])]))
+    add("thumbnail_+1.0deg.tif", tiff_files.tiff(tiff_files.page(images[0, :12, :10], marked=1), tiff_files.page(images[0])))
+    add("damaged.tif", containers.tiff_jeol(images[0], -34.5, 0.05).replace(b"</TemReporter>", b"</TemReport   "))
     return [path for path in made if path.suffix in READERS]
 
 

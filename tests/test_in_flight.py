@@ -47,6 +47,22 @@ def test_no_more_than_the_credit_is_asked_for() -> None:
     assert names(huge) == ["a"]
 
 
+def test_what_goes_first_is_asked_for_before_all_else_and_the_rest_of_its_series_waits() -> None:
+    """Until it is dealt with, or has become dangerous: then it is tried last of all, and nobody waits for it."""
+    some = in_flight(credit=9)
+    later = lambda each: some.comes_later(each.key.path[0], each.key.source)  # noqa: E731
+    for name in ("s1", "t1"):
+        some.offer(offered(name))
+    some.offer_first("s", [offered("s2"), offered("s3")])
+    assert [found.key.path for found in some.grantable(0.0, later)] == ["s2", "s3", "t1"]
+    some.leave(fly(some, offered("s2")))
+    wanted = fly(some, offered("s3"))
+    assert [found.key.path for found in some.grantable(0.0, later)] == ["t1"]
+    some.leave(wanted)
+    some.offer_again(offered("s3", alone=True))
+    assert [found.key.path for found in some.grantable(0.0, later)] == ["s1", "t1"]
+
+
 def test_credit_comes_back_when_a_visit_leaves() -> None:
     """What has left memory makes room."""
     some = in_flight(credit=1)

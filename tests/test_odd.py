@@ -129,6 +129,27 @@ def test_what_comes_while_the_disk_fails_is_not_set_aside_for_a_survey(
     assert events(desk) == [("projection.excluded", 0, "odd")]
 
 
+def test_what_is_on_its_way_does_not_take_the_place_of_the_survey(tmp_path: Path, desk: Desk) -> None:
+    """Two agree against it while another detector's image comes, and more waits: the two are judged first, as `check` foretells."""
+    expose(desk, SURVEY, "pixel size", tilt_deg=0.0, index=90)
+    expose(desk, "p0", tilt_deg=0.0, index=0)
+    for index in (1, 2, 3):
+        prepare(desk, f"p{index}", "detector" if index == 2 else "", tilt_deg=3.0 * index, index=index)
+    desk.offer("p1", "p2", "p3")
+    desk.turn()
+    for letter in [letter for letter in desk.sent if isinstance(letter.message, Want)]:
+        desk.sent = [letter]
+        desk.answer()
+        desk.hear(ready())
+        desk.turn()
+        for _, job in desk.taken(Job):
+            desk.hear(done(job), desk.pixels[job.visit.path].astype("<f4"))
+    desk.run()
+    assert rows(tmp_path) == {SURVEY: False, "p0": True, "p1": True, "p3": True}
+    assert desk.state("p2") == "held"
+    assert events(desk) == [("projection.excluded", 0, "odd")]
+
+
 def close(desk: Desk) -> None:
     desk.obey("close", series="s")
     desk.clock.advance(60)

@@ -304,6 +304,25 @@ def test_angles_one_a_line_are_of_the_file_with_their_name(tmp_path: Path, suffi
     assert "has 4 angles for 3 image(s)" in str(verdicts(path)[0])
 
 
+@pytest.mark.parametrize("name", ["angles.txt", "np1_tilt_angles.dat", "Tilts.txt"])
+def test_a_text_that_is_called_angles_is_named_where_it_would_fit(tmp_path: Path, name: str) -> None:
+    """It may be of any file, and is never believed; of another count, or no numbers, it is not spoken of."""
+    path = stack(tmp_path, [0, 1, 2])
+    assert is_sidecar(f"np/{name}")
+    for text, words in (
+        ("-60\n-36.0\n-12\n", "has 3 lines of numbers: if they are of this file, call it ts.rawtlt"),
+        ("0 -60 0\n0 -36 0\n0 -12 0\n", "write the tilts alone into ts.rawtlt, one a line"),
+    ):
+        (tmp_path / name).write_text(text)
+        rest(tmp_path / name)
+        assert words in str(verdicts(path, name)[0])
+    for text in ("-60\n-36\n", "taken at\nroom\ntemperature\n"):
+        (tmp_path / name).write_text(text)
+        rest(tmp_path / name)
+        assert name not in str(verdicts(path, name)[0])
+    assert not is_sidecar("np/tangles.txt")
+
+
 @pytest.mark.parametrize(
     ("table", "expected"),
     [

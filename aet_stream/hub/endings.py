@@ -89,8 +89,11 @@ class Endings:
 
     def take_up(self, row: sqlite3.Row, attempts: int | None = None) -> None:
         """Ask for a visit that no offer has named since the hub started, or that a person wants read again."""
-        now, key = self._timing.unix_s(), VisitKey(row["path"], row["image"], row["stamp"])
-        self._queue(Offered(key, _UNKNOWN_NBYTES, now, now), row["attempts"] if attempts is None else attempts)
+        self._queue(self._offered(row), row["attempts"] if attempts is None else attempts)
+
+    def _offered(self, row: sqlite3.Row) -> Offered:
+        now = self._timing.unix_s()
+        return Offered(VisitKey(row["path"], row["image"], row["stamp"]), _UNKNOWN_NBYTES, now, now)
 
     def _queue(self, offered: Offered, attempts: int) -> None:
         alone = attempts >= self._rules.attempts
@@ -125,6 +128,16 @@ class Endings:
 
     def read_again(self, rows: Collection[sqlite3.Row], tilt_deg: float | None = None) -> None:
         """These visits once more, all or none; perhaps at a tilt that a person says."""
+        self._release(rows, tilt_deg)
+        for row in rows:
+            self.take_up(row, attempts=0)
+
+    def read_first(self, series: str, rows: Collection[sqlite3.Row]) -> None:
+        """These visits of a series once more, all or none, in this order, and before anything else of it is judged."""
+        self._release(rows, None)
+        self._in_flight.offer_first(series, [self._offered(row) for row in rows])
+
+    def _release(self, rows: Collection[sqlite3.Row], tilt_deg: float | None) -> None:
         with self._ledger.transaction():
             for row in rows:
                 self._ledger.released(row["id"], tilt_deg)
@@ -132,4 +145,3 @@ class Endings:
         failpoints.reach("again.committed")
         for row in rows:
             quarantine.remove(self.folder, row["path"], row["image"])
-            self.take_up(row, attempts=0)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias, TypeVar
 
@@ -191,6 +191,8 @@ class InFlight:
     backlog: dict[tuple[str, int], Offered] = field(default_factory=dict)
     """By (path, image): of several states of a file the newest waits."""
     _states: dict[tuple[str, int], State] = field(default_factory=dict)
+    _first: dict[str, set[tuple[str, int]]] = field(default_factory=dict)
+    """Series -> what of it is judged before anything else."""
     _job_ids: Iterator[int] = field(default_factory=itertools.count)
 
     def __len__(self) -> int:
@@ -211,6 +213,10 @@ class InFlight:
     def holds(self, source: tuple[str, int]) -> bool:
         """Whether this image, in whatever state, is on its way."""
         return source in self._states
+
+    def any_read(self, series: str) -> bool:
+        """Is anything of a series, whose pixels are here, on its way to its row?"""
+        return any(state.series == series for state in self._states.values() if not isinstance(state, Wanted))
 
     def series(self) -> set[str]:
         """Those that something is on its way to."""
@@ -233,18 +239,35 @@ class InFlight:
         if before is None or before.key == offered.key:
             self.offer(offered)
 
+    def offer_first(self, series: str, offered: Sequence[Offered]) -> None:
+        """Note visits of a series once more, before all that is offered: nothing else of it is asked for or judged until they are."""
+        first = {each.key.source: each for each in offered if not self.holds(each.key.source)}
+        self.backlog = first | self.backlog  # another state of a file that has been offered since stays
+        self._first[series] = self._first.get(series, set()) | first.keys()
+
+    def comes_later(self, series: str, source: tuple[str, int]) -> bool:
+        """Is something else of its series to be judged before it? Not what is dangerous, and tried last of all."""
+        first = self._first.get(series)
+        if not first:
+            return False
+        offered = (self.backlog.get(each) for each in first)
+        if not any(map(self.holds, first)) and all(each is None or each.alone for each in offered):
+            del self._first[series]
+            return False
+        return source not in first
+
     def withdraw(self, offered: Offered) -> None:
         """It need not be asked for."""
         self.backlog.pop(offered.key.source, None)
 
-    def grantable(self, now_s: float) -> list[Offered]:
-        """What may be asked for now, within the credit. The last try of a dangerous visit flies alone."""
+    def grantable(self, now_s: float, later: Callable[[Offered], bool] = lambda _: False) -> list[Offered]:
+        """What may be asked for now, within the credit, but for what comes `later`. The last try of a dangerous visit flies alone."""
         if any(state.wanted.offered.alone for state in self._states.values()):
             return []
         chosen: list[Offered] = []
         used = self.nbytes()
         for offered in self.backlog.values():
-            if self.holds(offered.key.source) or offered.alone:
+            if self.holds(offered.key.source) or offered.alone or later(offered):
                 continue
             room = used + offered.nbytes <= self.credit_bytes or (not chosen and not self._states)
             if len(self._states) + len(chosen) >= self.credit or not room:

@@ -71,7 +71,7 @@ class Intake:
 
     def grant(self) -> None:
         """Ask for visits; the ledger knows of it first, so that whatever dies over them is noticed."""
-        grantable = self._in_flight.grantable(self._timing.now_s()) if self._room.there() and self._watch else []
+        grantable = self._in_flight.grantable(self._timing.now_s(), self._comes_later) if self._room.there() and self._watch else []
         chosen = [offered for offered in grantable if self._is_open(offered)]
         if not chosen:
             return
@@ -90,6 +90,10 @@ class Intake:
             return False
         return True
 
+    def _comes_later(self, visit: Offered | Wanted | Subtracted) -> bool:
+        series = self._series(visit) if isinstance(visit, Offered) else visit.series
+        return self._in_flight.comes_later(series, visit.key.source)
+
     def _series(self, offered: Offered) -> str:
         return series_of(offered.key.path, self._root_name, self._rules)
 
@@ -100,6 +104,9 @@ class Intake:
         wanted = self._in_flight.find(acquired.visit)
         if wanted is None:
             return  # an answer to a question that has been taken back
+        if self._comes_later(wanted):
+            self._endings.again(wanted)
+            return
         failpoints.reach("acquired.heard")
         row = self._ledger.visit(wanted.visit_id)
         person_deg = None if row is None else row["person_tilt_deg"]
@@ -107,10 +114,17 @@ class Intake:
         read = Read(wanted, acquired, raw, extras, person_deg, self._timing.unix_s())
         verdict = self._verdict(read)
         read = replace(read, tilt_deg=verdict.tilt_deg, tilt_source=verdict.tilt_source)
-        if verdict.reason is None:
+        if verdict.reason is None or self._is_early(read, verdict):
             self._in_flight.wait(read)
         else:
             self._endings.end(read, verdict.state, verdict.reason)
+
+    def _is_early(self, read: Read, verdict: Verdict) -> bool:
+        """Is it doubted for its file alone, while what comes before it may still become the row that it will be held against?"""
+        doubted = (
+            verdict.state == "held" and verdict.reason == read.acquired.doubt and self._archive.store(read.series).rows.first() is None
+        )
+        return doubted and self._in_flight.any_read(read.series)
 
     def _verdict(self, read: Read) -> Verdict:
         """By the rows that its series has now."""
@@ -118,7 +132,10 @@ class Intake:
         return judge(read.acquired, read.raw, self._archive.store(read.series).rows, site, read.person_deg)
 
     def settled(self, subtracted: Subtracted) -> bool:
-        """End it if it cannot become a row any more, or is one already."""
+        """End it if it cannot become a row any more, or is one already; ask for it again if others come first."""
+        if self._comes_later(subtracted):
+            self._endings.again(subtracted)
+            return True
         verdict = self._verdict(subtracted.read)
         if verdict.reason is not None:
             self._endings.end(subtracted, verdict.state, verdict.reason)

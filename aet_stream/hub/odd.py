@@ -43,9 +43,10 @@ class Odd:
         bound = [(row, reason) for row, reason in held if rows.bind((row["path"], row["image"]), reason)]
         newest = [Held(reason, row["tilt_deg"], row["sha256"]) for row, reason in bound[:_NEWEST] if row["tilt_deg"] is not None]
         if found := odd(rows, newest):
-            row, reason = found
-            logger.warning("series=%s projection=%d is set aside: %s", name, row.number, reason.with_remedy())
-            self._archive.exclude(name, [row.number], reason)
+            logger.warning("series=%s projection=%d is set aside: %s", name, found.row.number, found.reason.with_remedy())
+            self._archive.exclude(name, [found.row.number], found.reason)
             failpoints.reach("odd.decided", self._archive.root / name)
-        if free := [row for row, reason in held if not rows.bind((row["path"], row["image"]), reason)]:
-            self._endings.read_again(free)
+        free = [(row, reason) for row, reason in held if not rows.bind((row["path"], row["image"]), reason)]
+        free.sort(key=lambda each: int(each[0]["id"]))  # as they came; they may have been held in another order
+        if free:
+            self._endings.read_first(name, found.in_turn(free) if found else [row for row, _ in free])

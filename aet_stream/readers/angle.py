@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
 import msgspec
@@ -14,7 +15,9 @@ from aet_stream.readers.plan import unplanned
 from aet_stream.reasons import Reason, why
 
 _NUMBER = re.compile(r"(?P<lead>.*?)(?P<sign>[+-]?)(?P<number>\d+(?:[p.,]\d+)?)")
-_WORD_BEFORE, _WORD_AFTER = re.compile(r"([^\W\d_]+)[\W_]*$"), re.compile(r"[\W_]*([^\W\d_]+)")
+_TOKEN = re.compile(r"[^\W\d_]+|\d+")
+_LINKS_BEFORE, _LINKS_AFTER = ("angle", "by", "of", "size"), ("tilt", "angle")
+"""Words that hand a number on to the one before or after them: `rotation_angle_90deg`, `step size 2deg`, `2deg_tilt_step`."""
 _LEAD = re.compile(r"([^\W\d_]+)[\W_]*\d")
 _PLAIN_WORDS = ("", "tilt", "alpha", "angle")
 
@@ -37,13 +40,25 @@ def _named(match: re.Match[str], rules: Angle) -> Candidate:
 
 def _no_tilt(match: re.Match[str], rules: Angle) -> str:
     """`2deg_step`, `scan_90deg`, `rot-12deg`: the number with the word beside it that makes it none, or an empty string."""
-    before, after = _WORD_BEFORE.search(match.string[: match.start()]), _WORD_AFTER.match(match.string, match.end())
+    text, words = match.string, [word for word in rules.no_tilt_words if word != rules.axis]
+    before = _word_beside(reversed([*_TOKEN.finditer(text, 0, match.start())]), words, _LINKS_BEFORE)
+    after = _word_beside(_TOKEN.finditer(text, match.end()), words, _LINKS_AFTER)
     lead = _LEAD.match(match["angle"] or "")
-    if before and before[1].lower() in rules.no_tilt_words:
-        return match.string[before.start() : match.end()]
-    if after and after[1].lower() in rules.no_tilt_words:
-        return match.string[match.start() : after.end()]
-    return match.group(0) if lead and lead[1].lower() in rules.no_tilt_words else ""
+    if before:
+        return text[before.start() : match.end()]
+    if after:
+        return text[match.start() : after.end()]
+    return match.group(0) if lead and lead[1].lower() in words else ""
+
+
+def _word_beside(tokens: Iterable[re.Match[str]], words: Sequence[str], links: Sequence[str]) -> re.Match[str] | None:
+    """The nearest token, if it is one of the words; through words that are mere links to it."""
+    for token in tokens:
+        if token[0].lower() in words:
+            return token
+        if token[0].lower() not in links:
+            return None
+    return None
 
 
 def _number(text: str, signs: dict[str, str]) -> float:

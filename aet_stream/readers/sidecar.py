@@ -21,9 +21,9 @@ from aet_stream.readers.angle_file import ANGLE_FILE, from_angles, pair_of
 from aet_stream.readers.beside import Asked, Beside, Stack, candidate
 from aet_stream.readers.emi import from_emi
 from aet_stream.readers.mdoc import from_mdoc
-from aet_stream.readers.tables import from_csv, from_lines
+from aet_stream.readers.tables import ANGLE_TEXT, from_csv, from_lines, from_text
 
-#: Suffix -> what such a text says of an image. Files of angles alone (`angles.mat`) are known by their names: is_sidecar.
+#: Suffix -> what such a text says of an image. Files of angles alone (`angles.mat`, `angles.txt`) are known by their names.
 _TEXTS: dict[str, Callable[[str, Asked], Beside | None]] = {
     ".mdoc": from_mdoc,
     ".idoc": from_mdoc,
@@ -61,7 +61,8 @@ def _upper(name: str) -> str:
 def is_sidecar(path: str) -> bool:
     """Is a file of this name one that stands beside images, and none itself?"""
     lower = path.lower()
-    return lower.endswith(SUFFIXES) or (lower.endswith(".mat") and ANGLE_FILE.fullmatch(lower.rpartition("/")[2]) is not None)
+    name = lower.rpartition("/")[2]
+    return lower.endswith(SUFFIXES) or ANGLE_FILE.fullmatch(name) is not None or ANGLE_TEXT.fullmatch(name) is not None
 
 
 def is_loose(path: str) -> bool:
@@ -142,8 +143,8 @@ def _heard(text: str, ask: Asked, *, written: bool) -> Beside | None:
 
 
 def _said(text: str, ask: Asked) -> Beside | None:
-    understand = _TEXTS.get(ask.sidecar.suffix.lower())
-    return understand(text, ask) if understand else from_angles(ask)
+    suffix = ask.sidecar.suffix.lower()
+    return from_angles(ask) if suffix == ".mat" else _TEXTS.get(suffix, from_text)(text, ask)
 
 
 _texts: dict[Path, tuple[str, str]] = {}

@@ -14,6 +14,8 @@ from aet_stream.readers.beside import Asked, Beside, candidate
 _FILE_COLUMNS = ("file", "filename", "file_name", "name", "path")
 _IMAGE_COLUMNS = ("image", "section", "index", "zvalue", "z")
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?")
+ANGLE_TEXT = re.compile(r"(?:.*[_\-. ])?(?:(?:tilt_?)?angles?|tilts?)(?:[_\-. ].*)?\.(?:txt|dat)")
+"""Name, in small letters, of a text that holds angles, of whatever file: it is named where it would fit, and never believed."""
 _TILT_COLUMNS = ("tilt", "angle", "alpha", "tilt_angle", "tiltangle", "stage_a", "theta")
 
 
@@ -27,6 +29,17 @@ def from_lines(text: str, ask: Asked) -> Beside | None:
     if not ask.is_own:
         return Beside(remark=f"{found}: if they are of this file, call it {ask.path.stem}{ask.sidecar.suffix}")
     return Beside((candidate(lines[ask.image], f"{ask.sidecar.name}: {lines[ask.image]}"),)) if ask.image < len(lines) else None
+
+
+def from_text(text: str, ask: Asked) -> Beside | None:
+    """A text that is called angles and has a line of numbers for each image: which setting or name would take it."""
+    lines = [line.split() for line in text.splitlines() if line.strip()]
+    numbers = all(_NUMBER.fullmatch(cell) for line in lines for cell in line)
+    if ask.stack.promised < 2 or not ask.stack.counts(len(lines)) or not numbers:
+        return None
+    alone = all(len(line) == 1 for line in lines)
+    remedy = f"call it {ask.path.stem}.rawtlt" if alone else f"write the tilts alone into {ask.path.stem}.rawtlt, one a line"
+    return Beside(remark=f"{ask.sidecar.name} has {len(lines)} lines of numbers: if they are of this file, {remedy}")
 
 
 @functools.lru_cache(maxsize=4)

@@ -7,6 +7,7 @@ after the first of them; its stamp covers all, so a late frame makes a new state
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import zlib
 from collections.abc import Iterator
@@ -92,6 +93,9 @@ class Visits:
         self._pattern = re.compile(rules.pattern)
         self._frames: dict[str, dict[str, list[Frame]]] = {}
         """Folder -> file -> images."""
+        self._noted: dict[str, int] = {}
+        """File -> its place in the order in which files were looked at."""
+        self._next = itertools.count()
         self._visits: dict[Key, Visit] = {}
         self._of_folder: dict[str, set[Key]] = {}
         self._untold: dict[Key, Visit] = {}
@@ -103,6 +107,7 @@ class Visits:
         folder = path.rpartition("/")[0]
         files = self._frames.setdefault(folder, {})
         before, files[path] = files.get(path, []), frames
+        self._noted[path] = next(self._next)
         if self._rules.group != "container":
             self._stale[folder] = None
             return
@@ -116,6 +121,7 @@ class Visits:
         folder = path.rpartition("/")[0]
         files = self._frames.get(folder, {})
         mine = {frame.key for frame in files.pop(path, [])}
+        self._noted.pop(path, None)
         if self._rules.group != "container":
             touched = [v for v in map(self._visits.get, self._of_folder.get(folder, ())) if v and any(f.path == path for f in v.frames)]
             for frame in (frame for visit in touched for frame in visit.frames if frame.path in files):
@@ -138,9 +144,13 @@ class Visits:
         return self._visits.get((path, image))
 
     def due(self, now: float) -> list[Visit]:
-        """Visits that are complete and that the hub has not been told of."""
+        """Visits that are complete and that the hub has not been told of, in the order in which their last files were looked at."""
         self._regroup()
-        return [visit for visit in self._untold.values() if self._complete(visit, now)]
+        due = [visit for visit in self._untold.values() if self._complete(visit, now)]
+        return due if self._rules.group == "container" else sorted(due, key=self._last_noted)
+
+    def _last_noted(self, visit: Visit) -> int:
+        return max(self._noted.get(frame.path, -1) for frame in visit.frames)
 
     def told(self, visit: Visit) -> None:
         visit.told = True

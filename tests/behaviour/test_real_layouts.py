@@ -55,6 +55,7 @@ def test_a_share_of_a_file_server_is_one_series_for_each_folder_of_data(tmp_path
     kept = (
         "#recycle", "@eaDir", "#snapshot/daily.0", "~snapshot", ".snapshot", "@Recycle", "@Recently-Snapshot", "$RECYCLE.BIN/S-1-5-21",
         "System Volume Information", "lost+found", "np1/@eaDir/image_000.tif", "np1/#recycle", "Network Trash Folder", "@tmp",
+        "RECYCLED", "found.000", "DfsrPrivate/Deleted", "np1/__MACOSX",
     )  # fmt: skip
     for index, place in enumerate(kept):
         put(tmp_path / "in" / place, index, 1.0 + index)
