@@ -229,7 +229,7 @@ MUTANTS = (
     Mutant("what no row shows is not kept", "the pixels of a survey of another size are lost with its projection file",
            A + "hub.master:_write_apart", returns("None"), ODD),
     Mutant("a discarded one is not ended", "it is held again, and --strict fails on it", A + "hub.ledger:Ledger.discard",
-           reworded("discarded", "held"), "tests/behaviour/test_editions.py -k word"),
+           reworded("discarded", "held"), "tests/behaviour/test_editions.py -k said"),
     Mutant("pruned while it is open", "a master over files that are gone: zeros for every reader, and nothing to close",
            A + "hub.closed_file:ClosedFile._look", never("is_virtual"), PRUNING + "open_series"),
     Mutant("pruned as soon as it is closed", "who opened it before reads zeros, without an error", A + "hub.retention:Retention.prune",
