@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from aet_stream.cli import main
+from aet_stream.simulate.films import PHYSICS
 from aet_stream.simulate.physical import PhysicalSeries, physical_series
 from aet_stream.training import judged_series, oracle
-from aet_stream.training.judged_series import Marks, Which, changes, judged, known_physics, marks, rows, table, trusted
+from aet_stream.training.judged_series import Marks, Which, changes, chosen, judged, marks, rows, table, trusted
 
 SMALL = Which(kind="one-side", physics="clouds", seed=5, tilts=3, size_px=64)
 
@@ -123,7 +124,7 @@ def test_series_are_of_both_physics_and_fixed() -> None:
     of = judged(["edge", "halo"], 3)
     assert [(w.kind, w.physics) for w in of[:3]] == [("edge", "clouds"), ("edge", "flakes"), ("edge", "clouds")]
     assert len({(w.kind, w.seed) for w in of}) == 6
-    assert {w.physics for w in judged(["edge"], 3, physics=known_physics(["flakes"]))} == {"flakes"}
+    assert {w.physics for w in judged(["edge"], 3, physics=chosen(["flakes"], PHYSICS, "physics of films"))} == {"flakes"}
 
 
 def test_a_kind_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

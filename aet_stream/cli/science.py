@@ -335,16 +335,18 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate_series(arguments: argparse.Namespace) -> int:
+    from aet_stream.simulate.films import PHYSICS
+    from aet_stream.simulate.physical import SERIES_KINDS
     from aet_stream.training import judged_series
 
     if ignored := [name for name in ("sets", "figure") if getattr(arguments, name)]:
         raise AetError(f"--{ignored[0].rstrip('s')} does not go with --series; leave it out")
     try:
-        kinds = judged_series.known_kinds(arguments.kinds)
+        kinds = judged_series.chosen(arguments.kinds, SERIES_KINDS, "kind of series")
     except ValueError as error:
         raise AetError(f"--kind: {error}") from error
     try:
-        physics = judged_series.known_physics(arguments.physics)
+        physics = judged_series.chosen(arguments.physics, PHYSICS, "physics of films")
     except ValueError as error:
         raise AetError(f"--physics: {error}") from error
     series = judged_series.judged(

@@ -119,12 +119,15 @@ class Workers:
         now_s = self._heard_at_s[worker] = self._timing.now_s()
         self._in_flight.renew(worker, now_s)
 
+    def _answered(self, worker: bytes) -> None:
+        self._lives(worker)
+        self._in_flight.next_for(worker, self._timing.unix_s())
+
     def hear_done(self, done: Done, pixels: Array) -> None:
         leased = self._in_flight.find_job(done.job_id)
         if leased is None:
             return  # late or double: its lease had run out
-        self._lives(leased.worker)
-        self._in_flight.next_for(leased.worker, self._timing.unix_s())
+        self._answered(leased.worker)
         answer = dict(zip(done.planes, pixels if pixels.ndim == 3 else [pixels], strict=False))
         if wrong := _wrong(answer, leased.read.raw):
             self._endings.charge(leased, why("worker_wrong", answer=wrong))
@@ -140,8 +143,7 @@ class Workers:
     def hear_failed(self, failed: Failed) -> None:
         leased = self._in_flight.find_job(failed.job_id)
         if leased is not None:
-            self._lives(leased.worker)
-            self._in_flight.next_for(leased.worker, self._timing.unix_s())
+            self._answered(leased.worker)
             self._endings.charge(leased, why("worker_failed", error=failed.reason))
 
     def hear_gone(self, peer: bytes) -> None:

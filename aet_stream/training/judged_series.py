@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -26,7 +26,7 @@ from aet_stream.film.frames import Frame, code_sha256, evidence, finished, with_
 from aet_stream.projection import Array, Subtracted
 from aet_stream.reconstruct import solver
 from aet_stream.simulate.films import PHYSICS, Physics
-from aet_stream.simulate.physical import SERIES_KINDS, PhysicalSeries, physical_series
+from aet_stream.simulate.physical import PhysicalSeries, physical_series
 from aet_stream.training import oracle
 from aet_stream.training.scores import caught, rank_correlation
 
@@ -46,6 +46,9 @@ _LOSS_DB = 1.0
 """Of a frame, more than which none should lose"""
 _COARSE, _ITERATIONS = 4, 30
 """Pixels in the edge of one of the volume's: a background has no detail finer than two of those; of its solver"""
+
+
+Name = TypeVar("Name", bound=str)
 
 
 class Answer(NamedTuple):
@@ -298,19 +301,12 @@ def _marked(which: Which, name: str, series: PhysicalSeries, answers: Iterable[A
             columns[key].append(value)
         for key, value in answer.evidence.items():
             seen.setdefault(key, []).append(value / unit)
-        cleans.append([_coarse(image - background) for background in (truth, answer.background)])
+        cleans.append([grid.means(grid.in_blocks(image - background, _COARSE)) for background in (truth, answer.background)])
     said = {key: columns.pop(key) for key in ("expected", "trust")}
     if np.isfinite(said["trust"]).all():
         columns |= said
     volume = _apart(np.array(cleans), series.tilts_deg) if len(cleans) >= ENOUGH else None
     return Marks(which=which, estimator=name, tilts_deg=series.tilts_deg.tolist(), evidence=seen, volume=volume, **columns)
-
-
-def _coarse(clean: Array) -> Array:
-    """Means over _COARSE px."""
-    rows, columns = (edge // _COARSE for edge in clean.shape)
-    means: Array = clean[: rows * _COARSE, : columns * _COARSE].reshape(rows, _COARSE, columns, _COARSE).mean((1, 3))
-    return means
 
 
 def _apart(cleans: Array, tilts_deg: Array) -> float:
@@ -464,25 +460,13 @@ def as_builtins(found: Sequence[Marks]) -> Mapping[str, object]:
     return {"rows": rows(found), "changes": changes(found), "trust": trusted(found), "marks": list(found)}
 
 
-def known_kinds(words: Sequence[str]) -> list[str]:
-    """All kinds, or these.
+def chosen(words: Collection[str], names: Collection[Name], what: str) -> list[Name]:
+    """Those of the names that were asked for, or all.
 
     Raises
     ------
-    ValueError : no such kind
+    ValueError : no such name
     """
-    if unknown := [word for word in words if word not in SERIES_KINDS]:
-        raise ValueError(f"no kind of series {unknown[0]!r}: choose {', '.join(SERIES_KINDS)}")
-    return list(words) or list(SERIES_KINDS)
-
-
-def known_physics(words: Sequence[str]) -> list[Physics]:
-    """All that films are made by, or these.
-
-    Raises
-    ------
-    ValueError : no such physics
-    """
-    if unknown := [word for word in words if word not in PHYSICS]:
-        raise ValueError(f"no physics of films {unknown[0]!r}: choose {', '.join(PHYSICS)}")
-    return [name for name in PHYSICS if name in words] or list(PHYSICS)
+    if unknown := [word for word in words if word not in names]:
+        raise ValueError(f"no {what} {unknown[0]!r}: choose {', '.join(names)}")
+    return [name for name in names if name in words] or list(names)
