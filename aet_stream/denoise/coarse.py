@@ -128,6 +128,7 @@ class UNet(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, widths: tuple[int, ...]) -> None:
         super().__init__()
+        self.widths = widths
         self.first = nn.Conv2d(inputs, widths[0], 3, padding=1)
         pairs = list(pairwise(widths))
         self.down = nn.ModuleList(nn.Sequential(Residual(a), Residual(a)) for a in widths)
