@@ -1,4 +1,4 @@
-"""The U-Nets of the default network as a CPU takes least time for them: the same function as coarse.UNet without a gradient, to rounding."""
+"""The U-Nets of the default network as a CPU takes least time for them: coarse.UNet without a gradient, the same to rounding."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class UNetOnCpu(nn.Module):
         self.widths = tuple(_filled(width) for width in unet.widths)
         self._outputs, self._pooled = unet.last.out_channels, (unet.widths[-1], unet.widths[0])
         self.first, self.last = _layer(unet.first), _layer(unet.last)
-        self._down, self._up = ([[(_layer(block.one), _layer(block.two)) for block in part] for part in parts] for parts in (unet.down, unet.up))
+        self._down, self._up = ([_blocks(part) for part in parts] for parts in (unet.down, unet.up))
         self._pool = [_matrix(pool, (2, 3, 1, 0)) for pool in unet.pool]
         self._widen = [_matrix(widen, (0, 2, 3, 1)) for widen in unet.widen]
         self._free: dict[tuple[int, int], list[_Room]] = {}
@@ -62,11 +62,11 @@ class UNetOnCpu(nn.Module):
 
     def _one(self, x: Array) -> tuple[Tensor, Tensor]:
         """(y, x, inputs) -> ((outputs, y, x), (features,))"""
-        free = self._free.setdefault(x.shape[:2], [])
+        free = self._free.setdefault((x.shape[0], x.shape[1]), [])
         try:
             room = free.pop()
         except IndexError:  # none yet, or another thread is in it
-            room = _Room(*x.shape[:2], self)
+            room = _Room(x.shape[0], x.shape[1], self)
         room.given.inside[..., : x.shape[2]] = x
         self.first(room.given, room.total[0], room.active[0], room.scratch)
         for scale, blocks in enumerate(self._down):
@@ -110,7 +110,11 @@ def _layer(layer: nn.Conv2d) -> Convolution:
     return Convolution(*_parameters(layer))
 
 
-def _matrix(layer: nn.Conv2d | nn.ConvTranspose2d, order: tuple[int, ...]) -> tuple[Array, Array]:
+def _blocks(part: nn.Module) -> list[tuple[Convolution, Convolution]]:
+    return [(_layer(block.one), _layer(block.two)) for block in part.children() if isinstance(block, coarse.Residual)]
+
+
+def _matrix(layer: nn.Module, order: tuple[int, ...]) -> tuple[Array, Array]:
     """((4 inputs, outputs) or (inputs, 4 outputs) weights, bias) of a layer between two scales; `order` of the axes of its weight."""
     weight, bias = _parameters(layer)
     weight = np.pad(weight, [(0, -n % LANES) for n in weight.shape[:2]] + [(0, 0), (0, 0)]).transpose(order)
@@ -118,6 +122,7 @@ def _matrix(layer: nn.Conv2d | nn.ConvTranspose2d, order: tuple[int, ...]) -> tu
     return np.ascontiguousarray(weight.reshape(rows, -1)), np.pad(bias, (0, -len(bias) % LANES))
 
 
-def _parameters(layer: nn.Conv2d | nn.ConvTranspose2d) -> tuple[Array, Array]:
+def _parameters(layer: nn.Module) -> tuple[Array, Array]:
+    assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
     assert layer.bias is not None
     return layer.weight.detach().numpy(), layer.bias.detach().numpy()

@@ -1,9 +1,9 @@
-"""Convolutions of 3 x 3 on a CPU by Winograd's F(2 x 2, 3 x 3): 16 multiplications instead of 36 for 2 x 2 outputs, as exact as the plain sum.
+"""Convolutions of 3 x 3 on a CPU by Winograd's F(2 x 2, 3 x 3): 16 multiplications instead of 36 for 2 x 2 outputs, and as exact.
 
 Lavin & Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016 (arXiv:1509.09308). A tile of 4 x 4 inputs of every channel is
-transformed, multiplied by the transformed weights at each of the 16 places alone, and transformed back; then come the bias, what is there
+transformed, multiplied by the transformed weights at each of its 16 places alone, and transformed back; then come the bias, what is there
 already, and the SiLU of the sum, while it is in registers. Written for LLVM, which comes with numba, and compiled for this computer when a
-network is loaded; the interpreter's lock is free meanwhile. docs/adr/0023 has the figures.
+network is loaded; the interpreter's lock is free meanwhile. docs/adr/0023-winograd-on-a-cpu.md has the figures.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -59,28 +60,25 @@ class Convolution:
         bias : (outputs,)
         """
         padded = np.pad(weight.astype(np.float64), [(0, -n % LANES) for n in weight.shape[:2]] + [(0, 0), (0, 0)])
-        outputs = len(padded)
-        wide = next(n for n in (3, 2, 1) if outputs % (n * LANES) == 0)
-        of_weights = np.array(_OF_WEIGHTS)
-        transformed = np.einsum("ip,ocpq,jq->ijco", of_weights, padded, of_weights).reshape(_PLACES, -1, outputs // (wide * LANES), wide * LANES)
-        self.inputs, self.outputs = padded.shape[1], outputs
-        self._weight = np.ascontiguousarray(transformed.transpose(2, 0, 1, 3), np.float32)
-        self._bias = np.pad(bias.astype(np.float32), (0, outputs - len(bias)))
+        self.outputs, self.inputs = padded.shape[:2]
+        wide = next(n for n in (3, 2, 1) if self.outputs % (n * LANES) == 0)
+        transform = np.array(_OF_WEIGHTS)
+        places = np.einsum("ip,ocpq,jq->ijco", transform, padded, transform).reshape(_PLACES, self.inputs, -1, wide * LANES)
+        self._weight = np.ascontiguousarray(places.transpose(2, 0, 1, 3), np.float32)
+        self._bias = np.pad(bias.astype(np.float32), (0, self.outputs - len(bias)))
         self._kernel = _kernel(wide)
-
-    @property
-    def scratch(self) -> int:
-        """Numbers of room that it needs."""
-        return _PLACES * (_BLOCK * (self.inputs + 3 * LANES) + 2 * _APART)
+        self._products = _PLACES * (_BLOCK * self.inputs + _APART)
+        self.scratch = self._products + _PLACES * (_BLOCK * wide * LANES + _APART)
+        """Numbers of room that it needs"""
 
     def __call__(self, given: Surface, total: Surface, active: Surface, scratch: Array, *, add: bool = False) -> None:
-        """`total` becomes the convolution of what is given, added to what it was if so said, and `active` its SiLU; all three are different.
+        """`total` becomes the convolution of what is given, added to what it was if so said, and `active` its SiLU: three surfaces.
 
         `scratch`: float32, at least as many as said.
         """
-        products = scratch[_PLACES * (_BLOCK * self.inputs + _APART) :]
-        at = (array.__array_interface__["data"][0] for array in (given.memory, self._weight, self._bias, total.memory, active.memory, scratch, products))
-        self._kernel(*at, given.rows, given.columns, self.inputs, self.outputs, add)
+        arrays = given.memory, self._weight, self._bias, total.memory, active.memory, scratch, scratch[self._products :]
+        addresses = [array.__array_interface__["data"][0] for array in arrays]
+        self._kernel(*addresses, given.rows, given.columns, self.inputs, self.outputs, add)
 
 
 class _Code:
@@ -149,6 +147,11 @@ class _Code:
     def call(self, name: str, *vectors: str) -> str:
         return self(f"call {_VECTOR} @llvm.{name}.v{LANES}f32({', '.join(f'{_VECTOR} {vector}' for vector in vectors)})")
 
+    def every(self, number: str) -> str:
+        """A vector of this number."""
+        alone = self(f"insertelement {_VECTOR} poison, float {number}, i32 0")
+        return self(f"shufflevector {_VECTOR} {alone}, {_VECTOR} poison, {_INTEGERS} zeroinitializer")
+
     def transformed(self, matrix: Sequence[Sequence[float]], tile: list[list[str]]) -> list[list[str]]:
         """matrix tile matrix^T; the matrix holds 0, 1 and -1."""
         half = [[self._signed(row, [line[j] for line in tile]) for j in range(_TILE)] for row in matrix]
@@ -193,68 +196,92 @@ def _every(value: float) -> str:
     return f"<{', '.join([one] * LANES)}>"
 
 
-def _source(wide: int) -> str:
-    """The kernel that makes so many vectors of outputs at once."""
-    code, at_once = _Code(), wide * LANES
-    down, across = (code(f"lshr i64 {code.sum(n, _EDGE - 1)}, {_EDGE // 2}") for n in ("%rows", "%columns"))
-    high, broad = (code.sum(code.product(n, _EDGE), _TILE - _EDGE) for n in (down, across))
-    tiles, in_row, out_row = code.product(down, across), code.product(broad, "%inputs"), code.product(broad, "%outputs")
-    nowhere, by_place = code.product(high, out_row), code.sum(code.product(_BLOCK, "%inputs"), _APART)
-    with code.loop(tiles, _BLOCK) as first:
-        left = code(f"sub i64 {tiles}, {first}")
-        count = code(f"select i1 {code(f'icmp slt i64 {left}, {_BLOCK}')}, i64 {left}, i64 {_BLOCK}")
+class _Kernel(_Code):
+    """Lines of the function that makes `wide` vectors of outputs at once, a block of tiles after the other."""
 
-        def corner(number: str) -> tuple[str, str]:
-            """(row, column) of a tile of this block."""
-            tile = code.sum(first, number)
-            return code.product(code(f"udiv i64 {tile}, {across}"), _EDGE), code.product(code(f"urem i64 {tile}, {across}"), _EDGE)
+    def __init__(self, wide: int) -> None:
+        super().__init__()
+        self._wide, self._at_once = wide, wide * LANES
+        self._apart = _BLOCK * self._at_once + _APART
+        """From one place of the products to the next"""
+        down, self._across = (self(f"lshr i64 {self.sum(n, _EDGE - 1)}, {_EDGE // 2}") for n in ("%rows", "%columns"))
+        high, broad = (self.sum(self.product(n, _EDGE), _TILE - _EDGE) for n in (down, self._across))
+        self._in_row, self._out_row = (self.product(broad, n) for n in ("%inputs", "%outputs"))
+        self._nowhere = self.product(high, self._out_row)
+        self._by_place = self.sum(self.product(_BLOCK, "%inputs"), _APART)
+        tiles = self.product(down, self._across)
+        with self.loop(tiles, _BLOCK) as first:
+            left = self(f"sub i64 {tiles}, {first}")
+            count = self(f"select i1 {self(f'icmp slt i64 {left}, {_BLOCK}')}, i64 {left}, i64 {_BLOCK}")
+            self._transform(first, count)
+            with self.loop("%outputs", self._at_once) as output:
+                self._multiply(count, output)
+                self._finish(first, count, output)
 
-        with code.loop(count) as number:
-            row, column = corner(number)
-            begin = code.sum(code.product(row, in_row), code.product(column, "%inputs"))
-            with code.loop("%inputs", LANES) as channel:
-                lines = [code.place("%given", begin, channel, code.product(in_row, i)) for i in range(_TILE)]
-                tile = [[code.load(code.place(line, code.product("%inputs", j))) for j in range(_TILE)] for line in lines]
-                to = code.place("%transformed", code.product(number, "%inputs"), channel)
-                for place, vector in enumerate(sum(code.transformed(_OF_INPUT, tile), [])):
-                    code.store(vector, code.place(to, code.product(by_place, place)))
-        with code.loop("%outputs", at_once) as output:
-            of_output = code.place("%weight", code.product(code.product(output, _PLACES), "%inputs"))
-            with code.loop(_PLACES) as place:
-                weight = code.place(of_output, code.product(code.product(place, "%inputs"), at_once))
-                with code.loop(count, _ROWS) as number:
-                    base = code.place("%transformed", code.product(place, by_place), code.product(number, "%inputs"))
-                    rows = [code.place(base, code.product("%inputs", i)) for i in range(_ROWS)]
-                    sums = [[code.variable(_VECTOR, "zeroinitializer") for _ in range(wide)] for _ in rows]
-                    with code.loop("%inputs") as channel:
-                        weights = [code.load(code.place(weight, code.product(channel, at_once), LANES * i)) for i in range(wide)]
-                        for line, of_row in zip(rows, sums, strict=True):
-                            alone = code(f"insertelement {_VECTOR} poison, float {code(f'load float, ptr {code.place(line, channel)}')}, i32 0")
-                            value = code(f"shufflevector {_VECTOR} {alone}, {_VECTOR} poison, {_INTEGERS} zeroinitializer")
-                            for total, vector in zip(of_row, weights, strict=True):
-                                code.do(f"store {_VECTOR} {code.call('fmuladd', value, vector, code.load(total))}, ptr {total}")
-                    to = code.place("%products", code.product(place, _BLOCK * at_once + _APART), code.product(number, at_once))
-                    for i, total in enumerate(sum(sums, [])):
-                        code.store(code.load(total), code.place(to, LANES * i))
-            with code.loop(count) as number:
-                row, column = corner(number)
-                with code.loop(at_once, LANES) as part:
-                    base, channel = code.place("%products", code.product(number, at_once), part), code.sum(output, part)
-                    tile = [[code.load(code.place(base, (_BLOCK * at_once + _APART) * (i * _TILE + j))) for j in range(_TILE)] for i in range(_TILE)]
-                    bias = code.load(code.place("%bias", channel))
-                    for i, line in enumerate(code.transformed(_OF_OUTPUT, tile)):
-                        for j, vector in enumerate(line):
-                            y, x = code.sum(row, i), code.sum(column, j)
-                            seen = code(f"and i1 {code(f'icmp slt i64 {y}, %rows')}, {code(f'icmp slt i64 {x}, %columns')}")
-                            there = code.sum(code.product(code.sum(y, 1), out_row), code.product(code.sum(x, 1), "%outputs"))
-                            there = code.sum(code(f"select i1 {seen}, i64 {there}, i64 {nowhere}"), channel)
-                            to, add = code.place("%total", there), code("icmp ne i64 %add, 0")
-                            before = code(f"select i1 {add}, {_VECTOR} {code.load(to)}, {_VECTOR} zeroinitializer")
-                            value = code.vectors("fadd", code.vectors("fadd", vector, bias), before)
-                            code.store(value, to)
-                            code.store(code.silu(value), code.place("%active", there))
-    arguments = ", ".join([f"ptr noalias %{name}" for name in _POINTERS] + [f"i64 %{name}" for name in _NUMBERS])
-    return f"{_INTRINSICS}define void @convolution({arguments}) {{\n{code.text()}\n  ret void\n}}\n"
+    def text(self) -> str:
+        arguments = ", ".join([f"ptr noalias %{name}" for name in _POINTERS] + [f"i64 %{name}" for name in _NUMBERS])
+        return f"{_INTRINSICS}define void @convolution({arguments}) {{\n{super().text()}\n  ret void\n}}\n"
+
+    def _corner(self, first: str, number: str) -> tuple[str, str]:
+        """(row, column) of a tile of the block."""
+        tile = self.sum(first, number)
+        down, right = self(f"udiv i64 {tile}, {self._across}"), self(f"urem i64 {tile}, {self._across}")
+        return self.product(down, _EDGE), self.product(right, _EDGE)
+
+    def _transform(self, first: str, count: str) -> None:
+        """The block's inputs: (places, tiles, inputs)."""
+        with self.loop(count) as number:
+            row, column = self._corner(first, number)
+            begin = self.sum(self.product(row, self._in_row), self.product(column, "%inputs"))
+            with self.loop("%inputs", LANES) as channel:
+                lines = [self.place("%given", begin, channel, self.product(self._in_row, i)) for i in range(_TILE)]
+                tile = [[self.load(self.place(line, self.product("%inputs", j))) for j in range(_TILE)] for line in lines]
+                to = self.place("%transformed", self.product(number, "%inputs"), channel)
+                for place, vector in enumerate(chain.from_iterable(self.transformed(_OF_INPUT, tile))):
+                    self.store(vector, self.place(to, self.product(self._by_place, place)))
+
+    def _multiply(self, count: str, output: str) -> None:
+        """Products with the weights of these outputs: (places, tiles, at once)."""
+        of_output = self.place("%weight", self.product(self.product(output, _PLACES), "%inputs"))
+        with self.loop(_PLACES) as place:
+            weight = self.place(of_output, self.product(self.product(place, "%inputs"), self._at_once))
+            with self.loop(count, _ROWS) as number:
+                base = self.place("%transformed", self.product(place, self._by_place), self.product(number, "%inputs"))
+                lines = [self.place(base, self.product("%inputs", i)) for i in range(_ROWS)]
+                sums = [[self.variable(_VECTOR, "zeroinitializer") for _ in range(self._wide)] for _ in lines]
+                with self.loop("%inputs") as channel:
+                    at = self.product(channel, self._at_once)
+                    weights = [self.load(self.place(weight, at, LANES * i)) for i in range(self._wide)]
+                    for line, of_line in zip(lines, sums, strict=True):
+                        value = self.every(self(f"load float, ptr {self.place(line, channel)}"))
+                        for total, vector in zip(of_line, weights, strict=True):
+                            self.do(f"store {_VECTOR} {self.call('fmuladd', value, vector, self.load(total))}, ptr {total}")
+                to = self.place("%products", self.product(place, self._apart), self.product(number, self._at_once))
+                for i, total in enumerate(chain.from_iterable(sums)):
+                    self.store(self.load(total), self.place(to, LANES * i))
+
+    def _finish(self, first: str, count: str, output: str) -> None:
+        """These outputs of the block."""
+        with self.loop(count) as number:
+            row, column = self._corner(first, number)
+            with self.loop(self._at_once, LANES) as part:
+                base, channel = self.place("%products", self.product(number, self._at_once), part), self.sum(output, part)
+                places = [self.load(self.place(base, self._apart * place)) for place in range(_PLACES)]
+                bias = self.load(self.place("%bias", channel))
+                for i, line in enumerate(self.transformed(_OF_OUTPUT, [places[n : n + _TILE] for n in range(0, _PLACES, _TILE)])):
+                    for j, vector in enumerate(line):
+                        at = self.sum(self._at(self.sum(row, i), self.sum(column, j)), channel)
+                        to, add = self.place("%total", at), self("icmp ne i64 %add, 0")
+                        before = self(f"select i1 {add}, {_VECTOR} {self.load(to)}, {_VECTOR} zeroinitializer")
+                        value = self.vectors("fadd", self.vectors("fadd", vector, bias), before)
+                        self.store(value, to)
+                        self.store(self.silu(value), self.place("%active", at))
+
+    def _at(self, y: str, x: str) -> str:
+        """Where the outputs of a pixel stand; of one that is not on the surface, behind it."""
+        inside = self(f"and i1 {self(f'icmp slt i64 {y}, %rows')}, {self(f'icmp slt i64 {x}, %columns')}")
+        there = self.sum(self.product(self.sum(y, 1), self._out_row), self.product(self.sum(x, 1), "%outputs"))
+        return self(f"select i1 {inside}, i64 {there}, i64 {self._nowhere}")
 
 
 @lru_cache(maxsize=3)
@@ -262,7 +289,7 @@ def _kernel(wide: int) -> Any:
     """That kernel, compiled: takes a tenth of a second."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    module = llvm.parse_assembly(_source(wide))
+    module = llvm.parse_assembly(_Kernel(wide).text())
     features = llvm.get_host_cpu_features().flatten()
     machine = llvm.Target.from_default_triple().create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3)
     passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
