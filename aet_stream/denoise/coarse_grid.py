@@ -148,7 +148,7 @@ def _doubts(first: coarse.StageOutput, last: coarse.StageOutput, view: int, ther
         "network": log_error.exp().mean().sqrt(),
         "network_mostly": (log_error.mean() / 2).exp(),
         "stages": apart.square().mean().sqrt(),
-        "stages_most": torch.quantile(apart.abs(), 0.99),
+        "stages_most": coarse.quantile(apart.abs()[None], 0.99)[0],
         "own": (own * torch.sigmoid(support).sqrt()).square().mean().sqrt(),
         "blind": (-(first.weight[view][there] + 1e-9).log().mean() / 2).exp(),
     }
