@@ -107,9 +107,10 @@ def positive(count: int) -> np.ndarray:
 def test_what_is_extended_is_as_if_it_had_been_whole() -> None:
     """Of 30 observations, after the first 21 of them; and the first 25 of all."""
     matrix, seen = positive(30), np.random.default_rng(0).normal(size=30)
-    first = condition(matrix[:21, :21].copy(), seen[:21])
+    larger = matrix.copy()
+    first = condition(larger[:21, :21], seen[:21])
     assert first is not None
-    grown, whole = first.extended(matrix[:21, 21:].copy(), matrix[21:, 21:].copy(), seen[21:]), condition(matrix.copy(), seen)
+    grown, whole = first.extended(larger, seen[21:]), condition(matrix.copy(), seen)
     assert grown is not None
     assert whole is not None
     assert np.allclose(grown.white, whole.white, rtol=1e-10)
@@ -118,7 +119,8 @@ def test_what_is_extended_is_as_if_it_had_been_whole() -> None:
     part = grown.first(25)
     assert np.allclose(np.tril(part.factor) @ part.whitened(columns), columns)
     assert np.allclose(matrix[:25, :25] @ part.weights, seen[:25])
-    assert first.extended(matrix[:21, 21:].copy(), matrix[21:, 21:] - 1000 * np.eye(9), seen[21:]) is None
+    larger[:21, 21:], larger[21:, 21:] = matrix[:21, 21:], matrix[21:, 21:] - 1000 * np.eye(9)
+    assert first.extended(larger, seen[21:]) is None
     assert condition(-matrix, seen) is None
 
 

@@ -21,6 +21,7 @@ from aet_stream.denoise.gaussian_process import learned
 from aet_stream.denoise.hardware import find_device, take_threads
 from aet_stream.denoise.lanes import aside, in_lanes
 from aet_stream.denoise.trust import WITHOUT_CARD
+from aet_stream.denoise.unet_on_cpu import at_home
 from aet_stream.denoise.weights_file import Card
 from aet_stream.projection import Array
 
@@ -38,7 +39,7 @@ class CoarseGrid:
 
     def __init__(self, model: nn.Module, card: Card, settings: Denoise, gate: Gate | None) -> None:
         self._device = find_device(settings.device)
-        self._network = model.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = at_home(model, self._device)
         self._fusion = Fusion(gate, self._device) if gate and settings.fusion else None
         self.sha256 = card.sha256
         self.name = card.name if self._fusion or not gate else f"{card.name} without fusion"
@@ -56,7 +57,7 @@ class CoarseGrid:
         except torch.OutOfMemoryError as error:
             logger.error("out of GPU memory (%s): on the CPU from now on", str(error).splitlines()[0])
         self._device = torch.device("cpu")
-        self._network = self._network.to(self._device)
+        self._network = at_home(self._network, self._device)
         self._fusion = self._fusion and self._fusion.to(self._device)
         return self._estimate(image, beat)
 
@@ -147,7 +148,7 @@ def _doubts(first: coarse.StageOutput, last: coarse.StageOutput, view: int, ther
         "network": log_error.exp().mean().sqrt(),
         "network_mostly": (log_error.mean() / 2).exp(),
         "stages": apart.square().mean().sqrt(),
-        "stages_most": torch.quantile(apart.abs(), 0.99),
+        "stages_most": coarse.quantile(apart.abs()[None], 0.99)[0],
         "own": (own * torch.sigmoid(support).sqrt()).square().mean().sqrt(),
         "blind": (-(first.weight[view][there] + 1e-9).log().mean() / 2).exp(),
     }

@@ -40,18 +40,18 @@ def of_vacuum(residual: Array, vacuum: Array, noise: Array) -> Array:
 
     Returns
     -------
-    (rows, columns) float64, to be added to the background; 0 where the vacuum says nothing, or the residual is no number
+    (rows, columns) float32, to be added to the background; 0 where the vacuum says nothing, or the residual is no number
     """
     rows, columns = residual.shape
     if vacuum.sum() < _LEAST_BLOCKS or not np.isfinite(residual).all():
-        return np.zeros((rows, columns))
+        return np.zeros((rows, columns), np.float32)
     shape = (rows + _MARGIN, columns + _MARGIN)
     seen, values = np.zeros(shape), np.zeros(shape)
     seen[:rows, :columns] = vacuum
     values[:rows, :columns] = np.where(vacuum, residual, 0)
     kernel = _covariance(values, seen)
     if not kernel.any():
-        return np.zeros((rows, columns))
+        return np.zeros((rows, columns), np.float32)
     variance = np.full(shape, 1.0)
     variance[:rows, :columns] = noise
     variance = np.maximum(variance, _LEAST_NOISE * kernel[0, 0])

@@ -25,10 +25,15 @@ def in_blocks(frame: Array, block: int) -> Array:
 def statistics(frame: Array, block: int) -> Array:
     """(4, rows, columns) float32: mean, minimum, maximum and standard deviation of every block."""
     blocks = in_blocks(frame, block)
+    mean, deviation = mean_and_deviation(blocks)
+    return np.stack([mean, blocks.min(1).min(2), blocks.max(1).max(2), deviation]).astype(np.float32)
+
+
+def mean_and_deviation(blocks: Array) -> tuple[Array, Array]:
+    """(rows, columns) each: mean and standard deviation of each block."""
     mean = means(blocks)
     apart = blocks - mean[:, None, :, None]
-    variance = means(np.square(apart, out=apart))
-    return np.stack([mean, blocks.min(1).min(2), blocks.max(1).max(2), np.sqrt(variance)]).astype(np.float32)
+    return mean, np.sqrt(means(np.square(apart, out=apart)))
 
 
 def means(blocks: Array) -> Array:

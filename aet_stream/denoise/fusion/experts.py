@@ -190,7 +190,7 @@ class FringeKriging:
         points, few = Points(inside, window**2), thinned(inside, _POINTS)
         self._points = points[few]
         seen, alike = vacuum.seen_from(points), vacuum.covariance(points, self._points) + 1.0
-        self._white_covariance = vacuum.whitened(seen[:, few])
+        self._white_covariance = vacuum.whitened(seen.take(few, 1))
         surplus = level[inside[:, 0], inside[:, 1]] - vacuum.mean(seen)
         for each in amplitude[:, inside[:, 0], inside[:, 1]]:
             alike += np.outer(each, each[few]) + _BENT * np.exp(-((each[:, None] - each[few]) ** 2) / (2 * _BEND**2))

@@ -22,6 +22,7 @@ from aet_stream.denoise.features import Blocks
 from aet_stream.denoise.fusion.experts import Continued, Experts, NetworkOutput, Posterior, consult
 from aet_stream.denoise.fusion.kriging import EDGE, SPACING, pooled
 from aet_stream.denoise.lanes import in_lanes
+from aet_stream.denoise.unet_on_cpu import at_home
 from aet_stream.projection import Array
 
 CHANNELS = (
@@ -123,8 +124,8 @@ def gate_inputs(blocks: Blocks, network: NetworkOutput, experts: Experts) -> Arr
 class Fusion:
     """Experts and gate at work."""
 
-    def __init__(self, gate: Gate, device: torch.device) -> None:
-        self._gate: Gate = gate.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    def __init__(self, gate: nn.Module, device: torch.device) -> None:
+        self._gate = at_home(gate, device)
         self._device = device
 
     def to(self, device: torch.device) -> Fusion:

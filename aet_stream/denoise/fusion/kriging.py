@@ -7,8 +7,10 @@ All on a grid of every second block, in the normalised units of features.Blocks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 
 import numpy as np
 from scipy.linalg import LinAlgError
@@ -17,6 +19,7 @@ from aet_stream.denoise import grid
 from aet_stream.denoise.features import BLOCKS, Blocks
 from aet_stream.denoise.gaussian_process.dense import Conditioned, condition, most_evident, thinned
 from aet_stream.denoise.gaussian_process.separable import Pairs, Points, joined
+from aet_stream.denoise.lanes import in_lanes
 from aet_stream.projection import Array
 
 SPACING = 2
@@ -151,16 +154,19 @@ class Kriging:
         ------
         LinAlgError : no roughness makes the covariance positive
         """
-        shared, fit = self._between(whole), None
+        shared, fit, n = self._between(whole), None, len(whole)
+        matrix = np.empty(2 * (n + len(rim),))
         for roughness in _ROUGHNESS[_ROUGHNESS.index(self.roughness) :]:
             self.roughness = roughness
-            of_whole = condition(self._with_own(shared, whole), whole.mean - self._level)
+            matrix[:n, :n] = self._with_own(shared, whole)
+            of_whole = condition(matrix[:n, :n], whole.mean - self._level)
             if of_whole is None:
                 continue
             agree = np.mean(of_whole.white**2) < _AGREEING
             if agree or roughness == _ROUGHNESS[-1]:
-                across = self.covariance(whole.points, rim.points)
-                fit = of_whole.extended(across, self._with_own(self._between(rim), rim), rim.mean - self._level)
+                matrix[:n, n:] = self.covariance(whole.points, rim.points)
+                matrix[n:, n:] = self._with_own(self._between(rim), rim)
+                fit = of_whole.extended(matrix, rim.mean - self._level)
             if fit and agree:
                 break
         if fit is None:
@@ -250,22 +256,26 @@ class _Few:
         self.variance = max(float(np.mean(values**2)), 1e-14)
 
 
-def _fits(few: _Few, lengths: Iterable[float], roughnesses: Sequence[float], stretch: float = 1.0) -> Iterator[tuple[float, Shape]]:
+def _fits(few: _Few, lengths: Iterable[float], roughnesses: Sequence[float], stretch: float = 1.0) -> list[tuple[float, Shape]]:
     """(evidence, shape) of every length and roughness; the strength follows from them."""
+    found: list[tuple[float, Shape]] = []
     for length in lengths:
         shared = _shared(few.pairs, length, stretch)
         for roughness in roughnesses:
             fit = condition(_raised(shared, roughness + few.noise / few.variance), few.values)
             if fit is not None:
                 square = max(float(np.mean(fit.white**2)), 1e-20)
-                yield -len(few.values) / 2 * np.log(square) - fit.log_root_determinant, (float(length), roughness, square**0.5, stretch)
+                evidence = -len(few.values) / 2 * float(np.log(square)) - fit.log_root_determinant
+                found.append((evidence, (float(length), roughness, square**0.5, stretch)))
+    return found
 
 
 def _chosen(vacuum: Observations, values: Array) -> Shape:
     """Of highest evidence, both lengths alike."""
     few = _Few(vacuum, values)
     unknown = (float(_LENGTHS[-1]), _ROUGHNESS[-1], few.variance**0.5, 1.0)
-    best = most_evident((-np.inf, unknown), _fits(few, _LENGTHS, _ROUGHNESS))
+    fits = in_lanes([partial(_fits, few, (length,), _ROUGHNESS) for length in _LENGTHS])
+    best = most_evident((-np.inf, unknown), chain.from_iterable(fits))
     step = float(_LENGTHS[1] / _LENGTHS[0])
     for _ in range(_FINER):
         step **= 0.5

@@ -46,11 +46,10 @@ class Conditioned:
         return self.whitened(self.white, transposed=True)
 
     def whitened(self, columns: Array, *, transposed: bool = False, overwrite: bool = False) -> Array:
-        """L^-1 columns (L^-T if transposed); `overwrite`: they are not needed any more."""
-        white = np.ascontiguousarray(columns) if overwrite else np.array(columns, np.float64, order="C")
-        parts = (
-            [white] if white.ndim == 1 or white.size * len(white) < _WORTH else [white[:, : (half := white.shape[1] // 2)], white[:, half:]]
-        )
+        """L^-1 columns (L^-T if transposed), row by row; `overwrite`: in their place, where each row must stand in one piece."""
+        white = columns if overwrite else np.array(columns, np.float64, order="C")
+        half = white.shape[-1] // 2
+        parts = [white] if white.ndim == 1 or white.size * len(white) < _WORTH else [white[:, :half], white[:, half:]]
         in_lanes([partial(lapack.solve, self.factor, part, transposed=transposed) for part in parts])
         return white
 
@@ -58,28 +57,27 @@ class Conditioned:
         """The same of the first observations alone."""
         return Conditioned(self.factor[:count, :count], self.white[:count])
 
-    def extended(self, across: Array, own: Array, observations: Array) -> Conditioned | None:
+    def extended(self, larger: Array, observations: Array) -> Conditioned | None:
         """The same of more observations; None: the matrix of all is not positive.
 
         Parameters
         ----------
-        across, own : (n, m), (m, m) of the larger matrix, right of this one and below that; both are overwritten
+        larger : (n + m, n + m) float64, row by row: in its first n rows and columns this one was factored, right of that and below stands
+            the rest of the matrix of all; it is overwritten
         observations : (m,)
         """
-        n, m = across.shape
-        pull = self.whitened(across, overwrite=True)
+        n = len(self.white)
+        pull, own = self.whitened(larger[:n, n:], overwrite=True), larger[n:, n:]
         lapack.subtract_square(own.T, pull)
         if not lapack.factor(own.T):
             return None
-        factor = np.empty((n + m, n + m), order="F")
-        factor[:n, :n], factor[n:, :n], factor[n:, n:] = self.factor, pull.T, own.T
         white = observations - pull.T @ self.white
         lapack.solve(own.T, white)
-        return Conditioned(factor, np.concatenate([self.white, white]))
+        return Conditioned(larger.T, np.concatenate([self.white, white]))
 
 
 def condition(matrix: Array, observations: Array) -> Conditioned | None:
-    """Factor a symmetric (n, n) float64 matrix, row by row, which is overwritten; None: it is not positive."""
+    """Factor a symmetric (n, n) float64 matrix, row by row, in its place; None: it is not positive."""
     if not lapack.factor(matrix.T):
         return None
     white = np.array(observations, np.float64)

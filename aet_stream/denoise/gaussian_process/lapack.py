@@ -61,10 +61,11 @@ def solve(lower: Array, columns: Array, *, transposed: bool = False) -> None:
 
 
 def subtract_square(matrix: Array, columns: Array) -> None:
-    """The lower triangle of a matrix, (m, m) float64 column by column, less columns^T columns; `columns`: (n, m) row by row."""
+    """The lower triangle of a matrix, (m, m) float64 column by column, less columns^T columns; `columns`: (n, m) row by row, which may be
+    part of longer ones."""
     rows, count = columns.shape
-    _syrk(b"L", b"N", _int(count), _int(rows), ctypes.byref(ctypes.c_double(-1.0)), _at(columns), _int(count), _ONE, _at(matrix),
-          _stride(matrix))  # fmt: skip
+    _syrk(b"L", b"N", _int(count), _int(rows), ctypes.byref(ctypes.c_double(-1.0)), _at(columns), _stride(columns.T), _ONE,
+          _at(matrix), _stride(matrix))  # fmt: skip
 
 
 def _int(value: int) -> Any:

@@ -105,7 +105,7 @@ class _Solve(torch.autograd.Function):
         to_modes, to_grid = _transforms(grid)
         scale = (log_modes / 2).exp()  # (n, modes)
         factor = _factor(weight, scale, grid)
-        coefficients = torch.cholesky_solve((to_modes(weight * value) * scale)[..., None], factor)[..., 0]
+        coefficients = _solved(factor, to_modes(weight * value) * scale)
         surface: Tensor = to_grid(coefficients * scale)
         ctx.grid = grid
         ctx.save_for_backward(value, weight, scale, factor, coefficients, surface)
@@ -116,7 +116,7 @@ class _Solve(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         value, weight, scale, factor, coefficients, surface = ctx.saved_tensors
         to_modes, to_grid = _transforms(ctx.grid)
-        adjoint = torch.cholesky_solve((to_modes(gradients[0]) * scale)[..., None], factor)[..., 0]
+        adjoint = _solved(factor, to_modes(gradients[0]) * scale)
         back = to_grid(adjoint * scale)
         return weight * back, back * (value - surface), adjoint * coefficients, None
 
@@ -124,7 +124,7 @@ class _Solve(torch.autograd.Function):
 def _factor(weight: Tensor, scale: Tensor, grid: Basis) -> Tensor:
     """(n, modes, modes): Cholesky factor of 1 + what is observed, for coefficients scaled by sqrt(S). On a CPU what stands above its
     diagonal means nothing, and OpenBLAS takes two thirds of the time of torch."""
-    matrix = _normal_matrix(weight, grid) * scale[:, :, None] * scale[:, None, :]
+    matrix = _normal_matrix(weight, grid).mul_(scale[:, :, None]).mul_(scale[:, None, :])
     matrix.diagonal(dim1=1, dim2=2).add_(1)
     if matrix.device.type != "cpu":
         factor: Tensor = torch.linalg.cholesky_ex(matrix)[0]  # what is not finite stays so, and is seen by the caller
@@ -133,6 +133,17 @@ def _factor(weight: Tensor, scale: Tensor, grid: Basis) -> Tensor:
         if not lapack.factor(each.numpy().T):
             each.fill_(torch.nan)
     return matrix.mT
+
+
+def _solved(factor: Tensor, right: Tensor) -> Tensor:
+    """(n, modes): (L L^T)^-1 of as many."""
+    if factor.device.type != "cpu":
+        return torch.cholesky_solve(right[..., None], factor)[..., 0]
+    solution = right.clone()
+    for lower, each in zip(factor, solution, strict=True):
+        for transposed in (False, True):
+            lapack.solve(lower.numpy(), each.numpy(), transposed=transposed)
+    return solution
 
 
 def _inverse(factor: Tensor) -> Tensor:
@@ -162,5 +173,8 @@ def _transforms(grid: Basis) -> Any:
 
 def _normal_matrix(weight: Tensor, grid: Basis) -> Tensor:
     """(n, modes, modes): Phi^T W Phi, one axis after the other."""
-    products = (grid.row_products.T @ (weight @ grid.column_products)).flatten(1)
-    return products.index_select(1, grid.pairs).view(-1, len(grid.chosen), len(grid.chosen))
+    products, modes = (grid.row_products.T @ (weight @ grid.column_products)).flatten(1), len(grid.chosen)
+    if weight.device.type != "cpu":
+        return products.index_select(1, grid.pairs).view(-1, modes, modes)
+    pairs = grid.pairs.numpy()  # numpy takes a third of the time
+    return torch.stack([torch.from_numpy(each.numpy().take(pairs, mode="clip")) for each in products]).view(-1, modes, modes)

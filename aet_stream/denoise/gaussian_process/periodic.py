@@ -16,7 +16,7 @@ _TOLERANCE = 1e-6
 
 
 def posterior_mean(values: Array, seen: Array, variance: Array, kernel: Array) -> Array:
-    """(rows, columns) K (S K S + N)^-1 values.
+    """(rows, columns) float32: K (S K S + N)^-1 values. Twice as many digits would be lost in the tolerance.
 
     Parameters
     ----------
@@ -26,14 +26,16 @@ def posterior_mean(values: Array, seen: Array, variance: Array, kernel: Array) -
     kernel : (rows, columns) covariance by distance, around the period
     """
     shape = (values.shape[0], values.shape[1])
-    spectrum = np.maximum(rfft2(kernel).real, 0)
+    values, seen, variance = (np.asarray(part, np.float32) for part in (values, seen, variance))
+    spectrum = np.maximum(rfft2(kernel).real, 0).astype(np.float32)
     inverse = 1 / (spectrum + np.median(variance[seen > 0]))
 
     def times(factor: Array, surface: Array) -> Array:
         product: Array = irfft2(factor * rfft2(surface), shape)
         return product
 
-    weights, left = np.zeros(shape), values.copy()
+    left: Array = values
+    weights = np.zeros_like(left)
     towards = scaled = seen * times(inverse, left)
     size = first = float((left * scaled).sum())
     for _ in range(_STEPS):
