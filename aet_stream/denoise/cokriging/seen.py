@@ -162,7 +162,7 @@ def look(pixels: Array, logit: Array, tilt_deg: float, *, time: float = 0.0, lev
 def _chosen(blocks: Blocks, particle: Array, tilt_deg: float, time: float) -> Seen:
     """Whole points of vacuum, and single blocks of it next to the particle."""
     safe = ~binary_dilation(particle)
-    seen = in_points(safe).all((1, 3))
+    seen: Array = np.all(in_points(safe), axis=(1, 3))
     spilt = np.square(_SPILT * np.exp(np.minimum(blocks.logit, _UNSURE)) * blocks.span)
     rim = in_blocks(~seen) & ~particle
     coarse = np.stack([in_points(places).mean((1, 3)) for places in blocks.centres])

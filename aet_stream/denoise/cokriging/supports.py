@@ -84,7 +84,7 @@ class Hull:
             across = np.broadcast_to(_across(places, seen.tilt_deg), shape).ravel()
             inside, at = seen.places(np.repeat(along, len(places) ** 2), across)
             voted = np.zeros(votes.size)
-            voted[inside] = in_points(seen.particle).any((1, 3))[at]
+            voted[inside] = np.any(in_points(seen.particle), axis=(1, 3))[at]
             votes += voted.reshape(shape)
             asked += inside.reshape(shape)
         hull = cls(along, places, votes / np.maximum(asked, 1))
@@ -112,7 +112,7 @@ def _bright(posterior: Posterior, seen: Seen) -> Array:
     """(rows, columns) bool: points brighter than the films foretell, and the own part of a projection by what of its vacuum agrees with
     them."""
     shape, windows = seen.hidden.shape, seen.windows
-    every = Windows(*(place.ravel() for place in seen.centres), np.ones(seen.hidden.size))
+    every = Windows(seen.centres[0].ravel(), seen.centres[1].ravel(), np.ones(seen.hidden.size))
     below = posterior.sees(seen, every)
     films = np.square(posterior.spread(below.toarray())).sum(0)
     _, near = seen.places(windows.along, windows.across)
@@ -133,5 +133,6 @@ def _bright(posterior: Posterior, seen: Seen) -> Array:
         own = known[:, vacuum] @ weighed[:, 0]
         left = np.maximum(before - np.einsum("ij,ji->i", known[:, vacuum], weighed[:, 1:]), 0.0)
     above = seen.means.ravel() - below @ posterior.nodes_mean - own
-    bright = above > np.fmax(_BRIGHTER * np.sqrt(films + left + seen.blocks.points_noise.ravel()), _BRIGHT)
-    return bright.reshape(shape) & (uniform_filter(bright.reshape(shape).astype(np.float64), 3, mode="constant") > 0.5)
+    enough = np.fmax(_BRIGHTER * np.sqrt(films + left + seen.blocks.points_noise.ravel()), _BRIGHT)
+    bright: Array = (above > enough).reshape(shape)
+    return bright & (uniform_filter(bright.astype(np.float64), 3, mode="constant") > 0.5)
