@@ -134,5 +134,6 @@ def _bright(posterior: Posterior, seen: Seen) -> Array:
         left = np.maximum(before - np.einsum("ij,ji->i", known[:, vacuum], weighed[:, 1:]), 0.0)
     above = seen.means.ravel() - below @ posterior.nodes_mean - own
     enough = np.fmax(_BRIGHTER * np.sqrt(films + left + seen.blocks.points_noise.ravel()), _BRIGHT)
-    bright: Array = (above > enough).reshape(shape)
-    return bright & (uniform_filter(bright.astype(np.float64), 3, mode="constant") > 0.5)
+    bright = (above > enough).reshape(shape)
+    crowded: Array = bright & (uniform_filter(bright.astype(np.float64), 3, mode="constant") > 0.5)
+    return crowded
