@@ -27,7 +27,7 @@ from aet_stream.reasons import why
 
 logger = logging.getLogger(__name__)
 
-_SHARE = 3
+_SHARE = 10
 """Under load at most one part in so many of the time goes into rewriting `series.h5`, however long the series."""
 
 
