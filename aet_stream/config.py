@@ -316,7 +316,8 @@ class Reconstruct(Sink, frozen=True):
     threads: Count = 0
     """0: all cores."""
     memory_mib: Count = 0
-    """Bound on the memory of the solver. 0: four fifths of what this process may have, or of what the GPU has free."""
+    """Bound on the memory of the solver. 0: four fifths of what this process may have, or of what the GPU has free. A volume that takes
+    more than half of it is made slab by slab."""
     device: str = "cpu"
     """Of the built-in solver: `cpu`, `cuda`, `cuda:0`, ... A GPU that the worker uses too makes intake wait."""
     timeout_s: Annotated[float, msgspec.Meta(gt=0)] = 7200.0

@@ -46,7 +46,7 @@ NAMES = (
     "end.commit", "end.committed",
     "odd.decided", "again.commit", "again.committed",
     "event.leased", "event.sent", "event.heard", "event.begun", "event.acted", "event.told", "event.done", "event.ended",
-    *(f"{file}.{step}" for file in ("volume", "atoms") for step in ("draft", "synced", "renamed", "durable")),
+    *(f"{file}.{step}" for file in ("slab", "volume", "atoms") for step in ("draft", "synced", "renamed", "durable")),
     "recover.drafts", "recover.begin", "recover.commit", "recover.committed",
 )  # fmt: skip
 

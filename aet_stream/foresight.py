@@ -174,8 +174,9 @@ class Foresight:
     def _judge(self, visit: Visit, files: list[_File], loose: dict[str, tuple[str, ...]]) -> None:
         """Read a visit, and judge it as the hub would."""
         frames = visit.frames
-        members = [Member(str(file.path), frame.unit.image, loose[frame.path]) for file, frame in zip(files, frames, strict=True)]
-        stated: tuple[Candidate, ...] = self._witness.stated(frames[0])
+        members = [Member(str(file.path), frame.image, loose[frame.path]) for file, frame in zip(files, frames, strict=True)]
+        assert files[0].look is not None
+        stated: tuple[Candidate, ...] = self._witness.stated(frames[0], files[0].look)
         try:
             projection, reading = self._reader.read_visit(members)
         except AetError as error:
@@ -205,7 +206,7 @@ class Foresight:
     def _note(self, files: list[_File], visit: Visit, stated: tuple[Candidate, ...], verdict: str, words: str) -> None:
         files[0].images[visit.key[1]] = verdict, [*(f"      {_stated(c)}" for c in stated), f"      {words}"]
         for file, frame in zip(files[1:], visit.frames[1:], strict=True):
-            file.images[frame.unit.image] = verdict, [f"      a frame of {visit.key[0]} image {visit.key[1]}, as which it {verdict}"]
+            file.images[frame.image] = verdict, [f"      a frame of {visit.key[0]} image {visit.key[1]}, as which it {verdict}"]
 
     def _set_aside(self, series: str) -> None:
         """As the hub would: a row that two agree against no longer binds, and what was held because of it is judged again."""

@@ -233,9 +233,9 @@ def column(values: list[Any]) -> Array:
     return np.array(values, np.uint8) if isinstance(values[0], bool) else np.array(values)
 
 
-def crc32(pixels: Array) -> int:
-    """Checksum of an array's bytes in C order, little-endian."""
-    return zlib.crc32(np.ascontiguousarray(pixels).data)
+def crc32(pixels: Array, before: int = 0) -> int:
+    """Checksum of an array's bytes in C order, little-endian; with that of what comes before it, of both."""
+    return zlib.crc32(np.ascontiguousarray(pixels).data, before)
 
 
 def nbytes(record: Record, raw: Array) -> int:

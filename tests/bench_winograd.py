@@ -70,7 +70,7 @@ def unet(inputs: int, outputs: int, widths: tuple[int, ...]) -> None:
     print(f"U-Net {widths}: {times[0] / 1000:.1f} and {times[1] / 1000:.1f} ms, errors {errors[0]:.0e} and {errors[1]:.0e}")
 
 
-if __name__ == "__main__":
+def main() -> None:
     torch.set_num_threads(1)
     print("map, channels   torch, torch with sum and SiLU, ours with both, us")
     with torch.inference_mode():
@@ -78,3 +78,7 @@ if __name__ == "__main__":
             layer(*each)
         for one in UNETS:
             unet(*one)
+
+
+if __name__ == "__main__":
+    main()

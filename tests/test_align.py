@@ -183,9 +183,9 @@ def test_alignment_takes_no_more_threads_and_memory_than_were_given(tmp_path: Pa
     """What is asked for a reconstruction holds for its quick ones, too; a preview has one thread from its beginning to its end."""
     allowed: list[tuple[int, int]] = []
 
-    def plan(shape: tuple[int, int, int], workers: int, limit: int, *, here: bool = True) -> tuple[int, int]:
+    def plan(shape: tuple[int, int, int], workers: int, limit: int, *, held: int) -> tuple[int, int]:
         allowed.append((workers, limit))
-        return planned(shape, workers, limit, here=here)
+        return planned(shape, workers, limit, held=held)
 
     planned = solver.plan
     monkeypatch.setattr(solver, "plan", plan)

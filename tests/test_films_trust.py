@@ -45,7 +45,7 @@ def drawing_of(frame: Frame, share: float, **told: float) -> Drawing:
     evidence = Evidence(**dict.fromkeys(OF_SERIES, 0.5) | told)
     drawn = Drawn(nothing, nothing, UNKNOWN, UNKNOWN, 1.0, 1.0, 0.0)
     correction = np.where(frame.view.seen.hidden, share * 4.0, 0.0)
-    return Drawing(frame.view.seen, drawn, correction, nothing, nothing, verdict(share), evidence)
+    return Drawing(frame.view.seen, drawn, correction, nothing, nothing, verdict(share), evidence, False)
 
 
 # ---------------------------------------------------------------- evidence

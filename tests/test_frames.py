@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 
 from aet_stream.config import Frames
-from aet_stream.projection import Acquisition
 from aet_stream.readers.frames import AGREE_PX, combine, drift_of, sha256_of_frames
-from aet_stream.readers.looking import Unit
 from aet_stream.watch.visits import Frame, Visits
 
 
@@ -101,15 +99,15 @@ def test_a_single_frame_stays_as_it_is() -> None:
 
 def frame(name: str, tilt_deg: float | None, at_s: float, *, image: int = 0, seen_at: float = 0.0, images: int = 1, **more: str) -> Frame:
     """One image as the watch knows it."""
-    unit = Unit(image, f"stamp-{name}-{image}{more.get('state', '')}", Acquisition(detector=more.get("detector", "")))
-    return Frame(f"s/{name}", unit, images, 100, at_s, at_s, tilt_deg, False, seen_at)
+    state, detector = f"stamp-{name}-{image}{more.get('state', '')}", more.get("detector", "")
+    return Frame(f"s/{name}", image, state, images, 100, at_s, at_s, tilt_deg, False, seen_at, detector=detector)
 
 
 def grouped(rules: Frames, frames: list[Frame]) -> list[list[str]]:
     visits = Visits(rules)
     for path in dict.fromkeys(f.path for f in frames):
         visits.note(path, [f for f in frames if f.path == path])
-    return sorted([f"{m.path.partition('/')[2]}:{m.unit.image}" for m in visit.frames] for visit in visits.due(1e9))
+    return sorted([f"{m.path.partition('/')[2]}:{m.image}" for m in visit.frames] for visit in visits.due(1e9))
 
 
 def test_each_image_is_a_visit_unless_asked_otherwise() -> None:

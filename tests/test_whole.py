@@ -8,18 +8,19 @@ import pytest
 
 from aet_stream.config import Config, Frames, Series
 from aet_stream.projection import Acquisition
-from aet_stream.readers.looking import Unit
 from aet_stream.watch.visits import Frame, Visits
-from aet_stream.watch.whole import doubts
+from aet_stream.watch.whole import Image, doubts
 
 
-def frame(image: int, tilt_deg: float | None, *, at_s: float = 0.0, **said: str) -> Frame:
+def frame(image: int, tilt_deg: float | None, *, at_s: float = 0.0, **said: str) -> Image:
     """One image of a file of several."""
     known = {"detector": "DF4", "acquired_utc": "2026-03-01T10:00:00+00:00", **said}
-    return Frame("s/a.emd", Unit(image, f"stamp-{image}", Acquisition(**known)), 4, 100, at_s, at_s, tilt_deg, False, 0.0)  # type: ignore[arg-type]
+    said_of_it = Acquisition(**known)  # type: ignore[arg-type]
+    more = {"detector": said_of_it.detector, "is_projection": not said_of_it.no_projection}
+    return Image(Frame("s/a.emd", image, f"stamp-{image}", 4, 100, at_s, at_s, tilt_deg, False, 0.0, **more), said_of_it)
 
 
-def signals(*said: dict[str, str]) -> list[Frame]:
+def signals(*said: dict[str, str]) -> list[Image]:
     """Images of as many datasets."""
     return [frame(image, -12.0, dataset=chr(ord("a") + image), **words) for image, words in enumerate(said)]
 
@@ -40,7 +41,7 @@ def signals(*said: dict[str, str]) -> list[Frame]:
          Series(), [0, 2]),
     ],
 )  # fmt: skip
-def test_two_datasets_of_one_detector_and_time_ask_which(frames: list[Frame], settings: Series, doubtful: list[int]) -> None:
+def test_two_datasets_of_one_detector_and_time_ask_which(frames: list[Image], settings: Series, doubtful: list[int]) -> None:
     """Not those of other times or detectors, nor what will not be stored anyway."""
     found = doubts(frames, Config(series=settings), growing=False)
     assert sorted(found) == doubtful
@@ -97,7 +98,7 @@ def test_signals_that_ask_which_are_not_averaged_as_frames_of_one_visit() -> Non
     frames = signals({}, {}, {"no_projection": "computed"})
     odd = doubts(frames, Config(frames=rules), growing=False)
     visits = Visits(rules)
-    visits.note("s/a.emd", [replace(one, doubt=odd.get(one.unit.image)) for one in frames])
+    visits.note("s/a.emd", [replace(one.frame, doubt=odd.get(one.number)) for one in frames])
     assert [len(visit.frames) for visit in visits.due(1e9)] == [1, 1, 1]
 
 
@@ -106,6 +107,6 @@ def test_a_doubt_is_part_of_the_state_of_an_image() -> None:
     frames = [frame(image, 0.0) for image in range(5)]
     three, four, five = (doubts(frames[:count], Config(), growing=True)[0] for count in (3, 4, 5))
     assert three == four == five
-    doubtful = replace(frames[0], doubt=three)
-    assert doubtful.stamp not in (frames[0].stamp, "")
-    assert frames[0].stamp == "stamp-0"
+    first = frames[0].frame
+    assert replace(first, doubt=three).stamp not in (first.stamp, "")
+    assert first.stamp == "stamp-0"

@@ -58,6 +58,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Read once more what was held or quarantined."""
     threads: int = 1
     """Of each process."""
+    memory_mib: int = 0
+    """That the volume of each process may take, where the settings do not say; 0: as if it were alone on its computer."""
     version: str = __version__
 
 
@@ -454,7 +456,7 @@ def _film(plan: Plan, job: Job) -> Figures:
 
 
 def _volume(plan: Plan, job: Job) -> Figures:
-    """As the trigger makes it when a series closes."""
+    """As the trigger makes it when a series closes. A large one goes by slabs, with which a worker goes on where one was lost."""
     from aet_stream.reconstruct.run import Options, reconstruct
 
     settings = plan.config.reconstruct
@@ -464,7 +466,7 @@ def _volume(plan: Plan, job: Job) -> Figures:
         align=settings.align,
         quality=settings.quality,
         threads=settings.threads or plan.threads,
-        memory_mib=settings.memory_mib,
+        memory_mib=settings.memory_mib or (plan.memory_mib if settings.device == "cpu" else 0),
         device=settings.device,
         silence_s=settings.silence_s,
     )

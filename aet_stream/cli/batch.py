@@ -42,6 +42,7 @@ def _batch(arguments: argparse.Namespace) -> int:
     from aet_stream.batch import jobs, run, stages
     from aet_stream.hub import writer_lock
     from aet_stream.readers.child import ReaderChild
+    from aet_stream.reconstruct.memory import machine_bytes
 
     config = settings(arguments)
     if not config.output.root:
@@ -63,6 +64,7 @@ def _batch(arguments: argparse.Namespace) -> int:
         stages.maker_of(config.denoise),
         again=arguments.again,
         threads=1 if arguments.scheduler else max(1, cores // workers),
+        memory_mib=0 if arguments.scheduler else max(1, int(0.8 * machine_bytes()) // 2**20 // workers),
     )
     with writer_lock.take(config.output_root):
         batch = run.Run(plan, found.jobs)

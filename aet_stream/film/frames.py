@@ -17,7 +17,7 @@ from aet_stream.denoise import cokriging, grid, trust
 from aet_stream.denoise.cokriging import totals
 from aet_stream.denoise.cokriging.estimator import Drawing, View, drawn_on
 from aet_stream.denoise.cokriging.registered import by_mass
-from aet_stream.denoise.cokriging.seen import MARGIN, Seen, look, point_px
+from aet_stream.denoise.cokriging.seen import Seen, look, point_px
 from aet_stream.denoise.fusion.kriging import SPACING
 from aet_stream.film import expected
 from aet_stream.projection import Array, Quality
@@ -53,13 +53,12 @@ class Frame:
         axis_deg : where the tilt axis lies, from +y towards -x
         """
         above = (raw - np.float64(level)).astype(np.float32)
-        seen, wary = (look(above, logit, tilt_deg, time=time, axis_deg=axis_deg, margin=margin) for margin in (0, MARGIN))
+        seen = look(above, logit, tilt_deg, time=time, axis_deg=axis_deg)
         shape = (raw.shape[0], raw.shape[1])
         view = View(
             seen,
             look(above - clean, logit, 0.0).means,
             _expected(quality, seen),
-            wary=wary,
             total=quality.total_intensity / point_px(shape) ** 2,
         )
         return cls(row, view, logit, quality, axis_deg, level)

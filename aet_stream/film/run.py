@@ -213,6 +213,7 @@ def _told(series: Series, frames: list[Frame], found: Estimated) -> Told:
         "rows/tilt_deg": (np.array([frame.view.seen.tilt_deg for frame in frames]), "nominal"),
         "rows/shift_px": (np.array([drawing.seen.shift for drawing in drawings]) * px, "along and across the axis: of the specimen"),
         "rows/gain": (np.array([drawing.seen.gain for drawing in drawings]), "how bright the films are, to what they are in the others"),
+        "rows/elsewhere": (np.array([drawing.elsewhere for drawing in drawings]), "the particle is not where edition 1 has it"),
         "rows/taken": (np.array([verdict.taken.encode() for verdict in verdicts]), "series, mixed or single"),
         "rows/share": (np.array([verdict.share for verdict in verdicts]), "of the series in the background"),
         "rows/score": (
@@ -275,6 +276,8 @@ def _model_before(path: Path) -> Model | None:
 
 def _because(drawing: Drawing) -> str:
     verdict = drawing.verdict
+    if drawing.elsewhere:
+        return "the particle is not where the network has it: all projections together say where"
     if math.isnan(verdict.too_sure):
         return "no vacuum around the particle to try the series by"
     known = f"the series leaves {verdict.score:.2f} of what this projection alone leaves open"

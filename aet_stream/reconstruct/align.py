@@ -23,7 +23,7 @@ from scipy.ndimage import gaussian_filter
 from aet_stream.projection import Array
 from aet_stream.reconstruct import solver
 from aet_stream.reconstruct.matching import match
-from aet_stream.reconstruct.registered import FEWEST_ROWS, QUICK_PX, Alignment, apply, bin_factor, binned, binned_axis_px
+from aet_stream.reconstruct.registered import FEWEST_ROWS, QUICK_PX, Alignment, apply, apply_binned, bin_factor, binned_axis_px
 from aet_stream.reconstruct.shifts import axis_offset, centre_of_mass, common_line
 from aet_stream.reconstruct.tilt_axis import axis_angle
 
@@ -105,5 +105,5 @@ def _ways(step: str, solve: solver.Solve) -> tuple[tuple[Find, float], ...]:
 
 def _residual(solve: solver.Solve, projections: Array, tilts_deg: Array, alignment: Alignment) -> float:
     factor = bin_factor(projections, QUICK_PX)
-    views, axis_px = binned(apply(projections, alignment), factor), binned_axis_px(projections.shape[2], factor)
+    views, axis_px = apply_binned(projections, alignment, factor), binned_axis_px(projections.shape[2], factor)
     return float(solve(views, tilts_deg, iterations=QUICK_ITERATIONS, axis_px=axis_px).residuals[-1])

@@ -26,7 +26,7 @@ from aet_stream import lifeline
 from aet_stream.errors import ReconstructionError
 from aet_stream.projection import Array
 from aet_stream.reconstruct import astra_backend, tomopy_backend
-from aet_stream.reconstruct.solver import Progress, limit_bytes
+from aet_stream.reconstruct.solver import Progress, Slab, limit_bytes
 
 BACKENDS: dict[str, ModuleType] = {"tomopy": tomopy_backend, "astra": astra_backend}
 SILENCE_S = 900.0
@@ -67,23 +67,32 @@ def check(method: str) -> None:
         pass
 
 
-def solve(
+def usual_iterations(method: str) -> int:
+    """Where none are asked for."""
+    name, _, algorithm = method.partition(":")
+    usual: int = BACKENDS[name].usual_iterations(algorithm)
+    return usual
+
+
+def solve_by_slabs(
     projections: Array,
     tilts_deg: Array,
     method: str,
     *,
     iterations: int = 0,
+    first: int = 0,
     threads: int = 0,
     memory_mib: int = 0,
     silence_s: float = SILENCE_S,
     progress: Progress | None = None,
-) -> tuple[Array, int]:
-    """(slice y, row, column) float32 in the geometry of projector.py, and how many iterations were done.
+) -> Iterator[Slab]:
+    """Slabs of (slice y, row, column) float32 in the geometry of projector.py, in order. Nobody says what they leave unexplained.
 
     Parameters
     ----------
     projections : (tilts, height, width) float32, finite
     iterations : 0: what is usual for the algorithm
+    first : slice to begin with
     threads : 0: all cores
     memory_mib : bound on the data of that process; 0: four fifths of what this process may have
     silence_s : how long it may hand nothing over
@@ -93,19 +102,27 @@ def solve(
     ------
     ReconstructionError : what the library said, or how its process died or was stopped
     """
-    name, _, algorithm = method.partition(":")
-    iterations = iterations or BACKENDS[name].usual_iterations(algorithm)
+    iterations = iterations or usual_iterations(method)
     tilts, height, width = projections.shape
     threads = threads or len(os.sched_getaffinity(0))
-    volume = np.empty((height, width, width), np.float32)
     request = _Request(method, np.asarray(tilts_deg, np.float64), iterations, threads, limit_bytes(memory_mib) // _MIB)
     depth = threads * max(2, int(_WORK / (tilts * width * width * iterations)))  # gridrec takes two slices at once
     with _Library(request, silence_s) as library:
-        for first in range(0, height, depth):
-            slices = slice(first, min(height, first + depth))
-            library.solve(projections[:, slices], volume[slices])
+        for begin in range(first, height, depth):
+            slices = slice(begin, min(height, begin + depth))
+            volume = np.empty((slices.stop - begin, width, width), np.float32)
+            library.solve(projections[:, slices], volume)
+            yield Slab(slices, volume, np.zeros(0))
             if progress is not None:
                 progress(slices.stop, height)
+
+
+def solve(projections: Array, tilts_deg: Array, method: str, *, iterations: int = 0, **options: Any) -> tuple[Array, int]:
+    """(slice y, row, column) float32 as a whole, and how many iterations were done; parameters and errors of `solve_by_slabs`."""
+    _, height, width = projections.shape
+    volume, iterations = np.empty((height, width, width), np.float32), iterations or usual_iterations(method)
+    for slab in solve_by_slabs(projections, tilts_deg, method, iterations=iterations, **options):
+        volume[slab.slices] = slab.volume
     return volume, iterations
 
 

@@ -10,7 +10,7 @@ from aet_stream.projection import Array
 from aet_stream.reconstruct import solver
 from aet_stream.reconstruct.profiles import BAND
 from aet_stream.reconstruct.projector import reproject
-from aet_stream.reconstruct.registered import QUICK_PX, Alignment, apply, bin_factor, binned, binned_axis_px, brightest_rows
+from aet_stream.reconstruct.registered import QUICK_PX, Alignment, apply_binned, bin_factor, binned_axis_px, brightest_rows
 
 MATCHING = ((128, 128, 5, 2), (128, 128, 20, 6), (256, 64, 20, 4))
 """Stages of projection matching: largest width and height in px, iterations, most rounds."""
@@ -28,7 +28,7 @@ def match(projections: Array, tilts_deg: Array, so_far: Alignment, *, solve: sol
             break  # small frames: nothing finer is left
         axis_px = binned_axis_px(projections.shape[2], factor)
         for _ in range(rounds):
-            views = binned(apply(projections, replace(so_far, shifts_px=shifts)), factor)
+            views = apply_binned(projections, replace(so_far, shifts_px=shifts), factor)
             views = views[:, brightest_rows(views, height_px)]
             volume = solve(views, tilts_deg, iterations=iterations, axis_px=axis_px).volume
             again = reproject(volume, tilts_deg, axis_px)

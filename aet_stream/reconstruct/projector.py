@@ -78,7 +78,8 @@ def make_projector(tilts_deg: Array, width: int, axis_px: float | None = None, p
             at = left + side
             weights[:, index, side] = np.where((at >= 0) & (at < width), weight, 0)  # what leaves the detector is not seen
             rays[:, index, side] = index * width + np.clip(at, 0, width - 1)
-    starts = np.arange(x.size + 1, dtype=np.int64) * (2 * len(tilts_deg))
+    counted = np.int32 if rays.size < 2**31 else np.int64  # the indices of a matrix become as wide as its widest
+    starts = np.arange(0, rays.size + 1, 2 * len(tilts_deg), dtype=counted)
     if pitches is not None:
         theta = np.radians(tilts_deg)
         along = pitches * (np.multiply.outer(y, np.cos(theta)) - np.multiply.outer(x, np.sin(theta)))

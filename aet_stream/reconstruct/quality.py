@@ -10,6 +10,7 @@ from scipy import fft
 from aet_stream.coverage import largest_gap_deg
 from aet_stream.projection import Array
 from aet_stream.reconstruct.projector import reproject
+from aet_stream.reconstruct.slabs import SlabFiles, Volume, parts
 
 SUSPECT_SIGMAS = 5.0
 """A projection whose residual lies this many (robust) standard deviations above the others' points at something wrong with it."""
@@ -36,10 +37,14 @@ class Quality:
     """Why there is no correlation, or of which slices only; a sentence."""
 
 
-def judge(volume: Array, projections: Array, tilts_deg: Array, pitches: Array | None = None) -> Quality:
-    """How well it explains each projection."""
-    views = reproject(volume, tilts_deg, pitches=pitches)
-    residual = np.array([_rms(again - view) / max(_rms(view), 1e-30) for again, view in zip(views, projections, strict=True)])
+def judge(volume: Volume, projections: Array, tilts_deg: Array, pitches: Array | None = None) -> Quality:
+    """How well it explains each projection. Slices that see each other (`pitches`) are of a volume in memory."""
+    missed, own = np.zeros((2, len(tilts_deg)))
+    together = parts(volume) if pitches is None or isinstance(volume, SlabFiles) else [(slice(None), volume)]
+    for slices, voxels in together:
+        missed += _squares(reproject(voxels, tilts_deg, pitches=pitches) - projections[:, slices])
+        own += _squares(projections[:, slices])
+    residual: Array = np.sqrt(missed / np.maximum(own, 1e-30))
     return Quality(residual, suspects(residual), largest_gap_deg(tilts_deg))
 
 
@@ -55,8 +60,10 @@ def judge_by_halves(so_far: Quality, one: Array, other: Array, slices: slice) ->
     )
 
 
-def _rms(view: Array) -> float:
-    return float(np.sqrt(np.mean(np.square(view, dtype=np.float64))))
+def _squares(views: Array) -> Array:
+    """(tilts,) summed"""
+    sums: Array = np.square(views, dtype=np.float64).sum(axis=(1, 2))
+    return sums
 
 
 def suspects(residual: Array) -> Array:

@@ -6,6 +6,7 @@ projection, turned upright by that, has to be moved by, in pixels, [y, x]. Nothi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -88,6 +89,17 @@ def binned(projections: Array, factor: int) -> Array:
     cut = projections[:, top : top + height, left : left + width]
     means: Array = cut.reshape(tilts, height // factor, factor, width // factor, factor).mean(axis=(2, 4), dtype=np.float32)
     return means
+
+
+def one_by_one(projections: Array, alignment: Alignment) -> Iterator[Array]:
+    """(1, y, x) float32 in register, each by itself: all together they take as much memory as what they are made of."""
+    for row in range(len(projections)):
+        yield apply(projections[row : row + 1], Alignment(alignment.shifts_px[row : row + 1], alignment.axis_deg))
+
+
+def apply_binned(projections: Array, alignment: Alignment, factor: int) -> Array:
+    """What `apply` and then `binned` make."""
+    return np.concatenate([binned(view, factor) for view in one_by_one(projections, alignment)])
 
 
 def binned_axis_px(width: int, factor: int) -> float:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
+from aet_stream import __version__
 from aet_stream.errors import AetError, ReconstructionError
 from aet_stream.naming import VOLUME_FILE
 from aet_stream.projection import Array
@@ -21,6 +27,7 @@ from aet_stream.reconstruct.export import write_volume
 from aet_stream.reconstruct.input import Input, read_input
 from aet_stream.reconstruct.progress import ProgressLog
 from aet_stream.reconstruct.registered import Alignment, apply, brightest_rows
+from aet_stream.reconstruct.slabs import SlabFiles, Volume, discard
 from aet_stream.reconstruct.stopping import choose_iterations
 from aet_stream.reconstruct.turns import alignment_of, of_atoms, poses
 from aet_stream.reconstruct.volume_file import HDF5, VOLUME, Facts, Result, check_target, ensure_picture, form_of, is_done, save
@@ -131,7 +138,7 @@ def reconstruct(
             }
             save(target, given, result, facts)
 
-        _make(given, method, options, progress or ProgressLog(), keep)
+        _make(given, method, options, progress or ProgressLog(), target, identity, keep)
     ensure_picture(target, f"{series.absolute().parent.name}, {method}")
     if wanted != target:
         with h5py.File(target, "r", locking=False) as file:
@@ -206,25 +213,79 @@ def _register(given: Input, options: Options) -> _Registered:
     return _Registered(apply(given.projections, found), given.tilts_deg, found)
 
 
-def _make(given: Input, method: str, options: Options, progress: solver.Progress, keep: Keep) -> None:
+def _make(given: Input, method: str, options: Options, progress: solver.Progress, target: Path, identity: Facts, keep: Keep) -> None:
     """Align, choose when to stop, solve, judge. The volume is kept before its halves are made: whatever happens to them, it is there."""
     axis = search(given.projections, given.tilts_deg, given.axis_deg)
     logger.log(logging.WARNING if axis.contradicts else logging.INFO, "%s", axis.sentence)
     views = _register(given, options)
+    by_slabs = _has_to_go_by_slabs(views, options)
+    left = replace(options, memory_mib=_left_mib(views, options)) if by_slabs else options
     iterations = options.iterations
     if method == BUILT_IN and not iterations:
-        iterations = choose_iterations(views.projections, views.tilts_deg, residual=options.residual, memory_mib=options.memory_here_mib)
+        iterations = choose_iterations(views.projections, views.tilts_deg, residual=options.residual, memory_mib=left.memory_here_mib)
         logger.info("%d iterations, by the stopping rule", iterations)
-    volume, residuals, iterations = _solve(views, method, iterations, options, progress)
-    judged = quality.judge(volume, views.projections, views.tilts_deg, views.pitches)
-    for row in judged.suspects:
-        tilt, residual = given.tilts_deg[row], judged.residual_per_tilt[row]
-        logger.warning("row %d at %+.2f deg fits worse than the others (residual %.3f): look at it", given.rows[row], tilt, residual)
-    result = Result(volume, residuals, iterations, views.alignment, judged, axis)
-    if options.quality and len(views.projections) >= 6:
-        _compare_halves(given, views, result, method, options, progress, keep)
-    else:
-        keep(result, True)
+
+    with contextlib.ExitStack() as held:
+        volume: Volume
+        if by_slabs:
+            iterations = iterations or apart.usual_iterations(method)
+            slabs = SlabFiles(target, _key(views, identity, iterations), _shape(views))
+            volume = held.enter_context(contextlib.closing(slabs))
+            residuals = _fill(slabs, views, method, iterations, left, progress)
+        else:
+            volume, residuals, iterations = _solve(views, method, iterations, options, progress)
+        judged = quality.judge(volume, views.projections, views.tilts_deg, views.pitches)
+        for row in judged.suspects:
+            tilt, residual = given.tilts_deg[row], judged.residual_per_tilt[row]
+            logger.warning("row %d at %+.2f deg fits worse than the others (residual %.3f): look at it", given.rows[row], tilt, residual)
+        result = Result(volume, residuals, iterations, views.alignment, judged, axis)
+        if options.quality and len(views.projections) >= 6:
+            _compare_halves(given, views, result, method, options, progress, keep)
+        else:
+            keep(result, True)
+    discard(target)
+
+
+def _shape(views: _Registered) -> tuple[int, int, int]:
+    _, height, width = views.projections.shape
+    return height, width, width
+
+
+def _has_to_go_by_slabs(views: _Registered, options: Options) -> bool:
+    """Whether the volume would take more than half of the memory there is. Slices that see each other cannot."""
+    return views.pitches is None and 4 * math.prod(_shape(views)) > solver.limit_bytes(options.memory_here_mib) // 2
+
+
+def _left_mib(views: _Registered, options: Options) -> int:
+    """What projections, as acquired and in register, leave; a GPU has them not."""
+    if options.device != "cpu":
+        return options.memory_mib
+    return max(1, (solver.limit_bytes(options.memory_mib) - 2 * views.projections.nbytes) // _MIB)
+
+
+def _key(views: _Registered, identity: Facts, iterations: int) -> str:
+    """Of all that voxels depend on."""
+    found = views.alignment
+    parts = json.dumps([__version__, {**identity, "quality": 0}, iterations, found.axis_deg], sort_keys=True).encode()
+    return hashlib.sha256(parts + found.shifts_px.tobytes()).hexdigest()
+
+
+def _fill(slabs: SlabFiles, views: _Registered, method: str, iterations: int, options: Options, progress: solver.Progress) -> Array:
+    """Make the slabs that are not there yet; returns the residuals of all."""
+    height = slabs.shape[0]
+    logger.info("slab by slab: %d x %d x %d voxels are too many for the memory there is", *slabs.shape)
+    if slabs.height:
+        logger.info("%d of %d slices are there from the try before", slabs.height, height)
+    if slabs.height < height:
+        common: dict[str, Any] = {"iterations": iterations, "first": slabs.height, "progress": progress}
+        common |= {"threads": options.threads, "memory_mib": options.memory_mib}
+        if method == BUILT_IN:
+            making = solver.solve_by_slabs(views.projections, views.tilts_deg, device=options.device, **common)
+        else:
+            making = apart.solve_by_slabs(views.projections, views.tilts_deg, method, silence_s=options.silence_s, **common)
+        for slab in making:
+            slabs.add(slab)
+    return solver.residuals(slabs.squares, views.projections)
 
 
 def _compare_halves(
@@ -245,8 +306,8 @@ def _compare_halves(
             _solve(views.some(part, slices), method, result.iterations, options, progress)[0] for part in quality.split(given.tilts_deg)
         )
         found = quality.judge_by_halves(so_far, one, other, slices)
-        if len(one) < len(result.volume):
-            remark = f"The correlation is of slices {slices.start} to {slices.stop - 1} of {len(result.volume)}: memory did not allow more."
+        if len(one) < (height := result.volume.shape[0]):
+            remark = f"The correlation is of slices {slices.start} to {slices.stop - 1} of {height}: memory did not allow more."
             logger.warning("%s", remark)
             found = replace(found, remark=remark)
         keep(replace(result, quality=found), True)
@@ -254,14 +315,15 @@ def _compare_halves(
         logger.warning("the volume is there, but half volumes could not be compared: %s", error)
 
 
-def _beside(volume: Array, projections: Array, options: Options) -> tuple[slice, int]:
+def _beside(volume: Volume, projections: Array, options: Options) -> tuple[slice, int]:
     """The slices, all or the brightest, of which two half volumes and their spectra fit beside what is held; MiB for making one of them.
 
     Raises
     ------
     ReconstructionError : too few do
     """
-    held = volume.nbytes + 3 * projections.nbytes  # as acquired, in register, and parts of them
+    held = 3 * projections.nbytes  # as acquired, in register, and parts of them
+    held += 0 if isinstance(volume, SlabFiles) else volume.nbytes
     free = solver.limit_bytes(options.memory_here_mib) - held
     height, width = volume.shape[:2]
     per_slice = 4 * width * (width + 2)

@@ -8,7 +8,7 @@ import numpy as np
 
 from aet_stream.projection import Array
 from aet_stream.reconstruct.profiles import align_profiles, in_band, smoothed, tapered
-from aet_stream.reconstruct.registered import Alignment, apply
+from aet_stream.reconstruct.registered import Alignment, one_by_one
 
 LEAST_OFFSET_PX, CERTAIN_SIGMAS = 0.05, 3.0
 """An axis this far off the middle, by so many standard errors, is worth a shift; turned by so many, a turn."""
@@ -16,10 +16,10 @@ LEAST_OFFSET_PX, CERTAIN_SIGMAS = 0.05, 3.0
 
 def common_line(projections: Array, tilts_deg: Array, so_far: Alignment) -> Alignment:
     """Move the sums across the axis onto their mean."""
-    views = tapered(apply(projections, so_far))
-    profiles = np.fft.rfft(views.sum(axis=2), axis=1)
-    bins = np.flatnonzero(in_band(np.fft.rfftfreq(views.shape[1])))
-    moves = align_profiles(profiles[:, bins], bins, views.shape[1])
+    sums = np.concatenate([tapered(view).sum(axis=2) for view in one_by_one(projections, so_far)])
+    profiles, height = np.fft.rfft(sums, axis=1), sums.shape[1]
+    bins = np.flatnonzero(in_band(np.fft.rfftfreq(height)))
+    moves = align_profiles(profiles[:, bins], bins, height)
     shifts = so_far.shifts_px.copy()
     shifts[:, 0] += moves - np.median(moves)
     return replace(so_far, shifts_px=shifts)
@@ -52,7 +52,7 @@ def _off_middle(projections: Array, so_far: Alignment) -> Array:
     """(tilts,) px from what stands out clearly (the rest may be left-over background) to the middle column. NaN: nothing stands out."""
     width = projections.shape[2]
     off = np.full(len(projections), np.nan)
-    for row, view in enumerate(apply(projections, so_far)):
+    for row, (view,) in enumerate(one_by_one(projections, so_far)):
         smooth, top = smoothed(view)
         weight = np.maximum(smooth - 0.2 * top, 0)
         total = float(weight.sum())

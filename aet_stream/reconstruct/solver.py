@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -34,6 +35,17 @@ class Solution:
     """(slice y, row, column) float32"""
     residuals: Array
     """(iterations,) root mean square difference to the projections before each iteration, relative to their own"""
+
+
+@dataclass(frozen=True, slots=True)
+class Slab:
+    """Some slices of a volume, in their final state."""
+
+    slices: slice
+    volume: Array
+    """(slice y, row, column) float32"""
+    squares: Array
+    """(iterations,) summed squared difference to the projections before each iteration"""
 
 
 def solve(
@@ -72,30 +84,98 @@ def solve(
     """
     check(projections, tilts_deg, iterations, axis_px)
     _, height, width = projections.shape
-    workers = 1 if device != "cpu" else threads or len(os.sched_getaffinity(0))
+    workers = _workers(threads, device)
     if pitches is None:
-        depth, tilts_at_once = plan(projections.shape, workers, limit_bytes(memory_mib, device), here=device == "cpu")
+        depth, tilts_at_once = plan(projections.shape, workers, limit_bytes(memory_mib, device), held=height if device == "cpu" else 0)
     else:
         depth, tilts_at_once = height, len(tilts_deg)
         _refuse_together(projections.shape, limit_bytes(memory_mib), device)
-    slabs = range(0, height, depth)
     pieces = Pieces(np.asarray(tilts_deg), width, axis_px, tilts_at_once=tilts_at_once, pitches=pitches)
-    volume = np.zeros((height, width, width), np.float32)
+    volume, squares = np.zeros((height, width, width), np.float32), np.zeros(iterations)
+    for slices, voxels, missed in _solved(
+        pieces, projections, range(0, height, depth), iterations, start=start, workers=workers, device=device, progress=progress
+    ):
+        volume[slices, pieces.inside] = voxels.T
+        squares += missed
+    return Solution(volume, residuals(squares, projections))
+
+
+def solve_by_slabs(
+    projections: Array,
+    tilts_deg: Array,
+    *,
+    iterations: int,
+    first: int = 0,
+    threads: int = 0,
+    memory_mib: int = 0,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Iterator[Slab]:
+    """The same volume as `solve` makes, to the last bit, some slices at a time and in order: it is never in memory as a whole.
+
+    Parameters
+    ----------
+    first : slice to begin with
+    others : as for `solve`
+
+    Raises
+    ------
+    ReconstructionError : as `solve`
+    """
+    check(projections, tilts_deg, iterations)
+    _, height, width = projections.shape
+    workers = _workers(threads, device)
+    shape = (len(projections), height - first, width)
+    depth, tilts_at_once = plan(shape, workers, limit_bytes(memory_mib, device), held=min(_SLAB, height) if device == "cpu" else 0)
+    pieces = Pieces(np.asarray(tilts_deg), width, None, tilts_at_once=tilts_at_once)
+    for slices, voxels, missed in _solved(
+        pieces, projections, range(first, height, depth), iterations, workers=workers, device=device, progress=progress
+    ):
+        volume = np.zeros((voxels.shape[1], width, width), np.float32)
+        volume[:, pieces.inside] = voxels.T
+        yield Slab(slices, volume, missed)
+
+
+def residuals(squares: Array, projections: Array) -> Array:
+    """(iterations,) root mean square difference relative to the projections' own, of summed squares."""
+    own = sum(float(np.sum(np.square(view, dtype=np.float64))) for view in projections)
+    relative: Array = np.sqrt(squares / max(own, 1e-30))
+    return relative
+
+
+def _workers(threads: int, device: str) -> int:
+    return 1 if device != "cpu" else threads or len(os.sched_getaffinity(0))
+
+
+def _solved(
+    pieces: Pieces,
+    projections: Array,
+    slabs: range,
+    iterations: int,
+    *,
+    workers: int,
+    device: str,
+    progress: Progress | None,
+    start: Array | None = None,
+) -> Iterator[tuple[slice, Array, Array]]:
+    """(slices, their (voxels, slices), squares before each iteration) of all slabs, in order."""
     count = _Count(len(slabs) * iterations, progress)
     finish = _on(device, pieces)
 
-    def one_slab(first: int) -> Array:
-        slices = slice(first, first + depth)
+    def one_slab(first: int) -> tuple[slice, Array, Array]:
+        slices = slice(first, min(first + slabs.step, projections.shape[1]))
         begin = None if start is None else start[slices, pieces.inside].T
         with count:
-            voxels, squares = finish(as_rays(projections[:, slices]), iterations, begin, count.add_one)
-        volume[slices, pieces.inside] = voxels.T
-        return squares
+            return slices, *finish(as_rays(projections[:, slices]), iterations, begin, count.add_one)
 
     with ThreadPoolExecutor(workers) as pool, count:  # sparse products release the interpreter's lock
-        squares = np.sum(list(pool.map(one_slab, slabs)), axis=0)
-    own = float(np.sum(np.square(projections, dtype=np.float64)))
-    return Solution(volume, np.sqrt(squares / max(own, 1e-30)))
+        waiting = deque[Future[tuple[slice, Array, Array]]]()
+        for first in slabs:
+            waiting.append(pool.submit(one_slab, first))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 Solve = Callable[..., Solution]
@@ -189,16 +269,16 @@ def limit_bytes(memory_mib: int = 0, device: str = "cpu") -> int:
     return (memory_mib or int(0.8 * free)) * _MIB
 
 
-def plan(shape: tuple[int, int, int], workers: int, limit: int, *, here: bool = True) -> tuple[int, int]:
+def plan(shape: tuple[int, int, int], workers: int, limit: int, *, held: int) -> tuple[int, int]:
     """How many slices a thread may work on at once, and for how many tilts the projector is made at once.
 
-    `here`: the volume lies in the same memory; a GPU holds a slab of it only.
+    `held`: slices of the volume that lie in the same memory.
     """
     tilts, height, width = shape
     voxels = int(circle(width).sum())
-    volume = 4 * height * width**2 if here else 0
+    volume = 4 * held * width**2
     per_tilt = 2 * 8 * 2 * voxels  # two matrices of 8 bytes an entry, two entries a voxel and tilt
-    per_slice = 4 * (6 * voxels + 3 * tilts * width)
+    per_slice = 4 * (7 * voxels + 3 * tilts * width)  # six at work, one of a slab that is done and waits for its turn
     making = 6 * 8 * voxels  # on top, while one is made
     whole = (limit - volume - tilts * per_tilt - making) // (workers * per_slice)
     if whole >= 1:

@@ -63,12 +63,12 @@ def choose_iterations(
     check(projections, tilts_deg, most, axis_px)
     limit, per_slice = limit_bytes(memory_mib), 4 * PILOT_ITERATIONS * projections.shape[2] ** 2
     sample = _brightest(projections, min(SAMPLE, max(1, limit // 2 // per_slice)))
-    _, tilts_at_once = plan((len(projections), len(sample), projections.shape[2]), 1, limit - per_slice * len(sample))
+    _, tilts_at_once = plan((len(projections), len(sample), projections.shape[2]), 1, limit - per_slice * len(sample), held=len(sample))
     pieces = Pieces(np.asarray(tilts_deg), projections.shape[2], axis_px, tilts_at_once=tilts_at_once)
     measured = as_rays(projections[:, sample])
     if residual > 0:
         return _where_residual(pieces, measured, most, residual)
-    sigma = np.sqrt(as_rays(noise_variance(projections)[:, sample]))
+    sigma = np.sqrt(as_rays(np.stack([noise_variance(view[None])[0, sample] for view in projections])))
     noise = sigma * np.random.default_rng(seed).standard_normal(sigma.shape, dtype=np.float32)
     path = [voxels for voxels, _ in steps(pieces, measured, min(PILOT_ITERATIONS, most))]
     length = len(path)

@@ -21,16 +21,18 @@ def axis_angle(projections: Array, tilts_deg: Array, so_far: Alignment) -> Align
     Two things can feign a turn. Noise: the angle has to be larger than it varies when an eighth of the projections is left out (the
     jackknife). What a removed background leaves over or takes along: the turn has to explain more than all that noise does not.
     """
-    views, noise = isolated(projections)
-    spectra = np.fft.rfft(tapered(views), axis=1)  # (tilts, frequencies, x)
     height, width = projections.shape[1:]
     frequency = np.fft.rfftfreq(height)
     band = in_band(frequency)
+    spectra, noise = np.empty((len(projections), int(band.sum()), width), np.complex64), np.empty(len(projections))
+    for row in range(len(projections)):
+        view, noise[row : row + 1] = isolated(projections[row : row + 1])
+        spectra[row] = np.fft.rfft(tapered(view), axis=1)[0, band]
     across = np.arange(width) - (width - 1) / 2
 
     def profiles_along(angle_deg: float) -> Array:
         turned = np.exp(2j * np.pi * frequency[band, None] * across * np.tan(np.radians(angle_deg)))
-        profiles: Array = np.einsum("nkx,kx->nk", spectra[:, band], turned)
+        profiles: Array = np.einsum("nkx,kx->nk", spectra, turned)
         return profiles
 
     def misfit(profiles: Array) -> float:

@@ -18,6 +18,7 @@ from aet_stream.reconstruct.figure import draw_summary
 from aet_stream.reconstruct.input import Input
 from aet_stream.reconstruct.quality import Quality
 from aet_stream.reconstruct.registered import Alignment
+from aet_stream.reconstruct.slabs import Volume, parts
 from aet_stream.reconstruct.turns import TURNS
 
 HDF5 = "hdf5"
@@ -41,8 +42,7 @@ def form_of(path: Path) -> str:
 class Result:
     """What is written."""
 
-    volume: Array
-    """(slice y, row, column) float32"""
+    volume: Volume
     residuals: Array
     """(iterations,) as a share of the projections; of others than the built-in solver: none"""
     iterations: int
@@ -105,8 +105,11 @@ def save(target: Path, given: Input, result: Result, facts: Facts) -> None:
 
 def _write(file: h5py.File, given: Input, result: Result, facts: Facts) -> None:
     group = file.create_group("reconstruction")
-    dataset = group.create_dataset("volume", data=result.volume)
-    dataset.attrs["crc32"] = np.uint32(crc32(result.volume))  # what is made from it says from which
+    dataset, checksum = group.create_dataset("volume", result.volume.shape, np.float32), 0
+    for slices, voxels in parts(result.volume):
+        dataset[slices] = voxels
+        checksum = crc32(voxels, checksum)
+    dataset.attrs["crc32"] = np.uint32(checksum)  # what is made from it says from which
     dataset.attrs["description"] = _ABOUT  # NeXus means something else by `axes`
     dataset.attrs["units"] = (
         "arbitrary: gridrec's amplitude depends on the tilts" if facts["method"] == "tomopy:gridrec" else "counts per voxel"

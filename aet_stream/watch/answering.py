@@ -54,9 +54,7 @@ class Answering(Part):
                 self.visits.tell_of(visit)
             self.rhythm.now()
             return
-        members = [
-            Member(str(self.settling.root / frame.path), frame.unit.image, self.settling.loose(frame.path)) for frame in visit.frames
-        ]
+        members = [Member(str(self.settling.root / frame.path), frame.image, self.settling.loose(frame.path)) for frame in visit.frames]
         try:
             projection, reading = self.reader.read_visit(members, lenient=any(frame.lenient for frame in visit.frames))
         except SourceGone as error:
@@ -73,7 +71,7 @@ class Answering(Part):
         except ReaderDied as error:
             self._refuse(want, "died", why("reader_died", error=str(error)))
         else:
-            if [unit.stamp for unit in reading.units] != [frame.unit.stamp for frame in visit.frames]:
+            if [unit.stamp for unit in reading.units] != [frame.state for frame in visit.frames]:
                 self._again(visit)
                 self._refuse(want, "later", why("changed"))
                 return

@@ -38,13 +38,34 @@ NO_IMAGES = tuple(
 PACKED = ("gz", "bz2", "xz", "zst", "zip")
 
 
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What is remembered of a file: there may be hundreds of thousands, and `os.stat_result` has fifteen objects for each."""
+
+    path: str
+    stamp: str
+    nbytes: int
+    written_ns: int
+    changed_at: float
+    """When it took its present name and content: unix seconds."""
+
+    @classmethod
+    def of(cls, path: str, entry: os.stat_result) -> Stat:
+        return cls(path, stat_stamp(entry), entry.st_size, entry.st_mtime_ns, entry.st_ctime)
+
+    @property
+    def written_at(self) -> float:
+        """Unix seconds."""
+        return self.written_ns / 1e9
+
+
 @dataclass(slots=True)
 class Candidate:
     """A file that is not known to be complete yet. Times are monotonic unless said otherwise."""
 
     stamp: str
-    refused: str
-    """State under which it is refused: without the loose sidecars, which grow with every image, and never that of an image offered."""
+    own: int
+    """So many letters of its stamp are of file and sidecars of its own."""
     changed_at: float
     final_at: float
     """When file and sidecar took their present name and content on this machine: unix seconds."""
@@ -55,6 +76,11 @@ class Candidate:
     """What the format missed at the last look."""
     deaths: int = 0
     """Reading processes that died over it."""
+
+    @property
+    def refused(self) -> str:
+        """State under which it is refused: without the loose sidecars, which grow with every image, and never that of an image offered."""
+        return f"{self.stamp[: self.own]} refused"
 
 
 class Settling:
@@ -79,14 +105,14 @@ class Settling:
         self._settle_s = settle_s
         self.suffixes = suffixes
         self._sentinel = sentinel.lower()
-        self._stats: dict[str, os.stat_result] = {}
+        self._stats: dict[str, Stat] = {}
         self._loose: dict[str, tuple[str, ...]] = {}
         """Folder -> sidecars in it that belong to no image by name."""
         self._with_sidecars: set[str] = set()
-        self._since: dict[str, tuple[str, float, float]] = {}
-        """Path -> (stamp, since when it has been so, not to be looked into before)."""
-        self.seen: dict[str, str] = {}
-        """Path -> stamp of files that have been passed on in that state."""
+        self.seen: dict[str, Candidate] = {}
+        """Files that have been passed on, in that state."""
+        self._back: dict[str, Candidate] = {}
+        """Files that come again, if they are still what they were."""
         self.candidates: dict[str, Candidate] = {}
         self.sentinels: dict[str, str] = {}
         """Files that say that a series has ended, and their stamps."""
@@ -98,7 +124,7 @@ class Settling:
         """Unix seconds: images written before are older than wanted, unless they are said to be taken."""
         self.older: dict[str, str] = {}
         """Images that are older than wanted, and their stamps."""
-        self.older_to_tell: dict[str, os.stat_result] = {}
+        self.older_to_tell: dict[str, Stat] = {}
         """Those that nobody has been told of yet."""
         self._taken: set[str] = set()
         """Older ones that are to be taken all the same."""
@@ -115,26 +141,26 @@ class Settling:
     def scan(self, now: float) -> list[str]:
         """Look at every file; returns those that have vanished."""
         unreadable: dict[str, OSError] = {}
-        found = dict(_files(self.root, self.excluded, unreadable, self._folders))
+        found = {stat.path: stat for stat in map(self._kept, _files(self.root, self.excluded, unreadable, self._folders))}
         if self._only is not None:
-            found = {path: entry for path, entry in found.items() if path in self._only or is_sidecar(path)}
+            found = {path: known for path, known in found.items() if path in self._only or is_sidecar(path)}
         if unreadable:
             inside = tuple(f"{place}/" if place else "" for place in unreadable)
-            found = {path: entry for path, entry in self._stats.items() if path in unreadable or path.startswith(inside)} | found
+            found = {path: known for path, known in self._stats.items() if path in unreadable or path.startswith(inside)} | found
         for place in unreadable.keys() - self.unreadable:
             logger.warning("%s/%s cannot be looked at (%s): see to its rights", self.root, shown(place), unreadable[place].strerror)
         self.unreadable = set(unreadable)
         nameless = {path for path in found if not is_text(path)}
-        self.nameless = {shown(path): stat_stamp(found[path]) for path in nameless if self._is_image(path)}
-        self._stats = {path: entry for path, entry in found.items() if path not in nameless} if nameless else found
+        self.nameless = {shown(path): found[path].stamp for path in nameless if self._is_image(path)}
+        self._stats = {path: known for path, known in found.items() if path not in nameless} if nameless else found
         self._sort_sidecars()
         new = [path for path in self._stats if self._note(path, now, closed=False)]
         for path in self.in_order(new):
             self.candidates[path] = self.candidates.pop(path)
         self.untold = set(new)
-        gone = (self.seen.keys() | self.candidates.keys() | self._since.keys()) - self._stats.keys()
+        gone = {path for known in (self.seen, self.candidates, self._back) for path in known if path not in self._stats}
         for path in gone:
-            for known in (self.seen, self.candidates, self._since):
+            for known in (self.seen, self.candidates, self._back):
                 known.pop(path, None)
         for others in (self._unread, self.older, self.older_to_tell):
             for path in others.keys() - self._stats.keys():
@@ -145,17 +171,22 @@ class Settling:
         self.sentinels = {path: stamp for path, stamp in self.sentinels.items() if path in self._stats}
         return sorted(gone)
 
+    def _kept(self, listed: Stat) -> Stat:
+        """What is known already of a file that has not changed: a scan leaves no second copy of it, nor of its name."""
+        known = self._stats.get(listed.path)
+        return known if known == listed else listed
+
     def final_at(self, path: str) -> float:
         """When a file took its present name and content: unix seconds."""
         return self.candidates[path].final_at
 
     def written_before(self, limit_s: float) -> int:
         """How many images were last written before a time: unix seconds."""
-        return sum(self._stats[path].st_mtime < limit_s for path in self.candidates)
+        return sum(self._stats[path].written_at < limit_s for path in self.candidates)
 
     def in_order(self, paths: Iterable[str]) -> list[str]:
         """As they were written: the first of a series decides what fits into it, whatever order the disk tells of them in."""
-        return sorted(paths, key=lambda path: (self._stats[path].st_mtime_ns if path in self._stats else 0, path))
+        return sorted(paths, key=lambda path: (self._stats[path].written_ns if path in self._stats else 0, path))
 
     def _sort_sidecars(self) -> None:
         """Which sidecars belong to an image by their name, and which speak of images by theirs."""
@@ -193,7 +224,7 @@ class Settling:
             return True
         if not (stat.S_ISREG(entry.st_mode) or stat.S_ISLNK(entry.st_mode)) or any(self.excluded(part) for part in path.split("/")):
             return False
-        self._stats[path] = entry
+        self._stats[path] = self._kept(Stat.of(path, entry))
         self.untold.discard(path)
         if self._is_image(path):
             self._note(path, now, closed=closed)
@@ -209,61 +240,63 @@ class Settling:
 
     def _note(self, path: str, now: float, *, closed: bool) -> bool:
         """A file was seen in some state; True for an image that is new or changed."""
-        entry = self._stats[path]
+        file = self._stats[path]
         if not self._is_image(path):
             if self._is_sentinel(path):
-                self.sentinels[path] = stat_stamp(entry)
+                self.sentinels[path] = file.stamp
             elif not is_sidecar(path):
-                self._note_unread(path, entry)
+                self._note_unread(file)
             return False
-        if self._is_older(path, entry):
-            self._leave_out(path, entry)
+        if self._is_older(file):
+            self._leave_out(file)
             return False
         self.older.pop(path, None)
         self.older_to_tell.pop(path, None)
-        own, loose = [entry], []
+        own, loose = [file], []
         folder = path.rpartition("/")[0]
         if folder in self._with_sidecars:
             own += [self._stats[name] for name in sidecar_names(path) if name in self._stats]
             loose = [self._stats[name] for name in self._loose.get(folder, ()) if name in self._stats]
-        mine = "+".join(map(stat_stamp, own))
-        stamp = "+".join([mine, *map(stat_stamp, loose)])
+        mine = "+".join([each.stamp for each in own])
+        stamp = "+".join([mine, *[each.stamp for each in loose]])
         candidate = self.candidates.get(path)
-        if candidate is None and self.seen.get(path) == stamp:
+        seen = self.seen.get(path)
+        if candidate is None and seen is not None and seen.stamp == stamp:
             return False
         if candidate is None or candidate.stamp != stamp:
-            before = self._since.get(path, ("", 0.0, 0.0))
-            since, look_at = before[1:] if before[0] == stamp else (now, 0.0)
-            self._since[path] = (stamp, since, look_at)
-            self.candidates[path] = Candidate(stamp, f"{mine} refused", since, max(e.st_ctime for e in own + loose), closed, look_at)
+            before = self._back.pop(path, None)
+            since, look_at = (now, 0.0) if before is None or before.stamp != stamp else (before.changed_at, before.look_at)
+            final_at = max([each.changed_at for each in own + loose])
+            self.candidates[path] = Candidate(stamp, len(mine), since, final_at, closed, look_at)
             return True
         if closed and not candidate.closed:
             candidate.closed, candidate.look_at = True, 0.0
         return False
 
-    def _note_unread(self, path: str, entry: os.stat_result) -> None:
-        name = path.rpartition("/")[2].lower()
-        if entry.st_size < SMALLEST_IMAGE_BYTES or name.endswith(NO_IMAGES) or "." not in name:
-            self._unread.pop(path, None)
+    def _note_unread(self, file: Stat) -> None:
+        name = file.path.rpartition("/")[2].lower()
+        if file.nbytes < SMALLEST_IMAGE_BYTES or name.endswith(NO_IMAGES) or "." not in name:
+            self._unread.pop(file.path, None)
             return
         stem, _, suffix = name.rpartition(".")
         packed = f"{stem.rpartition('.')[2]}." if suffix in PACKED and "." in stem else ""
-        self._unread[path] = f"*.{packed}{suffix}"
+        self._unread[file.path] = f"*.{packed}{suffix}"
 
-    def _is_older(self, path: str, entry: os.stat_result) -> bool:
-        return entry.st_mtime < self.newer_than_s and path not in self._taken
+    def _is_older(self, file: Stat) -> bool:
+        return file.written_at < self.newer_than_s and file.path not in self._taken
 
     def leave_out(self, newer_than_s: float) -> None:
         """From now on, images that were written before are older than wanted, and nobody has been told of any."""
         self.newer_than_s = newer_than_s
         self.older_to_tell = {path: self._stats[path] for path in self.older}
-        for path in [path for path in self.candidates if self._is_older(path, self._stats[path])]:
-            self._leave_out(path, self._stats[path])
+        for path in [path for path in self.candidates if self._is_older(self._stats[path])]:
+            self._leave_out(self._stats[path])
 
-    def _leave_out(self, path: str, entry: os.stat_result) -> None:
-        self.candidates.pop(path, None)
-        if self.older.get(path) != stat_stamp(entry):
-            self.older[path], self.older_to_tell[path] = stat_stamp(entry), entry
+    def _leave_out(self, file: Stat) -> None:
+        if (candidate := self.candidates.pop(file.path, None)) is not None:
+            self._back[file.path] = candidate
+        if self.older.get(file.path) != file.stamp:
+            self.older[file.path], self.older_to_tell[file.path] = file.stamp, file
 
     def take(self, path: str, now: float) -> None:
         """This one is to be taken, old as it is."""
@@ -286,14 +319,13 @@ class Settling:
 
     def pass_on(self, path: str) -> None:
         """The hub has been told of this state of the file."""
-        self.seen[path] = self.candidates.pop(path).stamp
+        self.seen[path] = self.candidates.pop(path)
 
     def again(self, path: str, *, after_s: float = 0.0, not_before: float = 0.0) -> None:
         """Forget that a file was passed on: the next scan takes it up anew, `after_s` it last changed, and not before a time."""
-        self.seen.pop(path, None)
-        if path in self._since:
-            stamp, since, _ = self._since[path]
-            self._since[path] = (stamp, since, max(since + after_s, not_before))
+        if (before := self.seen.pop(path, None)) is not None:
+            before.look_at = max(before.changed_at + after_s, not_before)
+            self._back[path] = before
 
     def next_look_s(self, now: float) -> float:
         """Seconds until a candidate may be due."""
@@ -306,8 +338,8 @@ class Settling:
 
 def _files(
     root: Path, excluded: Callable[[str], bool], unreadable: dict[str, OSError], inside_only: list[str] | None = None
-) -> Iterator[tuple[str, os.stat_result]]:
-    """Every file below `root`, as (relative path, stat); links are not followed, but named: the reader refuses them aloud.
+) -> Iterator[Stat]:
+    """Every file below `root`; links are not followed, but named: the reader refuses them aloud.
 
     What has vanished meanwhile is passed over; what is there, but cannot be looked at, goes into `unreadable`.
 
@@ -321,20 +353,27 @@ def _files(
         inside = f"{folder}/" if folder else ""
         try:
             with os.scandir(root / folder) as listing:
-                entries = [entry for entry in listing if not excluded(entry.name)]
+                yield from _listed(listing, inside, excluded, folders if inside_only is None else [], unreadable)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
             unreadable[folder] = error
+
+
+def _listed(
+    entries: Iterable[os.DirEntry[str]], inside: str, excluded: Callable[[str], bool], folders: list[str], unreadable: dict[str, OSError]
+) -> Iterator[Stat]:
+    """The files of one folder; folders in it join `folders`."""
+    for entry in entries:
+        if excluded(entry.name):
             continue
-        for entry in entries:
-            path = f"{inside}{entry.name}"
-            try:
-                if entry.is_dir(follow_symlinks=False):
-                    folders += [path] if inside_only is None else []
-                elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
-                    yield path, entry.stat(follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                unreadable[path] = error
+        path = f"{inside}{entry.name}"
+        try:
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(path)
+            elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
+                yield Stat.of(path, entry.stat(follow_symlinks=False))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            unreadable[path] = error

@@ -10,7 +10,6 @@ from aet_stream.config import Config
 from aet_stream.messages import FileOffer, NoReader, NotAcquired, Offer, Older, OlderFile, SeriesEnd
 from aet_stream.naming import top_folder
 from aet_stream.projection import VisitKey
-from aet_stream.readers import stat_stamp
 from aet_stream.reasons import why
 from aet_stream.watch.link import Send
 from aet_stream.watch.settle import Settling
@@ -98,7 +97,7 @@ class Telling:
             return
         left = self._settling.older_to_tell
         some = dict(_fitting(left.items(), lambda item: len(item[0])))
-        files = tuple(OlderFile(path, stat_stamp(entry), entry.st_mtime, entry.st_ctime) for path, entry in some.items())
+        files = tuple(OlderFile(path, file.stamp, file.written_at, file.changed_at) for path, file in some.items())
         if self._send(Older(files=files, last=len(some) == len(left))):
             self._older_told = True
             for path in some:

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from aet_stream.config import Frames
-from aet_stream.projection import Acquisition
-from aet_stream.readers.looking import Unit
 from aet_stream.reasons import Reason
 
 Key = tuple[str, int]
@@ -24,10 +22,12 @@ Key = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One image of one file, as it was looked at."""
+    """One image of one file, as it was looked at: what has to be remembered of it, for there may be hundreds of thousands."""
 
     path: str
-    unit: Unit
+    image: int
+    state: str
+    """Changes when its pixels or what is said about its tilt may have."""
     images: int
     """How many images its file holds, or promises."""
     nbytes: int
@@ -41,26 +41,27 @@ class Frame:
     """Zeros at its end have been waited for."""
     seen_at: float
     """Monotonic."""
+    of_images: int = 1
+    """So many images of the file, from this one on, are the frames that it is made of."""
+    detector: str = ""
+    is_projection: bool = True
+    """Its file does not say that it is none."""
     doubt: Reason | None = None
     """What is odd about the file as a whole."""
 
     @property
     def key(self) -> Key:
-        return self.path, self.unit.image
+        return self.path, self.image
 
     @property
     def made_of(self) -> tuple[Key, ...]:
         """The images of its file that it is made of: usually itself."""
-        return tuple((self.path, self.unit.image + further) for further in range(self.unit.of_images))
-
-    @property
-    def said(self) -> Acquisition:
-        return self.unit.acquisition
+        return tuple((self.path, self.image + further) for further in range(self.of_images))
 
     @property
     def stamp(self) -> str:
         """State of the image, which is another one when a doubt about its file comes or goes."""
-        return f"{self.unit.stamp}?{zlib.crc32(str(self.doubt).encode()):08x}" if self.doubt else self.unit.stamp
+        return f"{self.state}?{zlib.crc32(str(self.doubt).encode()):08x}" if self.doubt else self.state
 
 
 @dataclass(slots=True)
@@ -71,13 +72,10 @@ class Visit:
     told: bool = False
     """The hub knows of it in this state."""
     stamp: str = field(init=False)
+    key: Key = field(init=False)
 
     def __post_init__(self) -> None:
-        self.stamp = stamp_of([frame.stamp for frame in self.frames])
-
-    @property
-    def key(self) -> Key:
-        return self.frames[0].key
+        self.stamp, self.key = stamp_of([frame.stamp for frame in self.frames]), self.frames[0].key
 
 
 def stamp_of(stamps: list[str]) -> str:
@@ -94,10 +92,11 @@ class Visits:
         self._frames: dict[str, dict[str, list[Frame]]] = {}
         """Folder -> file -> images."""
         self._noted: dict[str, int] = {}
-        """File -> its place in the order in which files were looked at."""
+        """File -> its place in the order in which files were looked at; where frames of several files are gathered."""
         self._next = itertools.count()
         self._visits: dict[Key, Visit] = {}
         self._of_folder: dict[str, set[Key]] = {}
+        """Where frames of several files are gathered."""
         self._untold: dict[Key, Visit] = {}
         self._stale: dict[str, None] = {}
         """Folders to be grouped anew before anybody asks: once for many files, each of which would ask for all."""
@@ -107,13 +106,13 @@ class Visits:
         folder = path.rpartition("/")[0]
         files = self._frames.setdefault(folder, {})
         before, files[path] = files.get(path, []), frames
-        self._noted[path] = next(self._next)
         if self._rules.group != "container":
+            self._noted[path] = next(self._next)
             self._stale[folder] = None
             return
         for frame in frames:
-            self._keep(Visit([frame]), folder)
-        self._drop({frame.key for frame in before} - {frame.key for frame in frames}, folder)
+            self._keep(Visit(frames if len(frames) == 1 else [frame]))
+        self._drop({frame.key for frame in before} - {frame.key for frame in frames})
 
     def forget(self, path: str) -> None:
         """A file has vanished. What it was a frame of is finished with: fewer frames are never taken for a new state."""
@@ -180,15 +179,14 @@ class Visits:
             return True  # no other can belong to it
         return now - max(frame.seen_at for frame in visit.frames) >= rules.window_s
 
-    def _keep(self, visit: Visit, folder: str) -> None:
+    def _keep(self, visit: Visit) -> None:
         before = self._visits.get(visit.key)
         if before is not None and before.stamp == visit.stamp and [f.key for f in before.frames] == [f.key for f in visit.frames]:
             before.frames = visit.frames
             return
         self._visits[visit.key] = self._untold[visit.key] = visit
-        self._of_folder.setdefault(folder, set()).add(visit.key)
 
-    def _drop(self, keys: set[Key], folder: str) -> None:
+    def _drop(self, keys: set[Key], folder: str = "") -> None:
         for key in keys:
             self._visits.pop(key, None)
             self._untold.pop(key, None)
@@ -199,9 +197,11 @@ class Visits:
             folder = next(iter(self._stale))
             del self._stale[folder]
             visits = [Visit(frames) for frames in self._groups([f for frames in self._frames[folder].values() for f in frames])]
-            self._drop(self._of_folder.get(folder, set()) - {visit.key for visit in visits}, folder)
+            keys = {visit.key for visit in visits}
+            self._drop(self._of_folder.get(folder, set()) - keys, folder)
+            self._of_folder[folder] = keys
             for visit in visits:
-                self._keep(visit, folder)
+                self._keep(visit)
 
     def _groups(self, frames: list[Frame]) -> Iterator[list[Frame]]:
         return self._by_name(frames) if self._rules.group == "pattern" else self._by_time(frames)
@@ -211,7 +211,7 @@ class Visits:
         for frame in frames:
             found = self._named_as_frame(frame)
             if found is None:
-                groups[frame.path, frame.unit.image] = [("", frame)]
+                groups[frame.path, frame.image] = [("", frame)]
                 continue
             name, (start, end) = found.string, found.span("frame")
             groups.setdefault((f"{name[:start]}*{name[end:]}", -1), []).append((found["frame"], frame))
@@ -225,7 +225,7 @@ class Visits:
     def _by_time(self, frames: list[Frame]) -> Iterator[list[Frame]]:
         """Runs of images at one tilt, each taken within the window after the one before."""
         rules, run = self._rules, list[Frame]()
-        for frame in sorted(frames, key=lambda f: (f.taken_at, f.path, f.unit.image)):
+        for frame in sorted(frames, key=lambda f: (f.taken_at, f.path, f.image)):
             first = run[0] if run else None
             if (
                 first is not None
@@ -233,8 +233,10 @@ class Visits:
                 and frame.tilt_deg is not None
                 and abs(frame.tilt_deg - first.tilt_deg) <= rules.tolerance_deg
                 and frame.taken_at - run[-1].taken_at <= rules.window_s
-                and frame.said.detector == first.said.detector
-                and not (frame.doubt or first.doubt or frame.said.no_projection or first.said.no_projection)
+                and frame.detector == first.detector
+                and not (frame.doubt or first.doubt)
+                and frame.is_projection
+                and first.is_projection
                 and frame.nbytes == first.nbytes
                 and (not rules.expected or len(run) < rules.expected)
             ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from aet_stream.readers.looking import Look, Unit
 from aet_stream.readers.plan import load_plan
 from aet_stream.reasons import Reason, why
 from aet_stream.watch.visits import Frame, Visit
-from aet_stream.watch.whole import doubts
+from aet_stream.watch.whole import Image, doubts
 
 
 class Witness:
@@ -34,14 +35,16 @@ class Witness:
     def frames(self, path: str, look: Look, *, closed_at: float, now: float, lenient: bool = False) -> list[Frame]:
         """The images of a file that can be taken, with what their sources, and the file as a whole, say of each."""
         frames = [self._frame(path, look, unit, closed_at, now, lenient=lenient) for unit in look.units]
-        odd = doubts(frames, self._config, growing=look.probe.container)
-        return [replace(frame, doubt=odd.get(frame.unit.image)) for frame in frames]
+        images = [Image(frame, unit.acquisition) for frame, unit in zip(frames, look.units, strict=True)]
+        odd = doubts(images, self._config, growing=look.probe.container)
+        return [replace(frame, doubt=odd[frame.image]) if frame.image in odd else frame for frame in frames]
 
     def _frame(self, path: str, look: Look, unit: Unit, closed_at: float, now: float, *, lenient: bool) -> Frame:
         stated, hold = self._resolve(path, unit, look.probe.promised)
         return Frame(
             path=path,
-            unit=unit,
+            image=unit.image,
+            state=unit.stamp,
             images=look.probe.promised,
             nbytes=look.probe.nbytes_per_image,
             closed_at=closed_at,
@@ -49,14 +52,18 @@ class Witness:
             tilt_deg=None if hold else stated[0].tilt_deg,
             lenient=lenient,
             seen_at=now,
+            of_images=unit.of_images,
+            detector=sys.intern(unit.acquisition.detector),
+            is_projection=not unit.acquisition.no_projection,
         )
 
     def _resolve(self, path: str, unit: Unit, images: int) -> tuple[tuple[Candidate, ...], Reason | None]:
         return resolve(unit.acquisition, unit.tilts, path, images, self._config.angle, remark=unit.remark, plan=self._plan)
 
-    def stated(self, frame: Frame) -> tuple[Candidate, ...]:
-        """Every statement about the tilt of an image that was looked at."""
-        return self._resolve(frame.path, frame.unit, frame.images)[0]
+    def stated(self, frame: Frame, look: Look) -> tuple[Candidate, ...]:
+        """Every statement about the tilt of an image of a file that was looked at."""
+        unit = next(unit for unit in look.units if unit.image == frame.image)
+        return self._resolve(frame.path, unit, frame.images)[0]
 
     def acquired(self, visit: Visit, projection: Projection, reading: Reading) -> tuple[Acquired, Array]:
         """A visit that was read, and its planes: (height, width), or (n, height, width) with what is kept beside the image behind it."""

@@ -12,7 +12,7 @@ from tests.durability.oracle import Exposure, judge
 
 FAULTS = ("kill", "torn", "error", "ENOSPC", "EIO", "EACCES")
 #: Points that only the real watch and the way of events pass: driven by tests with real processes (test_event_kills.py for the latter).
-ELSEWHERE = ("watch.send", *(name for name in failpoints.NAMES if name.startswith(("event.", "volume.", "atoms."))))
+ELSEWHERE = ("watch.send", *(name for name in failpoints.NAMES if name.startswith(("event.", "slab.", "volume.", "atoms."))))
 #: Points where a file is at stake whose bytes may be torn.
 WITH_FILE = tuple(name for name in failpoints.NAMES if name.endswith((".written", ".frame")))
 #: Groups of places that are passed only when other editions are made and shown.

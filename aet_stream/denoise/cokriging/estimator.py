@@ -18,6 +18,7 @@ from aet_stream.denoise.cokriging.posterior import Nodes, Posterior
 from aet_stream.denoise.cokriging.registered import by_film, moved
 from aet_stream.denoise.cokriging.scan import Scanned, scan
 from aet_stream.denoise.cokriging.seen import Seen
+from aet_stream.denoise.cokriging.supports import supported
 from aet_stream.denoise.cokriging.totals import beyond, lost, strayed
 from aet_stream.projection import Array
 
@@ -49,8 +50,6 @@ class View:
     """Root mean square error that it expects under the particle, counts; NaN: it does not say"""
     lies: tuple[float, float] = (0.0, 0.0)
     """Along and across the axis, points: how far its specimen lies from where it would turn about the middle, as its particle has it"""
-    wary: Seen | None = None
-    """`seen` with a margin around the particle"""
     total: float = float("nan")
     """Of its particle by the first edition, counts, a sum of means over points; the same at all tilts, but where a part of it was taken for
     background; NaN: unknown"""
@@ -78,7 +77,7 @@ class Drawing:
     """In register, in units of the model"""
     drawn: Drawn
     correction: Array
-    """(rows, columns) to be added to the first edition's background, means over points; 0 where the vacuum is seen"""
+    """(rows, columns) to be added to the first edition's background, means over points; 0 where that has seen the vacuum"""
     background: Array
     """(rows, columns) by the series alone"""
     sd: Array
@@ -86,6 +85,8 @@ class Drawing:
     verdict: Verdict
     """With errors in counts"""
     evidence: Evidence
+    elsewhere: bool
+    """The particle is not where the first edition has it (supports.py)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +129,9 @@ def estimate(
     None where there is nothing to go by: no row of vacuum through the tilts, or no variation at all
     """
     found = _estimate(views, begin=begin, memory_bytes=memory_bytes, beat=beat)
-    margins = [replace(view, seen=view.wary) for view in views if view.wary is not None]
-    if found is None or len(margins) < len(views) or not found.off > _DOUBTED:
+    if found is None or not found.off > _DOUBTED:
         return found
+    margins = [replace(view, seen=view.seen.wary()) for view in views]
     again = _estimate(margins, begin=begin, memory_bytes=memory_bytes, beat=beat)
     return again if again is not None and again.off < found.off else found
 
@@ -152,12 +153,14 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
         model = fit(bands, [first_guess(sd, lie.height, lie.turn_deg, lie.slope) for lie in dict.fromkeys((found.best, found.level))])
     else:
         model = fit_warm(bands, begin)
+    beat("supports", 0, 1)
+    given, series = series, supported(_roughly(model, series, memory_bytes), series)
+    elsewhere = np.array([found is not seen for found, seen in zip(series, given, strict=True)])
+    if elsewhere.any():
+        model = fit_warm(bands_of(series), model)
     for turn in range(_REGISTERED):
         beat("register", turn, _REGISTERED)
-        rough = Posterior(model, Nodes.covering(series, model, memory_bytes, coarser=_ROUGHLY))
-        for seen in series:
-            rough.add(seen.thinned(_THINNED))
-        rough.solve()
+        rough = _roughly(model, series, memory_bytes)
         series = doubted(rough, series, _THINNED)
         there = by_film(rough, series)
         before, bands = surprise(bands_of(series), model), bands_of(there)
@@ -173,25 +176,44 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
         beat("draw", done, len(series))
         drawn.append(draw(posterior, seen))
     tilts_deg, doubt = (np.array([getattr(seen, name) for seen in series]) for name in ("tilt_deg", "doubt"))
-    apart = [np.where(view.seen.hidden, each.background * unit + level - view.first, 0.0) for view, each in zip(views, drawn, strict=True)]
+    changing = [view.seen.hidden | seen.hidden for view, seen in zip(views, series, strict=True)]
+    apart = [
+        np.where(where, each.background * unit + level - view.first, 0.0) for view, each, where in zip(views, drawn, changing, strict=True)
+    ]
     first = np.array([view.total for view in views]) / unit
     by_series = first - np.array([each.sum() for each in apart]) / unit
-    hidden = np.array([view.seen.hidden.sum() for view in views])
+    hidden = np.array([where.sum() for where in changing])
     totals = strayed(first, by_series, hidden, tilts_deg)
-    verdicts = judge(drawn, tilts_deg, np.array([view.expected for view in views]) / unit, doubt, totals)
+    verdicts = judge(drawn, tilts_deg, _expected(views, apart, elsewhere) / unit, doubt, totals, elsewhere)
     shares = np.array([verdict.share for verdict in verdicts])
     strays = unit * beyond(first + shares * (by_series - first), hidden, views[0].first.size)
     drawings = []
-    for view, seen, each, verdict, away, stray in zip(views, series, drawn, verdicts, apart, strays.tolist(), strict=True):
+    columns = (views, series, drawn, verdicts, changing, apart, strays.tolist(), elsewhere.tolist())
+    for view, seen, each, verdict, where, away, stray, wrong in zip(*columns, strict=True):
         background = each.background * unit + level
         correction = verdict.share * away
-        spread = np.where(view.seen.hidden, np.hypot(each.sd * np.fmax(1.0, verdict.too_sure), seen.doubt), 0.0) * unit
+        spread = np.where(where, np.hypot(each.sd * np.fmax(1.0, verdict.too_sure), seen.doubt), 0.0) * unit
         verdict = replace(verdict, first_off=verdict.first_off * unit, series_off=verdict.series_off * unit)
-        evidence = gather(each, verdict, view.first, away, view.seen.hidden, stray, unit)
-        drawings.append(Drawing(seen, each, correction, background, spread, verdict, evidence))
+        evidence = gather(each, verdict, view.first, away, where, stray, unit)
+        drawings.append(Drawing(seen, each, correction, background, spread, verdict, evidence, wrong))
     film, uncertain = posterior.map()
     nodes = posterior.nodes
     return Estimated(model, found.best.score, unit, level, Map(nodes.along, nodes.across, film * unit, uncertain * unit), tuple(drawings))
+
+
+def _expected(views: Sequence[View], apart: Sequence[Array], elsewhere: Array) -> Array:
+    """(n,) what the first editions expect of themselves; of the background of a particle that lies elsewhere, that it is wrong."""
+    wrong = np.array([float(np.sqrt(np.mean(np.square(away[away != 0])))) if away.any() else 0.0 for away in apart])
+    return np.where(elsewhere, wrong, [view.expected for view in views])
+
+
+def _roughly(model: Model, series: Sequence[Seen], memory_bytes: int) -> Posterior:
+    """By one window in some, at nodes farther apart."""
+    rough = Posterior(model, Nodes.covering(series, model, memory_bytes, coarser=_ROUGHLY))
+    for seen in series:
+        rough.add(seen.thinned(_THINNED))
+    rough.solve()
+    return rough
 
 
 def _placed(series: list[Seen], lies: Array) -> tuple[list[Seen], Scanned | None]:
@@ -213,13 +235,14 @@ def _of_no_use(seen: Seen) -> Seen:
 
 
 def _scaled(seen: Seen, level: float, unit: float) -> Seen:
+    blocks = seen.blocks
     return replace(
         seen,
+        blocks=replace(blocks, means=(blocks.means - level) / unit, noise=blocks.noise / unit**2, span=blocks.span / unit),
         mean=(seen.mean - level) / unit,
         noise=seen.noise / unit**2,
         measured=seen.measured / unit**2,
         means=(seen.means - level) / unit,
-        span=seen.span / unit,
     )
 
 

@@ -10,7 +10,7 @@ that is fixed to the particle looks like a film through it. Of the first edition
 itself and of what the model leaves open, or what the particle's totals say (totals.py) where that is more; what they say of the series is
 added to its own. Then both are weighed so that the variance of the mixture is least, were their errors half alike:
 both come from the same vacuum around the same particle (Bates & Granger, Oper. Res. Q. 20 (1969) 451). What they are apart says that one of
-them is wrong, and not which.
+them is wrong, and not which; but where the particle is not where the first edition has it (supports.py), it is that one, and by all of it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Verdict:
     """The same of the series"""
 
 
-def judge(drawn: Sequence[Drawn], tilts_deg: Array, expected: Array, doubt: Array, totals: Strayed) -> list[Verdict]:
+def judge(drawn: Sequence[Drawn], tilts_deg: Array, expected: Array, doubt: Array, totals: Strayed, elsewhere: Array) -> list[Verdict]:
     """One verdict for each projection.
 
     Parameters
@@ -74,23 +74,23 @@ def judge(drawn: Sequence[Drawn], tilts_deg: Array, expected: Array, doubt: Arra
     expected : (n,) what the first edition expects its own error to be there; NaN: it does not say
     doubt : (n,) by how much the vacuum of each is foretold worse than is stated
     totals : errors as the particle's totals tell them
+    elsewhere : (n,) bool: the particle is not where the first edition has it (supports.py)
     """
     too_sure = _with_neighbours(np.array([each.by_series.error / each.by_series.stated for each in drawn]), tilts_deg)
     worse = np.array([each.by_series.error / each.alone.error for each in drawn])
     worse = np.fmax(_with_neighbours(worse, tilts_deg), _mean(worse))
     found = []
     told_of_films = np.hypot(totals.series, totals.missed)
-    columns = (too_sure, expected, worse, doubt, totals.first, told_of_films)
-    for each, sure, own, foretold, more, told, told_of_film in zip(drawn, *(column.tolist() for column in columns), strict=True):
+    columns = (too_sure, expected, worse, doubt, totals.first, told_of_films, elsewhere)
+    for each, sure, own, foretold, more, told, told_of_film, wrong in zip(drawn, *(column.tolist() for column in columns), strict=True):
         score = each.series_sd / each.alone_sd if each.alone_sd else float("nan")
         by_films = (DOUBLED * max(sure, 1.0) * each.series_sd) ** 2 + each.guessed**2 + told_of_film**2
-        by_itself = max((own if np.isfinite(own) else each.alone_sd) * each.alone_sd, told**2)
+        by_itself = max((own if np.isfinite(own) else each.alone_sd) * (own if wrong else each.alone_sd), told**2)
         together = _ALIKE * np.sqrt(by_films * by_itself)
         share = np.clip((by_itself - together) / (by_itself + by_films + more**2 - 2 * together), 0, 1)
         believed = _falling(score, _KNOWS_MORE, _KNOWS_NO_MORE) * _falling(foretold, _FORETELLS, _FORETELLS_NO_BETTER)
-        found.append(
-            _verdict(float(believed * share), score, sure, foretold, float(np.sqrt(by_itself)), float(np.sqrt(by_films + more**2)))
-        )
+        share *= 1.0 if wrong else believed
+        found.append(_verdict(float(share), score, sure, foretold, float(np.sqrt(by_itself)), float(np.sqrt(by_films + more**2))))
     return found
 
 

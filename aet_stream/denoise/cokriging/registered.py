@@ -47,6 +47,7 @@ def moved(seen: Seen, along: float, across: float, gain: float = 1.0) -> Seen:
     away = np.array([along, across])
     return replace(
         seen,
+        blocks=replace(seen.blocks, centres=seen.blocks.centres - away[:, None, None]),
         along=seen.along - along,
         across=seen.across - across,
         centres=seen.centres - away[:, None, None],

@@ -18,7 +18,7 @@ from aet_stream.projection import Array
 
 _RIM = 0.0
 """Logit of the support up to which single blocks at the particle's rim count as vacuum."""
-MARGIN = 2
+_MARGIN = 2
 """Blocks around the support that are not asked either, where it is doubted"""
 _SPILT = 0.015
 """Particle in the mean of such a block (standard deviation, normalised), by its odds to hold any; see fusion/kriging.py."""
@@ -29,8 +29,34 @@ _ROUNDING = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
+class Blocks:
+    """All of one projection, particle and vacuum: blocks of features.Blocks, as many as fill points."""
+
+    means: Array
+    """(rows, columns)"""
+    noise: Array
+    """(rows, columns) variances of the means, as their pixels have it"""
+    logit: Array
+    """(rows, columns) of the particle's support, by the network"""
+    centres: Array
+    """(2, rows, columns): along and across of every block, points"""
+    span: float
+    """Range of all the frame's block means"""
+
+    @property
+    def points_noise(self) -> Array:
+        """(rows, columns) variances of the means over points."""
+        noise: Array = in_points(self.noise).mean((1, 3)) / SPACING**2
+        return noise
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """The background of one projection, where it is seen. Values in counts."""
+
+    blocks: Blocks
+    particle: Array
+    """(rows, columns) bool: blocks in which the particle is"""
 
     tilt_deg: float
     time: float
@@ -53,8 +79,6 @@ class Seen:
     """(rows, columns) bool: where the particle is, with its rim"""
     centres: Array
     """(2, rows, columns): along and across of every point"""
-    span: float
-    """Range of the frame's block means"""
     ring_from: int
     """Windows from here on lie next to the particle, all of its rim among them: a test holds them back"""
     shift: tuple[float, float] = (0.0, 0.0)
@@ -72,15 +96,34 @@ class Seen:
     def windows(self) -> Windows:
         return Windows(self.along, self.across, self.edge)
 
+    @property
+    def span(self) -> float:
+        """Range of the frame's block means"""
+        return self.blocks.span
+
     def shows(self, along: Array, across: Array) -> Array:
         """(n,) bool: is there vacuum at these places?"""
+        inside, at = self.places(along, across)
+        shown = np.zeros(along.shape, bool)
+        shown[inside] = ~self.hidden[at]
+        return shown
+
+    def places(self, along: Array, across: Array) -> tuple[Array, tuple[Array, Array]]:
+        """((n,) bool: do these lie in the frame?, the rows and columns of the points nearest to those that do)."""
         origin = self.centres[:, 0, 0]
         steps = np.stack([self.centres[:, 1, 0] - origin, self.centres[:, 0, 1] - origin], axis=1)
         at = np.round(np.linalg.solve(steps, np.stack([along, across]) - origin[:, None])).astype(np.int64)
         inside = np.logical_and.reduce((at >= 0) & (at < np.array(self.hidden.shape)[:, None]))
-        shown = np.zeros(along.shape, bool)
-        shown[inside] = ~self.hidden[tuple(at[:, inside])]
-        return shown
+        return inside, (at[0, inside], at[1, inside])
+
+    def hiding(self, particle: Array) -> Seen:
+        """With the particle in other blocks; what was doubted of its vacuum is forgotten."""
+        fresh = _chosen(self.blocks, particle, self.tilt_deg, self.time)
+        return replace(fresh, shift=self.shift, gain=self.gain)
+
+    def wary(self) -> Seen:
+        """With a margin around the particle."""
+        return self.hiding(binary_dilation(self.particle, iterations=_MARGIN))
 
     def thinned(self, every: int) -> Seen:
         """With one window in so many, but all of the ring."""
@@ -95,9 +138,7 @@ _RING = 2
 """Points around the particle that belong to the ring."""
 
 
-def look(
-    pixels: Array, logit: Array, tilt_deg: float, *, time: float = 0.0, level: float = 0.0, axis_deg: float = 0.0, margin: int = 0
-) -> Seen:
+def look(pixels: Array, logit: Array, tilt_deg: float, *, time: float = 0.0, level: float = 0.0, axis_deg: float = 0.0) -> Seen:
     """Observe the vacuum of one projection.
 
     Parameters
@@ -107,32 +148,39 @@ def look(
     time : 0..1 from the first projection of the series to the last
     level : counts that are taken off everything first
     axis_deg : where the tilt axis lies, from +y towards -x
-    margin : blocks around the support that do not count as vacuum
     """
     blocks = features.describe((pixels - level).astype(np.float32))
     block = blocks.block_px
     rows, columns = (edge // (block * SPACING) for edge in pixels.shape)
     means, differences = (_whole(surface, rows, columns) * blocks.span for surface in (blocks.statistics[0], blocks.statistics[4]))
-    means = means + blocks.low
     logit = _whole(logit, rows, columns)
-    noise = np.square(differences / block)
-    near = logit > _RIM
-    near = binary_dilation(near, iterations=margin) if margin else near
-    safe = ~binary_dilation(near)
-    seen = safe.reshape(rows, SPACING, columns, SPACING).all((1, 3))
-    spilt = np.square(_SPILT * np.exp(np.minimum(logit, _UNSURE)) * blocks.span)
-    rim = np.kron(~seen, np.ones((SPACING, SPACING), bool)) & ~near
-    fine, coarse = (_places(shape, pixels.shape, block, wide, axis_deg) for shape, wide in ((logit.shape, 1), (seen.shape, SPACING)))
-    pooled = means.reshape(rows, SPACING, columns, SPACING).mean((1, 3))
-    pooled_noise = noise.reshape(rows, SPACING, columns, SPACING).mean((1, 3)) / SPACING**2
+    centres = np.stack(_places(logit.shape, pixels.shape, block, axis_deg))
+    seen = Blocks(means + blocks.low, np.square(differences / block), logit, centres, blocks.span)
+    return _chosen(seen, logit > _RIM, tilt_deg, time)
+
+
+def _chosen(blocks: Blocks, particle: Array, tilt_deg: float, time: float) -> Seen:
+    """Whole points of vacuum, and single blocks of it next to the particle."""
+    safe = ~binary_dilation(particle)
+    seen: Array = np.all(in_points(safe), axis=(1, 3))
+    spilt = np.square(_SPILT * np.exp(np.minimum(blocks.logit, _UNSURE)) * blocks.span)
+    rim = in_blocks(~seen) & ~particle
+    coarse = np.stack([in_points(places).mean((1, 3)) for places in blocks.centres])
+    pooled = in_points(blocks.means).mean((1, 3))
     far = seen & ~binary_dilation(~seen, iterations=_RING)
-    parts = [(coarse, pooled, pooled_noise, far), (coarse, pooled, pooled_noise, seen & ~far), (fine, means, noise + spilt, rim)]
+    parts = [
+        (coarse, pooled, blocks.points_noise, far),
+        (coarse, pooled, blocks.points_noise, seen & ~far),
+        (blocks.centres, blocks.means, blocks.noise + spilt, rim),
+    ]
     along, across, mean, variance = (
         np.concatenate([surface[which] for surface, which in each])
         for each in zip(*([(at[0], which), (at[1], which), (m, which), (v, which)] for at, m, v, which in parts), strict=True)
     )
     variance = variance + np.square(_ROUNDING * blocks.span)
     return Seen(
+        blocks=blocks,
+        particle=particle,
         tilt_deg=tilt_deg,
         time=time,
         along=along,
@@ -143,10 +191,20 @@ def look(
         measured=variance,
         means=pooled,
         hidden=~seen,
-        centres=np.stack(coarse),
-        span=blocks.span,
+        centres=coarse,
         ring_from=int(far.sum()),
     )
+
+
+def in_points(blocks: Array) -> Array:
+    """(rows, SPACING, columns, SPACING): the blocks of each point."""
+    return blocks.reshape(blocks.shape[0] // SPACING, SPACING, -1, SPACING)
+
+
+def in_blocks(points: Array) -> Array:
+    """The blocks of each point, with its value."""
+    blocks: Array = np.kron(points, np.ones((SPACING, SPACING), points.dtype))
+    return blocks
 
 
 def point_px(shape: tuple[int, int]) -> int:
@@ -160,9 +218,9 @@ def _whole(surface: Array, rows: int, columns: int) -> Array:
     return kept
 
 
-def _places(shape: tuple[int, ...], frame: tuple[int, ...], block: int, wide: int, axis_deg: float) -> tuple[Array, Array]:
-    """(rows, columns) each: along and across the axis, points, of the centres of windows of `wide` blocks."""
+def _places(shape: tuple[int, ...], frame: tuple[int, ...], block: int, axis_deg: float) -> tuple[Array, Array]:
+    """(rows, columns) each: along and across the axis, points, of the blocks' centres."""
     point = block * SPACING
-    y, x = (((np.arange(n) + 0.5) * block * wide - edge / 2) / point for n, edge in zip(shape, frame, strict=True))
+    y, x = (((np.arange(n) + 0.5) * block - edge / 2) / point for n, edge in zip(shape, frame, strict=True))
     turn = np.radians(axis_deg)
     return y[:, None] * np.cos(turn) - x * np.sin(turn), x * np.cos(turn) + y[:, None] * np.sin(turn)

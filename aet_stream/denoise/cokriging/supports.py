@@ -1,0 +1,139 @@
+"""Where the particle is, as the series has it.
+
+At steep tilts a film is as bright as the particle: the network takes it for particle, or the particle for film. The other projections know
+better. They say where in space the particle is (its visual hull: Laurentini, IEEE Trans. Pattern Anal. Mach. Intell. 16 (1994) 150), by a
+majority, for some of them are wrong; and what they say of the films tells particle from film. So what lies beside the hull is vacuum, and
+what lies within and is brighter than the films and the projection's own vacuum foretell is particle. A hull is believed if most silhouettes
+lie in it, and a projection is only changed by a good part of its silhouette.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import cho_solve, cholesky
+from scipy.ndimage import binary_dilation, uniform_filter
+
+from aet_stream.denoise.cokriging.model import Windows, own_covariance
+from aet_stream.denoise.cokriging.posterior import Posterior
+from aet_stream.denoise.cokriging.seen import Seen, in_blocks, in_points
+from aet_stream.denoise.fusion.kriging import SPACING
+from aet_stream.projection import Array
+
+_SURELY, _PERHAPS = 0.8, 0.7
+"""Of the projections that see a place, shares that have the particle there"""
+_WELL_FOUNDED = 0.9
+"""Share of a silhouette that lies in the hull, in the median of the projections"""
+_STEP = 0.7
+"""Points between places in space: less than one, so that their shadow has no gaps"""
+_MUCH = 0.1
+"""Of a silhouette"""
+_BRIGHTER, _BRIGHT = 4.0, 0.03
+"""Standard deviations, and share of the particle's range, above what is foretold: particle"""
+_OUTLIER = 3.0
+"""Standard deviations above what the others foretell, beyond which a window is no vacuum"""
+_ROUNDS = 4
+
+
+def supported(posterior: Posterior, series: Sequence[Seen]) -> list[Seen]:
+    """The same, but where the network has taken a good part of the particle for film, or a film for particle.
+
+    Parameters
+    ----------
+    posterior : of these
+    """
+    hull = Hull.of(series)
+    return [_supported(posterior, seen, hull) for seen in series] if hull is not None else list(series)
+
+
+def _supported(posterior: Posterior, seen: Seen, hull: Hull) -> Seen:
+    much = _MUCH * np.count_nonzero(seen.particle)
+    particle = seen.particle & in_blocks(hull.shadow(seen, _PERHAPS))
+    if np.count_nonzero(seen.particle) - np.count_nonzero(particle) <= much:
+        particle = seen.particle
+    inside = in_blocks(hull.shadow(seen, _SURELY)) & ~particle
+    if np.count_nonzero(inside) > much:
+        missed = inside & in_blocks(_bright(posterior, seen.hiding(particle)))
+        if np.count_nonzero(missed) > much:  # with its rim, which is too faint
+            particle = particle | (inside & binary_dilation(missed, iterations=SPACING))
+    return seen if particle is seen.particle else seen.hiding(particle)
+
+
+@dataclass(frozen=True, slots=True)
+class Hull:
+    """Where in space the particle is."""
+
+    along: Array
+    """(n,) points along the axis"""
+    places: Array
+    """(m,) points across it, and towards the viewer"""
+    votes: Array
+    """(n, m, m) share of the projections that have the particle there, of those that see it"""
+
+    @classmethod
+    def of(cls, series: Sequence[Seen]) -> Hull | None:
+        """From those that have not lost the particle; None where they do not agree."""
+        counting = [seen for seen in series if not seen.lost and seen.particle.any()]
+        half = max(series[0].hidden.shape) / 2
+        along, places = np.arange(-half + 0.5, half), np.arange(-half, half + _STEP, _STEP)
+        shape = (len(along), len(places), len(places))
+        votes, asked = np.zeros(shape), np.zeros(shape)
+        for seen in counting:
+            across = np.broadcast_to(_across(places, seen.tilt_deg), shape).ravel()
+            inside, at = seen.places(np.repeat(along, len(places) ** 2), across)
+            voted = np.zeros(votes.size)
+            voted[inside] = np.any(in_points(seen.particle), axis=(1, 3))[at]
+            votes += voted.reshape(shape)
+            asked += inside.reshape(shape)
+        hull = cls(along, places, votes / np.maximum(asked, 1))
+        within = [np.mean(in_blocks(hull.shadow(seen, _PERHAPS))[seen.particle]) for seen in counting]
+        return hull if within and np.median(within) > _WELL_FOUNDED else None
+
+    def shadow(self, seen: Seen, share: float) -> Array:
+        """(rows, columns) bool: points of a projection where places of so many votes are seen, and those next to them."""
+        y, x, z = np.nonzero(self.votes >= share)
+        _, at = seen.places(self.along[y], _across(self.places, seen.tilt_deg)[x, z])
+        shadow = np.zeros(seen.hidden.shape, bool)
+        shadow[at] = True
+        wider: Array = binary_dilation(shadow)
+        return wider
+
+
+def _across(places: Array, tilt_deg: float) -> Array:
+    """(m, m): of places across the axis and towards the viewer, where they are seen."""
+    angle = np.radians(tilt_deg)
+    across: Array = places[:, None] * np.cos(angle) + places * np.sin(angle)
+    return across
+
+
+def _bright(posterior: Posterior, seen: Seen) -> Array:
+    """(rows, columns) bool: points brighter than the films foretell, and the own part of a projection by what of its vacuum agrees with
+    them."""
+    shape, windows = seen.hidden.shape, seen.windows
+    every = Windows(seen.centres[0].ravel(), seen.centres[1].ravel(), np.ones(seen.hidden.size))
+    below = posterior.sees(seen, every)
+    films = np.square(posterior.spread(below.toarray())).sum(0)
+    _, near = seen.places(windows.along, windows.across)
+    at = np.ravel_multi_index(near, shape)
+    noise = seen.measured + posterior.model.nugget**2 + films[at]
+    off = seen.mean - posterior.sees(seen, windows) @ posterior.nodes_mean
+    covariance, known = own_covariance(posterior.model, windows, windows), own_covariance(posterior.model, every, windows)
+    before = own_covariance(posterior.model, every[:1], every[:1])[0, 0]
+    own, left = np.full(len(films), np.median(off)), np.full(len(films), before)
+    vacuum = np.zeros(len(off), bool)
+    for _ in range(_ROUNDS):
+        agrees = off - own[at] < _OUTLIER * np.sqrt(left[at] + noise)
+        if (agrees == vacuum).all() or not agrees.any():
+            break
+        vacuum = agrees
+        factor = cholesky(covariance[np.ix_(vacuum, vacuum)] + np.diag(noise[vacuum]), lower=True, check_finite=False), True
+        weighed = cho_solve(factor, np.column_stack([off[vacuum], known[:, vacuum].T]), check_finite=False)
+        own = known[:, vacuum] @ weighed[:, 0]
+        left = np.maximum(before - np.einsum("ij,ji->i", known[:, vacuum], weighed[:, 1:]), 0.0)
+    above = seen.means.ravel() - below @ posterior.nodes_mean - own
+    enough = np.fmax(_BRIGHTER * np.sqrt(films + left + seen.blocks.points_noise.ravel()), _BRIGHT)
+    bright = (above > enough).reshape(shape)
+    crowded: Array = bright & (uniform_filter(bright.astype(np.float64), 3, mode="constant") > 0.5)
+    return crowded

@@ -1,0 +1,146 @@
+"""A volume that is too large for memory is made slab by slab: the same volume, a bound on memory, and a kill costs what was in hand."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from aet_stream import failpoints
+from aet_stream.errors import ReconstructionError
+from aet_stream.reconstruct.run import Options, reconstruct
+from aet_stream.reconstruct.slabs import SlabFiles
+from aet_stream.reconstruct.volume_file import VOLUME
+from tests.harness import ENVIRONMENT
+from tests.test_reconstruct import views_of, write_series
+
+TILTS_DEG = np.linspace(-70, 70, 7)
+"""Fewer than the search for the axis looks at, which takes longer than everything else on such tall frames."""
+HEIGHT, WIDTH = 400, 48
+VIEWS = views_of(tuple((9 * np.cos(at), 7 * np.sin(at), at, 1.0) for at in range(6, HEIGHT, 9)), TILTS_DEG, width=WIDTH, height=HEIGHT)
+#: The volume has 3.5 MiB, of 6 that may be used.
+LITTLE = Options(iterations=4, align=(), quality=False, threads=2, memory_mib=6)
+PLENTY = replace(LITTLE, memory_mib=200)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The volume as it is made in memory; its series lies beside it."""
+    series = write_series(tmp_path_factory.mktemp("whole") / "gold" / "series.h5", VIEWS, TILTS_DEG)
+    return reconstruct(series, replace(PLENTY, quality=True))
+
+
+@pytest.fixture
+def series(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(whole.with_name("series.h5"), tmp_path))
+
+
+@pytest.fixture(scope="module")
+def ended(whole: Path) -> Path:
+    """The slabs of a try that was killed when its third one had just been written."""
+    series = Path(shutil.copytree(whole.parent, whole.parent.with_name("killed"), ignore=shutil.ignore_patterns("recon*"))) / "series.h5"
+    child = (
+        "import sys, pathlib; from aet_stream.reconstruct.run import *;"
+        " reconstruct(pathlib.Path(sys.argv[1]), Options(iterations=4, align=(), quality=False, threads=2, memory_mib=6))"
+    )
+    armed = {**ENVIRONMENT, failpoints.VARIABLE: "slab.renamed@3=kill"}
+    assert subprocess.run([sys.executable, "-c", child, str(series)], env=armed, check=False).returncode == -9
+    assert not series.with_name("reconstruction.h5").exists()
+    return series.with_name(".reconstruction.h5.slabs")
+
+
+@pytest.fixture
+def killed(series: Path, ended: Path) -> Path:
+    return Path(shutil.copytree(ended, series.with_name(ended.name)))
+
+
+def depth(slabs: Path) -> int:
+    """Slices of each."""
+    return int(sorted(slabs.glob("*.h5"))[1].stem)
+
+
+def begins_at(caplog: pytest.LogCaptureFixture) -> int:
+    """How many slices the last try found there."""
+    found = [int(match[1]) for record in caplog.records if (match := re.match(r"(\d+) of 400 slices are there", record.getMessage()))]
+    return found[-1] if found else 0
+
+
+def test_slabs_are_the_whole(series: Path, whole: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The same voxels to the last bit, the same figures to rounding; the correlation is of the slices that fit, and says so."""
+    with caplog.at_level(logging.INFO):
+        made = reconstruct(series, replace(LITTLE, quality=True))
+    assert "slab by slab" in caplog.text
+    with h5py.File(made) as file, h5py.File(whole) as other:
+        np.testing.assert_array_equal(file[VOLUME][()], other[VOLUME][()])
+        assert file[VOLUME].attrs["crc32"] == other[VOLUME].attrs["crc32"]
+        for name in ("reconstruction/residuals", "reconstruction/quality/residual_per_tilt"):
+            np.testing.assert_allclose(file[name][()], other[name][()], rtol=1e-5)
+        first, end = file["reconstruction/quality/fsc"].attrs["slices"]
+        assert 32 <= end - first < HEIGHT
+        assert "memory did not allow more" in file["reconstruction/quality"].attrs["note"]
+    assert {path.name for path in series.parent.iterdir()} == {"series.h5", "reconstruction.h5", "reconstruction.png"}
+
+
+def test_a_kill_costs_the_slabs_in_hand(series: Path, killed: Path, whole: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The next try takes up what is there, and makes the volume that one try would have made."""
+    there = 3 * depth(killed)
+    with caplog.at_level(logging.INFO), h5py.File(reconstruct(series, LITTLE)) as file, h5py.File(whole) as other:
+        np.testing.assert_array_equal(file[VOLUME][()], other[VOLUME][()])
+        np.testing.assert_allclose(file["reconstruction/residuals"][()], other["reconstruction/residuals"][()], rtol=1e-5)
+    assert begins_at(caplog) == there
+    assert not killed.exists()
+
+
+def height(killed: Path, key: str) -> int:
+    """How many slices can be gone on with."""
+    with contextlib.closing(SlabFiles(killed.with_name("reconstruction.h5"), key, (HEIGHT, WIDTH, WIDTH))) as slabs:
+        return slabs.height
+
+
+def test_what_is_damaged_is_made_again(killed: Path) -> None:
+    """And whatever comes after it. Slabs of another volume go, too."""
+    there = depth(killed)
+    _, damaged, _ = sorted(killed.glob("*.h5"))
+    with h5py.File(damaged) as file:
+        key = file.attrs["key"]
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    assert height(killed, key) == there
+    assert height(killed, "of another volume") == 0
+    assert not list(killed.glob("*.h5"))
+
+
+def test_a_volume_made_in_memory_leaves_no_slabs(series: Path, killed: Path) -> None:
+    reconstruct(series, PLENTY)
+    assert not killed.exists()
+
+
+def test_two_at_once_do_not_share_slabs(series: Path) -> None:
+    with (
+        contextlib.closing(SlabFiles(series.with_name("reconstruction.h5"), "of another", (HEIGHT, WIDTH, WIDTH))),
+        pytest.raises(ReconstructionError, match="another process makes this volume"),
+    ):
+        reconstruct(series, LITTLE)
+
+
+def test_memory_is_bounded(tmp_path: Path) -> None:
+    """183 MiB of voxels with 80 MiB to make them in: the process has hardly more than those beside what its libraries take."""
+    views = np.random.default_rng(0).random((4, 1200, 200), np.float32)
+    series = write_series(tmp_path / "gold" / "series.h5", views, np.array([-40.0, -10.0, 20.0, 50.0]))
+    child = (
+        "import sys, pathlib, matplotlib.figure; from aet_stream.reconstruct.run import *;"
+        " peak = lambda: int(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1]);"
+        " libraries = peak();"
+        " reconstruct(pathlib.Path(sys.argv[1]), Options(iterations=1, align=(), quality=False, threads=1, memory_mib=80));"
+        " print((peak() - libraries) // 1024)"
+    )
+    said = subprocess.run([sys.executable, "-c", child, str(series)], env=ENVIRONMENT, check=True, capture_output=True, text=True)
+    assert int(said.stdout) < 100
