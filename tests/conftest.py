@@ -12,8 +12,10 @@ import pytest
 import aet_stream
 
 LONGEST = (
-    "test_real_input", "test_atoms_step", "test_campaign", "test_failpoints", "test_batch", "test_film", "test_page",
-    "test_training", "test_triggers", "test_editions", "test_align", "test_monitor", "test_wrong_things",
+    "test_page", "test_cokriging", "test_training", "test_atoms_step", "test_campaign", "test_failpoints", "test_batch", "test_triggers",
+    "test_offload", "test_denoise", "test_monitor", "test_editions", "test_report", "test_real_input", "test_survives_kills", "test_film",
+    "test_crash_states", "test_booted_systemd", "test_relay", "test_align", "test_growing", "test_wrong_things", "test_euler",
+    "test_elsewhere", "test_files",
 )  # fmt: skip
 
 

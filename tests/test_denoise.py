@@ -374,7 +374,7 @@ def test_out_of_memory_leads_to_smaller_tiles_and_then_to_a_clear_end(full: Path
                 raise torch.OutOfMemoryError("pretended")
             return real(tile)
 
-    raw = frame((150, 150))
+    raw = frame((64, 150))
     expected = run(network, raw)
     network.layers = torch.nn.Sequential(Short(120))
     assert np.abs(run(network, raw) - expected).max() < 1e-3 * np.ptp(raw)

@@ -55,7 +55,7 @@ def replayed(tmp_path_factory: pytest.TempPathFactory, test_data: Path) -> Calla
             reconstruct__on_close=kind == "mrc",
             reconstruct__iterations=2,
             reconstruct__quality=False,
-            reconstruct__align=["center-of-mass"],
+            reconstruct__align=[],
         )
         series = daemon.out / "np1" / "series.h5"
         with plain_reader(series, daemon.log.with_name("reader.json")) as report:

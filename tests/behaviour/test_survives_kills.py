@@ -11,23 +11,23 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Daemon, plain_reader, plain_rows, put, running, wait_for
+from tests.rehearsal import taken_in
 
 ROLES = ("hub", "watch", "worker-0", "trigger", "monitor")
 PROJECTIONS = 20
 
 
-def expose(daemon: Daemon, index: int) -> None:
-    put(daemon.root / "np", index, -60.0 + 6 * index, size_px=16)  # small: the commits and their files are tried, not the subtraction
+def expose(root: Path, index: int) -> None:
+    put(root / "np", index, -60.0 + 6 * index, size_px=16)  # small: the commits and their files are tried, not the subtraction
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], tuple[float, bytes, bytes]]:
-    """The rows of a run in which nobody is killed."""
-    daemon = Daemon(tmp_path_factory.mktemp("calm"))
+    """The rows of a run in which nobody is killed: a whole one in this process, of which there is nobody to kill."""
+    folder = tmp_path_factory.mktemp("calm")
     for index in range(PROJECTIONS):
-        expose(daemon, index)
-    assert daemon.run("--until-idle", "1", "--strict") == 0
-    return plain_rows(daemon.out / "np" / "series.h5")
+        expose(folder / "in", index)
+    return plain_rows(taken_in(folder, "laplace") / "np" / "series.h5")
 
 
 @pytest.mark.timeout(240)
@@ -46,7 +46,7 @@ def test_no_projection_is_lost_doubled_or_changed_when_every_role_is_killed(
         while min(kills.values()) < 2:
             for _ in range(rng.randrange(3)):
                 if (index := next(coming, None)) is not None:
-                    expose(daemon, index)
+                    expose(daemon.root, index)
             name = rng.choice([role for role, count in kills.items() if count < 2])
             pid = wait_for(lambda name=name: daemon.role_pids().get(name), what=f"{name} to be back")
             if pid not in killed_pids:
@@ -55,7 +55,7 @@ def test_no_projection_is_lost_doubled_or_changed_when_every_role_is_killed(
                 killed_pids.add(pid)
                 kills[name] += 1
         for index in coming:
-            expose(daemon, index)
+            expose(daemon.root, index)
         daemon.wait_for_totals(stored=PROJECTIONS, quarantined=0, held=0, duplicates=0, limit_s=120)
         assert daemon.ask("close", "np").returncode == 0
         found = report()
@@ -71,7 +71,7 @@ def test_roles_end_when_their_supervisor_is_killed_and_the_next_one_goes_on(tmp_
     """SIGKILL to the supervisor: its roles are gone within two seconds, and a new run finds everything."""
     daemon = Daemon(tmp_path)
     for index in range(10):
-        expose(daemon, index)
+        expose(daemon.root, index)
     for _ in range(2):
         daemon.start()
         pids = wait_for(lambda: (found := daemon.role_pids()) and len(found) >= 4 and found, what="all roles")
@@ -98,7 +98,7 @@ def test_sigterm_finishes_the_commit_in_hand_and_loses_nothing(
     """Stopped in mid-series and started again, three times: the same rows as without."""
     daemon = Daemon(tmp_path / "stopped")
     for index in range(PROJECTIONS):
-        expose(daemon, index)
+        expose(daemon.root, index)
     for wanted in (2, 5, 9):
         daemon.start()
         wait_for(lambda wanted=wanted: daemon.status()["totals"]["stored"] >= wanted, what="some projections")

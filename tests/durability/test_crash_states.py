@@ -23,12 +23,13 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[crashstates.Rec
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("count", [2, pytest.param(5, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("kind", ["kill", "power"])
-def test_some_states_of_each_kind_are_recovered(tmp_path: Path, recordings: list[crashstates.Recording], kind: str) -> None:
+def test_some_states_of_each_kind_are_recovered(tmp_path: Path, recordings: list[crashstates.Recording], kind: str, count: int) -> None:
     """A sample, another one for every life; `make test-long` has them all."""
     for seed, recording in enumerate(recordings):
         states = list(crashstates.kill_states(recording)) if kind == "kill" else list(crashstates.power_states(recording, 1, seed))
-        assert failures(random.Random(seed).sample(states, 5), tmp_path / "state") == []
+        assert failures(random.Random(seed).sample(states, count), tmp_path / "state") == []
 
 
 @pytest.mark.slow
