@@ -105,7 +105,7 @@ def _keep_freed_memory() -> None:
     """Frames come and go in a role. glibc would give the room of each back to the system, which clears it page by page for the next."""
     with contextlib.suppress(AttributeError, OSError):  # another libc
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES // 4)
+        libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES // 8)  # 32 MiB, the most that older ones take
         libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
