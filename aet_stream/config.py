@@ -237,7 +237,7 @@ class Output(Section, frozen=True):
     """Room on that disk that is left alone. With less than that, and what open series need for their closing, nothing more is accepted
     until there is room again; the microscope's own files wait. 0: until the disk is full."""
     group_s: Seconds = 0.1
-    """Under load, `series.h5` is rewritten at most this often, and for at most a third of the time. 0: for every projection."""
+    """Under load, `series.h5` is rewritten at most this often, and for at most a tenth of the time. 0: for every projection."""
     prune: bool = False
     """Remove the projection files of a closed series. Everything in them is found in `series.h5` and `editions/01.h5` first, byte by byte;
     raw, and every edition, stay. `aet-stream prune SERIES` does it by hand."""

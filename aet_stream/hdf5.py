@@ -9,6 +9,7 @@ import numpy as np
 from h5py import h5a, h5d, h5p, h5s, h5t
 
 _TEXT = h5py.string_dtype()
+_TEXT_KIND, _SCALAR = h5t.py_create(_TEXT, logical=True), h5s.create(h5s.SCALAR)
 _UNDATED = h5p.create(h5p.DATASET_CREATE)
 _UNDATED.set_obj_track_times(False)  # as h5py has it: the same content is the same bytes
 _WITH_GROUPS = h5p.create(h5p.LINK_CREATE)
@@ -35,6 +36,31 @@ def frames(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtype
     return h5py.Dataset(h5d.create(group.id, name.encode(), kind, h5s.create_simple(shape), properties, lcpl=_WITH_GROUPS))
 
 
+class Virtual:
+    """A virtual dataset (n, height, width) while it is put together, from the first row to the last."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], fill: float) -> None:
+        self._kind, self._space, self._row = h5t.py_create(dtype, logical=True), h5s.create_simple(shape), 0
+        self._frame = shape[1:]
+        self._properties = h5p.create(h5p.DATASET_CREATE)
+        self._properties.set_obj_track_times(False)
+        self._properties.set_fill_value(np.array(fill, dtype))
+
+    def add(self, file: str, dataset: str, place: int | None, held: int, rows: int) -> None:
+        """The next `rows`: those from `place` of a dataset of `held` frames; place None: of one that is a frame itself."""
+        whole = self._frame if place is None else (held, *self._frame)
+        source = h5s.create_simple(whole)
+        if place is not None:
+            source.select_hyperslab((place, 0, 0), (rows, *self._frame))
+        self._space.select_hyperslab((self._row, 0, 0), (rows, *self._frame))
+        self._properties.set_virtual(self._space, file.encode(), dataset.encode(), source)
+        self._row += rows
+
+    def put(self, group: h5py.Group, name: str) -> None:
+        self._space.select_all()
+        h5d.create(group.id, name.encode(), self._kind, self._space, self._properties, lcpl=_WITH_GROUPS)
+
+
 def describe(item: h5py.HLObject, /, **attributes: Any) -> None:
     """New attributes; text of any length, else as numpy takes them.
 
@@ -43,9 +69,11 @@ def describe(item: h5py.HLObject, /, **attributes: Any) -> None:
     TypeError, ValueError : HDF5 cannot hold one, such as a text with a NUL in it
     """
     for name, value in attributes.items():
-        array = np.asarray(value, _TEXT if isinstance(value, str) else None, order="C")
-        h5a.create(item.id, name.encode(), h5t.py_create(array.dtype, logical=True), _space(array)).write(array)
+        text = isinstance(value, str)
+        array = np.asarray(value, _TEXT if text else None, order="C")
+        kind = _TEXT_KIND if text else h5t.py_create(array.dtype, logical=True)
+        h5a.create(item.id, name.encode(), kind, _space(array)).write(array)
 
 
 def _space(array: np.ndarray[Any, Any]) -> h5s.SpaceID:
-    return h5s.create_simple(array.shape) if array.shape else h5s.create(h5s.SCALAR)
+    return h5s.create_simple(array.shape) if array.shape else _SCALAR

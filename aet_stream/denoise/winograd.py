@@ -1,9 +1,18 @@
 """Convolutions of 3 x 3 on a CPU by Winograd's F(2 x 2, 3 x 3): 16 multiplications instead of 36 for 2 x 2 outputs, and as exact.
 
-Lavin & Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016 (arXiv:1509.09308). A tile of 4 x 4 inputs of every channel is
-transformed, multiplied by the transformed weights at each of its 16 places alone, and transformed back; then come the bias, what is there
-already, and the SiLU of the sum, while it is in registers. Written for LLVM, which comes with numba, and compiled for this computer when a
-network is loaded; the interpreter's lock is free meanwhile. docs/adr/0023-winograd-on-a-cpu.md has the figures.
+Lavin & Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016 (arXiv:1509.09308). With a tile d of 4 x 4 inputs, weights g of
+3 x 3 and 2 x 2 outputs, the sum over the inputs' channels is
+
+    A^T [ sum (G g G^T) . (B^T d B) ] A       . : each of the 16 places by itself
+
+so for a block of tiles, whose numbers stay in the cache, the road is
+
+    tiles of a surface --transform--> 16 x (tiles, inputs) --multiply--> 16 x (tiles, outputs) --transform back--> 2 x 2 outputs of each
+         (4, 4, inputs)    B^T d B                     by 16 x (inputs, outputs)                A^T m A             tile, with bias, SiLU
+
+G g G^T is made once. The rest is one function, written here instruction by instruction for LLVM, which comes with numba: it is compiled
+for this computer when a network is loaded, and the interpreter's lock is free while it works. docs/adr/0023-winograd-on-a-cpu.md has the
+figures.
 """
 
 from __future__ import annotations
@@ -11,12 +20,13 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import chain
 from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
+from llvmlite import ir
 
 from aet_stream.projection import Array
 
@@ -32,10 +42,17 @@ _APART = 16
 _ROWS = 4
 """Tiles that share a load of weights."""
 _OF_INPUT = ((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1))
+"""B^T"""
 _OF_WEIGHTS = ((1, 0, 0), (0.5, 0.5, 0.5), (0.5, -0.5, 0.5), (0, 0, 1))
+"""G"""
 _OF_OUTPUT = ((1, 1, 1, 0), (0, 1, -1, -1))
+"""A^T"""
 _EXPONENTIAL = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1, 1.0, 1.0)
 """Polynomial for exp(x), |x| < ln 2 / 2 (Moshier, Cephes: expf), highest power first."""
+_LN_2 = 0.693359375, -2.12194440e-4
+"""In two parts, of which the first has few digits."""
+_TO_WHOLE = 1.5 * 2**23
+"""Added to a float32 and taken away again, it leaves a whole number."""
 
 
 class Surface:
@@ -47,6 +64,7 @@ class Surface:
         self.memory = np.zeros((high * wide + 1) * channels, np.float32)
         """The last place is for outputs of tiles that reach out of the surface"""
         self.inside: Array = self.memory[:-channels].reshape(high, wide, channels)[1 : 1 + rows, 1 : 1 + columns]
+        self.address = _address(self.memory)
 
 
 class Convolution:
@@ -67,6 +85,7 @@ class Convolution:
         self._weight = np.ascontiguousarray(places.transpose(2, 0, 1, 3), np.float32)
         self._bias = np.pad(bias.astype(np.float32), (0, self.outputs - len(bias)))
         self._kernel = _kernel(wide)
+        self._parameters = _address(self._weight), _address(self._bias)
         self._products = _PLACES * (_BLOCK * self.inputs + _APART)
         self.scratch = self._products + _PLACES * (_BLOCK * wide * LANES + _APART)
         """Numbers of room that it needs"""
@@ -76,227 +95,237 @@ class Convolution:
 
         `scratch`: float32, at least as many as said.
         """
-        arrays = given.memory, self._weight, self._bias, total.memory, active.memory, scratch, scratch[self._products :]
-        addresses = [array.__array_interface__["data"][0] for array in arrays]
+        room = _address(scratch)
+        addresses = given.address, *self._parameters, total.address, active.address, room, room + scratch.itemsize * self._products
         self._kernel(*addresses, given.rows, given.columns, self.inputs, self.outputs, add)
 
 
-class _Code:
-    """Lines of LLVM's language for one function."""
-
-    def __init__(self) -> None:
-        self._lines: list[str] = []
-        self._variables: list[str] = []
-        self._names = 0
-
-    def text(self) -> str:
-        return "\n".join([*self._variables, *self._lines])
-
-    def __call__(self, operation: str) -> str:
-        """Name of the result."""
-        name = f"%r{self._name()}"
-        self.do(f"{name} = {operation}")
-        return name
-
-    def do(self, statement: str) -> None:
-        self._lines.append(f"  {statement}")
-
-    def variable(self, kind: str, value: str) -> str:
-        """One that may change; the compiler keeps it in a register."""
-        name = f"%v{self._name()}"
-        self._variables.append(f"  {name} = alloca {kind}")
-        self.do(f"store {kind} {value}, ptr {name}")
-        return name
-
-    @contextmanager
-    def loop(self, stop: str | int, step: int = 1) -> Iterator[str]:
-        """Over whole numbers from 0."""
-        at, name = self.variable("i64", "0"), self._name()
-        self.do(f"br label %test{name}")
-        self._lines.append(f"test{name}:")
-        index = self(f"load i64, ptr {at}")
-        self.do(f"br i1 {self(f'icmp slt i64 {index}, {stop}')}, label %body{name}, label %end{name}")
-        self._lines.append(f"body{name}:")
-        yield index
-        self.do(f"store i64 {self.sum(index, step)}, ptr {at}")
-        self.do(f"br label %test{name}")
-        self._lines.append(f"end{name}:")
-
-    def sum(self, first: str | int, *others: str | int) -> str:
-        total = str(first)
-        for other in others:
-            total = self(f"add i64 {total}, {other}")
-        return total
-
-    def product(self, one: str | int, other: str | int) -> str:
-        return self(f"mul i64 {one}, {other}")
-
-    def place(self, base: str, *offsets: str | int) -> str:
-        """Address of a number."""
-        return self(f"getelementptr float, ptr {base}, i64 {self.sum(*offsets)}")
-
-    def load(self, place: str) -> str:
-        return self(f"load {_VECTOR}, ptr {place}, align 4")
-
-    def store(self, vector: str, place: str) -> None:
-        self.do(f"store {_VECTOR} {vector}, ptr {place}, align 4")
-
-    def vectors(self, operation: str, one: str, other: str) -> str:
-        return self(f"{operation} {_VECTOR} {one}, {other}")
-
-    def call(self, name: str, *vectors: str) -> str:
-        return self(f"call {_VECTOR} @llvm.{name}.v{LANES}f32({', '.join(f'{_VECTOR} {vector}' for vector in vectors)})")
-
-    def every(self, number: str) -> str:
-        """A vector of this number."""
-        alone = self(f"insertelement {_VECTOR} poison, float {number}, i32 0")
-        return self(f"shufflevector {_VECTOR} {alone}, {_VECTOR} poison, {_INTEGERS} zeroinitializer")
-
-    def transformed(self, matrix: Sequence[Sequence[float]], tile: list[list[str]]) -> list[list[str]]:
-        """matrix tile matrix^T; the matrix holds 0, 1 and -1."""
-        half = [[self._signed(row, [line[j] for line in tile]) for j in range(_TILE)] for row in matrix]
-        return [[self._signed(row, line) for row in matrix] for line in half]
-
-    def _signed(self, signs: Sequence[float], vectors: Sequence[str]) -> str:
-        chosen = sorted(((sign, vector) for sign, vector in zip(signs, vectors, strict=True) if sign), reverse=True)
-        total = chosen[0][1]  # no row begins with -1
-        for sign, vector in chosen[1:]:
-            total = self.vectors("fadd" if sign > 0 else "fsub", total, vector)
-        return total
-
-    def silu(self, x: str) -> str:
-        """x / (1 + exp(-x))"""
-        bounded = self.call("maxnum", self.call("minnum", self.vectors("fsub", _every(0.0), x), _every(87.0)), _every(-87.0))
-        power = self.call("rint", self.vectors("fmul", bounded, _every(1 / np.log(2))))
-        rest = self.call("fmuladd", power, _every(2.12194440e-4), self.call("fmuladd", power, _every(-0.693359375), bounded))
-        value = _every(_EXPONENTIAL[0])
-        for coefficient in _EXPONENTIAL[1:]:
-            value = self.call("fmuladd", value, rest, _every(coefficient))
-        exponent = self(f"add {_INTEGERS} {self(f'fptosi {_VECTOR} {power} to {_INTEGERS}')}, {_every(127)}")
-        scale = self(f"bitcast {_INTEGERS} {self(f'shl {_INTEGERS} {exponent}, {_every(23)}')} to {_VECTOR}")
-        return self.vectors("fdiv", x, self.call("fmuladd", value, scale, _every(1.0)))
-
-    def _name(self) -> int:
-        self._names += 1
-        return self._names
-
-
-_VECTOR, _INTEGERS = f"<{LANES} x float>", f"<{LANES} x i32>"
-_INTRINSICS = "".join(
-    f"declare {_VECTOR} @llvm.{name}.v{LANES}f32({', '.join([_VECTOR] * count)})\n"
-    for name, count in (("fmuladd", 3), ("minnum", 2), ("maxnum", 2), ("rint", 1))
-)
-_POINTERS = ("given", "weight", "bias", "total", "active", "transformed", "products")
-_NUMBERS = ("rows", "columns", "inputs", "outputs", "add")
-
-
-def _every(value: float) -> str:
-    """A constant vector."""
-    one = f"i32 {value}" if isinstance(value, int) else f"float 0x{np.float64(np.float32(value)).view(np.uint64):016X}"
-    return f"<{', '.join([one] * LANES)}>"
-
-
-class _Kernel(_Code):
-    """Lines of the function that makes `wide` vectors of outputs at once, a block of tiles after the other."""
-
-    def __init__(self, wide: int) -> None:
-        super().__init__()
-        self._wide, self._at_once = wide, wide * LANES
-        self._apart = _BLOCK * self._at_once + _APART
-        """From one place of the products to the next"""
-        down, self._across = (self(f"lshr i64 {self.sum(n, _EDGE - 1)}, {_EDGE // 2}") for n in ("%rows", "%columns"))
-        high, broad = (self.sum(self.product(n, _EDGE), _TILE - _EDGE) for n in (down, self._across))
-        self._in_row, self._out_row = (self.product(broad, n) for n in ("%inputs", "%outputs"))
-        self._nowhere = self.product(high, self._out_row)
-        self._by_place = self.sum(self.product(_BLOCK, "%inputs"), _APART)
-        tiles = self.product(down, self._across)
-        with self.loop(tiles, _BLOCK) as first:
-            left = self(f"sub i64 {tiles}, {first}")
-            count = self(f"select i1 {self(f'icmp slt i64 {left}, {_BLOCK}')}, i64 {left}, i64 {_BLOCK}")
-            self._transform(first, count)
-            with self.loop("%outputs", self._at_once) as output:
-                self._multiply(count, output)
-                self._finish(first, count, output)
-
-    def text(self) -> str:
-        arguments = ", ".join([f"ptr noalias %{name}" for name in _POINTERS] + [f"i64 %{name}" for name in _NUMBERS])
-        return f"{_INTRINSICS}define void @convolution({arguments}) {{\n{super().text()}\n  ret void\n}}\n"
-
-    def _corner(self, first: str, number: str) -> tuple[str, str]:
-        """(row, column) of a tile of the block."""
-        tile = self.sum(first, number)
-        down, right = self(f"udiv i64 {tile}, {self._across}"), self(f"urem i64 {tile}, {self._across}")
-        return self.product(down, _EDGE), self.product(right, _EDGE)
-
-    def _transform(self, first: str, count: str) -> None:
-        """The block's inputs: (places, tiles, inputs)."""
-        with self.loop(count) as number:
-            row, column = self._corner(first, number)
-            begin = self.sum(self.product(row, self._in_row), self.product(column, "%inputs"))
-            with self.loop("%inputs", LANES) as channel:
-                lines = [self.place("%given", begin, channel, self.product(self._in_row, i)) for i in range(_TILE)]
-                tile = [[self.load(self.place(line, self.product("%inputs", j))) for j in range(_TILE)] for line in lines]
-                to = self.place("%transformed", self.product(number, "%inputs"), channel)
-                for place, vector in enumerate(chain.from_iterable(self.transformed(_OF_INPUT, tile))):
-                    self.store(vector, self.place(to, self.product(self._by_place, place)))
-
-    def _multiply(self, count: str, output: str) -> None:
-        """Products with the weights of these outputs: (places, tiles, at once)."""
-        of_output = self.place("%weight", self.product(self.product(output, _PLACES), "%inputs"))
-        with self.loop(_PLACES) as place:
-            weight = self.place(of_output, self.product(self.product(place, "%inputs"), self._at_once))
-            with self.loop(count, _ROWS) as number:
-                base = self.place("%transformed", self.product(place, self._by_place), self.product(number, "%inputs"))
-                lines = [self.place(base, self.product("%inputs", i)) for i in range(_ROWS)]
-                sums = [[self.variable(_VECTOR, "zeroinitializer") for _ in range(self._wide)] for _ in lines]
-                with self.loop("%inputs") as channel:
-                    at = self.product(channel, self._at_once)
-                    weights = [self.load(self.place(weight, at, LANES * i)) for i in range(self._wide)]
-                    for line, of_line in zip(lines, sums, strict=True):
-                        value = self.every(self(f"load float, ptr {self.place(line, channel)}"))
-                        for total, vector in zip(of_line, weights, strict=True):
-                            self.do(f"store {_VECTOR} {self.call('fmuladd', value, vector, self.load(total))}, ptr {total}")
-                to = self.place("%products", self.product(place, self._apart), self.product(number, self._at_once))
-                for i, total in enumerate(chain.from_iterable(sums)):
-                    self.store(self.load(total), self.place(to, LANES * i))
-
-    def _finish(self, first: str, count: str, output: str) -> None:
-        """These outputs of the block."""
-        with self.loop(count) as number:
-            row, column = self._corner(first, number)
-            with self.loop(self._at_once, LANES) as part:
-                base, channel = self.place("%products", self.product(number, self._at_once), part), self.sum(output, part)
-                places = [self.load(self.place(base, self._apart * place)) for place in range(_PLACES)]
-                bias = self.load(self.place("%bias", channel))
-                for i, line in enumerate(self.transformed(_OF_OUTPUT, [places[n : n + _TILE] for n in range(0, _PLACES, _TILE)])):
-                    for j, vector in enumerate(line):
-                        at = self.sum(self._at(self.sum(row, i), self.sum(column, j)), channel)
-                        to, add = self.place("%total", at), self("icmp ne i64 %add, 0")
-                        before = self(f"select i1 {add}, {_VECTOR} {self.load(to)}, {_VECTOR} zeroinitializer")
-                        value = self.vectors("fadd", self.vectors("fadd", vector, bias), before)
-                        self.store(value, to)
-                        self.store(self.silu(value), self.place("%active", at))
-
-    def _at(self, y: str, x: str) -> str:
-        """Where the outputs of a pixel stand; of one that is not on the surface, behind it."""
-        inside = self(f"and i1 {self(f'icmp slt i64 {y}, %rows')}, {self(f'icmp slt i64 {x}, %columns')}")
-        there = self.sum(self.product(self.sum(y, 1), self._out_row), self.product(self.sum(x, 1), "%outputs"))
-        return self(f"select i1 {inside}, i64 {there}, i64 {self._nowhere}")
+def _address(array: Array) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 @lru_cache(maxsize=3)
 def _kernel(wide: int) -> Any:
-    """That kernel, compiled: takes a tenth of a second."""
+    """The function that makes `wide` vectors of outputs at once, compiled: takes a tenth of a second."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    module = llvm.parse_assembly(_Kernel(wide).text())
+    module = llvm.parse_assembly(str(_Writer(wide).module))
     features = llvm.get_host_cpu_features().flatten()
     machine = llvm.Target.from_default_triple().create_target_machine(cpu=llvm.get_host_cpu_name(), features=features, opt=3)
     passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
     passes.getModulePassManager().run(module, passes)
     engine = llvm.create_mcjit_compiler(module, machine)
     engine.finalize_object()
-    kind = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * len(_POINTERS), *[ctypes.c_int64] * len(_NUMBERS))
+    kind = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * _POINTERS, *[ctypes.c_int64] * _NUMBERS)
     function: Any = kind(engine.get_function_address("convolution"))
     function.engine = engine  # which owns the code
     return function
+
+
+_POINTERS, _NUMBERS = 7, 5
+"""That it takes."""
+_INTEGER, _INTEGERS = ir.IntType(64), ir.VectorType(ir.IntType(32), LANES)
+_FLOATS = ir.VectorType(ir.FloatType(), LANES)
+
+
+class _Value:
+    """A number, vector or address of the function that is written: arithmetic with it writes an instruction, products fused with sums."""
+
+    def __init__(self, builder: ir.IRBuilder, value: Any) -> None:
+        self._builder, self.value = builder, value
+
+    def __add__(self, other: _Value | float) -> _Value:
+        if isinstance(self.value.type, ir.PointerType):
+            return self._new(self._builder.gep(self.value, [self._like(other, _INTEGER)]))
+        return self._instruction("add", other)
+
+    def __sub__(self, other: _Value | float) -> _Value:
+        return self._instruction("sub", other)
+
+    def __mul__(self, other: _Value | float) -> _Value:
+        return self._instruction("mul", other)
+
+    def __truediv__(self, other: _Value | float) -> _Value:
+        return self._instruction("div", other)
+
+    def __floordiv__(self, other: _Value | float) -> _Value:
+        return self._new(self._builder.udiv(self.value, self._like(other, self.value.type)))
+
+    def __mod__(self, other: _Value | float) -> _Value:
+        return self._new(self._builder.urem(self.value, self._like(other, self.value.type)))
+
+    def __lt__(self, other: _Value | float) -> _Value:
+        compare = self._builder.icmp_signed if self.value.type == _INTEGER else self._builder.fcmp_ordered
+        return self._new(compare("<", self.value, self._like(other, self.value.type)))
+
+    def __and__(self, other: _Value) -> _Value:
+        return self._new(self._builder.and_(self.value, other.value))
+
+    def chosen(self, one: _Value, other: _Value | float) -> _Value:
+        """`one` where this is true."""
+        return self._new(self._builder.select(self.value, one.value, self._like(other, one.value.type)))
+
+    def at_most(self, other: float) -> _Value:
+        return (self < other).chosen(self, other)
+
+    def load(self) -> _Value:
+        """The vector at this address."""
+        return self._new(self._builder.load(self._of_vector(), align=4))
+
+    def load_everywhere(self) -> _Value:
+        """A vector of the number at this address."""
+        alone = self._builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), self._builder.load(self.value), ir.IntType(32)(0))
+        return self._new(self._builder.shuffle_vector(alone, alone, ir.Constant(_INTEGERS, None)))
+
+    def store(self, vector: _Value) -> None:
+        """At this address."""
+        self._builder.store(vector.value, self._of_vector(), align=4)
+
+    def silu(self) -> _Value:
+        """x / (1 + exp(-x)), exp(y) = 2^n exp(y - n ln 2)"""
+        builder, minus_x = self._builder, self * -1.0
+        y = (minus_x.at_most(87.0) * -1.0).at_most(87.0) * -1.0
+        n = y * (1 / float(np.log(2))) + _TO_WHOLE - _TO_WHOLE
+        rest = y - n * _LN_2[0] - n * _LN_2[1]
+        power = reduce(lambda value, coefficient: value * rest + coefficient, _EXPONENTIAL[1:], rest * 0.0 + _EXPONENTIAL[0])
+        exponent = self._new(builder.fptosi(n.value, _INTEGERS)) + 127
+        two_to_n = self._new(builder.bitcast((exponent * (1 << 23)).value, _FLOATS))
+        return self / (power * two_to_n + 1.0)
+
+    def _instruction(self, name: str, other: _Value | float) -> _Value:
+        kind = self.value.type
+        if kind == _FLOATS:
+            return self._new(getattr(self._builder, f"f{name}")(self.value, self._like(other, kind), flags=("contract",)))
+        return self._new(getattr(self._builder, name)(self.value, self._like(other, kind)))
+
+    def _new(self, value: Any) -> _Value:
+        return _Value(self._builder, value)
+
+    def _of_vector(self) -> Any:
+        return self._builder.bitcast(self.value, _FLOATS.as_pointer())
+
+    @staticmethod
+    def _like(other: _Value | float, kind: Any) -> Any:
+        if isinstance(other, _Value):
+            return other.value
+        return ir.Constant(kind, [other] * LANES if isinstance(kind, ir.VectorType) else other)
+
+
+class _Writer:
+    """Writes the function: `module` has it."""
+
+    def __init__(self, wide: int) -> None:
+        self.module = ir.Module()
+        pointer = ir.FloatType().as_pointer()
+        function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), [pointer] * _POINTERS + [_INTEGER] * _NUMBERS), "convolution")
+        for argument in function.args[:_POINTERS]:
+            argument.add_attribute("noalias")
+        self._builder = ir.IRBuilder(function.append_basic_block())
+        arguments = [_Value(self._builder, argument) for argument in function.args]
+        self._given, self._weight, self._bias, self._total, self._active, self._transformed, self._products = arguments[:_POINTERS]
+        self._rows, self._columns, self._inputs, self._outputs, self._add = arguments[_POINTERS:]
+        self._wide, self._at_once = wide, wide * LANES
+        down, self._across = ((n + (_EDGE - 1)) // _EDGE for n in (self._rows, self._columns))
+        broad = self._across * _EDGE + (_TILE - _EDGE)
+        self._in_row, self._out_row = broad * self._inputs, broad * self._outputs
+        self._nowhere = (down * _EDGE + (_TILE - _EDGE)) * self._out_row
+        self._by_input_place = self._inputs * _BLOCK + _APART
+        self._by_output_place = _BLOCK * self._at_once + _APART
+        tiles = down * self._across
+        with self._loop(tiles, _BLOCK) as first:
+            left = tiles - first
+            count = (left < _BLOCK).chosen(left, _BLOCK)
+            self._transform(first, count)
+            with self._loop(self._outputs, self._at_once) as output:
+                self._multiply(count, output)
+                self._transform_back(first, count, output)
+        self._builder.ret_void()
+
+    def _transform(self, first: _Value, count: _Value) -> None:
+        """The block's inputs: (places, tiles, inputs)."""
+        with self._loop(count) as number:
+            row, column = self._corner(first + number)
+            corner = self._given + (row * self._in_row + column * self._inputs)
+            with self._loop(self._inputs, LANES) as channel:
+                tile = [[(corner + (self._in_row * i + self._inputs * j + channel)).load() for j in range(_TILE)] for i in range(_TILE)]
+                to = self._transformed + (number * self._inputs + channel)
+                for place, vector in enumerate(chain(*_product(_OF_INPUT, tile))):
+                    (to + self._by_input_place * place).store(vector)
+
+    def _multiply(self, count: _Value, output: _Value) -> None:
+        """Products with the weights of these outputs: (places, tiles, at once)."""
+        with self._loop(_PLACES) as place:
+            weight = self._weight + (output * _PLACES + place * self._at_once) * self._inputs
+            with self._loop(count, _ROWS) as number:
+                lines = [self._transformed + (place * self._by_input_place + (number + i) * self._inputs) for i in range(_ROWS)]
+                sums = [[self._variable(ir.Constant(_FLOATS, None)) for _ in range(self._wide)] for _ in lines]
+                with self._loop(self._inputs) as channel:
+                    weights = [(weight + (channel * self._at_once + LANES * i)).load() for i in range(self._wide)]
+                    for line, of_line in zip(lines, sums, strict=True):
+                        value = (line + channel).load_everywhere()
+                        for total, factor in zip(of_line, weights, strict=True):
+                            total.store(total.load() + value * factor)
+                to = self._products + (place * self._by_output_place + number * self._at_once)
+                for i, total in enumerate(chain(*sums)):
+                    (to + LANES * i).store(total.load())
+
+    def _transform_back(self, first: _Value, count: _Value, output: _Value) -> None:
+        """These outputs of the block."""
+        with self._loop(count) as number:
+            row, column = self._corner(first + number)
+            with self._loop(self._at_once, LANES) as part:
+                products, channel = self._products + (number * self._at_once + part), output + part
+                places = [(products + self._by_output_place * place).load() for place in range(_PLACES)]
+                bias = (self._bias + channel).load()
+                for i, line in enumerate(_product(_OF_OUTPUT, [places[n : n + _TILE] for n in range(0, _PLACES, _TILE)])):
+                    for j, vector in enumerate(line):
+                        at = self._at(row + i, column + j) + channel
+                        alone = vector + bias
+                        value = (self._add < 1).chosen(alone, alone + (self._total + at).load())
+                        (self._total + at).store(value)
+                        (self._active + at).store(value.silu())
+
+    def _corner(self, tile: _Value) -> tuple[_Value, _Value]:
+        """(row, column)"""
+        return tile // self._across * _EDGE, tile % self._across * _EDGE
+
+    def _at(self, y: _Value, x: _Value) -> _Value:
+        """Where the outputs of a pixel stand; of one that is not on the surface, behind it."""
+        inside = (y < self._rows) & (x < self._columns)
+        return inside.chosen((y + 1) * self._out_row + (x + 1) * self._outputs, self._nowhere)
+
+    @contextmanager
+    def _loop(self, stop: _Value | int, step: int = 1) -> Iterator[_Value]:
+        """Over whole numbers from 0."""
+        builder, at = self._builder, self._variable(ir.Constant(_INTEGER, 0)).value
+        test, body, end = (builder.append_basic_block() for _ in range(3))
+        builder.branch(test)
+        builder.position_at_end(test)
+        index = _Value(builder, builder.load(at))
+        builder.cbranch((index < stop).value, body, end)
+        builder.position_at_end(body)
+        yield index
+        builder.store((index + step).value, at)
+        builder.branch(test)
+        builder.position_at_end(end)
+
+    def _variable(self, value: Any) -> _Value:
+        """The address of one that may change; the compiler keeps it in a register."""
+        with self._builder.goto_entry_block():
+            room = self._builder.alloca(value.type)
+        self._builder.store(value, room)
+        return _Value(self._builder, room)
+
+
+def _product(matrix: Sequence[Sequence[float]], tile: list[list[_Value]]) -> list[list[_Value]]:
+    """matrix tile matrix^T; the matrix holds 0, 1 and -1."""
+    half = [[_signed(row, column) for column in zip(*tile, strict=True)] for row in matrix]
+    return [[_signed(row, line) for row in matrix] for line in half]
+
+
+def _signed(signs: Sequence[float], vectors: Sequence[_Value]) -> _Value:
+    """Their sum, each with its sign."""
+    plus = [vector for sign, vector in zip(signs, vectors, strict=True) if sign > 0]
+    minus = [vector for sign, vector in zip(signs, vectors, strict=True) if sign < 0]
+    return reduce(_Value.__sub__, minus, reduce(_Value.__add__, plus))

@@ -146,18 +146,10 @@ def write_virtual(folder: Path, shown: Shown, sources: list[Source], raw: Array,
     _check_sources(folder, shown, sources, raw)
     with h5py.File("master", "w", driver="core", backing_store=False, libver=layout.LIBVER_VIRTUAL, block_size=1 << 14) as file:
         for plane in PLANES:
-            dtype = plane.dtype_beside(raw)
-            virtual = h5py.VirtualLayout((len(shown.records), *raw.shape), dtype)
-            row = 0
+            virtual = hdf5.Virtual((len(shown.records), *raw.shape), plane.dtype_beside(raw), plane.fill)
             for span in _spans(plane, shown, sources):
-                shape = raw.shape if span.place is None else (span.held, *raw.shape)
-                source = h5py.VirtualSource(span.file, span.dataset, shape, dtype)
-                if span.place is None:
-                    virtual[row] = source
-                else:
-                    virtual[row : row + span.rows] = source[span.place : span.place + span.rows]
-                row += span.rows
-            file.create_virtual_dataset(plane.dataset, virtual, fillvalue=plane.fill)
+                virtual.add(span.file, span.dataset, span.place, span.held, span.rows)
+            virtual.put(file, plane.dataset)
         _write_rest(file, shown, raw.shape, about)
         file.flush()
         content = file.id.get_file_image()

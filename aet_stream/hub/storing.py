@@ -27,8 +27,8 @@ from aet_stream.reasons import why
 
 logger = logging.getLogger(__name__)
 
-_SHARE = 3
-"""Under load at most one part in so many of the time goes into rewriting `series.h5`, however long the series."""
+_SHARE, _SHARE_UNDER_LOAD = 3, 10
+"""At most one part in so many of the time goes into rewriting `series.h5`, however long the series; the latter while more is under way."""
 
 
 class Storing:
@@ -55,7 +55,8 @@ class Storing:
         self._closing = closing
         self._outgoing = outgoing
         self._timing = timing
-        self._publish_at_s = -1e9
+        self._published_s, self._took_s = -1e9, 0.0
+        """When `series.h5` was last rewritten, and how long that took."""
         self._config_sha256 = hashlib.sha256(msgspec.json.encode(config)).hexdigest()
 
     def commit(self) -> None:
@@ -127,12 +128,17 @@ class Storing:
     def publish(self, *, at_once: bool = False) -> None:
         """Make stored projections readable and tell of them; under load, not more often than `output.group_s`."""
         names, now_s = self._archive.unpublished(), self._timing.now_s()
-        if not names or (not at_once and now_s < self._publish_at_s):
+        if not names or (not at_once and now_s < self._published_s + self._rest_s()):
             return
         _for_each(sorted(names), lambda name: self._publish(name, at_once=at_once))
-        done_s, group_s = self._timing.now_s(), self._config.output.group_s
-        self._publish_at_s = done_s + max(group_s, (_SHARE - 1) * (done_s - now_s)) if group_s else done_s
+        self._published_s = self._timing.now_s()
+        self._took_s = self._published_s - now_s
         failpoints.reach("publish.told")
+
+    def _rest_s(self) -> float:
+        """From one rewriting to the next."""
+        group_s, more_comes = self._config.output.group_s, len(self._in_flight) or self._in_flight.backlog
+        return max(group_s, ((_SHARE_UNDER_LOAD if more_comes else _SHARE) - 1) * self._took_s) if group_s else 0.0
 
     def _publish(self, name: str, *, at_once: bool) -> None:
         if not at_once and self._archive.unpacking(name):

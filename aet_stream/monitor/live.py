@@ -34,7 +34,7 @@ LOG_LINES = 100
 CADENCE_OVER = 20
 """Projections whose intervals tell the cadence."""
 UNSEEN = 2000
-"""Projections that wait to be looked at; older ones are looked at when somebody opens their series."""
+"""Projections that wait to be looked at, while somebody watches; others are looked at when somebody opens their series."""
 ADVISE_EVERY_S = 0.5
 _T = TypeVar("_T")
 
@@ -129,7 +129,8 @@ class Live:
         if len(self._newest) > LOG_LINES:
             self._newest.pop(next(iter(self._newest)))
         self.tell({"type": "frame", "series": series_id(name), "name": shown(name), "row": row})
-        self.look_at(name, [row])
+        if self.viewers:  # else whoever opens the series has it looked at
+            self.look_at(name, [row])
 
     def _note(self, what: str, series: str, text: str) -> None:
         line = {"t": time.time(), "what": what, "series": shown(series), "text": shown(text)}
