@@ -13,7 +13,6 @@ viewers : what a projection of 256 px costs the daemon and its monitor while 0 t
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -43,8 +42,8 @@ DOCS = Path(__file__).parent.parent / "docs"
 FIGURES, PICTURE = DOCS / "scale.jsonl", DOCS / "scale.png"
 
 
-class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One line."""
+class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, rename={"source": "from"}):
+    """One line: measured on this day under this load, or taken over from a table of an earlier run."""
 
     work: str
     size: int
@@ -52,7 +51,9 @@ class Point(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Name of a figure -> so long"""
     date: str
     load: float | None = None
-    """Processes that wanted a core when it had been measured, this daemon's and others'; of the first lines it was not kept"""
+    """Processes that wanted a core when it had been measured, this daemon's and others'"""
+    source: str = ""
+    """Where a line that has no load of its own was taken from"""
 
 
 _MANY = """
@@ -118,7 +119,7 @@ def waiting(folder: Path, files: int) -> dict[str, float]:
     watch_mib, hub_mib = peak_mib(pids["watch"]), peak_mib(pids["hub"])
     print(f"{files:>9,} files: first row after {first_s:.2f} s; watch {watch_mib} MiB, hub {hub_mib} MiB", flush=True)
     daemon.stop()
-    return {"first row": first_s}
+    return {"until the first row": first_s}
 
 
 def _has_rows(path: Path) -> bool:
@@ -132,7 +133,7 @@ def _has_rows(path: Path) -> bool:
 def length(folder: Path, rows: int) -> dict[str, float]:
     """One series that grows to so many projections of 64 px: what the hub alone does a second."""
     folder.mkdir()
-    return {"a row": 1 / hub_ceiling(folder, 64, rows)}
+    return {"a row, hub alone": 1 / hub_ceiling(folder, 64, rows)}
 
 
 def frame(folder: Path, size_px: int) -> dict[str, float]:
@@ -157,10 +158,13 @@ def workers(folder: Path, count: int) -> dict[str, float]:
             return time.monotonic() - began
 
         bring(0, contents[:count])
+        assert daemon.process is not None
+        used_s = cpu_s(daemon.process.pid, 0)
         each_s = bring(count, contents[count:]) / AT_ONCE
+        used_s = (cpu_s(daemon.process.pid, 0) - used_s) / AT_ONCE
         memory_mib = sum(peak_mib(pid) for name, pid in daemon.role_pids().items() if name.startswith("worker"))
-    print(f"{count:>9} workers: {1 / each_s:.2f} frames/s; all workers' peak {memory_mib} MiB", flush=True)
-    return {"a frame of many": each_s}
+    print(f"{count:>9} workers: {1 / each_s:.2f} frames/s, {used_s:.3f} CPU s a frame; all workers' peak {memory_mib} MiB", flush=True)
+    return {"a frame of many": each_s, "CPU a frame": used_s}
 
 
 def viewers(folder: Path, count: int) -> dict[str, float]:
@@ -179,7 +183,7 @@ def viewers(folder: Path, count: int) -> dict[str, float]:
                 (daemon.root / "np" / f"one_{index:03d}_{index:+d}deg.tif").write_bytes(content)
                 daemon.wait_for_totals(limit_s=120, stored=index + 1)
             others_s, mine_s = cpu_s(daemon.process.pid, monitor) - others_s, cpu_s(monitor, 0) - mine_s
-    found = {"the daemon but its monitor, CPU": others_s / AT_ONCE, "the monitor, CPU": mine_s / AT_ONCE}
+    found = {"CPU a projection, all but the monitor": others_s / AT_ONCE, "CPU a projection, the monitor": mine_s / AT_ONCE}
     print(f"{count:>9} viewers: CPU s a projection: " + ", ".join(f"{name} {value:.3f}" for name, value in found.items()), flush=True)
     return found
 
@@ -196,38 +200,46 @@ WORKS: dict[str, tuple[Work, tuple[int, ...], str]] = {
 """Name -> how it is measured, at which sizes, and what they are sizes of"""
 
 
-def read() -> dict[str, dict[int, Point]]:
+def read(lines: Path = FIGURES) -> dict[str, dict[int, Point]]:
     """Work -> size -> the newest line."""
     found: dict[str, dict[int, Point]] = {name: {} for name in WORKS}
-    for line in FIGURES.read_bytes().splitlines():
+    for line in lines.read_bytes().splitlines():
         point = msgspec.json.decode(line, type=Point)
         found[point.work][point.size] = point
     return found
 
 
-def draw(found: dict[str, dict[int, Point]]) -> None:
-    """docs/scale.png: seconds against size, a panel each."""
+def draw(found: dict[str, dict[int, Point]], picture: Path = PICTURE) -> None:
+    """Seconds against size, a panel each."""
     import matplotlib
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
     figure, panels = plt.subplots(2, 3, figsize=(12, 7), layout="constrained")
     for panel, (name, by_size) in zip(panels.flat, found.items(), strict=True):
         sizes = sorted(by_size)
         for line in by_size[sizes[0]].seconds if sizes else ():
-            panel.plot(sizes, [by_size[size].seconds[line] for size in sizes], "o-", label=line)
+            (drawn,) = panel.plot(sizes, [by_size[size].seconds[line] for size in sizes], label=line)
+            for size in sizes:
+                inside = "white" if by_size[size].source else drawn.get_color()
+                panel.plot(size, by_size[size].seconds[line], "o", color=drawn.get_color(), markerfacecolor=inside)
         panel.set_xscale("symlog" if 0 in sizes else "log")
+        panel.set_xticks(sizes, [f"{size:,}".replace(",000,000", " M").replace(",000", " k") for size in sizes])
         panel.set_yscale("log")
-        if len(sizes) < 5:
-            panel.set_xticks(sizes, [f"{size:,}" for size in sizes])
-        panel.minorticks_off()
         low, high = panel.get_ylim()
-        panel.set_ylim(min(low, high / 20), high * 2)  # less than a factor of 20 would make noise look like a law
+        panel.set_ylim(low := min(low, high / 20), high * 4)  # less than a factor of 20 would make noise look like a law
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 3) if high / low < 1000 else (1,)))
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        panel.minorticks_off()
         panel.set(xlabel=WORKS[name][2], ylabel="seconds")
-        panel.legend(fontsize="small")
+        panel.legend(fontsize="small", loc="upper left")
         panel.grid(alpha=0.3)
-    figure.savefig(PICTURE, dpi=90)
+    text = "filled: measured under the load that its line of scale.jsonl says; hollow: from the tables of an earlier run"
+    figure.supxlabel(text, fontsize="small")
+    figure.savefig(picture, dpi=90)
+    plt.close(figure)
 
 
 def main() -> None:
@@ -245,7 +257,7 @@ def main() -> None:
                 seconds = {figure: round(value, 4) for figure, value in work(Path(folder) / "scale", size).items()}
             point = Point(name, size, seconds, time.strftime("%Y-%m-%d", time.gmtime()), round(os.getloadavg()[0], 1))
             with FIGURES.open("a") as file:
-                file.write(json.dumps(msgspec.structs.asdict(point)) + "\n")
+                file.write(msgspec.json.encode(point).decode() + "\n")
     draw(read())
 
 
