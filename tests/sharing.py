@@ -19,12 +19,17 @@ def small_network() -> Coarse:
     return Coarse(widths=((8, 8, 8, 8), (8, 8, 8, 8)))
 
 
+def share(batch: CoarseBatch, rank: int, processes: int) -> CoarseBatch:
+    """The frames of a batch that are one process' own."""
+    return CoarseBatch(*(part.chunk(processes)[rank] for part in batch))
+
+
 def learn_a_share(process: int, rank: int, preset: Preset, batches: Sequence[CoarseBatch], folder: Path) -> None:
     """One of two: learn from one frame of each batch; losses and weights go to `folder`/RANK.pt."""
     torch.set_num_threads(1)
     meeting = f"file://{folder}/meeting"
     torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2, timeout=timedelta(seconds=60))
     training = Training(preset, torch.device("cpu"), small_network)
-    losses = [float(training.one_step(CoarseBatch(*(part[rank : rank + 1] for part in batch)))) for batch in batches]
+    losses = [float(training.one_step(share(batch, rank, 2))) for batch in batches]
     torch.save((losses, training.model.state_dict()), folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
