@@ -179,6 +179,27 @@ def test_a_particle_that_passes_for_background_is_found_again(
     assert np.sqrt(np.square(left + estimated.drawings[lost].correction - truth)[under].mean()) < 3 * before[lost]
 
 
+@pytest.mark.thorough
+def test_who_has_lost_the_particle_misleads_about_no_other() -> None:
+    """The particle touches the frame's edge, and at one tilt half of it passes for film: the films that a cold fit makes of that are too
+    dark elsewhere, so that theirs would pass for particle at tilts of which nothing is wrong."""
+    film, lost, up = surface(1), 12, 5.5
+    views = []
+    for number, tilt in enumerate(TILTS):
+        particle, below = np.roll(particle_of(), -round(up * POINT), axis=0), background_of(film, tilt)
+        particle[EDGE // 2 :] = 0
+        raw = np.random.default_rng(number).poisson(500 * (particle + below)).astype(np.float32)
+        held = grid.statistics(particle.astype(np.float32), 2)[2] > 0
+        if number == lost:
+            held[:, EDGE // 4 - 2 :] = False
+        seen = look(raw, np.where(held, 5.0, -12.0), tilt, time=number / (len(TILTS) - 1))
+        first = np.where(held.repeat(2, 0).repeat(2, 1), 500 * (below - 0.1 * particle), raw)
+        views.append(View(seen, look(first, np.where(held, 5.0, -12.0), tilt).means))
+    estimated = estimate(views)
+    assert estimated is not None
+    assert [number for number, drawing in enumerate(estimated.drawings) if drawing.elsewhere] == [lost]
+
+
 def test_a_film_that_passes_for_particle_is_vacuum_again(turning: tuple[list[View], list[Array]], found: Estimated) -> None:
     """It lies beside the hull of all others."""
     wrong = 2

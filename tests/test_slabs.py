@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,13 +107,27 @@ def height(killed: Path, key: str) -> int:
         return slabs.height
 
 
-def test_what_is_damaged_is_made_again(killed: Path) -> None:
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def flip(path: Path) -> None:
+    """One bit of one voxel, as a disk may."""
+    with h5py.File(path) as file:
+        offset = file["volume"].id.get_offset()
+    content = bytearray(path.read_bytes())
+    content[offset + 1000] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [cut, flip])
+def test_what_is_damaged_is_made_again(killed: Path, damage: Callable[[Path], None]) -> None:
     """And whatever comes after it. Slabs of another volume go, too."""
     there = depth(killed)
     _, damaged, _ = sorted(killed.glob("*.h5"))
     with h5py.File(damaged) as file:
         key = file.attrs["key"]
-    damaged.write_bytes(damaged.read_bytes()[:100])
+    damage(damaged)
     assert height(killed, key) == there
     assert height(killed, "of another volume") == 0
     assert not list(killed.glob("*.h5"))
@@ -121,6 +136,23 @@ def test_what_is_damaged_is_made_again(killed: Path) -> None:
 def test_a_volume_made_in_memory_leaves_no_slabs(series: Path, killed: Path) -> None:
     reconstruct(series, PLENTY)
     assert not killed.exists()
+
+
+def test_slabs_of_a_volume_that_is_there_go(series: Path, killed: Path) -> None:
+    """As a kill between the two leaves them: nobody makes that volume again."""
+    aside = killed.rename(killed.with_name("aside"))
+    reconstruct(series, PLENTY)
+    aside.rename(killed)
+    reconstruct(series, PLENTY)
+    assert not killed.exists()
+
+
+def test_what_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
+    """Too wide for the memory there is."""
+    series = write_series(tmp_path / "gold" / "series.h5", np.ones((3, 8, 301), np.float32), np.array([-40.0, 0.0, 40.0]))
+    with pytest.raises(ReconstructionError, match="may be used"):
+        reconstruct(series, replace(LITTLE, memory_mib=1))
+    assert list(series.parent.iterdir()) == [series]
 
 
 def test_two_at_once_do_not_share_slabs(series: Path) -> None:

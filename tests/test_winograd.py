@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
 from aet_stream.denoise.coarse import UNet
-from aet_stream.denoise.unet_on_cpu import UNetOnCpu
+from aet_stream.denoise.unet_on_cpu import UNetOnCpu, at_home
 from aet_stream.denoise.winograd import Convolution, Surface
 from aet_stream.projection import Array
 
@@ -79,3 +81,32 @@ def test_a_unet_on_a_cpu_is_the_same_function(inputs: int, outputs: int, widths:
     with ThreadPoolExecutor(3) as threads:
         for again, _ in threads.map(torch.inference_mode()(ours), repeat(x, 12)):
             assert torch.equal(again, found)
+
+
+class _Away(nn.Module):
+    """A network on a GPU, as far as one is needed to tell: its weights cannot be read before they are brought here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unet = UNet(13, 5, (12, 20)).eval()
+        self.kept = {name: value.clone() for name, value in self.unet.state_dict().items()}
+        self.unet.to("meta")
+
+    def to(self, *args: Any, **kwargs: Any) -> _Away:
+        self.unet.to_empty(device="cpu").load_state_dict(self.kept)
+        return super().to(*args, **kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = self.unet(x)[0]
+        return output
+
+
+def test_a_network_comes_home_from_a_gpu() -> None:
+    """Whose memory is full, in the middle of a series."""
+    x, there = torch.randn(1, 13, 8, 8), _Away()
+    plain = UNet(13, 5, (12, 20)).eval()
+    plain.load_state_dict(there.kept)
+    with torch.inference_mode():
+        here = at_home(there, torch.device("cpu"))
+        assert isinstance(here.unet, UNetOnCpu)
+        assert torch.allclose(here(x), plain(x)[0], atol=1e-5)

@@ -14,12 +14,12 @@ from aet_stream.projection import Array
 
 def at_home(model: nn.Module, device: torch.device) -> nn.Module:
     """A network, ready to be asked on this device: on a CPU with U-Nets of this file."""
-    if device.type == "cpu":
-        for module in list(model.modules()):
+    placed: nn.Module = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if device.type == "cpu":  # where its weights are now, whatever they come from
+        for module in list(placed.modules()):
             for name, part in module.named_children():
                 if isinstance(part, coarse.UNet):
                     setattr(module, name, UNetOnCpu(part))
-    placed: nn.Module = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return placed
 
 

@@ -123,6 +123,7 @@ def reconstruct(
     }
     if is_done(target, identity):
         logger.info("%s holds this volume already", target)
+        discard(target)  # of a try that was killed when it was there
     else:
         began = time.monotonic()
         logger.info("%s: %d projections of %d x %d px, %s", series, *given.projections.shape, method)

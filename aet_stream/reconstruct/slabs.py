@@ -1,6 +1,7 @@
 """A volume that is too large for memory: slab after slab in files of their own, with which the next try goes on if this one is ended.
 
-They lie in a hidden folder beside the volume-to-be, named by their first slice, each written whole or not at all, and go once it is there.
+They lie in a hidden folder beside the volume-to-be, named by their first slice, each written whole or not at all and with its checksum, and
+go once the volume is there.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import h5py
 import numpy as np
 
 from aet_stream import durable
-from aet_stream.errors import ReconstructionError
-from aet_stream.layout import LIBVER
+from aet_stream.errors import OutputFull, ReconstructionError
+from aet_stream.layout import LIBVER, crc32
 from aet_stream.projection import Array
 from aet_stream.reconstruct.solver import Slab
 
@@ -55,13 +56,15 @@ class SlabFiles:
         while (path := self._path(self.height)).exists() and self.height < self.shape[0]:
             try:
                 with h5py.File(path, "r", locking=False) as file:
-                    slices, *plane = file["volume"].shape
-                    if file.attrs["key"] != self._key or tuple(plane) != self.shape[1:]:
+                    if file.attrs["key"] != self._key:
                         break
-                    self._squares.append(file["squares"][()])
-                    self._ends.append(self.height + slices)
+                    volume, squares = file["volume"][()], file["squares"][()]
+                    if file.attrs["crc32"] != crc32(volume) or volume.shape[1:] != self.shape[1:]:
+                        break
             except (OSError, KeyError, RuntimeError):
                 break
+            self._squares.append(squares)
+            self._ends.append(self.height + len(volume))
         mine = {self._path(first) for first in (0, *self._ends[:-1]) if self._ends} | {self._folder / _LOCK}
         for path in self._folder.iterdir():
             if path not in mine:
@@ -88,9 +91,13 @@ class SlabFiles:
         ------
         OutputFull : it cannot be written
         """
-        with durable.replacing(self._path(slab.slices.start), "slab") as draft, h5py.File(draft, "w", libver=LIBVER) as file:
-            file["volume"], file["squares"] = slab.volume, slab.squares
-            file.attrs["key"] = self._key
+        path = self._path(slab.slices.start)
+        try:
+            with durable.replacing(path, "slab") as draft, h5py.File(draft, "w", libver=LIBVER) as file:
+                file["volume"], file["squares"] = slab.volume, slab.squares
+                file.attrs["key"], file.attrs["crc32"] = self._key, np.uint32(crc32(slab.volume))
+        except RuntimeError as error:  # HDF5 says it so, too, that a disk is full
+            raise OutputFull(f"{path}: {error}") from error
         self._squares.append(slab.squares)
         self._ends.append(slab.slices.stop)
 
@@ -101,7 +108,9 @@ class SlabFiles:
                 yield slice(first, end), file["volume"][()]
 
     def close(self) -> None:
-        """Let go of them; they stay."""
+        """Let go of them; they stay. Of none, nothing stays."""
+        if not self._ends:
+            shutil.rmtree(self._folder, ignore_errors=True)
         self._lock.close()
 
 

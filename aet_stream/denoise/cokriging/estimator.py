@@ -158,6 +158,8 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
     elsewhere = np.array([found is not seen for found, seen in zip(series, given, strict=True)])
     if elsewhere.any():
         model = fit_warm(bands_of(series), model)
+        series = supported(_roughly(model, series, memory_bytes), given)
+        elsewhere = np.array([found is not seen for found, seen in zip(series, given, strict=True)])
     for turn in range(_REGISTERED):
         beat("register", turn, _REGISTERED)
         rough = _roughly(model, series, memory_bytes)
