@@ -35,7 +35,8 @@ STILL_AT_IT = "WATCHDOG=1\nEXTEND_TIMEOUT_USEC=60000000"
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Of mallopt(3)."""
-_KEPT_BYTES = 256 << 20
+_KEPT_BYTES, _MAPPED_BYTES = 256 << 20, 32 << 20
+"""Freed memory that a role keeps at most; what a single array must exceed to be given back at once (older glibc takes no more)."""
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ def _keep_freed_memory() -> None:
     """Frames come and go in a role. glibc would give the room of each back to the system, which clears it page by page for the next."""
     with contextlib.suppress(AttributeError, OSError):  # another libc
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES // 8)  # 32 MiB, the most that older ones take
+        libc.mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
         libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 

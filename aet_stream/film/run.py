@@ -276,10 +276,9 @@ def _model_before(path: Path) -> Model | None:
 
 def _because(drawing: Drawing) -> str:
     verdict = drawing.verdict
-    if drawing.elsewhere:
-        return "the particle is not where the network has it: all projections together say where"
     if math.isnan(verdict.too_sure):
         return "no vacuum around the particle to try the series by"
     known = f"the series leaves {verdict.score:.2f} of what this projection alone leaves open"
     ring = f"is off by {verdict.too_sure:.2f} of what is stated, by {verdict.foretold:.2f} of what this projection alone is off by"
-    return f"{known}; the vacuum around the particle, held back, {ring}"
+    where = "the particle is not where the network has it: all projections together say where; " if drawing.elsewhere else ""
+    return f"{where}{known}; the vacuum around the particle, held back, {ring}"

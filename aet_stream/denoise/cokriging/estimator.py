@@ -155,11 +155,10 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
         model = fit_warm(bands, begin)
     beat("supports", 0, 1)
     given, series = series, supported(_roughly(model, series, memory_bytes), series)
-    elsewhere = np.array([found is not seen for found, seen in zip(series, given, strict=True)])
-    if elsewhere.any():
+    if _changed(given, series).any():  # films that a lost particle had bent named others, too
         model = fit_warm(bands_of(series), model)
         series = supported(_roughly(model, series, memory_bytes), given)
-        elsewhere = np.array([found is not seen for found, seen in zip(series, given, strict=True)])
+    elsewhere = _changed(given, series)
     for turn in range(_REGISTERED):
         beat("register", turn, _REGISTERED)
         rough = _roughly(model, series, memory_bytes)
@@ -201,6 +200,11 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
     film, uncertain = posterior.map()
     nodes = posterior.nodes
     return Estimated(model, found.best.score, unit, level, Map(nodes.along, nodes.across, film * unit, uncertain * unit), tuple(drawings))
+
+
+def _changed(before: Sequence[Seen], after: Sequence[Seen]) -> Array:
+    """(n,) bool"""
+    return np.array([one is not other for one, other in zip(before, after, strict=True)])
 
 
 def _expected(views: Sequence[View], apart: Sequence[Array], elsewhere: Array) -> Array:
