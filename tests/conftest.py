@@ -13,10 +13,11 @@ import pytest
 import aet_stream
 
 LONGEST = (
-    "test_page", "test_cokriging", "test_training", "test_atoms_step", "test_campaign", "test_failpoints", "test_batch", "test_triggers",
-    "test_offload", "test_denoise", "test_monitor", "test_editions", "test_report", "test_real_input", "test_survives_kills", "test_film",
-    "test_crash_states", "test_booted_systemd", "test_relay", "test_align", "test_growing", "test_wrong_things", "test_euler",
-    "test_elsewhere", "test_files",
+    "test_page", "test_cokriging", "test_training", "test_offload", "test_denoise", "test_batch", "test_tilt_axis", "test_atoms_step",
+    "test_pruning", "test_campaign", "test_failpoints", "test_odd", "test_recovery", "test_atoms", "test_monitor", "test_reconstruct",
+    "test_triggers", "test_editions", "test_elsewhere", "test_wrong_things", "test_booted_systemd", "test_report", "test_real_input",
+    "test_survives_kills", "test_film", "test_crash_states", "test_relay", "test_align", "test_growing", "test_formats", "test_doctor",
+    "test_turns", "test_outbox", "test_readers", "test_euler", "test_files",
 )  # fmt: skip
 
 

@@ -66,7 +66,7 @@ def errors_px(found: Array, true: Array) -> tuple[float, float]:
 def test_jitter_is_found_with_a_turned_axis() -> None:
     """Shifts of up to 3 px come back to 0.1 px along the axis and 0.25 px across it, half a degree of axis notwithstanding."""
     true = np.random.default_rng(1).uniform(-3, 3, (len(TILTS), 2))
-    found = align(displaced(true, 0.5), TILTS)
+    found = align(displaced(true, 0.5, size_px=64), TILTS)
     along, across = errors_px(found.shifts_px, true)
     assert along < 0.1
     assert across < 0.25
