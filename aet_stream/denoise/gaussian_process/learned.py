@@ -49,22 +49,30 @@ def spread(factor: Tensor, log_spectrum: Tensor, grid: tuple[int, int], frame: t
     `factor` and `log_spectrum` as in `solve`; `grid`: its (rows, columns); `frame`: how many of them there are in the frame.
     """
     scale = (_log_modes(log_spectrum, basis(*grid, factor.device)) / 2).exp()
-    inside, blocks = _frame_matrix(grid, frame, factor.device), frame[0] * frame[1]
-    allowed = (scale.square() * inside.diagonal(dim1=1, dim2=2)).sum(1)
-    left = (scale[:, None] @ (_inverse(factor) * inside) @ scale[:, :, None])[:, 0, 0]
-    return (allowed / blocks).sqrt(), (left / blocks).clamp(min=0).sqrt()
+    root, blocks = _frame_root(grid, frame, factor.device), frame[0] * frame[1]
+    drawn = scale[:, :, None] * root
+    allowed = drawn.square().sum((1, 2))
+    left = _whitened(factor, drawn).square().sum((1, 2))
+    return (allowed / blocks).sqrt(), (left / blocks).sqrt()
+
+
+def _whitened(factor: Tensor, columns: Tensor) -> Tensor:
+    """(n, modes, m): L^-1 of as many, on a CPU in their place."""
+    if factor.device.type != "cpu":
+        return torch.linalg.solve_triangular(factor, columns, upper=False)
+    in_lanes([partial(lapack.solve, lower.numpy(), each.numpy()) for lower, each in zip(factor, columns, strict=True)])
+    return columns
 
 
 @lru_cache(maxsize=16)
-def _frame_matrix(grid: tuple[int, int], frame: tuple[int, int], device: torch.device) -> Tensor:
-    """(1, modes, modes): the normal matrix of a frame of which every block is seen alike; what is above its diagonal is added to what is
-    below."""
+def _frame_root(grid: tuple[int, int], frame: tuple[int, int], device: torch.device) -> Tensor:
+    """(modes, modes) R: R R^T is the normal matrix of a frame of which every block is seen alike."""
     with torch.inference_mode(False):
         there = torch.zeros((1, *grid), dtype=torch.float64, device=device)
         there[:, : frame[0], : frame[1]] = 1
         its = basis(*grid, device)
-        matrix = _normal_matrix(_products(there, its), its)
-        return (matrix + matrix.tril(-1) - matrix.triu(1)).mT.contiguous().mT
+        values, vectors = torch.linalg.eigh(_normal_matrix(_products(there, its), its)[0])
+        return (vectors * values.clamp(min=0).sqrt()).contiguous()
 
 
 class Basis(NamedTuple):
@@ -157,15 +165,6 @@ def _solved(factor: Tensor, right: Tensor) -> Tensor:
         for transposed in (False, True):
             lapack.solve(lower.numpy(), each.numpy(), transposed=transposed)
     return solution
-
-
-def _inverse(factor: Tensor) -> Tensor:
-    """(n, modes, modes): inverse of L L^T; on a CPU what stands above its diagonal means nothing."""
-    if factor.device.type != "cpu":
-        return torch.cholesky_inverse(factor)
-    inverse = factor.mT.clone()
-    in_lanes([partial(lapack.invert, each.numpy().T) for each in inverse])
-    return inverse.mT
 
 
 def _transforms(grid: Basis) -> Any:
