@@ -92,8 +92,7 @@ def _scaled(pixels: Array) -> tuple[Array, float]:
     """(frame, unit): float32 that loses nothing, and how many counts one of it is. A large offset would eat its digits: it goes first, and
     belongs to the background. Units that it can hardly hold (amperes, say) become ones about 1, by a power of two: that is exact."""
     counts = pixels.dtype.kind in "iu" and pixels.dtype.itemsize <= 2
-    above = pixels.astype(np.float32 if counts else np.float64)  # either holds all differences
-    above -= float(pixels.flat[0])
+    above: Array = pixels.astype(np.float32 if counts else np.float64)  # either holds all differences
+    above = np.subtract(above, float(pixels.flat[0]), out=above)
     unit = 2.0 ** (int(np.frexp(max(float(above.max()), -float(above.min())))[1]) - 1)
-    above /= unit
-    return above.astype(np.float32, copy=False), unit
+    return np.divide(above, unit, out=above).astype(np.float32, copy=False), unit

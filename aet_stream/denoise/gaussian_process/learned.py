@@ -59,7 +59,8 @@ def spread(factor: Tensor, log_spectrum: Tensor, grid: tuple[int, int], frame: t
 def _whitened(factor: Tensor, columns: Tensor) -> Tensor:
     """(n, modes, m): L^-1 of as many, on a CPU in their place."""
     if factor.device.type != "cpu":
-        return torch.linalg.solve_triangular(factor, columns, upper=False)
+        solved: Tensor = torch.linalg.solve_triangular(factor, columns, upper=False)
+        return solved
     in_lanes([partial(lapack.solve, lower.numpy(), each.numpy()) for lower, each in zip(factor, columns, strict=True)])
     return columns
 
@@ -72,7 +73,8 @@ def _frame_root(grid: tuple[int, int], frame: tuple[int, int], device: torch.dev
         there[:, : frame[0], : frame[1]] = 1
         its = basis(*grid, device)
         values, vectors = torch.linalg.eigh(_normal_matrix(_products(there, its), its)[0])
-        return (vectors * values.clamp(min=0).sqrt()).contiguous()
+        root: Tensor = vectors * values.clamp(min=0).sqrt()
+        return root.contiguous()
 
 
 class Basis(NamedTuple):
