@@ -14,10 +14,11 @@ import torch
 from aet_stream.config import Denoise
 from aet_stream.denoise import classical, grid, hardware, trust
 from aet_stream.denoise.architectures import load_network, save_weights
+from aet_stream.denoise.coarse import magnified
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.denoise.dncnn import DEPTH, DnCNN
 from aet_stream.denoise.estimate import Estimate, Image
-from aet_stream.denoise.estimators import CLASSICAL
+from aet_stream.denoise.estimators import CLASSICAL, named
 from aet_stream.denoise.features import describe
 from aet_stream.denoise.gaussian_process import cosines
 from aet_stream.denoise.gaussian_process.learned import KNOTS, solve, spread
@@ -239,6 +240,20 @@ def test_the_solve_is_its_own_derivative() -> None:
     weight = (torch.rand(2, 10, 8, dtype=torch.float64) * 3).requires_grad_()
     spectrum = torch.randn(2, len(KNOTS), dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(solve, (value, weight, spectrum))
+
+
+def test_magnified_differences_are_inverse_hyperbolic_sines() -> None:
+    """Of either sign, from next to nothing to what no frame has."""
+    values = torch.cat([torch.zeros(1), torch.logspace(-12, 6, 200), -torch.logspace(-12, 6, 200)])
+    for scale, by in ((10, 3), (1000, 9)):
+        assert torch.allclose(magnified(values, scale), torch.asinh(scale * values) / by, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("settings", [Denoise(), Denoise(fusion=False), Denoise(model="laplace")])
+def test_an_estimator_is_named_before_it_is_loaded(settings: Denoise) -> None:
+    """As it names itself then: whoever compares has the same."""
+    loaded = Denoiser(settings, device="cpu")
+    assert named(settings) == (loaded.name, loaded.sha256)
 
 
 def test_what_was_used_can_be_learned_with() -> None:
