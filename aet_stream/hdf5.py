@@ -1,12 +1,13 @@
-"""Datasets and attributes, written past h5py's conveniences: a master has a hundred small ones, for every projection, in half the time."""
+"""Datasets and attributes, past h5py's conveniences: a master has a hundred small ones, written at every projection, read at a start."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5p, h5s, h5t
+from h5py import h5a, h5d, h5g, h5o, h5p, h5s, h5t
 
 _TEXT = h5py.string_dtype()
 _TEXT_KIND, _SCALAR = h5t.py_create(_TEXT, logical=True), h5s.create(h5s.SCALAR)
@@ -73,6 +74,47 @@ def describe(item: h5py.HLObject, /, **attributes: Any) -> None:
         array = np.asarray(value, _TEXT if text else None, order="C")
         kind = _TEXT_KIND if text else h5t.py_create(array.dtype, logical=True)
         h5a.create(item.id, name.encode(), kind, _space(array)).write(array)
+
+
+def attributes(item: h5py.HLObject) -> dict[str, Any]:
+    """All of an item, each as `item.attrs` gives it."""
+    found: dict[str, Any] = {}
+    names: list[bytes] = []
+    h5a.iterate(item.id, names.append)
+    for name in names:
+        one = h5a.open(item.id, name)
+        kind = one.dtype
+        text = h5t.check_string_dtype(kind)
+        if one.shape != () or kind.subdtype is not None or (kind.hasobject and text is None):
+            found[name.decode()] = item.attrs[name]
+            continue
+        array = np.empty((), kind)
+        one.read(array)
+        value: Any = array[()]
+        found[name.decode()] = value.decode("utf-8", "surrogateescape") if text is not None and text.length is None else value
+    return found
+
+
+def values(dataset: h5py.Dataset) -> Any:
+    """All of a dataset, as `dataset[()]` gives it."""
+    kind, shape = dataset.id.dtype, dataset.id.shape
+    if shape is None or 0 in shape or kind.hasobject or kind.subdtype is not None:
+        return dataset[()]
+    found = np.empty(shape, kind)
+    dataset.id.read(h5s.ALL, h5s.ALL, found)
+    return found[()]
+
+
+def items(file: h5py.File) -> Iterator[h5py.Dataset | h5py.Group]:
+    """Everything in a file, but for the root; to be read from."""
+    names: list[bytes] = []
+    h5o.visit(file.id, names.append)
+    for name in names:
+        there = h5o.open(file.id, name)
+        if isinstance(there, h5d.DatasetID):
+            yield h5py.Dataset(there, readonly=True)
+        elif isinstance(there, h5g.GroupID):
+            yield h5py.Group(there)
 
 
 def _space(array: np.ndarray[Any, Any]) -> h5s.SpaceID:

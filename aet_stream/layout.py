@@ -356,18 +356,17 @@ def read_record(file: h5py.Group) -> Record:
     """
     try:
         refuse_newer(file)
-        attributes, values = file.attrs, dict[str, Any]()  # asked for once: that alone is a third of the time, for thousands at a start
-        there = set(attributes)
+        there, values = hdf5.attributes(file), dict[str, Any]()
         for name in COLUMNS:
             if name not in there:
                 continue  # written before this field was known: its default holds
-            value = attributes[name]
+            value = there[name]
             values[name] = value.item() if isinstance(value, np.generic) else value
-        said = attributes.get("record_sha256")
+        said = there.get("record_sha256")
         if said is None:
-            whole = attributes["layout_version"] == 1
+            whole = there["layout_version"] == 1
         elif not (whole := said == _said_sha256(values)):  # a later version may have written fields that this one does not know
-            whole = said == _said_sha256({name: attributes[name] for name in there - {"record_sha256", "layout_version"}})
+            whole = said == _said_sha256({name: there[name] for name in there.keys() - {"record_sha256", "layout_version"}})
         if not whole:
             raise StoreError(f"{file.file.filename}: the record is not what was written (record_sha256)")
         return nested(values)
@@ -490,7 +489,7 @@ class Contents:
 
     def add_attributes(self, item: Any) -> None:
         """Text attributes lie in a heap without a checksum."""
-        self.add_texts({key: value for key, value in item.attrs.items() if key != "content_sha256"})
+        self.add_texts({key: value for key, value in hdf5.attributes(item).items() if key != "content_sha256"})
 
     def add_texts(self, attributes: Mapping[str, Any]) -> None:
         """The same of attributes on their way into the file, that are all text."""
@@ -504,13 +503,10 @@ class Contents:
     def of(cls, file: h5py.File, say: Callable[[Any], str] = spelled) -> str:
         """The same, from a file."""
         contents = cls(say)
-
-        def add(name: str, item: Any) -> None:
+        for item in hdf5.items(file):
             contents.add_attributes(item)
-            if isinstance(item, h5py.Dataset) and item.ndim < 3:
-                contents.add(item[()])
-
-        file.visititems(add)
+            if isinstance(item, h5py.Dataset) and len(item.shape) < 3:
+                contents.add(hdf5.values(item))
         return contents.sha256()
 
     @classmethod

@@ -11,6 +11,7 @@ from pathlib import Path
 from aet_stream import durable, edition, layout
 from aet_stream.config import Denoise
 from aet_stream.denoise.denoiser import Denoiser
+from aet_stream.denoise.estimators import named
 from aet_stream.edition import Covered, Edition, Maker
 from aet_stream.errors import StoreError
 from aet_stream.series import Series
@@ -20,10 +21,15 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 
 
-def maker_of(denoiser: Denoiser, settings: Denoise) -> Maker:
-    """Who makes the edition: a model by the hash of its weights, and what else decides its results."""
+def maker_of(settings: Denoise) -> Maker:
+    """Who makes the edition: a model by the hash of its weights, and what else decides its results.
+
+    Raises
+    ------
+    ModelError : there is no such model, or it is not what it should be
+    """
     said = {"fusion": settings.fusion, "precision": settings.precision, "tile_px": settings.tile_px}
-    return Maker("reprocess", denoiser.name, denoiser.sha256, said)
+    return Maker("reprocess", *named(settings), said)
 
 
 def make_edition(path: Path, denoiser: Denoiser, maker: Maker, *, progress: Progress = lambda done, total: None) -> Path:

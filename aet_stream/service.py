@@ -36,7 +36,7 @@ STILL_AT_IT = "WATCHDOG=1\nEXTEND_TIMEOUT_USEC=60000000"
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Of mallopt(3)."""
 _KEPT_BYTES, _MAPPED_BYTES = 256 << 20, 32 << 20
-"""Freed memory that a role keeps at most; what a single array must exceed to be given back at once (older glibc takes no more)."""
+"""Freed memory that a process keeps at most; what a single array must exceed to be given back at once (older glibc takes no more)."""
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Stop:
 def serve(role: Role, stop: Stop) -> int:
     """Run a role until it is asked to stop; the exit code tells how it ended."""
     stop.catch_signals()
-    _keep_freed_memory()
+    keep_freed_memory()
     try:
         role.start()
         notify(role.name, "READY=1")
@@ -102,8 +102,8 @@ def serve(role: Role, stop: Stop) -> int:
     return EXIT_OK
 
 
-def _keep_freed_memory() -> None:
-    """Frames come and go in a role. glibc would give the room of each back to the system, which clears it page by page for the next."""
+def keep_freed_memory() -> None:
+    """For processes in which frames come and go: glibc would give the room of each back to the system, which clears it for the next."""
     with contextlib.suppress(AttributeError, OSError):  # another libc
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)

@@ -13,9 +13,10 @@ import numpy as np
 
 from aet_stream.batch.jobs import Job, find
 from aet_stream.batch.run import Run, drive
-from aet_stream.batch.stages import Outcome, Plan, Task, maker_of, perform, wanted
+from aet_stream.batch.stages import Outcome, Plan, Task, perform, wanted
 from aet_stream.config_file import load
 from aet_stream.readers import SUFFIXES
+from aet_stream.reprocess import maker_of
 from aet_stream.simulate.microscope import shots
 from aet_stream.simulate.series import simulate_series
 from tests.containers import mrc_fei

@@ -28,7 +28,9 @@ ONE_CORE = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")}
 WORK = """
 import sys, time
 import numpy as np
+from aet_stream import service
 from aet_stream.denoise.denoiser import Denoiser
+getattr(service, "keep_freed_memory", lambda: None)()  # as that commit's worker
 frames, denoiser = np.load(sys.argv[1]), Denoiser(model="default")
 denoiser.warm_up()
 print("ready", flush=True)

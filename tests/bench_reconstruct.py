@@ -39,14 +39,11 @@ def fcc_sphere(size_px: int) -> Array:
 
 def gaussians(places: Array, shape: tuple[int, ...], sigma_px: float) -> Array:
     """The sum of Gaussians of height 1 at `places` (atoms, axes), sampled at pixel centres: no grid is involved in where they are."""
-    image = np.zeros(shape, np.float32)
-    reach = int(np.ceil(5 * sigma_px))
-    for place in places:
-        corner = np.rint(place).astype(int) - reach
-        lines = [np.exp(-((np.arange(c, c + 2 * reach + 1) - p) ** 2) / (2 * sigma_px**2)) for c, p in zip(corner, place, strict=True)]
-        spot = lines[0][:, None] * lines[1] if len(lines) == 2 else lines[0][:, None, None] * lines[1][:, None] * lines[2]
-        image[tuple(slice(c, c + 2 * reach + 1) for c in corner)] += spot
-    return image
+    *planes, rows, columns = (
+        np.exp(-((np.arange(edge)[:, None] - at) ** 2) / (2 * sigma_px**2)).astype(np.float32)
+        for edge, at in zip(shape, places.T, strict=True)
+    )
+    return np.stack([(plane * rows) @ columns.T for plane in planes[0]]) if planes else rows @ columns.T
 
 
 def project(atoms: Array, tilts_deg: Array, size_px: int, sigma_px: float) -> Array:

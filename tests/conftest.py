@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import compileall
+import gc
 import os
 import sys
 from pathlib import Path
@@ -12,15 +13,20 @@ import pytest
 import aet_stream
 
 LONGEST = (
-    "test_page", "test_cokriging", "test_training", "test_atoms_step", "test_campaign", "test_failpoints", "test_batch", "test_triggers",
-    "test_offload", "test_denoise", "test_monitor", "test_editions", "test_report", "test_real_input", "test_survives_kills", "test_film",
-    "test_crash_states", "test_booted_systemd", "test_relay", "test_align", "test_growing", "test_wrong_things", "test_euler",
-    "test_elsewhere", "test_files",
+    "test_page", "test_cokriging", "test_training", "test_offload", "test_denoise", "test_batch", "test_tilt_axis", "test_atoms_step",
+    "test_pruning", "test_campaign", "test_failpoints", "test_odd", "test_recovery", "test_atoms", "test_monitor", "test_reconstruct",
+    "test_triggers", "test_editions", "test_elsewhere", "test_wrong_things", "test_booted_systemd", "test_report", "test_real_input",
+    "test_survives_kills", "test_film", "test_crash_states", "test_relay", "test_align", "test_growing", "test_formats", "test_doctor",
+    "test_turns", "test_outbox", "test_readers", "test_euler", "test_files",
 )  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Bytecode is kept, though the environment may forbid it: some hundred processes would compile ours anew, each worker all tests."""
+    """Bytecode is kept, though the environment may forbid it: some hundred processes would compile ours anew, each worker all tests.
+
+    Garbage is not looked for while tests are collected: in vain, that took a third of the time.
+    """
+    gc.disable()
     sys.dont_write_bytecode = False
     if not hasattr(config, "workerinput"):  # not again in every worker of xdist
         compileall.compile_dir(str(Path(aet_stream.__file__).parent), quiet=2)
@@ -29,6 +35,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest modules first: begun last, one would go on long after all others have ended."""
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported and collected stays: nobody need look through it again."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

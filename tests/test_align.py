@@ -66,7 +66,7 @@ def errors_px(found: Array, true: Array) -> tuple[float, float]:
 def test_jitter_is_found_with_a_turned_axis() -> None:
     """Shifts of up to 3 px come back to 0.1 px along the axis and 0.25 px across it, half a degree of axis notwithstanding."""
     true = np.random.default_rng(1).uniform(-3, 3, (len(TILTS), 2))
-    found = align(displaced(true, 0.5), TILTS)
+    found = align(displaced(true, 0.5, size_px=64), TILTS)
     along, across = errors_px(found.shifts_px, true)
     assert along < 0.1
     assert across < 0.25
@@ -160,8 +160,8 @@ def test_shifts_are_stored_beside_the_volume_and_never_in_the_series(tmp_path: P
 
 def test_flat_frames_have_a_preview(tmp_path: Path) -> None:
     """Frames of a few rows, as a scan of one facet gives, are binned no further than they are high."""
-    views = views_of(BLOBS, TILTS_DEG, width=320, height=9)
-    with h5py.File(preview(write_series(tmp_path / "s" / "series.h5", views, TILTS_DEG), size_px=32, iterations=2)) as file:
+    views = views_of(BLOBS, TILTS_DEG, width=160, height=9)
+    with h5py.File(preview(write_series(tmp_path / "s" / "series.h5", views, TILTS_DEG), size_px=16, iterations=2)) as file:
         assert file["volume"].shape[0] == 9
 
 

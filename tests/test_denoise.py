@@ -14,10 +14,11 @@ import torch
 from aet_stream.config import Denoise
 from aet_stream.denoise import classical, grid, hardware, trust
 from aet_stream.denoise.architectures import load_network, save_weights
+from aet_stream.denoise.coarse import magnified
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.denoise.dncnn import DEPTH, DnCNN
 from aet_stream.denoise.estimate import Estimate, Image
-from aet_stream.denoise.estimators import CLASSICAL
+from aet_stream.denoise.estimators import CLASSICAL, named
 from aet_stream.denoise.features import describe
 from aet_stream.denoise.gaussian_process import cosines
 from aet_stream.denoise.gaussian_process.learned import KNOTS, solve, spread
@@ -241,6 +242,20 @@ def test_the_solve_is_its_own_derivative() -> None:
     assert torch.autograd.gradcheck(solve, (value, weight, spectrum))
 
 
+def test_magnified_differences_are_inverse_hyperbolic_sines() -> None:
+    """Of either sign, from next to nothing to what no frame has."""
+    values = torch.cat([torch.zeros(1), torch.logspace(-12, 6, 200), -torch.logspace(-12, 6, 200)])
+    for scale, by in ((10, 3), (1000, 9)):
+        assert torch.allclose(magnified(values, scale), torch.asinh(scale * values) / by, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("settings", [Denoise(), Denoise(fusion=False), Denoise(model="laplace")])
+def test_an_estimator_is_named_before_it_is_loaded(settings: Denoise) -> None:
+    """As it names itself then: whoever compares has the same."""
+    loaded = Denoiser(settings, device="cpu")
+    assert named(settings) == (loaded.name, loaded.sha256)
+
+
 def test_what_was_used_can_be_learned_with() -> None:
     """A network at work leaves nothing behind that a training in the same process could not use."""
     observed = torch.ones(1, 12, 7)
@@ -333,12 +348,12 @@ def test_splines_draw_a_smooth_background_from_its_blocks() -> None:
 
 def test_tiles_equal_the_whole_frame(full: Path) -> None:
     """The halo is as wide as the network sees: no seams, to rounding. Signs of life come within a tile, which may take long."""
-    raw = frame((150, 131))
+    raw = frame((80, 70))
     of_one: list[int] = []
     whole = run(in_tiles(full, tile_px=1024), raw, of_one)
     assert len(of_one) >= DEPTH
     beats: list[int] = []
-    tiled = run(in_tiles(full, tile_px=64), raw, beats)
+    tiled = run(in_tiles(full, tile_px=32), raw, beats)
     assert np.abs(whole - tiled).max() < 1e-3 * np.ptp(raw)
     assert len(beats) == 9 * len(of_one)
 
@@ -348,7 +363,7 @@ def test_folding_and_bfloat16_change_next_to_nothing(full: Path) -> None:
     from aet_stream.denoise.features import normalisation
     from aet_stream.denoise.weights_file import load_tensors
 
-    raw = frame((64, 64)).astype(np.float32)
+    raw = frame((40, 40)).astype(np.float32)
     plain = DnCNN().eval()
     plain.load_state_dict(load_tensors(full))
     low, span = normalisation(raw)
@@ -374,7 +389,7 @@ def test_out_of_memory_leads_to_smaller_tiles_and_then_to_a_clear_end(full: Path
                 raise torch.OutOfMemoryError("pretended")
             return real(tile)
 
-    raw = frame((64, 150))
+    raw = frame((24, 130))
     expected = run(network, raw)
     network.layers = torch.nn.Sequential(Short(120))
     assert np.abs(run(network, raw) - expected).max() < 1e-3 * np.ptp(raw)
@@ -443,6 +458,12 @@ def test_ssim_and_psnr_are_what_they_should_be() -> None:
     assert ssim(image, image) == pytest.approx(1)
     assert psnr_db(image, image + 0.1) == pytest.approx(20)
     assert ssim(image, 1 - image) < 0
+
+
+def test_ranks_of_equal_values_are_shared() -> None:
+    """Spearman's correlation, by hand."""
+    assert rank_correlation(np.array([1.0, 5, 5, 9]), np.array([10.0, 30, 20, 40])) == pytest.approx(4.5 / np.sqrt(4.5 * 5))
+    assert rank_correlation(np.array([1.0, 2, 30]), np.array([9.0, 8, -7])) == pytest.approx(-1)
 
 
 def test_caught_and_fine_share_are_what_they_should_be() -> None:

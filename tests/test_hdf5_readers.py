@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import pytest
 
+from aet_stream import hdf5
 from aet_stream.hub.store import Draft
 from aet_stream.layout import crc32
 from aet_stream.projection import Array, sha256_of
@@ -246,3 +247,30 @@ def test_hyperspy_takes_scale_unit_and_tilts(files: Path, open_series: Path) -> 
     for signal, path in ((even, files / "series.h5"), (uneven, open_series)):
         with h5py.File(path) as file:
             np.testing.assert_array_equal(signal.original_metadata.tomo_entry.sample.rotation_angle.value, file["exchange/theta"])
+
+
+def test_what_is_read_past_h5py_is_what_it_gives(tmp_path: Path) -> None:
+    """Everything in a file once, whatever its kind: attributes and values as h5py itself has them, to their types."""
+    values = {
+        "text": "2 Å", "bytes": np.bytes_(b"ab"), "yes": np.bool_(True), "float": np.float32(0.1), "list": [1, 2], "texts": ["a", "b"],
+        "empty": h5py.Empty("f4"), "none": np.zeros((0, 3)), "record": np.array((1, 2.5), [("a", "<i4"), ("b", "<f8")]),
+    }  # fmt: skip
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        for name, value in values.items():
+            made = file.create_dataset(f"group/{name}", data=value)
+            made.attrs.update(values)
+            file["group"].attrs[name] = value
+    with h5py.File(tmp_path / "x.h5") as file:
+        expected: list[h5py.Dataset | h5py.Group] = []
+        file.visititems(lambda _, item: expected.append(item))
+        found = list(hdf5.items(file))
+        assert found == expected
+        assert len(found) == 1 + len(values)
+        for item in found:
+            assert same(hdf5.attributes(item), dict(item.attrs.items()))
+            assert not isinstance(item, h5py.Dataset) or same({"": hdf5.values(item)}, {"": item[()]})
+
+
+def same(found: dict[str, Any], expected: dict[str, Any]) -> bool:
+    """In value, shape and type."""
+    return {name: (type(one), repr(one)) for name, one in found.items()} == {name: (type(one), repr(one)) for name, one in expected.items()}

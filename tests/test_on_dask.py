@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import h5py
@@ -15,7 +16,7 @@ from aet_stream.series import Series
 from tests.archives import archive, batch, done, here, plan, row, said, states
 from tests.harness import ENVIRONMENT, Daemon, wait_for
 
-pytest.importorskip("distributed")
+pytestmark = pytest.mark.skipif(find_spec("distributed") is None, reason="no distributed is installed")
 
 
 class Cluster:

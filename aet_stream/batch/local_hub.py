@@ -14,6 +14,7 @@ from aet_stream.config import Config
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.errors import OutputFull
 from aet_stream.hub.core import Core
+from aet_stream.hub.decisions import parsed
 from aet_stream.hub.outgoing import Letter, News
 from aet_stream.hub.timing import Timing
 from aet_stream.messages import WIRE_VERSION, AnyMessage, Beat, Job, Reply, ToHub
@@ -132,6 +133,11 @@ class LocalHub:
         """`open`, `closed`, or empty where nothing is stored."""
         row = next(iter(self.core.ledger.series(series)), None)
         return "" if row is None or not row["stored"] else str(row["state"])
+
+    def shown(self, series: str) -> int:
+        """Which edition `series.h5` shows; 0: not what has been decided."""
+        archive, ledger = self.core.archive, self.core.ledger
+        return parsed(ledger.decided(series)).edition if archive.settled(series) else 0
 
     def totals(self) -> Totals:
         """How many images ended how."""

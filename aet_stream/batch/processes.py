@@ -16,7 +16,7 @@ import msgspec
 from aet_stream import lifeline
 from aet_stream.batch.stages import Outcome, Task, perform_encoded
 from aet_stream.errors import AetError
-from aet_stream.service import set_up_logging
+from aet_stream.service import keep_freed_memory, set_up_logging
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +121,7 @@ def _serve(pipe: Connection, number: int, verbose: bool) -> None:
     set_up_logging(f"batch-{number}", verbose=verbose)
     if not verbose:
         logging.getLogger().setLevel(logging.WARNING)
+    keep_freed_memory()
     with contextlib.suppress(EOFError, OSError):
         while True:
             pipe.send_bytes(perform_encoded(pipe.recv_bytes()))

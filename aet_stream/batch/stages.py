@@ -285,11 +285,6 @@ def _reader(config: Config) -> ReaderChild:
     return _kept.reader[1]
 
 
-def maker_of(settings: Denoise) -> Maker:
-    """Who makes backgrounds; asked for without the device, which may be another computer's."""
-    return reprocess.maker_of(Denoiser(settings, device="cpu"), settings)
-
-
 def _checked_denoiser(plan: Plan) -> Denoiser:
     settings = plan.config.denoise
     denoiser = _denoiser(msgspec.structs.replace(settings, threads=settings.threads or int(plan.threads == 1)))
@@ -420,7 +415,8 @@ def _show(plan: Plan, job: Job, hub: LocalHub, denoiser: Denoiser) -> None:
     folder, maker = series_folder(plan, job), plan.maker
     begun: _Begun = _read(state_folder(plan, job) / "begun.json", _Begun)
     if begun.first == maker.key:
-        hub.until_done("use", series=job.name, edition=edition.FIRST)
+        if hub.shown(job.name) != edition.FIRST:
+            hub.until_done("use", series=job.name, edition=edition.FIRST)
         return
     shown = hub.core.archive.decisions(job.name).edition
     with Series(folder / SERIES_FILE) as series:

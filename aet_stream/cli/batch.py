@@ -39,6 +39,7 @@ def _batch(arguments: argparse.Namespace) -> int:
     Ends with 0 only if no series failed.
     """
     be_a_child()  # SIGTERM ends it as Ctrl-C does
+    from aet_stream import reprocess
     from aet_stream.batch import jobs, run, stages
     from aet_stream.hub import writer_lock
     from aet_stream.readers.child import ReaderChild
@@ -61,7 +62,7 @@ def _batch(arguments: argparse.Namespace) -> int:
     plan = stages.Plan(
         config,
         stages.wanted(config),
-        stages.maker_of(config.denoise),
+        reprocess.maker_of(config.denoise),
         again=arguments.again,
         threads=1 if arguments.scheduler else max(1, cores // workers),
         memory_mib=0 if arguments.scheduler else max(1, int(0.8 * machine_bytes()) // 2**20 // workers),

@@ -136,7 +136,7 @@ def _reprocess(arguments: argparse.Namespace) -> int:
         raise AetError(f"{path}: there is no such series")
     wanted = msgspec.structs.replace(settings(arguments).denoise, model=arguments.model)
     denoiser = Denoiser(wanted)
-    maker = reprocess.maker_of(denoiser, wanted)
+    maker = reprocess.maker_of(wanted)
     reprocess.make_edition(path, denoiser, maker, progress=ProgressLog())
     number = edition.hand_over(root, name, maker, use=arguments.use)
     print(f"edition {number} of {name}: {denoiser.name}" + ("" if arguments.use else f"; show it: aet-stream use {name} {number}"))

@@ -8,6 +8,7 @@ the frame without the background that the first one found, so that faint edges o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import cast
@@ -94,14 +95,20 @@ class Stage(nn.Module):
 
 def _inputs(statistics: Tensor, valid: Tensor, low: Tensor, before: Tensor, support: Tensor) -> Tensor:
     """(n, _INPUTS, rows, columns): levels above the background so far, coarse and magnified, and what is known of it."""
-    mean, minimum, maximum = (statistics[:, i] - before for i in range(3))
-    deviation, difference = statistics[:, 3], statistics[:, 4]
-    magnified = [torch.asinh(10 * mean) / 3, torch.asinh(10 * minimum) / 3, torch.asinh(100 * mean) / 6, torch.asinh(100 * minimum) / 6]
-    magnified += [torch.asinh(100 * deviation) / 6, torch.asinh(100 * difference) / 6]
-    levels = [mean, minimum, maximum, deviation, difference]
+    levels = torch.cat([statistics[:, :3] - before[:, None], statistics[:, 3:]], 1)
+    mean, minimum, maximum, deviation, difference = levels.unbind(1)
     lower, upper, contrast = _neighbourhood(mean, minimum, maximum, deviation)
-    around = [lower.clamp(-5, 5), upper.clamp(-5, 5), contrast.clamp(-5, 5), torch.asinh(10 * lower) / 3, torch.asinh(10 * contrast) / 3]
-    return torch.stack([*(level.clamp(-5, 5) for level in levels), *magnified, before - low, support, valid, *around], dim=1)
+    coarse = magnified(torch.stack([mean, minimum, lower, contrast], 1), 10)
+    fine = magnified(torch.stack([mean, minimum, deviation, difference], 1), 100)
+    around = torch.stack([before - low, support, valid, *(part.clamp(-5, 5) for part in (lower, upper, contrast))], 1)
+    return torch.cat([levels.clamp(-5, 5), coarse[:, :2], fine, around, coarse[:, 2:]], 1)
+
+
+def magnified(values: Tensor, scale: float) -> Tensor:
+    """Differences, so that small ones are told apart and large ones stay in bounds: asinh(scale values) / (3 lg scale). torch's own asinh
+    takes four times as long on a CPU."""
+    size = (scale * values).abs()
+    return torch.log1p(size + size.square() / (1 + (1 + size.square()).sqrt())).copysign(values) / (3 * math.log10(scale))
 
 
 def _neighbourhood(mean: Tensor, minimum: Tensor, maximum: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor, Tensor]:

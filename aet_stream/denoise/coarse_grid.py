@@ -67,10 +67,9 @@ class CoarseGrid:
 
     def _estimate(self, image: Image, beat: Beat) -> Estimate:
         beat()
-        blocks = image.blocks
+        blocks, classical = image.blocks, image.classical
         found, doubts = self._found(blocks)
         begun = aside(lambda: continued(blocks, found.support)) if self._fusion else None
-        classical = image.classical
         output, drawn = self._drawn(found, image.shape, blocks)
         if self._fusion and begun and np.isfinite(drawn).all():
             beat()
@@ -108,7 +107,7 @@ class CoarseGrid:
     def answers(self, views: list[Array]) -> list[tuple[list[Array], dict[str, float]]]:
         """Of each view, (statistics, rows, columns): see `_infer`; grids of any size."""
         shapes = [view.shape[1:] for view in views]
-        if len(views) > 1 and (self._device.type == "cpu" or len(set(shapes)) > 1):
+        if len(set(shapes)) > 1:
             return [answer for answers in in_lanes([partial(self.answers, [view]) for view in views]) for answer in answers]
         rows, columns = shapes[0]
         padding = [(0, 0), (0, -rows % coarse.MULTIPLE), (0, -columns % coarse.MULTIPLE)]

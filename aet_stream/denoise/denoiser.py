@@ -91,7 +91,8 @@ class Denoiser:
 def _scaled(pixels: Array) -> tuple[Array, float]:
     """(frame, unit): float32 that loses nothing, and how many counts one of it is. A large offset would eat its digits: it goes first, and
     belongs to the background. Units that it can hardly hold (amperes, say) become ones about 1, by a power of two: that is exact."""
-    above = pixels.astype(np.float64) - float(pixels.flat[0])
-    unit = 2.0 ** (int(np.frexp(np.abs(above).max())[1]) - 1)
-    above /= unit
-    return above.astype(np.float32), unit
+    counts = pixels.dtype.kind in "iu" and pixels.dtype.itemsize <= 2
+    above: Array = pixels.astype(np.float32 if counts else np.float64)  # either holds all differences
+    above = np.subtract(above, float(pixels.flat[0]), out=above)
+    unit = 2.0 ** (int(np.frexp(max(float(above.max()), -float(above.min())))[1]) - 1)
+    return np.divide(above, unit, out=above).astype(np.float32, copy=False), unit

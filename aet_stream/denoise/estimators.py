@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 
+import msgspec
+
 from aet_stream.config import Denoise
 from aet_stream.denoise import classical, expert, grid
 from aet_stream.denoise.estimate import Beat, Estimate, Estimator, Image
@@ -68,7 +70,21 @@ def model_sha256(model: str) -> str:
     ------
     ModelError : there is none of that name, or its file or card is not what it should be
     """
-    return CLASSICAL[model].sha256 if model in CLASSICAL else load_card(find_weights(model, others=tuple(CLASSICAL))).sha256
+    return named(Denoise(model=model))[1]
+
+
+def named(settings: Denoise) -> tuple[str, str]:
+    """(name, sha256) of what `find_estimator` would find; with fusion without torch, and a second sooner.
+
+    Raises
+    ------
+    ModelError : there is none of that name, or its file or card is not what it should be
+    """
+    if settings.model in CLASSICAL or not settings.fusion:
+        estimator = find_estimator(msgspec.structs.replace(settings, device="cpu"))
+        return estimator.name, estimator.sha256
+    card = load_card(find_weights(settings.model, others=tuple(CLASSICAL)))
+    return card.name, card.sha256
 
 
 def find_estimator(settings: Denoise) -> Estimator:

@@ -41,7 +41,10 @@ def describe(frame: Array) -> Blocks:
     """Statistics of the blocks of a (height, width) float32 frame, normalised by the 0.5 and 99.5 percentiles of the block means."""
     block = block_px((frame.shape[0], frame.shape[1]))
     statistics = grid.statistics(frame, block)
-    steps = np.diff(frame, axis=1, append=frame[:, -2:-1]) if frame.shape[1] > 1 else np.zeros_like(frame)
+    steps = np.zeros_like(frame)
+    if frame.shape[1] > 1:
+        np.subtract(frame[:, 1:], frame[:, :-1], out=steps[:, :-1])
+        steps[:, -1] = steps[:, -2]
     differences = np.sqrt(grid.means(grid.in_blocks(np.square(steps, out=steps), block)) / 2)
     low, high = (float(value) for value in np.percentile(statistics[0], (0.5, 99.5)))
     span = max(high - low, (float(statistics[0].max()) - low) * _LEAST, float(np.abs(statistics[0]).max()) * _ROUNDING, 1e-12)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from aet_stream.denoise import coarse
+from aet_stream.denoise.lanes import in_lanes
 from aet_stream.denoise.winograd import LANES, Convolution, Surface
 from aet_stream.projection import Array
 
@@ -57,7 +60,7 @@ class UNetOnCpu(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """As coarse.UNet has it."""
-        outputs, pooled = zip(*map(self._one, x.permute(0, 2, 3, 1).numpy()), strict=True)
+        outputs, pooled = zip(*in_lanes([partial(self._one, one) for one in x.permute(0, 2, 3, 1).numpy()]), strict=True)
         return torch.stack(outputs), torch.stack(pooled)
 
     def _one(self, x: Array) -> tuple[Tensor, Tensor]:

@@ -14,12 +14,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
 import h5py
 
-from aet_stream import durable, lifeline
+from aet_stream import durable, hdf5, lifeline
 from aet_stream.layout import ABOUT, SERIES_FILE
 from aet_stream.service import BEAT_S
 from aet_stream.transport import run_folder
@@ -149,16 +150,12 @@ class CrashGuard:
 
 def read_everything(path: Path) -> None:
     """What the hub may ever read of a file, frame by frame; errors are the hub's to understand."""
-
-    def read(_: str, item: h5py.Group | h5py.Dataset) -> None:
-        dict(item.attrs)
-        if isinstance(item, h5py.Dataset) and not item.is_virtual:
-            for row in range(len(item)) if item.ndim == 3 else [()]:
-                item[row]
-
     with contextlib.suppress(Exception), h5py.File(path, "r", locking=False) as file:
-        dict(file.attrs)
-        file.visititems(read)
+        for item in chain([file], hdf5.items(file)):
+            hdf5.attributes(item)
+            if isinstance(item, h5py.Dataset) and not item.is_virtual:
+                for row in range(len(item)) if item.ndim == 3 else [()]:
+                    item[row]
 
 
 if __name__ == "__main__":

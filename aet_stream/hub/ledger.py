@@ -206,7 +206,7 @@ class Ledger:
             raise AetError(
                 f"{self.path} has layout {version}, this version writes {SCHEMA_VERSION}: move it away, it is rebuilt from the files"
             )
-        self._db.executescript(OUTBOX_SCHEMA + _LEFT_OUT + _DECIDED + _PRUNED + _INDICES + _KEPT)
+        self._db.executescript(f"BEGIN; {OUTBOX_SCHEMA + _LEFT_OUT + _DECIDED + _PRUNED + _INDICES + _KEPT} COMMIT;")
         if not self._db.execute("SELECT 1 FROM excluded LIMIT 1").fetchone():  # of a version that had no such table
             self._db.execute(_EXCLUDED)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.ndimage import uniform_filter
-from scipy.stats import rankdata
 
 from aet_stream.projection import Array
 
@@ -54,7 +53,14 @@ def r_squared(estimate: Array, predicted: Array, where: Array) -> float:
 
 def rank_correlation(a: Array, b: Array) -> float:
     """Spearman's."""
-    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
+    return float(np.corrcoef(_ranks(a), _ranks(b))[0, 1])
+
+
+def _ranks(values: Array) -> Array:
+    """From 1; equal values share theirs. scipy.stats has it too, and takes half a second to be imported."""
+    _, place, times = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: Array = (np.cumsum(times) - (times - 1) / 2)[place]
+    return ranks
 
 
 def caught(warning: Array, error: Array, *, worst: float = 0.1, false_alarms: float = 0.1) -> float:

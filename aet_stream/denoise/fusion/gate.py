@@ -8,7 +8,6 @@ still an expert's. It was trained on particles that the network had never seen, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -17,11 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aet_stream.denoise import grid
-from aet_stream.denoise.coarse import UNet, blur
+from aet_stream.denoise.coarse import UNet, blur, magnified
 from aet_stream.denoise.features import Blocks
 from aet_stream.denoise.fusion.experts import Continued, Experts, NetworkOutput, Posterior, consult
 from aet_stream.denoise.fusion.kriging import EDGE, SPACING, pooled
-from aet_stream.denoise.lanes import in_lanes
 from aet_stream.denoise.unet_on_cpu import at_home
 from aet_stream.projection import Array
 
@@ -86,15 +84,17 @@ def _scaled(given: Mapping[str, Tensor], by_kriging: Tensor, by_fringes: Tensor)
     low = network.masked_fill(given["valid"] == 0, torch.inf).amin((1, 2))[:, None, None]
     differences = [given["mean"] - network, by_kriging, by_fringes, by_fringes - by_kriging, given["unexplained"]]
     differences.append(given["before solve"] - network)
-    magnified = [torch.asinh(scale * part) / by for part in differences for scale, by in ((10, 3), (100, 6), (1000, 9))]
-    magnified += [torch.asinh(100 * apart) / 6, torch.asinh(1000 * apart) / 9]
-    magnified += [torch.asinh(100 * texture) / 6, torch.asinh(10 * texture) / 3, torch.asinh(100 * given["step"]) / 6]
-    left_out = torch.log1p(given["left out"])
-    deviations = [torch.log(given[name] + 1e-4) / 3 + 1.5 for name in ("kriging sd", "fringes sd", "strength", "misfit")]
+    small = torch.stack([*differences, apart, texture, given["step"]], 1)
+    tens, hundreds, thousands = (magnified(small, scale) for scale in (10, 100, 1000))
+    of_differences = torch.stack([tens, hundreds, thousands], 2)[:, : len(differences)].flatten(1, 2)
+    apart_at, texture_at, step_at = range(len(differences), small.shape[1])
+    others = [hundreds[:, apart_at], thousands[:, apart_at], hundreds[:, texture_at], tens[:, texture_at], hundreds[:, step_at]]
+    deviations = torch.stack([given[name] for name in ("kriging sd", "fringes sd", "strength", "misfit")], 1)
     plain = [given[name] for name in ("amplitude", "second amplitude", "seen", "has kriging", "has fringes", "valid")]
-    rest = [(network - low).clamp(-5, 5), torch.sigmoid(given["support"]), given["log error"] / 4 + 2]
+    rest = [(network - low).clamp(-5, 5), torch.sigmoid(given["support"]), given["log error"] / 4 + 2, torch.log1p(given["left out"])]
     chosen = [torch.log1p(given["length"]) / 2, torch.log10(given["roughness"] + 1e-7) / 3 + 1]
-    return torch.stack([*magnified, *deviations, *plain, *rest, left_out, *chosen], 1)
+    parts = [of_differences, torch.stack(others, 1), torch.log(deviations + 1e-4) / 3 + 1.5, torch.stack([*plain, *rest, *chosen], 1)]
+    return torch.cat(parts, 1)
 
 
 def gate_inputs(blocks: Blocks, network: NetworkOutput, experts: Experts) -> Array:
@@ -150,10 +150,7 @@ class Fusion:
         gate's correction this one, if there is one."""
         rows, columns = share.shape
         views = np.stack([inputs, inputs.transpose(0, 2, 1)])  # both are EDGE x EDGE
-        if self._device.type == "cpu":
-            one, other = (found for [found] in in_lanes([partial(self._mixture, view[None]) for view in views]))
-        else:
-            one, other = self._mixture(views)
+        one, other = self._mixture(views)
         correction, log_error, disputed = (((a + b.T) / 2)[:rows, :columns] for a, b in zip(one[:3], other[:3], strict=True))
         network, kriging = (inputs[CHANNELS.index(name), :rows, :columns] for name in ("network", "kriging"))
         correction = correction if instead is None else instead

@@ -158,14 +158,13 @@ class Kriging:
         matrix = np.empty(2 * (n + len(rim),))
         for roughness in _ROUGHNESS[_ROUGHNESS.index(self.roughness) :]:
             self.roughness = roughness
-            matrix[:n, :n] = self._with_own(shared, whole)
-            of_whole = condition(matrix[:n, :n], whole.mean - self._level)
+            of_whole = condition(self._with_own(shared, whole, matrix[:n, :n]), whole.mean - self._level)
             if of_whole is None:
                 continue
             agree = np.mean(of_whole.white**2) < _AGREEING
             if agree or roughness == _ROUGHNESS[-1]:
                 matrix[:n, n:] = self.covariance(whole.points, rim.points)
-                matrix[n:, n:] = self._with_own(self._between(rim), rim)
+                self._with_own(self._between(rim), rim, matrix[n:, n:])
                 fit = of_whole.extended(matrix, rim.mean - self._level)
             if fit and agree:
                 break
@@ -199,7 +198,8 @@ class Kriging:
         return self.foretold(seen, self._posterior.white) + self._level
 
     def _left_out(self, some: Observations, values: Array) -> Array:
-        fit = condition(self._with_own(self._between(some), some), values)
+        shared = self._between(some)
+        fit = condition(self._with_own(shared, some, shared), values)
         if fit is None:
             return np.zeros(len(values))
         inverse = fit.whitened(np.eye(len(values)), overwrite=True)
@@ -210,9 +210,9 @@ class Kriging:
         """(n, n): what observations share with one another."""
         return self.covariance(observed.points, observed.points)
 
-    def _with_own(self, shared: Array, observed: Observations) -> Array:
-        """(n, n): that, and what each has for itself."""
-        return _raised(shared, self.roughness * self.strength**2 + observed.noise)
+    def _with_own(self, shared: Array, observed: Observations, room: Array) -> Array:
+        """(n, n): the room, with that and what each has for itself."""
+        return _raised(shared, self.roughness * self.strength**2 + observed.noise, room)
 
     def covariance(self, one: Points, other: Points) -> Array:
         """(n, m) between the means of windows."""
@@ -236,11 +236,11 @@ def _shared(pairs: Pairs, length: float, stretch: float) -> Array:
     return covariance
 
 
-def _raised(matrix: Array, by: Array) -> Array:
-    """(n, n): another one, the diagonal larger by (n,)."""
-    raised = matrix.copy()
-    raised.reshape(-1)[:: len(raised) + 1] += by
-    return raised
+def _raised(matrix: Array, by: Array, room: Array) -> Array:
+    """(n, n): the room, where this is written, the diagonal larger by (n,)."""
+    room[...] = matrix
+    np.einsum("ii->i", room)[...] += by
+    return room
 
 
 Shape = tuple[float, float, float, float]
@@ -261,8 +261,9 @@ def _fits(few: _Few, lengths: Iterable[float], roughnesses: Sequence[float], str
     found: list[tuple[float, Shape]] = []
     for length in lengths:
         shared = _shared(few.pairs, length, stretch)
+        matrix = np.empty_like(shared)
         for roughness in roughnesses:
-            fit = condition(_raised(shared, roughness + few.noise / few.variance), few.values)
+            fit = condition(_raised(shared, roughness + few.noise / few.variance, matrix), few.values)
             if fit is not None:
                 square = max(float(np.mean(fit.white**2)), 1e-20)
                 evidence = -len(few.values) / 2 * float(np.log(square)) - fit.log_root_determinant

@@ -27,7 +27,7 @@ def _routine(module: Any, name: str) -> Any:
     return ctypes.CFUNCTYPE(None)(address_of(capsule, name_of(capsule)))
 
 
-_potrf, _potri = (_routine(cython_lapack, name) for name in ("dpotrf", "dpotri"))
+_potrf = _routine(cython_lapack, "dpotrf")
 _trsv, _trsm, _syrk = (_routine(cython_blas, name) for name in ("dtrsv", "dtrsm", "dsyrk"))
 
 
@@ -36,12 +36,6 @@ def factor(matrix: Array) -> bool:
     failed_at = ctypes.c_int(0)
     _potrf(b"L", _int(len(matrix)), _at(matrix), _stride(matrix), ctypes.byref(failed_at))
     return failed_at.value == 0
-
-
-def invert(lower: Array) -> None:
-    """The factor L, in the lower triangle of (n, n) float64 column by column, becomes the lower triangle of (L L^T)^-1."""
-    failed_at = ctypes.c_int(0)
-    _potri(b"L", _int(len(lower)), _at(lower), _stride(lower), ctypes.byref(failed_at))
 
 
 def solve(lower: Array, columns: Array, *, transposed: bool = False) -> None:

@@ -5,7 +5,7 @@ The gradient is written by hand: with the factor that is there already it costs 
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from aet_stream.denoise.gaussian_process import cosines, lapack
+from aet_stream.denoise.lanes import in_lanes
+from aet_stream.projection import Array
 
 KNOTS = (0.0, 1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1.0)
 """Where the logarithm of the spectrum is given, in units of cosines.FINEST; linear between."""
@@ -47,21 +49,32 @@ def spread(factor: Tensor, log_spectrum: Tensor, grid: tuple[int, int], frame: t
     `factor` and `log_spectrum` as in `solve`; `grid`: its (rows, columns); `frame`: how many of them there are in the frame.
     """
     scale = (_log_modes(log_spectrum, basis(*grid, factor.device)) / 2).exp()
-    inside, blocks = _frame_matrix(grid, frame, factor.device), frame[0] * frame[1]
-    allowed = (scale.square() * inside.diagonal(dim1=1, dim2=2)).sum(1)
-    left = (scale[:, None] @ (_inverse(factor) * inside) @ scale[:, :, None])[:, 0, 0]
-    return (allowed / blocks).sqrt(), (left / blocks).clamp(min=0).sqrt()
+    root, blocks = _frame_root(grid, frame, factor.device), frame[0] * frame[1]
+    drawn = scale[:, :, None] * root
+    allowed = drawn.square().sum((1, 2))
+    left = _whitened(factor, drawn).square().sum((1, 2))
+    return (allowed / blocks).sqrt(), (left / blocks).sqrt()
+
+
+def _whitened(factor: Tensor, columns: Tensor) -> Tensor:
+    """(n, modes, m): L^-1 of as many, on a CPU in their place."""
+    if factor.device.type != "cpu":
+        solved: Tensor = torch.linalg.solve_triangular(factor, columns, upper=False)
+        return solved
+    in_lanes([partial(lapack.solve, lower.numpy(), each.numpy()) for lower, each in zip(factor, columns, strict=True)])
+    return columns
 
 
 @lru_cache(maxsize=16)
-def _frame_matrix(grid: tuple[int, int], frame: tuple[int, int], device: torch.device) -> Tensor:
-    """(1, modes, modes): the normal matrix of a frame of which every block is seen alike; what is above its diagonal is added to what is
-    below."""
+def _frame_root(grid: tuple[int, int], frame: tuple[int, int], device: torch.device) -> Tensor:
+    """(modes, modes) R: R R^T is the normal matrix of a frame of which every block is seen alike."""
     with torch.inference_mode(False):
         there = torch.zeros((1, *grid), dtype=torch.float64, device=device)
         there[:, : frame[0], : frame[1]] = 1
-        matrix = _normal_matrix(there, basis(*grid, device))
-        return (matrix + matrix.tril(-1) - matrix.triu(1)).mT.contiguous().mT
+        its = basis(*grid, device)
+        values, vectors = torch.linalg.eigh(_normal_matrix(_products(there, its), its)[0])
+        root: Tensor = vectors * values.clamp(min=0).sqrt()
+        return root.contiguous()
 
 
 class Basis(NamedTuple):
@@ -124,15 +137,25 @@ class _Solve(torch.autograd.Function):
 def _factor(weight: Tensor, scale: Tensor, grid: Basis) -> Tensor:
     """(n, modes, modes): Cholesky factor of 1 + what is observed, for coefficients scaled by sqrt(S). On a CPU what stands above its
     diagonal means nothing, and OpenBLAS takes two thirds of the time of torch."""
-    matrix = _normal_matrix(weight, grid).mul_(scale[:, :, None]).mul_(scale[:, None, :])
-    matrix.diagonal(dim1=1, dim2=2).add_(1)
-    if matrix.device.type != "cpu":
+    products = _products(weight, grid)
+    if weight.device.type != "cpu":
+        matrix = _normal_matrix(products, grid).mul_(scale[:, :, None]).mul_(scale[:, None, :])
+        matrix.diagonal(dim1=1, dim2=2).add_(1)
         factor: Tensor = torch.linalg.cholesky_ex(matrix)[0]  # what is not finite stays so, and is seen by the caller
         return factor
-    for each in matrix:
-        if not lapack.factor(each.numpy().T):
-            each.fill_(torch.nan)
-    return matrix.mT
+    pairs, made = grid.pairs.numpy(), np.empty((len(weight), *2 * (len(grid.chosen),)))
+    in_lanes([partial(_factor_one, *each, pairs) for each in zip(made, products.numpy(), scale.numpy(), strict=True)])
+    return torch.from_numpy(made).mT
+
+
+def _factor_one(matrix: Array, products: Array, scale: Array, pairs: Array) -> None:
+    """The same of one, in its place; what has no factor is no number."""
+    products.take(pairs, out=matrix.reshape(-1), mode="clip")  # a third of the time of torch
+    matrix *= scale[:, None]
+    matrix *= scale
+    matrix.reshape(-1)[:: len(matrix) + 1] += 1
+    if not lapack.factor(matrix.T):
+        matrix.fill(np.nan)
 
 
 def _solved(factor: Tensor, right: Tensor) -> Tensor:
@@ -144,16 +167,6 @@ def _solved(factor: Tensor, right: Tensor) -> Tensor:
         for transposed in (False, True):
             lapack.solve(lower.numpy(), each.numpy(), transposed=transposed)
     return solution
-
-
-def _inverse(factor: Tensor) -> Tensor:
-    """(n, modes, modes): inverse of L L^T; on a CPU what stands above its diagonal means nothing."""
-    if factor.device.type != "cpu":
-        return torch.cholesky_inverse(factor)
-    inverse = factor.mT.clone()
-    for each in inverse:
-        lapack.invert(each.numpy().T)
-    return inverse.mT
 
 
 def _transforms(grid: Basis) -> Any:
@@ -171,10 +184,11 @@ def _transforms(grid: Basis) -> Any:
     return to_modes, to_grid
 
 
-def _normal_matrix(weight: Tensor, grid: Basis) -> Tensor:
-    """(n, modes, modes): Phi^T W Phi, one axis after the other."""
-    products, modes = (grid.row_products.T @ (weight @ grid.column_products)).flatten(1), len(grid.chosen)
-    if weight.device.type != "cpu":
-        return products.index_select(1, grid.pairs).view(-1, modes, modes)
-    pairs = grid.pairs.numpy()  # numpy takes a third of the time
-    return torch.stack([torch.from_numpy(each.numpy().take(pairs, mode="clip")) for each in products]).view(-1, modes, modes)
+def _products(weight: Tensor, grid: Basis) -> Tensor:
+    """(n, pairs of rows * pairs of columns): what the normal matrix is made of, one axis after the other."""
+    return (grid.row_products.T @ (weight @ grid.column_products)).flatten(1)
+
+
+def _normal_matrix(products: Tensor, grid: Basis) -> Tensor:
+    """(n, modes, modes): Phi^T W Phi."""
+    return products.index_select(1, grid.pairs).view(-1, *2 * (len(grid.chosen),))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 
 import numpy as np
 
+from aet_stream.denoise.lanes import in_lanes
 from aet_stream.projection import Array
+
+_WORTH = 1e5
+"""Covariances from which on two lanes put them down."""
 
 
 class Points:
@@ -59,19 +63,24 @@ class Pairs:
     def gaussian(self, square_length: float, stretch: tuple[float, float]) -> Array:
         """(n, m) covariances of a field of variance 1 and this length, seen in the windows, distances along y and x stretched so."""
         covariance = np.empty((len(self._one), len(self._other)))
-        for rows, columns, wide in self._parts():
-            broader = square_length + wide
-            along_y, along_x = (np.exp(squares * (-(by**2) / (2 * broader))) for squares, by in zip(self._squares, stretch, strict=True))
-            along_y *= square_length / broader
-            (y, other_y), (x, other_x) = (
-                (places[rows], others[columns]) for (_, places), (_, others) in zip(self._one.axes, self._other.axes, strict=True)
-            )
-            covariance[rows, columns] = along_y.take(other_y, 1).take(y, 0, mode="clip")
-            covariance[rows, columns] *= along_x.take(other_x, 1).take(x, 0, mode="clip")
+        in_lanes([partial(self._put, covariance, square_length, stretch, *part) for part in self._parts()])
         return covariance
 
+    def _put(self, covariance: Array, square_length: float, stretch: tuple[float, float], rows: slice, columns: slice, wide: float) -> None:
+        """One part of it."""
+        broader = square_length + wide
+        along_y, along_x = (np.exp(squares * (-(by**2) / (2 * broader))) for squares, by in zip(self._squares, stretch, strict=True))
+        along_y *= square_length / broader
+        (y, other_y), (x, other_x) = (
+            (places[rows], others[columns]) for (_, places), (_, others) in zip(self._one.axes, self._other.axes, strict=True)
+        )
+        covariance[rows, columns] = along_y.take(other_y, 1).take(y, 0, mode="clip")
+        covariance[rows, columns] *= along_x.take(other_x, 1).take(x, 0, mode="clip")
+
     def _parts(self) -> Iterator[tuple[slice, slice, float]]:
-        """(rows, columns, variance of both windows together) that are alike."""
+        """(rows, columns, variance of both windows together) that are alike, large ones in halves: for two lanes."""
         for rows, wide in self._one.runs:
             for columns, other_wide in self._other.runs:
-                yield rows, columns, wide + other_wide
+                size, middle = (rows.stop - rows.start) * (columns.stop - columns.start), (rows.start + rows.stop) // 2
+                for part in [rows] if size < _WORTH else [slice(rows.start, middle), slice(middle, rows.stop)]:
+                    yield part, columns, wide + other_wide
