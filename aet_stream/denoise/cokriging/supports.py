@@ -35,6 +35,8 @@ _BRIGHTER, _BRIGHT = 4.0, 0.03
 _OUTLIER = 3.0
 """Standard deviations above what the others foretell, beyond which a window is no vacuum"""
 _ROUNDS = 4
+_EVERY = 2
+"""Of the points, one in so many along either side is asked for its spread; those next to it have the same."""
 
 
 def supported(posterior: Posterior, series: Sequence[Seen]) -> list[Seen]:
@@ -114,7 +116,9 @@ def _bright(posterior: Posterior, seen: Seen) -> Array:
     shape, windows = seen.hidden.shape, seen.windows
     every = Windows(seen.centres[0].ravel(), seen.centres[1].ravel(), np.ones(seen.hidden.size))
     below = posterior.sees(seen, every)
-    films = np.square(posterior.spread(below.toarray())).sum(0)
+    asked = below[np.arange(seen.hidden.size).reshape(shape)[::_EVERY, ::_EVERY].ravel()]
+    variances = np.square(posterior.spread(asked.toarray())).sum(0).reshape(-(-shape[0] // _EVERY), -1)
+    films = np.kron(variances, np.ones((_EVERY, _EVERY)))[: shape[0], : shape[1]].ravel()
     _, near = seen.places(windows.along, windows.across)
     at = np.ravel_multi_index(near, shape)
     noise = seen.measured + posterior.model.nugget**2 + films[at]
