@@ -15,8 +15,8 @@ from aet_stream.denoise.cokriging.gate import Taken, Verdict, judge
 from aet_stream.denoise.cokriging.likelihood import Likelihood, bands_of
 from aet_stream.denoise.cokriging.model import FILM_LENGTHS, Film, Model, Windows, own_covariance
 from aet_stream.denoise.cokriging.posterior import Nodes, Posterior
-from aet_stream.denoise.cokriging.scan import scan
 from aet_stream.denoise.cokriging.registered import astray, gathered, moved
+from aet_stream.denoise.cokriging.scan import scan
 from aet_stream.denoise.cokriging.seen import Seen, look
 from aet_stream.denoise.cokriging.totals import Strayed, off, strayed
 from aet_stream.projection import Array

@@ -1,8 +1,8 @@
 """Projections in register: a specimen that has moved between two exposures has moved with its film, and a brighter beam makes its film
 thicker.
 
-First roughly, by the particle's centre of mass, where that makes the film's slopes agree better between the tilts; where another film than the
-others' was seen from there, where its neighbours lie; then by the film itself.
+First roughly, by the particle's centre of mass, where that makes the film's slopes agree better between the tilts; where its neighbours
+lie, if the films of all others are seen from there rather; then by the film itself.
 """
 
 from __future__ import annotations
