@@ -31,7 +31,6 @@ from aet_stream.projection import Array, Quality
 
 FIRST = 1
 """What the worker made."""
-ASK_AGAIN_S = 0.1
 
 _QUALITY = {name: column for name, column in layout.COLUMNS.items() if column.part == "quality"}
 _MADE = "made_"
@@ -424,12 +423,9 @@ def hand_over(output_root: Path, series: str, maker: Maker, *, use: bool, beat: 
     NotRunning : nobody answers; the finished file waits, and is taken over at the next start
     AetError : the hub refuses it, and why
     """
-    from aet_stream.transport import ask
+    from aet_stream.transport import ask_until_done
 
-    while (answer := ask(output_root, "edition", {"series": series, "key": maker.key, "use": use}))["state"] != "done":
-        beat()
-        time.sleep(ASK_AGAIN_S)
-    return int(answer["edition"])
+    return int(ask_until_done(output_root, "edition", {"series": series, "key": maker.key, "use": use}, beat=beat)["edition"])
 
 
 def _crc32(dataset: h5py.Dataset) -> int:

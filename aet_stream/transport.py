@@ -10,7 +10,7 @@ import functools
 import os
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -27,6 +27,7 @@ OFFLOAD = "offload"
 """Where steps find the relay, beside the hub's socket."""
 TURN_MESSAGES = 64
 """So many are taken in one turn, however much arrives: the rest is there in the next."""
+ASK_AGAIN_S = 0.1
 MAX_HEADER_BYTES = 1 << 20
 MAX_EDGE_PX = 8192
 MAX_ARRAY_BYTES = MAX_EDGE_PX * MAX_EDGE_PX * 8
@@ -326,6 +327,14 @@ def ask(output_root: Path, name: str, arguments: dict[str, Any] | None = None, *
     finally:
         link.close()
     raise NotRunning(f"no daemon answers for {output_root} within {timeout_s:g} s: start one with `aet-stream run`")
+
+
+def ask_until_done(output_root: Path, name: str, arguments: dict[str, Any], *, beat: Callable[[], None] = lambda: None) -> dict[str, Any]:
+    """The same again and again, as long as the hub works on it; its last answer. `beat`: called in between."""
+    while (answer := ask(output_root, name, arguments)).get("state") in ("working", "closing"):
+        beat()
+        time.sleep(ASK_AGAIN_S)
+    return answer
 
 
 def hand_over(endpoint: str, event_id: str, content: bytes, *, timeout_s: float) -> None:

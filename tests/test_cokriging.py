@@ -15,6 +15,7 @@ from aet_stream.denoise.cokriging.gate import Taken, Verdict, judge
 from aet_stream.denoise.cokriging.likelihood import Likelihood, bands_of
 from aet_stream.denoise.cokriging.model import FILM_LENGTHS, Film, Model, Windows, own_covariance
 from aet_stream.denoise.cokriging.posterior import Nodes, Posterior
+from aet_stream.denoise.cokriging.registered import astray, gathered, moved
 from aet_stream.denoise.cokriging.scan import scan
 from aet_stream.denoise.cokriging.seen import Seen, look
 from aet_stream.denoise.cokriging.totals import Strayed, off, strayed
@@ -510,6 +511,22 @@ def test_order_of_projections_does_not_matter(turning: tuple[list[View], list[Ar
     series, model = scaled(turning[0])[::4], small_model()
     one, other = joined(series, model), joined(series[::-1], model)
     assert one.nodes_mean == pytest.approx(other.nodes_mean, abs=1e-3 * np.abs(one.nodes_mean).max())
+
+
+def test_a_projection_lies_where_the_films_say(turning: tuple[list[View], list[Array]], found: Estimated) -> None:
+    """Two lie far from their neighbours: one because its centre of mass is another thing's, the other because it has moved."""
+    series, wrong, right = scaled(turning[0]), 3, 11
+    tilt = float(TILTS[right])
+    wide = background_of(surface(1), tilt, edge=EDGE + 2 * POINT)
+    there = view_of(wide[POINT:-POINT, : -2 * POINT], tilt, right / (len(TILTS) - 1), right)[0]
+    series[wrong] = moved(series[wrong], 0.1, 1.2)
+    series[right] = moved(scaled([there])[0], 0.0, 1.0)
+    away = astray(series)
+    assert list(np.flatnonzero(away.any(axis=1))) == [wrong, right]
+    others = joined([seen for number, seen in enumerate(series) if number not in (wrong, right)], found.model)
+    back = gathered(others, series, away)
+    assert back[wrong].shift == pytest.approx((0, 0), abs=1e-9)
+    assert back[right].shift == pytest.approx((0, 1))
 
 
 def test_a_correction_is_drawn_where_it_is(turning: tuple[list[View], list[Array]], found: Estimated) -> None:

@@ -11,7 +11,7 @@ from aet_stream.status import QueueDepth
 
 
 def in_flight(credit: int = 3, credit_bytes: int = 1000) -> InFlight:
-    return InFlight(credit, credit_bytes, lease_s=10.0)
+    return InFlight(credit, credit_bytes, lease_s=10.0, series_of=lambda path: path[0])
 
 
 def offered(name: str, nbytes: int = 100, stamp: str = "1", **more: object) -> Offered:
@@ -19,7 +19,7 @@ def offered(name: str, nbytes: int = 100, stamp: str = "1", **more: object) -> O
 
 
 def fly(some: InFlight, found: Offered) -> Wanted:
-    return some.want(found, 1, "s", 0.0)
+    return some.want(found, 1, 0.0)
 
 
 def read(some: InFlight, wanted: Wanted) -> Read:
@@ -50,17 +50,16 @@ def test_no_more_than_the_credit_is_asked_for() -> None:
 def test_what_goes_first_is_asked_for_before_all_else_and_the_rest_of_its_series_waits() -> None:
     """Until it is dealt with, or has become dangerous: then it is tried last of all, and nobody waits for it."""
     some = in_flight(credit=9)
-    later = lambda each: some.comes_later(each.key.path[0], each.key.source)  # noqa: E731
     for name in ("s1", "t1"):
         some.offer(offered(name))
     some.offer_first("s", [offered("s2"), offered("s3")])
-    assert [found.key.path for found in some.grantable(0.0, later)] == ["s2", "s3", "t1"]
+    assert names(some) == ["s2", "s3", "t1"]
     some.leave(fly(some, offered("s2")))
     wanted = fly(some, offered("s3"))
-    assert [found.key.path for found in some.grantable(0.0, later)] == ["t1"]
+    assert names(some) == ["t1"]
     some.leave(wanted)
-    some.offer_again(offered("s3", alone=True))
-    assert [found.key.path for found in some.grantable(0.0, later)] == ["s1", "t1"]
+    some.offer_again(offered("s3", alone_from_s=0.0))
+    assert names(some) == ["s1", "t1"]
 
 
 def test_credit_comes_back_when_a_visit_leaves() -> None:
@@ -77,7 +76,7 @@ def test_credit_comes_back_when_a_visit_leaves() -> None:
 def test_the_last_try_of_a_dangerous_visit_flies_alone() -> None:
     """After its pause, with nothing else in the air, and nothing joins it."""
     some = in_flight()
-    some.offer(offered("bomb", alone=True, not_before_s=5.0))
+    some.offer(offered("bomb", alone_from_s=5.0))
     some.offer(offered("good"))
     assert names(some, 9.0) == ["good"]
     some.leave(fly(some, some.grantable(9.0)[0]))
@@ -92,12 +91,12 @@ def test_the_last_try_of_a_dangerous_visit_flies_alone() -> None:
 def test_a_last_try_stays_alone_when_it_is_offered_again() -> None:
     """A new watch offers everything that it finds; only another state of the file is another matter."""
     some = in_flight()
-    some.offer(offered("bomb", alone=True, not_before_s=5.0))
+    some.offer(offered("bomb", alone_from_s=5.0))
     some.offer(offered("bomb"))
     assert some.grantable(4.0) == []
-    assert [found.alone for found in some.grantable(6.0)] == [True]
+    assert [found.alone_from_s for found in some.grantable(6.0)] == [5.0]
     some.offer(offered("bomb", stamp="2"))
-    assert [found.alone for found in some.grantable(4.0)] == [False]
+    assert [found.alone_from_s for found in some.grantable(4.0)] == [None]
 
 
 def test_a_visit_is_not_offered_twice_while_it_flies() -> None:
@@ -118,8 +117,8 @@ def test_an_old_state_that_is_asked_for_again_does_not_take_the_place_of_a_new_o
     some.offer(offered("a", stamp="2"))
     some.offer_again(offered("a"))
     assert [found.key.stamp for found in some.backlog.values()] == ["2"]
-    some.offer_again(offered("a", stamp="2", alone=True))
-    assert [found.alone for found in some.backlog.values()] == [True]
+    some.offer_again(offered("a", stamp="2", alone_from_s=0.0))
+    assert [found.alone_from_s for found in some.backlog.values()] == [0.0]
 
 
 def test_a_stale_result_finds_no_lease() -> None:
@@ -139,10 +138,10 @@ def test_a_stale_result_finds_no_lease() -> None:
 def test_what_was_wanted_is_known_through_its_whole_life() -> None:
     """Each state is made of the one before: key, series and the ledger's number stay, and it counts where it is."""
     some = in_flight()
-    some.offer(offered("a"))
-    wanted = some.want(some.grantable(0.0)[0], 7, "s", 0.0)
+    some.offer(offered("s"))
+    wanted = some.want(some.grantable(0.0)[0], 7, 0.0)
     states: list[State] = [wanted, read(some, wanted)]
     states.append(some.lease(states[1], b"w", now_s=0.0, unix_s=0.0))  # type: ignore[arg-type]
     states.append(some.finish(states[2], None, {}, 0.0))  # type: ignore[arg-type]
-    assert {(state.visit_id, state.series, state.key) for state in states} == {(7, "s", VisitKey("a", 0, "1"))}
+    assert {(state.visit_id, state.series, state.key) for state in states} == {(7, "s", VisitKey("s", 0, "1"))}
     assert some.counts() == QueueDepth(done=1, credit=3)

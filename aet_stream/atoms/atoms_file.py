@@ -13,6 +13,7 @@ from aet_stream.atoms.trace import Round
 from aet_stream.errors import ReconstructionError
 from aet_stream.layout import LIBVER
 from aet_stream.projection import Array
+from aet_stream.reconstruct.volume_file import refuse_to_lose
 
 GROUP = "atoms"
 NOBODY = "X"
@@ -107,16 +108,7 @@ def check_target(target: Path, *, replaces: bool) -> None:
     beside = [target.with_suffix(suffix) for suffix in (".xyz", ".png")]
     if target.suffix not in (".h5", ".hdf5") or any(path.is_dir() for path in (target, *beside)):
         raise ReconstructionError(f"{target} cannot take the atoms: name a file ending in .h5, and none that is a folder")
-    try:
-        with h5py.File(target, "r", locking=False) as file:
-            ours = GROUP in file
-    except OSError:
-        ours = False  # not there, or damaged: nothing to lose
-    else:
-        if not ours:
-            raise ReconstructionError(f"{target} holds something else than atoms, and would be lost: choose another --out")
-    if present := [path for path in beside if path.exists() and not (ours or replaces)]:
-        raise ReconstructionError(f"{present[0]} is there already: choose another --out, or say --overwrite")
+    refuse_to_lose(target, GROUP, "atoms", beside, replaces=replaces)
 
 
 def is_done(target: Path, identity: Facts) -> bool:

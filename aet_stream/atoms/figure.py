@@ -11,7 +11,7 @@ from aet_stream import durable
 from aet_stream.atoms.atoms_file import Atoms
 from aet_stream.atoms.maxima import pair_distribution
 from aet_stream.projection import Array
-from aet_stream.reconstruct.figure import add_scale_bar, central_slices
+from aet_stream.reconstruct.figure import draw_slices
 
 SLAB_ANGSTROM = 1.5
 """Atoms nearer than this to a slice are drawn over it."""
@@ -26,14 +26,9 @@ def draw_atoms(atoms: Atoms, volume: Array, path: Path, *, title: str) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(2, 3, figsize=(13.5, 8.6), layout="constrained")
-    slices = central_slices(volume)
-    high = float(np.percentile(np.concatenate([image.ravel() for _, image in slices]), 99.8)) or 1.0
-    for axis, across, (name, image) in zip(axes[0], range(3), slices, strict=True):
-        axis.imshow(image, cmap="gray", vmin=0, vmax=high)
-        axis.set_title(name, fontsize=10)
-        axis.set_axis_off()
+    draw_slices(axes[0], volume, atoms.pixel_angstrom / 10)
+    for across, axis in enumerate(axes[0]):
         _draw_over(axis, atoms, across, volume.shape[across] // 2)
-        add_scale_bar(axis, image.shape[1], image.shape[0], atoms.pixel_angstrom / 10)
     _draw_weights(axes[1, 0], atoms)
     _draw_distances(axes[1, 1], atoms)
     _draw_misfits(axes[1, 2], atoms)

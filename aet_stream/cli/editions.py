@@ -14,8 +14,6 @@ from aet_stream.errors import AetError, StoreError, TooFewProjections
 from aet_stream.naming import shown
 from aet_stream.service import EXIT_OK, be_a_child
 
-ASK_AGAIN_S = 0.1
-
 
 def add_commands(add: Add) -> None:
     editions = add("editions", _editions, "the backgrounds that a series has, and which one it shows")
@@ -43,6 +41,15 @@ def _place(arguments: argparse.Namespace) -> tuple[Path, str]:
         folder = (given.parent if given.name == "series.h5" else given).absolute()
         return folder.parent, folder.name
     return output_root(arguments), arguments.series
+
+
+def _series(arguments: argparse.Namespace) -> tuple[Path, str, Path]:
+    """(output root, name, file) of the series that is named, which has to be there."""
+    root, name = _place(arguments)
+    path = root / name / "series.h5"
+    if not path.exists():
+        raise AetError(f"{path}: there is no such series")
+    return root, name, path
 
 
 def _editions(arguments: argparse.Namespace) -> int:
@@ -75,12 +82,10 @@ def _line(number: int, chosen: int, rows: str, words: str) -> str:
 
 def _use(arguments: argparse.Namespace) -> int:
     """Show this edition in series.h5; done when a reader sees it. A closed series gets a new file, verified and renamed over it."""
-    from aet_stream.transport import ask
+    from aet_stream.transport import ask_until_done
 
     root, name = _place(arguments)
-    while (answer := ask(root, "use", {"series": name, "edition": arguments.edition}))["state"] != "done":
-        time.sleep(ASK_AGAIN_S)
-    print(answer["text"])
+    print(ask_until_done(root, "use", {"series": name, "edition": arguments.edition})["text"])
     return EXIT_OK
 
 
@@ -90,16 +95,13 @@ def _film(arguments: argparse.Namespace) -> int:
     """
     if arguments.supervised:
         be_a_child()
-    from aet_stream import edition, layout
+    from aet_stream import edition
     from aet_stream.denoise.denoiser import Denoiser
     from aet_stream.film import run
 
     os.nice(10)  # intake goes first
     config = settings(arguments)
-    root, name = _place(arguments)
-    path = root / name / layout.SERIES_FILE
-    if not path.exists():
-        raise AetError(f"{path}: there is no such series")
+    root, name, path = _series(arguments)
     options = run.Options(config.film.tilts_each_side, config.film.memory_mib)
     try:
         if arguments.growing:
@@ -125,15 +127,12 @@ def _reprocess(arguments: argparse.Namespace) -> int:
     """
     if arguments.supervised:
         be_a_child()
-    from aet_stream import edition, layout, reprocess
+    from aet_stream import edition, reprocess
     from aet_stream.denoise.denoiser import Denoiser
     from aet_stream.reconstruct.progress import ProgressLog
 
     os.nice(10)  # intake goes first
-    root, name = _place(arguments)
-    path = root / name / layout.SERIES_FILE
-    if not path.exists():
-        raise AetError(f"{path}: there is no such series")
+    root, name, path = _series(arguments)
     wanted = msgspec.structs.replace(settings(arguments).denoise, model=arguments.model)
     denoiser = Denoiser(wanted)
     maker = reprocess.maker_of(wanted)

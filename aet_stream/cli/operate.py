@@ -195,25 +195,21 @@ def _status_text(daemon: str, status: LedgerStatus) -> str:
 
 def _close(arguments: argparse.Namespace) -> int:
     """Close a series now: one contiguous file, verified against the projection files, then its reconstruction."""
-    from aet_stream.transport import ask
+    from aet_stream.transport import ask_until_done
 
     root, name = output_root(arguments), arguments.series
-    ask(root, "close", {"series": name})
-    while ask(root, "close", {"series": name})["state"] != "closed":
-        time.sleep(0.1)
+    ask_until_done(root, "close", {"series": name})
     print(f"{name} is closed: {root / name / 'series.h5'}")
     return EXIT_OK
 
 
 def _prune(arguments: argparse.Namespace) -> int:
     """Remove the projection files of closed series, after all that they hold was found in series.h5 and editions/01.h5, byte by byte."""
-    from aet_stream.transport import ask
+    from aet_stream.transport import ask_until_done
 
     root = output_root(arguments)
     for name in arguments.series:
-        while (answer := ask(root, "prune", {"series": name, "now": arguments.now}))["state"] != "done":
-            time.sleep(0.1)
-        print(answer["text"])
+        print(ask_until_done(root, "prune", {"series": name, "now": arguments.now})["text"])
     return EXIT_OK
 
 
@@ -256,13 +252,12 @@ def _restore(arguments: argparse.Namespace) -> int:
 
 def _decide(arguments: argparse.Namespace, command: str, what: dict[str, Any]) -> int:
     """Of a closed series that takes as long as writing it anew."""
-    from aet_stream.transport import ask
+    from aet_stream.transport import ASK_AGAIN_S, ask, ask_until_done
 
     root = output_root(arguments)
-    while (answer := ask(root, command, what)).get("state") == "working":
-        time.sleep(0.1)
+    answer = ask_until_done(root, command, what)
     while not ask(root, "settled", {"series": answer["series"]})["settled"]:
-        time.sleep(0.1)
+        time.sleep(ASK_AGAIN_S)
     print(answer["text"])
     return EXIT_OK
 

@@ -13,7 +13,7 @@ from aet_stream.hub.ledger import Ledger
 from aet_stream.hub.outgoing import Outgoing
 from aet_stream.hub.timing import Timing
 from aet_stream.messages import SeriesEnd
-from aet_stream.naming import series_of, top_folder
+from aet_stream.naming import top_folder
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,6 @@ class Closing:
         self, config: Config, ledger: Ledger, archive: Archive, in_flight: InFlight, events: Events, outgoing: Outgoing, timing: Timing
     ) -> None:
         self._rules = config.series
-        self._root_name = config.watch_root.name
         self._ledger = ledger
         self._archive = archive
         self._in_flight = in_flight
@@ -90,15 +89,14 @@ class Closing:
 
     def coming(self) -> set[str]:
         """Series that something is on its way to."""
-        offered = {series_of(path, self._root_name, self._rules) for path, _ in self._in_flight.backlog}
-        return self._in_flight.series() | self._archive.unpublished() | offered
+        return self._in_flight.series() | self._archive.unpublished()
 
     def due(self) -> list[str]:
         """Open series that are full, silent for long enough, or asked for; never one that something is still coming for."""
         coming, rules, due = self.coming(), self._rules, list[str]()
         by_path = rules.by in ("leaf", "path_pattern")
         ended_folders = set[str]() if by_path else {top_folder(path) for path in self._sentinels}
-        ended_series = {series_of(path, self._root_name, rules) for path in self._sentinels} if by_path else set[str]()
+        ended_series = {self._in_flight.series_of(path) for path in self._sentinels} if by_path else set[str]()
         for series in self._ledger.series(state="open"):
             name, stored = series["name"], series["stored"]
             if not stored or name in coming:

@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import msgspec
 
@@ -56,6 +57,7 @@ from aet_stream.messages import (
     Want,
     Working,
 )
+from aet_stream.naming import series_of
 from aet_stream.projection import Array
 from aet_stream.readers.plan import load_plan, missing
 from aet_stream.status import AnyHeard, HubHeard, Status, TriggerHeard, WatchHeard, WatchStatus
@@ -110,8 +112,8 @@ class Core:
             config=msgspec.json.encode(shareable(msgspec.to_builtins(config))).decode(),
         )
         self.archive.recover()
-        queue = config.queue
-        self.in_flight = InFlight(queue.credit, queue.credit_mib << 20, queue.lease_s, self.hub_id)
+        queue, named = config.queue, partial(series_of, root_name=config.watch_root.name, rules=config.series)
+        self.in_flight = InFlight(queue.credit, queue.credit_mib << 20, queue.lease_s, named, self.hub_id)
         # each projection twice, in a file of its own and in that of its series
         closing_bytes = lambda: self.archive.closing_bytes() + 2 * self.in_flight.nbytes()  # noqa: E731
         self.room = Room(self.root, config.output.keep_free_mib, closing_bytes)

@@ -96,9 +96,8 @@ class Endings:
         return Offered(VisitKey(row["path"], row["image"], row["stamp"]), _UNKNOWN_NBYTES, now, now)
 
     def _queue(self, offered: Offered, attempts: int) -> None:
-        alone = attempts >= self._rules.attempts
-        not_before_s = self._timing.now_s() + self._rules.alone_pause_s if alone else 0.0
-        self._in_flight.offer_again(replace(offered, alone=alone, not_before_s=not_before_s))
+        alone_from_s = self._timing.now_s() + self._rules.alone_pause_s if attempts >= self._rules.attempts else None
+        self._in_flight.offer_again(replace(offered, alone_from_s=alone_from_s))
 
     def waiting(self, visit_id: int) -> sqlite3.Row:
         """The visit of this number, if a person may have it read again.

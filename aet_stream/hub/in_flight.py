@@ -5,7 +5,7 @@
     from any of them: ended with a reason, or offered again
 
 Everything here is memory, bounded by the credit; a lost hub loses none of it, because the pixels are still in the instrument's files.
-Times `_at` are unix seconds; `deadline_s`, `since_s` and `not_before_s` are on the monotonic clock.
+Times `_at` are unix seconds; `deadline_s`, `since_s` and `alone_from_s` are on the monotonic clock.
 """
 
 from __future__ import annotations
@@ -30,9 +30,8 @@ class Offered:
     nbytes: int
     closed_at: float
     offered_at: float
-    alone: bool = False
-    """Something died over it so often that this is its last try, with nothing else in flight."""
-    not_before_s: float = 0.0
+    alone_from_s: float | None = None
+    """Something died over it so often that this is its last try: not before, and with nothing else in flight. None: not so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +186,8 @@ class InFlight:
     credit: int
     credit_bytes: int
     lease_s: float
+    series_of: Callable[[str], str]
+    """Path -> its series."""
     job_prefix: str = ""
     backlog: dict[tuple[str, int], Offered] = field(default_factory=dict)
     """By (path, image): of several states of a file the newest waits."""
@@ -219,15 +220,15 @@ class InFlight:
         return any(state.series == series for state in self._states.values() if not isinstance(state, Wanted))
 
     def series(self) -> set[str]:
-        """Those that something is on its way to."""
-        return {state.series for state in self._states.values()}
+        """Those that something is on its way to, or offered for."""
+        return {state.series for state in self._states.values()} | {self.series_of(path) for path, _ in self.backlog}
 
     # -- offered ------------------------------------------------------------------------------------------------------------------
 
     def offer(self, offered: Offered) -> None:
         """Note a visit; a later state of the same file takes the place of an earlier one. A last try stays lonely."""
         before = self.backlog.get(offered.key.source)
-        if before is not None and before.alone and before.key == offered.key:
+        if before is not None and before.alone_from_s is not None and before.key == offered.key:
             return
         state = self._states.get(offered.key.source)
         if state is None or state.key != offered.key:
@@ -245,29 +246,30 @@ class InFlight:
         self.backlog = first | self.backlog  # another state of a file that has been offered since stays
         self._first[series] = self._first.get(series, set()) | first.keys()
 
-    def comes_later(self, series: str, source: tuple[str, int]) -> bool:
+    def comes_later(self, key: VisitKey) -> bool:
         """Is something else of its series to be judged before it? Not what is dangerous, and tried last of all."""
+        series = self.series_of(key.path)
         first = self._first.get(series)
         if not first:
             return False
         offered = (self.backlog.get(each) for each in first)
-        if not any(map(self.holds, first)) and all(each is None or each.alone for each in offered):
+        if not any(map(self.holds, first)) and all(each is None or each.alone_from_s is not None for each in offered):
             del self._first[series]
             return False
-        return source not in first
+        return key.source not in first
 
     def withdraw(self, offered: Offered) -> None:
         """It need not be asked for."""
         self.backlog.pop(offered.key.source, None)
 
-    def grantable(self, now_s: float, later: Callable[[Offered], bool] = lambda _: False) -> list[Offered]:
-        """What may be asked for now, within the credit, but for what comes `later`. The last try of a dangerous visit flies alone."""
-        if any(state.wanted.offered.alone for state in self._states.values()):
+    def grantable(self, now_s: float) -> list[Offered]:
+        """What may be asked for now, within the credit, in order. The last try of a dangerous visit flies alone."""
+        if any(state.wanted.offered.alone_from_s is not None for state in self._states.values()):
             return []
         chosen: list[Offered] = []
         used = self.nbytes()
         for offered in self.backlog.values():
-            if self.holds(offered.key.source) or offered.alone or later(offered):
+            if self.holds(offered.key.source) or offered.alone_from_s is not None or self.comes_later(offered.key):
                 continue
             room = used + offered.nbytes <= self.credit_bytes or (not chosen and not self._states)
             if len(self._states) + len(chosen) >= self.credit or not room:
@@ -275,16 +277,16 @@ class InFlight:
             chosen.append(offered)
             used += offered.nbytes
         if not chosen and not self._states:
-            lonely = next((offered for offered in self.backlog.values() if offered.alone and now_s >= offered.not_before_s), None)
-            return [lonely] if lonely else []
+            last_tries = (each for each in self.backlog.values() if each.alone_from_s is not None and now_s >= each.alone_from_s)
+            return [*itertools.islice(last_tries, 1)]
         return chosen
 
     # -- transitions --------------------------------------------------------------------------------------------------------------
 
-    def want(self, offered: Offered, visit_id: int, series: str, now_s: float) -> Wanted:
+    def want(self, offered: Offered, visit_id: int, now_s: float) -> Wanted:
         """Offered -> Wanted: the ledger has a row for it."""
         self.withdraw(offered)
-        return self._enter(Wanted(visit_id, series, offered, now_s))
+        return self._enter(Wanted(visit_id, self.series_of(offered.key.path), offered, now_s))
 
     def wait(self, read: Read) -> Read:
         """Wanted -> Read: it can become a row."""

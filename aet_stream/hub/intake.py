@@ -16,7 +16,7 @@ from aet_stream.hub.room import Room
 from aet_stream.hub.timing import Timing
 from aet_stream.judging import Site, Verdict, judge, parted
 from aet_stream.messages import Acquired, NotAcquired, Offer, Want
-from aet_stream.naming import series_of, shown
+from aet_stream.naming import shown
 from aet_stream.projection import Array, VisitKey
 from aet_stream.reasons import reason_of, why
 
@@ -35,7 +35,6 @@ class Intake:
         outgoing: Outgoing,
         timing: Timing,
     ) -> None:
-        self._root_name = config.watch_root.name
         self.root = shown(os.path.realpath(config.watch_root))
         self._rules = config.series
         self._turn = config.orientation.letters
@@ -71,40 +70,30 @@ class Intake:
 
     def grant(self) -> None:
         """Ask for visits; the ledger knows of it first, so that whatever dies over them is noticed."""
-        grantable = self._in_flight.grantable(self._timing.now_s(), self._comes_later) if self._room.there() and self._watch else []
+        grantable = self._in_flight.grantable(self._timing.now_s()) if self._room.there() and self._watch else []
         chosen = [offered for offered in grantable if self._is_open(offered)]
         if not chosen:
             return
         failpoints.reach("want.begin")
         with self._ledger.transaction():
-            ids = [self._ledger.want(self._series(offered), offered.key) for offered in chosen]
+            ids = [self._ledger.want(self._in_flight.series_of(offered.key.path), offered.key) for offered in chosen]
             failpoints.reach("want.commit")
         for offered, visit_id in zip(chosen, ids, strict=True):
-            self._fly(offered, visit_id)
+            self._in_flight.want(offered, visit_id, self._timing.now_s())
             self._outgoing.send(self._watch, Want(visit=offered.key))
 
     def _is_open(self, offered: Offered) -> bool:
         """False, and off the list, if the visit has been stored since it was offered: the files know it before the ledger does."""
-        if self._archive.store(self._series(offered)).holds(offered.key):
+        if self._archive.store(self._in_flight.series_of(offered.key.path)).holds(offered.key):
             self._in_flight.withdraw(offered)
             return False
         return True
-
-    def _comes_later(self, visit: Offered | Wanted | Subtracted) -> bool:
-        series = self._series(visit) if isinstance(visit, Offered) else visit.series
-        return self._in_flight.comes_later(series, visit.key.source)
-
-    def _series(self, offered: Offered) -> str:
-        return series_of(offered.key.path, self._root_name, self._rules)
-
-    def _fly(self, offered: Offered, visit_id: int) -> Wanted:
-        return self._in_flight.want(offered, visit_id, self._series(offered), self._timing.now_s())
 
     def hear_acquired(self, acquired: Acquired, pixels: Array) -> None:
         wanted = self._in_flight.find(acquired.visit)
         if wanted is None:
             return  # an answer to a question that has been taken back
-        if self._comes_later(wanted):
+        if self._in_flight.comes_later(wanted.key):
             self._endings.again(wanted)
             return
         failpoints.reach("acquired.heard")
@@ -133,7 +122,7 @@ class Intake:
 
     def settled(self, subtracted: Subtracted) -> bool:
         """End it if it cannot become a row any more, or is one already; ask for it again if others come first."""
-        if self._comes_later(subtracted):
+        if self._in_flight.comes_later(subtracted.key):
             self._endings.again(subtracted)
             return True
         verdict = self._verdict(subtracted.read)
@@ -169,5 +158,5 @@ class Intake:
         if offered is None or self._in_flight.holds(key.source):  # an earlier state is with a worker: this one is asked for after it
             return None
         with self._ledger.transaction():
-            visit_id = self._ledger.want(self._series(offered), offered.key)
-        return self._fly(offered, visit_id)
+            visit_id = self._ledger.want(self._in_flight.series_of(key.path), offered.key)
+        return self._in_flight.want(offered, visit_id, self._timing.now_s())

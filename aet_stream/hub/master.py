@@ -19,8 +19,8 @@ import numpy as np
 from aet_stream import __version__, durable, edition, failpoints, hdf5, layout, nexus
 from aet_stream.consistency import about_axis, error_in_series, intensity_ratio, mass_residual_px, trust_in_series
 from aet_stream.errors import StoreError
+from aet_stream.hub import stacks
 from aet_stream.hub.decisions import Decisions
-from aet_stream.hub.stacks import Stacks
 from aet_stream.layout import PLANES, Plane, Planes, Record
 from aet_stream.projection import Array
 
@@ -203,15 +203,8 @@ def write_contiguous(
     reading_apart : the pixels of a projection of another frame size, checked
     first : any raw frame: shape and dtype
     """
-    records = shown.records
     with h5py.File(path, "w", libver=layout.LIBVER) as file:
-        stacks = Stacks.new(file, attrgetter("dataset"), len(records), first)
-        for row, record in enumerate(records):
-            planes = yield from reading(row)
-            yield from stacks.writing(row, planes)
-            durable.sync_now_and_then(path, row, layout.nbytes(record, first))
-            failpoints.reach("close.frame", path)
-            yield
+        yield from stacks.write(file, attrgetter("dataset"), shown.records, reading, first, "close")
         for record in shown.apart:
             planes = yield from reading_apart(record)
             for name, pixels in planes.items():
@@ -221,7 +214,7 @@ def write_contiguous(
     failpoints.reach("close.written", path)
     durable.sync_file(path)
     try:
-        yield from _read_back(path, records)
+        yield from _read_back(path, shown.records)
     except (KeyError, RuntimeError, ValueError) as error:  # how HDF5 shows damage
         raise StoreError(f"{path}: does not read back: {error}; the series stays open") from error
     failpoints.reach("close.checked", path)
@@ -229,10 +222,9 @@ def write_contiguous(
 
 def _read_back(path: Path, records: list[Record]) -> Generator[None]:
     with h5py.File(path, "r") as file:
-        stacks = Stacks.of(file, attrgetter("dataset"))
-        for row, record in enumerate(records):
-            if not (yield from stacks.are(row, record)):
-                raise StoreError(f"{path}: row {row} does not read back as it was written; the series stays open")
+        row = yield from stacks.spoilt(file, attrgetter("dataset"), records)
+        if row is not None:
+            raise StoreError(f"{path}: row {row} does not read back as it was written; the series stays open")
         if not layout.Contents.are(file, file[layout.ABOUT].attrs["content_sha256"]):
             raise StoreError(f"{path}: tilts or records do not read back as they were written; the series stays open")
 

@@ -3,50 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
 
 import h5py
 import numpy as np
 
-from aet_stream import hdf5, pieces
+from aet_stream import durable, failpoints, hdf5, layout, pieces
 from aet_stream.layout import PLANES, Plane, Planes, Record
 from aet_stream.projection import Array
 
+NameOf = Callable[[Plane], str]
+"""What the dataset of a plane is called in a file."""
 
-class Stacks:
-    """One for each of `PLANES`, in that order."""
 
-    def __init__(self, datasets: Sequence[h5py.Dataset]) -> None:
-        self._datasets = datasets
+def write(
+    file: h5py.File,
+    name_of: NameOf,
+    records: Sequence[Record],
+    reading: Callable[[int], Generator[None, None, Planes]],
+    first: Array,
+    point: str,
+) -> Generator[None]:
+    """Write the planes of these projections, and the fill value of those that one has not.
 
-    @classmethod
-    def new(cls, file: h5py.File, name_of: Callable[[Plane], str], frames: int, first: Array) -> Stacks:
-        """In a file that is being written.
-
-        Parameters
-        ----------
-        first : any raw frame: shape and dtype
-        """
-        shape = (frames, *first.shape)
-        return cls([hdf5.frames(file, name_of(plane), shape, plane.dtype_beside(first), plane.fill) for plane in PLANES])
-
-    @classmethod
-    def of(cls, file: h5py.File, name_of: Callable[[Plane], str]) -> Stacks:
-        """Of a file that was written."""
-        return cls([file[name_of(plane)] for plane in PLANES])
-
-    def writing(self, row: int, planes: Planes) -> Generator[None]:
-        """Put the planes of a projection into a row; the fill value of those that it has not."""
-        for plane, dataset in zip(PLANES, self._datasets, strict=True):
+    Parameters
+    ----------
+    reading : row -> its planes, checked
+    first : any raw frame: shape and dtype
+    point : names each frame to tests (failpoints)
+    """
+    path, shape = Path(file.filename), (len(records), *first.shape)
+    stacks = {plane: hdf5.frames(file, name_of(plane), shape, plane.dtype_beside(first), plane.fill) for plane in PLANES}
+    for row, record in enumerate(records):
+        planes = yield from reading(row)
+        for plane, dataset in stacks.items():
             yield
-            missing = np.broadcast_to(dataset.dtype.type(plane.fill), dataset.shape[1:])
+            missing = np.broadcast_to(dataset.dtype.type(plane.fill), first.shape)
             yield from pieces.write(dataset, row, planes.get(plane.name, missing))
+        durable.sync_now_and_then(path, row, layout.nbytes(record, first))
+        failpoints.reach(f"{point}.frame", path)
+        yield
 
-    def are(self, row: int, record: Record) -> Generator[None, None, bool]:
-        """Do the planes of a row have the checksums of this projection?"""
-        for plane, dataset in zip(PLANES, self._datasets, strict=True):
-            if plane.name in record.checksums:
+
+def spoilt(file: h5py.File, name_of: NameOf, records: Sequence[Record]) -> Generator[None, None, int | None]:
+    """The first row whose planes do not have the checksums of its projection; None: all have."""
+    stacks = {plane.name: file[name_of(plane)] for plane in PLANES}
+    for row, record in enumerate(records):
+        for name, dataset in stacks.items():
+            if name in record.checksums:
                 frame = yield from pieces.read(dataset, row)
-                if (yield from pieces.crc32(frame)) != record.checksums[plane.name]:
-                    return False
+                if (yield from pieces.crc32(frame)) != record.checksums[name]:
+                    return row
             yield
-        return True
+    return None

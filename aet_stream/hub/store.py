@@ -20,13 +20,12 @@ import h5py
 from aet_stream import durable, edition, failpoints, layout, pieces
 from aet_stream.edition import FIRST, Edition
 from aet_stream.errors import OutputFull, StoreError, Unstorable
-from aet_stream.hub import first_edition
+from aet_stream.hub import first_edition, stacks
 from aet_stream.hub.chosen import Chosen
 from aet_stream.hub.closed_file import ClosedFile
 from aet_stream.hub.crash_guard import CrashGuard
 from aet_stream.hub.decisions import DECISIONS, Decisions
 from aet_stream.hub.master import About, Shown, Source, write_contiguous, write_virtual
-from aet_stream.hub.stacks import Stacks
 from aet_stream.judging import Row, Rows
 from aet_stream.layout import PLANES, PROJECTIONS, SERIES_FILE, Planes, Record
 from aet_stream.projection import Array, VisitKey
@@ -224,7 +223,7 @@ class SeriesStore:
     def _sources(self) -> list[Source]:
         """Segments first, then single files."""
         sources = [Source(f"{PROJECTIONS}/{_segment_name(first, end)}", end - first, folded=True) for first, end in self._segments]
-        single = self.records[self._segments[-1][1] if self._segments else 0 :]
+        single = self.records[self._folded :]
         return sources + [Source(f"{PROJECTIONS}/{layout.file_name(record.number)}") for record in single]
 
     # -- closing ----------------------------------------------------------------------------------------------------------------
@@ -311,8 +310,7 @@ class SeriesStore:
 
     def fold(self) -> Generator[None]:
         """Fold the oldest single files into a segment, so that `series.h5` never spans too many files; yields often."""
-        first = self._segments[-1][1] if self._segments else 0
-        end = first + self._fold_rows
+        first, end = self._folded, self._folded + self._fold_rows
         path = self.folder / PROJECTIONS / _segment_name(first, end)
         draft = durable.temporary(path)
         try:
@@ -325,8 +323,12 @@ class SeriesStore:
             draft.unlink(missing_ok=True)
 
     def needs_folding(self) -> bool:
-        folded = self._segments[-1][1] if self._segments else 0
-        return len(self.records) - folded >= 2 * self._fold_rows
+        return len(self.records) - self._folded >= 2 * self._fold_rows
+
+    @property
+    def _folded(self) -> int:
+        """Rows that lie in segments."""
+        return self._segments[-1][1] if self._segments else 0
 
     def _write_segment(self, draft: Path, first: int, end: int) -> Generator[None]:
         records = self.records[first:end]
@@ -334,20 +336,13 @@ class SeriesStore:
             return
         with h5py.File(draft, "w", libver=layout.LIBVER) as file:
             file.attrs["numbers"], file.attrs["clean_crc32"] = _identity(records)
-            stacks = Stacks.new(file, attrgetter("name"), len(records), self._frame)
-            for frame, record in enumerate(records):
-                planes = yield from self.reading(record)
-                yield from stacks.writing(frame, planes)
-                durable.sync_now_and_then(draft, frame, layout.nbytes(record, self._frame))
-                failpoints.reach("fold.frame", draft)
-                yield
+            yield from stacks.write(file, attrgetter("name"), records, lambda row: self.reading(records[row]), self._frame, "fold")
         failpoints.reach("fold.written", draft)
         durable.sync_file(draft)
         with h5py.File(draft, "r") as file:
-            stacks = Stacks.of(file, attrgetter("name"))
-            for frame, record in enumerate(records):
-                if not (yield from stacks.are(frame, record)):
-                    raise StoreError(f"{draft}: frame {frame} does not read back as it was written")
+            frame = yield from stacks.spoilt(file, attrgetter("name"), records)
+            if frame is not None:
+                raise StoreError(f"{draft}: frame {frame} does not read back as it was written")
         failpoints.reach("fold.checked", draft)
 
     # -- recovery ---------------------------------------------------------------------------------------------------------------
@@ -534,7 +529,7 @@ class SeriesStore:
                     )
             except (OSError, KeyError, RuntimeError):
                 fits = False
-            if fits and first == (self._segments[-1][1] if self._segments else 0):
+            if fits and first == self._folded:
                 self._segments.append((first, end))
 
     def is_there(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +22,26 @@ def central_slices(volume: Array) -> list[tuple[str, Array]]:
     ]
 
 
-def draw_summary(group: Any, path: Path, *, title: str) -> None:
-    """Write a PNG of an open `/reconstruction`: slices with a scale bar where the voxel size is known, correlation, residuals by tilt."""
-    from matplotlib.figure import Figure
-
-    voxel_size_nm, quality = float(group.attrs["voxel_size_nm"]), group["quality"]
-    slices = central_slices(group["volume"])
+def draw_slices(axes: Iterable[Any], volume: Array, voxel_size_nm: float) -> None:
+    """The central slices, each on its axis, in one range of grey."""
+    slices = central_slices(volume)
     high = float(np.percentile(np.concatenate([image.ravel() for _, image in slices]), 99.8)) or 1.0
-    figure = Figure(figsize=(19, 4.2))  # laid out by hand: a constrained layout draws everything twice
-    pictures = figure.add_gridspec(1, 3, left=0.01, right=0.56, bottom=0.13, top=0.87, wspace=0.1).subplots(squeeze=False)[0]
-    plots = figure.add_gridspec(1, 2, left=0.6, right=0.98, bottom=0.13, top=0.87, wspace=0.17).subplots(squeeze=False)[0]
-    for axis, (name, image) in zip(pictures, slices, strict=True):
+    for axis, (name, image) in zip(axes, slices, strict=True):
         axis.imshow(image, cmap="gray", vmin=0, vmax=high)
         axis.set_title(name, fontsize=10)
         axis.set_axis_off()
         add_scale_bar(axis, image.shape[1], image.shape[0], voxel_size_nm)
-    _draw_correlation(plots[0], quality)
+
+
+def draw_summary(group: Any, path: Path, *, title: str) -> None:
+    """Write a PNG of an open `/reconstruction`: slices with a scale bar where the voxel size is known, correlation, residuals by tilt."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(19, 4.2))  # laid out by hand: a constrained layout draws everything twice
+    pictures = figure.add_gridspec(1, 3, left=0.01, right=0.56, bottom=0.13, top=0.87, wspace=0.1).subplots(squeeze=False)[0]
+    plots = figure.add_gridspec(1, 2, left=0.6, right=0.98, bottom=0.13, top=0.87, wspace=0.17).subplots(squeeze=False)[0]
+    draw_slices(pictures, group["volume"], float(group.attrs["voxel_size_nm"]))
+    _draw_correlation(plots[0], group["quality"])
     _draw_residuals(plots[1], group)
     figure.suptitle(title, fontsize=11)
     with durable.replacing(path) as draft:
@@ -77,5 +82,5 @@ def add_scale_bar(axis: object, width_px: int, height_px: int, pixel_size_nm: fl
     scale = 10.0 ** np.floor(np.log10(wish))
     length = max((step for step in (1, 2, 5) if step * scale <= wish), default=1) * scale
     x, y = width_px * 0.05, height_px * 0.95
-    axis.plot([x, x + length / pixel_size_nm], [y, y], color=colour, lw=3, solid_capstyle="butt")  # type: ignore[attr-defined]
+    axis.plot([x, x + length / pixel_size_nm], [y, y], color=colour, lw=3, solid_capstyle="butt", zorder=3)  # type: ignore[attr-defined]
     axis.text(x, y - height_px * 0.02, f"{length:g} nm", color=colour, fontsize=8, va="bottom")  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,15 +68,25 @@ def check_target(wanted: Path, target: Path, *, replaces: bool) -> None:
         raise ReconstructionError(
             f"{wanted} cannot take the volume: name a file ending in .h5, .mrc, .tif or .emd, and none that is a folder"
         )
+    refuse_to_lose(target, "reconstruction", "a volume", [path for path in (wanted, picture) if path != target], replaces=replaces)
+
+
+def refuse_to_lose(target: Path, group: str, what: str, beside: Iterable[Path], *, replaces: bool) -> None:
+    """An HDF5 file without this group is somebody else's, and so is what lies `beside` where none of ours is.
+
+    Raises
+    ------
+    ReconstructionError : one of them is there
+    """
     try:
         with h5py.File(target, "r", locking=False) as file:
-            is_volume = "reconstruction" in file
+            ours = group in file
     except OSError:
-        is_volume = False  # not there, or damaged: nothing to lose
+        ours = False  # not there, or damaged: nothing to lose
     else:
-        if not is_volume:
-            raise ReconstructionError(f"{target} holds something else than a volume, and would be lost: choose another --out")
-    if present := [path for path in (wanted, picture) if path != target and path.exists() and not (is_volume or replaces)]:
+        if not ours:
+            raise ReconstructionError(f"{target} holds something else than {what}, and would be lost: choose another --out")
+    if present := [path for path in beside if path.exists() and not (ours or replaces)]:
         raise ReconstructionError(f"{present[0]} is there already: choose another --out, or say --overwrite")
 
 

@@ -26,8 +26,8 @@ from aet_stream.simulate.hard_core import carbon_layer
 CARBON_Z = 6
 CARBON_SIGMA_NM = 0.07
 """Width of an atom of it."""
-STEEPEST_DEG = 80.0
-"""Beyond, a film is taken to be as thick as here."""
+STEEPEST_DEG = 85.0
+"""Beyond, a film is taken to lie as here: no farther than stages and films that are turned on them go together."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ def finetune(model: str, series: Sequence[Path], out: Path, *, steps: int = STEP
     training.average.load_state_dict(training.model.state_dict())
     particles = Pool(Recipe(kinds=LEARNT, plain=True, sizes_px=(256,)), seed=seed + 11, particles=LAID_OVER, views=4)
     simulated = CoarseBatches(Mixer(preset.recipe, seed=seed + 13, particles=SIMULATED, views=4), seed=seed + 17, batch=BATCH)
-    judge, exam = Judge(preset), real_batch(held_out, particles, np.random.default_rng(seed + 19))
+    judge, exam = Judge.of(preset), real_batch(held_out, particles, np.random.default_rng(seed + 19))
     before = marks(training, judge, exam)
     logger.info("%d real projections to learn from, %d held out; before: %s", len(learned), len(held_out), before)
     for step in range(steps):

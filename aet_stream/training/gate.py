@@ -32,7 +32,6 @@ from aet_stream.denoise.fusion.kriging import EDGE, pooled
 from aet_stream.projection import Array
 from aet_stream.training.batches import cropped, in_blocks
 from aet_stream.training.dataset import Frame, Mixer
-from aet_stream.training.judge import figures
 from aet_stream.training.losses import TRUTH, fused_error
 from aet_stream.training.preset import GatePreset, Preset
 
@@ -157,20 +156,8 @@ class GateBatches(Dataset[Tensor]):
         return batch.transpose(2, 3) if rng.random() < 0.5 else batch
 
 
-class GateJudge:
-    """The fixed frames of judge.Judge, as samples."""
-
-    def __init__(self, sets: dict[str, Tensor]) -> None:
-        self._sets = sets
-
-    @torch.no_grad()
-    def __call__(self, model: nn.Module, device: torch.device) -> dict[str, float]:
-        """Mean and worst PSNR of every set in dB; 0 dB is the brightest particle pixel."""
-        model.eval()
-        marks: dict[str, float] = {}
-        for name, samples in self._sets.items():
-            batch = samples.to(device)
-            views = [model(view[:, : len(CHANNELS)]).correction for view in (batch, batch.transpose(2, 3))]
-            errors = fused_error(batch, (views[0] + views[1].transpose(1, 2)) / 2, batch[:, CHANNELS.index("valid")])
-            marks |= figures(name, errors)
-        return marks
+def gate_errors(model: nn.Module, samples: Tensor, device: torch.device) -> Tensor:
+    """(n,) mean square errors of samples, fused as the gate of both views has it."""
+    batch = samples.to(device)
+    views = [model(view[:, : len(CHANNELS)]).correction for view in (batch, batch.transpose(2, 3))]
+    return fused_error(batch, (views[0] + views[1].transpose(1, 2)) / 2, batch[:, CHANNELS.index("valid")])

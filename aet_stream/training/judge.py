@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -30,11 +33,16 @@ def judging(preset: Preset) -> dict[str, list[Frame]]:
 
 
 class Judge:
-    """PSNR of a network on the judging frames."""
+    """PSNR of a network on frames that are made ready, set by set; `errors` as in tasks.Task."""
 
-    def __init__(self, preset: Preset) -> None:
-        self._task = task_of(preset)
-        self._sets = {name: self._task.made_ready(frames) for name, frames in judging(preset).items()}
+    def __init__(self, sets: Mapping[str, Any], errors: Callable[[nn.Module, Any, torch.device], Tensor]) -> None:
+        self._sets, self._errors = sets, errors
+
+    @classmethod
+    def of(cls, preset: Preset) -> Judge:
+        """On the judging frames."""
+        task = task_of(preset)
+        return cls({name: task.made_ready(frames) for name, frames in judging(preset).items()}, task.errors)
 
     @torch.no_grad()
     def __call__(self, model: nn.Module, device: torch.device) -> dict[str, float]:
@@ -42,7 +50,7 @@ class Judge:
         model.eval()
         marks: dict[str, float] = {}
         for name, samples in self._sets.items():
-            marks |= figures(name, self._task.errors(model, samples, device))
+            marks |= figures(name, self._errors(model, samples, device))
         return marks
 
 

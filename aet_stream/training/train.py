@@ -29,7 +29,7 @@ from aet_stream.denoise.weights_file import Card, find_weights, load_card, load_
 from aet_stream.errors import ConfigError
 from aet_stream.training.calibrate import calibrate
 from aet_stream.training.dataset import Mixer
-from aet_stream.training.gate import SAMPLES_FILE, GateBatches, GateJudge, Samples, as_preset, cached, keep_only_own, origin
+from aet_stream.training.gate import SAMPLES_FILE, GateBatches, Samples, as_preset, cached, gate_errors, keep_only_own, origin
 from aet_stream.training.judge import Judge, judging
 from aet_stream.training.learning import Training
 from aet_stream.training.losses import gate_loss
@@ -80,7 +80,7 @@ def run(preset_name: str, out: Path, *, steps: int = 0, seed: int | None = None,
     mixer = Mixer(preset.recipe, seed=preset.seed, particles=preset.particles, views=preset.views)
     if preset.held_out:
         mixer.pool.keep(slice(0, -preset.held_out))
-    judge = Judge(preset)
+    judge = Judge.of(preset)
     loop(training, _batches(preset, mixer, training.step, rank, ranks, makers), judge, out if rank == 0 else None)
     if ranks > 1:
         torch.distributed.destroy_process_group()
@@ -104,7 +104,7 @@ def _train_gate(preset: Preset, gate: GatePreset, device: torch.device, path: Pa
         training.begin_with(first)
     logger.info("its gate: making %d particles, %d views of each", gate.particles, gate.views)
     samples = Samples(path, preset, gate)
-    judge = GateJudge({name: samples.of(frames) for name, frames in judging(preset).items()})
+    judge = Judge({name: samples.of(frames) for name, frames in judging(preset).items()}, gate_errors)
     if training.step < gate.steps:
         stored = cached(samples, gate.frames, out / SAMPLES_FILE, _cores())
         torch.set_num_threads(threads or _cores())

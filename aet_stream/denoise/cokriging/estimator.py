@@ -15,7 +15,7 @@ from aet_stream.denoise.cokriging.gate import Verdict, judge
 from aet_stream.denoise.cokriging.likelihood import bands_of, first_guess, fit, fit_warm, surprise
 from aet_stream.denoise.cokriging.model import Model
 from aet_stream.denoise.cokriging.posterior import Nodes, Posterior
-from aet_stream.denoise.cokriging.registered import by_film, moved
+from aet_stream.denoise.cokriging.registered import astray, by_film, gathered, moved
 from aet_stream.denoise.cokriging.scan import Scanned, scan
 from aet_stream.denoise.cokriging.seen import Seen
 from aet_stream.denoise.cokriging.supports import supported
@@ -153,6 +153,11 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
         model = fit(bands, [first_guess(sd, lie.height, lie.turn_deg, lie.slope) for lie in dict.fromkeys((found.best, found.level))])
     else:
         model = fit_warm(bands, begin)
+    away = astray(series)
+    if 0 < np.any(away, axis=1).sum() < len(series) / 2:
+        beat("gather", 0, 1)
+        others = [seen for seen, at in zip(series, away, strict=True) if not at.any()]
+        series = gathered(_roughly(model, others, memory_bytes), series, away)
     beat("supports", 0, 1)
     given, series = series, supported(_roughly(model, series, memory_bytes), series)
     if _changed(given, series).any():  # films that a lost particle had bent named others, too

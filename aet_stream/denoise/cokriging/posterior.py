@@ -210,6 +210,14 @@ class Posterior:
         out: Array = self._white @ np.asarray(sees, np.float32).T
         return out
 
+    def surprise(self, seen: Seen) -> float:
+        """Of a projection that was not added: minus twice the logarithm of how likely all of its vacuum is (Rasmussen & Williams 2.30)."""
+        sees = self.sees(seen, seen.windows)
+        pull = self.spread(sees.toarray())
+        factor = cholesky(self.own(seen) + pull.T @ pull, lower=True, overwrite_a=True, check_finite=False)
+        white = solve_triangular(factor, seen.mean - sees @ self.nodes_mean, lower=True, check_finite=False)
+        return float(2 * np.log(np.diag(factor)).sum() + white @ white)
+
     def map(self) -> tuple[Array, Array]:
         """Of every film, (films, along, across): its values at the nodes less their mean near the axis, and the standard deviations of
         that: how thick a film is altogether, nobody can tell from a pedestal."""

@@ -1,7 +1,8 @@
 """Projections in register: a specimen that has moved between two exposures has moved with its film, and a brighter beam makes its film
 thicker.
 
-First roughly, by the particle's centre of mass, where that makes the film's slopes agree better between the tilts; then by the film itself.
+First roughly, by the particle's centre of mass, where that makes the film's slopes agree better between the tilts; where its neighbours
+lie, if the films of all others are seen from there rather; then by the film itself.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ _STEP = 0.1
 """Points over which the film's slope is taken"""
 _FARTHEST = 0.6
 """Points: beyond, the film is not as even as its slope says"""
+_ASTRAY, _NEIGHBOURS = 0.5, 6
+"""Points from where so many neighbours lie, beyond which a projection is asked whether it lies there, too"""
 
 
 def by_mass(tilts_deg: Array, along: Array, across: Array) -> Array | None:
@@ -62,6 +65,31 @@ def by_film(posterior: Posterior, series: Sequence[Seen]) -> list[Seen]:
     gains = 1 + found[:, 2]
     found[:, 2] = gains / np.median(gains)  # how bright all of them are, the films' own amplitudes say
     return [moved(seen, float(along), float(across), float(gain)) for seen, (along, across, gain) in zip(series, found, strict=True)]
+
+
+def astray(series: Sequence[Seen]) -> Array:
+    """(n, 2) along and across, points: how far those lie from their neighbours in time that lie far from them; 0 for all others."""
+    shifts, times = np.array([seen.shift for seen in series]), np.array([seen.time for seen in series])
+    apart = np.abs(times[:, None] - times)
+    np.fill_diagonal(apart, np.inf)
+    near = np.argsort(apart, axis=1, kind="stable")[:, :_NEIGHBOURS]
+    away = np.median(shifts[near], axis=1) - shifts
+    return np.where(np.abs(away).max(axis=1, keepdims=True) > _ASTRAY, away, 0.0)
+
+
+def gathered(others: Posterior, series: Sequence[Seen], away: Array) -> list[Seen]:
+    """Those that are `astray` moved back, where the films that the others have shown are seen from there rather than from where they are:
+    a centre of mass is of no use where it is not the particle's.
+
+    Parameters
+    ----------
+    others : of the projections that are not astray
+    """
+    there = [moved(seen, *map(float, at)) if at.any() else seen for seen, at in zip(series, away, strict=True)]
+    return [
+        back if back is not seen and others.surprise(back) < others.surprise(seen) else seen
+        for seen, back in zip(series, there, strict=True)
+    ]
 
 
 def _off(posterior: Posterior, seen: Seen) -> Array:

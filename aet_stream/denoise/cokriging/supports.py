@@ -35,6 +35,8 @@ _BRIGHTER, _BRIGHT = 4.0, 0.03
 _OUTLIER = 3.0
 """Standard deviations above what the others foretell, beyond which a window is no vacuum"""
 _ROUNDS = 4
+_EVERY = 2
+"""Of the points, one in so many along either side is asked for its spread; those next to it have the same."""
 
 
 def supported(posterior: Posterior, series: Sequence[Seen]) -> list[Seen]:
@@ -54,8 +56,9 @@ def _supported(posterior: Posterior, seen: Seen, hull: Hull) -> Seen:
     if np.count_nonzero(seen.particle) - np.count_nonzero(particle) <= much:
         particle = seen.particle
     inside = in_blocks(hull.shadow(seen, _SURELY)) & ~particle
-    if np.count_nonzero(inside) > much:
-        missed = inside & in_blocks(_bright(posterior, seen.hiding(particle)))
+    hiding = seen.hiding(particle)
+    if np.count_nonzero(inside & in_blocks(_above(posterior, hiding) > _BRIGHT / 2)) > much:
+        missed = inside & in_blocks(_bright(posterior, hiding))
         if np.count_nonzero(missed) > much:  # with its rim, which is too faint
             particle = particle | (inside & binary_dilation(missed, iterations=SPACING))
     return seen if particle is seen.particle else seen.hiding(particle)
@@ -108,13 +111,28 @@ def _across(places: Array, tilt_deg: float) -> Array:
     return across
 
 
+def _above(posterior: Posterior, seen: Seen) -> Array:
+    """(rows, columns) points less the films, and less what most of the vacuum is more than they."""
+    off = seen.mean - posterior.sees(seen, seen.windows) @ posterior.nodes_mean
+    films = posterior.sees(seen, _points(seen)) @ posterior.nodes_mean
+    above: Array = seen.means - films.reshape(seen.means.shape) - np.median(off)
+    return above
+
+
+def _points(seen: Seen) -> Windows:
+    """All of a projection, the hidden ones as well."""
+    return Windows(seen.centres[0].ravel(), seen.centres[1].ravel(), np.ones(seen.hidden.size))
+
+
 def _bright(posterior: Posterior, seen: Seen) -> Array:
     """(rows, columns) bool: points brighter than the films foretell, and the own part of a projection by what of its vacuum agrees with
     them."""
     shape, windows = seen.hidden.shape, seen.windows
-    every = Windows(seen.centres[0].ravel(), seen.centres[1].ravel(), np.ones(seen.hidden.size))
+    every = _points(seen)
     below = posterior.sees(seen, every)
-    films = np.square(posterior.spread(below.toarray())).sum(0)
+    asked = below[np.arange(seen.hidden.size).reshape(shape)[::_EVERY, ::_EVERY].ravel()]
+    variances = np.square(posterior.spread(asked.toarray())).sum(0).reshape(-(-shape[0] // _EVERY), -1)
+    films = np.kron(variances, np.ones((_EVERY, _EVERY)))[: shape[0], : shape[1]].ravel()
     _, near = seen.places(windows.along, windows.across)
     at = np.ravel_multi_index(near, shape)
     noise = seen.measured + posterior.model.nugget**2 + films[at]
