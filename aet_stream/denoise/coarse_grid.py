@@ -67,9 +67,10 @@ class CoarseGrid:
 
     def _estimate(self, image: Image, beat: Beat) -> Estimate:
         beat()
-        blocks, classical = image.blocks, image.classical
+        blocks = image.blocks
         found, doubts = self._found(blocks)
         begun = aside(lambda: continued(blocks, found.support)) if self._fusion else None
+        classical = image.classical  # after what takes longest: the lane that has time first does it
         output, drawn = self._drawn(found, image.shape, blocks)
         if self._fusion and begun and np.isfinite(drawn).all():
             beat()

@@ -68,7 +68,8 @@ class Denoiser:
         about = Quality(self.name, self.sha256, fallback=fallback, device=self.estimator.device, precision=self.estimator.precision)
         quality = trust.judge(trust.gather(image, estimate, about), rule, unit=unit)
         quality = msgspec.structs.replace(quality, background_mean=quality.background_mean + level)
-        return Subtracted((image.pixels - estimate.background) * np.float32(unit), quality)
+        clean = image.pixels - estimate.background
+        return Subtracted(np.multiply(clean, np.float32(unit), out=clean), quality)
 
     def support(self, pixels: Array) -> Array:
         """(rows, columns) float32 logit of where the particle is, on the grid of features.Blocks; `pixels` as for `subtract`."""

@@ -41,9 +41,10 @@ def describe(frame: Array) -> Blocks:
     """Statistics of the blocks of a (height, width) float32 frame, normalised by the 0.5 and 99.5 percentiles of the block means."""
     block = block_px((frame.shape[0], frame.shape[1]))
     statistics = grid.statistics(frame, block)
-    steps = np.zeros_like(frame)
+    steps = np.zeros(frame.shape, frame.dtype)
     if frame.shape[1] > 1:
-        np.subtract(frame[:, 1:], frame[:, :-1], out=steps[:, :-1])
+        row_by_row, its_steps = frame.reshape(-1), steps.reshape(-1)
+        np.subtract(row_by_row[1:], row_by_row[:-1], out=its_steps[:-1])  # in one piece: a fifth of the time
         steps[:, -1] = steps[:, -2]
     differences = np.sqrt(grid.means(grid.in_blocks(np.square(steps, out=steps), block)) / 2)
     low, high = (float(value) for value in np.percentile(statistics[0], (0.5, 99.5)))

@@ -216,9 +216,7 @@ class Kriging:
 
     def covariance(self, one: Points, other: Points) -> Array:
         """(n, m) between the means of windows."""
-        covariance = _shared(Pairs(one, other), self.length, self.stretch)
-        covariance *= self.strength**2
-        return covariance
+        return _shared(Pairs(one, other), self.length, self.stretch, self.strength**2)
 
 
 def _agreeing(white: Array) -> int:
@@ -229,11 +227,9 @@ def _agreeing(white: Array) -> int:
     return int(contradicting[0]) if contradicting.size else len(white)
 
 
-def _shared(pairs: Pairs, length: float, stretch: float) -> Array:
-    """(n, m): covariance of a background of variance 1, in a frame stretched along its rows by this, and narrowed down them."""
-    covariance = pairs.gaussian(length**2, (1 / stretch, stretch))
-    covariance += _LEVEL
-    return covariance
+def _shared(pairs: Pairs, length: float, stretch: float, variance: float = 1.0) -> Array:
+    """(n, m): covariance of a background of this variance, in a frame stretched along its rows by that, and narrowed down them."""
+    return pairs.gaussian(length**2, (1 / stretch, stretch), variance, variance * _LEVEL)
 
 
 def _raised(matrix: Array, by: Array, room: Array) -> Array:

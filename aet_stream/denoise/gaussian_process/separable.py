@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import pairwise
 
@@ -13,6 +14,8 @@ from aet_stream.projection import Array
 
 _WORTH = 1e5
 """Covariances from which on two lanes put them down."""
+_CACHED = 40_000
+"""Covariances that a core's cache holds: they are put down in pieces of so many."""
 
 
 class Points:
@@ -51,6 +54,16 @@ def joined(one: Points, other: Points) -> Points:
     return Points(np.concatenate([one.at, other.at]), np.concatenate([one.wide, other.wide]))
 
 
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """What lies in the windows, see `Pairs.gaussian`."""
+
+    square_length: float
+    stretch: tuple[float, float]
+    variance: float
+    level: float
+
+
 class Pairs:
     """Pairs of points."""
 
@@ -60,22 +73,29 @@ class Pairs:
             np.square(values[:, None] - others).astype(np.float64) for (values, _), (others, _) in zip(one.axes, other.axes, strict=True)
         ]
 
-    def gaussian(self, square_length: float, stretch: tuple[float, float]) -> Array:
-        """(n, m) covariances of a field of variance 1 and this length, seen in the windows, distances along y and x stretched so."""
+    def gaussian(self, square_length: float, stretch: tuple[float, float], variance: float, level: float) -> Array:
+        """(n, m) covariances of a field of this variance and length around a level of that variance, seen in the windows, distances along
+        y and x stretched so."""
         covariance = np.empty((len(self._one), len(self._other)))
-        in_lanes([partial(self._put, covariance, square_length, stretch, *part) for part in self._parts()])
+        field = _Field(square_length, stretch, variance, level)
+        in_lanes([partial(self._put, covariance, field, *part) for part in self._parts()])
         return covariance
 
-    def _put(self, covariance: Array, square_length: float, stretch: tuple[float, float], rows: slice, columns: slice, wide: float) -> None:
+    def _put(self, covariance: Array, field: _Field, rows: slice, columns: slice, wide: float) -> None:
         """One part of it."""
-        broader = square_length + wide
-        along_y, along_x = (np.exp(squares * (-(by**2) / (2 * broader))) for squares, by in zip(self._squares, stretch, strict=True))
-        along_y *= square_length / broader
-        (y, other_y), (x, other_x) = (
-            (places[rows], others[columns]) for (_, places), (_, others) in zip(self._one.axes, self._other.axes, strict=True)
+        broader = field.square_length + wide
+        along_y, along_x = (np.exp(squares * (-(by**2) / (2 * broader))) for squares, by in zip(self._squares, field.stretch, strict=True))
+        along_y *= field.variance * field.square_length / broader
+        (y, along_y), (x, along_x) = (
+            (places, along.take(others[columns], 1))
+            for (_, places), (_, others), along in zip(self._one.axes, self._other.axes, (along_y, along_x), strict=True)
         )
-        covariance[rows, columns] = along_y.take(other_y, 1).take(y, 0, mode="clip")
-        covariance[rows, columns] *= along_x.take(other_x, 1).take(x, 0, mode="clip")
+        step = max(1, _CACHED // along_y.shape[1])
+        for begin in range(rows.start, rows.stop, step):
+            some = slice(begin, min(begin + step, rows.stop))
+            part = covariance[some, columns]
+            np.multiply(along_y.take(y[some], 0, mode="clip"), along_x.take(x[some], 0, mode="clip"), out=part)
+            part += field.level
 
     def _parts(self) -> Iterator[tuple[slice, slice, float]]:
         """(rows, columns, variance of both windows together) that are alike, large ones in halves: for two lanes."""
