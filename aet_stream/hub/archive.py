@@ -480,12 +480,12 @@ class Archive:
             logger.error("%s", self._refused[name, key])
             del self._taking[name, key]
             return
-        use = self._taking.pop((name, key))
         logger.info("series=%s edition %d taken over", name, number)
-        if use:
+        if self._taking[name, key]:
             self.decide(name, msgspec.structs.replace(store.chosen.decisions, edition=number, chosen_at=time.time()))
         else:
             self._tell_decided(name)
+        del self._taking[name, key]  # not before: what fails here is told by `_begin_works`
 
     def _begin_works(self) -> list[Closed]:
         """Whatever is to be done to a series, one thing after the other; returns what needed no more than its master."""

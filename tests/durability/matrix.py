@@ -135,6 +135,8 @@ def run(cell: Cell, folder: Path) -> Outcome:
         codes.append(life.attempt(f"{cell.name}@1={cell.fault}"))
     codes.append(life.attempt())
     words = life.words(exposures)
+    if not {rig.STUCK, rig.HUNG}.isdisjoint(codes):
+        words.append(f"a run never ended: {codes}")
     if codes[-1] != 0:
         words.append(f"the last run ended with {codes[-1]}, not 0")
     expected = {"kill": -9, "torn": -9}.get(cell.fault)

@@ -44,6 +44,8 @@ LATE = "s/late_+60.00deg.npy"
 RESTORED, EXCLUDED = "s/image_001_+3.00deg.npy", "s/image_003_+9.00deg.npy"
 """What a person excludes while the series is open, and takes back once it is closed; and what is excluded then."""
 LIMIT_S = 240.0
+STUCK, HUNG = 9, 99
+"""Exit codes of a run that was not done by then, and of one that did not even say so"""
 NO_NUMPY = Reason("unreadable", {"error": "not a NumPy file"})
 
 
@@ -232,7 +234,7 @@ def run(case: Case) -> None:
         if _finished(hub.core, makers, watch, case):
             break
     else:
-        os._exit(9)
+        os._exit(STUCK)
     stop.asked = True
     thread.join(5)
     hub.close()
@@ -280,6 +282,6 @@ def attempt(case: Case) -> int:
     if code is None:
         process.kill()
         process.join()
-        return 99
+        return HUNG
     process.close()
     return code

@@ -35,10 +35,11 @@ def test_killed_at_every_place_nothing_is_lost_or_doubled(tmp_path: Path, group:
         assert code == (0 if fault == "the end" else -9), f"{fault} was never reached"
 
 
-@pytest.mark.parametrize("name", ["projection.written", "master.written"])
-def test_a_full_disk_is_waited_for(tmp_path: Path, name: str) -> None:
-    """Nothing is lost where a file does not fit."""
-    check(matrix.Cell(name, 1, "ENOSPC"), tmp_path)
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("name", "ordinal"), [("projection.written", 1), ("master.written", 1), ("decided.draft", 2)])
+def test_a_full_disk_is_waited_for(tmp_path: Path, name: str, ordinal: int) -> None:
+    """Nothing is lost where a file does not fit, and nobody has to be started anew: the second decision is that an edition is shown."""
+    assert check(matrix.Cell(name, ordinal, "ENOSPC"), tmp_path).reached
 
 
 @pytest.mark.parametrize("name", ["close.written", "fold.written", "first.written", "unpack.written"])
