@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,18 @@ def write(results: Path) -> Path:
         dates=" to ".join(dict.fromkeys((dates[0], dates[-1]))), seeds=", ".join(sorted({str(line["seed"]) for line in every}))
     )
     text += "".join(section(found[name]) for name, section in SECTIONS.items() if name in found)
-    if missing := [name for name in SECTIONS if name not in found]:
-        text += f"\nNot run for this page yet: {', '.join(missing)}. Counts above that say *so far* are parts of a run.\n"
     page = HERE / "docs" / "durability.md"
+    text += _of_before(page.read_text(), text) if page.exists() else ""
     page.write_text(text)
     return page
+
+
+def _of_before(page: str, made: str) -> str:
+    """Sections of the page as it stands that were not made anew, and of when they are."""
+    dates = re.findall(r"from the results of ([-0-9a-z ]+)[;:]", page)
+    _, *sections = re.split(r"(?m)^(?=## )", re.sub(r"(?ms)^---$.*?:$\n\n", "", page))
+    kept = [section for section in sections if section.splitlines()[0] not in made.splitlines()]
+    return f"\n---\n\nOf earlier code, from the results of {' and '.join(dates)}:\n\n" + "".join(kept) if kept else ""
 
 
 def _bad(words: list[str]) -> str:
