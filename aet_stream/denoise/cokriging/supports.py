@@ -56,9 +56,11 @@ def _supported(posterior: Posterior, seen: Seen, hull: Hull) -> Seen:
     if np.count_nonzero(seen.particle) - np.count_nonzero(particle) <= much:
         particle = seen.particle
     inside = in_blocks(hull.shadow(seen, _SURELY)) & ~particle
-    hiding = seen.hiding(particle)
-    if np.count_nonzero(inside & in_blocks(_above(posterior, hiding) > _BRIGHT / 2)) > much:
-        missed = inside & in_blocks(_bright(posterior, hiding))
+    if np.count_nonzero(inside) > much:
+        hiding = seen.hiding(particle)
+        missed = inside & in_blocks(_above(posterior, hiding) > _BRIGHT / 2)  # to know that surely costs much more
+        if np.count_nonzero(missed) > much:
+            missed = inside & in_blocks(_bright(posterior, hiding))
         if np.count_nonzero(missed) > much:  # with its rim, which is too faint
             particle = particle | (inside & binary_dilation(missed, iterations=SPACING))
     return seen if particle is seen.particle else seen.hiding(particle)
