@@ -17,7 +17,8 @@ LONGEST = (
     "test_pruning", "test_campaign", "test_failpoints", "test_odd", "test_recovery", "test_atoms", "test_monitor", "test_reconstruct",
     "test_triggers", "test_editions", "test_elsewhere", "test_wrong_things", "test_booted_systemd", "test_report", "test_real_input",
     "test_survives_kills", "test_film", "test_crash_states", "test_relay", "test_align", "test_growing", "test_formats", "test_doctor",
-    "test_turns", "test_outbox", "test_readers", "test_euler", "test_files",
+    "test_turns", "test_outbox", "test_readers", "test_euler", "test_files", "test_arrival", "test_queue", "test_monitor_security",
+    "test_systemd_unit", "test_mixtures", "test_on_dask", "test_bursts", "test_supervisor", "test_other_tools",
 )  # fmt: skip
 
 

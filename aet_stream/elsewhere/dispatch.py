@@ -106,7 +106,9 @@ class Dispatcher:
             elif not self._send(peer, Pulse(hub_id="")):
                 self._lose(peer, "the link to it is lost")
             elif helper.step and not self.door.send(helper.step, Pulse(hub_id="")):
-                self._part(helper, tell_step=False)
+                self.turn()  # that it needs its helper no more may be the last that it has said
+                if helper.step:
+                    self._part(helper, tell_step=False)
 
     def _lose(self, peer: bytes, reason: str) -> None:
         helper = self._helpers.pop(peer)

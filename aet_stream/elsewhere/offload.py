@@ -109,18 +109,22 @@ class Offload:
         began = time.monotonic()
         while True:
             self._link.send(HelperPlease(key=self._task.key, step=self._name, series=self._series, avoid=tuple(avoid)))
-            asked, said = time.monotonic(), "no relay answers"
-            while time.monotonic() - asked < ASK_AGAIN_S and said:
+            again_at, said = time.monotonic() + ASK_AGAIN_S, ""
+            while time.monotonic() < again_at:
                 for message, _ in self._link.receive(TURN_S):
                     if isinstance(message, Assigned):
                         self._heard_at, self._sending.compress = time.monotonic(), message.compress
                         return message.helper
                     if isinstance(message, Refusal):
                         said = message.text
-            now = time.monotonic()
-            if now > until and (said != "no relay answers" or now - began > NOBODY_S):
-                logger.info("series=%s %s: %s: it is done here", self._series, PRODUCTS[self._name], said)
-                return ""
+                if said and time.monotonic() > until:
+                    return self._nobody(said)
+            if not said and time.monotonic() > max(until, began + NOBODY_S):
+                return self._nobody("no relay answers")
+
+    def _nobody(self, why: str) -> str:
+        logger.info("series=%s %s: %s: it is done here", self._series, PRODUCTS[self._name], why)
+        return ""
 
     def _with_helper(self) -> None:
         """

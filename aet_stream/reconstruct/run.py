@@ -23,7 +23,6 @@ from aet_stream.projection import Array
 from aet_stream.reconstruct import apart, quality, solver
 from aet_stream.reconstruct.align import STEPS, align
 from aet_stream.reconstruct.axis_search import search
-from aet_stream.reconstruct.export import write_volume
 from aet_stream.reconstruct.input import Input, read_input
 from aet_stream.reconstruct.progress import ProgressLog
 from aet_stream.reconstruct.registered import Alignment, apply, brightest_rows
@@ -142,6 +141,8 @@ def reconstruct(
         _make(given, method, options, progress or ProgressLog(), target, identity, keep)
     ensure_picture(target, f"{series.absolute().parent.name}, {method}")
     if wanted != target:
+        from aet_stream.reconstruct.export import write_volume  # loads the writers of all forms: a tenth of a second
+
         with h5py.File(target, "r", locking=False) as file:
             about = file["reconstruction"].attrs
             write_volume(file[VOLUME][()], float(about["voxel_size_nm"]), wanted, int(about.get("edition", 1)))

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from aet_stream.errors import ReconstructionError
 from aet_stream.layout import unreadable
@@ -43,6 +42,8 @@ def rotation(turn: Array) -> Array:
 
 def one_after(first: Array, then: Array) -> Array:
     """(tilts, 3) turns that do both."""
+    from scipy.spatial.transform import Rotation  # only here: few series turn, and it takes a tenth of a second to import
+
     both: Array = (Rotation.from_rotvec(then) * Rotation.from_rotvec(first)).as_rotvec()
     return both
 

@@ -32,6 +32,8 @@ _SQUARES = 6
 """So many matrices of all nodes by all nodes are held at once."""
 _JITTER = 1e-5
 """Variance that neighbouring nodes do not share, so that their covariance can be factored"""
+_UP, _RIGHT = (places.ravel() for places in np.meshgrid((-0.25, 0.25), (-0.375, -0.125, 0.125, 0.375), indexing="ij"))
+"""Where in a window it is seen: eight places, edges from its middle"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,19 +115,16 @@ class Posterior:
     def sees(self, seen: Seen, windows: Windows) -> sparse.csr_array:
         """(n, size): what each window sees of the nodes, the films' means and the pedestal. Its window is eight places."""
         model, size = self.model, len(self._said)
-        along, across, edge = windows.along, windows.across, windows.edge
-        count = len(along)
+        edge, count = windows.edge[:, None], len(windows.edge)
+        y, x = windows.along[:, None] + _UP * edge, windows.across[:, None] + _RIGHT * edge
         nodes: list[Array] = []
         weights: list[Array] = []
         for which, film in enumerate(model.films):
-            for up in (-0.25, 0.25):
-                for right in (-0.375, -0.125, 0.125, 0.375):
-                    y, x = along + up * edge, across + right * edge
-                    places = Turned.of(seen.tilt_deg, y, x, film.height, model.turn_deg, model.slope)
-                    u = places.u.clip(self.nodes.across[1], self.nodes.across[-2])
-                    there, by = self.nodes.taps(y, u)
-                    nodes.append(there + which * self.nodes.size)
-                    weights.append(by / 8 / places.cos * film.weight(seen.time) * seen.gain)
+            places = Turned.of(seen.tilt_deg, y, x, film.height, model.turn_deg, model.slope)
+            u = places.u.clip(self.nodes.across[1], self.nodes.across[-2])
+            there, by = (each.reshape(count, -1) for each in self.nodes.taps(y.ravel(), u.ravel()))
+            nodes.append(there + which * self.nodes.size)
+            weights.append(by / y.shape[1] / places.cos * film.weight(seen.time) * seen.gain)
         thick = 1 / np.cos(np.radians(seen.tilt_deg + model.turn_deg))
         levels = [*(thick * film.weight(seen.time) * seen.gain for film in model.films), 1.0]
         nodes.append(np.broadcast_to(self._films + np.arange(len(levels)), (count, len(levels))))
