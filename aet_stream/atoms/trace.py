@@ -77,6 +77,8 @@ class Rules:
     """A projection whose chi squared is so many times that of the others is left out."""
     turns: bool = True
     """Refined where they explain what was held out (angular.py)."""
+    level: bool = True
+    """What lies smoothly over a projection, beyond atoms that all weigh alike, is taken off before each round."""
     weighed: int = 2
     """After each of so many rounds pixels are weighed anew, by what the model leaves over."""
     rounds: int = 10
@@ -121,6 +123,8 @@ class Traced:
     """There are lighter atoms than any of these, but each alone is lost in the noise."""
     born: Array
     """(atoms,) in which round: 0 for a maximum of the volume"""
+    levelled: Array
+    """(tilts,) root mean square of what was taken off each projection, counts"""
     rounds: tuple[Round, ...]
 
 
@@ -156,6 +160,7 @@ def trace(
     for number in range(1, rules.rounds + 3):
         last = closing == 2
         kinds, turns = len(run.species.means), run.turns
+        run.level(model)
         if number <= whole or closing:
             model = run.refined(model, rules.last_steps if last else rules.steps if rounds else rules.first_steps, last=last)
         else:
@@ -196,7 +201,7 @@ def trace(
             if not closing and run.leaves_out:
                 run.ask_again(model)
             closing += 1
-    return Traced(model, run.species, run.prior, starts, run.unseen, born, tuple(rounds))
+    return Traced(model, run.species, run.prior, starts, run.unseen, born, run.levelled, tuple(rounds))
 
 
 class _Run:
@@ -246,6 +251,20 @@ class _Run:
         means = self.species.means
         return replace(self.prior, mean_weights=means, weight_sigmas=weight_sigma * means)
 
+    def level(self, model: Model) -> None:
+        """Take off what a film has left. Atoms of a kind weigh the same: the model's weights would have taken most of it in."""
+        if self._rules.level:
+            self._stage.views = views = replace(self._stage.views, images=self._all.images)
+            alike = scaled(self._stage, replace(model, weights=self.species.means[model.kinds]))
+            self._stage.views = views.levelled_by(self._stage.explained(alike))
+
+    @property
+    def levelled(self) -> Array:
+        """(tilts,) root mean square of what was taken off, counts."""
+        pairs = zip(self._all.images, self._stage.views.images, strict=True)
+        rms: Array = np.sqrt([np.sum(np.square(given - now), dtype=np.float64) / self._all.pixels for given, now in pairs])
+        return rms
+
     @property
     def leaves_out(self) -> bool:
         """Does any projection contradict the others?"""
@@ -269,6 +288,7 @@ class _Run:
     def ask_again(self, model: Model) -> None:
         """Which projections contradict, now that atoms are where they are."""
         self._stage.views = self._all
+        self.level(model)
         self.leave_out_what_contradicts(model)
         self._stage.views = self._stage.views.weighed_by(self._stage.explained(model))
 
