@@ -199,7 +199,8 @@ def trace(
             whole = number + rules.whole
         if closing or number >= rules.rounds or settled:
             if not closing and run.leaves_out:
-                run.ask_again(model)
+                model = run.refined(model, rules.steps, last=False)  # rounds have refined but a part of it
+                model = run.ask_again(model)
             closing += 1
     return Traced(model, run.species, run.prior, starts, run.unseen, born, run.levelled, tuple(rounds))
 
@@ -254,9 +255,8 @@ class _Run:
     def level(self, model: Model) -> None:
         """Take off what a film has left. Atoms of a kind weigh the same: the model's weights would have taken most of it in."""
         if self._rules.level:
-            self._stage.views = views = replace(self._stage.views, images=self._all.images)
-            alike = scaled(self._stage, replace(model, weights=self.species.means[model.kinds]))
-            self._stage.views = views.levelled_by(self._stage.explained(alike))
+            alike = self._stage.draw(replace(model, weights=self.species.means[model.kinds]))
+            self._stage.views = replace(self._stage.views, images=self._all.images).levelled_by(alike)
 
     @property
     def levelled(self) -> Array:
@@ -282,15 +282,16 @@ class _Run:
         self.turns, stage.views = True, self._all
         model = refine(stage, model, prior, steps=rules.last_steps, atoms=False, turns=True)
         model = refine(stage, model, prior, steps=2 * rules.first_steps, turns=True)
-        self.ask_again(model)
-        return model
+        return self.ask_again(model)
 
-    def ask_again(self, model: Model) -> None:
-        """Which projections contradict, now that atoms are where they are."""
+    def ask_again(self, model: Model) -> Model:
+        """Which projections contradict, now that atoms are where they are; the model with how each projection lies beneath them."""
         self._stage.views = self._all
         self.level(model)
+        model = refine(self._stage, model, self.known(self._rules.weight_sigma), steps=self._rules.steps, atoms=False, turns=self.turns)
         self.leave_out_what_contradicts(model)
         self._stage.views = self._stage.views.weighed_by(self._stage.explained(model))
+        return model
 
     def judge(self, model: Model, *, closing: int, last: bool) -> tuple[Array, Model]:
         """(which atoms are more probably there than not, the model with its kinds told apart; the last time there is no new one)"""
