@@ -80,6 +80,7 @@ def test_the_file_says_what_it_is_of(gold: Path) -> None:
     assert volume[tuple(at.T)].mean() > 5 * volume.mean()
     with h5py.File(gold.with_name("atoms.h5"), "r") as file:
         assert file["atoms/tilts/misfits"][()] == pytest.approx(1.0, abs=0.3)
+        assert file["atoms/tilts/levelled"][()] == pytest.approx(0.0, abs=0.1)
         assert file["atoms"].attrs["pixel_angstrom"] == pytest.approx(0.35)
         assert file["atoms"].attrs["doubts"] == ""
         assert file["atoms/species/counts"][()].tolist() == [len(PLACES)]
@@ -182,6 +183,21 @@ def test_turns_are_found_where_they_explain_more(tmp_path: Path, gold: Path) -> 
     assert np.sqrt(((turn.apply(true) - there) ** 2).sum(axis=1).mean()) < 0.15
     with h5py.File(gold.with_name("atoms.h5"), "r") as file:
         assert not file["atoms/tilts/turns_deg"][()].any()
+
+
+def test_what_a_film_has_left_behind_the_particle_costs_no_atoms(tmp_path: Path) -> None:
+    """Smooth errors, others at every tilt, more than half as strong as the particle: 99 of 100 atoms, and hardly any that is none."""
+    places, size_px = fcc(9.0), 72
+    images = counted(places, np.full(len(places), 14.3), TILTS_DEG, size_px=size_px)
+    left = np.stack([gaussian_filter(noise, 8.0) for noise in np.random.default_rng(5).standard_normal(images.shape)])
+    images += (left / left.std()).astype(np.float32)
+    find_atoms(volume := volume_of(tmp_path, images))
+    found = read(volume.with_name("atoms.h5"))
+    right = len(matched(found["angstrom"], places)[0])
+    assert right >= 0.99 * len(places)
+    assert right >= 0.99 * len(found["angstrom"])
+    with h5py.File(volume.with_name("atoms.h5"), "r") as file:
+        assert 0.3 < file["atoms/tilts/levelled"][()].mean() < 1.0
 
 
 def test_two_species_are_told_apart(tmp_path: Path) -> None:

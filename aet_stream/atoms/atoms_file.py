@@ -33,6 +33,8 @@ class Tilts:
     """chi squared per pixel: about 1 where the model explains all but the noise"""
     offsets: Array
     """Counts per pixel that are not of atoms."""
+    levelled: Array
+    """Root mean square of what lay smoothly over it and was taken off, counts per pixel"""
     gains: Array
     shifts_px: Array
     """(tilts, 2) [v, u]: how far its atoms lie from where the alignment of the volume says"""

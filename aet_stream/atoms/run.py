@@ -175,6 +175,7 @@ def _described(stage: Stage, traced: Traced, source: Source, options: Options, s
             given.tilts_deg,
             misfits,
             model.offsets,
+            traced.levelled,
             model.gains,
             model.shifts_px,
             np.degrees(to_angstrom(turns, 1.0)),

@@ -77,6 +77,8 @@ class Rules:
     """A projection whose chi squared is so many times that of the others is left out."""
     turns: bool = True
     """Refined where they explain what was held out (angular.py)."""
+    level: bool = True
+    """What lies smoothly over a projection, beyond atoms that all weigh alike, is taken off before each round."""
     weighed: int = 2
     """After each of so many rounds pixels are weighed anew, by what the model leaves over."""
     rounds: int = 10
@@ -121,6 +123,8 @@ class Traced:
     """There are lighter atoms than any of these, but each alone is lost in the noise."""
     born: Array
     """(atoms,) in which round: 0 for a maximum of the volume"""
+    levelled: Array
+    """(tilts,) root mean square of what was taken off each projection, counts"""
     rounds: tuple[Round, ...]
 
 
@@ -156,6 +160,7 @@ def trace(
     for number in range(1, rules.rounds + 3):
         last = closing == 2
         kinds, turns = len(run.species.means), run.turns
+        run.level(model)
         if number <= whole or closing:
             model = run.refined(model, rules.last_steps if last else rules.steps if rounds else rules.first_steps, last=last)
         else:
@@ -194,9 +199,10 @@ def trace(
             whole = number + rules.whole
         if closing or number >= rules.rounds or settled:
             if not closing and run.leaves_out:
-                run.ask_again(model)
+                model = run.refined(model, rules.steps, last=False)  # rounds have refined but a part of it
+                model = run.ask_again(model)
             closing += 1
-    return Traced(model, run.species, run.prior, starts, run.unseen, born, tuple(rounds))
+    return Traced(model, run.species, run.prior, starts, run.unseen, born, run.levelled, tuple(rounds))
 
 
 class _Run:
@@ -246,6 +252,19 @@ class _Run:
         means = self.species.means
         return replace(self.prior, mean_weights=means, weight_sigmas=weight_sigma * means)
 
+    def level(self, model: Model) -> None:
+        """Take off what a film has left. Atoms of a kind weigh the same: the model's weights would have taken most of it in."""
+        if self._rules.level:
+            alike = self._stage.draw(replace(model, weights=self.species.means[model.kinds]))
+            self._stage.views = replace(self._stage.views, images=self._all.images).levelled_by(alike)
+
+    @property
+    def levelled(self) -> Array:
+        """(tilts,) root mean square of what was taken off, counts."""
+        pairs = zip(self._all.images, self._stage.views.images, strict=True)
+        rms: Array = np.sqrt([np.sum(np.square(given - now), dtype=np.float64) / self._all.pixels for given, now in pairs])
+        return rms
+
     @property
     def leaves_out(self) -> bool:
         """Does any projection contradict the others?"""
@@ -263,14 +282,16 @@ class _Run:
         self.turns, stage.views = True, self._all
         model = refine(stage, model, prior, steps=rules.last_steps, atoms=False, turns=True)
         model = refine(stage, model, prior, steps=2 * rules.first_steps, turns=True)
-        self.ask_again(model)
-        return model
+        return self.ask_again(model)
 
-    def ask_again(self, model: Model) -> None:
-        """Which projections contradict, now that atoms are where they are."""
+    def ask_again(self, model: Model) -> Model:
+        """Which projections contradict, now that atoms are where they are; the model with how each projection lies beneath them."""
         self._stage.views = self._all
+        self.level(model)
+        model = refine(self._stage, model, self.known(self._rules.weight_sigma), steps=self._rules.steps, atoms=False, turns=self.turns)
         self.leave_out_what_contradicts(model)
         self._stage.views = self._stage.views.weighed_by(self._stage.explained(model))
+        return model
 
     def judge(self, model: Model, *, closing: int, last: bool) -> tuple[Array, Model]:
         """(which atoms are more probably there than not, the model with its kinds told apart; the last time there is no new one)"""

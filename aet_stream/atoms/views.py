@@ -66,6 +66,27 @@ class Views:
         these = kept[:, None, None] & rows
         return replace(self, weights=self.weights * these, noise_weights=self.noise_weights * these)
 
+    def levelled_by(self, drawn: Array) -> Views:
+        """The same, less what lies smoothly over it when (tilts, height, width) is drawn on it with an offset and a gain, as far as that is
+        more than noise: what is left of a film, which no atom explains.
+
+        It varies over `_AROUND_PX`; an atom is so much narrower that hardly any of it is taken off. How strong it is in a projection, and
+        so how much of it is noise, the projection says by itself.
+        """
+        images = self.images.copy()
+        for image, weights, atoms in zip(images, self.weights, drawn, strict=True):
+            if not (there := weights > 0).any():
+                continue
+            columns = np.stack([np.ones_like(atoms), atoms]).reshape(2, -1)
+            weighed = columns * weights.ravel()
+            known = np.linalg.lstsq(weighed @ columns.T, weighed @ image.ravel(), rcond=None)[0] @ columns
+            total = np.maximum(_smooth(weights), np.float32(1e-6) * weights.max())
+            noise = 1 / (4 * np.pi * _AROUND_PX**2 * total)
+            left = _smooth((image - known.reshape(image.shape)) * weights) / total
+            power = max(0.0, float(np.mean((np.square(left) - noise)[there])))
+            image -= left * (power / (power + noise)) * there
+        return replace(self, images=images)
+
     def weighed_by(self, explained: Array) -> Views:
         """The same, each pixel over the variance of what is left over around it when (tilts, height, width) is explained.
 
