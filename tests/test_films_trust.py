@@ -14,6 +14,7 @@ from aet_stream.denoise.cokriging.drawing import UNKNOWN, Drawn, Held
 from aet_stream.denoise.cokriging.estimator import Drawing
 from aet_stream.denoise.cokriging.evidence import Evidence, gather
 from aet_stream.denoise.cokriging.gate import Taken, Verdict
+from aet_stream.denoise.cokriging.seen import in_blocks
 from aet_stream.denoise.cokriging.totals import beyond
 from aet_stream.film.expected import Rule, shipped
 from aet_stream.film.frames import Frame, finished
@@ -44,7 +45,7 @@ def drawing_of(frame: Frame, share: float, **told: float) -> Drawing:
     nothing = np.zeros(frame.view.seen.hidden.shape)
     evidence = Evidence(**dict.fromkeys(OF_SERIES, 0.5) | told)
     drawn = Drawn(nothing, nothing, UNKNOWN, UNKNOWN, 1.0, 1.0, 0.0)
-    correction = np.where(frame.view.seen.hidden, share * 4.0, 0.0)
+    correction = np.where(in_blocks(frame.view.seen.hidden), share * 4.0, 0.0)
     return Drawing(frame.view.seen, drawn, correction, nothing, nothing, verdict(share), evidence, False)
 
 

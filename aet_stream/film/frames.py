@@ -57,7 +57,7 @@ class Frame:
         shape = (raw.shape[0], raw.shape[1])
         view = View(
             seen,
-            look(above - clean, logit, 0.0).means,
+            look(above - clean, logit, 0.0).blocks.means,
             _expected(quality, seen),
             total=quality.total_intensity / point_px(shape) ** 2,
         )
@@ -95,7 +95,7 @@ def finished(frame: Frame, drawing: Drawing, clean: Array) -> tuple[Array, Quali
     if not drawing.verdict.share:
         return clean, _judged(frame, drawing, clean, frame.quality)
     shape = (clean.shape[0], clean.shape[1])
-    clean = clean - drawn_on(drawing.correction, point_px(shape), shape)
+    clean = clean - drawn_on(drawing.correction, point_px(shape) // SPACING, shape)
     return clean, _judged(frame, drawing, clean, _changed(frame, drawing, clean))
 
 

@@ -16,7 +16,7 @@ from aet_stream import edition
 from aet_stream.denoise.cokriging.estimator import Drawing, Estimated, estimate
 from aet_stream.denoise.cokriging.gate import Taken
 from aet_stream.denoise.cokriging.model import FILM_LENGTHS, OWN_LENGTHS, Film, Model
-from aet_stream.denoise.cokriging.seen import look, point_px
+from aet_stream.denoise.cokriging.seen import look, point_px, pooled
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.denoise.estimate import Image
 from aet_stream.denoise.estimators import CLASSICAL
@@ -230,17 +230,23 @@ def _told(series: Series, frames: list[Frame], found: Estimated) -> Told:
             "error of edition 1 under the particle, as the gate has it: by itself, by the model and by how totals stray",
         ),
         "rows/series_off_counts": (np.array([verdict.series_off for verdict in verdicts]), "the same of the series"),
-        "rows/changed_counts": (np.array([under(d.correction, d) for d in drawings]), "under the particle"),
+        "rows/changed_counts": (np.array([under(pooled(d.correction), d) for d in drawings]), "under the particle"),
         "rows/spread_counts": (
             np.array([under(d.sd, d) for d in drawings]),
             "of the series, under the particle",
         ),
-        "rows/correction_counts": (stacked([drawing.correction for drawing in drawings]), "(n, rows, columns) added to the background"),
+        "rows/correction_counts": (
+            stacked([pooled(drawing.correction) for drawing in drawings]),
+            "(n, rows, columns) added to the background",
+        ),
         "rows/series_counts": (
-            stacked([drawing.background + level for drawing in drawings]),
+            stacked([pooled(drawing.background) + level for drawing in drawings]),
             "(n, rows, columns) background by the series alone",
         ),
-        "rows/first_counts": (stacked([frame.view.first + level for frame in frames]), "(n, rows, columns) background of edition 1"),
+        "rows/first_counts": (
+            stacked([pooled(frame.view.first) + level for frame in frames]),
+            "(n, rows, columns) background of edition 1",
+        ),
         "rows/classical_counts": (
             stacked([_classical(series.raw(frame.row), frame) for frame in frames]),
             "(n, rows, columns) background by Laplace",

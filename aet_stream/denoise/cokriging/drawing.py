@@ -11,6 +11,7 @@ from scipy.linalg import cho_solve, cholesky, solve_triangular
 from aet_stream.denoise.cokriging.model import Windows, film_covariance, own_covariance
 from aet_stream.denoise.cokriging.posterior import Posterior
 from aet_stream.denoise.cokriging.seen import Seen
+from aet_stream.denoise.fusion.kriging import SPACING
 from aet_stream.projection import Array
 
 _JITTER = 1e-6
@@ -44,7 +45,8 @@ class Drawn:
     """Of one projection."""
 
     background: Array
-    """(rows, columns) means over points; where the vacuum is seen, what is seen"""
+    """Means over blocks, of which a point has `SPACING` along either side: what is steep shows a film as much narrower, and points would be
+    too coarse for it"""
     sd: Array
     """(rows, columns) as the model states it, with what is doubted of its guesses; 0 where the vacuum is seen"""
     by_series: Held
@@ -59,9 +61,10 @@ class Drawn:
 
 def draw(posterior: Posterior, seen: Seen) -> Drawn:
     """The background of one of the projections that were added."""
-    hidden = np.flatnonzero(seen.hidden)
-    under = Windows(seen.centres[0].ravel()[hidden], seen.centres[1].ravel()[hidden], np.ones(len(hidden)))
-    few = np.arange(0, len(hidden), _EVERY)
+    hidden, blocks = np.flatnonzero(seen.hidden), seen.blocks.centres
+    every = Windows(blocks[0].ravel(), blocks[1].ravel(), np.full(blocks[0].size, 1 / SPACING))
+    few = hidden[::_EVERY]
+    under = Windows(seen.centres[0].ravel()[few], seen.centres[1].ravel()[few], np.ones(len(few)))
     ring = np.arange(seen.ring_from, len(seen.mean))
     sees, below = posterior.sees(seen, seen.windows), posterior.sees(seen, under)
     own = posterior.own(seen)
@@ -69,20 +72,20 @@ def draw(posterior: Posterior, seen: Seen) -> Drawn:
     across = own_covariance(posterior.model, under, seen.windows)
     asked = np.zeros((len(own), 1 + len(few) + len(ring)))
     asked[:, 0] = seen.mean - sees @ posterior.nodes_mean
-    asked[:, 1 : 1 + len(few)] = across[few].T
+    asked[:, 1 : 1 + len(few)] = across.T
     asked[ring, 1 + len(few) + np.arange(len(ring))] = 1
     weighed = cho_solve((factor, True), asked, overwrite_b=True, check_finite=False)
     left, by_few, by_ring = weighed[:, 0], weighed[:, 1 : 1 + len(few)], weighed[:, 1 + len(few) :]
-    background = seen.means.copy()
-    background.ravel()[hidden] = below @ posterior.nodes_mean + across @ left
+    background = posterior.sees(seen, every) @ posterior.nodes_mean + own_covariance(posterior.model, every, seen.windows) @ left
+    background = background.reshape(blocks[0].shape)
     sd = np.zeros(seen.hidden.shape)
     if len(hidden):
-        apart = below[few].toarray() - by_few.T @ sees
+        apart = below.toarray() - by_few.T @ sees
         variance = np.square(posterior.spread(apart)).sum(0) + own_covariance(posterior.model, under[:1], under[:1])[0, 0]
-        variance -= np.einsum("ij,ji->i", across[few], by_few)
-        guessed = _DOUBTED * posterior.guessed(below[few])
-        rows, columns = np.unravel_index(hidden, seen.hidden.shape)
-        near = (np.square(rows[:, None] - rows[few]) + np.square(columns[:, None] - columns[few])).argmin(1)
+        variance -= np.einsum("ij,ji->i", across, by_few)
+        guessed = _DOUBTED * posterior.guessed(below)
+        rows, columns = np.nonzero(seen.hidden)
+        near = (np.square(rows[:, None] - rows[::_EVERY]) + np.square(columns[:, None] - columns[::_EVERY])).argmin(1)
         sd.ravel()[hidden] = np.sqrt(np.maximum(variance, 1e-12) + np.square(guessed))[near]
     whole = seen.edge[ring] == 1
     if not whole.any() or not len(few):
@@ -96,10 +99,9 @@ def draw(posterior: Posterior, seen: Seen) -> Drawn:
     factor = cholesky(own, lower=True, overwrite_a=True, check_finite=False)
     white = solve_triangular(factor, seen.mean, lower=True, check_finite=False)
     last = factor[np.ix_(ring, ring)]  # they come last, so that this is the factor of their covariance, given the others
-    some = under[few]
-    known = across[few] + film_covariance(posterior.model, seen.tilt_deg, seen.time, some, seen.windows)
+    known = across + film_covariance(posterior.model, seen.tilt_deg, seen.time, under, seen.windows)
     own_under = np.diag(
-        own_covariance(posterior.model, some, some) + film_covariance(posterior.model, seen.tilt_deg, seen.time, some, some)
+        own_covariance(posterior.model, under, under) + film_covariance(posterior.model, seen.tilt_deg, seen.time, under, under)
     )
     left_open = own_under - np.square(solve_triangular(factor, known.T, lower=True, check_finite=False)).sum(0)
     series_sd, alone_sd = (float(np.sqrt(np.mean(np.maximum(each, 1e-12)))) for each in (variance, left_open))

@@ -11,14 +11,14 @@ from aet_stream.denoise import grid
 from aet_stream.denoise.cokriging.doubted import doubted
 from aet_stream.denoise.cokriging.drawing import Drawn, draw
 from aet_stream.denoise.cokriging.evidence import Evidence, gather
-from aet_stream.denoise.cokriging.gate import Verdict, judge
+from aet_stream.denoise.cokriging.gate import Verdict, in_vacuum, judge
 from aet_stream.denoise.cokriging.likelihood import bands_of, first_guess, fit, fit_warm, surprise
 from aet_stream.denoise.cokriging.model import Model
 from aet_stream.denoise.cokriging.posterior import Nodes, Posterior
 from aet_stream.denoise.cokriging.registered import astray, by_film, gathered, moved
 from aet_stream.denoise.cokriging.scan import Scanned, scan
-from aet_stream.denoise.cokriging.seen import Seen
-from aet_stream.denoise.cokriging.supports import supported
+from aet_stream.denoise.cokriging.seen import Seen, in_blocks, pooled
+from aet_stream.denoise.cokriging.supports import found_elsewhere, supported
 from aet_stream.denoise.cokriging.totals import beyond, lost, strayed
 from aet_stream.projection import Array
 
@@ -45,7 +45,7 @@ class View:
 
     seen: Seen
     first: Array
-    """(rows, columns) first edition's background, means over the points of `seen`, counts"""
+    """First edition's background, means over the blocks of `seen`, counts"""
     expected: float = float("nan")
     """Root mean square error that it expects under the particle, counts; NaN: it does not say"""
     lies: tuple[float, float] = (0.0, 0.0)
@@ -77,11 +77,11 @@ class Drawing:
     """In register, in units of the model"""
     drawn: Drawn
     correction: Array
-    """(rows, columns) to be added to the first edition's background, means over points; 0 where that has seen the vacuum"""
+    """To be added to the first edition's background, means over blocks"""
     background: Array
-    """(rows, columns) by the series alone"""
+    """By the series alone, means over blocks"""
     sd: Array
-    """(rows, columns) of it, as the ring has it, with what is doubted; 0 where the vacuum is seen"""
+    """(rows, columns) of it, over points, as the ring has it, with what is doubted; 0 where the vacuum is seen"""
     verdict: Verdict
     """With errors in counts"""
     evidence: Evidence
@@ -160,10 +160,10 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
         series = gathered(_roughly(model, others, memory_bytes), series, away)
     beat("supports", 0, 1)
     given, series = series, supported(_roughly(model, series, memory_bytes), series)
-    if _changed(given, series).any():  # films that a lost particle had bent named others, too
+    if any(one is not other for one, other in zip(given, series, strict=True)):  # films that a lost particle had bent named others, too
         model = fit_warm(bands_of(series), model)
         series = supported(_roughly(model, series, memory_bytes), given)
-    elsewhere = _changed(given, series)
+    elsewhere = np.array([found_elsewhere(one, other) for one, other in zip(given, series, strict=True)])
     for turn in range(_REGISTERED):
         beat("register", turn, _REGISTERED)
         rough = _roughly(model, series, memory_bytes)
@@ -183,33 +183,29 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
         drawn.append(draw(posterior, seen))
     tilts_deg, doubt = (np.array([getattr(seen, name) for seen in series]) for name in ("tilt_deg", "doubt"))
     changing = [view.seen.hidden | seen.hidden for view, seen in zip(views, series, strict=True)]
-    apart = [
-        np.where(where, each.background * unit + level - view.first, 0.0) for view, each, where in zip(views, drawn, changing, strict=True)
-    ]
+    everywhere = [each.background * unit + level - view.first for view, each in zip(views, drawn, strict=True)]
+    apart = [np.where(where, pooled(each), 0.0) for each, where in zip(everywhere, changing, strict=True)]
     first = np.array([view.total for view in views]) / unit
     by_series = first - np.array([each.sum() for each in apart]) / unit
     hidden = np.array([where.sum() for where in changing])
     totals = strayed(first, by_series, hidden, tilts_deg)
     verdicts = judge(drawn, tilts_deg, _expected(views, apart, elsewhere) / unit, doubt, totals, elsewhere)
     shares = np.array([verdict.share for verdict in verdicts])
-    strays = unit * beyond(first + shares * (by_series - first), hidden, views[0].first.size)
+    strays = unit * beyond(first + shares * (by_series - first), hidden, views[0].seen.hidden.size)
     drawings = []
-    columns = (views, series, drawn, verdicts, changing, apart, strays.tolist(), elsewhere.tolist())
-    for view, seen, each, verdict, where, away, stray, wrong in zip(*columns, strict=True):
+    columns = (views, series, drawn, verdicts, changing, everywhere, apart, strays.tolist(), elsewhere.tolist())
+    for view, seen, each, verdict, where, change, away, stray, wrong in zip(*columns, strict=True):
         background = each.background * unit + level
-        correction = verdict.share * away
+        vacuum = ~in_blocks(where)
+        left, noise = (view.seen.blocks.means - view.first)[vacuum], view.seen.blocks.noise[vacuum]
+        correction = verdict.share * change * np.where(vacuum, in_vacuum(left, left - change[vacuum], noise), 1.0)
         spread = np.where(where, np.hypot(each.sd * np.fmax(1.0, verdict.too_sure), seen.doubt), 0.0) * unit
         verdict = replace(verdict, first_off=verdict.first_off * unit, series_off=verdict.series_off * unit)
-        evidence = gather(each, verdict, view.first, away, where, stray, unit)
+        evidence = gather(each, verdict, pooled(view.first), away, where, stray, unit)
         drawings.append(Drawing(seen, each, correction, background, spread, verdict, evidence, wrong))
     film, uncertain = posterior.map()
     nodes = posterior.nodes
     return Estimated(model, found.best.score, unit, level, Map(nodes.along, nodes.across, film * unit, uncertain * unit), tuple(drawings))
-
-
-def _changed(before: Sequence[Seen], after: Sequence[Seen]) -> Array:
-    """(n,) bool"""
-    return np.array([one is not other for one, other in zip(before, after, strict=True)])
 
 
 def _expected(views: Sequence[View], apart: Sequence[Array], elsewhere: Array) -> Array:
@@ -257,9 +253,7 @@ def _scaled(seen: Seen, level: float, unit: float) -> Seen:
     )
 
 
-def drawn_on(correction: Array, point_px: int, shape: tuple[int, int]) -> Array:
-    """(height, width) float32: a correction on the pixels of a frame; 0 beyond the last whole point."""
-    rows, columns = (-(-edge // point_px) for edge in shape)
-    padded = np.zeros((rows, columns))
-    padded[: correction.shape[0], : correction.shape[1]] = correction
-    return grid.draw_means(padded, point_px, shape)
+def drawn_on(correction: Array, block_px: int, shape: tuple[int, int]) -> Array:
+    """(height, width) float32: a correction on the pixels of a frame; beyond the last whole point, as it is there."""
+    missing = [(0, -(-edge // block_px) - blocks) for edge, blocks in zip(shape, correction.shape, strict=True)]
+    return grid.draw_means(np.pad(correction, missing, mode="edge"), block_px, shape)

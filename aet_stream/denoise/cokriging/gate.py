@@ -94,6 +94,19 @@ def judge(drawn: Sequence[Drawn], tilts_deg: Array, expected: Array, doubt: Arra
     return found
 
 
+def in_vacuum(by_first: Array, by_series: Array, noise: Array) -> float:
+    """How much of its share the series has where the vacuum is seen, 0..1: all, if it leaves no more of it than the first edition and the
+    noise do; none from twice as much on.
+
+    Parameters
+    ----------
+    by_first, by_series : (n,) what both leave of the means of blocks of vacuum
+    noise : (n,) variances of these means
+    """
+    usual = float(np.mean(np.square(by_first) + noise)) if by_first.size else 0.0
+    return _falling(float(np.mean(np.square(by_series))) / usual, 1.0, 2.0) if usual else 1.0
+
+
 def _falling(value: float, whole: float, nothing: float) -> float:
     """1 up to the one, 0 from the other on."""
     return float(np.clip((nothing - value) / (nothing - whole), 0, 1))

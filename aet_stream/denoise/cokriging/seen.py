@@ -46,7 +46,7 @@ class Blocks:
     @property
     def points_noise(self) -> Array:
         """(rows, columns) variances of the means over points."""
-        noise: Array = in_points(self.noise).mean((1, 3)) / SPACING**2
+        noise: Array = pooled(self.noise) / SPACING**2
         return noise
 
 
@@ -110,11 +110,11 @@ class Seen:
 
     def places(self, along: Array, across: Array) -> tuple[Array, tuple[Array, Array]]:
         """((n,) bool: do these lie in the frame?, the rows and columns of the points nearest to those that do)."""
-        origin = self.centres[:, 0, 0]
-        steps = np.stack([self.centres[:, 1, 0] - origin, self.centres[:, 0, 1] - origin], axis=1)
-        at = np.round(np.linalg.solve(steps, np.stack([along, across]) - origin[:, None])).astype(np.int64)
-        inside = np.logical_and.reduce((at >= 0) & (at < np.array(self.hidden.shape)[:, None]))
-        return inside, (at[0, inside], at[1, inside])
+        return _nearest(self.centres, along, across)
+
+    def in_blocks(self, along: Array, across: Array) -> tuple[Array, tuple[Array, Array]]:
+        """The same of the nearest blocks."""
+        return _nearest(self.blocks.centres, along, across)
 
     def hiding(self, particle: Array) -> Seen:
         """With the particle in other blocks; what was doubted of its vacuum is forgotten."""
@@ -159,18 +159,26 @@ def look(pixels: Array, logit: Array, tilt_deg: float, *, time: float = 0.0, lev
     return _chosen(seen, logit > _RIM, tilt_deg, time)
 
 
+def _nearest(centres: Array, along: Array, across: Array) -> tuple[Array, tuple[Array, Array]]:
+    origin = centres[:, 0, 0]
+    steps = np.stack([centres[:, 1, 0] - origin, centres[:, 0, 1] - origin], axis=1)
+    at = np.round(np.linalg.solve(steps, np.stack([along, across]) - origin[:, None])).astype(np.int64)
+    inside = np.logical_and.reduce((at >= 0) & (at < np.array(centres.shape[1:])[:, None]))
+    return inside, (at[0, inside], at[1, inside])
+
+
 def _chosen(blocks: Blocks, particle: Array, tilt_deg: float, time: float) -> Seen:
     """Whole points of vacuum, and single blocks of it next to the particle."""
     safe = ~binary_dilation(particle)
     seen: Array = np.all(in_points(safe), axis=(1, 3))
     spilt = np.square(_SPILT * np.exp(np.minimum(blocks.logit, _UNSURE)) * blocks.span)
     rim = in_blocks(~seen) & ~particle
-    coarse = np.stack([in_points(places).mean((1, 3)) for places in blocks.centres])
-    pooled = in_points(blocks.means).mean((1, 3))
+    coarse = np.stack([pooled(places) for places in blocks.centres])
+    means = pooled(blocks.means)
     far = seen & ~binary_dilation(~seen, iterations=_RING)
     parts = [
-        (coarse, pooled, blocks.points_noise, far),
-        (coarse, pooled, blocks.points_noise, seen & ~far),
+        (coarse, means, blocks.points_noise, far),
+        (coarse, means, blocks.points_noise, seen & ~far),
         (blocks.centres, blocks.means, blocks.noise + spilt, rim),
     ]
     along, across, mean, variance = (
@@ -189,7 +197,7 @@ def _chosen(blocks: Blocks, particle: Array, tilt_deg: float, time: float) -> Se
         mean=mean,
         noise=variance,
         measured=variance,
-        means=pooled,
+        means=means,
         hidden=~seen,
         centres=coarse,
         ring_from=int(far.sum()),
@@ -199,6 +207,12 @@ def _chosen(blocks: Blocks, particle: Array, tilt_deg: float, time: float) -> Se
 def in_points(blocks: Array) -> Array:
     """(rows, SPACING, columns, SPACING): the blocks of each point."""
     return blocks.reshape(blocks.shape[0] // SPACING, SPACING, -1, SPACING)
+
+
+def pooled(blocks: Array) -> Array:
+    """(rows, columns): means over points, of those over blocks."""
+    means: Array = in_points(blocks).mean((1, 3))
+    return means
 
 
 def in_blocks(points: Array) -> Array:

@@ -4,7 +4,7 @@ At steep tilts a film is as bright as the particle: the network takes it for par
 better. They say where in space the particle is (its visual hull: Laurentini, IEEE Trans. Pattern Anal. Mach. Intell. 16 (1994) 150), by a
 majority, for some of them are wrong; and what they say of the films tells particle from film. So what lies beside the hull is vacuum, and
 what lies within and is brighter than the films and the projection's own vacuum foretell is particle. A hull is believed if most silhouettes
-lie in it, and a projection is only changed by a good part of its silhouette.
+lie in it, and only a good part of a silhouette is added to it.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from scipy.ndimage import binary_dilation, uniform_filter
 
 from aet_stream.denoise.cokriging.model import Windows, own_covariance
 from aet_stream.denoise.cokriging.posterior import Posterior
-from aet_stream.denoise.cokriging.seen import Seen, in_blocks, in_points
+from aet_stream.denoise.cokriging.seen import Seen, in_blocks
 from aet_stream.denoise.fusion.kriging import SPACING
 from aet_stream.projection import Array
 
-_SURELY, _PERHAPS = 0.8, 0.7
-"""Of the projections that see a place, shares that have the particle there"""
+_ALL, _SURELY, _PERHAPS = 0.9, 0.8, 0.7
+"""Of the projections that see a place, shares that have the particle there: where it may be at all, where it is, and to try the hull by"""
 _WELL_FOUNDED = 0.9
 """Share of a silhouette that lies in the hull, in the median of the projections"""
-_STEP = 0.7
-"""Points between places in space: less than one, so that their shadow has no gaps"""
-_MUCH = 0.1
-"""Of a silhouette"""
+_STEP = 0.35
+"""Points between places in space: less than the edge of a block, so that their shadow has no gaps"""
+_MUCH, _BESIDE = 0.1, 0.02
+"""Of a silhouette: parts that are not missed, and that need not lie in the hull"""
 _BRIGHTER, _BRIGHT = 4.0, 0.03
 """Standard deviations, and share of the particle's range, above what is foretold: particle"""
 _OUTLIER = 3.0
@@ -40,7 +40,8 @@ _EVERY = 2
 
 
 def supported(posterior: Posterior, series: Sequence[Seen]) -> list[Seen]:
-    """The same, but where the network has taken a good part of the particle for film, or a film for particle.
+    """The same, but where the network has taken a good part of the particle for film, or a film for particle. One that was `lost` and
+    whose silhouette misses nothing is lost no more: its vacuum is vacuum.
 
     Parameters
     ----------
@@ -51,19 +52,26 @@ def supported(posterior: Posterior, series: Sequence[Seen]) -> list[Seen]:
 
 
 def _supported(posterior: Posterior, seen: Seen, hull: Hull) -> Seen:
-    much = _MUCH * np.count_nonzero(seen.particle)
-    particle = seen.particle & in_blocks(hull.shadow(seen, _PERHAPS))
-    if np.count_nonzero(seen.particle) - np.count_nonzero(particle) <= much:
+    size = np.count_nonzero(seen.particle)
+    much, particle = _MUCH * size, seen.particle & hull.shadow(seen, _ALL)
+    if size - np.count_nonzero(particle) <= _BESIDE * size:
         particle = seen.particle
-    inside = in_blocks(hull.shadow(seen, _SURELY)) & ~particle
+    whole = True
+    inside = hull.shadow(seen, _SURELY) & ~particle
     if np.count_nonzero(inside) > much:
         hiding = seen.hiding(particle)
         missed = inside & in_blocks(_above(posterior, hiding) > _BRIGHT / 2)  # to know that surely costs much more
         if np.count_nonzero(missed) > much:
             missed = inside & in_blocks(_bright(posterior, hiding))
-        if np.count_nonzero(missed) > much:  # with its rim, which is too faint
+        whole = bool(np.count_nonzero(missed) <= much)
+        if not whole:  # with its rim, which is too faint
             particle = particle | (inside & binary_dilation(missed, iterations=SPACING))
-    return seen if particle is seen.particle else seen.hiding(particle)
+    return seen if particle is seen.particle and not (seen.lost and whole) else seen.hiding(particle)
+
+
+def found_elsewhere(before: Seen, after: Seen) -> bool:
+    """Is a good part of the particle where it was not?"""
+    return bool(np.count_nonzero(before.particle ^ after.particle) > _MUCH * np.count_nonzero(before.particle))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,25 +90,25 @@ class Hull:
         """From those that have not lost the particle; None where they do not agree."""
         counting = [seen for seen in series if not seen.lost and seen.particle.any()]
         half = max(series[0].hidden.shape) / 2
-        along, places = np.arange(-half + 0.5, half), np.arange(-half, half + _STEP, _STEP)
+        along, places = np.arange(-half + 0.5 / SPACING, half, 1 / SPACING), np.arange(-half, half + _STEP, _STEP)
         shape = (len(along), len(places), len(places))
         votes, asked = np.zeros(shape), np.zeros(shape)
         for seen in counting:
             across = np.broadcast_to(_across(places, seen.tilt_deg), shape).ravel()
-            inside, at = seen.places(np.repeat(along, len(places) ** 2), across)
+            inside, at = seen.in_blocks(np.repeat(along, len(places) ** 2), across)
             voted = np.zeros(votes.size)
-            voted[inside] = np.any(in_points(seen.particle), axis=(1, 3))[at]
+            voted[inside] = seen.particle[at]
             votes += voted.reshape(shape)
             asked += inside.reshape(shape)
         hull = cls(along, places, votes / np.maximum(asked, 1))
-        within = [np.mean(in_blocks(hull.shadow(seen, _PERHAPS))[seen.particle]) for seen in counting]
+        within = [np.mean(hull.shadow(seen, _PERHAPS)[seen.particle]) for seen in counting]
         return hull if within and np.median(within) > _WELL_FOUNDED else None
 
     def shadow(self, seen: Seen, share: float) -> Array:
-        """(rows, columns) bool: points of a projection where places of so many votes are seen, and those next to them."""
+        """Bool: blocks of a projection where places of so many votes are seen, and those next to them."""
         y, x, z = np.nonzero(self.votes >= share)
-        _, at = seen.places(self.along[y], _across(self.places, seen.tilt_deg)[x, z])
-        shadow = np.zeros(seen.hidden.shape, bool)
+        _, at = seen.in_blocks(self.along[y], _across(self.places, seen.tilt_deg)[x, z])
+        shadow = np.zeros(seen.particle.shape, bool)
         shadow[at] = True
         wider: Array = binary_dilation(shadow)
         return wider
