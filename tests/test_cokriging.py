@@ -298,7 +298,7 @@ def weighed(
     """Of a projection whose model leaves .02 open by itself; `ring`: error of the vacuum around it over what is stated; `told`: by totals,
     of the first edition and the series, and what that misses."""
     nothing = np.zeros((2, 2))
-    drawn = Drawn(nothing, nothing, Held(0.001 * ring, 0.001), Held(0.01, 0.01), series_sd, 0.02, guessed)
+    drawn = Drawn(nothing, nothing, Held(0.001 * ring, 0.001), Held(0.01, 0.01), series_sd, 0.02, 0.001, guessed)
     totals = Strayed(*(np.array([each]) for each in told))
     return judge([drawn], np.zeros(1), np.array([own]), np.array([doubt]), totals, np.array([elsewhere]))[0]
 

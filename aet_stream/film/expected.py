@@ -43,13 +43,13 @@ def shipped() -> Rule:
     return msgspec.json.decode(RULE_FILE.read_bytes(), type=Rule)
 
 
-def gathered(first: Quality, found: Evidence, share: float, point_px: int) -> dict[str, float]:
+def gathered(first: Quality, found: Evidence, share: float, in_vacuum: float, point_px: int) -> dict[str, float]:
     """All evidence of one background, root mean squares over the frame, counts.
 
     Parameters
     ----------
     first : figures of the first edition
-    share : of the series in the background, 0..1
-    point_px : edge of the blocks whose means the background follows where the vacuum is seen
+    share, in_vacuum : of the series in the background, under the particle and where the vacuum is seen, 0..1
+    point_px : edge of the squares whose means the first edition follows where the vacuum is seen
     """
-    return asdict(found) | {"first": (1 - share) * first.expected_error, "noise": first.vacuum_noise / point_px}
+    return asdict(found) | {"first": (1 - share) * first.expected_error, "noise": (1 - in_vacuum) * first.vacuum_noise / point_px}

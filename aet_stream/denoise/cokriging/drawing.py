@@ -18,8 +18,9 @@ _JITTER = 1e-6
 """Share of their variance that windows do not share, for the sake of single precision"""
 _DOUBTED = 0.4
 """Of what is guessed of the films because no projection shows it: what lies there, by the particle itself, need not be like the rest"""
-_EVERY = 3
-"""Of the hidden points, one in so many is asked for its spread; the others have that of the nearest."""
+_EVERY, _EVERY_OF_VACUUM = 3, 24
+"""Of the hidden points, one in so many is asked for its spread; the others have that of the nearest. Of those of vacuum a few say it of
+all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,8 @@ class Drawn:
     """Under the particle, as the model states it; root mean square"""
     alone_sd: float
     """The same of this projection alone"""
+    vacuum_sd: float
+    """Where the vacuum is seen, as the model states it; root mean square"""
     guessed: float
     """What is doubted because no projection shows it, under the particle; root mean square"""
 
@@ -63,33 +66,36 @@ def draw(posterior: Posterior, seen: Seen) -> Drawn:
     """The background of one of the projections that were added."""
     hidden, blocks = np.flatnonzero(seen.hidden), seen.blocks.centres
     every = Windows(blocks[0].ravel(), blocks[1].ravel(), np.full(blocks[0].size, 1 / SPACING))
-    few = hidden[::_EVERY]
-    under = Windows(seen.centres[0].ravel()[few], seen.centres[1].ravel()[few], np.ones(len(few)))
+    few, vacuum = hidden[::_EVERY], np.flatnonzero(~seen.hidden)[::_EVERY_OF_VACUUM]
+    asking = np.concatenate([few, vacuum])
+    windows = Windows(seen.centres[0].ravel()[asking], seen.centres[1].ravel()[asking], np.ones(len(asking)))
+    under = windows[: len(few)]
     ring = np.arange(seen.ring_from, len(seen.mean))
-    sees, below = posterior.sees(seen, seen.windows), posterior.sees(seen, under)
+    sees, below = posterior.sees(seen, seen.windows), posterior.sees(seen, windows)
     own = posterior.own(seen)
     factor = cholesky(own, lower=True, check_finite=False)
-    across = own_covariance(posterior.model, under, seen.windows)
-    asked = np.zeros((len(own), 1 + len(few) + len(ring)))
+    across = own_covariance(posterior.model, windows, seen.windows)
+    asked = np.zeros((len(own), 1 + len(asking) + len(ring)))
     asked[:, 0] = seen.mean - sees @ posterior.nodes_mean
-    asked[:, 1 : 1 + len(few)] = across.T
-    asked[ring, 1 + len(few) + np.arange(len(ring))] = 1
+    asked[:, 1 : 1 + len(asking)] = across.T
+    asked[ring, 1 + len(asking) + np.arange(len(ring))] = 1
     weighed = cho_solve((factor, True), asked, overwrite_b=True, check_finite=False)
-    left, by_few, by_ring = weighed[:, 0], weighed[:, 1 : 1 + len(few)], weighed[:, 1 + len(few) :]
+    left, by_asking, by_ring = weighed[:, 0], weighed[:, 1 : 1 + len(asking)], weighed[:, 1 + len(asking) :]
     background = posterior.sees(seen, every) @ posterior.nodes_mean + own_covariance(posterior.model, every, seen.windows) @ left
     background = background.reshape(blocks[0].shape)
     sd = np.zeros(seen.hidden.shape)
+    apart = below.toarray() - by_asking.T @ sees
+    variance = np.square(posterior.spread(apart)).sum(0) + own_covariance(posterior.model, windows[:1], windows[:1])[0, 0]
+    variance = np.maximum(variance - np.einsum("ij,ji->i", across, by_asking), 1e-12)
+    vacuum_sd = float(np.sqrt(np.mean(variance[len(few) :]))) if len(vacuum) else 0.0
     if len(hidden):
-        apart = below.toarray() - by_few.T @ sees
-        variance = np.square(posterior.spread(apart)).sum(0) + own_covariance(posterior.model, under[:1], under[:1])[0, 0]
-        variance -= np.einsum("ij,ji->i", across, by_few)
-        guessed = _DOUBTED * posterior.guessed(below)
+        guessed = _DOUBTED * posterior.guessed(below[: len(few)])
         rows, columns = np.nonzero(seen.hidden)
         near = (np.square(rows[:, None] - rows[::_EVERY]) + np.square(columns[:, None] - columns[::_EVERY])).argmin(1)
-        sd.ravel()[hidden] = np.sqrt(np.maximum(variance, 1e-12) + np.square(guessed))[near]
+        sd.ravel()[hidden] = np.sqrt(variance[: len(few)] + np.square(guessed))[near]
     whole = seen.edge[ring] == 1
     if not whole.any() or not len(few):
-        return Drawn(background, sd, UNKNOWN, UNKNOWN, float("nan"), float("nan"), 0.0)
+        return Drawn(background, sd, UNKNOWN, UNKNOWN, float("nan"), float("nan"), vacuum_sd, 0.0)
     # What is left of observations that are held back follows from the precision of all (Rasmussen & Williams 5.4.2).
     pull = posterior.spread(by_ring.T @ sees)
     covariance = np.linalg.inv(by_ring[ring] - pull.T @ pull)
@@ -99,12 +105,12 @@ def draw(posterior: Posterior, seen: Seen) -> Drawn:
     factor = cholesky(own, lower=True, overwrite_a=True, check_finite=False)
     white = solve_triangular(factor, seen.mean, lower=True, check_finite=False)
     last = factor[np.ix_(ring, ring)]  # they come last, so that this is the factor of their covariance, given the others
-    known = across + film_covariance(posterior.model, seen.tilt_deg, seen.time, under, seen.windows)
+    known = across[: len(few)] + film_covariance(posterior.model, seen.tilt_deg, seen.time, under, seen.windows)
     own_under = np.diag(
         own_covariance(posterior.model, under, under) + film_covariance(posterior.model, seen.tilt_deg, seen.time, under, under)
     )
     left_open = own_under - np.square(solve_triangular(factor, known.T, lower=True, check_finite=False)).sum(0)
-    series_sd, alone_sd = (float(np.sqrt(np.mean(np.maximum(each, 1e-12)))) for each in (variance, left_open))
+    series_sd, alone_sd = (float(np.sqrt(np.mean(np.maximum(each, 1e-12)))) for each in (variance[: len(few)], left_open))
     return Drawn(
         background,
         sd,
@@ -112,5 +118,6 @@ def draw(posterior: Posterior, seen: Seen) -> Drawn:
         Held.of((last @ white[ring])[whole], np.square(last).sum(1)[whole]),
         series_sd,
         alone_sd,
+        vacuum_sd,
         float(np.sqrt(np.mean(np.square(guessed)))),
     )

@@ -84,6 +84,8 @@ class Drawing:
     """(rows, columns) of it, over points, as the ring has it, with what is doubted; 0 where the vacuum is seen"""
     verdict: Verdict
     """With errors in counts"""
+    in_vacuum: float
+    """Share of the series in the background where the vacuum is seen"""
     evidence: Evidence
     elsewhere: bool
     """The particle is not where the first edition has it (supports.py)"""
@@ -198,11 +200,12 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
         background = each.background * unit + level
         vacuum = ~in_blocks(where)
         left, noise = (view.seen.blocks.means - view.first)[vacuum], view.seen.blocks.noise[vacuum]
-        correction = verdict.share * change * np.where(vacuum, in_vacuum(left, left - change[vacuum], noise), 1.0)
+        there = verdict.share * in_vacuum(left, left - change[vacuum], noise)
+        correction = change * np.where(vacuum, there, verdict.share)
         spread = np.where(where, np.hypot(each.sd * np.fmax(1.0, verdict.too_sure), seen.doubt), 0.0) * unit
         verdict = replace(verdict, first_off=verdict.first_off * unit, series_off=verdict.series_off * unit)
-        evidence = gather(each, verdict, pooled(view.first), away, where, stray, unit)
-        drawings.append(Drawing(seen, each, correction, background, spread, verdict, evidence, wrong))
+        evidence = gather(each, verdict, view.first + correction, away, where, stray, unit, there)
+        drawings.append(Drawing(seen, each, correction, background, spread, verdict, there, evidence, wrong))
     film, uncertain = posterior.map()
     nodes = posterior.nodes
     return Estimated(model, found.best.score, unit, level, Map(nodes.along, nodes.across, film * unit, uncertain * unit), tuple(drawings))

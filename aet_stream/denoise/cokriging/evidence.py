@@ -14,6 +14,7 @@ import numpy as np
 
 from aet_stream.denoise.cokriging.drawing import Drawn
 from aet_stream.denoise.cokriging.gate import Verdict
+from aet_stream.denoise.cokriging.seen import in_blocks
 from aet_stream.projection import Array
 
 _CURVED = 24.0
@@ -34,29 +35,36 @@ class Evidence:
     """Error of the vacuum around the particle, held back, by the series, as if it were so all over the particle; NaN: there is none"""
     total: float
     """By how much the particle's total strays, beyond what is usual"""
+    vacuum: float
+    """What the series states where the vacuum is seen, times its share of the background there"""
     bent: float
-    """How far the background bends between points, where the vacuum is seen: it is drawn from their means"""
+    """How far the background bends between blocks, where the vacuum is seen: it is drawn from their means"""
 
 
-def gather(drawn: Drawn, verdict: Verdict, first: Array, apart: Array, hidden: Array, stray: float, unit: float) -> Evidence:
+def gather(
+    drawn: Drawn, verdict: Verdict, background: Array, apart: Array, hidden: Array, stray: float, unit: float, in_vacuum: float
+) -> Evidence:
     """Of one projection.
 
     Parameters
     ----------
     drawn : in units of the model, of which one is `unit` counts
-    first : (rows, columns) the first edition's background, means over points, counts
+    background : as it is with its share of the series, means over blocks, counts
     apart : (rows, columns) the series' background less that, counts; 0 where the vacuum is seen
     hidden : (rows, columns) bool
     stray : by totals.beyond, counts
+    in_vacuum : share of the series in the background where the vacuum is seen
     """
     covered = unit * float(np.sqrt(hidden.mean()))
     share = verdict.share
-    bends = 4 * first[1:-1, 1:-1] - first[2:, 1:-1] - first[:-2, 1:-1] - first[1:-1, 2:] - first[1:-1, :-2]
+    middle, vacuum = background[1:-1, 1:-1], ~in_blocks(hidden)[1:-1, 1:-1]
+    bends = 4 * middle - background[2:, 1:-1] - background[:-2, 1:-1] - background[1:-1, 2:] - background[1:-1, :-2]
     return Evidence(
         spread=share * float(np.fmax(verdict.too_sure, 1.0)) * drawn.series_sd * covered,
         guessed=share * drawn.guessed * covered,
         apart=float(np.sqrt(share * (1 - share) * np.mean(np.square(apart)))),
         ring=drawn.by_series.error * covered,
         total=stray,
-        bent=float(np.sqrt(np.mean(np.square(np.where(hidden[1:-1, 1:-1], 0.0, bends))))) / _CURVED,
+        vacuum=in_vacuum * drawn.vacuum_sd * unit * float(np.sqrt(1 - hidden.mean())),
+        bent=float(np.sqrt(np.mean(np.square(bends * vacuum)))) / _CURVED,
     )
