@@ -12,7 +12,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from aet_stream.denoise.estimators import model_sha256
 from aet_stream.edition import Edition
 from aet_stream.elsewhere import offload, transfer
 from aet_stream.elsewhere.curve import RelayLink
+from aet_stream.elsewhere.dispatch import Dispatcher
 from aet_stream.elsewhere.helper import Helper
 from aet_stream.elsewhere.keys import KeyRing, make_key
 from aet_stream.elsewhere.offload import Offload
@@ -34,13 +35,27 @@ from aet_stream.elsewhere.relay import Relay
 from aet_stream.elsewhere.steps import STEPS
 from aet_stream.elsewhere.transfer import CHUNK_BYTES, FileReceiver, FileSender
 from aet_stream.errors import WireError
-from aet_stream.messages import WIRE_VERSION, Beat, Chunk, Fetch, FileSpec, HelperReady, Job, Refusal, Task, TaskDone
+from aet_stream.messages import (
+    WIRE_VERSION,
+    Beat,
+    Chunk,
+    Fetch,
+    FileSpec,
+    HelperPlease,
+    HelperReady,
+    Job,
+    Pulse,
+    Refusal,
+    Task,
+    TaskDone,
+    TaskOff,
+)
 from aet_stream.naming import VOLUME_FILE
 from aet_stream.projection import VisitKey
 from aet_stream.simulate.physical import physical_series
 from aet_stream.simulate.writers import tiff
 from aet_stream.status import RelayStatus
-from aet_stream.transport import HubSocket, decode, encode
+from aet_stream.transport import HubSocket, StepLink, decode, encode
 from tests.atom_series import PIXEL_ANGSTROM, counted, fcc
 from tests.harness import ENVIRONMENT, known_image, wait_for
 from tests.proxy import free_port
@@ -180,6 +195,28 @@ def volume(path: Path) -> dict[str, Any]:
     with h5py.File(path) as file:
         found = {name: file[f"reconstruction/{name}"][()] for name in ("volume", "residuals", "tilts_deg", "shifts_px", "rows")}
         return {**found, "digest": file["reconstruction"].attrs["series_digest"], "method": file["reconstruction"].attrs["method"]}
+
+
+@pytest.mark.parametrize("noticed_by", ["pulse", "helper"])
+def test_the_last_word_of_a_step_is_heard_before_it_is_given_up(noticed_by: str, tmp_path: Path) -> None:
+    """It has what it wanted, says so and goes; that it is gone is noticed before that is read. The helper would have kept for a minute what
+    nobody wants."""
+    sent: list[object] = []
+
+    def send(_: bytes, message: object) -> bool:
+        sent.append(message)
+        return True
+
+    with closing(Dispatcher(tmp_path, send)) as dispatcher, closing(StepLink(tmp_path, name="volume of s")) as step:
+        dispatcher.hear_ready(b"h", "big:h", "key", HelperReady(name="h", takes=("reconstruct",), wire=WIRE_VERSION, version=""))
+        assert wait_for(lambda: step.send(HelperPlease(key="k", step="reconstruct", series="s")))
+        wait_for(lambda: dispatcher.turn() or dispatcher.doing["big:h"], what="the step to have its helper")
+        step.send(TaskOff(key="k"))
+        step.close()
+        done = TaskDone(key="k", ok=True, detail="", files=())
+        stirs = {"pulse": lambda: dispatcher.look(["key"]), "helper": lambda: dispatcher.hear_helper(b"h", done)}[noticed_by]
+        wait_for(lambda: stirs() or not dispatcher.doing["big:h"], what="the step to be missed")
+    assert [message for message in sent if not isinstance(message, Pulse)] == [TaskOff(key="k")]
 
 
 def test_a_volume_made_elsewhere_is_the_one_made_here(place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -94,7 +94,7 @@ class Dispatcher:
         """Pass it on."""
         helper = self._helpers[peer]
         if helper.step and not self.door.send(helper.step, message):
-            self._part(helper, tell_step=False)
+            self._step_is_gone(helper)
 
     def look(self, keys: Iterable[str]) -> None:
         """Once a second: who is still there, and still on the list of keys?"""
@@ -106,9 +106,14 @@ class Dispatcher:
             elif not self._send(peer, Pulse(hub_id="")):
                 self._lose(peer, "the link to it is lost")
             elif helper.step and not self.door.send(helper.step, Pulse(hub_id="")):
-                self.turn()  # that it needs its helper no more may be the last that it has said
-                if helper.step:
-                    self._part(helper, tell_step=False)
+                self._step_is_gone(helper)
+
+    def _step_is_gone(self, helper: KnownHelper) -> None:
+        """That it needs its helper no more may be the last that it has said: otherwise another may want what was made."""
+        step = helper.step
+        self.turn()
+        if helper.step == step:
+            self._part(helper, tell_step=False)
 
     def _lose(self, peer: bytes, reason: str) -> None:
         helper = self._helpers.pop(peer)
