@@ -1,8 +1,8 @@
 # Every command does its own set-up; `make demo` and `make test` are all that a newcomer needs.
 PYTHON ?= python3
 BIN := .venv/bin
-# Two thirds of a test's time is waiting: six share two cores. Those of a module share what it has set up; the longest come first (conftest.py).
-WORKERS := $(shell n=$$(( $$(nproc) * 3 )); echo $$(( n < 6 ? n : 6 )))
+# More than half of a test's time is waiting: five share two cores. Those of a module share what it has set up; the longest come first (conftest.py).
+WORKERS := $(shell n=$$(( $$(nproc) * 5 / 2 )); echo $$(( n < 5 ? n : 5 )))
 PARALLEL := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 # What a change of the rules of intake, of a reader or of the hub is tried on first: all within the test's own process.
 FAST := $(addprefix tests/test_,$(addsuffix .py,advice angle beside_the_pixels config detail exchanged in_flight judging mixtures \

@@ -108,8 +108,8 @@ class Offload:
         """A helper's name; empty: there is none."""
         began = time.monotonic()
         while True:
-            self._link.send(HelperPlease(key=self._task.key, step=self._name, series=self._series, avoid=tuple(avoid)))
-            again_at, said = time.monotonic() + ASK_AGAIN_S, ""
+            sent = self._link.send(HelperPlease(key=self._task.key, step=self._name, series=self._series, avoid=tuple(avoid)))
+            again_at, said = time.monotonic() + (ASK_AGAIN_S if sent else TURN_S), ""  # the relay is not reached yet
             while time.monotonic() < again_at:
                 for message, _ in self._link.receive(TURN_S):
                     if isinstance(message, Assigned):
