@@ -16,7 +16,7 @@ test test-thorough test-fast test-long: export OMP_NUM_THREADS := 1
 help:
 	@echo "make demo    a simulated microscope, the daemon, a volume, a picture: demo/summary.png"
 	@echo "make test    every promise once (about six minutes on two cores)"
-	@echo "make test-thorough   kills at every place, damaged files, trainings, alignment (about eight more)"
+	@echo "make test-thorough   kills at every place, damaged files, trainings, alignment (about four more)"
 	@echo "make test-fast   without daemons, browsers, kills and training: about a minute"
 	@echo "make check   format, lint, types, import layers"
 	@echo "make bench   latency, throughput, memory, inference and reconstruction figures"
