@@ -12,7 +12,7 @@ from scipy.ndimage import binary_dilation
 from aet_stream.denoise import grid
 from aet_stream.denoise.cokriging.drawing import Drawn, Held, draw
 from aet_stream.denoise.cokriging.estimator import Estimated, View, drawn_on, estimate
-from aet_stream.denoise.cokriging.gate import Taken, Verdict, in_vacuum, judge
+from aet_stream.denoise.cokriging.gate import Taken, Verdict, judge, share_in_vacuum
 from aet_stream.denoise.cokriging.likelihood import Likelihood, bands_of
 from aet_stream.denoise.cokriging.model import FILM_LENGTHS, Film, Model, Windows, own_covariance
 from aet_stream.denoise.cokriging.posterior import Nodes, Posterior
@@ -256,10 +256,10 @@ def test_the_vacuum_of_a_first_edition_that_bends_it_is_the_films(turning: tuple
 def test_films_that_the_vacuum_contradicts_are_kept_out_of_it() -> None:
     """They may leave as much of it as the first edition does and noise explains, and nothing counts from twice as much on."""
     first, noise = np.array([1.0, -1.0]), np.array([1.0, 1.0])
-    assert in_vacuum(first, np.array([1.4, -1.4]), noise) == 1
-    assert in_vacuum(first, np.array([1.73, -1.73]), noise) == pytest.approx(0.5, abs=0.01)
-    assert in_vacuum(first, np.array([2.0, -2.0]), noise) == 0
-    assert in_vacuum(np.zeros(0), np.zeros(0), np.zeros(0)) == 1
+    assert share_in_vacuum(0.8, first, np.array([1.4, -1.4]), noise) == 0.8
+    assert share_in_vacuum(0.8, first, np.array([1.73, -1.73]), noise) == pytest.approx(0.4, abs=0.01)
+    assert share_in_vacuum(0.8, first, np.array([2.0, -2.0]), noise) == 0
+    assert share_in_vacuum(0.8, np.zeros(0), np.zeros(0), np.zeros(0)) == 0.8
 
 
 @pytest.mark.parametrize("kind", ["own", pytest.param("blend", marks=pytest.mark.thorough)])

@@ -1,5 +1,5 @@
-"""What lies under the particle of one projection, given the series; and how well the series, and the projection alone, foretell what is
-seen around the particle when it is held back."""
+"""The background of one projection, under its particle as well, given the series; and how well the series, and the projection alone,
+foretell what is seen around the particle when it is held back."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from aet_stream.denoise import grid
 from aet_stream.denoise.cokriging.doubted import doubted
 from aet_stream.denoise.cokriging.drawing import Drawn, draw
 from aet_stream.denoise.cokriging.evidence import Evidence, gather
-from aet_stream.denoise.cokriging.gate import Verdict, in_vacuum, judge
+from aet_stream.denoise.cokriging.gate import Verdict, judge, share_in_vacuum
 from aet_stream.denoise.cokriging.likelihood import bands_of, first_guess, fit, fit_warm, surprise
 from aet_stream.denoise.cokriging.model import Model
 from aet_stream.denoise.cokriging.posterior import Nodes, Posterior
@@ -155,11 +155,11 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
         model = fit(bands, [first_guess(sd, lie.height, lie.turn_deg, lie.slope) for lie in dict.fromkeys((found.best, found.level))])
     else:
         model = fit_warm(bands, begin)
-    away = astray(series)
-    if 0 < np.any(away, axis=1).sum() < len(series) / 2:
+    astray_by = astray(series)
+    if 0 < np.any(astray_by, axis=1).sum() < len(series) / 2:
         beat("gather", 0, 1)
-        others = [seen for seen, at in zip(series, away, strict=True) if not at.any()]
-        series = gathered(_roughly(model, others, memory_bytes), series, away)
+        others = [seen for seen, at in zip(series, astray_by, strict=True) if not at.any()]
+        series = gathered(_roughly(model, others, memory_bytes), series, astray_by)
     beat("supports", 0, 1)
     given, series = series, supported(_roughly(model, series, memory_bytes), series)
     if any(one is not other for one, other in zip(given, series, strict=True)):  # films that a lost particle had bent named others, too
@@ -200,12 +200,12 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
         background = each.background * unit + level
         vacuum = ~in_blocks(where)
         left, noise = (view.seen.blocks.means - view.first)[vacuum], view.seen.blocks.noise[vacuum]
-        there = verdict.share * in_vacuum(left, left - change[vacuum], noise)
-        correction = change * np.where(vacuum, there, verdict.share)
+        in_vacuum = share_in_vacuum(verdict.share, left, left - change[vacuum], noise)
+        correction = change * np.where(vacuum, in_vacuum, verdict.share)
         spread = np.where(where, np.hypot(each.sd * np.fmax(1.0, verdict.too_sure), seen.doubt), 0.0) * unit
         verdict = replace(verdict, first_off=verdict.first_off * unit, series_off=verdict.series_off * unit)
-        evidence = gather(each, verdict, view.first + correction, away, where, stray, unit, there)
-        drawings.append(Drawing(seen, each, correction, background, spread, verdict, there, evidence, wrong))
+        evidence = gather(each, verdict, view.first + correction, away, where, stray, unit, in_vacuum)
+        drawings.append(Drawing(seen, each, correction, background, spread, verdict, in_vacuum, evidence, wrong))
     film, uncertain = posterior.map()
     nodes = posterior.nodes
     return Estimated(model, found.best.score, unit, level, Map(nodes.along, nodes.across, film * unit, uncertain * unit), tuple(drawings))

@@ -94,17 +94,18 @@ def judge(drawn: Sequence[Drawn], tilts_deg: Array, expected: Array, doubt: Arra
     return found
 
 
-def in_vacuum(by_first: Array, by_series: Array, noise: Array) -> float:
-    """How much of its share the series has where the vacuum is seen, 0..1: all, if it leaves no more of it than the first edition and the
+def share_in_vacuum(share: float, by_first: Array, by_series: Array, noise: Array) -> float:
+    """Share of the series where the vacuum is seen: as under the particle, if it leaves no more of the vacuum than the first edition and
     noise do; none from twice as much on.
 
     Parameters
     ----------
+    share : under the particle, 0..1
     by_first, by_series : (n,) what both leave of the means of blocks of vacuum
     noise : (n,) variances of these means
     """
     usual = float(np.mean(np.square(by_first) + noise)) if by_first.size else 0.0
-    return _falling(float(np.mean(np.square(by_series))) / usual, 1.0, 2.0) if usual else 1.0
+    return share * _falling(float(np.mean(np.square(by_series))) / usual, 1.0, 2.0) if usual else share
 
 
 def _falling(value: float, whole: float, nothing: float) -> float:

@@ -112,7 +112,7 @@ class Seen:
         """((n,) bool: do these lie in the frame?, the rows and columns of the points nearest to those that do)."""
         return _nearest(self.centres, along, across)
 
-    def in_blocks(self, along: Array, across: Array) -> tuple[Array, tuple[Array, Array]]:
+    def block_places(self, along: Array, across: Array) -> tuple[Array, tuple[Array, Array]]:
         """The same of the nearest blocks."""
         return _nearest(self.blocks.centres, along, across)
 

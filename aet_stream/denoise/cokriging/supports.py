@@ -95,7 +95,7 @@ class Hull:
         votes, asked = np.zeros(shape), np.zeros(shape)
         for seen in counting:
             across = np.broadcast_to(_across(places, seen.tilt_deg), shape).ravel()
-            inside, at = seen.in_blocks(np.repeat(along, len(places) ** 2), across)
+            inside, at = seen.block_places(np.repeat(along, len(places) ** 2), across)
             voted = np.zeros(votes.size)
             voted[inside] = seen.particle[at]
             votes += voted.reshape(shape)
@@ -107,7 +107,7 @@ class Hull:
     def shadow(self, seen: Seen, share: float) -> Array:
         """Bool: blocks of a projection where places of so many votes are seen, and those next to them."""
         y, x, z = np.nonzero(self.votes >= share)
-        _, at = seen.in_blocks(self.along[y], _across(self.places, seen.tilt_deg)[x, z])
+        _, at = seen.block_places(self.along[y], _across(self.places, seen.tilt_deg)[x, z])
         shadow = np.zeros(seen.particle.shape, bool)
         shadow[at] = True
         wider: Array = binary_dilation(shadow)
