@@ -54,6 +54,22 @@ class Alignment:
         return (width, height) if lies else (height, width)
 
 
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """Projections as the solver takes them."""
+
+    projections: Array
+    tilts_deg: Array
+    alignment: Alignment
+    pitches: Array | None = None
+    """(tilts,) of turned ones (turns.py)"""
+
+    def some(self, rows: Array, slices: slice) -> Registered:
+        """Of some rows, some slices."""
+        pitches = None if self.pitches is None else self.pitches[rows]
+        return Registered(self.projections[rows, slices], self.tilts_deg[rows], self.alignment, pitches)
+
+
 def apply(projections: Array, alignment: Alignment, shape: tuple[int, int] | None = None, *, rolls: Array | None = None) -> Array:
     """(tilts, y, x) float32 in register, by cubic splines; the very same array where there is nothing to do.
 
