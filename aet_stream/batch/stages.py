@@ -476,6 +476,7 @@ def _options(plan: Plan) -> Options:
         iterations=settings.iterations,
         align=settings.align,
         quality=settings.quality,
+        weighted=settings.weighted,
         threads=settings.threads or plan.threads,
         memory_mib=settings.memory_mib or (plan.memory_mib if settings.device == "cpu" else 0),
         device=settings.device,

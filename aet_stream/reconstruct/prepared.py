@@ -50,6 +50,8 @@ def keep(target: Path, prepared: Prepared, asked: str) -> None:
             _, height, width = views.projections.shape
             file.create_dataset("projections", data=views.projections, chunks=(1, min(_ROWS, height), width), fletcher32=True)
             file["tilts_deg"], file["shifts_px"] = views.tilts_deg, views.alignment.shifts_px
+            if views.weights is not None:
+                file["weights"] = views.weights
             file.attrs.update(asked=asked, key=prepared.key, iterations=prepared.iterations, axis_deg=views.alignment.axis_deg)
             file.attrs.update(residuals=json.dumps(views.alignment.residuals), axis=json.dumps(asdict(prepared.axis)))
     except RuntimeError as error:  # HDF5 says it so, too, that a disk is full
@@ -69,7 +71,8 @@ def find(target: Path, asked: str = "", slices: slice = slice(None)) -> Prepared
             if asked not in ("", about["asked"]):
                 return None
             found = Alignment(file["shifts_px"][()], float(about["axis_deg"]), residuals=json.loads(about["residuals"]))
-            views = Registered(file["projections"][:, slices], file["tilts_deg"][()], found)
+            weights = file["weights"][()] if "weights" in file else None
+            views = Registered(file["projections"][:, slices], file["tilts_deg"][()], found, weights=weights)
             return Prepared(views, int(about["iterations"]), AxisSearch(**json.loads(about["axis"])), about["key"])
     except (OSError, KeyError, RuntimeError):
         return None

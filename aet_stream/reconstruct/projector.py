@@ -52,6 +52,11 @@ class Pitched:
         total: Array = np.sum([part.sum(axis=axis) for part in self._parts.values()], axis=0)
         return total
 
+    def sum_of(self, factors: Array) -> Array:
+        """(n,) of each row, its numbers times these, likewise."""
+        total: Array = np.sum([part @ factors for part in self._parts.values()], axis=0)
+        return total
+
 
 def make_projector(tilts_deg: Array, width: int, axis_px: float | None = None, pitches: Array | None = None) -> Projector:
     """Voxel-driven linear interpolation: each voxel is shared between the two detector columns it falls between.
@@ -109,13 +114,17 @@ def circle(width: int) -> Array:
 class Pieces:
     """All tilts, in pieces: one that is kept where memory allows it, else several, each made anew whenever it is needed."""
 
-    def __init__(self, tilts_deg: Array, width: int, axis_px: float | None, *, tilts_at_once: int, pitches: Array | None = None) -> None:
+    def __init__(self, tilts_deg: Array, width: int, axis_px: float | None, *, tilts_at_once: int, pitches: Array | None = None,
+        weights: Array | None = None,
+    ) -> None:  # fmt: skip
+        """`weights`: (tilts,) how much each projection counts; None: all alike. Others as for `make_projector`."""
         self._width, self._axis_px = width, axis_px
         starts = range(0, len(tilts_deg), tilts_at_once)
         self._tilts = [tilts_deg[start : start + tilts_at_once] for start in starts]
         self._kept = make_projector(tilts_deg, width, axis_px, pitches) if len(starts) == 1 else None
         self.whole = self._kept is not None
         self.inside = circle(width)
+        self._weights = None if weights is None else np.repeat(weights.astype(np.float32), width)
         self.ray_sums, self.voxel_sums = self._sums()
 
     def __iter__(self) -> Iterator[tuple[slice, Projector]]:
@@ -127,12 +136,20 @@ class Pieces:
             at = rays.stop
 
     def _sums(self) -> tuple[Array, Array]:
-        """What each ray and each voxel adds up to."""
-        rays, voxels = [], np.zeros(int(self.inside.sum()), np.float32)
-        for _, piece in self:
-            rays.append(np.asarray(piece.forward.sum(axis=1), np.float32))
-            voxels += np.asarray(piece.backward.sum(axis=1), np.float32)
-        return np.concatenate(rays), voxels
+        """What each ray adds up to, over how much it counts, and what each voxel adds up to of rays as they count: the inverses of what
+        SIRT of weighted least squares multiplies by (Gregor & Fessler, IEEE Trans. Comput. Imaging 1 (2015) 44)."""
+        ray_sums, voxel_sums = [], np.zeros(int(self.inside.sum()), np.float32)
+        for rays, piece in self:
+            ray_sums.append(np.asarray(piece.forward.sum(axis=1), np.float32))
+            voxel_sums += np.asarray(piece.backward.sum(axis=1) if self._weights is None else _sums_of(piece.backward, self._weights[rays]))
+        whole = np.concatenate(ray_sums)
+        return whole if self._weights is None else whole / self._weights, voxel_sums
+
+
+def _sums_of(matrix: csr_array | Pitched, factors: Array) -> Array:
+    """(n,) of each row, its numbers times these."""
+    sums: Array = matrix.sum_of(factors) if isinstance(matrix, Pitched) else matrix @ factors
+    return sums
 
 
 def reproject(volume: Array, tilts_deg: Array, axis_px: float | None = None, *, pitches: Array | None = None) -> Array:

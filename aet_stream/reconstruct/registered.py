@@ -63,11 +63,13 @@ class Registered:
     alignment: Alignment
     pitches: Array | None = None
     """(tilts,) of turned ones (turns.py)"""
+    weights: Array | None = None
+    """(tilts,) how much each counts (weights.py); None: all alike"""
 
     def some(self, rows: Array, slices: slice) -> Registered:
         """Of some rows, some slices."""
-        pitches = None if self.pitches is None else self.pitches[rows]
-        return Registered(self.projections[rows, slices], self.tilts_deg[rows], self.alignment, pitches)
+        pitches, weights = (None if each is None else each[rows] for each in (self.pitches, self.weights))
+        return Registered(self.projections[rows, slices], self.tilts_deg[rows], self.alignment, pitches, weights)
 
 
 def apply(projections: Array, alignment: Alignment, shape: tuple[int, int] | None = None, *, rolls: Array | None = None) -> Array:

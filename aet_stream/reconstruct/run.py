@@ -60,6 +60,8 @@ class Options:
     """How far right of the middle it lies in upright images. None: the alignment looks for it."""
     quality: bool = True
     """Judge the volume: half volumes (twice the work), residual of each projection."""
+    weighted: bool = True
+    """The built-in solver lets a projection count for less where its background may be wrong (weights.py)."""
     threads: int = 0
     memory_mib: int = 0
     device: str = "cpu"
@@ -183,6 +185,8 @@ def _asked(series: Path, method: str, options: Options) -> tuple[Input, Facts]:
     axis_deg = given.axis_deg if options.axis_deg is None else options.axis_deg
     given = replace(given, axis_deg=0.0 if np.isnan(axis_deg) else axis_deg)
     solver.check(given.projections, given.tilts_deg, max(1, options.iterations))
+    if method != BUILT_IN or not options.weighted:
+        given = replace(given, weights=None)
     return given, {
         "turns_digest": "" if options.atoms is None else _turns_digest(options.atoms, given, method),
         "series_digest": given.digest,
@@ -193,6 +197,7 @@ def _asked(series: Path, method: str, options: Options) -> tuple[Input, Facts]:
         "axis_said_deg": given.axis_deg,
         "axis_offset_px": "" if options.axis_offset_px is None else options.axis_offset_px,
         "quality": int(options.quality),
+        "weights_digest": "" if given.weights is None else hashlib.sha256(given.weights.round(3).tobytes()).hexdigest(),
     }
 
 
@@ -233,7 +238,7 @@ def _register(given: Input, options: Options) -> Registered:
         turned = of_atoms(options.atoms)
         found, posed = turned.onto(alignment_of(turned.volume)[0]), poses(given.tilts_deg, turned.turns, stretched=True)
         projections = apply(given.projections, found, rolls=posed.rolls)
-        return Registered(projections, posed.tilts_deg, found, posed.pitches)
+        return Registered(projections, posed.tilts_deg, found, posed.pitches, given.weights)
     found = align(
         given.projections,
         given.tilts_deg,
@@ -243,7 +248,7 @@ def _register(given: Input, options: Options) -> Registered:
         threads=options.threads,
         memory_mib=options.memory_here_mib,
     )
-    return Registered(apply(given.projections, found), given.tilts_deg, found)
+    return Registered(apply(given.projections, found), given.tilts_deg, found, weights=given.weights)
 
 
 def _prepare(given: Input, method: str, options: Options, identity: Facts) -> Prepared:
@@ -254,7 +259,9 @@ def _prepare(given: Input, method: str, options: Options, identity: Facts) -> Pr
     iterations = options.iterations
     if method == BUILT_IN and not iterations:
         left = _beside_views(views, options) if _goes_by_slabs(views, options) else options
-        iterations = choose_iterations(views.projections, views.tilts_deg, residual=options.residual, memory_mib=left.memory_here_mib)
+        iterations = choose_iterations(
+            views.projections, views.tilts_deg, residual=options.residual, memory_mib=left.memory_here_mib, weights=views.weights
+        )
         logger.info("%d iterations, by the stopping rule", iterations)
     iterations = iterations or apart.usual_iterations(method)
     found = views.alignment
@@ -323,7 +330,7 @@ def _fill(slabs: SlabFiles, views: Registered, method: str, iterations: int, opt
         common: dict[str, Any] = {"iterations": iterations, "first": slabs.height, "progress": progress}
         common |= {"threads": options.threads, "memory_mib": options.memory_mib}
         if method == BUILT_IN:
-            making = solver.solve_by_slabs(views.projections, views.tilts_deg, device=options.device, **common)
+            making = solver.solve_by_slabs(views.projections, views.tilts_deg, device=options.device, weights=views.weights, **common)
         else:
             making = apart.solve_by_slabs(views.projections, views.tilts_deg, method, silence_s=options.silence_s, **common)
         for slab in making:
@@ -402,5 +409,6 @@ def _solve(views: Registered, method: str, iterations: int, options: Options, pr
         memory_mib=options.memory_mib,
         device=options.device,
         pitches=views.pitches,
+        weights=views.weights,
     )
     return solution.volume, solution.residuals, iterations
