@@ -266,7 +266,7 @@ def fit_warm(bands: Sequence[Band], begin: Model) -> Model:
     return _nearest(bands, begin, _FIRST)[0]
 
 
-def likelier(here: Sequence[Seen], there: Sequence[Seen], model: Model) -> tuple[Sequence[Seen], Model]:
+def likelier(here: list[Seen], there: list[Seen], model: Model) -> tuple[list[Seen], Model]:
     """Projections where they are, with the model as it is; or where they may be, with one for them, if that makes them likelier: as the
     model is, or each by its own, for what was fitted to one register need not suit another."""
     bands, others = bands_of(here), bands_of(there)
