@@ -14,6 +14,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from aet_stream.projection import Array
+from aet_stream.reconstruct.weights import Weighing
 
 _SLAB_BYTES = 2**27
 """Of a volume that is looked at from every side, what is rearranged at once."""
@@ -50,11 +51,6 @@ class Pitched:
     def sum(self, axis: int) -> Array:
         """Far from the first and the last slice."""
         total: Array = np.sum([part.sum(axis=axis) for part in self._parts.values()], axis=0)
-        return total
-
-    def sum_of(self, factors: Array) -> Array:
-        """(n,) of each row, its numbers times these, likewise."""
-        total: Array = np.sum([part @ factors for part in self._parts.values()], axis=0)
         return total
 
 
@@ -117,14 +113,14 @@ class Pieces:
     def __init__(self, tilts_deg: Array, width: int, axis_px: float | None, *, tilts_at_once: int, pitches: Array | None = None,
         weights: Array | None = None,
     ) -> None:  # fmt: skip
-        """`weights`: (tilts,) how much each projection counts; None: all alike. Others as for `make_projector`."""
+        """`weights`: (tilts,) how much of each projection counts (weights.py); None: all. Others as for `make_projector`."""
         self._width, self._axis_px = width, axis_px
         starts = range(0, len(tilts_deg), tilts_at_once)
         self._tilts = [tilts_deg[start : start + tilts_at_once] for start in starts]
         self._kept = make_projector(tilts_deg, width, axis_px, pitches) if len(starts) == 1 else None
         self.whole = self._kept is not None
         self.inside = circle(width)
-        self._weights = None if weights is None else np.repeat(weights.astype(np.float32), width)
+        self.weighing = None if weights is None else Weighing(weights, width)
         self.ray_sums, self.voxel_sums = self._sums()
 
     def __iter__(self) -> Iterator[tuple[slice, Projector]]:
@@ -136,20 +132,12 @@ class Pieces:
             at = rays.stop
 
     def _sums(self) -> tuple[Array, Array]:
-        """What each ray adds up to, over how much it counts, and what each voxel adds up to of rays as they count: the inverses of what
-        SIRT of weighted least squares multiplies by (Gregor & Fessler, IEEE Trans. Comput. Imaging 1 (2015) 44)."""
-        ray_sums, voxel_sums = [], np.zeros(int(self.inside.sum()), np.float32)
-        for rays, piece in self:
-            ray_sums.append(np.asarray(piece.forward.sum(axis=1), np.float32))
-            voxel_sums += np.asarray(piece.backward.sum(axis=1) if self._weights is None else _sums_of(piece.backward, self._weights[rays]))
-        whole = np.concatenate(ray_sums)
-        return whole if self._weights is None else whole / self._weights, voxel_sums
-
-
-def _sums_of(matrix: csr_array | Pitched, factors: Array) -> Array:
-    """(n,) of each row, its numbers times these."""
-    sums: Array = matrix.sum_of(factors) if isinstance(matrix, Pitched) else matrix @ factors
-    return sums
+        """What each ray and each voxel adds up to."""
+        rays, voxels = [], np.zeros(int(self.inside.sum()), np.float32)
+        for _, piece in self:
+            rays.append(np.asarray(piece.forward.sum(axis=1), np.float32))
+            voxels += np.asarray(piece.backward.sum(axis=1), np.float32)
+        return np.concatenate(rays), voxels
 
 
 def reproject(volume: Array, tilts_deg: Array, axis_px: float | None = None, *, pitches: Array | None = None) -> Array:

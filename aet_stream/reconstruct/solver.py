@@ -78,7 +78,7 @@ def solve(
     progress : called from any thread with (steps done, steps in all)
     pitches : (tilts,) how far the axis was tilted towards who looks (turns.py): slices see each other then, and are solved together, on a
         CPU, in two to three times the time; None: not at all
-    weights : (tilts,) above 0: how much each projection counts (weights.py); None: all alike
+    weights : (tilts,) 0 to 1: how much of what is smooth counts in each projection (weights.py); None: all
 
     Raises
     ------
@@ -200,6 +200,8 @@ def steps(pieces: Pieces, measured: Array, iterations: int, *, start: Array | No
         for rays, piece in pieces:
             missing = measured[rays] - piece.forward @ ahead
             squared += float(np.sum(np.square(missing, dtype=np.float64)))
+            if pieces.weighing:
+                pieces.weighing.weigh(missing, rays)
             missing *= weigh_rays[rays]
             back: Array = piece.backward @ missing
             after = back if after is None else np.add(after, back, out=after)

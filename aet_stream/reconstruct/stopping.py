@@ -56,7 +56,7 @@ def choose_iterations(
     ----------
     projections : (tilts, height, width) float32
     residual : not 0: stop instead where the residual, relative to the projections, has fallen to this
-    weights : (tilts,) how much each projection counts; None: all alike
+    weights : as for the solver
 
     Raises
     ------
