@@ -313,6 +313,8 @@ class Reconstruct(Sink, frozen=True):
     """Steps of the alignment before it; none that does harm is kept. Empty: the projections are taken as they lie."""
     quality: bool = True
     """Judge the volume by its halves (twice the work) and by each projection's residual."""
+    weighted: bool = True
+    """The built-in solver lets a projection count for less where its background may be wrong, by its expected error."""
     threads: Count = 0
     """0: all cores."""
     memory_mib: Count = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -62,6 +63,16 @@ def simulated(folder: Path, tilts: int) -> None:
     folder.mkdir(parents=True)
     for shot in shots(series.raw, tilts_deg, series.pixel_size_nm, ["tiff"], []):
         (folder / shot.name).write_bytes(shot.content)
+
+
+def tall(folder: Path, height_px: int = 400) -> tuple[str, ...]:
+    """A rod along the tilt axis, one image a tilt; returns settings with which its volume takes more than half of the memory."""
+    folder.mkdir(parents=True)
+    rows, columns = np.arange(height_px)[:, None], np.arange(48)
+    for tilt_deg in range(-60, 61, 20):
+        centre = 23.5 + 6 * np.cos(np.radians(tilt_deg) + rows / 30)
+        np.save(folder / f"rod_{tilt_deg:+d}.0deg.npy", (200 * np.exp(-((columns - centre) ** 2) / 18)).astype(np.uint16))
+    return "reconstruct.on_close=true", "reconstruct.iterations=4", "reconstruct.memory_mib=6"
 
 
 def add(folder: Path, index: int, tilt_deg: float | None, size_px: int = 64) -> Path:
@@ -153,6 +164,20 @@ def said(series: Path) -> dict[tuple[str, int], dict[str, Any]]:
             rows[source[0].decode(), int(source[1])] = found | {"clean": file["/exchange/data"][place].tobytes()}
         assert len(rows) == len(columns["path"]), "a source twice"
         return rows
+
+
+def volume_said(path: Path) -> dict[str, str]:
+    """All that a volume's file holds, datasets and attributes, but how long it took."""
+    found = {}
+
+    def note(name: str, item: h5py.Dataset | h5py.Group) -> None:
+        found.update({f"{name}.{key}": repr(value) for key, value in item.attrs.items() if key != "seconds"})
+        if isinstance(item, h5py.Dataset):
+            found[name] = hashlib.sha256(np.ascontiguousarray(item[()]).tobytes()).hexdigest()
+
+    with h5py.File(path, "r") as file:
+        file.visititems(note)
+    return found
 
 
 def alive(pid: int) -> bool:

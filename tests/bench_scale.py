@@ -110,11 +110,13 @@ def waiting(folder: Path, files: int) -> dict[str, float]:
     """Seconds from the start of a daemon to its first row, with so many files there; and what watch and hub hold then."""
     daemon = Daemon(folder, denoise__model="constant")
     burst(daemon.root, files, 100)
+    os.sync()  # or its first commit waits until all of them are on the disk
     began = time.monotonic()
     daemon.start()
     wait_for(lambda: any(map(_has_rows, daemon.out.glob(f"*/{SERIES_FILE}"))), limit_s=900, what="the first row")
     first_s = time.monotonic() - began
     wait_for(lambda: daemon.status()["totals"]["stored"] >= min(files, 300), limit_s=300, what="some more")
+    wait_for(lambda: {"watch", "hub"} <= daemon.role_pids().keys(), limit_s=60, what="both to have said who they are")
     pids = daemon.role_pids()
     watch_mib, hub_mib = peak_mib(pids["watch"]), peak_mib(pids["hub"])
     print(f"{files:>9,} files: first row after {first_s:.2f} s; watch {watch_mib} MiB, hub {hub_mib} MiB", flush=True)

@@ -17,11 +17,30 @@ import pytest
 from aet_stream.batch.jobs import Found, find
 from aet_stream.batch.processes import Processes
 from aet_stream.batch.run import Run, drive
+from aet_stream.batch.stages import Outcome
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.hub import writer_lock
 from aet_stream.series import Series
 from aet_stream.service import EXIT_STRICT
-from tests.archives import READ, add, alive, archive, batch, children, done, here, jobs, plan, row, said, simulated, states
+from tests.archives import (
+    READ,
+    Here,
+    add,
+    alive,
+    archive,
+    batch,
+    children,
+    done,
+    here,
+    jobs,
+    plan,
+    row,
+    said,
+    simulated,
+    states,
+    tall,
+    volume_said,
+)
 from tests.harness import ENVIRONMENT, Daemon, wait_for
 
 
@@ -178,6 +197,38 @@ def test_an_error_costs_its_own_series_and_says_what_would_help(tmp_path: Path) 
     half.write_bytes(add(root / "elsewhere", 21, 40.0).read_bytes())
     shutil.rmtree(root / "elsewhere")
     assert "4 projections" in done(out, root, "--workers", "1", "--strict").stderr
+
+
+class Apart(Here):
+    """Workers that do not reach what the one before has prepared."""
+
+    def finished(self, timeout_s: float) -> list[Outcome]:
+        outcomes = super().finished(timeout_s)
+        for path in outcomes[0].shares and (self.out / "np").glob(".*.slabs/prepared.hdf5"):
+            path.unlink()
+        return outcomes
+
+    def __init__(self, out: Path) -> None:
+        super().__init__()
+        self.out = out
+
+
+def test_an_error_in_a_share_of_a_volume_is_that_of_its_series(tmp_path: Path) -> None:
+    """The first that fails ends it, with its remedy; the same again goes on and makes the volume, and nothing is left over."""
+    root, out = tmp_path / "in", tmp_path / "out"
+    archive(root, 1)
+    large = (*tall(root / "np"), "reconstruct.align=[]", "reconstruct.quality=false")
+    made = msgspec.structs.replace(plan(out, *large), shares_volumes=True)
+    run = Run(made, jobs(made, root))
+    drive(run, Apart(out))
+    assert by_state(run) == {"failed": ["np"], "did": ["np00"], "left": []}
+    assert "volume: slices 0 to 63: " in run.series["np"].error
+    assert "see that all workers reach the same folders" in run.series["np"].error
+    assert run.series["np"].did == ["background"]
+    assert here(made, root).series["np"].did == ["volume"]
+    assert not list((out / "np").glob(".*"))
+    here(plan(tmp_path / "alone", *large), root / "np")
+    assert volume_said(out / "np" / "reconstruction.h5") == volume_said(tmp_path / "alone" / "np" / "reconstruction.h5")
 
 
 def test_a_survey_that_lies_among_them_is_set_aside_and_said(tmp_path: Path) -> None:

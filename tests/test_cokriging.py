@@ -13,7 +13,7 @@ from aet_stream.denoise import grid
 from aet_stream.denoise.cokriging.drawing import Drawn, Held, draw
 from aet_stream.denoise.cokriging.estimator import Estimated, View, drawn_on, estimate
 from aet_stream.denoise.cokriging.gate import Taken, Verdict, judge, share_in_vacuum
-from aet_stream.denoise.cokriging.likelihood import Likelihood, bands_of
+from aet_stream.denoise.cokriging.likelihood import Likelihood, bands_of, fit_warm, likelier
 from aet_stream.denoise.cokriging.model import FILM_LENGTHS, Film, Model, Windows, own_covariance
 from aet_stream.denoise.cokriging.posterior import Nodes, Posterior
 from aet_stream.denoise.cokriging.registered import astray, gathered, moved
@@ -577,6 +577,19 @@ def test_a_projection_lies_where_the_films_say(turning: tuple[list[View], list[A
     back = gathered(others, series, away)
     assert back[wrong].shift == pytest.approx((0, 0), abs=1e-9)
     assert back[right].shift == pytest.approx((0, 1))
+
+
+def test_a_register_is_judged_by_a_model_of_its_own(turning: tuple[list[View], list[Array]]) -> None:
+    """In register the films lie half a point higher than they were fitted where they jitter: with its own height that is likelier, with the
+    other's it is not. Jitter is never likelier."""
+    series, rng = scaled(turning[0]), np.random.default_rng(0)
+    jittered = [moved(seen, *map(float, rng.normal(0, 0.2, 2))) for seen in series]
+    higher = [moved(seen, 0.0, -0.5 * float(np.sin(np.radians(seen.tilt_deg + TURN_DEG)))) for seen in series]
+    model = fit_warm(bands_of(jittered), small_model())
+    kept, fitted = likelier(jittered, higher, model)
+    assert kept is higher
+    assert fitted.films[0].height == pytest.approx(HEIGHT + 0.5, abs=0.2)
+    assert likelier(higher, jittered, fitted) == (higher, fitted)
 
 
 def test_a_correction_is_drawn_where_it_is(turning: tuple[list[View], list[Array]], found: Estimated) -> None:

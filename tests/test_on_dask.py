@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ from pathlib import Path
 import h5py
 import pytest
 
+from aet_stream import failpoints
 from aet_stream.series import Series
-from tests.archives import archive, batch, done, here, plan, row, said, states
+from tests.archives import archive, batch, done, here, plan, row, said, states, tall, volume_said
 from tests.harness import ENVIRONMENT, Daemon, wait_for
 
 pytestmark = pytest.mark.skipif(find_spec("distributed") is None, reason="no distributed is installed")
@@ -40,17 +42,16 @@ class Cluster:
         except (FileNotFoundError, json.JSONDecodeError):
             return ""
 
-    def _start(self, role: str, *words: str) -> subprocess.Popen[bytes]:
+    def _start(self, role: str, *words: str, fault: str = "") -> subprocess.Popen[bytes]:
         self._started += 1
         command = [sys.executable, "-m", f"distributed.cli.dask_{role}", "--scheduler-file", str(self._file), *words]
         with (self._folder / f"{role}{self._started}.log").open("wb") as log:
-            return subprocess.Popen(command, env=ENVIRONMENT, stdout=log, stderr=log, cwd=self._folder)
+            return subprocess.Popen(command, env={**ENVIRONMENT, failpoints.VARIABLE: fault}, stdout=log, stderr=log, cwd=self._folder)
 
-    def add(self) -> None:
-        """One more worker."""
-        self.workers.append(
-            self._start("worker", "--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(self._folder))
-        )
+    def add(self, fault: str = "") -> None:
+        """One more worker, in which something is to go wrong (failpoints.py)."""
+        words = ("--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(self._folder))
+        self.workers.append(self._start("worker", *words, fault=fault))
 
     def replace(self) -> None:
         """SIGKILL to the worker that has been there longest; another comes, as a nanny or a job of Slurm would have it."""
@@ -92,6 +93,30 @@ def test_workers_of_a_cluster_make_what_processes_of_this_computer_make(tmp_path
     assert cluster.address in ran.stderr
     for name in names:
         assert said(there / name / "series.h5") == said(mine / name / "series.h5"), name
+
+
+@pytest.mark.thorough
+@pytest.mark.timeout(400)
+def test_workers_share_a_large_volume_and_one_is_killed_over_its_slab(tmp_path: Path, cluster: Cluster) -> None:
+    """Two take its slabs; what one had written when it was killed is gone on with by another. The file is that of one computer."""
+    from distributed import Client, get_task_stream
+
+    settings = tall(tmp_path / "in" / "np")
+    here(plan(tmp_path / "mine", *settings, model="laplace"), tmp_path / "in")
+    cluster.add()
+    cluster.add(fault="slab.renamed@3=kill")
+    words = [word for setting in settings for word in ("--set", setting)]
+    with Client(cluster.address, set_as_default=False) as client:
+        client.wait_for_workers(2, timeout=120)
+        with get_task_stream(client) as stream:
+            run = subprocess.Popen([*batch(tmp_path / "there", tmp_path / "in", "--scheduler", cluster.address), *words], env=ENVIRONMENT)
+            assert cluster.workers[1].wait(200) == -signal.SIGKILL
+            assert run.wait(200) == 0
+    took = [task["worker"] for task in stream.data if "-slices-" in task["key"]]
+    assert len(took) == 6
+    assert len(set(took)) == 2
+    assert volume_said(tmp_path / "there" / "np" / "reconstruction.h5") == volume_said(tmp_path / "mine" / "np" / "reconstruction.h5")
+    assert not list((tmp_path / "there" / "np").glob(".*"))
 
 
 @pytest.mark.slow

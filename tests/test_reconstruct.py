@@ -7,6 +7,7 @@ import re
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from aet_stream.reconstruct.projector import Pieces, reproject
 from aet_stream.reconstruct.run import Options, reconstruct
 from aet_stream.reconstruct.stopping import choose_iterations, noise_variance
 from aet_stream.reconstruct.volume_file import VOLUME
+from aet_stream.reconstruct.weights import by_expected_error
 from tests.bench_reconstruct import SIGMA_PX as SIGMA_PX_OF_ATOMS
 from tests.bench_reconstruct import atom_error_px, fcc_sphere, gaussians
 
@@ -152,11 +154,56 @@ def test_slices_do_not_depend_on_slabs() -> None:
         np.testing.assert_array_equal(solver.solve(views, TILTS_DEG, iterations=5, **options).volume, whole)
 
 
+def test_what_counts_for_less_harms_less() -> None:
+    """Backgrounds that were left at steep tilts draw a volume away from the one without; the less, the less these projections count."""
+    views = views_of(BLOBS, TILTS_DEG)
+    steep = np.abs(TILTS_DEG) > 60
+    wrong = views + np.where(steep, np.float32(1.5), np.float32(0))[:, None, None]
+    sound = solver.solve(views, TILTS_DEG, iterations=30).volume
+
+    def off(weight: float) -> float:
+        weights = np.where(steep, weight, 1.0)
+        return float(np.linalg.norm(solver.solve(wrong, TILTS_DEG, iterations=30, weights=weights).volume - sound))
+
+    alike, fifth, hardly = off(1.0), off(0.2), off(0.01)
+    assert hardly < fifth < alike
+    assert hardly < alike / 2
+
+
+def test_what_is_fine_counts_whole() -> None:
+    """Whatever counts for less: of atoms on a wrong background the background goes, and they stay as sharp."""
+    width, tilts_deg = 192, np.linspace(-70, 70, 15)
+    views = views_of(((60.0, 0.0, 8.0, 1.0), (-55.0, 20.0, 8.0, 1.0)), tilts_deg, width=width)
+    weights = np.where(np.abs(tilts_deg) > 40, 0.1, 1.0)
+    whole, less = (solver.solve(views, tilts_deg, iterations=30, weights=each).volume for each in (None, weights))
+    assert less.max() > 0.9 * whole.max()
+    wrong = views + np.where(weights < 1, np.float32(1.0), np.float32(0))[:, None, None]
+    off = [np.linalg.norm(solver.solve(wrong, tilts_deg, iterations=30, weights=each).volume - whole) for each in (None, weights)]
+    assert off[1] < 0.5 * off[0]
+
+
+def test_weights_mean_the_same_wherever_a_volume_is_made() -> None:
+    """Slabs, pieces of the projector and turned projections, of turns of nothing, take them alike; and weights of 1 are none."""
+    views, weights = views_of(BLOBS, TILTS_DEG), np.linspace(0.1, 0.9, len(TILTS_DEG))
+    whole = solver.solve(views, TILTS_DEG, iterations=8, weights=weights).volume
+    alike = solver.solve(views, TILTS_DEG, iterations=8, weights=np.ones(len(TILTS_DEG))).volume
+    np.testing.assert_array_equal(alike, solver.solve(views, TILTS_DEG, iterations=8).volume)
+    assert np.abs(whole - alike).max() > 0.01 * alike.max()
+    made = {
+        "in pieces": solver.solve(views, TILTS_DEG, iterations=8, weights=weights, memory_mib=2).volume,
+        "slabs": np.concatenate([each.volume for each in solver.solve_by_slabs(views, TILTS_DEG, iterations=8, weights=weights)]),
+        "turned": solver.solve(views, TILTS_DEG, iterations=8, weights=weights, pitches=np.zeros(len(TILTS_DEG))).volume,
+    }
+    for name, volume in made.items():
+        np.testing.assert_allclose(volume, whole, atol=1e-4, err_msg=name)
+
+
 @pytest.mark.parametrize("tilts_at_once", [29, 7])
-def test_the_steps_of_the_gpu_are_those_of_the_cpu(tilts_at_once: int) -> None:
+@pytest.mark.parametrize("weights", [None, np.linspace(0.1, 1, 29)], ids=["alike", "weighted"])
+def test_the_steps_of_the_gpu_are_those_of_the_cpu(tilts_at_once: int, weights: Array | None) -> None:
     """The same volume and residuals to rounding, from nothing and from a start, with the matrices kept and made anew; torch on the CPU."""
     rays = solver.as_rays(views_of(BLOBS, TILTS_DEG))
-    pieces = Pieces(TILTS_DEG, 48, 23.1, tilts_at_once=tilts_at_once)
+    pieces = Pieces(TILTS_DEG, 48, 23.1, tilts_at_once=tilts_at_once, weights=weights)
     start = None
     for _ in range(2):
         path = list(solver.steps(pieces, rays, 8, start=start))
@@ -387,6 +434,39 @@ def test_the_same_input_is_not_computed_twice(series: Path) -> None:
             assert file["reconstruction"].attrs["iterations"] == iterations
             digests.add(file["reconstruction"].attrs["series_digest"])
     assert len(digests) == 3
+
+
+def test_projections_count_by_how_wrong_they_may_be(tmp_path: Path) -> None:
+    """What the series says of an error goes before what the frame alone said; it is written beside the volume, and in words. Another word
+    makes another volume, and who wants none of it says so."""
+    views, count = views_of(BLOBS, TILTS_DEG), len(TILTS_DEG)
+    alone, whole = np.full(count, 0.01), np.full(count, np.nan)
+    whole[:3] = 1e3
+    path = reconstruct(write_series(tmp_path / "gold" / "series.h5", views, TILTS_DEG, expected_error=alone), quick(2))
+    with h5py.File(path) as file:
+        assert "weights" not in file["reconstruction"]
+    columns = {"expected_error": alone, "expected_error_in_series": whole}
+    series = write_series(tmp_path / "gold" / "series.h5", views, TILTS_DEG, **columns)
+    with h5py.File(reconstruct(series, quick(2))) as file:
+        weights = file["reconstruction/weights"][()]
+        assert "3 of 29 projections count for less than half" in file["reconstruction/quality"].attrs["note"]
+    assert (weights[:3] < 0.01).all()
+    assert (weights[3:] > 0.9).all()
+    alike = replace(quick(2), weighted=False)
+    with h5py.File(reconstruct(series, alike)) as file:
+        assert "weights" not in file["reconstruction"]
+
+
+def test_half_the_weight_is_at_three_percent_of_the_particles_range() -> None:
+    """In any unit; who has said nothing counts whole; where all are alike there are no weights."""
+    views, errors = np.zeros((7, 64, 64), np.float32), np.full(7, np.nan)
+    views[:, 20:44, 20:44] = 8e-9
+    assert by_expected_error(views, errors) is None
+    errors[4], errors[5] = 2.4e-10, 0.0
+    weights = by_expected_error(views, errors)
+    assert weights is not None
+    assert weights[4] == pytest.approx(0.5)
+    assert weights[5] == weights[6] == 1
 
 
 def test_a_lost_picture_is_drawn_again(series: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from aet_stream import failpoints
 from aet_stream.errors import ReconstructionError
-from aet_stream.reconstruct.run import Options, reconstruct
+from aet_stream.reconstruct.run import Options, make_share, reconstruct, share_out
 from aet_stream.reconstruct.slabs import SlabFiles
 from aet_stream.reconstruct.volume_file import VOLUME
 from tests.harness import ENVIRONMENT
@@ -161,6 +161,47 @@ def test_two_at_once_do_not_share_slabs(series: Path) -> None:
         pytest.raises(ReconstructionError, match="another process makes this volume"),
     ):
         reconstruct(series, LITTLE)
+
+
+def test_shares_of_whoever_makes_them_are_the_whole(series: Path, whole: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """In any order, two at once, one killed half way: it is gone on with. What all of them need is found once, and nothing stays."""
+    with caplog.at_level(logging.INFO):
+        *shares, last = share_out(series, LITTLE)
+        assert len(shares) == 5
+        child = (
+            "import sys, pathlib; from aet_stream.reconstruct.run import *;"
+            " make_share(pathlib.Path(sys.argv[1]), slice(320, 400),"
+            " Options(iterations=4, align=(), quality=False, threads=2, memory_mib=6))"
+        )
+        armed = {**ENVIRONMENT, failpoints.VARIABLE: "slab.renamed@2=kill"}
+        assert last == slice(320, 400)
+        assert subprocess.run([sys.executable, "-c", child, str(series)], env=armed, check=False).returncode == -9
+        with contextlib.closing(SlabFiles(series.with_name("reconstruction.h5"), "", (HEIGHT, WIDTH, WIDTH), share=shares[0])):
+            make_share(series, last, LITTLE)
+            with pytest.raises(ReconstructionError, match="another process makes this volume"):
+                reconstruct(series, LITTLE)
+        assert re.search(r"\d+ of 80 slices are there from the try before", caplog.text)
+        for slices in reversed(shares):
+            make_share(series, slices, LITTLE)
+        assert share_out(series, LITTLE) == [*shares, last]
+        with h5py.File(reconstruct(series, LITTLE)) as file, h5py.File(whole) as other:
+            np.testing.assert_array_equal(file[VOLUME][()], other[VOLUME][()])
+    assert begins_at(caplog) == HEIGHT
+    assert caplog.text.count("where the tilt axis lies") == 1, "looked for once"
+    assert {path.name for path in series.parent.iterdir()} == {"series.h5", "reconstruction.h5", "reconstruction.png"}
+    assert share_out(series, LITTLE) == []
+
+
+def test_only_a_large_volume_is_shared_out(series: Path) -> None:
+    assert share_out(series, PLENTY) == []
+    assert list(series.parent.iterdir()) == [series]
+
+
+def test_a_share_says_what_it_misses(series: Path) -> None:
+    """As where workers do not reach the same folders."""
+    with pytest.raises(ReconstructionError, match="see that all workers reach the same folders"):
+        make_share(series, slice(0, 64), LITTLE)
+    assert list(series.parent.iterdir()) == [series]
 
 
 def test_memory_is_bounded(tmp_path: Path) -> None:

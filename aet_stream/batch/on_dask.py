@@ -66,7 +66,8 @@ class OnDask:
 
     def submit(self, task: Task) -> None:
         self._given += 1
-        name = f"{task.job.name}-{task.stage}-{self._given}"
+        slices = "" if task.slices is None else "-slices-{}-{}".format(*task.slices)
+        name = f"{task.job.name}-{task.stage}{slices}-{self._given}"
         future = self._client.submit(
             perform_encoded, msgspec.msgpack.encode(task), key=name, pure=False, resources=self._needs(task), priority=self._priority(task)
         )

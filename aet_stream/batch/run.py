@@ -59,6 +59,8 @@ class Progress:
     """Of the stages that this run did."""
     did: list[StageName] = field(default_factory=list)
     nones: list[str] = field(default_factory=list)
+    shares: int = 0
+    """Of its volume, that are still to be made."""
     ended: bool = False
 
     def note(self, figures: Figures) -> None:
@@ -133,9 +135,15 @@ class Run:
         series.seconds += outcome.seconds
         if outcome.disk:
             raise OutputFull(outcome.error)
+        if series.error:  # it has failed over another share
+            return
         if outcome.error:
             series.error, series.ended = f"{outcome.stage}: {outcome.error}", True
+            self._ready = deque(task for task in self._ready if task.job is not series.job)
             logger.error("%s: %s", shown(outcome.name), shown(series.error))
+            return
+        if outcome.shares or series.shares:
+            self._hear_of_share(series, outcome)
             return
         series.did.append(outcome.stage)
         series.note(outcome.figures)
@@ -143,6 +151,16 @@ class Run:
         if series.ended:
             self._said_at = time.monotonic()
             logger.info("%s: %s; %s", shown(outcome.name), summary.in_words(series), self.how_far())
+
+    def _hear_of_share(self, series: Progress, outcome: Outcome) -> None:
+        """A volume is shared out, or one share of it made: after the last it is made of them."""
+        if outcome.shares:
+            series.shares = len(outcome.shares)
+            self._ready.extendleft(Task(self.plan, series.job, outcome.stage, slices) for slices in reversed(outcome.shares))
+            return
+        series.shares -= 1
+        if not series.shares:
+            self._ready.appendleft(Task(msgspec.structs.replace(self.plan, shares_volumes=False), series.job, outcome.stage))
 
     def how_far(self) -> str:
         """In words, with the time that is left if all goes on as it did."""

@@ -14,7 +14,7 @@ import shutil
 import threading
 import time
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import h5py
 import msgspec
@@ -26,7 +26,7 @@ from aet_stream.batch.local_hub import LocalHub, settings_of
 from aet_stream.config import Config, Denoise, Output
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.edition import Maker
-from aet_stream.errors import AetError, NoAtoms, OutputFull, TooFewProjections
+from aet_stream.errors import AetError, NoAtoms, OutputFull, ReconstructionError, TooFewProjections
 from aet_stream.hub import writer_lock
 from aet_stream.hub.decisions import DECISIONS
 from aet_stream.layout import PROJECTIONS, SERIES_FILE
@@ -34,6 +34,9 @@ from aet_stream.naming import ATOMS_FILE, VOLUME_FILE
 from aet_stream.readers import path_stamp
 from aet_stream.readers.child import ReaderChild
 from aet_stream.series import Series
+
+if TYPE_CHECKING:
+    from aet_stream.reconstruct.run import Options
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +61,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Read once more what was held or quarantined."""
     threads: int = 1
     """Of each process."""
+    shares_volumes: bool = False
+    """The slabs of a large volume are tasks of their own."""
     memory_mib: int = 0
     """That the volume of each process may take, where the settings do not say; 0: as if it were alone on its computer."""
     version: str = __version__
@@ -69,6 +74,8 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     plan: Plan
     job: Job
     stage: StageName
+    slices: tuple[int, int] | None = None
+    """Of a volume that is shared out, only these: the first, and the one behind the last."""
 
 
 class Figures(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -98,6 +105,8 @@ class Outcome(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     stage: StageName
     figures: Figures = Figures()
+    shares: tuple[tuple[int, int], ...] = ()
+    """Slices of the volume that tasks of their own have to make first: then it is asked for again, of a plan that does not share."""
     error: str = ""
     """Empty: well."""
     disk: bool = False
@@ -217,18 +226,17 @@ def _digest(*parts: Any) -> str:
 def perform(task: Task) -> Outcome:
     """Do one stage of one series, wherever this is. It never raises, but for what ends a process."""
     began, job = time.monotonic(), task.job
-    error, figures, disk = job.trouble, Figures(), False
-    if not error:
-        try:
-            figures = _perform(task)
-        except OutputFull as trouble:
-            error, disk = f"{trouble}: make room and start again", True
-        except AetError as trouble:
-            error = str(trouble)
-        except Exception as trouble:
-            logger.exception("%s of %s", task.stage, job.name)
-            error = f"unexpected {type(trouble).__name__}: {trouble} (its log has the place)"
-    return Outcome(job.name, task.stage, figures, error, disk, time.monotonic() - began)
+    outcome = Outcome(job.name, task.stage)
+    try:
+        outcome = _perform(task)
+    except OutputFull as trouble:
+        outcome = msgspec.structs.replace(outcome, error=f"{trouble}: make room and start again", disk=True)
+    except AetError as trouble:
+        outcome = msgspec.structs.replace(outcome, error=str(trouble))
+    except Exception as trouble:
+        logger.exception("%s of %s", task.stage, job.name)
+        outcome = msgspec.structs.replace(outcome, error=f"unexpected {type(trouble).__name__}: {trouble} (its log has the place)")
+    return msgspec.structs.replace(outcome, seconds=time.monotonic() - began)
 
 
 def perform_encoded(task: bytes) -> bytes:
@@ -236,26 +244,33 @@ def perform_encoded(task: bytes) -> bytes:
     return msgspec.msgpack.encode(perform(msgspec.msgpack.decode(task, type=Task)))
 
 
-def _perform(task: Task) -> Figures:
+def _perform(task: Task) -> Outcome:
     plan, job, stage = task.plan, task.job, task.stage
+    if job.trouble:
+        raise AetError(job.trouble)
     if plan.version != __version__:
         raise AetError(f"this is aet_stream {__version__}, the run was begun by {plan.version}: install the same everywhere")
-    with _locked(plan, job):
+    with _locked(plan, job, shared=task.slices is not None):
         if up_to_date(plan, job, stage):
-            return done(plan, job)[stage].figures
+            return Outcome(job.name, stage, done(plan, job)[stage].figures)
+        if task.slices is not None:
+            _share_of_volume(plan, job, slice(*task.slices))
+            return Outcome(job.name, stage)
+        if stage == "volume" and plan.shares_volumes and (shares := _shares_of_volume(plan, job)):
+            return Outcome(job.name, stage, shares=shares)
         began = time.monotonic()
         figures = {"background": _background, "film": _film, "volume": _volume, "atoms": _atoms}[stage](plan, job)
         noted = done(plan, job) | {stage: Done(key(plan, job, stage), figures, time.monotonic() - began)}
         durable.replace(state_folder(plan, job) / "done.json", msgspec.json.encode(noted))
-        return figures
+        return Outcome(job.name, stage, figures)
 
 
-def _locked(plan: Plan, job: Job) -> TextIO:
-    """Within it nobody else works on this series: a run before this one, or a worker that was believed dead."""
+def _locked(plan: Plan, job: Job, *, shared: bool) -> TextIO:
+    """Within it nobody else works on this series: a run before this one, or a worker that was believed dead. Shares go side by side."""
     folder = plan.config.output_root / BATCH / LOCKS
     durable.make_folder(folder)
     return writer_lock.hold(
-        folder / job.name, wait_s=LOCK_WAIT_S, otherwise=f"another process works on {job.name}: let it end, start again"
+        folder / job.name, wait_s=LOCK_WAIT_S, otherwise=f"another process works on {job.name}: let it end, start again", shared=shared
     )
 
 
@@ -451,23 +466,51 @@ def _film(plan: Plan, job: Job) -> Figures:
     return Figures(edition=number if settings.use else None)
 
 
-def _volume(plan: Plan, job: Job) -> Figures:
-    """As the trigger makes it when a series closes. A large one goes by slabs, with which a worker goes on where one was lost."""
-    from aet_stream.reconstruct.run import Options, reconstruct
+def _options(plan: Plan) -> Options:
+    """Of a volume, as the trigger has them."""
+    from aet_stream.reconstruct.run import Options
 
     settings = plan.config.reconstruct
-    options = Options(
+    return Options(
         method=settings.method,
         iterations=settings.iterations,
         align=settings.align,
         quality=settings.quality,
+        weighted=settings.weighted,
         threads=settings.threads or plan.threads,
         memory_mib=settings.memory_mib or (plan.memory_mib if settings.device == "cpu" else 0),
         device=settings.device,
         silence_s=settings.silence_s,
     )
+
+
+def _shares_of_volume(plan: Plan, job: Job) -> tuple[tuple[int, int], ...]:
+    """What others are to make of it first. None: it fits into memory, or there is none."""
+    from aet_stream.reconstruct.run import share_out
+
     try:
-        path = reconstruct(series_folder(plan, job) / SERIES_FILE, options)
+        shares = share_out(series_folder(plan, job) / SERIES_FILE, _options(plan))
+    except TooFewProjections:
+        return ()
+    return tuple((slices.start, slices.stop) for slices in shares) if len(shares) > 1 else ()
+
+
+def _share_of_volume(plan: Plan, job: Job, slices: slice) -> None:
+    """Some slices of it, slab by slab: a worker goes on where one was lost."""
+    from aet_stream.reconstruct.run import make_share
+
+    try:
+        make_share(series_folder(plan, job) / SERIES_FILE, slices, _options(plan))
+    except ReconstructionError as error:
+        raise ReconstructionError(f"slices {slices.start} to {slices.stop - 1}: {error}") from error
+
+
+def _volume(plan: Plan, job: Job) -> Figures:
+    """As the trigger makes it when a series closes. A large one goes by slabs: those that are there are taken up."""
+    from aet_stream.reconstruct.run import reconstruct
+
+    try:
+        path = reconstruct(series_folder(plan, job) / SERIES_FILE, _options(plan))
     except TooFewProjections as error:
         return Figures(none=f"no volume: {error}")
     with h5py.File(path, "r", locking=False) as file:

@@ -64,6 +64,7 @@ def _batch(arguments: argparse.Namespace) -> int:
         stages.wanted(config),
         reprocess.maker_of(config.denoise),
         again=arguments.again,
+        shares_volumes=bool(arguments.scheduler),
         threads=1 if arguments.scheduler else max(1, cores // workers),
         memory_mib=0 if arguments.scheduler else max(1, int(0.8 * machine_bytes()) // 2**20 // workers),
     )

@@ -53,6 +53,9 @@ def add_commands(add: Add) -> None:
         help="projections as the atoms of a volume found that they lay, turned about all axes; with --out",
     )
     reconstruct.add_argument("--no-quality", action="store_true", help="no half volumes: half the work")
+    reconstruct.add_argument(
+        "--unweighted", action="store_true", help="all projections count alike, however wrong their backgrounds may be"
+    )
     reconstruct.add_argument("--threads", type=whole, default=0, help="0: all cores")
     reconstruct.add_argument("--memory", type=whole, default=0, metavar="MIB", help="bound for the solver (0: 4/5 of what there is)")
     reconstruct.add_argument("--device", default="cpu", help="of the built-in solver: cpu, cuda, cuda:0 ... (default: cpu)")
@@ -194,6 +197,7 @@ def _reconstruct(arguments: argparse.Namespace) -> int:
         axis_deg=arguments.axis_deg,
         axis_offset_px=arguments.axis_offset_px,
         quality=not arguments.no_quality,
+        weighted=not arguments.unweighted,
         threads=arguments.threads,
         memory_mib=arguments.memory,
         device=arguments.device,

@@ -59,7 +59,8 @@ def _reconstruct(config: Config) -> list[str]:
     words = ["--method", settings.method, "--iterations", str(settings.iterations), "--align", ",".join(settings.align)]
     words += ["--threads", str(settings.threads), "--memory", str(settings.memory_mib), "--device", settings.device]
     words += ["--silence", str(settings.silence_s)]
-    return words if settings.quality else [*words, "--no-quality"]
+    words += [] if settings.quality else ["--no-quality"]
+    return words if settings.weighted else [*words, "--unweighted"]
 
 
 def _film(config: Config) -> list[str]:

@@ -29,8 +29,8 @@ def take(root: Path, *, wait_s: float = WAIT_S) -> TextIO:
     return hold(path, wait_s=wait_s, otherwise=f"another aet-stream writes to {root}: stop it, or choose another output.root")
 
 
-def hold(path: Path, *, wait_s: float, otherwise: str) -> TextIO:
-    """Hold the lock of this file.
+def hold(path: Path, *, wait_s: float, otherwise: str, shared: bool = False) -> TextIO:
+    """Hold the lock of this file; `shared`: with others who do so, too.
 
     Raises
     ------
@@ -42,7 +42,7 @@ def hold(path: Path, *, wait_s: float, otherwise: str) -> TextIO:
     until = time.monotonic() + wait_s
     while True:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             return lock
         except BlockingIOError:
             if time.monotonic() > until:

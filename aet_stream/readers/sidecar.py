@@ -33,6 +33,8 @@ _TEXTS: dict[str, Callable[[str, Asked], Beside | None]] = {
     ".emi": from_emi,
 }
 SUFFIXES = tuple(_TEXTS)
+_ANGLES = (".mat", ".txt", ".dat")
+"""Suffixes of files of angles alone."""
 _OF_ONE_FILE = (".emi",)
 _MAX_BYTES = 16 << 20
 _MAX_EMI_BYTES = 512 << 20
@@ -61,8 +63,10 @@ def _upper(name: str) -> str:
 def is_sidecar(path: str) -> bool:
     """Is a file of this name one that stands beside images, and none itself?"""
     lower = path.lower()
+    if not lower.endswith(_ANGLES):  # as nearly all of a hundred thousand
+        return lower.endswith(SUFFIXES)
     name = lower.rpartition("/")[2]
-    return lower.endswith(SUFFIXES) or ANGLE_FILE.fullmatch(name) is not None or ANGLE_TEXT.fullmatch(name) is not None
+    return ANGLE_FILE.fullmatch(name) is not None or ANGLE_TEXT.fullmatch(name) is not None
 
 
 def is_loose(path: str) -> bool:

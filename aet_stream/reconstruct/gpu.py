@@ -40,6 +40,8 @@ class OnDevice:
     def __init__(self, pieces: Pieces, device: str) -> None:
         self._pieces, self._device = pieces, torch.device(device)
         self._weigh_rays, self._weigh_voxels = (self._inverse(sums) for sums in (pieces.ray_sums, pieces.voxel_sums))
+        weighing = [pieces.weighing.less, pieces.weighing.smooth] if pieces.weighing else []
+        self._weighing = [torch.from_numpy(part).to(self._device) for part in weighing]
         self._kept: list[tuple[slice, torch.Tensor, torch.Tensor]] = []
 
     def finish(self, measured: Array, iterations: int, start: Array | None, told: Callable[[], None]) -> tuple[Array, Array]:
@@ -70,7 +72,7 @@ class OnDevice:
             for rays, forward, backward in self._kept or self._moved():
                 missing = views[rays] - forward @ ahead
                 squared += missing.square().sum(dtype=torch.float64)
-                after += backward @ (missing * self._weigh_rays[rays])
+                after += backward @ (self._weighed(missing, rays) * self._weigh_rays[rays])
             after = after.mul_(self._weigh_voxels).add_(ahead).clamp_(min=0)
             following = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
             ahead = after + (momentum - 1) / following * (after - now)
@@ -78,6 +80,14 @@ class OnDevice:
             squares.append(squared)
             told()
         return now.cpu().numpy(), torch.stack(squares).cpu().numpy()
+
+    def _weighed(self, missing: torch.Tensor, rays: slice) -> torch.Tensor:
+        """As `weights.Weighing.weigh`."""
+        if not self._weighing:
+            return missing
+        less, smooth = self._weighing
+        views = missing.reshape(-1, len(smooth), missing.shape[1])
+        return (views - less[rays.start // len(smooth) :][: len(views), None, None] * (smooth @ views)).reshape(missing.shape)
 
     def _moved(self) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
         for rays, piece in self._pieces:

@@ -13,6 +13,7 @@ import numpy as np
 from aet_stream.errors import ReconstructionError, TooFewProjections
 from aet_stream.layout import CLEAN, PER_PROJECTION, THETA, counting, crc32, digest_of, edition_shown, unreadable
 from aet_stream.projection import Array
+from aet_stream.reconstruct.weights import by_expected_error
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ class Input:
     """Where the tilt axis is said to lie, from +y towards -x; NaN: nobody has said."""
     edition: int = 1
     """Of the background; rows that it does not have are of edition 1."""
+    weights: Array | None = None
+    """(tilts,) how much each counts (weights.py); None: all alike"""
 
 
 def read_input(series: Path, *, exclude: Collection[int] = (), keep_excluded: bool = False) -> Input:
@@ -59,6 +62,7 @@ def read_input(series: Path, *, exclude: Collection[int] = (), keep_excluded: bo
                 raise ReconstructionError(f"{series}: has no projection {unknown[0]} to leave out: see {NUMBER}")
             counts = counting(file, keep_excluded=keep_excluded) & ~np.isin(numbers, [*exclude])
             rows, edition = np.flatnonzero(counts), edition_shown(file)
+            expected = _expected_error(file, len(counts))[rows]
             axes_deg = file[TILT_AXIS][()][rows] if TILT_AXIS in file else np.zeros(0)
             tilts = file[THETA][()]
             projections = np.empty((len(rows), *file[CLEAN].shape[1:]), np.float32)
@@ -72,7 +76,16 @@ def read_input(series: Path, *, exclude: Collection[int] = (), keep_excluded: bo
         raise ReconstructionError(f"{series}: row {rows[~np.isfinite(tilts[rows])][0]} has no tilt")
     digest = digest_of(facts["clean_crc32"][rows], tilts[rows])
     size_nm, axis_deg = _common_size_nm(series, facts["pixel_size_nm"][rows]), _last_axis_deg(series, axes_deg)
-    return Input(projections, tilts[rows], rows, size_nm, digest, axis_deg, edition)
+    return Input(projections, tilts[rows], rows, size_nm, digest, axis_deg, edition, by_expected_error(projections, expected))
+
+
+def _expected_error(file: h5py.File, rows: int) -> Array:
+    """(rows,) of each background, counts, by the series where it has been asked; NaN: nobody has said."""
+    whole, alone = (
+        file[name][()].astype(np.float64) if name in file else np.full(rows, np.nan)
+        for name in (f"{PER_PROJECTION}/expected_error_in_series", f"{PER_PROJECTION}/expected_error")
+    )
+    return np.where(np.isfinite(whole), whole, alone)
 
 
 def _frame(file: h5py.File, row: int, checksum: int) -> Array:

@@ -49,7 +49,9 @@ def preview(series: Path, *, size_px: int = 128, iterations: int = 10) -> Path:
     middle = [binned_axis_px(edge, factor) - (edge // factor - 1) / 2 for edge in given.projections.shape[1:]] @ found.matrix
     axis_px = (views.shape[2] - 1) / 2 + (0 if "center-of-mass" in found.residuals else middle[1])
     begin = _earlier(target, (views.shape[1], views.shape[2], views.shape[2]))
-    volume = solver.solve(views, given.tilts_deg, iterations=iterations, axis_px=axis_px, start=begin, threads=1).volume
+    volume = solver.solve(
+        views, given.tilts_deg, iterations=iterations, axis_px=axis_px, start=begin, threads=1, weights=given.weights
+    ).volume
     y, row, column = (edge // 2 for edge in volume.shape)
     try:
         with durable.replacing(target, "volume") as draft, h5py.File(draft, "w", libver=LIBVER) as file:

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from aet_stream.projection import Array
+from aet_stream.reconstruct.weights import Weighing
 
 _SLAB_BYTES = 2**27
 """Of a volume that is looked at from every side, what is rearranged at once."""
@@ -109,13 +110,17 @@ def circle(width: int) -> Array:
 class Pieces:
     """All tilts, in pieces: one that is kept where memory allows it, else several, each made anew whenever it is needed."""
 
-    def __init__(self, tilts_deg: Array, width: int, axis_px: float | None, *, tilts_at_once: int, pitches: Array | None = None) -> None:
+    def __init__(self, tilts_deg: Array, width: int, axis_px: float | None, *, tilts_at_once: int, pitches: Array | None = None,
+        weights: Array | None = None,
+    ) -> None:  # fmt: skip
+        """`weights`: (tilts,) how much of each projection counts (weights.py); None: all. Others as for `make_projector`."""
         self._width, self._axis_px = width, axis_px
         starts = range(0, len(tilts_deg), tilts_at_once)
         self._tilts = [tilts_deg[start : start + tilts_at_once] for start in starts]
         self._kept = make_projector(tilts_deg, width, axis_px, pitches) if len(starts) == 1 else None
         self.whole = self._kept is not None
         self.inside = circle(width)
+        self.weighing = None if weights is None else Weighing(weights, width)
         self.ray_sums, self.voxel_sums = self._sums()
 
     def __iter__(self) -> Iterator[tuple[slice, Projector]]:

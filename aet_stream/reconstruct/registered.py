@@ -54,6 +54,24 @@ class Alignment:
         return (width, height) if lies else (height, width)
 
 
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """Projections as the solver takes them."""
+
+    projections: Array
+    tilts_deg: Array
+    alignment: Alignment
+    pitches: Array | None = None
+    """(tilts,) of turned ones (turns.py)"""
+    weights: Array | None = None
+    """(tilts,) how much each counts (weights.py); None: all alike"""
+
+    def some(self, rows: Array, slices: slice) -> Registered:
+        """Of some rows, some slices."""
+        pitches, weights = (None if each is None else each[rows] for each in (self.pitches, self.weights))
+        return Registered(self.projections[rows, slices], self.tilts_deg[rows], self.alignment, pitches, weights)
+
+
 def apply(projections: Array, alignment: Alignment, shape: tuple[int, int] | None = None, *, rolls: Array | None = None) -> Array:
     """(tilts, y, x) float32 in register, by cubic splines; the very same array where there is nothing to do.
 

@@ -20,13 +20,14 @@ from aet_stream import __version__
 from aet_stream.errors import AetError, ReconstructionError
 from aet_stream.naming import VOLUME_FILE
 from aet_stream.projection import Array
-from aet_stream.reconstruct import apart, quality, solver
+from aet_stream.reconstruct import apart, prepared, quality, solver
 from aet_stream.reconstruct.align import STEPS, align
 from aet_stream.reconstruct.axis_search import search
 from aet_stream.reconstruct.input import Input, read_input
+from aet_stream.reconstruct.prepared import Prepared
 from aet_stream.reconstruct.progress import ProgressLog
-from aet_stream.reconstruct.registered import Alignment, apply, brightest_rows
-from aet_stream.reconstruct.slabs import SlabFiles, Volume, discard
+from aet_stream.reconstruct.registered import Alignment, Registered, apply, brightest_rows
+from aet_stream.reconstruct.slabs import SlabFiles, Volume, discard, prepared_path
 from aet_stream.reconstruct.stopping import choose_iterations
 from aet_stream.reconstruct.turns import alignment_of, of_atoms, poses
 from aet_stream.reconstruct.volume_file import HDF5, VOLUME, Facts, Result, check_target, ensure_picture, form_of, is_done, save
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 BUILT_IN = "nesterov-sirt"
 LEAST_SLICES = 32
 """Half volumes of fewer slices, where there are more, have too few shells to correlate."""
+SHARE_SLICES = 64
+"""Of a volume that is shared out, for each process at a time: two slabs, so that its projector is made for more than one."""
 _MIB = 2**20
 
 
@@ -57,6 +60,8 @@ class Options:
     """How far right of the middle it lies in upright images. None: the alignment looks for it."""
     quality: bool = True
     """Judge the volume: half volumes (twice the work), residual of each projection."""
+    weighted: bool = True
+    """The built-in solver lets a projection count for less where its background may be wrong (weights.py)."""
     threads: int = 0
     memory_mib: int = 0
     device: str = "cpu"
@@ -105,21 +110,7 @@ def reconstruct(
     wanted = out or series.with_name(VOLUME_FILE)
     target = wanted if form_of(wanted) == HDF5 else wanted.with_suffix(".h5")
     check_target(wanted, target, replaces=overwrite or out is None)
-    given = read_input(series, exclude=options.exclude)
-    axis_deg = given.axis_deg if options.axis_deg is None else options.axis_deg
-    given = replace(given, axis_deg=0.0 if np.isnan(axis_deg) else axis_deg)
-    solver.check(given.projections, given.tilts_deg, max(1, options.iterations))
-    identity: Facts = {
-        "turns_digest": "" if options.atoms is None else _turns_digest(options.atoms, given, method),
-        "series_digest": given.digest,
-        "method": method,
-        "iterations": options.iterations,
-        "residual": options.residual,
-        "align": ",".join(options.align),
-        "axis_said_deg": given.axis_deg,
-        "axis_offset_px": "" if options.axis_offset_px is None else options.axis_offset_px,
-        "quality": int(options.quality),
-    }
+    given, identity = _asked(series, method, options)
     if is_done(target, identity):
         logger.info("%s holds this volume already", target)
         discard(target)  # of a try that was killed when it was there
@@ -147,6 +138,67 @@ def reconstruct(
             about = file["reconstruction"].attrs
             write_volume(file[VOLUME][()], float(about["voxel_size_nm"]), wanted, int(about.get("edition", 1)))
     return wanted
+
+
+def share_out(series: Path, options: Options) -> list[slice]:
+    """Get a volume that is too large for memory ready to be made by several processes; returns the slices that `make_share` is to be asked
+    for, wherever the folder of the series can be reached. `reconstruct` makes one volume of them. None: it is no such volume, or is there.
+
+    Raises
+    ------
+    ReconstructionError : as for `reconstruct`
+    """
+    method, target = check_method(options.method, options.device), series.with_name(VOLUME_FILE)
+    given, identity = _asked(series, method, options)
+    height, width = Alignment(np.zeros((0, 2)), given.axis_deg).shape(given.projections.shape)
+    if options.atoms is not None or is_done(target, identity) or not _is_large((height, width, width), options):
+        return []
+    ready = prepared.find(target, _digest(identity), slice(0))
+    if ready is None:
+        ready = _prepare(given, method, options, identity)
+        prepared.keep(target, ready, _digest(identity))
+    height, _ = ready.views.alignment.shape(given.projections.shape)
+    ends = [*range(SHARE_SLICES, height - SHARE_SLICES + 1, SHARE_SLICES), height]
+    return [slice(first, end) for first, end in zip([0, *ends], ends, strict=False)]
+
+
+def make_share(series: Path, slices: slice, options: Options, progress: solver.Progress | None = None) -> None:
+    """Make these slices of a volume that was shared out with the same options. What is there of them is left alone.
+
+    Raises
+    ------
+    ReconstructionError : it was not, or as for `reconstruct`
+    """
+    target = series.with_name(VOLUME_FILE)
+    found = prepared.find(target, slices=slices)
+    if found is None:
+        words = "not there, or damaged: see that all workers reach the same folders, remove it, start again"
+        raise ReconstructionError(f"{prepared_path(target)}: {words}")
+    method = BUILT_IN if options.method == "auto" else options.method
+    with contextlib.closing(SlabFiles(target, found.key, _shape(found.views), share=slices)) as slabs:
+        _fill(slabs, found.views, method, found.iterations, options, progress or ProgressLog())
+
+
+def _asked(series: Path, method: str, options: Options) -> tuple[Input, Facts]:
+    """What a volume is to be made from, and all that makes it the same volume."""
+    given = read_input(series, exclude=options.exclude)
+    axis_deg = given.axis_deg if options.axis_deg is None else options.axis_deg
+    given = replace(given, axis_deg=0.0 if np.isnan(axis_deg) else axis_deg)
+    solver.check(given.projections, given.tilts_deg, max(1, options.iterations))
+    if method != BUILT_IN or not options.weighted:
+        given = replace(given, weights=None)
+    return given, {
+        "turns_digest": "" if options.atoms is None else _turns_digest(options.atoms, given, method),
+        "series_digest": given.digest,
+        "method": method,
+        "iterations": options.iterations,
+        "residual": options.residual,
+        "align": ",".join(options.align),
+        "axis_said_deg": given.axis_deg,
+        "axis_offset_px": "" if options.axis_offset_px is None else options.axis_offset_px,
+        "quality": int(options.quality),
+        "weights_digest": "" if given.weights is None else hashlib.sha256(given.weights.round(3).tobytes()).hexdigest(),
+    }
 
 
 def _turns_digest(atoms: Path, given: Input, method: str) -> str:
@@ -180,29 +232,13 @@ Keep = Callable[[Result, bool], None]
 """Write it; whether all is there that was asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Registered:
-    """Projections as the solver takes them."""
-
-    projections: Array
-    tilts_deg: Array
-    alignment: Alignment
-    pitches: Array | None = None
-    """(tilts,) of turned ones (turns.py)"""
-
-    def some(self, rows: Array, slices: slice) -> _Registered:
-        """Of some rows, some slices."""
-        pitches = None if self.pitches is None else self.pitches[rows]
-        return _Registered(self.projections[rows, slices], self.tilts_deg[rows], self.alignment, pitches)
-
-
-def _register(given: Input, options: Options) -> _Registered:
+def _register(given: Input, options: Options) -> Registered:
     """By the steps of the alignment, or as the atoms found that projections lay."""
     if options.atoms is not None:
         turned = of_atoms(options.atoms)
         found, posed = turned.onto(alignment_of(turned.volume)[0]), poses(given.tilts_deg, turned.turns, stretched=True)
         projections = apply(given.projections, found, rolls=posed.rolls)
-        return _Registered(projections, posed.tilts_deg, found, posed.pitches)
+        return Registered(projections, posed.tilts_deg, found, posed.pitches, given.weights)
     found = align(
         given.projections,
         given.tilts_deg,
@@ -212,35 +248,45 @@ def _register(given: Input, options: Options) -> _Registered:
         threads=options.threads,
         memory_mib=options.memory_here_mib,
     )
-    return _Registered(apply(given.projections, found), given.tilts_deg, found)
+    return Registered(apply(given.projections, found), given.tilts_deg, found, weights=given.weights)
+
+
+def _prepare(given: Input, method: str, options: Options, identity: Facts) -> Prepared:
+    """Align, and choose when to stop."""
+    axis = search(given.projections, given.tilts_deg, given.axis_deg)
+    logger.log(logging.WARNING if axis.contradicts else logging.INFO, "%s", axis.sentence)
+    views = _register(given, options)
+    iterations = options.iterations
+    if method == BUILT_IN and not iterations:
+        left = _beside_views(views, options) if _goes_by_slabs(views, options) else options
+        iterations = choose_iterations(
+            views.projections, views.tilts_deg, residual=options.residual, memory_mib=left.memory_here_mib, weights=views.weights
+        )
+        logger.info("%d iterations, by the stopping rule", iterations)
+    iterations = iterations or apart.usual_iterations(method)
+    found = views.alignment
+    return Prepared(views, iterations, axis, _digest(identity, iterations, found.axis_deg, found.shifts_px.tolist()))
 
 
 def _make(given: Input, method: str, options: Options, progress: solver.Progress, target: Path, identity: Facts, keep: Keep) -> None:
     """Align, choose when to stop, solve, judge. The volume is kept before its halves are made: whatever happens to them, it is there."""
-    axis = search(given.projections, given.tilts_deg, given.axis_deg)
-    logger.log(logging.WARNING if axis.contradicts else logging.INFO, "%s", axis.sentence)
-    views = _register(given, options)
-    by_slabs = _has_to_go_by_slabs(views, options)
-    left = replace(options, memory_mib=_left_mib(views, options)) if by_slabs else options
-    iterations = options.iterations
-    if method == BUILT_IN and not iterations:
-        iterations = choose_iterations(views.projections, views.tilts_deg, residual=options.residual, memory_mib=left.memory_here_mib)
-        logger.info("%d iterations, by the stopping rule", iterations)
-
+    ready = prepared.find(target, _digest(identity)) or _prepare(given, method, options, identity)
+    views, iterations = ready.views, ready.iterations
     with contextlib.ExitStack() as held:
         volume: Volume
-        if by_slabs:
-            iterations = iterations or apart.usual_iterations(method)
-            slabs = SlabFiles(target, _key(views, identity, iterations), _shape(views))
+        if _goes_by_slabs(views, options):
+            logger.info("slab by slab: %d x %d x %d voxels are too many for the memory there is", *_shape(views))
+            slabs = SlabFiles(target, ready.key, _shape(views))
             volume = held.enter_context(contextlib.closing(slabs))
-            residuals = _fill(slabs, views, method, iterations, left, progress)
+            _fill(slabs, views, method, iterations, options, progress)
+            residuals = solver.residuals(slabs.squares, views.projections)
         else:
             volume, residuals, iterations = _solve(views, method, iterations, options, progress)
         judged = quality.judge(volume, views.projections, views.tilts_deg, views.pitches)
         for row in judged.suspects:
             tilt, residual = given.tilts_deg[row], judged.residual_per_tilt[row]
             logger.warning("row %d at %+.2f deg fits worse than the others (residual %.3f): look at it", given.rows[row], tilt, residual)
-        result = Result(volume, residuals, iterations, views.alignment, judged, axis)
+        result = Result(volume, residuals, iterations, views.alignment, judged, ready.axis)
         if options.quality and len(views.projections) >= 6:
             _compare_halves(given, views, result, method, options, progress, keep)
         else:
@@ -248,50 +294,51 @@ def _make(given: Input, method: str, options: Options, progress: solver.Progress
     discard(target)
 
 
-def _shape(views: _Registered) -> tuple[int, int, int]:
+def _shape(views: Registered) -> tuple[int, int, int]:
     _, height, width = views.projections.shape
     return height, width, width
 
 
-def _has_to_go_by_slabs(views: _Registered, options: Options) -> bool:
-    """Whether the volume would take more than half of the memory there is. Slices that see each other cannot."""
-    return views.pitches is None and 4 * math.prod(_shape(views)) > solver.limit_bytes(options.memory_here_mib) // 2
+def _is_large(shape: tuple[int, int, int], options: Options) -> bool:
+    """Whether the volume would take more than half of the memory there is."""
+    return 4 * math.prod(shape) > solver.limit_bytes(options.memory_here_mib) // 2
 
 
-def _left_mib(views: _Registered, options: Options) -> int:
-    """What projections, as acquired and in register, leave; a GPU has them not."""
+def _goes_by_slabs(views: Registered, options: Options) -> bool:
+    """Slices that see each other cannot."""
+    return views.pitches is None and _is_large(_shape(views), options)
+
+
+def _beside_views(views: Registered, options: Options) -> Options:
+    """With the memory that projections, as acquired and in register, leave; a GPU has them not."""
     if options.device != "cpu":
-        return options.memory_mib
-    return max(1, (solver.limit_bytes(options.memory_mib) - 2 * views.projections.nbytes) // _MIB)
+        return options
+    return replace(options, memory_mib=max(1, (solver.limit_bytes(options.memory_mib) - 2 * views.projections.nbytes) // _MIB))
 
 
-def _key(views: _Registered, identity: Facts, iterations: int) -> str:
-    """Of all that voxels depend on."""
-    found = views.alignment
-    parts = json.dumps([__version__, {**identity, "quality": 0}, iterations, found.axis_deg], sort_keys=True).encode()
-    return hashlib.sha256(parts + found.shifts_px.tobytes()).hexdigest()
+def _digest(identity: Facts, *found: Any) -> str:
+    """Of projections, all options but that for judging, and what was found out by them."""
+    return hashlib.sha256(json.dumps([__version__, {**identity, "quality": 0}, *found], sort_keys=True).encode()).hexdigest()
 
 
-def _fill(slabs: SlabFiles, views: _Registered, method: str, iterations: int, options: Options, progress: solver.Progress) -> Array:
-    """Make the slabs that are not there yet; returns the residuals of all."""
-    height = slabs.shape[0]
-    logger.info("slab by slab: %d x %d x %d voxels are too many for the memory there is", *slabs.shape)
+def _fill(slabs: SlabFiles, views: Registered, method: str, iterations: int, options: Options, progress: solver.Progress) -> None:
+    """Make the slabs that are not there yet."""
+    height, options = slabs.shape[0], _beside_views(views, options)
     if slabs.height:
         logger.info("%d of %d slices are there from the try before", slabs.height, height)
     if slabs.height < height:
         common: dict[str, Any] = {"iterations": iterations, "first": slabs.height, "progress": progress}
         common |= {"threads": options.threads, "memory_mib": options.memory_mib}
         if method == BUILT_IN:
-            making = solver.solve_by_slabs(views.projections, views.tilts_deg, device=options.device, **common)
+            making = solver.solve_by_slabs(views.projections, views.tilts_deg, device=options.device, weights=views.weights, **common)
         else:
             making = apart.solve_by_slabs(views.projections, views.tilts_deg, method, silence_s=options.silence_s, **common)
         for slab in making:
             slabs.add(slab)
-    return solver.residuals(slabs.squares, views.projections)
 
 
 def _compare_halves(
-    given: Input, views: _Registered, result: Result, method: str, options: Options, progress: solver.Progress, keep: Keep
+    given: Input, views: Registered, result: Result, method: str, options: Options, progress: solver.Progress, keep: Keep
 ) -> None:
     """Keep the volume; make its halves, within the memory that is left; keep it with what they say. What goes wrong with them is said."""
     so_far = result.quality
@@ -339,7 +386,7 @@ def _beside(volume: Volume, projections: Array, options: Options) -> tuple[slice
     return brightest_rows(projections, most), for_one_mib if options.device == "cpu" else options.memory_mib
 
 
-def _solve(views: _Registered, method: str, iterations: int, options: Options, progress: solver.Progress) -> tuple[Array, Array, int]:
+def _solve(views: Registered, method: str, iterations: int, options: Options, progress: solver.Progress) -> tuple[Array, Array, int]:
     """Volume, residuals (of others: none), iterations."""
     if method != BUILT_IN:
         volume, done = apart.solve(
@@ -362,5 +409,6 @@ def _solve(views: _Registered, method: str, iterations: int, options: Options, p
         memory_mib=options.memory_mib,
         device=options.device,
         pitches=views.pitches,
+        weights=views.weights,
     )
     return solution.volume, solution.residuals, iterations

@@ -60,6 +60,7 @@ def solve(
     device: str = "cpu",
     progress: Progress | None = None,
     pitches: Array | None = None,
+    weights: Array | None = None,
 ) -> Solution:
     """Reconstruct.
 
@@ -77,6 +78,7 @@ def solve(
     progress : called from any thread with (steps done, steps in all)
     pitches : (tilts,) how far the axis was tilted towards who looks (turns.py): slices see each other then, and are solved together, on a
         CPU, in two to three times the time; None: not at all
+    weights : (tilts,) 0 to 1: how much of what is smooth counts in each projection (weights.py); None: all
 
     Raises
     ------
@@ -90,7 +92,7 @@ def solve(
     else:
         depth, tilts_at_once = height, len(tilts_deg)
         _refuse_together(projections.shape, limit_bytes(memory_mib), device)
-    pieces = Pieces(np.asarray(tilts_deg), width, axis_px, tilts_at_once=tilts_at_once, pitches=pitches)
+    pieces = Pieces(np.asarray(tilts_deg), width, axis_px, tilts_at_once=tilts_at_once, pitches=pitches, weights=weights)
     volume, squares = np.zeros((height, width, width), np.float32), np.zeros(iterations)
     for slices, voxels, missed in _solved(
         pieces, projections, range(0, height, depth), iterations, start=start, workers=workers, device=device, progress=progress
@@ -110,6 +112,7 @@ def solve_by_slabs(
     memory_mib: int = 0,
     device: str = "cpu",
     progress: Progress | None = None,
+    weights: Array | None = None,
 ) -> Iterator[Slab]:
     """The same volume as `solve` makes, to the last bit, some slices at a time and in order: it is never in memory as a whole.
 
@@ -127,7 +130,7 @@ def solve_by_slabs(
     workers = _workers(threads, device)
     shape = (len(projections), height - first, width)
     depth, tilts_at_once = plan(shape, workers, limit_bytes(memory_mib, device), held=min(_SLAB, height) if device == "cpu" else 0)
-    pieces = Pieces(np.asarray(tilts_deg), width, None, tilts_at_once=tilts_at_once)
+    pieces = Pieces(np.asarray(tilts_deg), width, None, tilts_at_once=tilts_at_once, weights=weights)
     for slices, voxels, missed in _solved(
         pieces, projections, range(first, height, depth), iterations, workers=workers, device=device, progress=progress
     ):
@@ -197,6 +200,8 @@ def steps(pieces: Pieces, measured: Array, iterations: int, *, start: Array | No
         for rays, piece in pieces:
             missing = measured[rays] - piece.forward @ ahead
             squared += float(np.sum(np.square(missing, dtype=np.float64)))
+            if pieces.weighing:
+                pieces.weighing.weigh(missing, rays)
             missing *= weigh_rays[rays]
             back: Array = piece.backward @ missing
             after = back if after is None else np.add(after, back, out=after)

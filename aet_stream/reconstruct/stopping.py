@@ -48,6 +48,7 @@ def choose_iterations(
     residual: float = 0.0,
     seed: int = 0,
     memory_mib: int = 0,
+    weights: Array | None = None,
 ) -> int:
     """How many iterations of the built-in solver are best for these projections.
 
@@ -55,6 +56,7 @@ def choose_iterations(
     ----------
     projections : (tilts, height, width) float32
     residual : not 0: stop instead where the residual, relative to the projections, has fallen to this
+    weights : as for the solver
 
     Raises
     ------
@@ -64,7 +66,7 @@ def choose_iterations(
     limit, per_slice = limit_bytes(memory_mib), 4 * PILOT_ITERATIONS * projections.shape[2] ** 2
     sample = _brightest(projections, min(SAMPLE, max(1, limit // 2 // per_slice)))
     _, tilts_at_once = plan((len(projections), len(sample), projections.shape[2]), 1, limit - per_slice * len(sample), held=len(sample))
-    pieces = Pieces(np.asarray(tilts_deg), projections.shape[2], axis_px, tilts_at_once=tilts_at_once)
+    pieces = Pieces(np.asarray(tilts_deg), projections.shape[2], axis_px, tilts_at_once=tilts_at_once, weights=weights)
     measured = as_rays(projections[:, sample])
     if residual > 0:
         return _where_residual(pieces, measured, most, residual)

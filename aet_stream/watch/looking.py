@@ -19,7 +19,7 @@ from aet_stream.watch.settle import Candidate
 logger = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 0.25
-LOOK_BUDGET_S = 0.3
+LOOK_BUDGET_S = 0.1
 LOOKS_AT_ONCE = 32
 DEATHS = 3
 """Reading processes that a file may kill before it is put aside."""
@@ -38,10 +38,10 @@ class Looking(Part):
             logger.warning("%s", sentence)
 
     def turn(self, now: float) -> None:
-        """Look into files that have settled, for a bounded time; those that a reading process died over come last."""
-        settled, grace_s = sorted(self.settling.settled(now), key=lambda found: found[1].deaths), self.config.watch.zero_grace_s
-        for start in range(0, len(settled), LOOKS_AT_ONCE):
-            some = [(path, candidate, now - candidate.changed_at >= grace_s) for path, candidate in settled[start : start + LOOKS_AT_ONCE]]
+        """Look into files that have settled, for a bounded time."""
+        grace_s = self.config.watch.zero_grace_s
+        while settled := self.settling.settled(now, LOOKS_AT_ONCE):
+            some = [(path, candidate, now - candidate.changed_at >= grace_s) for path, candidate in settled]
             looks = self.reader.look_at([(self.settling.root / path, self.settling.loose(path), lenient) for path, _, lenient in some])
             for (path, candidate, lenient), look in zip(some, looks, strict=False):
                 self._looked(path, candidate, look, now, lenient=lenient)

@@ -23,9 +23,12 @@ class Merging:
         """Take note of images; returns one sentence for each series that is now known to come from several folders, once."""
         if self._rules.by in ("file", "leaf"):
             return []
+        touched = set[str]()
         for path in paths:
-            self._folders.setdefault(series_of(path, self._root_name, self._rules), {})[path.rpartition("/")[0]] = None
-        merged = [name for name, folders in self._folders.items() if len(folders) > 1 and name not in self._said]
+            name = series_of(path, self._root_name, self._rules)
+            self._folders.setdefault(name, {})[path.rpartition("/")[0]] = None
+            touched.add(name)
+        merged = [name for name in touched if len(self._folders[name]) > 1 and name not in self._said]
         self._said.update(merged)
         return [self._sentence(name) for name in sorted(merged)]
 

@@ -7,6 +7,7 @@ A writer that closed its file, or moved it here, has finished with it: no wait. 
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import logging
 import os
 import re
@@ -252,13 +253,14 @@ class Settling:
             return False
         self.older.pop(path, None)
         self.older_to_tell.pop(path, None)
-        own, loose = [file], []
-        folder = path.rpartition("/")[0]
+        mine = stamp = file.stamp
+        final_at, folder = file.changed_at, path.rpartition("/")[0]
         if folder in self._with_sidecars:
-            own += [self._stats[name] for name in sidecar_names(path) if name in self._stats]
+            own = [file, *[self._stats[name] for name in sidecar_names(path) if name in self._stats]]
             loose = [self._stats[name] for name in self._loose.get(folder, ()) if name in self._stats]
-        mine = "+".join([each.stamp for each in own])
-        stamp = "+".join([mine, *[each.stamp for each in loose]])
+            mine = "+".join([each.stamp for each in own])
+            stamp = "+".join([mine, *[each.stamp for each in loose]])
+            final_at = max([each.changed_at for each in own + loose])
         candidate = self.candidates.get(path)
         seen = self.seen.get(path)
         if candidate is None and seen is not None and seen.stamp == stamp:
@@ -266,7 +268,6 @@ class Settling:
         if candidate is None or candidate.stamp != stamp:
             before = self._back.pop(path, None)
             since, look_at = (now, 0.0) if before is None or before.stamp != stamp else (before.changed_at, before.look_at)
-            final_at = max([each.changed_at for each in own + loose])
             self.candidates[path] = Candidate(stamp, len(mine), since, final_at, closed, look_at)
             return True
         if closed and not candidate.closed:
@@ -304,13 +305,15 @@ class Settling:
             self._taken.add(path)
             self._note(path, now, closed=False)
 
-    def settled(self, now: float) -> list[tuple[str, Candidate]]:
-        """Files that have stood still for long enough."""
-        return [
-            (path, candidate)
-            for path, candidate in self.candidates.items()
-            if now >= candidate.look_at and (candidate.closed or now - candidate.changed_at >= self._settle_s)
-        ]
+    def settled(self, now: float, most: int) -> list[tuple[str, Candidate]]:
+        """The first files that have stood still for long enough; those that a reading process died over come last."""
+        due = (item for item in self.candidates.items() if self._due_at(item[1]) <= now)
+        some = list(itertools.islice((item for item in due if not item[1].deaths), most))
+        return some or [item for item in self.candidates.items() if item[1].deaths and self._due_at(item[1]) <= now][:most]
+
+    def _due_at(self, candidate: Candidate) -> float:
+        """When it is to be looked into."""
+        return max(candidate.look_at, 0.0 if candidate.closed else candidate.changed_at + self._settle_s)
 
     def moving_in(self, folder: str) -> bool:
         """Is a file of this folder, or one below it, not passed on yet?"""
@@ -329,11 +332,12 @@ class Settling:
 
     def next_look_s(self, now: float) -> float:
         """Seconds until a candidate may be due."""
-        waits = [
-            max(candidate.look_at, 0.0 if candidate.closed else candidate.changed_at + self._settle_s) - now
-            for candidate in self.candidates.values()
-        ]
-        return max(0.0, min(waits, default=1.0))
+        soonest = 1.0
+        for candidate in self.candidates.values():
+            soonest = min(soonest, self._due_at(candidate) - now)
+            if soonest <= 0:
+                return 0.0  # of a hundred thousand that wait
+        return soonest
 
 
 def _files(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from contextlib import ExitStack, closing
@@ -117,10 +118,10 @@ class Watch:
         if now >= self.rhythm.due_at:
             self._scan(now)
         if self._hub_id:
-            self._looking.turn(now)
-            self._telling.turn(now)
+            self._answering.turn()  # first: workers wait for it, while what is looked into may wait for credit
             if time.monotonic() - now < self._config.watch.reader_timeout_s:  # one timeout a step is enough
-                self._answering.turn()
+                self._looking.turn(time.monotonic())
+            self._telling.turn(now)
 
     def _hear(self) -> None:
         """What the hub says, until there is something else to do."""
@@ -142,11 +143,13 @@ class Watch:
         self._hub_id = hub_id
         self.settling.leave_out(self.link.newer_than_s)
         self.visits.tell_again()
-        for path in [path for path in self.settling.seen if not self.visits.knows(path)]:
+        unknown = [path for path in self.settling.seen if not self.visits.knows(path)]
+        for path in unknown:
             self.settling.again(path)
         self._answering.forget()
         self._telling.forget()
-        self.rhythm.now()
+        if unknown:
+            self.rhythm.now()
 
     def _take_hints(self, now: float) -> None:
         hints = self.hints.take()
@@ -176,7 +179,7 @@ class Watch:
             files=len(self.settling.seen),
             moving=len(moving),
             visits_waiting=self.visits.waiting,
-            waiting_for={path: candidate.complaint for path, candidate in list(moving.items())[:SHOWN_MOVING]},
+            waiting_for={path: candidate.complaint for path, candidate in itertools.islice(moving.items(), SHOWN_MOVING)},
             older=len(self.settling.older),
             unreadable=tuple(sorted(map(shown, self.settling.unreadable))[:20]),
         )

@@ -46,6 +46,18 @@ def test_400_files_into_new_folders_are_each_offered_once(tmp_path: Path) -> Non
         offered_once(watch, names)
 
 
+def test_what_is_asked_for_comes_while_thousands_wait_to_be_looked_into(tmp_path: Path) -> None:
+    """The first row needs one scan and a few looks; its workers do not wait until all have been looked into."""
+    burst(tmp_path / "in", 2000, 100)
+    with Bench(tmp_path, "watch.scan_s=600", want=False) as bench:
+        bench.until(lambda: len(bench.offered) >= 40)
+        assert bench.watch.rhythm.scans == 1
+        for path, image in [*bench.offered][:40]:
+            bench.ask(path, bench.offered[path, image], image)
+        bench.until(lambda: len(bench.taken) == 40)
+        assert bench.watch.status().moving
+
+
 def test_lost_events_are_made_up_for_by_a_scan(tmp_path: Path) -> None:
     """The process is stopped while the kernel's queue overflows; afterwards every file is found, once."""
     with WatchProcess(tmp_path, "watch.scan_s=600") as watch:

@@ -12,7 +12,7 @@ from aet_stream.denoise.cokriging.doubted import doubted
 from aet_stream.denoise.cokriging.drawing import Drawn, draw
 from aet_stream.denoise.cokriging.evidence import Evidence, gather
 from aet_stream.denoise.cokriging.gate import Verdict, judge, share_in_vacuum
-from aet_stream.denoise.cokriging.likelihood import bands_of, first_guess, fit, fit_warm, surprise
+from aet_stream.denoise.cokriging.likelihood import bands_of, first_guess, fit, fit_warm, likelier
 from aet_stream.denoise.cokriging.model import Model
 from aet_stream.denoise.cokriging.posterior import Nodes, Posterior
 from aet_stream.denoise.cokriging.registered import astray, by_film, gathered, moved
@@ -170,10 +170,7 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
         beat("register", turn, _REGISTERED)
         rough = _roughly(model, series, memory_bytes)
         series = doubted(rough, series, _THINNED)
-        there = by_film(rough, series)
-        before, bands = surprise(bands_of(series), model), bands_of(there)
-        if surprise(bands, model) < before:
-            series, model = there, fit_warm(bands, model)
+        series, model = likelier(series, by_film(rough, series), model)
     posterior = Posterior(model, Nodes.covering(series, model, memory_bytes))
     for done, seen in enumerate(series):
         beat("join", done, len(series))

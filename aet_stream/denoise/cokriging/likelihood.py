@@ -266,6 +266,16 @@ def fit_warm(bands: Sequence[Band], begin: Model) -> Model:
     return _nearest(bands, begin, _FIRST)[0]
 
 
+def likelier(here: list[Seen], there: list[Seen], model: Model) -> tuple[list[Seen], Model]:
+    """Projections where they are, with the model as it is; or where they may be, with one for them, if that makes them likelier: as the
+    model is, or each by its own, for what was fitted to one register need not suit another."""
+    bands, others = bands_of(here), bands_of(there)
+    fitted = fit_warm(others, model)
+    if surprise(others, model) < surprise(bands, model) or surprise(others, fitted) < surprise(bands, fit_warm(bands, model)):
+        return there, fitted
+    return here, model
+
+
 def surprise(bands: Sequence[Band], model: Model) -> float:
     """Minus the logarithm of the density of what is seen, of one window in the mean."""
     target = Likelihood(bands, [film.growing for film in model.films])
