@@ -21,7 +21,6 @@ from aet_stream.watch.visits import Visit
 logger = logging.getLogger(__name__)
 
 TRY_AGAIN_S = 0.25
-ANSWER_BUDGET_S = 0.3
 
 
 @dataclass
@@ -40,12 +39,9 @@ class Answering(Part):
         self._unread.clear()
 
     def turn(self) -> None:
-        """Read what is wanted, for a bounded time."""
-        until = time.monotonic() + ANSWER_BUDGET_S
-        while self.asked:
+        """Read the next visit that is wanted."""
+        if self.asked:
             self._answer(self.asked.popleft())
-            if time.monotonic() > until:
-                break
 
     def _answer(self, want: Want) -> None:
         """Read one visit for the hub, or say why not."""

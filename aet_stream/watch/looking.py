@@ -37,15 +37,15 @@ class Looking(Part):
         for sentence in self._merging.note(paths):
             logger.warning("%s", sentence)
 
-    def turn(self, now: float) -> None:
-        """Look into files that have settled, for a bounded time."""
+    def turn(self, now: float, *, briefly: bool) -> None:
+        """Look into files that have settled, for a bounded time; `briefly`: into a few, for workers wait."""
         grace_s = self.config.watch.zero_grace_s
         while settled := self.settling.settled(now, LOOKS_AT_ONCE):
             some = [(path, candidate, now - candidate.changed_at >= grace_s) for path, candidate in settled]
             looks = self.reader.look_at([(self.settling.root / path, self.settling.loose(path), lenient) for path, _, lenient in some])
             for (path, candidate, lenient), look in zip(some, looks, strict=False):
                 self._looked(path, candidate, look, now, lenient=lenient)
-            if len(looks) < len(some) or time.monotonic() - now > LOOK_BUDGET_S:
+            if len(looks) < len(some) or time.monotonic() - now > LOOK_BUDGET_S or briefly:
                 break
 
     def _looked(self, path: str, candidate: Candidate, look: Look | AetError, now: float, *, lenient: bool) -> None:

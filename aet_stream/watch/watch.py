@@ -120,7 +120,7 @@ class Watch:
         if self._hub_id:
             self._answering.turn()  # first: workers wait for it, while what is looked into may wait for credit
             if time.monotonic() - now < self._config.watch.reader_timeout_s:  # one timeout a step is enough
-                self._looking.turn(time.monotonic())
+                self._looking.turn(time.monotonic(), briefly=bool(self._answering.asked))
             self._telling.turn(now)
 
     def _hear(self) -> None:
