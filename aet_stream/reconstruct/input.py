@@ -39,7 +39,7 @@ class Input:
     edition: int = 1
     """Of the background; rows that it does not have are of edition 1."""
     weights: Array | None = None
-    """(tilts,) how much each counts (weights.py); None: all alike"""
+    """(tilts,) how much of what is smooth in each counts (weights.py); None: all"""
 
 
 def read_input(series: Path, *, exclude: Collection[int] = (), keep_excluded: bool = False) -> Input:

@@ -64,7 +64,7 @@ class Registered:
     pitches: Array | None = None
     """(tilts,) of turned ones (turns.py)"""
     weights: Array | None = None
-    """(tilts,) how much each counts (weights.py); None: all alike"""
+    """(tilts,) how much of what is smooth in each counts (weights.py); None: all"""
 
     def some(self, rows: Array, slices: slice) -> Registered:
         """Of some rows, some slices."""

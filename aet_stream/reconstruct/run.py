@@ -61,7 +61,7 @@ class Options:
     quality: bool = True
     """Judge the volume: half volumes (twice the work), residual of each projection."""
     weighted: bool = True
-    """The built-in solver lets a projection count for less where its background may be wrong (weights.py)."""
+    """The built-in solver lets what is smooth in a projection count for less where its background may be wrong (weights.py)."""
     threads: int = 0
     memory_mib: int = 0
     device: str = "cpu"
@@ -169,12 +169,11 @@ def make_share(series: Path, slices: slice, options: Options, progress: solver.P
     ------
     ReconstructionError : it was not, or as for `reconstruct`
     """
-    target = series.with_name(VOLUME_FILE)
+    method, target = check_method(options.method, options.device), series.with_name(VOLUME_FILE)
     found = prepared.find(target, slices=slices)
     if found is None:
         words = "not there, or damaged: see that all workers reach the same folders, remove it, start again"
         raise ReconstructionError(f"{prepared_path(target)}: {words}")
-    method = BUILT_IN if options.method == "auto" else options.method
     with contextlib.closing(SlabFiles(target, found.key, _shape(found.views), share=slices)) as slabs:
         _fill(slabs, found.views, method, found.iterations, options, progress or ProgressLog())
 

@@ -28,8 +28,6 @@ _FORMS = {
     ".mat": "mat",
 }  # fmt: skip
 VOLUME = "/reconstruction/volume"
-WHOLE = 0.5
-"""Of the largest weight: what is below is said."""
 _ABOUT = "(slice y, row, column); tilt axis along y; row = (N-1)/2 - Y, column = (N-1)/2 + X; seen at (N-1)/2 + X cos(tilt) + Y sin(tilt)"
 
 Facts = dict[str, str | int | float]
@@ -132,7 +130,7 @@ def _write(file: h5py.File, given: Input, result: Result, facts: Facts) -> None:
     group["residuals"] = result.residuals
     if given.weights is not None:
         group["weights"] = given.weights
-        group["weights"].attrs["meaning"] = "how much each projection counted: less where its background may be wrong"
+        group["weights"].attrs["meaning"] = "how much of what is smooth in each projection counted: less where its background may be wrong"
     group["shifts_px"] = result.alignment.shifts_px
     if result.alignment.turns is not None:
         group[TURNS] = result.alignment.turns
@@ -181,7 +179,7 @@ def _write_quality(group: h5py.Group, given: Input, found: Quality, axis: AxisSe
 
 def _less(given: Input) -> str:
     """In words, after a sentence."""
-    few = 0 if given.weights is None else int(np.sum(given.weights < WHOLE * given.weights.max()))
+    few = 0 if given.weights is None else int(np.sum(given.weights < 0.5))
     return f" {few} of {len(given.rows)} projections count for less than half, because their backgrounds may be wrong." if few else ""
 
 
