@@ -33,6 +33,12 @@ export function figure(value) {
   return text.replace("-", "−");
 }
 
+/** Day, month in letters and time; the year where it is another one. */
+export function moment(time) {
+  const at = new Date(time), year = at.getFullYear() === new Date().getFullYear() ? {} : { year: "numeric" };
+  return at.toLocaleString([], { day: "numeric", month: "short", ...year, hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
+}
+
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
   if (seconds < 10) return `${seconds.toFixed(seconds < 1 ? 2 : 1)} s`;
