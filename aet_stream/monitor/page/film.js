@@ -34,7 +34,7 @@ function waited({ closed, rows, film_wanted: wanted }) {
   if (!wanted) return "not looked for (film.enabled); by hand: aet-stream film SERIES";
   const fewest = Math.min(...[-1, 1].map((side) => rows.filter((row) => side * row.tilt_deg > 0).length));
   if (fewest < wanted.tilts_each_side) return `not seen yet: ${wanted.tilts_each_side} tilts on both sides of 0 are needed`;
-  if (closed) return "not seen yet: looked for since the series was closed, minutes for a long one; what came of it stands under What happened";
+  if (closed) return "not seen yet: looked for since the series was closed, which takes minutes; aet-stream events says what came of it";
   return wanted.while_growing ? "not seen yet: looked for as coverage grows, and when the series closes" : "not seen yet: looked for when the series closes";
 }
 
