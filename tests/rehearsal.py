@@ -83,13 +83,19 @@ class Rehearsal(LocalHub):
         self.moved |= not isinstance(message, Beat | Ready)
         super().say(peer, message, pixels)
 
-    def run(self) -> Rehearsal:
-        """Until nothing moves any more: what is left waits for its writer."""
+    def run(self, at_once: int = 1) -> Rehearsal:
+        """Until nothing moves any more: what is left waits for its writer.
+
+        Parameters
+        ----------
+        at_once : images that watch hands over, at most, before the core has a turn
+        """
         still, scanned_at = 0, time.monotonic() + LONG_ENOUGH_S
         while still < 3 or time.monotonic() < scanned_at:
             self.moved = False
             self.watch.beat()
-            self.watch.step()
+            for _ in range(at_once):
+                self.watch.step()
             self.worker.step()
             self.turn()
             said = self.watch.status()
