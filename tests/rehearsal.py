@@ -99,7 +99,11 @@ class Rehearsal(LocalHub):
             self.worker.step()
             self.turn()
             said = self.watch.status()
-            rests = not (self.moved or self.core.in_hand() or said.visits_waiting) and all(said.waiting_for.values())
+            rests = (
+                self.watch.rhythm.scans
+                and not (self.moved or self.core.in_hand() or said.visits_waiting)
+                and all(said.waiting_for.values())
+            )
             still = still + 1 if rests else 0
             if still:
                 time.sleep(PAUSE_S)

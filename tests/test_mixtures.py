@@ -13,6 +13,7 @@ from aet_stream.config import Config
 from aet_stream.config_file import load
 from aet_stream.foresight import describe_all
 from aet_stream.readers.child import ReaderChild
+from aet_stream.watch import settle
 from tests.mixtures import Mixture, Right
 from tests.rehearsal import Ending, Rehearsal
 
@@ -146,6 +147,16 @@ def test_check_and_a_run_agree_about_a_mixture(tmp_path: Path, readers: Readers,
     images, wrong = rehearse(seed, tmp_path, readers, at_once)
     assert not wrong, wrong
     assert images or seed
+
+
+@pytest.mark.parametrize("seed", FEW)
+def test_a_tree_that_is_begun_before_it_is_scanned_comes_to_the_same(
+    tmp_path: Path, readers: Readers, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few files make it a large one."""
+    monkeypatch.setattr(settle, "BEGIN_FILES", 1)
+    _, wrong = rehearse(seed, tmp_path, readers, max(AT_ONCE))
+    assert not wrong, wrong
 
 
 @pytest.mark.slow
