@@ -187,6 +187,7 @@ class Rows:
         said, nobody = acquired.acquisition, ("", -1)
         return (
             self.first() is None
+            or self.lone() is not None  # which one after it that fits keeps from being set aside
             or (said.pixel_size_nm is not None and self.pixel_size_nm(nobody) is None)
             or bool(said.detector and not self.detector(nobody))
             or bool(detector_in_name(acquired.visit.path) and not self.detector_name(nobody))

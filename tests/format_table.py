@@ -104,7 +104,7 @@ Counts and times of 24 November 2026, on two cores.
 | 6,004 more (29 November 2026, with the formats added since) | 0 wrong pixels, 0 deaths; 4 times out of time on a busy machine, each one child | `python -m tests.fuzz 6000 61` |
 | 6,000 more (30 November 2026) | 0 wrong pixels, 0 deaths; once out of memory, 3 times out of time on a busy machine, each one child | `python -m tests.fuzz 6000 71` |
 | 106 files, 90 own and 16 third-party, against RosettaSciIO 0.15 (30 November 2026) | 97 read by both: 87 with the same pixels in the same places, 9 that it transposes or takes in reverse (Berkeley EMD), 1 of which it shows the smaller copy, too; 8 that only we read (Velox, STEMTomo, Xplore3D, a DM4 with a tag of an unknown kind), 1 line spectrum that only it reads; each difference in pixel size and tilt with its reason | `python -m tests.test_differential` |
-| 500 mixtures of files (several images, detectors, sidecars, frames, surveys, what is no image), 4,155 images (30 November 2026) | `check` and a run say the same of each, for the same reason, and it is what the mixture's maker knows to be right | `pytest -m slow tests/test_mixtures.py` |
+| 500 mixtures of files (several images, detectors, sidecars, frames, surveys, what is no image), 4,155 images, handed over one by one and eight at a time (30 November 2026) | `check` and a run say the same of each, for the same reason, and it is what the mixture's maker knows to be right | `pytest -m slow tests/test_mixtures.py` |
 | zeros at the end of 373 images of 18 real and published files | 3 flagged, those that are blank | `readers.looking.zero_tail` |
 """  # noqa: E501
 

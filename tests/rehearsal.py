@@ -83,17 +83,27 @@ class Rehearsal(LocalHub):
         self.moved |= not isinstance(message, Beat | Ready)
         super().say(peer, message, pixels)
 
-    def run(self) -> Rehearsal:
-        """Until nothing moves any more: what is left waits for its writer."""
+    def run(self, at_once: int = 1) -> Rehearsal:
+        """Until nothing moves any more: what is left waits for its writer.
+
+        Parameters
+        ----------
+        at_once : images that watch hands over, at most, before the core has a turn
+        """
         still, scanned_at = 0, time.monotonic() + LONG_ENOUGH_S
         while still < 3 or time.monotonic() < scanned_at:
             self.moved = False
             self.watch.beat()
-            self.watch.step()
+            for _ in range(at_once):
+                self.watch.step()
             self.worker.step()
             self.turn()
             said = self.watch.status()
-            rests = not (self.moved or self.core.in_hand() or said.visits_waiting) and all(said.waiting_for.values())
+            rests = (
+                self.watch.rhythm.scans
+                and not (self.moved or self.core.in_hand() or said.visits_waiting)
+                and all(said.waiting_for.values())
+            )
             still = still + 1 if rests else 0
             if still:
                 time.sleep(PAUSE_S)

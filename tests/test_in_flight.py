@@ -47,19 +47,31 @@ def test_no_more_than_the_credit_is_asked_for() -> None:
     assert names(huge) == ["a"]
 
 
-def test_what_goes_first_is_asked_for_before_all_else_and_the_rest_of_its_series_waits() -> None:
-    """Until it is dealt with, or has become dangerous: then it is tried last of all, and nobody waits for it."""
+def test_what_goes_first_is_asked_for_before_all_else_and_what_of_its_series_was_on_its_way_follows_it() -> None:
+    """In the order in which it had been asked for, and before what waited; other series fly on."""
     some = in_flight(credit=9)
-    for name in ("s1", "t1"):
+    for name in ("s1", "t1", "s2", "s3", "t2"):
         some.offer(offered(name))
-    some.offer_first("s", [offered("s2"), offered("s3")])
-    assert names(some) == ["s2", "s3", "t1"]
-    some.leave(fly(some, offered("s2")))
-    wanted = fly(some, offered("s3"))
-    assert names(some) == ["t1"]
-    some.leave(wanted)
-    some.offer_again(offered("s3", alone_from_s=0.0))
-    assert names(some) == ["s1", "t1"]
+    for found in some.grantable(0.0)[:3]:
+        fly(some, found)
+    some.offer_first("s", [offered("s8"), offered("s9")])
+    assert names(some) == ["s8", "s9", "s1", "s2", "s3", "t2"]
+    assert some.holds(("t1", 0))
+
+
+def test_an_image_follows_what_of_its_series_was_asked_for_before_it() -> None:
+    """In whatever state that is: also done, or asked for once more; not once it has left."""
+    some = in_flight(credit=9)
+    for name in ("s1", "t1", "s2"):
+        some.offer(offered(name))
+    first, other, second = (fly(some, found) for found in some.grantable(0.0))
+    assert [some.follows(each) for each in (first, other, second)] == [False, False, True]
+    some.want_again(first, 5.0)
+    leased = some.lease(read(some, second), b"w", now_s=0.0, unix_s=0.0)
+    some.finish(some.lease(read(some, first), b"w", now_s=0.0, unix_s=0.0), None, {}, 0.0)  # type: ignore[arg-type]
+    assert some.follows(leased)
+    some.leave(first)
+    assert not some.follows(leased)
 
 
 def test_credit_comes_back_when_a_visit_leaves() -> None:

@@ -188,10 +188,11 @@ def test_a_doubt_about_the_file_holds_until_a_person_speaks_but_unmakes_no_row()
     [({"detector": "HAADF"}, True), ({"pixel_size_nm": 0.1}, True), ({"pixel_size_nm": 0.05}, False), ({}, False)],
 )
 def test_an_image_that_decides_about_others_is_known_before_they_are_judged(said: dict[str, object], expected: bool) -> None:
-    """The first of a series, and the first that knows a detector or a pixel size: it is stored alone."""
+    """The first of a series, the second, which says that the first was no survey, and the first that knows a detector or a pixel size."""
     rows = Rows()
-    assert rows.learns(acquired("a", PIXELS[0]))
-    store(rows, acquired("a", PIXELS[0]), PIXELS[0])
+    for name, pixels in (("a", PIXELS[0]), ("d", PIXELS[3])):
+        assert rows.learns(acquired(name, pixels))
+        store(rows, acquired(name, pixels), pixels)
     if said == {"pixel_size_nm": 0.05}:
         store(rows, acquired("c", PIXELS[2], pixel_size_nm=0.05), PIXELS[2])
     assert rows.learns(acquired("b", PIXELS[1], **said)) == expected

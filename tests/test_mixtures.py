@@ -13,11 +13,14 @@ from aet_stream.config import Config
 from aet_stream.config_file import load
 from aet_stream.foresight import describe_all
 from aet_stream.readers.child import ReaderChild
+from aet_stream.watch import settle
 from tests.mixtures import Mixture, Right
 from tests.rehearsal import Ending, Rehearsal
 
-FEW, MORE, MANY, AT_ONCE = (1002, 1030, 1138, 1231), range(8), 500, 25
+FEW, MORE, MANY, EACH = (1002, 1030, 1138, 1231), range(8), 500, 25
 """Mixtures in the ordinary suite (three begin with a survey), with the thorough one, in the long campaign, and in each of its tests."""
+AT_ONCE = (1, 8)
+"""Images handed over one by one, or as many as the hub asks for."""
 _STATES = {
     "would be stored": "stored",
     "would be held": "held",
@@ -89,12 +92,12 @@ def agreed(right: Right, run: Ending | None, check: Ending | None) -> bool:
     return check.state == run.state and (check.reason == run.reason)
 
 
-def rehearse(seed: int, folder: Path, readers: Readers) -> tuple[int, str]:
-    """How many images one mixture has, and what is wrong with any of them."""
+def rehearse(seed: int, folder: Path, readers: Readers, at_once: int) -> tuple[int, str]:
+    """How many images one mixture has, and what is wrong with any of them, `at_once` of which are handed over at a time."""
     mixture = Mixture(seed, folder / "in")
     reader = readers.of(*mixture.settings)
     with Rehearsal(folder, reader, *mixture.settings) as daemon:
-        endings = daemon.run().endings
+        endings = daemon.run(at_once).endings
         unread = {(place, kind): files for place, kind, files in daemon.core.status().left_out.no_reader}
         config = daemon.config
     said, unread_said, words = foretold(folder / "in", reader, config)
@@ -109,7 +112,7 @@ def rehearse(seed: int, folder: Path, readers: Readers) -> tuple[int, str]:
     expected = {f"{place}  {files} file{'' if files == 1 else 's'} {kind}" for (place, kind), files in mixture.unread.items()}
     wrong += [] if unread == mixture.unread else [f"without a reader: right {dict(mixture.unread)}, run {unread}"]
     wrong += [] if unread_said == expected else [f"without a reader: right {expected}, check {unread_said}"]
-    return len(mixture.right), "\n".join([f"mixture {seed} {mixture.settings}", *wrong, words]) if wrong else ""
+    return len(mixture.right), "\n".join([f"mixture {seed}, {at_once} at once {mixture.settings}", *wrong, words]) if wrong else ""
 
 
 def disagreements(root: Path, folder: Path, reader: ReaderChild) -> tuple[int, list[str]]:
@@ -137,19 +140,31 @@ def test_check_and_a_run_agree_about_real_files(tmp_path: Path, readers: Readers
     assert images or kind == "mdoc"
 
 
+@pytest.mark.parametrize("at_once", AT_ONCE)
 @pytest.mark.parametrize("seed", [*FEW, *(pytest.param(seed, marks=pytest.mark.thorough) for seed in MORE)])
-def test_check_and_a_run_agree_about_a_mixture(tmp_path: Path, readers: Readers, seed: int) -> None:
+def test_check_and_a_run_agree_about_a_mixture(tmp_path: Path, readers: Readers, seed: int, at_once: int) -> None:
     """Several images, detectors, sidecars, computed images, copies, sizes, what is no image: one verdict and reason, the right ones."""
-    images, wrong = rehearse(seed, tmp_path, readers)
+    images, wrong = rehearse(seed, tmp_path, readers, at_once)
     assert not wrong, wrong
     assert images or seed
 
 
+@pytest.mark.parametrize("seed", FEW)
+def test_a_tree_that_is_begun_before_it_is_scanned_comes_to_the_same(
+    tmp_path: Path, readers: Readers, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few files make it a large one."""
+    monkeypatch.setattr(settle, "BEGIN_FILES", 1)
+    _, wrong = rehearse(seed, tmp_path, readers, max(AT_ONCE))
+    assert not wrong, wrong
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("first", range(1000, 1000 + MANY, AT_ONCE))
-def test_check_and_a_run_agree_about_many_mixtures(tmp_path: Path, readers: Readers, first: int) -> None:
+@pytest.mark.parametrize("at_once", AT_ONCE)
+@pytest.mark.parametrize("first", range(1000, 1000 + MANY, EACH))
+def test_check_and_a_run_agree_about_many_mixtures(tmp_path: Path, readers: Readers, first: int, at_once: int) -> None:
     """500 of them in all, each with other files and settings."""
-    results = [rehearse(seed, tmp_path / str(seed), readers) for seed in range(first, first + AT_ONCE)]
+    results = [rehearse(seed, tmp_path / str(seed), readers, at_once) for seed in range(first, first + EACH)]
     assert not [wrong for _, wrong in results if wrong], "\n\n".join(wrong for _, wrong in results if wrong)
-    assert sum(images for images, _ in results) > 5 * AT_ONCE
+    assert sum(images for images, _ in results) > 5 * EACH

@@ -150,6 +150,28 @@ def test_what_is_on_its_way_does_not_take_the_place_of_the_survey(tmp_path: Path
     assert events(desk) == [("projection.excluded", 0, "odd")]
 
 
+@pytest.mark.parametrize("turns_between", [False, True], ids=["all at once", "with turns"])
+def test_images_that_are_on_their_way_together_are_judged_in_their_order(tmp_path: Path, desk: Desk, turns_between: bool) -> None:
+    """Handed over at once, and done in reverse order by many workers: as one by one. The second detector is held, not the first."""
+    kinds = ["size", "", "", "detector", "", "detector"]
+    for index, kind in enumerate(kinds):
+        prepare(desk, f"p{index}", kind, tilt_deg=3.0 * index, index=index)
+    desk.offer(*(f"p{index}" for index in range(len(kinds))))
+    while desk.core.in_hand():
+        desk.turn()
+        desk.answer()
+        for number in range(len(kinds)):
+            desk.hear(ready(f"w{number}"), peer=f"w{number}".encode())
+        desk.turn()
+        for _, job in reversed(desk.taken(Job)):
+            desk.hear(done(job), desk.pixels[job.visit.path].astype("<f4"))
+            if turns_between:
+                desk.turn()
+    assert events(desk) == [("projection.excluded", 0, "odd")]
+    assert {name for name, counts in rows(tmp_path).items() if counts} == {"p1", "p2", "p4"}
+    assert [desk.state(name) for name in ("p3", "p5")] == ["held", "held"]
+
+
 def close(desk: Desk) -> None:
     desk.obey("close", series="s")
     desk.clock.advance(60)

@@ -221,6 +221,7 @@ class Core:
                 self.intake.hear_offer(message)
             case Acquired() if pixels is not None:
                 self.intake.hear_acquired(message, pixels)
+                self.odd.look()  # before the next one is judged
             case NotAcquired():
                 self.intake.hear_not_acquired(message)
             case Older():

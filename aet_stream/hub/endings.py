@@ -132,7 +132,7 @@ class Endings:
             self.take_up(row, attempts=0)
 
     def read_first(self, series: str, rows: Collection[sqlite3.Row]) -> None:
-        """These visits of a series once more, all or none, in this order, and before anything else of it is judged."""
+        """These visits of a series once more, all or none, in this order, and before what of it comes after them."""
         self._release(rows, None)
         self._in_flight.offer_first(series, [self._offered(row) for row in rows])
 

@@ -192,15 +192,14 @@ class InFlight:
     backlog: dict[tuple[str, int], Offered] = field(default_factory=dict)
     """By (path, image): of several states of a file the newest waits."""
     _states: dict[tuple[str, int], State] = field(default_factory=dict)
-    _first: dict[str, set[tuple[str, int]]] = field(default_factory=dict)
-    """Series -> what of it is judged before anything else."""
+    """In the order in which they were asked for."""
     _job_ids: Iterator[int] = field(default_factory=itertools.count)
 
     def __len__(self) -> int:
         return len(self._states)
 
     def all(self, kind: type[_S]) -> list[_S]:
-        """Those in one state, in the order in which they came into it, or were asked for."""
+        """Those in one state, in the order in which they were asked for."""
         return [state for state in self._states.values() if isinstance(state, kind)]
 
     def find(self, key: VisitKey) -> Wanted | None:
@@ -215,9 +214,9 @@ class InFlight:
         """Whether this image, in whatever state, is on its way."""
         return source in self._states
 
-    def any_read(self, series: str) -> bool:
-        """Is anything of a series, whose pixels are here, on its way to its row?"""
-        return any(state.series == series for state in self._states.values() if not isinstance(state, Wanted))
+    def follows(self, state: State) -> bool:
+        """Was anything of its series that is on its way asked for before it?"""
+        return next(each for each in self._states.values() if each.series == state.series).key != state.key
 
     def series(self) -> set[str]:
         """Those that something is on its way to, or offered for."""
@@ -241,22 +240,12 @@ class InFlight:
             self.offer(offered)
 
     def offer_first(self, series: str, offered: Sequence[Offered]) -> None:
-        """Note visits of a series once more, before all that is offered: nothing else of it is asked for or judged until they are."""
-        first = {each.key.source: each for each in offered if not self.holds(each.key.source)}
+        """Note visits of a series once more, before all that is offered; what of it is on its way is asked for again behind them."""
+        flying = [state for state in self._states.values() if state.series == series]
+        for state in flying:
+            self.leave(state)
+        first = {each.key.source: each for each in [*offered, *(state.wanted.offered for state in flying)]}
         self.backlog = first | self.backlog  # another state of a file that has been offered since stays
-        self._first[series] = self._first.get(series, set()) | first.keys()
-
-    def comes_later(self, key: VisitKey) -> bool:
-        """Is something else of its series to be judged before it? Not what is dangerous, and tried last of all."""
-        series = self.series_of(key.path)
-        first = self._first.get(series)
-        if not first:
-            return False
-        offered = (self.backlog.get(each) for each in first)
-        if not any(map(self.holds, first)) and all(each is None or each.alone_from_s is not None for each in offered):
-            del self._first[series]
-            return False
-        return key.source not in first
 
     def withdraw(self, offered: Offered) -> None:
         """It need not be asked for."""
@@ -269,7 +258,7 @@ class InFlight:
         chosen: list[Offered] = []
         used = self.nbytes()
         for offered in self.backlog.values():
-            if self.holds(offered.key.source) or offered.alone_from_s is not None or self.comes_later(offered.key):
+            if self.holds(offered.key.source) or offered.alone_from_s is not None:
                 continue
             room = used + offered.nbytes <= self.credit_bytes or (not chosen and not self._states)
             if len(self._states) + len(chosen) >= self.credit or not room:
@@ -287,6 +276,10 @@ class InFlight:
         """Offered -> Wanted: the ledger has a row for it."""
         self.withdraw(offered)
         return self._enter(Wanted(visit_id, self.series_of(offered.key.path), offered, now_s))
+
+    def want_again(self, wanted: Wanted, now_s: float) -> None:
+        """It was not heard: asked for once more, in its place."""
+        self._enter(replace(wanted, since_s=now_s))
 
     def wait(self, read: Read) -> Read:
         """Wanted -> Read: it can become a row."""
@@ -317,8 +310,7 @@ class InFlight:
         return self._enter(leased.read)
 
     def finish(self, leased: Leased, quality: Quality, answer: Planes, unix_s: float, worker: str = "") -> Subtracted:
-        """Leased -> Subtracted; those are stored in the order of their coming."""
-        del self._states[leased.key.source]
+        """Leased -> Subtracted."""
         return self._enter(Subtracted(leased, quality, answer, unix_s, worker))
 
     def leave(self, state: State) -> None:

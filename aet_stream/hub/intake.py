@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
 
@@ -53,7 +54,8 @@ class Intake:
         now_s = self._timing.now_s()
         for wanted in self._in_flight.all(Wanted):
             if wanted.key.source not in asked and now_s - wanted.since_s > self._timing.forgotten_s:
-                self._endings.again(wanted)
+                self._in_flight.want_again(wanted, now_s)
+                self._outgoing.send(peer, Want(visit=wanted.key))
 
     def watch_left(self, peer: bytes) -> None:
         """Nobody was there to hear what is wanted: its successor will say so."""
@@ -93,9 +95,6 @@ class Intake:
         wanted = self._in_flight.find(acquired.visit)
         if wanted is None:
             return  # an answer to a question that has been taken back
-        if self._in_flight.comes_later(wanted.key):
-            self._endings.again(wanted)
-            return
         failpoints.reach("acquired.heard")
         row = self._ledger.visit(wanted.visit_id)
         person_deg = None if row is None else row["person_tilt_deg"]
@@ -109,11 +108,9 @@ class Intake:
             self._endings.end(read, verdict.state, verdict.reason)
 
     def _is_early(self, read: Read, verdict: Verdict) -> bool:
-        """Is it doubted for its file alone, while what comes before it may still become the row that it will be held against?"""
-        doubted = (
-            verdict.state == "held" and verdict.reason == read.acquired.doubt and self._archive.store(read.series).rows.first() is None
-        )
-        return doubted and self._in_flight.any_read(read.series)
+        """Was it compared with the rows of its series, while one that comes before it may still decide what fits?"""
+        compared = not math.isnan(verdict.tilt_deg)
+        return compared and self._archive.store(read.series).rows.learns(read.acquired) and self._in_flight.follows(read)
 
     def _verdict(self, read: Read) -> Verdict:
         """By the rows that its series has now."""
@@ -121,10 +118,7 @@ class Intake:
         return judge(read.acquired, read.raw, self._archive.store(read.series).rows, site, read.person_deg)
 
     def settled(self, subtracted: Subtracted) -> bool:
-        """End it if it cannot become a row any more, or is one already; ask for it again if others come first."""
-        if self._in_flight.comes_later(subtracted.key):
-            self._endings.again(subtracted)
-            return True
+        """End it if it cannot become a row any more, or is one already."""
         verdict = self._verdict(subtracted.read)
         if verdict.reason is not None:
             self._endings.end(subtracted, verdict.state, verdict.reason)

@@ -12,6 +12,7 @@ from aet_stream import failpoints
 from aet_stream.hub.archive import Archive
 from aet_stream.hub.endings import Endings
 from aet_stream.hub.ledger import Ledger
+from aet_stream.hub.storing import for_each
 from aet_stream.judging import Held, is_bound, odd
 
 logger = logging.getLogger(__name__)
@@ -31,9 +32,11 @@ class Odd:
 
     def look(self) -> None:
         """At every series of which something was held or decided since."""
-        for name in sorted(self._endings.doubtful):
-            self._look(name)
-            self._endings.doubtful.discard(name)
+        for_each(sorted(self._endings.doubtful), self._look_once)
+
+    def _look_once(self, name: str) -> None:
+        self._look(name)
+        self._endings.doubtful.discard(name)
 
     def _look(self, name: str) -> None:
         held = [(row, reason) for row, reason in self._ledger.held(name) if is_bound(reason)]

@@ -66,7 +66,7 @@ class Storing:
         ------
         OutputFull, StoreError : a series does not take all; what it did not take stays in flight, and the others have theirs
         """
-        _for_each(dict.fromkeys(subtracted.series for subtracted in self._in_flight.all(Subtracted)), self._commit)
+        for_each(dict.fromkeys(subtracted.series for subtracted in self._in_flight.all(Subtracted)), self._commit)
 
     def _commit(self, name: str) -> None:
         batch = self._batch(name)
@@ -86,16 +86,17 @@ class Storing:
         store = self._archive.store(name)
         for subtracted in self._in_flight.all(Subtracted):
             acquired = subtracted.read.acquired
-            if subtracted.series != name or self._intake.settled(subtracted) or acquired.sha256 in seen:
+            if subtracted.series != name:
                 continue
             decides = store.rows.learns(acquired)  # what fits: size, type, detector, magnification
-            if not (decides and batch):
-                seen.add(acquired.sha256)
-                record = self._record(subtracted, store.next_number + len(batch))
-                draft = Draft(record, subtracted.planes, subtracted.read.extras)
-                batch.append((subtracted, Arrival(subtracted.visit_id, draft, subtracted.stages_s(), subtracted.done_at)))
-            if decides:
+            if decides and (self._in_flight.follows(subtracted) or name in self._endings.doubtful):
                 break
+            if self._intake.settled(subtracted) or acquired.sha256 in seen:
+                continue
+            seen.add(acquired.sha256)
+            record = self._record(subtracted, store.next_number + len(batch))
+            draft = Draft(record, subtracted.planes, subtracted.read.extras)
+            batch.append((subtracted, Arrival(subtracted.visit_id, draft, subtracted.stages_s(), subtracted.done_at)))
         return batch
 
     def _record(self, subtracted: Subtracted, number: int) -> Record:
@@ -130,7 +131,7 @@ class Storing:
         names, now_s = self._archive.unpublished(), self._timing.now_s()
         if not names or (not at_once and now_s < self._published_s + self._rest_s()):
             return
-        _for_each(sorted(names), lambda name: self._publish(name, at_once=at_once))
+        for_each(sorted(names), lambda name: self._publish(name, at_once=at_once))
         self._published_s = self._timing.now_s()
         self._took_s = self._published_s - now_s
         failpoints.reach("publish.told")
@@ -158,7 +159,7 @@ class Storing:
         self._outgoing.tell("projection.stored", {"record": layout.flat(record), "stages": stages_s})
 
 
-def _for_each(names: Iterable[str], work: Callable[[str], None]) -> None:
+def for_each(names: Iterable[str], work: Callable[[str], None]) -> None:
     """A series that cannot be written stops no other: its trouble is raised when all have had their turn."""
     trouble: OutputFull | StoreError | None = None
     for name in names:

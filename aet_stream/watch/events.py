@@ -13,7 +13,15 @@ import warnings
 from collections import deque
 from pathlib import Path
 
-from watchdog.events import FileClosedEvent, FileSystemEvent, FileSystemEventHandler
+from watchdog.events import (
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileDeletedEvent,
+    FileModifiedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
@@ -21,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 _NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "glusterfs", "beegfs", "gpfs", "davfs"})
 _MAX_HINTS = 100_000
+_ASKED_FOR: list[type[FileSystemEvent]] = [FileCreatedEvent, FileModifiedEvent, FileMovedEvent, FileClosedEvent, FileDeletedEvent]
+"""Of the kernel: not of what is opened and read, which is our own reading, with several events for each folder of a scan."""
 
 
 def file_system(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
@@ -78,7 +88,8 @@ class Hints(FileSystemEventHandler):
         observer: BaseObserver | None = None
         try:
             observer = Observer()  # takes one of the inotify instances of this user, of which there may be none left
-            observer.schedule(self, str(root), recursive=True)
+            # FileSystemEvent: whatever class watchdog makes of them
+            observer.schedule(self, str(root), recursive=True, event_filter=[*_ASKED_FOR, FileSystemEvent])
             observer.start()
         except OSError as error:
             if observer is not None:
@@ -94,8 +105,8 @@ class Hints(FileSystemEventHandler):
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         """Runs in watchdog's thread: only appends, and stirs the main loop."""
-        if event.event_type in ("opened", "closed_no_write") or (event.is_directory and event.event_type != "created"):
-            return  # our own reading makes these
+        if event.is_directory and event.event_type != "created":
+            return
         moved = event.event_type == "moved"
         path = event.dest_path if moved else event.src_path
         if len(self._hints) == _MAX_HINTS:

@@ -23,6 +23,8 @@ class Merging:
         """Take note of images; returns one sentence for each series that is now known to come from several folders, once."""
         if self._rules.by in ("file", "leaf"):
             return []
+        if self._rules.by == "folder":  # decides for all in it, of which there may be very many
+            paths = {path.rpartition("/")[0]: path for path in paths}.values()
         touched = set[str]()
         for path in paths:
             name = series_of(path, self._root_name, self._rules)

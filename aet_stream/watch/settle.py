@@ -13,13 +13,13 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from aet_stream.naming import is_text, shown
-from aet_stream.readers import stat_stamp
+from aet_stream.naming import is_text, shown, top_folder
 from aet_stream.readers.sidecar import is_loose, is_sidecar, sidecar_names
+from aet_stream.watch.listing import Stat, files
 
 logger = logging.getLogger(__name__)
 
@@ -36,28 +36,9 @@ NO_IMAGES = tuple(
     )
 )  # fmt: skip
 """How names end of what lies beside images and is none: notes, settings, tables, documents, programs."""
+BEGIN_FILES = 1000
+"""A tree of many more is begun with so many, or some more."""
 PACKED = ("gz", "bz2", "xz", "zst", "zip")
-
-
-@dataclass(frozen=True, slots=True)
-class Stat:
-    """What is remembered of a file: there may be hundreds of thousands, and `os.stat_result` has fifteen objects for each."""
-
-    path: str
-    stamp: str
-    nbytes: int
-    written_ns: int
-    changed_at: float
-    """When it took its present name and content: unix seconds."""
-
-    @classmethod
-    def of(cls, path: str, entry: os.stat_result) -> Stat:
-        return cls(path, stat_stamp(entry), entry.st_size, entry.st_mtime_ns, entry.st_ctime)
-
-    @property
-    def written_at(self) -> float:
-        """Unix seconds."""
-        return self.written_ns / 1e9
 
 
 @dataclass(slots=True)
@@ -142,7 +123,7 @@ class Settling:
     def scan(self, now: float) -> list[str]:
         """Look at every file; returns those that have vanished."""
         unreadable: dict[str, OSError] = {}
-        found = {stat.path: stat for stat in map(self._kept, _files(self.root, self.excluded, unreadable, self._folders))}
+        found = {stat.path: stat for stat in map(self._kept, files(self.root, self.excluded, unreadable, self._folders))}
         if self._only is not None:
             found = {path: known for path, known in found.items() if path in self._only or is_sidecar(path)}
         if unreadable:
@@ -154,11 +135,7 @@ class Settling:
         nameless = {path for path in found if not is_text(path)}
         self.nameless = {shown(path): found[path].stamp for path in nameless if self._is_image(path)}
         self._stats = {path: known for path, known in found.items() if path not in nameless} if nameless else found
-        self._sort_sidecars()
-        new = [path for path in self._stats if self._note(path, now, closed=False)]
-        for path in self.in_order(new):
-            self.candidates[path] = self.candidates.pop(path)
-        self.untold = set(new)
+        self.untold = self._note_all(now)
         gone = {path for known in (self.seen, self.candidates, self._back) for path in known if path not in self._stats}
         for path in gone:
             for known in (self.seen, self.candidates, self._back):
@@ -171,6 +148,34 @@ class Settling:
         self.no_reader = tuple((folder, kind, files) for (folder, kind), files in sorted(unread.items()))
         self.sentinels = {path: stamp for path, stamp in self.sentinels.items() if path in self._stats}
         return sorted(gone)
+
+    def begin(self, now: float) -> bool:
+        """Before the first scan of a large tree: note all that is in some of its folders, and below them.
+
+        False, and nothing is noted, if all that there is, or nearly, would have to be listed for that.
+        """
+        some: dict[str, Stat] = {}
+        last = ""
+        for file in files(self.root, self.excluded, {}) if self._only is None else ():
+            top = top_folder(file.path)
+            if top != last and len(some) >= BEGIN_FILES:
+                self._stats = some
+                self._note_all(now)
+                return True
+            if len(some) > 5 * BEGIN_FILES:
+                break
+            last = top
+            if is_text(file.path):
+                some[file.path] = file
+        return False
+
+    def _note_all(self, now: float) -> set[str]:
+        """Of all that was listed, the images that are new or changed."""
+        self._sort_sidecars()
+        new = [path for path in self._stats if self._note(path, now, closed=False)]
+        for path in self.in_order(new):
+            self.candidates[path] = self.candidates.pop(path)
+        return set(new)
 
     def _kept(self, listed: Stat) -> Stat:
         """What is known already of a file that has not changed: a scan leaves no second copy of it, nor of its name."""
@@ -236,8 +241,8 @@ class Settling:
         return bool(self._sentinel) and fnmatch.fnmatchcase(path.rpartition("/")[2].lower(), self._sentinel)
 
     def _is_image(self, path: str) -> bool:
-        # a Path for each of 10,000 files takes too long
-        return os.path.splitext(path)[1].lower() in self.suffixes and not is_sidecar(path)  # noqa: PTH122
+        stem, _, suffix = path.rpartition(".")  # a Path for each of 100,000 files takes too long, and so does os.path.splitext
+        return f".{suffix.lower()}" in self.suffixes and stem[-1:] not in ("", "/") and not is_sidecar(path)
 
     def _note(self, path: str, now: float, *, closed: bool) -> bool:
         """A file was seen in some state; True for an image that is new or changed."""
@@ -338,46 +343,3 @@ class Settling:
             if soonest <= 0:
                 return 0.0  # of a hundred thousand that wait
         return soonest
-
-
-def _files(
-    root: Path, excluded: Callable[[str], bool], unreadable: dict[str, OSError], inside_only: list[str] | None = None
-) -> Iterator[Stat]:
-    """Every file below `root`; links are not followed, but named: the reader refuses them aloud.
-
-    What has vanished meanwhile is passed over; what is there, but cannot be looked at, goes into `unreadable`.
-
-    Parameters
-    ----------
-    inside_only : look into these folders, and not into those in them
-    """
-    folders = [""] if inside_only is None else [*inside_only]
-    while folders:
-        folder = folders.pop()
-        inside = f"{folder}/" if folder else ""
-        try:
-            with os.scandir(root / folder) as listing:
-                yield from _listed(listing, inside, excluded, folders if inside_only is None else [], unreadable)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except OSError as error:
-            unreadable[folder] = error
-
-
-def _listed(
-    entries: Iterable[os.DirEntry[str]], inside: str, excluded: Callable[[str], bool], folders: list[str], unreadable: dict[str, OSError]
-) -> Iterator[Stat]:
-    """The files of one folder; folders in it join `folders`."""
-    for entry in entries:
-        if excluded(entry.name):
-            continue
-        path = f"{inside}{entry.name}"
-        try:
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(path)
-            elif entry.is_file(follow_symlinks=False) or entry.is_symlink():
-                yield Stat.of(path, entry.stat(follow_symlinks=False))
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            unreadable[path] = error

@@ -40,9 +40,11 @@ class Telling:
         self._no_reader_told: tuple[tuple[str, str, int], ...] | None = None
         self._older_told = False
 
-    def turn(self, now: float) -> None:
-        """Say what is new."""
+    def turn(self, now: float, *, of_all: bool) -> None:
+        """Say what is new; `of_all`: every file has been seen, so what is left out can be told, too."""
         self._offer(now)
+        if not of_all:
+            return
         self._tell_ends()
         self._tell_nameless()
         self._tell_no_reader()

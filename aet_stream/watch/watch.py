@@ -28,6 +28,10 @@ from aet_stream.watch.witness import Witness
 logger = logging.getLogger(__name__)
 
 SHOWN_MOVING = 20
+_OF_A_FOLDER = ("folder", "leaf", "file")
+"""Values of `series.by` with which a series lies in one folder directly under the watched one, or in that one itself."""
+BEGIN_S = 2.0
+"""So long at most the first scan of a large tree waits until the hub has had the first images that it asks for."""
 
 
 class Watch:
@@ -77,9 +81,12 @@ class Watch:
         if self._link is None:
             link = HubLink(self._config.output_root, name=self.name, wake_fd=self.hints.wake_fd)
             self._link = self._own.enter_context(closing(link))
-        self._look_for_root()
-        self._scan(time.monotonic())
-        self._looking.say_merged(self.settling.candidates)
+        now = time.monotonic()
+        if self._config.series.by in _OF_A_FOLDER and self.settling.begin(now):
+            self.rhythm.due_at = now + BEGIN_S
+            self._looking.say_merged(self.settling.candidates)
+        else:
+            self._scan(now)
 
     @property
     def link(self) -> Link:
@@ -102,6 +109,7 @@ class Watch:
 
     def _scan(self, now: float) -> None:
         """Look at every file."""
+        first = not self.rhythm.scans
         self._look_for_root()
         if self.settling.untold:
             self.rhythm.missed(now)
@@ -110,6 +118,8 @@ class Watch:
                 self.visits.forget(path)
         if called:
             self.settling.untold.clear()
+        if first:
+            self._looking.say_merged(self.settling.candidates)
 
     def step(self) -> None:
         self._hear()
@@ -118,10 +128,13 @@ class Watch:
         if now >= self.rhythm.due_at:
             self._scan(now)
         if self._hub_id:
+            was_asked = bool(self._answering.asked)
             self._answering.turn()  # first: workers wait for it, while what is looked into may wait for credit
+            if was_asked and not self._answering.asked and not self.rhythm.scans:
+                self.rhythm.now()  # there is work for a while: the rest of a large tree
             if time.monotonic() - now < self._config.watch.reader_timeout_s:  # one timeout a step is enough
                 self._looking.turn(time.monotonic(), briefly=bool(self._answering.asked))
-            self._telling.turn(now)
+            self._telling.turn(now, of_all=self.rhythm.scans > 0)
 
     def _hear(self) -> None:
         """What the hub says, until there is something else to do."""
@@ -172,7 +185,7 @@ class Watch:
             busy=bool(moving or self.visits.waiting or asked or not self.rhythm.scans or older_to_tell),
             asked=tuple(want.visit.source for want in asked),
             root=str(self.root),
-            root_there=self._there,
+            root_there=self._there or not self.rhythm.scans,
             events=self.rhythm.listening,
             scan_s=round(self.rhythm.cost_s, 4),
             scan_every_s=round(self.rhythm.pause_s(time.monotonic()), 2),

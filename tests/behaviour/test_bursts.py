@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from pathlib import Path
@@ -47,15 +48,36 @@ def test_400_files_into_new_folders_are_each_offered_once(tmp_path: Path) -> Non
 
 
 def test_what_is_asked_for_comes_while_thousands_wait_to_be_looked_into(tmp_path: Path) -> None:
-    """The first row needs one scan and a few looks; its workers do not wait until all have been looked into."""
+    """The first row needs a few folders and a few looks, no scan; its workers do not wait until all have been looked into."""
     burst(tmp_path / "in", 2000, 100)
     with Bench(tmp_path, "watch.scan_s=600", want=False) as bench:
         bench.until(lambda: len(bench.offered) >= 40)
-        assert bench.watch.rhythm.scans == 1
+        assert bench.watch.rhythm.scans == 0
         for path, image in [*bench.offered][:40]:
             bench.ask(path, bench.offered[path, image], image)
         bench.until(lambda: len(bench.taken) == 40)
-        assert bench.watch.status().moving
+        assert len(bench.offered) < 2000
+
+
+@pytest.mark.parametrize("by", ["folder", "path_pattern"])
+def test_a_large_tree_is_begun_with_whole_series_in_their_order(tmp_path: Path, by: str) -> None:
+    """What is offered before the first scan comes as it was written, whatever the disk lists first; where names decide, after a scan."""
+    names = burst(tmp_path / "in", 2000, 100)
+    for age, name in enumerate(sorted(names, reverse=True)):
+        os.utime(tmp_path / "in" / name, (1.7e9 + age, 1.7e9 + age))
+    with Bench(tmp_path, "watch.scan_s=600", f"series.by={by}", r"series.pattern=(?P<series>s\d+)/") as bench:
+        bench.until(lambda: bench.offered)
+        assert bench.watch.rhythm.scans == (0 if by == "folder" else 1)
+        late = {f"{next(iter(bench.offered))[0]}.later_+1deg.npy", "new/x_+2deg.npy"}
+        for name in late:
+            (bench.root / name).parent.mkdir(exist_ok=True)
+            (bench.root / name).write_bytes(npy(known_image(1, 16), 0.0, 0.1))
+        bench.until(lambda: len(bench.taken) == len(names | late))
+        assert set(bench.times().values()) == {1}
+        assert {path for path, _ in bench.taken} == names | late
+    for folder in {name.partition("/")[0] for name in names}:
+        mine = [path for path, _ in bench.taken if path.startswith(f"{folder}/") and path in names]
+        assert mine == sorted(mine, reverse=True)
 
 
 def test_lost_events_are_made_up_for_by_a_scan(tmp_path: Path) -> None:

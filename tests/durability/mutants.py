@@ -220,6 +220,8 @@ MUTANTS = (
     Mutant("an exclusion is for ever", "restore does nothing", A + "hub.archive:Archive.restore", without("self.decide"), WORD),
     Mutant("a survey binds its series", "one image at another magnification came first: every projection is held", A + "hub.odd:Odd.look",
            returns("None"), ODD),
+    Mutant("who is done first decides", "of several workers or images handed over at once, another than the first of a series binds it",
+           A + "hub.in_flight:InFlight.follows", returns("False"), ODD),
     Mutant("any other frame is set aside", "two images at one tilt, or two that do not agree, set a projection aside", A + "judging:_agree",
            returns("True"), ODD),
     Mutant("held because of a survey for ever", "killed between the decision and reading again: projections stay held",
