@@ -40,7 +40,11 @@ def load(path: Path | None, overrides: list[str]) -> Config:
     if path is not None:
         try:
             tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a mark before the first line
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except FileNotFoundError as error:
+            raise ConfigError(f"{path}: there is no such file; `aet-stream config > {path}` writes one with all settings") from error
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}") from error
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(f"{path}: {error}") from error
     for word in overrides:
         _override(tree, word)

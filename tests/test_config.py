@@ -125,6 +125,14 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
             load(path, [])
 
 
+def test_a_settings_file_that_is_not_there_is_easily_made(tmp_path: Path) -> None:
+    """The file is named once, with what writes one."""
+    path = tmp_path / "c.toml"
+    with pytest.raises(ConfigError) as caught:
+        load(path, [])
+    assert str(caught.value) == f"{path}: there is no such file; `aet-stream config > {path}` writes one with all settings"
+
+
 def test_a_file_from_any_editor_is_read(tmp_path: Path) -> None:
     """A byte order mark and line ends as Windows writes them change nothing."""
     path = tmp_path / "c.toml"

@@ -296,6 +296,25 @@ def test_every_panel_says_the_truth(browser: Browser, daemon: Daemon) -> None:
     assert any("broken_+50.0deg" in line for line in page.run("[...document.querySelectorAll('#log li')].map((l) => l.innerText)"))
 
 
+def test_the_page_says_why_there_is_no_film_yet(browser: Browser, daemon: Daemon) -> None:
+    """Too few tilts only where they are too few; afterwards, when it is looked for."""
+    page = opened(browser, daemon)
+    for fewest, closed, growing, words in (
+        (2, True, True, "3 tilts on both sides of 0 are needed"),
+        (3, False, True, "looked for as coverage grows"),
+        (3, False, False, "looked for when the series closes"),
+        (3, True, True, "looked for since the series was closed"),
+    ):
+        rows = [{"tilt_deg": tilt} for tilt in (-9, -6, -3, 0, *range(1, fewest + 1))]
+        wanted = {"tilts_each_side": 3, "while_growing": growing}
+        series = json.dumps({"id": "0", "film": None, "closed": closed, "film_wanted": wanted, "rows": rows})
+        said = page.run(
+            "import(new URL('film.js', document.querySelector('script[type=module]').src))"
+            f".then((film) => {{ film.showFilm({series}, null); return document.getElementById('film').innerText; }})"
+        )
+        assert str(said).startswith(f"not seen yet: {words}")
+
+
 def test_a_hostile_file_name_is_only_text(browser: Browser, daemon: Daemon) -> None:
     """A name that is markup is written as it is, wherever it stands: above the images, in the tile's title, in the window's."""
     page = opened(browser, daemon)

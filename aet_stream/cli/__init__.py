@@ -19,7 +19,9 @@ from aet_stream.service import EXIT_FAILED, exit_code, set_up_logging
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    parsed = _parser().parse_args(arguments)
+    parsed, unknown = _parser().parse_known_args(arguments)
+    if unknown:
+        parsed.usage_error(f"unrecognized arguments: {' '.join(unknown)}")
     set_up_logging(parsed.command, verbose=parsed.verbose)
     command: Command = parsed.run
     try:
@@ -52,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, run: Command, text: str, *, config: bool = True) -> argparse.ArgumentParser:
         parents = [common, settings] if config else [common]
         sub = commands.add_parser(name, help=text, description=run.__doc__, parents=parents)
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, usage_error=sub.error)
         return sub
 
     for group in (files, daemon, operate, editions, batch, access, checks, service_files, microscope, science):

@@ -68,9 +68,9 @@ def _doctor(arguments: argparse.Namespace) -> int:
     for result in examine(_station(arguments), arguments.only):
         found.append(result)
         for finding in [] if arguments.json else result.findings:
-            print(shown(f"{'FAIL' if finding.state == 'fail' else finding.state:<4}  {result.check:<16} {finding.said}"), flush=True)
+            print(shown(f"{'FAIL' if finding.state == 'fail' else finding.state:<4}  {result.check:<17} {finding.said}"), flush=True)
             if finding.remedy:
-                print(shown(f"{'':<23}-> {finding.remedy}"), flush=True)
+                print(shown(f"{'':<24}-> {finding.remedy}"), flush=True)
     whole = report(found)
     if arguments.json:
         print(msgspec.json.format(msgspec.json.encode(whole)).decode())

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from aet_stream.cli.common import Add, output_root, settings
-from aet_stream.errors import AetError, StoreError, TooFewProjections
+from aet_stream.cli.common import Add, settings
+from aet_stream.errors import AetError, ConfigError, StoreError, TooFewProjections
 from aet_stream.naming import shown
 from aet_stream.service import EXIT_OK, be_a_child
 
@@ -40,7 +40,12 @@ def _place(arguments: argparse.Namespace) -> tuple[Path, str]:
     if given.name == "series.h5" or (given.is_dir() and (given / "series.h5").exists()):
         folder = (given.parent if given.name == "series.h5" else given).absolute()
         return folder.parent, folder.name
-    return output_root(arguments), arguments.series
+    config = settings(arguments)
+    if not config.output.root:
+        raise ConfigError(
+            f"{given}: no series.h5, nor a folder with one; if it is a series' name, say --config FILE or --set output.root=FOLDER"
+        )
+    return config.output_root, arguments.series
 
 
 def _series(arguments: argparse.Namespace) -> tuple[Path, str, Path]:

@@ -235,7 +235,8 @@ class Live:
             "shape": table.shape,
             "editions": self.cache.editions(name),
         }
-        found = {"volume": self.cache.volume(name), "film": film, "film_wanted": self._config.film.enabled, "atoms": self.cache.atoms(name)}
+        looked_for = self._config.film if self._config.film.enabled else None
+        found = {"volume": self.cache.volume(name), "film": film, "film_wanted": looked_for, "atoms": self.cache.atoms(name)}
         return name, {**described, "rows": rows, **found, **advice}
 
     def with_figures(self, name: str, row: Row) -> Row:

@@ -59,6 +59,24 @@ def test_a_wrong_setting_refuses_to_start_and_names_it(
     assert "\n" not in line
 
 
+@pytest.mark.parametrize("command", ["editions", "film"])
+def test_a_file_that_is_no_series_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    """Not only the setting that a name would need."""
+    assert main([command, str(tmp_path / "trial.h5")]) == 2
+    line = capsys.readouterr().err.strip()
+    assert line.startswith(f"aet-stream {command}: {tmp_path / 'trial.h5'}: no series.h5")
+    assert "output.root" in line
+
+
+def test_a_wrong_option_shows_those_of_its_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """The usage of the command, not of all of them; exit code 2."""
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", "--model", "mine.safetensors"])
+    said = capsys.readouterr().err
+    assert said.startswith("usage: aet-stream evaluate ")
+    assert said.strip().endswith("aet-stream evaluate: error: unrecognized arguments: --model")
+
+
 def test_a_folder_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
     """The microscope's share comes up later: the daemon says so, waits, and takes what is in it."""
     later = tmp_path / "later"

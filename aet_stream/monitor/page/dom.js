@@ -24,13 +24,20 @@ export function say(node, text) {
 
 export const degrees = (value) => (value === null || value === undefined ? "no tilt" : `${value > 0 ? "+" : value < 0 ? "−" : ""}${Math.abs(value).toFixed(1)}°`);
 
-/** Three significant digits, thin and short. */
-export function figure(value) {
+/** Three significant digits, thin and short; powers of ten from `most` on. */
+export function figure(value, most = 1e6) {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
   const size = Math.abs(value);
-  if (size !== 0 && (size >= 1e6 || size < 1e-3)) return value.toExponential(2).replace("e+", "e").replace("-", "−");
+  if (size !== 0 && (size >= most || size < 1e-3)) return value.toExponential(2).replace("e+", "e").replace("-", "−");
   const text = size >= 1 ? value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : 2) : String(+value.toPrecision(3));
   return text.replace("-", "−");
+}
+
+/** Day, month in letters and time; the year where it is another one. */
+export function moment(time) {
+  const at = new Date(time), year = at.getFullYear() === new Date().getFullYear() ? {} : { year: "numeric" };
+  const day = at.toLocaleDateString([], { day: "numeric", month: "short", ...year }).replaceAll(" ", "\u00a0");
+  return `${day}, ${at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hourCycle: "h23" })}`;
 }
 
 export function duration(seconds) {

@@ -14,7 +14,7 @@ export async function showFilm(series, selected) {
   if (!film) {
     shown = key;
     say($("film-note"), "");
-    return $("film").replaceChildren(el("p", { className: "none" }, series.film_wanted ? "not seen yet: tilts on both sides of 0 are needed" : "not looked for (film.enabled); by hand: aet-stream film SERIES"));
+    return $("film").replaceChildren(el("p", { className: "none" }, waited(series)));
   }
   const said = [`${film.projections} tilts`, film.series ? `${film.series} taken` : "", film.mixed ? `${film.mixed} mixed` : "", film.single ? `${film.single} left` : "", `${duration(Math.max(0, Date.now() / 1000 - film.made_at))} ago`];
   say($("film-note"), said.filter(Boolean).join(", "));
@@ -27,6 +27,15 @@ export async function showFilm(series, selected) {
     else if (selected) parts.push(el("p", { className: "note" }, `${degrees(selected.tilt_deg)} has come since`));
   } catch { shown = ""; } // replaced by a newer one in the meantime
   if (key === shown) $("film").replaceChildren(...parts);
+}
+
+/** Why there is none: too few tilts so far, not its time, or not wanted. */
+function waited({ closed, rows, film_wanted: wanted }) {
+  if (!wanted) return "not looked for (film.enabled); by hand: aet-stream film SERIES";
+  const fewest = Math.min(...[-1, 1].map((side) => rows.filter((row) => side * row.tilt_deg > 0).length));
+  if (fewest < wanted.tilts_each_side) return `not seen yet: ${wanted.tilts_each_side} tilts on both sides of 0 are needed`;
+  if (closed) return "not seen yet: looked for since the series was closed, which takes minutes; aet-stream events says what came of it";
+  return wanted.while_growing ? "not seen yet: looked for as coverage grows, and when the series closes" : "not seen yet: looked for when the series closes";
 }
 
 /** What has not been seen stays dark. */

@@ -1,7 +1,7 @@
 // The quieter panels: pace, volume, held and quarantined, series, log, advice.
 
 import { paint, histogram, windowOf } from "./picture.js";
-import { $, degrees, duration, el, figure, parts, say } from "./dom.js";
+import { $, degrees, duration, el, figure, moment, parts, say } from "./dom.js";
 import { image } from "./net.js";
 
 const STAGES = { settle: "settling", read: "reading", queue: "queue", network: "background", commit: "to disk", total: "in all" };
@@ -98,7 +98,7 @@ export function showStation(doctor) {
   const every = doctor.results.flatMap((result) => result.findings.map((finding) => ({ check: result.check, ...finding })));
   const wrong = every.filter((finding) => finding.state !== "ok").sort((a, b) => (a.state === "fail" ? 0 : 1) - (b.state === "fail" ? 0 : 1));
   const well = doctor.results.filter((result) => result.findings.every((finding) => finding.state === "ok")).map((result) => result.check);
-  say($("station-note"), `examined ${new Date(doctor.at).toLocaleString([], { dateStyle: "short", timeStyle: "short" })}`);
+  say($("station-note"), `examined ${moment(doctor.at)}`);
   $("station").replaceChildren(
     ...wrong.map((finding) => el("div", { className: "case", "data-state": finding.state === "fail" ? "quarantined" : "held" },
       el("p", {}, el("span", { className: "tag" }, finding.state === "fail" ? "fails" : "warning"), " ", el("b", {}, finding.check)),
@@ -114,7 +114,7 @@ export function showSeries(list, shownId, open) {
     const button = el("button", { type: "button" }, ...parts(row.name));
     button.onclick = () => open(row.id);
     const line = el("tr", {}, el("td", {}, button), el("td", {}, row.state || "on disk"), el("td", { className: "n" }, `${row.tilts ?? ""}`), el("td", { className: "n" }, row.held || row.quarantined ? `${(row.held || 0) + (row.quarantined || 0)}` : ""),
-      el("td", { className: "n" }, row.last_at ? new Date(row.last_at * 1000).toLocaleString([], { dateStyle: "short", timeStyle: "short" }) : ""));
+      el("td", { className: "n" }, row.last_at ? moment(row.last_at * 1000) : ""));
     if (row.id === shownId) line.setAttribute("aria-current", "true");
     return line;
   }));
