@@ -159,6 +159,11 @@ KINDS = {
         " film is too thick, or there are too many",
         "of a particle over a thinner place, or over an edge, more can be known",
     ),
+    "film_unseen": Kind(
+        "of what the particle hides of the film, {unseen_percent} % shows in no projection: there the background is a guess by what lies"
+        " around",
+        "tilts farther to both sides, or a particle that stands higher above its film, would show more",
+    ),
     # -- the file cannot be read
     "unreadable": Kind("{error}", _MEND, _AGAIN),
     "incomplete": Kind("{error} (unchanged for {still_s:.0f} s)", _MEND, _AGAIN),

@@ -291,6 +291,31 @@ def test_what_no_tilt_shows_is_a_guess(turning: tuple[list[View], list[Array]], 
     assert 0.5 < np.sqrt(np.mean(off) / np.mean(stated)) < 2
 
 
+def test_how_much_no_projection_shows_is_counted(turning: tuple[list[View], list[Array]], found: Estimated) -> None:
+    """Against geometry: the places of a film behind the particle that no projection has beside it."""
+    across = turning[0][0].seen.centres[1]
+    there = turning[0][0].seen.hidden  # the same at all tilts
+
+    def expected(height: float) -> list[float]:
+        angles = np.radians(TILTS + TURN_DEG)
+        shares = []
+        for angle in angles:
+            u = (across[there] - height * np.sin(angle)) / np.cos(angle)
+            at = [u * np.cos(other) + height * np.sin(other) for other in angles]
+            columns = [np.abs(across[0] - x[:, None]).argmin(1) for x in at]
+            rows = np.nonzero(there)[0]
+            shown = [(np.abs(x) < across.max() + 0.5) & ~there[rows, column] for x, column in zip(at, columns, strict=True)]
+            shares.append(float(1 - np.any(shown, axis=0).mean()))
+        return shares
+
+    film = surface(1)
+    low = estimate(views_of([background_of(film, tilt, -2.0) for tilt in TILTS])[0])
+    assert low is not None
+    for estimated, height in ((found, HEIGHT), (low, -2.0)):
+        assert [drawing.drawn.unseen for drawing in estimated.drawings] == pytest.approx(expected(height), abs=0.15)
+    assert np.mean(expected(-2.0)) > 0.3 > 0.05 > np.mean(expected(HEIGHT))
+
+
 def weighed(
     *, own: float = 0.02, series_sd: float = 0.001, guessed: float = 0.0, doubt: float = 0.0, ring: float = 1.0,
     told: tuple[float, float, float] = (0.0, 0.0, 0.0), elsewhere: bool = False,
@@ -298,7 +323,7 @@ def weighed(
     """Of a projection whose model leaves .02 open by itself; `ring`: error of the vacuum around it over what is stated; `told`: by totals,
     of the first edition and the series, and what that misses."""
     nothing = np.zeros((2, 2))
-    drawn = Drawn(nothing, nothing, Held(0.001 * ring, 0.001), Held(0.01, 0.01), series_sd, 0.02, 0.001, guessed)
+    drawn = Drawn(nothing, nothing, Held(0.001 * ring, 0.001), Held(0.01, 0.01), series_sd, 0.02, 0.001, guessed, 0.0)
     totals = Strayed(*(np.array([each]) for each in told))
     return judge([drawn], np.zeros(1), np.array([own]), np.array([doubt]), totals, np.array([elsewhere]))[0]
 

@@ -149,11 +149,11 @@ def test_the_page_shows_the_film(daemon: Daemon, tmp_path: Path) -> None:
 EVIDENCE = Evidence(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
-def estimated(scan: float, height: float, score: float, foretold: float) -> Estimated:
+def estimated(scan: float, height: float, score: float, foretold: float, unseen: float = 0.1) -> Estimated:
     model = Model((Film(height, np.full(len(FILM_LENGTHS), 0.1)),), 0.0, 0.0, np.full(len(OWN_LENGTHS), 0.1), 0.1, 0.1)
     seen = look(np.random.default_rng(0).normal(size=(64, 64)), np.full((64, 64), -9.0), 0.0)
     nothing = np.zeros((2, 2))
-    drawn = Drawn(nothing, nothing, Held(1.0, 1.0), UNKNOWN, 1.0, 1.0, 0.1, 0.0)
+    drawn = Drawn(nothing, nothing, Held(1.0, 1.0), UNKNOWN, 1.0, 1.0, 0.1, 0.0, unseen)
     drawing = Drawing(
         seen, drawn, nothing, nothing, nothing, Verdict(Taken.SINGLE, 0.0, score, foretold, foretold, 1.0, 1.0), 0.0, EVIDENCE, False
     )
@@ -167,6 +167,7 @@ def estimated(scan: float, height: float, score: float, foretold: float) -> Esti
         (estimated(-0.7, 1.2, 0.99, 0.95), ["nothing_turns"]),  # one background that becomes another,
         (estimated(-0.9, 19.5, 0.56, 1.21), ["film_thick"]),  # a film as thick as the particle
         (estimated(-3.0, 0.5, 0.95, 1.0), ["film_at_axis"]),
+        (estimated(-2.4, 8.0, 0.35, 0.29, unseen=0.26), ["film_unseen"]),  # a halo behind a particle that lies on it
         (estimated(-3.0, 8.0, np.nan, np.nan), []),
     ],
 )

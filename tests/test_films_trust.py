@@ -44,7 +44,7 @@ def frame_of(quality: Quality = SAID) -> tuple[Frame, Array]:
 def drawing_of(frame: Frame, share: float, **told: float) -> Drawing:
     nothing = np.zeros(frame.view.seen.hidden.shape)
     evidence = Evidence(**dict.fromkeys(OF_SERIES, 0.5) | told)
-    drawn = Drawn(nothing, nothing, UNKNOWN, UNKNOWN, 1.0, 1.0, 0.02, 0.0)
+    drawn = Drawn(nothing, nothing, UNKNOWN, UNKNOWN, 1.0, 1.0, 0.02, 0.0, 0.0)
     correction = np.where(in_blocks(frame.view.seen.hidden), share * 4.0, 0.0)
     return Drawing(frame.view.seen, drawn, correction, nothing, nothing, verdict(share), share, evidence, False)
 
@@ -57,7 +57,7 @@ def test_two_backgrounds_that_are_apart_say_that_one_is_wrong() -> None:
     hidden = np.zeros((8, 8), bool)
     hidden[2:6, 2:6] = True
     apart = np.where(hidden, 3.0, 0.0)
-    drawn = Drawn(apart, apart, Held(0.2, 0.1), Held(1.0, 1.0), 0.1, 1.0, 0.02, 0.05)
+    drawn = Drawn(apart, apart, Held(0.2, 0.1), Held(1.0, 1.0), 0.1, 1.0, 0.02, 0.05, 0.0)
 
     def gathered(said: Verdict) -> Evidence:
         return gather(drawn, said, np.zeros((16, 16)), apart, hidden, 0.0, 10.0, said.share / 2)
@@ -82,7 +82,7 @@ def test_a_background_that_bends_is_not_as_its_blocks_have_it() -> None:
     middle = (parabola[4::10, 4::10] + parabola[5::10, 5::10] + parabola[4::10, 5::10] + parabola[5::10, 4::10]) / 4
     off = (blocks - middle)[1:-1, 1:-1]
     nothing = np.zeros((10, 10))
-    drawn = Drawn(nothing, nothing, UNKNOWN, UNKNOWN, 1.0, 1.0, 0.02, 0.0)
+    drawn = Drawn(nothing, nothing, UNKNOWN, UNKNOWN, 1.0, 1.0, 0.02, 0.0, 0.0)
     seen, hidden = (gather(drawn, verdict(0.0), blocks, nothing, np.full((10, 10), under), 0.0, 1.0, 0.0).bent for under in (False, True))
     assert seen == pytest.approx(np.sqrt(np.mean(np.square(off))), rel=0.05)
     assert hidden == 0

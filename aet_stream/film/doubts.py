@@ -13,6 +13,8 @@ _KNOWS_LITTLE = 0.85
 """Of what a projection alone leaves open under the particle, the share that the series leaves open, above which it is of no use"""
 _NO_BETTER = 1.0
 """Error of the vacuum around the particle, held back and foretold by the series, over that by each projection alone"""
+_UNSEEN = 0.2
+"""Share of what the particle hides of the films that no projection shows, in the mean, above which much of them is a guess"""
 _BESIDE = 0.35
 """Radii of the particle within which a film lies at the height of the tilt axis"""
 
@@ -32,4 +34,7 @@ def doubts(found: Estimated, radius: float) -> list[Reason]:
         if found.scan_score < _CLEAR and abs(height) < _BESIDE * radius:
             return [why("film_at_axis", radii=round(abs(height) / radius, 2), left_percent=round(100 * score))]
         return [why("nothing_turns", left_percent=round(100 * score))]
-    return [why("film_thick", times=round(foretold, 2))] if foretold >= _NO_BETTER else []
+    if foretold >= _NO_BETTER:
+        return [why("film_thick", times=round(foretold, 2))]
+    unseen = float(np.mean([drawing.drawn.unseen for drawing in found.drawings]))
+    return [why("film_unseen", unseen_percent=round(100 * unseen))] if unseen > _UNSEEN else []

@@ -225,6 +225,10 @@ def _told(series: Series, frames: list[Frame], found: Estimated) -> Told:
             np.array([verdict.foretold for verdict in verdicts]),
             "error of the held-back ring over that by the tilt alone",
         ),
+        "rows/unseen": (
+            np.array([drawing.drawn.unseen for drawing in drawings]),
+            "share of what the particle hides of the films that no projection shows",
+        ),
         "rows/first_off_counts": (
             np.array([verdict.first_off for verdict in verdicts]),
             "error of edition 1 under the particle, as the gate has it: by itself, by the model and by how totals stray",

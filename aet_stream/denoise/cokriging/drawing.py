@@ -60,6 +60,8 @@ class Drawn:
     """Where the vacuum is seen, as the model states it; root mean square"""
     guessed: float
     """What is doubted because no projection shows it, under the particle; root mean square"""
+    unseen: float
+    """Share of what the particle hides of the films that no projection shows"""
 
 
 def draw(posterior: Posterior, seen: Seen) -> Drawn:
@@ -90,12 +92,13 @@ def draw(posterior: Posterior, seen: Seen) -> Drawn:
     vacuum_sd = float(np.sqrt(np.mean(variance[len(few) :]))) if len(vacuum) else 0.0
     if len(hidden):
         guessed = _DOUBTED * posterior.guessed(below[: len(few)])
+        unseen = float(posterior.unseen(below[: len(few)]).mean())
         rows, columns = np.nonzero(seen.hidden)
         near = (np.square(rows[:, None] - rows[::_EVERY]) + np.square(columns[:, None] - columns[::_EVERY])).argmin(1)
         sd.ravel()[hidden] = np.sqrt(variance[: len(few)] + np.square(guessed))[near]
     whole = seen.edge[ring] == 1
     if not whole.any() or not len(few):
-        return Drawn(background, sd, UNKNOWN, UNKNOWN, float("nan"), float("nan"), vacuum_sd, 0.0)
+        return Drawn(background, sd, UNKNOWN, UNKNOWN, float("nan"), float("nan"), vacuum_sd, 0.0, 0.0)
     # What is left of observations that are held back follows from the precision of all (Rasmussen & Williams 5.4.2).
     pull = posterior.spread(by_ring.T @ sees)
     covariance = np.linalg.inv(by_ring[ring] - pull.T @ pull)
@@ -120,4 +123,5 @@ def draw(posterior: Posterior, seen: Seen) -> Drawn:
         alone_sd,
         vacuum_sd,
         float(np.sqrt(np.mean(np.square(guessed)))),
+        unseen,
     )

@@ -152,6 +152,13 @@ class Posterior:
         guess: Array = sees @ away
         return guess
 
+    def unseen(self, sees: sparse.csr_array) -> Array:
+        """(n,) bool: windows through which the film that varies most is where no projection shows it."""
+        which = max(range(len(self._shown)), key=lambda film: float(np.square(self.model.films[film].amplitudes).sum()))
+        part = sees[:, which * self.nodes.size : (which + 1) * self.nodes.size]
+        unseen: Array = part @ (~self._shown[which]).astype(np.float64) > 0.5 * part.sum(1)
+        return unseen
+
     def own(self, seen: Seen) -> Array:
         """(n, n) C: of a projection's own part, noise and all."""
         covariance = own_covariance(self.model, seen.windows, seen.windows).astype(np.float64)
