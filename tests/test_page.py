@@ -536,6 +536,8 @@ def test_axe_finds_nothing_serious(browser: Browser, daemon: Daemon) -> None:
         page.dark(theme == "dark")
         page.wait(f"matchMedia('(prefers-color-scheme: {theme})').matches", what=theme)
         assert audit(page) == [], theme
+    page.size(390, 800)
+    assert page.run("document.documentElement.scrollWidth") <= 390
 
 
 def saved(page: Page, folder: Path, script: str) -> Path:
