@@ -219,6 +219,7 @@ def draw_coverage(axis: Any, tilts_deg: np.ndarray) -> None:
         axis.fill_between(np.linspace(start, start + np.pi - (high - low), 50), 0, 1, color="tab:red", alpha=0.2, lw=0)
     axis.set_theta_zero_location("N")
     axis.set_theta_direction(-1)
+    axis.set_xticks(np.radians(np.arange(-60, 91, 30) % 360), [f"{tilt:+d}°" if tilt else "0°" for tilt in range(-60, 91, 30)])
     axis.set_yticks([])
     axis.set_title(f"{len(tilts_deg)} tilts, {tilts_deg.min():+.0f} to {tilts_deg.max():+.0f} deg; red: missing wedge")
 

@@ -264,6 +264,7 @@ def test_every_panel_says_the_truth(browser: Browser, daemon: Daemon) -> None:
         if "limit" in line and "clipped_above" in line
     )
     assert f"{CLIPPED_TILT_DEG:+.1f}°" in advice
+    assert "of the pixels; limit" in advice
     assert numbers(advice.split("\n")[-1])[:2] == pytest.approx([share, 0.001], rel=0.02)
 
     stages = dict(
@@ -294,6 +295,30 @@ def test_every_panel_says_the_truth(browser: Browser, daemon: Daemon) -> None:
     )
     assert listed == [["np", "open", f"{count}", "2"], ["hot", "open", "1", ""], ["old", "closed", "7", ""]]
     assert any("broken_+50.0deg" in line for line in page.run("[...document.querySelectorAll('#log li')].map((l) => l.innerText)"))
+
+
+def test_before_the_first_projection_no_panel_is_a_bare_heading(browser: Browser, tmp_path: Path) -> None:
+    """What is made of projections is not there until there is one; then all of it is."""
+    panels = "['.strip', '.traces', ...['advice', 'coverage', 'film', 'volume'].map((name) => `#${name}-panel`)]"
+    seen = f"{panels}.map((name) => document.querySelector(name).checkVisibility())"
+    with running(tmp_path, monitor__enabled=True, monitor__port=0, watch__incomplete_s=60) as found:
+        page = browser.page()
+        page.size(1280, 800)
+        page.open(address(found))
+        page.wait("document.querySelector('#words').textContent.startsWith('waiting for the first projection')", what="the hub's words")
+        assert page.run(seen) == 6 * [False]
+        assert page.text("#log") == "nothing held, quarantined or closed since the monitor was started"
+        cut = found.root / "np" / "cut_+10.0deg.tif"
+        put(found.root.parent, 1, 10.0).rename(found.root.parent / "whole.tif")
+        cut.parent.mkdir()
+        cut.write_bytes((found.root.parent / "whole.tif").read_bytes()[:-600])
+        said = page.wait("document.querySelector('#held-list [data-state=waiting]')?.innerText", what="what is waited for")
+        assert "np/cut_+10.0deg.tif" in said
+        assert "since" in said
+        put(found.root / "np", 0, 0.0)
+        found.wait_for_totals(limit_s=180, stored=1)
+        page.wait(f"{seen}.every(Boolean)", limit_s=90, what="all panels")
+        leave(page)
 
 
 def test_the_page_says_why_there_is_no_film_yet(browser: Browser, daemon: Daemon) -> None:
@@ -511,6 +536,8 @@ def test_axe_finds_nothing_serious(browser: Browser, daemon: Daemon) -> None:
         page.dark(theme == "dark")
         page.wait(f"matchMedia('(prefers-color-scheme: {theme})').matches", what=theme)
         assert audit(page) == [], theme
+    page.size(390, 800)
+    assert page.run("document.documentElement.scrollWidth") <= 390
 
 
 def saved(page: Page, folder: Path, script: str) -> Path:

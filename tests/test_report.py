@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+from datetime import datetime
 from pathlib import Path
 
 import h5py
@@ -55,7 +56,8 @@ def test_a_closed_series_has_its_report_beside_it(tmp_path: Path) -> None:
     with h5py.File(daemon.out / "np" / "series.h5") as file:
         columns, about = {key: value[()] for key, value in file["/aet/projection"].items()}, dict(file["/aet/series"].attrs)
         theta = file["/exchange/theta"][()]
-    assert f"{about['opened_utc']}, {about['closed_utc']}" in kept
+    opened, closed = (f"{datetime.fromisoformat(about[key]):%Y-%m-%d %H:%M:%S} UTC" for key in ("opened_utc", "closed_utc"))
+    assert f"{opened}, {closed}" in kept
     assert str(columns["model_sha256"][0].decode())[:12] in kept
     for tilt, level, name in zip(theta, columns["background_mean"], columns["path"], strict=True):
         assert f"<td class='n'>{tilt:+.2f}</td>" in kept

@@ -35,6 +35,8 @@ CADENCE_OVER = 20
 """Projections whose intervals tell the cadence."""
 UNSEEN = 2000
 """Projections that wait to be looked at, while somebody watches; others are looked at when somebody opens their series."""
+WAITED_S = 3.0
+"""A file that is complete sooner is not waited for."""
 ADVISE_EVERY_S = 0.5
 _T = TypeVar("_T")
 
@@ -76,6 +78,8 @@ class Live:
         self._seq = 0
         self._newest: dict[str, deque[Row]] = {}
         """Per series the newest projections that were heard of, with their times."""
+        self._waiting_since: dict[str, float] = {}
+        """What the watch waits for, and since when it has said so."""
         self._unseen: deque[tuple[str, Row]] = deque(maxlen=UNSEEN)
         self._advised_at: dict[str, float] = {}
         self._stirred = asyncio.Event()
@@ -106,6 +110,8 @@ class Live:
         """One word of the hub."""
         if topic == "status":
             self.status, self.heard_at = msgspec.convert(content, Status), time.monotonic()
+            moving, now = self.status.watch.waiting_for if self.status.watch else {}, time.time()
+            self._waiting_since = {path: self._waiting_since.get(path, now) for path in moving}
             self.tell_state()
         elif topic == "projection.stored":
             self._hear_stored(content["record"], content["stages"])
@@ -184,6 +190,11 @@ class Live:
             "current": None if name is None else series_id(name),
             "series": [{**asdict(row), "id": series_id(row.name), "name": shown(row.name)} for row in status.series],
             "remedies": words.remedies(status),
+            "waiting_for": [
+                {"path": shown(path), "lacks": shown(status.watch.waiting_for[path]), "since": since}
+                for path, since in self._waiting_since.items()
+                if status.watch and time.time() - since > WAITED_S
+            ],
             "setting": words.output_setting(status),
             "unlisted": words.unlisted(status),
             "blank": [{**asdict(row), "path": shown(row.path)} for row in status.blank],

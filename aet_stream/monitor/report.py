@@ -6,8 +6,8 @@ import base64
 import hashlib
 import html
 import json
-import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from aet_stream.monitor.series_cache import Row, SeriesCache, Table
 from aet_stream.naming import lines_without_reader, shown
 from aet_stream.status import LedgerStatus
 
+MOMENT = "%Y-%m-%d %H:%M:%S UTC"
 LARGE_PX, CONTACT = 300, 120
 """Edge of the large pictures; most pictures in the contact sheet."""
 STYLE = """
@@ -35,6 +36,7 @@ figure{margin:0;text-align:center}img{background:#10151a;width:100%;display:bloc
 .plots{display:grid;grid-template-columns:repeat(3,1fr);gap:.6rem}svg{width:100%;height:auto}svg text{font-size:9px;fill:#51606e}
 .facts{display:grid;grid-template-columns:max-content 1fr;gap:.1rem 1rem}.facts dd{margin:0;overflow-wrap:anywhere}.facts dt{color:#51606e}
 details pre{white-space:pre-wrap;font-size:.8rem}tr,figure{break-inside:avoid}@media print{body{margin:0;max-width:none}}
+@media(max-width:45rem){th{white-space:normal}th,td{font-size:.7rem;padding-right:.3rem}.plots,.facts{grid-template-columns:minmax(0,1fr)}.sheet{grid-template-columns:repeat(6,1fr)}}
 """
 CSP = (
     "default-src 'none'; img-src data:; frame-ancestors 'none'; "
@@ -99,7 +101,8 @@ def of_series(
         _settings(table),
     ]
     return (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{text(name)}: tilt series</title><style>{STYLE}</style></head>"
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        f"<meta name='viewport' content='width=device-width'><title>{text(name)}: tilt series</title><style>{STYLE}</style></head>"
         f"<body>{''.join(parts)}</body></html>"
     )
 
@@ -128,8 +131,8 @@ def _summary(table: Table, rows: Sequence[Row], limits: Advice) -> str:
     sizes = sorted({row["pixel_size_nm"] for row in rows if row.get("pixel_size_nm")})
     last = max((row["closed_at"] for row in rows if row.get("closed_at") is not None), default=None)
     facts = {
-        "opened, closed": f"{about.get('opened_utc', '')}, {about.get('closed_utc') or 'not yet'}",
-        "last file": "" if last is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(last)),
+        "opened, closed": f"{_moment(about.get('opened_utc'))}, {_moment(about.get('closed_utc')) or 'not yet'}",
+        "last file": "" if last is None else f"{datetime.fromtimestamp(last, UTC):{MOMENT}}",
         "microscope": about.get("microscope") or "not said in the files",
         "pixel size": ", ".join(f"{size:.6g} nm" for size in sizes) or "not said in the files",
         "tilts": f"{covered['from_deg']:+.1f}° to {covered['to_deg']:+.1f}°, usual step {covered['step_deg']:.2f}°, "
@@ -144,6 +147,11 @@ def _summary(table: Table, rows: Sequence[Row], limits: Advice) -> str:
         "written by": about.get("software", ""),
     }
     return "<dl class='facts'>" + "".join(f"<dt>{text(key)}</dt><dd>{text(value)}</dd>" for key, value in facts.items()) + "</dl>"
+
+
+def _moment(written: str | None) -> str:
+    """A time as the series has it, as the report says it."""
+    return f"{datetime.fromisoformat(written).astimezone(UTC):{MOMENT}}" if written else ""
 
 
 def _edition(table: Table, rows: Sequence[Row]) -> str:

@@ -176,6 +176,7 @@ function refreshSoon() {
 
 function refresh() {
   if (!series) return;
+  document.querySelector("main").removeAttribute("data-empty");
   const held = (state?.remedies || []).filter((row) => row.series === series.name);
   strip.show(series, selected, held.filter((row) => row.state !== "odd"));
   traces.show(series, selected);

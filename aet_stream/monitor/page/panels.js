@@ -76,12 +76,15 @@ export function command(text) {
 }
 
 export function showHeld(state) {
-  const rows = state.remedies || [], older = state.unlisted || 0, key = JSON.stringify([rows, older]);
+  const rows = state.remedies || [], older = state.unlisted || 0, waiting = state.waiting_for || [], key = JSON.stringify([rows, older, waiting]);
   if ($("held-list").dataset.key === key) return;
   $("held-list").dataset.key = key;
   say($("held-note"), rows.length ? `the files themselves are untouched${older ? `; ${older} older ones are named when these are dealt with` : ""}` : "");
-  if (!rows.length) return $("held-list").replaceChildren(el("p", { className: "none" }, "nothing: every complete file is stored or a known duplicate"));
-  $("held-list").replaceChildren(...rows.map((row) => {
+  if (!rows.length && !waiting.length) return $("held-list").replaceChildren(el("p", { className: "none" }, "nothing: every complete file is stored or a known duplicate"));
+  const incomplete = waiting.map(({ path, lacks, since }) => el("div", { className: "case", "data-state": "waiting" },
+    el("p", {}, el("span", { className: "tag" }, "waiting"), " ", el("b", {}, path)),
+    el("p", {}, `${lacks || "for its writer"}; since ${new Date(since * 1000).toLocaleTimeString([], { hourCycle: "h23" })}`)));
+  $("held-list").replaceChildren(...incomplete, ...rows.map((row) => {
     return el("div", { className: "case" , "data-state": row.state },
       el("p", {}, el("span", { className: "tag" }, row.state), " ", el("b", {}, `${row.path}${row.image ? ` [${row.image}]` : ""}`)),
       el("p", {}, row.reason), el("p", { className: "note" }, row.remedy),
@@ -123,8 +126,15 @@ export function showSeries(list, shownId, open) {
 }
 
 export function showLog(lines) {
-  $("log").replaceChildren(...(lines.length ? [...lines].reverse().slice(0, 100).map((line) => el("li", {}, el("time", {}, new Date(line.t * 1000).toLocaleTimeString()), el("span", {}, line.what), el("span", {}, line.text.startsWith(`${line.series}/`) ? line.text : [line.series, line.text].filter(Boolean).join(": ")))) : [el("li", {}, "nothing but stored projections")]));
+  $("log").replaceChildren(...(lines.length ? [...lines].reverse().slice(0, 100).map((line) => el("li", {}, el("time", {}, new Date(line.t * 1000).toLocaleTimeString()), el("span", {}, line.what), el("span", {}, line.text.startsWith(`${line.series}/`) ? line.text : [line.series, line.text].filter(Boolean).join(": ")))) : [el("li", {}, "nothing held, quarantined or closed since the monitor was started")]));
 }
+
+// What the figure of each limit of config.toml is.
+const MEANINGS = {
+  clipped_above: "of the pixels", trust_below: "trust, of 1", drift_above: "of the image's width", row_jump_above: "times the usual", noise_above: "times the median",
+  intensity_change_above: "of the total expected", edge_above: "of the border", damage_likeness_below: "correlation", damage_intensity_above: "of the first total",
+};
+const broken = ({ figure: value, limit, setting }) => `${figure(value)} ${MEANINGS[setting.replace("advice.", "")] ?? ""}; limit ${figure(limit)} (${setting})`;
 
 export function showAdvice(series, choose) {
   const hints = series.hints || [], key = series.id + JSON.stringify(hints);
@@ -132,7 +142,7 @@ export function showAdvice(series, choose) {
   $("advice").dataset.key = key;
   say($("advice-note"), hints.length ? `${new Set(hints.map((hint) => hint.number)).size} of ${series.rows.length} tilts` : "");
   $("advice").replaceChildren(...(hints.length ? hints.slice(0, 60).map((hint) => {
-    const button = el("button", { type: "button" }, el("b", {}, `▲ ${degrees(hint.tilt_deg)} `), hint.text, el("small", {}, hint.setting ? `${figure(hint.figure)}; limit ${figure(hint.limit)} (${hint.setting})` : ""));
+    const button = el("button", { type: "button" }, el("b", {}, `▲ ${degrees(hint.tilt_deg)} `), hint.text, el("small", {}, hint.setting ? broken(hint) : ""));
     button.onclick = () => choose(hint.number);
     return el("li", {}, button);
   }) : [el("li", { className: series.rows.length ? "well" : "none" }, series.rows.length ? "✓ nothing to retake" : "nothing yet")]));

@@ -99,7 +99,7 @@ export class Traces {
       width: Math.max(100, box.clientWidth), height: this.height(), legend: { show: false },
       cursor: { sync: { key: "tilts" }, drag: { x: false, y: false }, points: { size: 7 } },
       scales: { x: { time: false }, y: kind.range ? { range: kind.range } : { range: (u, low, high) => { const room = (high - low || Math.abs(high) || 1) * 0.08; return [low - room, high + room]; } } },
-      axes: [{ ...axis, size: size * 1.7, space: size * 3, values: (u, ticks) => ticks.map((tick) => (byTilt ? `${tick}°` : Number.isInteger(tick) ? tick : "")) }, { ...axis, size: size * 3.4, space: size * 2, values: (u, ticks) => ticks.map((tick) => figure(tick, 1e5)) }],
+      axes: [{ ...axis, size: size * 1.7, space: size * 3, values: (u, ticks) => ticks.map((tick) => (byTilt ? `${tick}°` : Number.isInteger(tick) ? tick : "")) }, { ...axis, size: size * 3.4, space: size * 1.4, values: (u, ticks) => ticks.map((tick) => figure(tick, 1e5)) }],
       series: [{}, { stroke: css("--accent"), width: 1, points: { show: true, size: Math.round(size * 0.36), fill: css("--accent") } }, { stroke: css("--mark"), width: 1.5, dash: [5, 4], points: { show: false } }],
       hooks: { draw: [(u) => this.drawMarks(u, made)] },
     }, [[], [], []], box);
