@@ -8,6 +8,7 @@ import math
 import re
 import tomllib
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
@@ -41,7 +42,9 @@ def load(path: Path | None, overrides: list[str]) -> Config:
         try:
             tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a mark before the first line
         except FileNotFoundError as error:
-            raise ConfigError(f"{path}: there is no such file; `aet-stream config > {path}` writes one with all settings") from error
+            raise ConfigError(
+                f"{path}: there is no such file; `aet-stream config > {quote(str(path))}` writes one with all settings"
+            ) from error
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}") from error
         except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

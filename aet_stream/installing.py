@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Literal
 
 from aet_stream import durable
@@ -175,7 +176,7 @@ def _key(path: Path, place: Place) -> Step:
         if place.here:
             shutil.chown(path, USER, USER)
 
-    return Step(f"make the key {path}; `aet-stream keys show {path}` prints what has to be let in on the other computer", make)
+    return Step(f"make the key {path}; `aet-stream keys show {quote(str(path))}` prints what has to be let in on the other computer", make)
 
 
 def _file(path: Path, text: str, *, replace: bool, secret: bool = False) -> Step:

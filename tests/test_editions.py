@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -297,9 +299,12 @@ def test_an_edition_that_is_not_this_series_own_is_refused(tmp_path: Path, fault
 
 def test_an_edition_that_is_not_there_cannot_be_shown(tmp_path: Path) -> None:
     archive, ledger = stored(tmp_path)
+    awkward = "Größe 'A' & \"b\""
     with pytest.raises(AetError, match="no edition 2"):
         archive.use("s", 2)
     assert archive.use("s", 1)
+    with pytest.raises(AetError, match=re.escape(f"`aet-stream editions {shlex.quote(awkward)}` lists")):
+        archive.use(awkward, 9)
     ledger.close()
 
 

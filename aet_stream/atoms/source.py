@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 import h5py
 import numpy as np
@@ -55,7 +56,8 @@ def read_source(reconstruction: Path, series: Path, pixel_angstrom: float = 0.0)
     given = read_input(series)
     if digest != given.digest:
         raise NoAtoms(
-            f"{reconstruction} is outdated: it was made from other projections than {series} holds now: `aet-stream reconstruct {series}`"
+            f"{reconstruction} is outdated: it was made from other projections than {series} holds now:"
+            f" `aet-stream reconstruct {quote(str(series))}`"
         )
     size = pixel_angstrom or pixel_of(given, series)
     checksum = crc32(volume)

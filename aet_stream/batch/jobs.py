@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 
 import h5py
 import msgspec
@@ -135,7 +136,7 @@ def _of_ours(folder: Path) -> Job:
     path = folder / SERIES_FILE
     try:
         with Series(path) as series:
-            trouble = "" if series.closed else f"{path} is still open: close it first (aet-stream close {folder.name})"
+            trouble = "" if series.closed else f"{path} is still open: close it first (aet-stream close {quote(folder.name)})"
             stamp = _stamp(msgspec.json.encode(row).decode() for row in edition.covered(series))
     except AetError as error:
         trouble, stamp = str(error), ""

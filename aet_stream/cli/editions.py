@@ -6,6 +6,7 @@ import argparse
 import os
 import time
 from pathlib import Path
+from shlex import quote
 
 import msgspec
 
@@ -122,7 +123,7 @@ def _film(arguments: argparse.Namespace) -> int:
         return EXIT_OK
     use = config.film.use if arguments.use is None else arguments.use
     number = edition.hand_over(root, name, maker, use=use)
-    print(f"edition {number} of {name}: {maker.model}" + ("" if use else f"; show it: aet-stream use {name} {number}"))
+    print(f"edition {number} of {name}: {maker.model}" + ("" if use else f"; show it: aet-stream use {quote(name)} {number}"))
     return EXIT_OK
 
 
@@ -143,5 +144,5 @@ def _reprocess(arguments: argparse.Namespace) -> int:
     maker = reprocess.maker_of(wanted)
     reprocess.make_edition(path, denoiser, maker, progress=ProgressLog())
     number = edition.hand_over(root, name, maker, use=arguments.use)
-    print(f"edition {number} of {name}: {denoiser.name}" + ("" if arguments.use else f"; show it: aet-stream use {name} {number}"))
+    print(f"edition {number} of {name}: {denoiser.name}" + ("" if arguments.use else f"; show it: aet-stream use {quote(name)} {number}"))
     return EXIT_OK

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 
 from aet_stream import durable
 from aet_stream.doctor.finding import Finding, Station, fail, ok, warn
@@ -132,7 +133,9 @@ def layout(station: Station) -> Iterator[Finding]:
         yield ok(said)
     else:
         yield warn(
-            said, f"`aet-stream check {newest[0].parent}` says why for each; mostly angle.filename_regex, series.by or series.detector"
+            said,
+            f"`aet-stream check {quote(str(newest[0].parent))}` says why for each;"
+            " mostly angle.filename_regex, series.by or series.detector",
         )
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 import zmq
 from zmq.utils import z85
@@ -86,11 +87,11 @@ def load_key(path: Path) -> Key:
             raise ConfigError(f"{path} can be read by others: chmod 600 {path}; if somebody may have done so, make a new one")
         said = _lines(path.read_text(encoding="ascii"))
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no key yet; make it: aet-stream keys new {path}") from error
+        raise ConfigError(f"{path}: no key yet; make it: aet-stream keys new {quote(str(path))}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: the key cannot be read: {error}") from error
     if len(said) != 1 or not _KEY.fullmatch(said[0]):
-        raise ConfigError(f"{path} holds no key: remove it, then aet-stream keys new {path}")
+        raise ConfigError(f"{path} holds no key: remove it, then aet-stream keys new {quote(str(path))}")
     return Key.of(bytes.fromhex(said[0]))
 
 

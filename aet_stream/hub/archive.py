@@ -16,6 +16,7 @@ import time
 from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Literal
 
 import msgspec
@@ -388,7 +389,9 @@ class Archive:
         """
         there = {FIRST, *layout.edition_files(self.root / name)}
         if number not in there:
-            raise AetError(f"{name} has no edition {number}: `aet-stream editions {name}` lists {', '.join(map(str, sorted(there)))}")
+            raise AetError(
+                f"{name} has no edition {number}: `aet-stream editions {quote(name)}` lists {', '.join(map(str, sorted(there)))}"
+            )
         decisions = self.store(name).chosen.decisions
         if decisions.edition != number:
             self.decide(name, msgspec.structs.replace(decisions, edition=number, chosen_at=time.time()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from shlex import quote
 from typing import Any
 
 import msgspec
@@ -124,7 +125,7 @@ class Commands:
 
     def _use(self, name: str, number: Any) -> tuple[str, dict[str, Any]]:
         if not isinstance(number, int) or isinstance(number, bool):
-            raise AetError(f"edition {number!r}: give its number, as `aet-stream editions {name}` shows it")
+            raise AetError(f"edition {number!r}: give its number, as `aet-stream editions {quote(name)}` shows it")
         done = not self._archive.fetching(name) and self._archive.use(name, number)
         return f"{name} shows edition {number}", {"state": "done" if done else "working"}
 

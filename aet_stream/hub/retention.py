@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from shlex import quote
 
 from aet_stream.config import Output
 from aet_stream.errors import AetError
@@ -67,7 +68,7 @@ class Retention:
             return False
         closed_at = self._ledger.unpruned().get(name)
         if closed_at is None:
-            remedy = f"`aet-stream close {name}` first"
+            remedy = f"`aet-stream close {quote(name)}` first"
             raise AetError(f"{name} is not pruned: it is open, and its projection files are what it is made of; {remedy}")
         if hindrance := self._archive.why_unpruned(name) or self._hindrance(name):
             raise AetError(f"{name} is not pruned: {hindrance}")

@@ -12,6 +12,7 @@ import hashlib
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 
 import h5py
 import numpy as np
@@ -169,7 +170,7 @@ def turned_alignment(volume: Path, atoms: Path | None) -> tuple[Alignment, str]:
         return alignment, digest
     is_of_it = found.volume_crc32 == crc32 and found.series_digest == digest
     if atoms is not None and not is_of_it:
-        raise ReconstructionError(f"{atoms} is of another volume than {volume}: `aet-stream atoms {volume}`")
+        raise ReconstructionError(f"{atoms} is of another volume than {volume}: `aet-stream atoms {quote(str(volume))}`")
     if not (is_of_it and found.turns.any()):
         return alignment, digest
     logger.info("%s: projections as its atoms found that they lay", volume)
