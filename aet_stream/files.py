@@ -17,7 +17,7 @@ import numpy as np
 from aet_stream import __version__, durable
 from aet_stream.config import Config
 from aet_stream.denoise.denoiser import Denoiser
-from aet_stream.errors import AetError, NoProjection, SourceError
+from aet_stream.errors import AetError, NoProjection, SourceError, complaint
 from aet_stream.projection import Array, Projection, Quality
 from aet_stream.readers.angle import resolve
 from aet_stream.readers.child import Member, Reading
@@ -66,7 +66,7 @@ def read_images(path: Path, reader: Reader, config: Config) -> Iterator[SourceIm
         try:
             projection, reading = reader.read_visit([Member(str(real), unit.image)], lenient=True)
         except AetError as error:
-            yield SourceError(f"{path}: image {unit.image}: {error}")
+            yield SourceError(f"{path}: image {unit.image}: {complaint(error, str(real))}")
             continue
         stated, objection = resolve(known, unit.tilts, path.name, look.probe.promised, config.angle, remark=unit.remark)
         known = msgspec.structs.replace(projection.acquisition, tilt_deg=None if objection else stated[0].tilt_deg)

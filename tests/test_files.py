@@ -158,7 +158,7 @@ def test_what_cannot_be_read_is_said_in_one_line_and_the_rest_is_written(tmp_pat
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2
     assert errors[0].startswith("aet-stream denoise: cut.tif: ")
-    assert errors[1].endswith("stack.npy: image 1: stack.npy: 1 of 4096 pixels are not finite")
+    assert errors[1].endswith("stack.npy: image 1: 1 of 4096 pixels are not finite")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"{good.name}.h5", "stack.npy.h5"]
     with h5py.File(tmp_path / "out" / "stack.npy.h5", "r") as file:
         assert file["image"][()].tolist() == [0, 2]
