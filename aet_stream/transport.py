@@ -290,9 +290,15 @@ class StepLink(Link):
     """A step's end, to the relay of the same computer."""
 
     def __init__(self, output_root: Path, *, name: str) -> None:
-        dealer = new_socket(zmq.DEALER)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        dealer = new_socket(zmq.DEALER, self._context)
         dealer.setsockopt(zmq.LINGER, 1000)
         super().__init__(dealer, _endpoint(output_root, OFFLOAD), name=name)
+
+    def close(self) -> None:
+        """Wait until what was said last has left: the process may end, or become another, with the next line."""
+        super().close()
+        self._context.term()
 
 
 def wait(ends: Iterable[zmq.Socket[bytes]], timeout_s: float) -> None:

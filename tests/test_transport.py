@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,10 +13,10 @@ import pytest
 import zmq
 
 from aet_stream.errors import NotRunning, WireError
-from aet_stream.messages import ArraySpec, Beat, Done, Job, Pulse, Ready
+from aet_stream.messages import ArraySpec, Beat, Chunk, Done, FromStep, Job, Pulse, Ready, TaskOff
 from aet_stream.projection import RAW_DTYPES, Quality, VisitKey
 from aet_stream.status import WatchStatus
-from aet_stream.transport import TURN_MESSAGES, EventStream, HubLink, HubSocket, ask, encode
+from aet_stream.transport import OFFLOAD, TURN_MESSAGES, Door, EventStream, HubLink, HubSocket, ask, encode
 from tests.harness import wait_for
 
 READY = Ready(name="w", model_sha256="0")
@@ -144,6 +146,37 @@ def test_a_role_notices_a_new_hub(tmp_path: Path) -> None:
         wait_for(beaten, what=f"hub {name}")
         hub.close()
     link.close()
+
+
+LAST_WORDS = """
+import os, sys, pathlib
+from aet_stream.messages import Chunk, TaskOff
+from aet_stream.transport import StepLink
+link = StepLink(pathlib.Path(sys.argv[1]), name="volume of s")
+while not link.send(Chunk(sha256="0", offset=0, data=b"", crc32=0)):
+    pass
+for number in range(1, 100):
+    link.send(Chunk(sha256="0", offset=number, data=bytes(1 << 18), crc32=0))
+link.send(TaskOff(key="k"))
+link.close()
+os.execv("/bin/true", ["true"])
+"""
+
+
+def test_what_a_step_says_last_is_heard_though_it_becomes_another_process(tmp_path: Path) -> None:
+    """That it needs its helper no more: otherwise that keeps the files for a minute."""
+    door: Door[FromStep] = Door(tmp_path, OFFLOAD, FromStep)
+    try:
+        subprocess.run([sys.executable, "-c", LAST_WORDS, str(tmp_path)], check=True, timeout=60)
+        heard: list[object] = []
+        while new := [each[1] for each in door.receive(5.0) if not isinstance(each, WireError)]:
+            heard += new
+            if isinstance(new[-1], TaskOff):
+                break
+    finally:
+        door.close()
+    assert [message.offset for message in heard[:-1] if isinstance(message, Chunk)] == list(range(100))
+    assert isinstance(heard[-1], TaskOff)
 
 
 def test_nothing_piles_up_while_there_is_no_hub(tmp_path: Path) -> None:
