@@ -48,6 +48,7 @@ class Verdict(NamedTuple):
     state: State
     reason: Reason | None = None
     tilt_deg: float = float("nan")
+    """NaN: it was not compared with the rows of its series, for something else had ended it before"""
     tilt_source: str = ""
 
 

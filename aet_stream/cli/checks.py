@@ -64,13 +64,13 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
     if unknown := set(arguments.only) - {named.name for named in CHECKS}:
         raise AetError(f"--only {unknown.pop()!r}: choose of {', '.join(named.name for named in CHECKS)}")
-    found = []
+    found, width = [], max(len(named.name) for named in CHECKS)
     for result in examine(_station(arguments), arguments.only):
         found.append(result)
         for finding in [] if arguments.json else result.findings:
-            print(shown(f"{'FAIL' if finding.state == 'fail' else finding.state:<4}  {result.check:<17} {finding.said}"), flush=True)
+            print(shown(f"{'FAIL' if finding.state == 'fail' else finding.state:<4}  {result.check:<{width}} {finding.said}"), flush=True)
             if finding.remedy:
-                print(shown(f"{'':<24}-> {finding.remedy}"), flush=True)
+                print(shown(f"{'':<{width + 7}}-> {finding.remedy}"), flush=True)
     whole = report(found)
     if arguments.json:
         print(msgspec.json.format(msgspec.json.encode(whole)).decode())

@@ -14,7 +14,7 @@ _KNOWS_LITTLE = 0.85
 _NO_BETTER = 1.0
 """Error of the vacuum around the particle, held back and foretold by the series, over that by each projection alone"""
 _UNSEEN = 0.2
-"""Share of what the particle hides of the films that no projection shows, in the mean, above which much of them is a guess"""
+"""Share of what the particle hides of the film that no projection shows, in the mean, above which much of it is a guess"""
 _BESIDE = 0.35
 """Radii of the particle within which a film lies at the height of the tilt axis"""
 

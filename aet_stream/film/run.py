@@ -227,7 +227,7 @@ def _told(series: Series, frames: list[Frame], found: Estimated) -> Told:
         ),
         "rows/unseen": (
             np.array([drawing.drawn.unseen for drawing in drawings]),
-            "share of what the particle hides of the films that no projection shows",
+            "share of what the particle hides that no projection shows, of the film that varies most",
         ),
         "rows/first_off_counts": (
             np.array([verdict.first_off for verdict in verdicts]),

@@ -28,6 +28,8 @@ class Hint:
     limit: float
     setting: str
     """Key of config.toml that holds the limit; empty where there is none."""
+    unit: str = ""
+    """Of figure and limit, in words that follow them."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -84,29 +86,44 @@ class Adviser:
     def _of(self, row: Row) -> list[Hint]:
         limits, hints = self._limits, []
 
-        def say(kind: str, figure: float | None, limit: float, setting: str, text: str, *, below: bool = False) -> None:
+        def say(kind: str, figure: float | None, limit: float, setting: str, unit: str, text: str, *, below: bool = False) -> None:
             if figure is not None and math.isfinite(figure) and (figure < limit if below else figure > limit):
-                hints.append(Hint(row["number"], row["tilt_deg"], kind, text, round(figure, 6), limit, f"advice.{setting}"))
+                hints.append(Hint(row["number"], row["tilt_deg"], kind, text, round(figure, 6), limit, f"advice.{setting}", unit))
 
         clip, trust = row.get("clipped"), row.get("trust_in_series")
-        say("clipped", clip, limits.clipped_above, "clipped_above",
+        say("clipped", clip, limits.clipped_above, "clipped_above", "of the pixels",
             f"{100 * (clip or 0):.2g} % of the pixels are at the detector's limit: lower the gain and retake")  # fmt: skip
         alone = row.get("trust") or 0.0
         why = f"alone {alone:.2f}, but its total does not fit the series" if alone >= limits.trust_below else "background uncertain"
-        say("trust", trust, limits.trust_below, "trust_below", f"trust {trust or 0:.2f} ({why}): look at the clean image", below=True)
+        say(
+            "trust",
+            trust,
+            limits.trust_below,
+            "trust_below",
+            "of 1",
+            f"trust {trust or 0:.2f} ({why}): look at the clean image",
+            below=True,
+        )
         drift = _number(row, "mass_residual_px") / self._width_px
-        say("drift", drift, limits.drift_above, "drift_above",
+        say("drift", drift, limits.drift_above, "drift_above", "of the image's width",
             f"the particle is {drift * self._width_px:.0f} px from where its law over tilt puts it: re-centre")  # fmt: skip
         jump = row.get("row_jump")
-        say("jump", jump, limits.row_jump_above, "row_jump_above",
+        say("jump", jump, limits.row_jump_above, "row_jump_above", "times the usual",
             f"one row differs {jump or 0:.1f} times more from the next than usual: the beam jumped, retake")  # fmt: skip
         noise = (row.get("vacuum_noise") or math.nan) / self._noise if self._noise > 0 else math.nan
-        say("noise", noise, limits.noise_above, "noise_above", f"noise is {noise:.1f} times the series' median: check dose and dwell time")
+        say(
+            "noise",
+            noise,
+            limits.noise_above,
+            "noise_above",
+            "times the median",
+            f"noise is {noise:.1f} times the series' median: check dose and dwell time",
+        )
         change = _number(row, "intensity_ratio") - 1 if len(self._rows) >= ENOUGH else math.nan
-        say("intensity", abs(change), limits.intensity_change_above, "intensity_change_above",
+        say("intensity", abs(change), limits.intensity_change_above, "intensity_change_above", "of the total",
             f"total intensity {100 * change:+.0f} % against the series: is it still this particle, whole and in view?")  # fmt: skip
         edge = row.get("edge_contact")
-        say("edge", edge, limits.edge_above, "edge_above",
+        say("edge", edge, limits.edge_above, "edge_above", "of the border",
             f"bright matter along {100 * (edge or 0):.0f} % of the border: cut off, or film in view")  # fmt: skip
         self._damage(row, say)
         return hints
@@ -122,8 +139,8 @@ class Adviser:
         one, other = self._small(first), self._small(row)
         if one is not None and other is not None:
             same = likeness(one, other)
-            say("damage", same, limits.damage_likeness_below, "damage_likeness_below",
+            say("damage", same, limits.damage_likeness_below, "damage_likeness_below", "(correlation)",
                 f"correlates {same:.2f} with {at}: the particle has changed", below=True)  # fmt: skip
         change = _number(row, "total_intensity") / (_number(first, "total_intensity") or math.nan) - 1
-        say("damage", abs(change), limits.damage_intensity_above, "damage_intensity_above",
+        say("damage", abs(change), limits.damage_intensity_above, "damage_intensity_above", "of the first total",
             f"total intensity {100 * change:+.0f} % against {at}: mass lost or gained")  # fmt: skip

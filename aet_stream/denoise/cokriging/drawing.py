@@ -61,7 +61,7 @@ class Drawn:
     guessed: float
     """What is doubted because no projection shows it, under the particle; root mean square"""
     unseen: float
-    """Share of what the particle hides of the films that no projection shows"""
+    """Share of what the particle hides that no projection shows, of the film that varies most"""
 
 
 def draw(posterior: Posterior, seen: Seen) -> Drawn:

@@ -129,12 +129,7 @@ export function showLog(lines) {
   $("log").replaceChildren(...(lines.length ? [...lines].reverse().slice(0, 100).map((line) => el("li", {}, el("time", {}, new Date(line.t * 1000).toLocaleTimeString()), el("span", {}, line.what), el("span", {}, line.text.startsWith(`${line.series}/`) ? line.text : [line.series, line.text].filter(Boolean).join(": ")))) : [el("li", {}, "nothing held, quarantined or closed since the monitor was started")]));
 }
 
-// What the figure of each limit of config.toml is.
-const MEANINGS = {
-  clipped_above: "of the pixels", trust_below: "trust, of 1", drift_above: "of the image's width", row_jump_above: "times the usual", noise_above: "times the median",
-  intensity_change_above: "of the total expected", edge_above: "of the border", damage_likeness_below: "correlation", damage_intensity_above: "of the first total",
-};
-const broken = ({ figure: value, limit, setting }) => `${figure(value)} ${MEANINGS[setting.replace("advice.", "")] ?? ""}; limit ${figure(limit)} (${setting})`;
+const broken = (hint) => `${figure(hint.figure)} ${hint.unit}; limit ${figure(hint.limit)} (${hint.setting})`;
 
 export function showAdvice(series, choose) {
   const hints = series.hints || [], key = series.id + JSON.stringify(hints);
