@@ -43,7 +43,7 @@ def shipped() -> Rule:
     return msgspec.json.decode(RULE_FILE.read_bytes(), type=Rule)
 
 
-def gathered(first: Quality, found: Evidence, share: float, in_vacuum: float, point_px: int) -> dict[str, float]:
+def all_evidence(first: Quality, found: Evidence, share: float, in_vacuum: float, point_px: int) -> dict[str, float]:
     """All evidence of one background, root mean squares over the frame, counts.
 
     Parameters

@@ -102,7 +102,7 @@ def finished(frame: Frame, drawing: Drawing, clean: Array) -> tuple[Array, Quali
 def evidence(frame: Frame, drawing: Drawing, clean: Array) -> dict[str, float]:
     """What may be wrong with the background of a projection that is `finished`, root mean squares over the frame, counts."""
     point = point_px((clean.shape[0], clean.shape[1]))
-    return expected.gathered(frame.quality, drawing.evidence, drawing.verdict.share, drawing.in_vacuum, point)
+    return expected.all_evidence(frame.quality, drawing.evidence, drawing.verdict.share, drawing.in_vacuum, point)
 
 
 def under(values: Array, drawing: Drawing) -> float:

@@ -15,7 +15,7 @@ from aet_stream.denoise.cokriging.gate import Verdict, judge, share_in_vacuum
 from aet_stream.denoise.cokriging.likelihood import bands_of, first_guess, fit, fit_warm, likelier
 from aet_stream.denoise.cokriging.model import Model
 from aet_stream.denoise.cokriging.posterior import Nodes, Posterior
-from aet_stream.denoise.cokriging.registered import astray, by_film, gathered, moved
+from aet_stream.denoise.cokriging.registered import astray, brought_back, by_film, moved
 from aet_stream.denoise.cokriging.scan import Scanned, scan
 from aet_stream.denoise.cokriging.seen import Seen, in_blocks, pooled
 from aet_stream.denoise.cokriging.supports import found_elsewhere, supported
@@ -159,7 +159,7 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
     if 0 < np.any(astray_by, axis=1).sum() < len(series) / 2:
         beat("gather", 0, 1)
         others = [seen for seen, at in zip(series, astray_by, strict=True) if not at.any()]
-        series = gathered(_roughly(model, others, memory_bytes), series, astray_by)
+        series = brought_back(_roughly(model, others, memory_bytes), series, astray_by)
     beat("supports", 0, 1)
     given, series = series, supported(_roughly(model, series, memory_bytes), series)
     if any(one is not other for one, other in zip(given, series, strict=True)):  # films that a lost particle had bent named others, too

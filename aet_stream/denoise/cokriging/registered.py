@@ -77,7 +77,7 @@ def astray(series: Sequence[Seen]) -> Array:
     return np.where(np.abs(away).max(axis=1, keepdims=True) > _ASTRAY, away, 0.0)
 
 
-def gathered(others: Posterior, series: Sequence[Seen], away: Array) -> list[Seen]:
+def brought_back(others: Posterior, series: Sequence[Seen], away: Array) -> list[Seen]:
     """Those that are `astray` moved back, where the films that the others have shown are seen from there rather than from where they are:
     a centre of mass is of no use where it is not the particle's.
 
