@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
         print(f"aet-stream {parsed.command}: {said}", file=sys.stderr)
-        return exit_code(error) if isinstance(error, AetError) else EXIT_FAILED
+        return exit_code(error)
 
 
 def _parser() -> argparse.ArgumentParser:
