@@ -28,7 +28,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def refused(error: OSError, path: Path) -> str:
-    """What the disk of this path says, with the remedy if it is full; numpy's `tofile` only says that it wrote less than it was asked to."""
+    """What the disk of this path says, with the remedy if it is full; numpy's `tofile` only says that it wrote less than it was to."""
     reason = errno.ENOSPC if " requested and " in str(error) else error.errno
     said = os.strerror(reason) if reason else str(error)
     if reason not in (errno.ENOSPC, errno.EDQUOT):

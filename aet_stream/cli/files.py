@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from aet_stream.cli.common import Add, folder, settings
-from aet_stream.durable import disk_errors
 from aet_stream.errors import AetError, NoProjection, OutputFull
 from aet_stream.naming import shown
 from aet_stream.service import EXIT_FAILED, EXIT_OK
@@ -35,8 +34,7 @@ def _denoise(arguments: argparse.Namespace) -> int:
     config = settings(arguments)
     targets = _targets(arguments.files, arguments.out, overwrite=arguments.overwrite)
     denoiser = Denoiser(config.denoise)
-    with disk_errors(arguments.out):
-        arguments.out.mkdir(parents=True, exist_ok=True)
+    arguments.out.mkdir(parents=True, exist_ok=True)
     reader, whole = ReaderChild.of(config), True
     try:
         for path, target in targets.items():

@@ -104,8 +104,7 @@ def write(
     ------
     OutputFull : the disk does not take one; nothing of it is left
     """
-    with durable.disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     count = 0
     for shot in series:
         began = time.monotonic()
@@ -141,8 +140,7 @@ def write_truth(path: Path, series: SimulatedSeries) -> None:
     """What the series really is: `clean`, `background` (tilts, y, x), `tilts_deg`, and `volume` (y, row, column) if there is one."""
     from aet_stream import hdf5
 
-    with durable.disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with durable.replacing(path) as draft, hdf5.writing(draft) as file:
         for name in ("clean", "background", "tilts_deg"):
             file[name] = getattr(series, name)
