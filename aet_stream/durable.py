@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +24,24 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputFull(f"{path}: {os.strerror(error.errno) if error.errno else error}") from error
+        raise OutputFull(f"{path}: {refused(error, path)}") from error
+
+
+def refused(error: OSError, path: Path) -> str:
+    """What the disk of this path says, with the remedy if it is full; numpy's `tofile` only says that it wrote less than it was to."""
+    reason = errno.ENOSPC if " requested and " in str(error) else error.errno
+    said = os.strerror(reason) if reason else str(error)
+    if reason not in (errno.ENOSPC, errno.EDQUOT):
+        return said
+    return f"{said}: {_free_bytes(path) / 1e6:.1f} MB are free there, and more is needed: make room, or write to another disk"
+
+
+def _free_bytes(path: Path) -> int:
+    there = next((folder for folder in path.absolute().parents if folder.is_dir()), Path("/"))
+    try:
+        return shutil.disk_usage(there).free
+    except OSError:
+        return 0
 
 
 def temporary(path: Path) -> Path:

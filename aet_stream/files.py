@@ -14,7 +14,7 @@ import h5py
 import msgspec
 import numpy as np
 
-from aet_stream import __version__, durable
+from aet_stream import __version__, durable, hdf5
 from aet_stream.config import Config
 from aet_stream.denoise.denoiser import Denoiser
 from aet_stream.errors import AetError, NoProjection, SourceError, complaint
@@ -94,7 +94,7 @@ def denoise_file(
     AetError : the file cannot be read, none of its images can, or the target cannot be written
     """
     complaints: list[AetError] = []
-    with durable.replacing(target) as draft, h5py.File(draft, "w", libver=("earliest", "v108")) as file, ExitStack() as ending:
+    with durable.replacing(target) as draft, hdf5.writing(draft, libver=("earliest", "v108")) as file, ExitStack() as ending:
         groups: dict[str, _Group] = {}
         for found in read_images(path, reader, config):
             if isinstance(found, SourceError):
@@ -107,6 +107,7 @@ def denoise_file(
                 ending.callback(groups[kind].finish)
             subtracted = denoiser.subtract(raw)
             groups[kind].add(found, subtracted.clean, subtracted.quality)
+            file.check()
             progress(found.image + 1, found.of)
         if not groups:
             raise complaints[0] if len(complaints) == 1 else SourceError(f"{path}: none of its images can be read: {complaints[0]}")

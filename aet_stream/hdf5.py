@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -15,6 +19,83 @@ _UNDATED = h5p.create(h5p.DATASET_CREATE)
 _UNDATED.set_obj_track_times(False)  # as h5py has it: the same content is the same bytes
 _WITH_GROUPS = h5p.create(h5p.LINK_CREATE)
 _WITH_GROUPS.set_create_intermediate_group(True)
+
+
+class Written(h5py.File):  # type: ignore[misc]  # h5py has no types
+    """A file that `writing` makes."""
+
+    def __init__(self, disk: _Disk, libver: Any) -> None:
+        super().__init__(disk, "w", libver=libver)
+        self._disk = disk
+
+    def check(self) -> None:
+        """Stop here if the disk has refused any of it so far: a long work need not go on for nothing.
+
+        Raises
+        ------
+        OSError : it has
+        """
+        if self._disk.refusal is not None:
+            raise self._disk.refusal
+
+
+@contextmanager
+def writing(path: Path, *, libver: Any = None) -> Iterator[Written]:
+    """A new file, to be written within the block.
+
+    HDF5 does not survive a disk that takes no more: what it could not write it tries again at every close, and then crashes. So it is
+    told that all went well, and the first refusal is raised where the block ends.
+
+    Raises
+    ------
+    OSError : the disk does not take it
+    """
+    with closing(_Disk(path)) as disk:
+        try:
+            with Written(disk, libver) as file:
+                yield file
+        finally:
+            if disk.refusal is not None:
+                raise disk.refusal
+
+
+class _Disk(io.RawIOBase):
+    """A file as HDF5 asks for one, that keeps to itself what the disk refuses."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor, self._at = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644), 0
+        self.refusal: OSError | None = None
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + (os.fstat(self._descriptor).st_size if whence == os.SEEK_END else 0)
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        there = os.pread(self._descriptor, len(buffer), self._at)
+        buffer[:] = there.ljust(len(buffer), b"\0")
+        return len(buffer)
+
+    def write(self, content: Any) -> int:
+        left, at = memoryview(content), self._at
+        try:
+            while left and self.refusal is None:
+                taken = os.pwrite(self._descriptor, left, at)
+                left, at = left[taken:], at + taken
+        except OSError as error:
+            self.refusal = error
+        return len(content)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            os.ftruncate(self._descriptor, size or 0)
+        except OSError as error:
+            self.refusal = self.refusal or error
+        return size or 0
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()
 
 
 def put(group: h5py.Group, name: str, values: Any) -> None:

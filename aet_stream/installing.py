@@ -102,10 +102,11 @@ def install(config: Config, kind: Kind, instance: str, place: Place) -> Iterator
         wanted = [role for role in _ROLES if role != "relay" or config.relay.listen]
         units = " ".join([units, *(f"aet-stream-{role}" for role in wanted)])
     if kind == "elsewhere":
-        put = f"now put CONNECT and SERVER_KEY into {place.settings / 'elsewhere.env'}, as `aet-stream keys allow` prints them there"
+        put = f"then put CONNECT and SERVER_KEY into {place.settings / 'elsewhere.env'}, as `aet-stream keys allow` prints them there"
         yield Step(f"{put}, and start it: systemctl enable --now {units} for a worker, aet-stream-helper for volumes, films and atoms")
         return
-    yield Step(f"now start it: systemctl enable --now {units}; then look: aet-stream doctor --config {_config_file(instance, place)}")
+    look = f"aet-stream doctor --config {quote(str(_config_file(instance, place)))}"
+    yield Step(f"then start it: systemctl enable --now {units}; and look: {look}")
 
 
 def uninstall(place: Place) -> Iterator[Step]:

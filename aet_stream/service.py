@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import logging
 import os
@@ -110,11 +111,11 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
-def exit_code(error: AetError) -> int:
+def exit_code(error: AetError | OSError) -> int:
     """The exit code that a failure ends with."""
     if isinstance(error, ConfigError):
         return EXIT_USAGE
-    if isinstance(error, OutputFull):
+    if isinstance(error, OutputFull) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
         return EXIT_DISK
     return EXIT_ALREADY_RUNNING if isinstance(error, AlreadyRunning) else EXIT_FAILED
 

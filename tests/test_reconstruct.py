@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from aet_stream.errors import ReconstructionError
+from aet_stream.errors import OutputFull, ReconstructionError
 from aet_stream.layout import CLEAN, PER_PROJECTION, THETA, crc32
 from aet_stream.projection import Array
 from aet_stream.reconstruct import apart, run, solver
@@ -547,7 +547,7 @@ def test_a_disk_that_fails_leaves_the_old_volume(series: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, hard))
     try:
-        with pytest.raises(ReconstructionError, match=r"reconstruction\.h5: cannot be written"):
+        with pytest.raises(OutputFull, match=r"reconstruction\.h5: File too large"):
             reconstruct(series, quick(3))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -144,9 +144,10 @@ def test_install_and_uninstall(
     chosen = ["--set", "watch.root=/microscope", "--set", "output.root=/data/aet", "--root", str(root)]
     command = ["install-service", *words, *chosen]
     assert main([*command, "--dry-run"]) == 0
-    said = capsys.readouterr().out
+    said, beside = capsys.readouterr()
     assert not root.exists()
     assert "would write" in said
+    assert "nothing has been done" in beside
     assert main(command) == 0
     assert capsys.readouterr().out == said.replace("would ", "")
     expected = {f"etc/systemd/system/{name}" for name in units} | {f"etc/aet-stream/{name}" for name in settings}

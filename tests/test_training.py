@@ -538,6 +538,8 @@ def test_a_path_that_cannot_be_read_or_written_is_one_line_before_any_work(tmp_p
         ["train", "--out", str(tmp_path / "afile")],
         ["train", "--out", str(tmp_path / "afile" / "deeper")],
         ["simulate", "--out", str(tmp_path / "afile")],
+        ["train", "--out", str(tmp_path / "x.safetensors")],
+        ["denoise", "--out", str(tmp_path / "x.h5"), "image.npy"],
     ):
         with pytest.raises(SystemExit):
             main(words)

@@ -13,6 +13,7 @@ from pathlib import Path
 from aet_stream import __version__
 from aet_stream.cli import access, batch, checks, daemon, editions, files, microscope, operate, science, service_files
 from aet_stream.cli.common import Command
+from aet_stream.durable import refused
 from aet_stream.errors import AetError
 from aet_stream.service import EXIT_FAILED, exit_code, set_up_logging
 
@@ -34,9 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (AetError, OSError) as error:
         if parsed.debug:
             raise
-        said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+        said = f"{error.filename}: {refused(error, Path(error.filename))}" if isinstance(error, OSError) and error.filename else error
         print(f"aet-stream {parsed.command}: {said}", file=sys.stderr)
-        return exit_code(error) if isinstance(error, AetError) else EXIT_FAILED
+        return exit_code(error)
 
 
 def _parser() -> argparse.ArgumentParser:

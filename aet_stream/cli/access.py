@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from aet_stream.cli.common import Add, output_root, settings
@@ -31,7 +32,9 @@ def _keys(arguments: argparse.Namespace) -> int:
     match arguments.action, arguments.words:
         case "new", [file]:
             key = make_key(Path(file).expanduser())
-            print(f"{file}: made, readable by you only. On the computer with the daemon:\n    aet-stream keys allow NAME {key.public}")
+            print(
+                f"{file}: made, readable by you only. On the computer with the daemon:\n    aet-stream keys allow NAME {quote(key.public)}"
+            )
         case "show", [file]:
             print(load_key(Path(file).expanduser()).public)
         case "show", []:
@@ -44,7 +47,7 @@ def _keys(arguments: argparse.Namespace) -> int:
         case "allow", [name, key]:
             ring = _ring(arguments)
             ring.allow(name, key)
-            print(f"{name} is let in. There:\n    aet-stream worker --connect {_way_in(arguments)} --server-key {ring.own().public}")
+            print(f"{name} is let in. There:\n    aet-stream worker --connect {_way_in(arguments)} --server-key {quote(ring.own().public)}")
             print("`helper` in the place of `worker` makes volumes, films and atoms; --key FILE, where its key is not the usual file.")
         case "forbid", [name]:
             _ring(arguments).forbid(name)
@@ -57,7 +60,7 @@ def _keys(arguments: argparse.Namespace) -> int:
 def _way_in(arguments: argparse.Namespace) -> str:
     """Where workers come in, as another computer says it; HOST where that is not in the settings."""
     host, _, port = settings(arguments).relay.listen.removeprefix("tcp://").rpartition(":")
-    return f"tcp://{'HOST' if host in ('', '*', '0.0.0.0', '[::]') else host}:{port or 'PORT'}"
+    return quote(f"tcp://{'HOST' if host in ('', '*', '0.0.0.0', '[::]') else host}:{port or 'PORT'}")
 
 
 def _ring(arguments: argparse.Namespace) -> KeyRing:

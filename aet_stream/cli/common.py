@@ -97,10 +97,15 @@ def picture(text: str) -> Path:
     return new_file(text)
 
 
+_OF_FILES = (".h5", ".hdf5", ".safetensors", ".pt", ".json", ".mrc", ".tif", ".tiff", ".emd", ".npy")
+
+
 def folder(text: str) -> Path:
     """A folder to write to, there already or to be made."""
     path = Path(text)
     there = next(level for level in (path, *path.absolute().parents) if os.access(level, os.F_OK))
+    if there != path and path.suffix.lower() in _OF_FILES:
+        raise argparse.ArgumentTypeError(f"{text}: the name of a file, and a folder is needed: say {path.with_suffix('')}")
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise argparse.ArgumentTypeError(f"{text}: {there} is not a folder that may be written to; choose another")
     return path

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from aet_stream.cli.common import Add, folder, settings
-from aet_stream.errors import AetError, NoProjection
+from aet_stream.errors import AetError, NoProjection, OutputFull
 from aet_stream.naming import shown
 from aet_stream.service import EXIT_FAILED, EXIT_OK
 
@@ -40,6 +40,8 @@ def _denoise(arguments: argparse.Namespace) -> int:
         for path, target in targets.items():
             try:
                 count, complaints = denoise_file(path, target, reader, denoiser, config, progress=_progress(path))
+            except OutputFull:
+                raise  # the files that follow would fare no better
             except AetError as error:
                 if arguments.debug:
                     raise

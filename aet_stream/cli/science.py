@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from aet_stream import durable
 from aet_stream.cli.common import Add, folder, new_file, number_from, picture, share, size, whole, whole_from
 from aet_stream.errors import AetError, NoAtoms, TooFewProjections
 from aet_stream.service import EXIT_OK, be_a_child
@@ -332,7 +333,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     report = evaluate.evaluate(arguments.models, frames=arguments.frames, only=arguments.sets, trust_frames=arguments.trust_frames)
     print(evaluate.table(report))
     if arguments.json:
-        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+        durable.replace(arguments.json, msgspec.json.format(msgspec.json.encode(report)))
     if arguments.figure:
         evaluate.draw((arguments.models or ["default"])[0], arguments.figure, frames=arguments.frames)
     return EXIT_OK
@@ -373,7 +374,7 @@ def _evaluate_series(arguments: argparse.Namespace) -> int:
             rule = calibrate_films.fit(found)
         except ValueError as error:
             raise AetError(f"--fit-trust: {error}") from error
-        arguments.fit_trust.write_bytes(msgspec.json.format(msgspec.json.encode(rule)) + b"\n")
+        durable.replace(arguments.fit_trust, msgspec.json.format(msgspec.json.encode(rule)) + b"\n")
     if arguments.json:
-        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(judged_series.as_builtins(found))))
+        durable.replace(arguments.json, msgspec.json.format(msgspec.json.encode(judged_series.as_builtins(found))))
     return EXIT_OK

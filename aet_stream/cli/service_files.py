@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from aet_stream import installing
@@ -33,11 +35,16 @@ def _install(arguments: argparse.Namespace) -> int:
     """
     place = installing.Place(arguments.root.absolute())
     steps = installing.install(settings(arguments), arguments.units, arguments.instance or "", place)
-    installing.carry_out(steps, print, dry_run=arguments.dry_run)
-    return 0
+    return _carry_out(steps, arguments)
 
 
 def _uninstall(arguments: argparse.Namespace) -> int:
     """Stop and remove the units of aet-stream. Settings, series and the user stay."""
-    installing.carry_out(installing.uninstall(installing.Place(arguments.root.absolute())), print, dry_run=arguments.dry_run)
+    return _carry_out(installing.uninstall(installing.Place(arguments.root.absolute())), arguments)
+
+
+def _carry_out(steps: Iterator[installing.Step], arguments: argparse.Namespace) -> int:
+    installing.carry_out(steps, print, dry_run=arguments.dry_run)
+    if arguments.dry_run:
+        print("a dry run: nothing has been done; without --dry-run it will be", file=sys.stderr)
     return 0

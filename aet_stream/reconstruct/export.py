@@ -27,7 +27,7 @@ import numpy as np
 import tifffile
 from scipy.io import savemat
 
-from aet_stream import __version__, durable
+from aet_stream import __version__, durable, hdf5
 from aet_stream.errors import ReconstructionError
 from aet_stream.layout import LIBVER, unreadable
 from aet_stream.projection import Array
@@ -103,7 +103,7 @@ def write_tiff(pages: Array, pixel_size_nm: float, path: Path, edition: int = 1,
 
 def _write_emd(data: Array, axes: Sequence[str], pixel_size_nm: float, path: Path, edition: int, tilts_deg: Array | None = None) -> None:
     """Three axes, slowest first; with tilts the first is theirs. Where the pixel size is not known, lengths are in pixels."""
-    with h5py.File(path, "w", libver=LIBVER) as file:
+    with hdf5.writing(path, libver=LIBVER) as file:
         file.attrs.update(version_major=np.uint32(0), version_minor=np.uint32(2))
         group = file.create_group("data/tomography")
         group.attrs.update(emd_group_type=np.uint32(1), edition=edition)

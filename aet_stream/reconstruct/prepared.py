@@ -10,8 +10,7 @@ from pathlib import Path
 
 import h5py
 
-from aet_stream import durable
-from aet_stream.errors import OutputFull
+from aet_stream import durable, hdf5
 from aet_stream.layout import LIBVER
 from aet_stream.reconstruct import slabs
 from aet_stream.reconstruct.axis_search import AxisSearch
@@ -45,17 +44,14 @@ def keep(target: Path, prepared: Prepared, asked: str) -> None:
     OutputFull : it cannot be written
     """
     views, path = prepared.views, slabs.prepared_path(target)
-    try:
-        with slabs.emptied(target), durable.replacing(path) as draft, h5py.File(draft, "w", libver=LIBVER) as file:
-            _, height, width = views.projections.shape
-            file.create_dataset("projections", data=views.projections, chunks=(1, min(_ROWS, height), width), fletcher32=True)
-            file["tilts_deg"], file["shifts_px"] = views.tilts_deg, views.alignment.shifts_px
-            if views.weights is not None:
-                file["weights"] = views.weights
-            file.attrs.update(asked=asked, key=prepared.key, iterations=prepared.iterations, axis_deg=views.alignment.axis_deg)
-            file.attrs.update(residuals=json.dumps(views.alignment.residuals), axis=json.dumps(asdict(prepared.axis)))
-    except RuntimeError as error:  # HDF5 says it so, too, that a disk is full
-        raise OutputFull(f"{path}: {error}") from error
+    with slabs.emptied(target), durable.replacing(path) as draft, hdf5.writing(draft, libver=LIBVER) as file:
+        _, height, width = views.projections.shape
+        file.create_dataset("projections", data=views.projections, chunks=(1, min(_ROWS, height), width), fletcher32=True)
+        file["tilts_deg"], file["shifts_px"] = views.tilts_deg, views.alignment.shifts_px
+        if views.weights is not None:
+            file["weights"] = views.weights
+        file.attrs.update(asked=asked, key=prepared.key, iterations=prepared.iterations, axis_deg=views.alignment.axis_deg)
+        file.attrs.update(residuals=json.dumps(views.alignment.residuals), axis=json.dumps(asdict(prepared.axis)))
 
 
 def find(target: Path, asked: str = "", slices: slice = slice(None)) -> Prepared | None:

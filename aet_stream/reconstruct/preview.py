@@ -9,8 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from aet_stream import durable
-from aet_stream.errors import ReconstructionError
+from aet_stream import durable, hdf5
 from aet_stream.layout import LIBVER
 from aet_stream.naming import PREVIEW_FILE
 from aet_stream.projection import Array
@@ -53,16 +52,13 @@ def preview(series: Path, *, size_px: int = 128, iterations: int = 10) -> Path:
         views, given.tilts_deg, iterations=iterations, axis_px=axis_px, start=begin, threads=1, weights=given.weights
     ).volume
     y, row, column = (edge // 2 for edge in volume.shape)
-    try:
-        with durable.replacing(target, "volume") as draft, h5py.File(draft, "w", libver=LIBVER) as file:
-            file["orthoslices/xy"], file["orthoslices/xz"], file["orthoslices/yz"] = volume[:, row], volume[y], volume[:, :, column]
-            file["volume"] = volume
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            file.attrs.update(tilts=len(views), done_at=now, voxel_size_nm=given.pixel_size_nm * factor, warm=begin is not None)
-            file.attrs.update(edition=given.edition, series_digest=given.digest)
-            file.attrs["axis_doubt"] = axis.sentence if axis.contradicts else ""
-    except (OSError, RuntimeError) as error:
-        raise ReconstructionError(f"{target}: cannot be written: {error}") from error
+    with durable.replacing(target, "volume") as draft, hdf5.writing(draft, libver=LIBVER) as file:
+        file["orthoslices/xy"], file["orthoslices/xz"], file["orthoslices/yz"] = volume[:, row], volume[y], volume[:, :, column]
+        file["volume"] = volume
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        file.attrs.update(tilts=len(views), done_at=now, voxel_size_nm=given.pixel_size_nm * factor, warm=begin is not None)
+        file.attrs.update(edition=given.edition, series_digest=given.digest)
+        file.attrs["axis_doubt"] = axis.sentence if axis.contradicts else ""
     return target
 
 

@@ -16,8 +16,8 @@ from typing import TextIO
 import h5py
 import numpy as np
 
-from aet_stream import durable
-from aet_stream.errors import OutputFull, ReconstructionError
+from aet_stream import durable, hdf5
+from aet_stream.errors import ReconstructionError
 from aet_stream.layout import LIBVER, crc32
 from aet_stream.projection import Array
 from aet_stream.reconstruct.solver import Slab
@@ -100,12 +100,9 @@ class SlabFiles:
         OutputFull : it cannot be written
         """
         path = self._path(slab.slices.start)
-        try:
-            with durable.replacing(path, "slab") as draft, h5py.File(draft, "w", libver=LIBVER) as file:
-                file["volume"], file["squares"] = slab.volume, slab.squares
-                file.attrs["key"], file.attrs["crc32"] = self._key, np.uint32(crc32(slab.volume))
-        except RuntimeError as error:  # HDF5 says it so, too, that a disk is full
-            raise OutputFull(f"{path}: {error}") from error
+        with durable.replacing(path, "slab") as draft, hdf5.writing(draft, libver=LIBVER) as file:
+            file["volume"], file["squares"] = slab.volume, slab.squares
+            file.attrs["key"], file.attrs["crc32"] = self._key, np.uint32(crc32(slab.volume))
         self._squares.append(slab.squares)
         self._ends.append(slab.slices.stop)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from aet_stream import __version__, durable, nexus
+from aet_stream import __version__, durable, hdf5, nexus
 from aet_stream.errors import ReconstructionError
 from aet_stream.layout import LIBVER, crc32
 from aet_stream.projection import Array
@@ -104,14 +104,11 @@ def save(target: Path, given: Input, result: Result, facts: Facts) -> None:
 
     Raises
     ------
-    ReconstructionError : it cannot be written
+    OutputFull : it cannot be written
     """
     target.with_suffix(".png").unlink(missing_ok=True)  # a picture never shows another volume than the one beside it
-    try:
-        with durable.replacing(target, "volume") as draft, h5py.File(draft, "w", libver=LIBVER) as file:
-            _write(file, given, result, facts)
-    except (OSError, RuntimeError) as error:  # HDF5 reports a full disk as either
-        raise ReconstructionError(f"{target}: cannot be written: {error}") from error
+    with durable.replacing(target, "volume") as draft, hdf5.writing(draft, libver=LIBVER) as file:
+        _write(file, given, result, facts)
 
 
 def _write(file: h5py.File, given: Input, result: Result, facts: Facts) -> None:

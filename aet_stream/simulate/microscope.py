@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from aet_stream import durable
 from aet_stream.projection import Array
 from aet_stream.simulate.series import SimulatedSeries
 from aet_stream.simulate.writers import KNOWS_TILT, SUFFIX, WRITERS, degrees, emi, mdoc
@@ -96,32 +98,50 @@ def write(
     told: Callable[[str], None] = logger.info,
     wait: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Write files at a cadence, each whole or in slow pieces; returns how many."""
+    """Write files at a cadence, each whole or in slow pieces; returns how many.
+
+    Raises
+    ------
+    OutputFull : the disk does not take one; nothing of it is left
+    """
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
     for shot in series:
         began = time.monotonic()
         step = -(-len(shot.content) // pieces) or 1
-        with (folder / shot.name).open("wb") as file:
+        with _whole_or_none(folder / shot.name) as path, path.open("wb", buffering=0) as file:
             for start in range(0, len(shot.content), step):
-                file.write(shot.content[start : start + step])
-                file.flush()
+                left = memoryview(shot.content)[start : start + step]
+                while left:
+                    left = left[file.write(left) :]
                 if pieces > 1:
                     wait(cadence_s / pieces / 2)
         if shot.sidecar:
-            (folder / shot.sidecar[0]).write_bytes(shot.sidecar[1])
+            with _whole_or_none(folder / shot.sidecar[0]) as path:
+                path.write_bytes(shot.sidecar[1])
         count += 1
         told(f"{shot.name} ({count})")
         wait(max(0.0, cadence_s - (time.monotonic() - began)))
     return count
 
 
+@contextmanager
+def _whole_or_none(path: Path) -> Iterator[Path]:
+    """A file that is written under its final name, as instruments do; the disk's refusal leaves nothing of it."""
+    with durable.disk_errors(path):
+        try:
+            yield path
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+
+
 def write_truth(path: Path, series: SimulatedSeries) -> None:
     """What the series really is: `clean`, `background` (tilts, y, x), `tilts_deg`, and `volume` (y, row, column) if there is one."""
-    import h5py
+    from aet_stream import hdf5
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(path, "w") as file:
+    with durable.replacing(path) as draft, hdf5.writing(draft) as file:
         for name in ("clean", "background", "tilts_deg"):
             file[name] = getattr(series, name)
         if series.volume is not None:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
-from aet_stream import failpoints
+from aet_stream import durable, failpoints, hdf5
+from aet_stream.errors import OutputFull
+from aet_stream.service import EXIT_DISK
 from tests.harness import ENVIRONMENT, Daemon, plain_rows, put, running, wait_for
 
 
@@ -110,3 +115,64 @@ def test_a_slow_disk_makes_nobody_lose_a_lease_for_it(tmp_path: Path, monkeypatc
         rows = plain_rows(daemon.out / "np" / "series.h5")
         assert sorted(tilt for tilt, _, _ in rows.values()) == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
         assert "the worker was silent" not in daemon.log.read_text()
+
+
+def _leave(folder: Path, free_bytes: int) -> None:
+    """Fill a disk but for so much."""
+    with (folder / "filler").open("wb", buffering=0) as file:
+        while (more := shutil.disk_usage(folder).free - free_bytes) > 0:
+            file.write(bytes(min(more, 1 << 20)))
+
+
+def _refused(out: Path, *words: object) -> str:
+    """What one command says that finds a full disk: one line, with the exit code of that, and nothing half-written in `out`."""
+    there = set(out.rglob("*")) if out.exists() else set()
+    command = [sys.executable, "-m", "aet_stream", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=100, check=False)
+    said = [line for line in done.stderr.splitlines() if "INFO" not in line]
+    assert done.returncode == EXIT_DISK, done.stderr
+    assert len(said) == 1, done.stderr
+    assert "No space left" in said[0]
+    assert "make room" in said[0]
+    assert {path for path in out.rglob("*") if path.is_file()} <= there
+    return said[0]
+
+
+def test_commands_say_in_one_line_that_the_disk_is_full(tmp_path: Path, small_disk: Path) -> None:
+    """Where only a part fits: the file is named, and neither a part of it nor a draft is left."""
+    stack = tmp_path / "stack.npy"
+    np.save(stack, np.random.default_rng(0).poisson(100, (8, 256, 256)).astype(np.uint16))
+    volume = tmp_path / "reconstruction.h5"
+    with h5py.File(volume, "w") as file:
+        file["reconstruction/volume"] = np.ones((96, 96, 96), np.float32)
+        file["reconstruction"].attrs.update(voxel_size_nm=0.1, edition=1)
+    _leave(small_disk, 1 << 20)
+    assert "stack.npy.h5" in _refused(small_disk, "denoise", stack, "--out", small_disk)
+    simulate = ("simulate", "--size", 64, "--tilts", 60, "--cadence", 0)
+    assert "particle.h5" in _refused(small_disk, *simulate, "--out", small_disk / "watched")
+    for suffix in (".emd", ".tif"):
+        target = small_disk / f"volume{suffix}"
+        assert str(target) in _refused(small_disk, "export", volume, target)
+
+
+def test_what_hdf5_writes_only_when_it_closes_is_refused_alike(small_disk: Path) -> None:
+    """Many small datasets on a full disk, after which HDF5 itself crashes: named error, old file whole, no draft; and later all is well."""
+    path = small_disk / "many.h5"
+
+    def write(count: int) -> None:
+        with durable.replacing(path) as draft, hdf5.writing(draft) as file:
+            for number in range(count):
+                file.create_dataset(f"{number}", data=np.arange(900.0)).attrs["number"] = number
+
+    write(3)
+    _leave(small_disk, 1 << 20)
+    for _ in range(3):
+        with pytest.raises(OutputFull, match=r"many\.h5: No space left"):
+            write(1000)
+    assert sorted(file.name for file in small_disk.iterdir()) == ["filler", "many.h5"]
+    with h5py.File(path) as file:
+        assert len(file) == 3
+    (small_disk / "filler").unlink()
+    write(1000)
+    with h5py.File(path) as file:
+        assert all(file[f"{number}"].attrs["number"] == number for number in range(1000))
