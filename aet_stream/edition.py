@@ -88,8 +88,8 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Draft:
     """An edition that is being written: rows in the order in which they were announced, and whatever else its maker wants kept."""
 
-    def __init__(self, file: h5py.File, path: Path, covered: Sequence[Covered]) -> None:
-        self._file, self._path, self._covered = file, path, covered
+    def __init__(self, file: hdf5.Written, covered: Sequence[Covered]) -> None:
+        self._file, self._covered = file, covered
         self._rows: list[Row] = []
 
     def row(self, clean: Array, quality: Quality, *, estimate: str = "", because: str = "") -> None:
@@ -111,11 +111,12 @@ class Draft:
         place, pixels = len(self._rows), np.ascontiguousarray(clean, "<f4")
         shape = self._file[layout.EDITION_CLEAN].shape
         if place >= shape[0] or pixels.shape != shape[1:] or not np.isfinite(pixels).all():
-            raise StoreError(f"{self._path}: row {place} of {pixels.shape} does not belong into {shape}, or is not finite")
+            raise StoreError(f"{self._file.path}: row {place} of {pixels.shape} does not belong into {shape}, or is not finite")
         yield from pieces.write(self._file[layout.EDITION_CLEAN], place, pixels)
         checksum = yield from pieces.crc32(pixels)
         self._rows.append(Row(place, self._covered[place], checksum, quality, estimate, because))
-        durable.sync_now_and_then(self._path, place, pixels.nbytes)
+        self._file.check()
+        durable.sync_now_and_then(self._file.path, place, pixels.nbytes)
 
     def extra(self, name: str, values: Any, **attributes: Any) -> None:
         """Something else that its maker wants kept, below `/maker`: a dataset by its path, for example "film/map_nm"; with a checksum."""
@@ -131,7 +132,7 @@ class Draft:
         """
         rows = self._rows
         if len(rows) != len(self._covered):
-            raise StoreError(f"{self._path}: {len(rows)} of {len(self._covered)} rows were written")
+            raise StoreError(f"{self._file.path}: {len(rows)} of {len(self._covered)} rows were written")
         columns = {name: [getattr(row.covered, name) for row in rows] for name in _IDENTITY}
         columns |= {"clean_crc32": [row.clean_crc32 for row in rows]}
         columns |= {name: [getattr(row.quality, column.field) for row in rows] for name, column in _QUALITY.items()}
@@ -186,9 +187,9 @@ def writing(
 @contextmanager
 def drafting(path: Path, series: str, maker: Maker, covered: Sequence[Covered], shape: tuple[int, int]) -> Iterator[Draft]:
     """The same without any care for the name: the file is synced when the block ends."""
-    with h5py.File(path, "w", libver=LIBVER) as file:
+    with hdf5.writing(path, libver=LIBVER) as file:
         hdf5.frames(file, layout.EDITION_CLEAN, (len(covered), *shape), np.dtype("<f4"), np.nan)
-        written = Draft(file, path, covered)
+        written = Draft(file, covered)
         yield written
         written.finish(series, maker)
     durable.sync_file(path)

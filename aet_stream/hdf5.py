@@ -24,9 +24,9 @@ _WITH_GROUPS.set_create_intermediate_group(True)
 class Written(h5py.File):  # type: ignore[misc]  # h5py has no types
     """A file that `writing` makes."""
 
-    def __init__(self, disk: _Disk, libver: Any) -> None:
+    def __init__(self, path: Path, disk: _Disk, libver: Any) -> None:
         super().__init__(disk, "w", libver=libver)
-        self._disk = disk
+        self.path, self._disk = path, disk
 
     def check(self) -> None:
         """Stop here if the disk has refused any of it so far: a long work need not go on for nothing.
@@ -52,7 +52,7 @@ def writing(path: Path, *, libver: Any = None) -> Iterator[Written]:
     """
     with closing(_Disk(path)) as disk:
         try:
-            with Written(disk, libver) as file:
+            with Written(path, disk, libver) as file:
                 yield file
         finally:
             if disk.refusal is not None:

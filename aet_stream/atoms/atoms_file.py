@@ -8,7 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from aet_stream import __version__, durable
+from aet_stream import __version__, durable, hdf5
 from aet_stream.atoms.trace import Round
 from aet_stream.errors import ReconstructionError
 from aet_stream.layout import LIBVER
@@ -128,17 +128,14 @@ def save(target: Path, atoms: Atoms, facts: Facts) -> None:
 
     Raises
     ------
-    ReconstructionError : it cannot be written
+    OutputFull : the disk does not take it
     """
     for suffix in (".xyz", ".png"):
         target.with_suffix(suffix).unlink(missing_ok=True)
         durable.remove_dead(target.with_suffix(suffix))
     durable.remove_dead(target)
-    try:
-        with durable.replacing(target, "atoms") as draft, h5py.File(draft, "w", libver=LIBVER) as file:
-            _write(file.create_group(GROUP), atoms, facts)
-    except (OSError, RuntimeError) as error:  # HDF5 reports a full disk as either
-        raise ReconstructionError(f"{target}: cannot be written: {error}") from error
+    with durable.replacing(target, "atoms") as draft, hdf5.writing(draft, libver=LIBVER) as file:
+        _write(file.create_group(GROUP), atoms, facts)
 
 
 def _write(group: h5py.Group, atoms: Atoms, facts: Facts) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from aet_stream import __version__, durable
+from aet_stream import __version__, durable, hdf5
 from aet_stream.layout import LIBVER
 from aet_stream.projection import Array
 
@@ -27,7 +27,7 @@ def write(path: Path, told: Told, facts: Mapping[str, Any]) -> None:
     ------
     OutputFull : the disk does not take it
     """
-    with durable.replacing(path, "film") as draft, h5py.File(draft, "w", libver=LIBVER) as file:
+    with durable.replacing(path, "film") as draft, hdf5.writing(draft, libver=LIBVER) as file:
         for name, (values, meaning) in told.items():
             file.create_dataset(name, data=values).attrs["meaning"] = meaning
         file.attrs.update({**facts, "version": VERSION, "software": f"aet_stream {__version__}"})

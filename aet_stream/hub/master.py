@@ -203,7 +203,7 @@ def write_contiguous(
     reading_apart : the pixels of a projection of another frame size, checked
     first : any raw frame: shape and dtype
     """
-    with h5py.File(path, "w", libver=layout.LIBVER) as file:
+    with hdf5.writing(path, libver=layout.LIBVER) as file:
         yield from stacks.write(file, attrgetter("dataset"), shown.records, reading, first, "close")
         for record in shown.apart:
             planes = yield from reading_apart(record)

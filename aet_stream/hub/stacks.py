@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -17,7 +16,7 @@ NameOf = Callable[[Plane], str]
 
 
 def write(
-    file: h5py.File,
+    file: hdf5.Written,
     name_of: NameOf,
     records: Sequence[Record],
     reading: Callable[[int], Generator[None, None, Planes]],
@@ -31,8 +30,12 @@ def write(
     reading : row -> its planes, checked
     first : any raw frame: shape and dtype
     point : names each frame to tests (failpoints)
+
+    Raises
+    ------
+    OSError : the disk does not take them
     """
-    path, shape = Path(file.filename), (len(records), *first.shape)
+    shape = (len(records), *first.shape)
     stacks = {plane: hdf5.frames(file, name_of(plane), shape, plane.dtype_beside(first), plane.fill) for plane in PLANES}
     for row, record in enumerate(records):
         planes = yield from reading(row)
@@ -40,8 +43,9 @@ def write(
             yield
             missing = np.broadcast_to(dataset.dtype.type(plane.fill), first.shape)
             yield from pieces.write(dataset, row, planes.get(plane.name, missing))
-        durable.sync_now_and_then(path, row, layout.nbytes(record, first))
-        failpoints.reach(f"{point}.frame", path)
+        file.check()
+        durable.sync_now_and_then(file.path, row, layout.nbytes(record, first))
+        failpoints.reach(f"{point}.frame", file.path)
         yield
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import h5py
 
-from aet_stream import durable, edition, failpoints, layout, pieces
+from aet_stream import durable, edition, failpoints, hdf5, layout, pieces
 from aet_stream.edition import FIRST, Edition
 from aet_stream.errors import OutputFull, StoreError, Unstorable
 from aet_stream.hub import first_edition, stacks
@@ -334,7 +334,7 @@ class SeriesStore:
         records = self.records[first:end]
         if self._frame is None:
             return
-        with h5py.File(draft, "w", libver=layout.LIBVER) as file:
+        with hdf5.writing(draft, libver=layout.LIBVER) as file:
             file.attrs["numbers"], file.attrs["clean_crc32"] = _identity(records)
             yield from stacks.write(file, attrgetter("name"), records, lambda row: self.reading(records[row]), self._frame, "fold")
         failpoints.reach("fold.written", draft)

@@ -103,6 +103,33 @@ def test_intake_waits_before_the_disk_is_full(tmp_path: Path, small_disk: Path) 
         assert daemon.stop() == 0
 
 
+@pytest.mark.parametrize("rest_bytes", [-2 << 20, 8 << 10], ids=["in the middle of its frames", "after them"])
+def test_a_series_waits_to_be_closed_until_there_is_room(tmp_path: Path, small_disk: Path, rest_bytes: int) -> None:
+    """On a disk that takes a part of its one file the hub lives, says so, and keeps the series open and readable; with room it closes."""
+    daemon = Daemon(tmp_path, output__keep_free_mib=0)
+    daemon.out = small_disk / "out"
+    daemon.set += ["--set", f"output.root={daemon.out}"]
+    daemon.start()
+    try:
+        for index in range(12):
+            put(daemon.root / "np", index, 3.0 * index, size_px=256)
+        daemon.wait_for_totals(stored=12)
+        hub, free_bytes = daemon.pid("hub"), 12 * 256 * 256 * (2 + 4) + rest_bytes
+        _leave(small_disk, free_bytes)
+        closing = subprocess.Popen(daemon.command("close", "np", *daemon.set), env=ENVIRONMENT)
+        status = wait_for(lambda: (found := daemon.status()).get("paused") and found, what="the daemon to say that the disk is full")
+        assert "No space left" in status["paused"]
+        assert daemon.pid("hub") == hub
+        assert len(plain_rows(daemon.out / "np" / "series.h5")) == 12
+        (small_disk / "filler").unlink()
+        assert closing.wait(60) == 0
+        assert daemon.pid("hub") == hub
+        assert len(plain_rows(daemon.out / "np" / "series.h5")) == 12
+        assert not list(daemon.out.rglob("*.tmp"))
+    finally:
+        assert daemon.stop() == 0
+
+
 @pytest.mark.thorough
 def test_a_slow_disk_makes_nobody_lose_a_lease_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each projection takes the disk longer than a worker may be silent: the hub hears what was said meanwhile before it judges."""

@@ -80,7 +80,7 @@ class Recording:
             descriptor = _open(path, flags, *more, **words)
             if (name := self._inside(path)) is not None:
                 self._fds[descriptor] = name
-                if flags & os.O_CREAT:
+                if flags & os.O_CREAT and not flags & os.O_RDWR:  # else HDF5 writes it, here and there, through hdf5.writing
                     self._known.add(name)
                     self._written.add(name)
                     self.add(Op("create", name))
