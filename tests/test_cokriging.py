@@ -16,7 +16,7 @@ from aet_stream.denoise.cokriging.gate import Taken, Verdict, judge, share_in_va
 from aet_stream.denoise.cokriging.likelihood import Likelihood, bands_of, fit_warm, likelier
 from aet_stream.denoise.cokriging.model import FILM_LENGTHS, Film, Model, Windows, own_covariance
 from aet_stream.denoise.cokriging.posterior import Nodes, Posterior
-from aet_stream.denoise.cokriging.registered import astray, gathered, moved
+from aet_stream.denoise.cokriging.registered import astray, brought_back, moved
 from aet_stream.denoise.cokriging.scan import scan
 from aet_stream.denoise.cokriging.seen import Seen, in_blocks, look, pooled
 from aet_stream.denoise.cokriging.supports import found_elsewhere, supported
@@ -112,6 +112,17 @@ def test_a_film_is_found_where_it_lies(turning: tuple[list[View], list[Array]], 
     assert found.model.films[0].height == pytest.approx(HEIGHT, abs=0.25)
     assert found.model.turn_deg == pytest.approx(TURN_DEG, abs=0.5)
     assert found.model.slope == pytest.approx(0, abs=0.02)
+
+
+@pytest.mark.parametrize(("every", "is_found"), [(4, True), (2, False)])
+def test_a_film_is_found_where_particles_reach_all_rows(turning: tuple[list[View], list[Array]], every: int, is_found: bool) -> None:
+    """Of one projection in so many nothing but a side is vacuum: then no row is in nine of ten."""
+    series = [view.seen for view in turning[0]]
+    covered = np.zeros(series[0].hidden.shape, bool)
+    covered[:, : covered.shape[1] * 3 // 4] = True
+    scanned = scan([replace(seen, hidden=covered) if number % every == 0 else seen for number, seen in enumerate(series)])
+    assert (scanned is not None) == is_found
+    assert scanned is None or scanned.best.height == pytest.approx(HEIGHT, abs=1.0)
 
 
 def test_what_lies_behind_the_particle_is_seen_at_other_tilts(turning: tuple[list[View], list[Array]], found: Estimated) -> None:
@@ -599,7 +610,7 @@ def test_a_projection_lies_where_the_films_say(turning: tuple[list[View], list[A
     away = astray(series)
     assert list(np.flatnonzero(away.any(axis=1))) == [wrong, right]
     others = joined([seen for number, seen in enumerate(series) if number not in (wrong, right)], found.model)
-    back = gathered(others, series, away)
+    back = brought_back(others, series, away)
     assert back[wrong].shift == pytest.approx((0, 0), abs=1e-9)
     assert back[right].shift == pytest.approx((0, 1))
 

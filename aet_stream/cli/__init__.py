@@ -15,7 +15,7 @@ from aet_stream.cli import access, batch, checks, daemon, editions, files, micro
 from aet_stream.cli.common import Command
 from aet_stream.durable import refused
 from aet_stream.errors import AetError
-from aet_stream.service import EXIT_FAILED, exit_code, set_up_logging
+from aet_stream.service import EXIT_DISK, EXIT_FAILED, exit_code, set_up_logging
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,9 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
     except (AetError, OSError) as error:
         if parsed.debug:
             raise
-        said = f"{error.filename}: {refused(error, Path(error.filename))}" if isinstance(error, OSError) and error.filename else error
+        code, said = exit_code(error), str(error)
+        if isinstance(error, OSError) and error.filename:
+            said = f"{error.filename}: {refused(error, Path(error.filename)) if code == EXIT_DISK else error.strerror}"
         print(f"aet-stream {parsed.command}: {said}", file=sys.stderr)
-        return exit_code(error)
+        return code
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -28,7 +28,10 @@ _UNSEEN = 0.1
 _SHOWN = 0.999
 """Of a mean between points, so much at least is of vacuum."""
 _LEAST_SHARE = 0.55
-"""Of a row that is vacuum, in nine of ten projections, for the row to be used."""
+"""Of a row that is vacuum, for the row to be used of a projection"""
+_OFTEN, _LEAST_OFTEN = 0.9, 0.6
+"""Of the projections, in so many, for it to be used at all; where particles reach most rows, those rows that most projections show, but of
+three in five at least"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +55,16 @@ class Scanned:
 
 
 def scan(series: Sequence[Seen]) -> Scanned | None:
-    """None: too few tilts, or no row of vacuum through all of them."""
+    """None: too few tilts, or no row of vacuum through three in five of them."""
     flat = [seen for seen in series if abs(seen.tilt_deg) < REACH_DEG and not seen.lost]
     if len(flat) < 3:
         return None
     along, across, values = _upright(flat)
     finite = np.isfinite(values)
-    rows = np.flatnonzero((finite.mean(2) > _LEAST_SHARE).mean(0) > 0.9)
-    if not len(rows):
+    vacuum = (finite.mean(2) > _LEAST_SHARE).mean(0)
+    if vacuum.max() < _LEAST_OFTEN:
         return None
+    rows = np.flatnonzero(vacuum > min(_OFTEN, vacuum.max() - 0.1))
     slopes = np.diff(values[:, rows], axis=2) / (across[1] - across[0])
     tilts = np.array([seen.tilt_deg for seen in flat])
     start = np.array([(across[0] + across[1]) / 2 for _ in flat])
