@@ -64,7 +64,7 @@ def scan(series: Sequence[Seen]) -> Scanned | None:
     vacuum = (finite.mean(2) > _LEAST_SHARE).mean(0)
     if vacuum.max() < _LEAST_OFTEN:
         return None
-    rows = np.flatnonzero(vacuum > min(_OFTEN, vacuum.max() - 0.1))
+    rows = np.flatnonzero(vacuum > (_OFTEN if vacuum.max() > _OFTEN else vacuum.max() - 0.1))
     slopes = np.diff(values[:, rows], axis=2) / (across[1] - across[0])
     tilts = np.array([seen.tilt_deg for seen in flat])
     start = np.array([(across[0] + across[1]) / 2 for _ in flat])
