@@ -37,7 +37,8 @@ def load(path: Path | None, overrides: list[str]) -> Config:
     ConfigError : names the file or word, the key, the value and what would be right
     """
     tree: dict[str, Any] = {}
-    name = " ".join([str(path or "built-in defaults"), *(f"--set {word}" for word in overrides)])
+    said = [f"--set {word}" for word in overrides]
+    name = " ".join([*([str(path)] if path else []), *said]) or "built-in defaults"
     if path is not None:
         try:
             tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors put a mark before the first line
@@ -93,6 +94,7 @@ def _explain(error: msgspec.ValidationError, tree: Any) -> str:
         return f"unknown key `{'.'.join(filter(None, (key, unknown.group(1))))}`; known here: {known}"
     if value := re.fullmatch("Invalid enum value (.*)", what):
         return f"{key} = {value.group(1)}: choose one of {', '.join(_choices(key))}"
+    what = re.sub(r"got `str`", "got text", what)
     what = re.sub(r"`([\w |]+)`", lambda kinds: _in_words(kinds[1]), what[0].lower() + what[1:])
     return f"{key} = {_value(tree, key)!r}: {what}"
 

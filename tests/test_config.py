@@ -162,6 +162,12 @@ def test_check_refuses_what_run_would(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "valid" not in said.out
 
 
+def test_a_wrong_word_of_the_command_line_is_named_as_it_was_said() -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(None, ["watch.settle_s=abc"])
+    assert str(refused.value) == "--set watch.settle_s=abc: watch.settle_s = 'abc': expected a number, got text"
+
+
 def test_an_output_folder_that_cannot_be_made_names_its_setting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And what it has to be, not the folder alone."""
     (tmp_path / "file").touch()

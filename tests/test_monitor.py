@@ -32,6 +32,7 @@ from aet_stream.monitor.frames import encode
 from aet_stream.monitor.series_cache import SeriesCache
 from aet_stream.monitor.terminal import glance
 from aet_stream.status import (
+    ChildStatus,
     DeadDelivery,
     Deliveries,
     NotTaken,
@@ -39,6 +40,10 @@ from aet_stream.status import (
     RelayHeard,
     RelayStatus,
     Status,
+    SupervisorHeard,
+    SupervisorStatus,
+    WatchHeard,
+    WatchStatus,
     WorkerHeard,
     WorkerStatus,
     WorkerTally,
@@ -255,6 +260,17 @@ def test_the_missing_wedge_is_the_widest_angle_without_a_tilt(tilts_deg: list[fl
     assert found["wedge_deg"] == pytest.approx(wedge)
     assert found["missing_wedge_deg"] == pytest.approx(largest_gap_deg(np.array(tilts_deg)))
     assert coverage(rows[-2:], 0.1) == {}
+
+
+@pytest.mark.parametrize(
+    ("state", "restarts", "said"),
+    [("starting", 0, ["worker is starting"]), ("starting", 3, ["no worker"]), ("ready", 0, ["no worker"]), ("waiting", 1, ["no worker"])],
+)
+def test_a_worker_that_loads_its_network_is_not_missing(state: str, restarts: int, said: list[str]) -> None:
+    """Only for the first time: one that dies again and again is."""
+    worker = ChildStatus(pid=2, state=state, restarts=restarts, degraded="")
+    supervisor = SupervisorHeard(pid=1, status=SupervisorStatus(roles={"worker-0": worker}))
+    assert words.troubles(Status(roles={"supervisor": supervisor, "watch": WatchHeard(pid=3, status=WatchStatus())}), 0.0) == said
 
 
 def test_failed_deliveries_are_named_by_who_failed() -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def add_commands(add: Add) -> None:
     keys = add("keys", _keys, "let workers on other computers in")
     keys.add_argument("action", choices=("show", "new", "allow", "forbid"))
-    keys.add_argument("words", nargs="*", metavar="FILE | NAME KEY", help="new FILE, show [FILE], allow NAME KEY, forbid NAME")
+    keys.add_argument("words", nargs="*", metavar="WORD", help="what goes with it: new FILE, show [FILE], allow NAME KEY, forbid NAME")
 
 
 def _keys(arguments: argparse.Namespace) -> int:

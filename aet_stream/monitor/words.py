@@ -26,10 +26,17 @@ def troubles(status: Status, silence_s: float) -> list[str]:
     if silence_s > STALE_S:
         return ["the hub is silent"]
     fresh = [role for role in status.roles.values() if role.age_s < STALE_S]
-    found = [f"no {name}" for name, kind in _NEEDED.items() if not any(isinstance(role, kind) for role in fresh)]
+    missing = [name for name, kind in _NEEDED.items() if not any(isinstance(role, kind) for role in fresh)]
+    found = [f"{name} is starting" if _is_starting(status, name) else f"no {name}" for name in missing]
     if status.watch is not None and not status.watch.root_there:
         found.append("the watched folder is not there")
     return found + ([f"paused: {status.paused}"] if status.paused else [])
+
+
+def _is_starting(status: Status, name: str) -> bool:
+    """For the first time: a worker loads its network for some seconds."""
+    lives = [child for role, child in status.children.items() if role.partition("-")[0] == name]
+    return any(child.state == "starting" and not child.restarts for child in lives)
 
 
 def concerns(status: Status) -> list[str]:

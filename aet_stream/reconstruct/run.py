@@ -137,6 +137,7 @@ def reconstruct(
         with h5py.File(target, "r", locking=False) as file:
             about = file["reconstruction"].attrs
             write_volume(file[VOLUME][()], float(about["voxel_size_nm"]), wanted, int(about.get("edition", 1)))
+        logger.info("%s: the same with all that is known of it is in %s, a picture in %s", wanted, target, target.with_suffix(".png"))
     return wanted
 
 
