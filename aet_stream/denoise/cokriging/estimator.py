@@ -12,7 +12,7 @@ from aet_stream.denoise.cokriging.doubted import doubted
 from aet_stream.denoise.cokriging.drawing import Drawn, draw
 from aet_stream.denoise.cokriging.evidence import Evidence, gather
 from aet_stream.denoise.cokriging.gate import Verdict, judge, share_in_vacuum
-from aet_stream.denoise.cokriging.likelihood import bands_of, first_guess, fit, fit_warm, likelier
+from aet_stream.denoise.cokriging.likelihood import bands_of, first_guess, fit, fit_warm, likelier, surprise, with_more_films
 from aet_stream.denoise.cokriging.model import Model
 from aet_stream.denoise.cokriging.posterior import Nodes, Posterior
 from aet_stream.denoise.cokriging.registered import astray, brought_back, by_film, moved
@@ -166,11 +166,7 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
         model = fit_warm(bands_of(series), model)
         series = supported(_roughly(model, series, memory_bytes), given)
     elsewhere = np.array([found_elsewhere(one, other) for one, other in zip(given, series, strict=True)])
-    for turn in range(_REGISTERED):
-        beat("register", turn, _REGISTERED)
-        rough = _roughly(model, series, memory_bytes)
-        series = doubted(rough, series, _THINNED)
-        series, model = likelier(series, by_film(rough, series), model)
+    series, model = _registered(model, series, memory_bytes, beat)
     posterior = Posterior(model, Nodes.covering(series, model, memory_bytes))
     for done, seen in enumerate(series):
         beat("join", done, len(series))
@@ -208,6 +204,33 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
     return Estimated(model, found.best.score, unit, level, Map(nodes.along, nodes.across, film * unit, uncertain * unit), tuple(drawings))
 
 
+def _registered(model: Model, series: list[Seen], memory_bytes: int, beat: Beat) -> tuple[list[Seen], Model]:
+    """In register by the films, with the model for it. Out of register one film looks like several, and films that are not there keep the
+    projections out of register: so the strongest is tried alone, and others are asked for after that. Where there are some, what is
+    likelier is taken."""
+    if len(model.films) == 1:
+        return _by_films(model, series, memory_bytes, beat)
+    there, one = _by_films(fit_warm(bands_of(series), model.strongest), series, memory_bytes, beat)
+    more = with_more_films(bands_of(there), one)
+    if len(more.films) == 1:
+        return there, one
+    return min((there, more), _by_films(model, series, memory_bytes, beat), key=lambda found: _surprise(*found))
+
+
+def _by_films(model: Model, series: list[Seen], memory_bytes: int, beat: Beat) -> tuple[list[Seen], Model]:
+    for turn in range(_REGISTERED):
+        beat("register", turn, _REGISTERED)
+        rough = _roughly(model, series, memory_bytes)
+        series = doubted(rough, series, _THINNED)
+        series, model = likelier(series, by_film(rough, series), model)
+    return series, model
+
+
+def _surprise(series: Sequence[Seen], model: Model) -> float:
+    """At what is seen of the vacuum, nothing of it doubted."""
+    return surprise(bands_of([replace(seen, noise=seen.measured) for seen in series]), model)
+
+
 def _expected(views: Sequence[View], apart: Sequence[Array], elsewhere: Array) -> Array:
     """(n,) what the first editions expect of themselves; of the background of a particle that lies elsewhere, that it is wrong."""
     wrong = np.array([float(np.sqrt(np.mean(np.square(away[away != 0])))) if away.any() else 0.0 for away in apart])
@@ -224,14 +247,14 @@ def _roughly(model: Model, series: Sequence[Seen], memory_bytes: int) -> Posteri
 
 
 def _placed(series: list[Seen], lies: Array) -> tuple[list[Seen], Scanned | None]:
-    """As they are, or moved as the particle has it, all alike or each: where the film's slopes agree best."""
+    """As they are, or moved as the particle has it, all alike or each: where slopes agree best, in rows that are shown as often."""
     best, least = series, scan(series)
     for moves in (np.broadcast_to(np.median(lies, axis=0), lies.shape), lies):
         if least is None or np.abs(moves).max() < _MOVED:
             continue
         there = [moved(seen, float(along), float(across)) for seen, (along, across) in zip(series, moves, strict=True)]
         found = scan(there)
-        if found is not None and found.best.score < least.best.score - _BETTER:
+        if found is not None and found.often >= least.often and found.best.score < least.best.score - _BETTER:
             best, least = there, found
     return best, least
 

@@ -247,7 +247,11 @@ def fit(bands: Sequence[Band], begins: Sequence[Model]) -> Model:
     tried = [_nearest(bands[:2], begin, _FIRST, geometry=False) for begin in begins]
     if len(tried) > 1:
         tried = [_nearest(bands[:2], amplitudes, _FIRST) for amplitudes, _ in tried]
-    model = _nearest(bands, min(tried, key=lambda found: found[1])[0], _THEN)[0]
+    return with_more_films(bands, _nearest(bands, min(tried, key=lambda found: found[1])[0], _THEN)[0])
+
+
+def with_more_films(bands: Sequence[Band], model: Model) -> Model:
+    """The same, or with more films beside those it has as long as the vacuum asks for them."""
     while len(model.films) < _MOST_FILMS and model.own_sd > _QUIET * model.film_sd:
         few = bands[:2]
         begin, value = _nearest(few, model, _FIRST)

@@ -62,6 +62,11 @@ class Model:
     def own_sd(self) -> float:
         return float(np.sqrt(np.square(self.own).sum()))
 
+    @property
+    def strongest(self) -> Model:
+        """With the film alone that varies most."""
+        return replace(self, films=(max(self.films, key=lambda film: float(np.square(film.amplitudes).sum())),))
+
     def with_film(self, height: float, *, growing: bool = False) -> Model:
         """One more film, alike but fainter."""
         film = Film(height, self.films[0].amplitudes.max() * np.full(len(FILM_LENGTHS), 0.3), growing)
