@@ -252,12 +252,16 @@ def fit(bands: Sequence[Band], begins: Sequence[Model]) -> Model:
 
 def with_more_films(bands: Sequence[Band], model: Model) -> Model:
     """The same, or with more films beside those it has as long as the vacuum asks for them."""
-    while len(model.films) < _MOST_FILMS and model.own_sd > _QUIET * model.film_sd:
+    while len(model.films) < _MOST_FILMS:
+        quiet = model.own_sd < _QUIET * model.film_sd
+        if quiet and any(film.growing for film in model.films):
+            break
         few = bands[:2]
         begin, value = _nearest(few, model, _FIRST)
         heights = [film.height for film in begin.films]
         others = [begin.with_film(height, growing=True) for height in heights]
-        others += [begin.with_film(other) for other in (-heights[0], heights[0] + _ASIDE, heights[0] - _ASIDE)]
+        if not quiet:
+            others += [begin.with_film(other) for other in (-heights[0], heights[0] + _ASIDE, heights[0] - _ASIDE)]
         best, least = min((_nearest(few, other, _FIRST) for other in others), key=lambda found: found[1])
         if value - least <= _ASKED_FOR:
             break

@@ -64,8 +64,9 @@ class Model:
 
     @property
     def strongest(self) -> Model:
-        """With the film alone that varies most."""
-        return replace(self, films=(max(self.films, key=lambda film: float(np.square(film.amplitudes).sum())),))
+        """With the film alone that varies most, of those that stay."""
+        staying = [film for film in self.films if not film.growing]
+        return replace(self, films=(max(staying, key=lambda film: float(np.square(film.amplitudes).sum())),))
 
     def with_film(self, height: float, *, growing: bool = False) -> Model:
         """One more film, alike but fainter."""
