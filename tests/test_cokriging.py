@@ -106,6 +106,7 @@ def test_a_film_is_found_where_it_lies(turning: tuple[list[View], list[Array]], 
     """By the scan roughly, by the likelihood to a fraction of a point."""
     scanned = scan([view.seen for view in turning[0]])
     assert scanned is not None
+    assert scanned.often
     assert scanned.best.score < -1
     assert scanned.best.height == pytest.approx(HEIGHT, abs=0.9)
     assert len(found.model.films) == 1
@@ -122,7 +123,7 @@ def test_a_film_is_found_where_particles_reach_all_rows(turning: tuple[list[View
     covered[:, : covered.shape[1] * 3 // 4] = True
     scanned = scan([replace(seen, hidden=covered) if number % every == 0 else seen for number, seen in enumerate(series)])
     assert (scanned is not None) == is_found
-    assert scanned is None or scanned.best.height == pytest.approx(HEIGHT, abs=1.0)
+    assert scanned is None or (scanned.best.height == pytest.approx(HEIGHT, abs=1.0) and not scanned.often)
 
 
 def test_what_lies_behind_the_particle_is_seen_at_other_tilts(turning: tuple[list[View], list[Array]], found: Estimated) -> None:
@@ -440,6 +441,23 @@ def test_films_are_added_as_long_as_the_vacuum_asks_for_them() -> None:
     assert sorted(film.growing for film in estimated.model.films) == [False, False, True]
     before, after = errors(estimated, views, truth)
     assert np.mean(20 * np.log10(before / after)) > 6
+
+
+def test_projections_out_of_register_are_not_taken_for_another_film() -> None:
+    """One film, and a specimen that jitters by a third of a point: before the projections are in register, that looks like a second one."""
+    film, rng = surface(1), np.random.default_rng(11)
+
+    def jittered(tilt_deg: float) -> Array:
+        across, along = rng.normal(0, 0.3, 2)
+        steep = np.cos(np.radians(tilt_deg + TURN_DEG))
+        return background_of(lambda y, u: film(y - along, u - across / steep), tilt_deg)
+
+    views, truth = views_of([jittered(tilt) for tilt in TILTS])
+    estimated = estimate(views)
+    assert estimated is not None
+    assert [film.height for film in estimated.model.films] == pytest.approx([HEIGHT], abs=0.4)
+    before, after = errors(estimated, views, truth)
+    assert np.mean(20 * np.log10(before / after)) > 12
 
 
 def test_a_film_that_grows_is_told_from_one_that_stays() -> None:

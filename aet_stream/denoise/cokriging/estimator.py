@@ -12,7 +12,7 @@ from aet_stream.denoise.cokriging.doubted import doubted
 from aet_stream.denoise.cokriging.drawing import Drawn, draw
 from aet_stream.denoise.cokriging.evidence import Evidence, gather
 from aet_stream.denoise.cokriging.gate import Verdict, judge, share_in_vacuum
-from aet_stream.denoise.cokriging.likelihood import bands_of, first_guess, fit, fit_warm, likelier
+from aet_stream.denoise.cokriging.likelihood import Band, bands_of, first_guess, fit, fit_warm, likelier, surprise, with_more_films
 from aet_stream.denoise.cokriging.model import Model
 from aet_stream.denoise.cokriging.posterior import Nodes, Posterior
 from aet_stream.denoise.cokriging.registered import astray, brought_back, by_film, moved
@@ -146,15 +146,11 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
         for view, useless in zip(views, lost(np.array([view.total for view in views])), strict=True)
     ]
     beat("scan", 0, 1)
-    series, found = _placed(series, np.array([view.lies for view in views]))
-    bands = bands_of(series)
-    if found is None or not bands:
+    starts = _placed(series, np.array([view.lies for view in views]))
+    fitted = [(there, found, _fitted(bands, found, begin)) for there, found in starts if (bands := bands_of(there))]
+    if not fitted:
         return None
-    if begin is None:
-        sd = float(np.std(np.concatenate([band.values for band in bands])))
-        model = fit(bands, [first_guess(sd, lie.height, lie.turn_deg, lie.slope) for lie in dict.fromkeys((found.best, found.level))])
-    else:
-        model = fit_warm(bands, begin)
+    series, found, model = min(fitted, key=lambda each: surprise(bands_of(each[0]), each[2]))
     astray_by = astray(series)
     if 0 < np.any(astray_by, axis=1).sum() < len(series) / 2:
         beat("gather", 0, 1)
@@ -166,11 +162,7 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
         model = fit_warm(bands_of(series), model)
         series = supported(_roughly(model, series, memory_bytes), given)
     elsewhere = np.array([found_elsewhere(one, other) for one, other in zip(given, series, strict=True)])
-    for turn in range(_REGISTERED):
-        beat("register", turn, _REGISTERED)
-        rough = _roughly(model, series, memory_bytes)
-        series = doubted(rough, series, _THINNED)
-        series, model = likelier(series, by_film(rough, series), model)
+    series, model = _registered(model, series, memory_bytes, beat)
     posterior = Posterior(model, Nodes.covering(series, model, memory_bytes))
     for done, seen in enumerate(series):
         beat("join", done, len(series))
@@ -208,6 +200,33 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
     return Estimated(model, found.best.score, unit, level, Map(nodes.along, nodes.across, film * unit, uncertain * unit), tuple(drawings))
 
 
+def _registered(model: Model, series: list[Seen], memory_bytes: int, beat: Beat) -> tuple[list[Seen], Model]:
+    """In register by the films, with the model for it. Out of register one film looks like several, and films that are not there keep the
+    projections out of register: so the strongest is tried alone, and others are asked for after that. Where there are some, what is
+    likelier is taken."""
+    if len(model.films) == 1:
+        return _by_films(model, series, memory_bytes, beat)
+    there, one = _by_films(fit_warm(bands_of(series), model.strongest), series, memory_bytes, beat)
+    more = with_more_films(bands_of(there), one)
+    if len(more.films) == 1:
+        return there, one
+    return min((there, more), _by_films(model, series, memory_bytes, beat), key=lambda found: _surprise(*found))
+
+
+def _by_films(model: Model, series: list[Seen], memory_bytes: int, beat: Beat) -> tuple[list[Seen], Model]:
+    for turn in range(_REGISTERED):
+        beat("register", turn, _REGISTERED)
+        rough = _roughly(model, series, memory_bytes)
+        series = doubted(rough, series, _THINNED)
+        series, model = likelier(series, by_film(rough, series), model)
+    return series, model
+
+
+def _surprise(series: Sequence[Seen], model: Model) -> float:
+    """At what is seen of the vacuum, nothing of it doubted."""
+    return surprise(bands_of([replace(seen, noise=seen.measured) for seen in series]), model)
+
+
 def _expected(views: Sequence[View], apart: Sequence[Array], elsewhere: Array) -> Array:
     """(n,) what the first editions expect of themselves; of the background of a particle that lies elsewhere, that it is wrong."""
     wrong = np.array([float(np.sqrt(np.mean(np.square(away[away != 0])))) if away.any() else 0.0 for away in apart])
@@ -223,17 +242,33 @@ def _roughly(model: Model, series: Sequence[Seen], memory_bytes: int) -> Posteri
     return rough
 
 
-def _placed(series: list[Seen], lies: Array) -> tuple[list[Seen], Scanned | None]:
-    """As they are, or moved as the particle has it, all alike or each: where the film's slopes agree best."""
-    best, least = series, scan(series)
+def _fitted(bands: Sequence[Band], found: Scanned, begin: Model | None) -> Model:
+    if begin is not None:
+        return fit_warm(bands, begin)
+    sd = float(np.std(np.concatenate([band.values for band in bands])))
+    return fit(bands, [first_guess(sd, lie.height, lie.turn_deg, lie.slope) for lie in dict.fromkeys((found.best, found.level))])
+
+
+def _placed(series: list[Seen], lies: Array) -> list[tuple[list[Seen], Scanned]]:
+    """As they are, or moved as the particle has it, all alike or each: where slopes agree best. Both, where those that agree best are
+    judged by rows that fewer projections show: what is fitted from there is to tell."""
+    tried = [(series, scan(series))]
     for moves in (np.broadcast_to(np.median(lies, axis=0), lies.shape), lies):
-        if least is None or np.abs(moves).max() < _MOVED:
-            continue
-        there = [moved(seen, float(along), float(across)) for seen, (along, across) in zip(series, moves, strict=True)]
-        found = scan(there)
-        if found is not None and found.best.score < least.best.score - _BETTER:
-            best, least = there, found
-    return best, least
+        if np.abs(moves).max() >= _MOVED:
+            there = [moved(seen, float(along), float(across)) for seen, (along, across) in zip(series, moves, strict=True)]
+            tried.append((there, scan(there)))
+    known = [(there, found) for there, found in tried if found is not None]
+    often = [each for each in known if each[1].often]
+    starts = [_best(known)] if known else []
+    return [*starts, _best(often)] if often and _best(often) is not starts[0] else starts
+
+
+def _best(tried: Sequence[tuple[list[Seen], Scanned]]) -> tuple[list[Seen], Scanned]:
+    best = tried[0]
+    for each in tried[1:]:
+        if each[1].best.score < best[1].best.score - _BETTER:
+            best = each
+    return best
 
 
 def _of_no_use(seen: Seen) -> Seen:

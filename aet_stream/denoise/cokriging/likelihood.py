@@ -247,13 +247,21 @@ def fit(bands: Sequence[Band], begins: Sequence[Model]) -> Model:
     tried = [_nearest(bands[:2], begin, _FIRST, geometry=False) for begin in begins]
     if len(tried) > 1:
         tried = [_nearest(bands[:2], amplitudes, _FIRST) for amplitudes, _ in tried]
-    model = _nearest(bands, min(tried, key=lambda found: found[1])[0], _THEN)[0]
-    while len(model.films) < _MOST_FILMS and model.own_sd > _QUIET * model.film_sd:
+    return with_more_films(bands, _nearest(bands, min(tried, key=lambda found: found[1])[0], _THEN)[0])
+
+
+def with_more_films(bands: Sequence[Band], model: Model) -> Model:
+    """The same, or with more films beside those it has as long as the vacuum asks for them."""
+    while len(model.films) < _MOST_FILMS:
+        quiet = model.own_sd < _QUIET * model.film_sd
+        if quiet and any(film.growing for film in model.films):
+            break
         few = bands[:2]
         begin, value = _nearest(few, model, _FIRST)
         heights = [film.height for film in begin.films]
         others = [begin.with_film(height, growing=True) for height in heights]
-        others += [begin.with_film(other) for other in (-heights[0], heights[0] + _ASIDE, heights[0] - _ASIDE)]
+        if not quiet:
+            others += [begin.with_film(other) for other in (-heights[0], heights[0] + _ASIDE, heights[0] - _ASIDE)]
         best, least = min((_nearest(few, other, _FIRST) for other in others), key=lambda found: found[1])
         if value - least <= _ASKED_FOR:
             break

@@ -62,6 +62,12 @@ class Model:
     def own_sd(self) -> float:
         return float(np.sqrt(np.square(self.own).sum()))
 
+    @property
+    def strongest(self) -> Model:
+        """With the film alone that varies most, of those that stay."""
+        staying = [film for film in self.films if not film.growing]
+        return replace(self, films=(max(staying, key=lambda film: float(np.square(film.amplitudes).sum())),))
+
     def with_film(self, height: float, *, growing: bool = False) -> Model:
         """One more film, alike but fainter."""
         film = Film(height, self.films[0].amplitudes.max() * np.full(len(FILM_LENGTHS), 0.3), growing)

@@ -52,6 +52,8 @@ class Scanned:
     best: Geometry
     level: Geometry
     """Of films that are neither turned nor slope"""
+    often: bool
+    """In rows that nearly all projections show"""
 
 
 def scan(series: Sequence[Seen]) -> Scanned | None:
@@ -64,7 +66,8 @@ def scan(series: Sequence[Seen]) -> Scanned | None:
     vacuum = (finite.mean(2) > _LEAST_SHARE).mean(0)
     if vacuum.max() < _LEAST_OFTEN:
         return None
-    rows = np.flatnonzero(vacuum > (_OFTEN if vacuum.max() > _OFTEN else vacuum.max() - 0.1))
+    often = bool(vacuum.max() > _OFTEN)
+    rows = np.flatnonzero(vacuum > (_OFTEN if often else vacuum.max() - 0.1))
     slopes = np.diff(values[:, rows], axis=2) / (across[1] - across[0])
     tilts = np.array([seen.tilt_deg for seen in flat])
     start = np.array([(across[0] + across[1]) / 2 for _ in flat])
@@ -83,7 +86,7 @@ def scan(series: Sequence[Seen]) -> Scanned | None:
         if abs(slope) < _ROUNDING:
             straight = shifted[np.abs(_TURNS_DEG).argmin()]
             level = Geometry(float(straight.min()), float(_HEIGHTS[straight.argmin()]), 0.0, 0.0)
-    return Scanned(best, level)
+    return Scanned(best, level, often)
 
 
 def _upright(series: Sequence[Seen]) -> tuple[Array, Array, Array]:
