@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from aet_stream import durable
 from aet_stream.consistency import error_in_series
 from aet_stream.denoise import trust
 from aet_stream.denoise.denoiser import Denoiser
@@ -242,4 +243,5 @@ def draw(model: str, path: Path, *, frames: int = 48, seed: int = sets.SEED) -> 
             shown = axes.imshow(image, cmap=colours, vmin=least, vmax=most)
             axes.set(title=title, xticks=[], yticks=[])
             figure.colorbar(shown, ax=axes, shrink=0.7)
-    figure.savefig(path, dpi=80)
+    with durable.replacing(path) as draft:
+        figure.savefig(draft, format=path.suffix[1:], dpi=80)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from aet_stream import __version__
+from aet_stream import __version__, durable
 from aet_stream.denoise.architectures import save_weights
 from aet_stream.denoise.fusion.gate import Gate
 from aet_stream.denoise.weights_file import Card, find_weights, load_card, load_tensors, parts
@@ -238,7 +238,8 @@ def _plot(log: Path, picture: Path) -> None:
             decibel.plot(steps, [float(row[name]) for row in rows], "--" if "worst" in name else "-", label=label)
     decibel.set(xlabel="step", ylabel="PSNR of the judging frames, dB")
     decibel.legend(fontsize="small")
-    figure.savefig(picture, dpi=110)
+    with durable.replacing(picture) as draft:
+        figure.savefig(draft, format="png", dpi=110)
 
 
 def _card(training: Training, figures: dict[str, float]) -> Card:
