@@ -193,7 +193,8 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
         correction = change * np.where(vacuum, in_vacuum, verdict.share)
         spread = np.where(where, np.hypot(each.sd * np.fmax(1.0, verdict.too_sure), seen.doubt), 0.0) * unit
         verdict = replace(verdict, first_off=verdict.first_off * unit, series_off=verdict.series_off * unit)
-        evidence = gather(each, verdict, view.first + correction, away, where, stray, unit, in_vacuum)
+        film_sd = model.film_sd / float(np.cos(np.radians(seen.tilt_deg + model.turn_deg)))
+        evidence = gather(each, verdict, view.first + correction, away, where, stray, unit, in_vacuum, film_sd)
         drawings.append(Drawing(seen, each, correction, background, spread, verdict, in_vacuum, evidence, wrong))
     film, uncertain = posterior.map()
     nodes = posterior.nodes

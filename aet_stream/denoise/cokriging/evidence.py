@@ -29,6 +29,9 @@ class Evidence:
     """What the series states under the particle, as often as the ring is off by more, times its share of the background"""
     guessed: float
     """What no projection shows, times the share of the series"""
+    unseen: float
+    """What the films vary by, where no projection shows them: a halo may lie there, whichever background is taken. By the square of the
+    share that is unseen, since a little of it is known from what lies beside"""
     apart: float
     """Standard deviation of the mixture, because of how far the first edition and the series are apart"""
     ring: float
@@ -42,8 +45,9 @@ class Evidence:
 
 
 def gather(
-    drawn: Drawn, verdict: Verdict, background: Array, apart: Array, hidden: Array, stray: float, unit: float, in_vacuum: float
-) -> Evidence:
+    drawn: Drawn, verdict: Verdict, background: Array, apart: Array, hidden: Array, stray: float, unit: float, in_vacuum: float,
+    film_sd: float,
+) -> Evidence:  # fmt: skip
     """Of one projection.
 
     Parameters
@@ -54,6 +58,7 @@ def gather(
     hidden : (rows, columns) bool
     stray : by totals.beyond, counts
     in_vacuum : share of the series in the background where the vacuum is seen
+    film_sd : of the films at this tilt, units of the model
     """
     covered = unit * float(np.sqrt(hidden.mean()))
     share = verdict.share
@@ -62,6 +67,7 @@ def gather(
     return Evidence(
         spread=share * float(np.fmax(verdict.too_sure, 1.0)) * drawn.series_sd * covered,
         guessed=share * drawn.guessed * covered,
+        unseen=drawn.unseen**2 * film_sd * covered,
         apart=float(np.sqrt(share * (1 - share) * np.mean(np.square(apart)))),
         ring=drawn.by_series.error * covered,
         total=stray,
