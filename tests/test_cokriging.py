@@ -330,14 +330,14 @@ def test_how_much_no_projection_shows_is_counted(turning: tuple[list[View], list
 
 def weighed(
     *, own: float = 0.02, series_sd: float = 0.001, guessed: float = 0.0, doubt: float = 0.0, ring: float = 1.0,
-    told: tuple[float, float, float] = (0.0, 0.0, 0.0), elsewhere: bool = False,
+    told: tuple[float, float, float] = (0.0, 0.0, 0.0), elsewhere: bool = False, may_hide: float = 0.0,
 ) -> Verdict:  # fmt: skip
     """Of a projection whose model leaves .02 open by itself; `ring`: error of the vacuum around it over what is stated; `told`: by totals,
     of the first edition and the series, and what that misses."""
     nothing = np.zeros((2, 2))
     drawn = Drawn(nothing, nothing, Held(0.001 * ring, 0.001), Held(0.01, 0.01), series_sd, 0.02, 0.001, guessed, 0.0)
     totals = Strayed(*(np.array([each]) for each in told))
-    return judge([drawn], np.zeros(1), np.array([own]), np.array([doubt]), totals, np.array([elsewhere]))[0]
+    return judge([drawn], np.zeros(1), np.array([own]), np.array([doubt]), np.array([may_hide]), totals, np.array([elsewhere]))[0]
 
 
 def least(own: float, films: float, doubt: float = 0.0) -> float:
@@ -352,6 +352,7 @@ def test_each_is_weighed_by_what_it_states() -> None:
     """Twice what the series states, and whatever makes it doubtful."""
     assert weighed(series_sd=0.008).share == pytest.approx(least(0.02, 0.016), abs=1e-4)
     assert weighed(guessed=0.02).share == pytest.approx(least(0.02, np.hypot(0.02, 0.002)), abs=1e-4)
+    assert weighed(may_hide=0.02).share == weighed(guessed=0.02).share
     assert weighed(doubt=0.02).share == pytest.approx(least(0.02, 0.002, 0.02), abs=1e-4)
     assert weighed(series_sd=0.003, ring=3.0).share == pytest.approx(least(0.02, 0.018), abs=1e-4)
     assert weighed(own=0.0005, told=(0.03, 0.0, 0.0)).share == pytest.approx(least(0.03, 0.002), abs=1e-4)

@@ -180,12 +180,14 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
     by_series = first - np.array([each.sum() for each in apart]) / unit
     hidden = np.array([where.sum() for where in changing])
     totals = strayed(first, by_series, hidden, tilts_deg)
-    verdicts = judge(drawn, tilts_deg, _expected(views, apart, elsewhere) / unit, doubt, totals, elsewhere)
+    film_sd = model.film_sd / np.cos(np.radians(tilts_deg + model.turn_deg))
+    may_hide = np.array([each.unseen for each in drawn]) ** 2 * film_sd  # a little of what is unseen is known from what lies beside it
+    verdicts = judge(drawn, tilts_deg, _expected(views, apart, elsewhere) / unit, doubt, may_hide, totals, elsewhere)
     shares = np.array([verdict.share for verdict in verdicts])
     strays = unit * beyond(first + shares * (by_series - first), hidden, views[0].seen.hidden.size)
     drawings = []
-    columns = (views, series, drawn, verdicts, changing, everywhere, apart, strays.tolist(), elsewhere.tolist())
-    for view, seen, each, verdict, where, change, away, stray, wrong in zip(*columns, strict=True):
+    columns = (views, series, drawn, verdicts, changing, everywhere, apart, strays.tolist(), may_hide.tolist(), elsewhere.tolist())
+    for view, seen, each, verdict, where, change, away, stray, may, wrong in zip(*columns, strict=True):
         background = each.background * unit + level
         vacuum = ~in_blocks(where)
         left, noise = (view.seen.blocks.means - view.first)[vacuum], view.seen.blocks.noise[vacuum]
@@ -193,8 +195,7 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
         correction = change * np.where(vacuum, in_vacuum, verdict.share)
         spread = np.where(where, np.hypot(each.sd * np.fmax(1.0, verdict.too_sure), seen.doubt), 0.0) * unit
         verdict = replace(verdict, first_off=verdict.first_off * unit, series_off=verdict.series_off * unit)
-        film_sd = model.film_sd / float(np.cos(np.radians(seen.tilt_deg + model.turn_deg)))
-        evidence = gather(each, verdict, view.first + correction, away, where, stray, unit, in_vacuum, film_sd)
+        evidence = gather(each, verdict, view.first + correction, away, where, stray, unit, in_vacuum, may)
         drawings.append(Drawing(seen, each, correction, background, spread, verdict, in_vacuum, evidence, wrong))
     film, uncertain = posterior.map()
     nodes = posterior.nodes

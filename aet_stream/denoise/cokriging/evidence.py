@@ -30,8 +30,7 @@ class Evidence:
     guessed: float
     """What no projection shows, times the share of the series"""
     unseen: float
-    """What the films vary by, where no projection shows them: a halo may lie there, whichever background is taken. By the square of the
-    share that is unseen, since a little of it is known from what lies beside"""
+    """What may lie where no projection shows the films, whichever background is taken"""
     apart: float
     """Standard deviation of the mixture, because of how far the first edition and the series are apart"""
     ring: float
@@ -46,7 +45,7 @@ class Evidence:
 
 def gather(
     drawn: Drawn, verdict: Verdict, background: Array, apart: Array, hidden: Array, stray: float, unit: float, in_vacuum: float,
-    film_sd: float,
+    may_hide: float,
 ) -> Evidence:  # fmt: skip
     """Of one projection.
 
@@ -58,7 +57,7 @@ def gather(
     hidden : (rows, columns) bool
     stray : by totals.beyond, counts
     in_vacuum : share of the series in the background where the vacuum is seen
-    film_sd : of the films at this tilt, units of the model
+    may_hide : as much as films vary that no projection shows there, units of the model
     """
     covered = unit * float(np.sqrt(hidden.mean()))
     share = verdict.share
@@ -67,7 +66,7 @@ def gather(
     return Evidence(
         spread=share * float(np.fmax(verdict.too_sure, 1.0)) * drawn.series_sd * covered,
         guessed=share * drawn.guessed * covered,
-        unseen=drawn.unseen**2 * film_sd * covered,
+        unseen=may_hide * covered,
         apart=float(np.sqrt(share * (1 - share) * np.mean(np.square(apart)))),
         ring=drawn.by_series.error * covered,
         total=stray,
