@@ -146,7 +146,7 @@ def test_the_page_shows_the_film(daemon: Daemon, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- what cannot be known
 
 
-EVIDENCE = Evidence(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+EVIDENCE = Evidence(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def estimated(scan: float, height: float, score: float, foretold: float, unseen: float = 0.1) -> Estimated:

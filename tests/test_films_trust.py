@@ -57,7 +57,7 @@ def test_two_backgrounds_that_are_apart_say_that_one_is_wrong() -> None:
     hidden = np.zeros((8, 8), bool)
     hidden[2:6, 2:6] = True
     apart = np.where(hidden, 3.0, 0.0)
-    drawn = Drawn(apart, apart, Held(0.2, 0.1), Held(1.0, 1.0), 0.1, 1.0, 0.02, 0.05, 0.0)
+    drawn = Drawn(apart, apart, Held(0.2, 0.1), Held(1.0, 1.0), 0.1, 1.0, 0.02, 0.05, 0.5)
 
     def gathered(said: Verdict) -> Evidence:
         return gather(drawn, said, np.zeros((16, 16)), apart, hidden, 0.0, 10.0, said.share / 2, 0.3)
@@ -68,7 +68,7 @@ def test_two_backgrounds_that_are_apart_say_that_one_is_wrong() -> None:
     covered = 10.0 * np.sqrt(hidden.mean())
     assert told.spread == pytest.approx(0.25 * 2.0 * 0.1 * covered)
     assert told.guessed == pytest.approx(0.25 * 0.05 * covered)
-    assert told.unseen == gathered(verdict(1.0)).unseen == pytest.approx(0.3 * covered)
+    assert told.unseen == gathered(verdict(1.0)).unseen == pytest.approx(0.25 * 0.3 * covered)
     assert told.ring == pytest.approx(0.2 * covered)
     assert told.vacuum == pytest.approx(0.125 * 0.02 * 10.0 * np.sqrt(1 - hidden.mean()))
     assert gathered(verdict(1.0)).apart == 0

@@ -30,7 +30,8 @@ class Evidence:
     guessed: float
     """What no projection shows, times the share of the series"""
     unseen: float
-    """What may lie where no projection shows the films, whichever background is taken"""
+    """What may lie where no projection shows the films, whichever background is taken; by the square of the share that is unseen once
+    more, so that it counts where hardly any of it is shown"""
     apart: float
     """Standard deviation of the mixture, because of how far the first edition and the series are apart"""
     ring: float
@@ -66,7 +67,7 @@ def gather(
     return Evidence(
         spread=share * float(np.fmax(verdict.too_sure, 1.0)) * drawn.series_sd * covered,
         guessed=share * drawn.guessed * covered,
-        unseen=may_hide * covered,
+        unseen=drawn.unseen**2 * may_hide * covered,
         apart=float(np.sqrt(share * (1 - share) * np.mean(np.square(apart)))),
         ring=drawn.by_series.error * covered,
         total=stray,
