@@ -51,8 +51,9 @@ def test_what_is_asked_for_comes_while_thousands_wait_to_be_looked_into(tmp_path
     """The first row needs a few folders and a few looks, no scan; its workers do not wait until all have been looked into."""
     burst(tmp_path / "in", 2000, 100)
     with Bench(tmp_path, "watch.scan_s=600", want=False) as bench:
-        bench.until(lambda: len(bench.offered) >= 40)
+        bench.until(lambda: bench.offered)
         assert bench.watch.rhythm.scans == 0
+        bench.until(lambda: len(bench.offered) >= 40)
         for path, image in [*bench.offered][:40]:
             bench.ask(path, bench.offered[path, image], image)
         bench.until(lambda: len(bench.taken) == 40)
