@@ -16,7 +16,7 @@ from aet_stream.denoise.cokriging.gate import Taken, Verdict, judge, share_in_va
 from aet_stream.denoise.cokriging.likelihood import Likelihood, bands_of, fit_warm, likelier
 from aet_stream.denoise.cokriging.model import FILM_LENGTHS, Film, Model, Windows, own_covariance
 from aet_stream.denoise.cokriging.posterior import Nodes, Posterior
-from aet_stream.denoise.cokriging.registered import astray, brought_back, moved
+from aet_stream.denoise.cokriging.registered import astray, brought_back, moved, placed
 from aet_stream.denoise.cokriging.scan import scan
 from aet_stream.denoise.cokriging.seen import Seen, in_blocks, look, pooled
 from aet_stream.denoise.cokriging.supports import found_elsewhere, supported
@@ -330,14 +330,14 @@ def test_how_much_no_projection_shows_is_counted(turning: tuple[list[View], list
 
 def weighed(
     *, own: float = 0.02, series_sd: float = 0.001, guessed: float = 0.0, doubt: float = 0.0, ring: float = 1.0,
-    told: tuple[float, float, float] = (0.0, 0.0, 0.0), elsewhere: bool = False, may_hide: float = 0.0,
+    told: tuple[float, float, float] = (0.0, 0.0, 0.0), elsewhere: bool = False, unseen: float = 0.0,
 ) -> Verdict:  # fmt: skip
     """Of a projection whose model leaves .02 open by itself; `ring`: error of the vacuum around it over what is stated; `told`: by totals,
     of the first edition and the series, and what that misses."""
     nothing = np.zeros((2, 2))
-    drawn = Drawn(nothing, nothing, Held(0.001 * ring, 0.001), Held(0.01, 0.01), series_sd, 0.02, 0.001, guessed, 0.0)
+    drawn = Drawn(nothing, nothing, Held(0.001 * ring, 0.001), Held(0.01, 0.01), series_sd, 0.02, 0.001, guessed, unseen, 0.08)
     totals = Strayed(*(np.array([each]) for each in told))
-    return judge([drawn], np.zeros(1), np.array([own]), np.array([doubt]), np.array([may_hide]), totals, np.array([elsewhere]))[0]
+    return judge([drawn], np.zeros(1), np.array([own]), np.array([doubt]), totals, np.array([elsewhere]))[0]
 
 
 def least(own: float, films: float, doubt: float = 0.0) -> float:
@@ -352,7 +352,7 @@ def test_each_is_weighed_by_what_it_states() -> None:
     """Twice what the series states, and whatever makes it doubtful."""
     assert weighed(series_sd=0.008).share == pytest.approx(least(0.02, 0.016), abs=1e-4)
     assert weighed(guessed=0.02).share == pytest.approx(least(0.02, np.hypot(0.02, 0.002)), abs=1e-4)
-    assert weighed(may_hide=0.02).share == weighed(guessed=0.02).share
+    assert weighed(unseen=0.5).share == pytest.approx(weighed(guessed=0.02).share)
     assert weighed(doubt=0.02).share == pytest.approx(least(0.02, 0.002, 0.02), abs=1e-4)
     assert weighed(series_sd=0.003, ring=3.0).share == pytest.approx(least(0.02, 0.018), abs=1e-4)
     assert weighed(own=0.0005, told=(0.03, 0.0, 0.0)).share == pytest.approx(least(0.03, 0.002), abs=1e-4)
@@ -461,8 +461,10 @@ def test_projections_out_of_register_are_not_taken_for_another_film() -> None:
     assert np.mean(20 * np.log10(before / after)) > 12
 
 
-def test_a_film_that_grows_is_told_from_one_that_stays() -> None:
-    stays, grows = surface(1), surface(7, 0.03)
+@pytest.mark.parametrize("amplitude", [0.03, 0.005])
+def test_a_film_that_grows_is_told_from_one_that_stays(amplitude: float) -> None:
+    """Also where it leaves little of their own to the projections."""
+    stays, grows = surface(1), surface(7, amplitude)
     pictures = [
         background_of(stays, tilt) + time * (background_of(grows, tilt) - 0.1)
         for tilt, time in zip(TILTS, np.linspace(0, 1, len(TILTS)), strict=True)
@@ -632,6 +634,42 @@ def test_a_projection_lies_where_the_films_say(turning: tuple[list[View], list[A
     back = brought_back(others, series, away)
     assert back[wrong].shift == pytest.approx((0, 0), abs=1e-9)
     assert back[right].shift == pytest.approx((0, 1))
+
+
+def test_where_fewer_rows_say_that_it_lies_is_one_place_to_begin(turning: tuple[list[View], list[Array]]) -> None:
+    """Three of fifteen have moved along the axis, and only the first rows are vacuum: moved back the film agrees, in rows that those three
+    do not show. Both places are tried, and the film decides; with all in place there is nothing to decide."""
+    away, rows = 3, 3
+    views, lies = list(turning[0]), np.zeros((len(TILTS), 2))
+    for number in (3, 7, 11):
+        tall = background_of(surface(1), float(TILTS[number]), edge=EDGE + 2 * away * POINT)
+        below = tall[2 * away * POINT :, away * POINT : -away * POINT]
+        lies[number, 0] = -away
+        views[number] = view_of(below, float(TILTS[number]), number / (len(TILTS) - 1), number)[0]
+    covered = np.zeros(views[0].seen.hidden.shape, bool)
+    covered[rows:, covered.shape[1] // 4 :] = True
+    views = [
+        replace(view, seen=replace(view.seen, hidden=covered), lies=(float(at[0]), float(at[1])))
+        for view, at in zip(views, lies, strict=True)
+    ]
+    (there, fewer), (here, nearly_all) = placed([view.seen for view in views], lies)
+    assert (fewer.often, nearly_all.often) == (False, True)
+    assert fewer.best.score < nearly_all.best.score
+    assert [seen.shift[0] for seen in there] == lies[:, 0].tolist()
+    assert not any(seen.shift[0] for seen in here)
+    assert len(placed([view.seen for view in views], np.zeros_like(lies))) == 1
+    estimated = estimate(views)
+    assert estimated is not None
+    shifts = np.array([drawing.seen.shift[0] for drawing in estimated.drawings])
+    assert shifts - np.median(shifts) == pytest.approx(lies[:, 0], abs=0.4)
+
+
+def test_how_much_films_vary_depends_on_when_they_are_seen() -> None:
+    model = small_model().with_film(3.0, growing=True)
+    before, after = (model.film_sd_at(-model.turn_deg, time) for time in (0.0, 1.0))
+    assert before == pytest.approx(small_model().film_sd)
+    assert after == pytest.approx(model.film_sd)
+    assert model.film_sd_at(60.0 - model.turn_deg, 1.0) == pytest.approx(2 * after)
 
 
 def test_a_register_is_judged_by_a_model_of_its_own(turning: tuple[list[View], list[Array]]) -> None:

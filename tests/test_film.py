@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import h5py
@@ -146,14 +147,14 @@ def test_the_page_shows_the_film(daemon: Daemon, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- what cannot be known
 
 
-EVIDENCE = Evidence(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+EVIDENCE = Evidence(**dict.fromkeys((field.name for field in fields(Evidence)), 0.0))
 
 
 def estimated(scan: float, height: float, score: float, foretold: float, unseen: float = 0.1) -> Estimated:
     model = Model((Film(height, np.full(len(FILM_LENGTHS), 0.1)),), 0.0, 0.0, np.full(len(OWN_LENGTHS), 0.1), 0.1, 0.1)
     seen = look(np.random.default_rng(0).normal(size=(64, 64)), np.full((64, 64), -9.0), 0.0)
     nothing = np.zeros((2, 2))
-    drawn = Drawn(nothing, nothing, Held(1.0, 1.0), UNKNOWN, 1.0, 1.0, 0.1, 0.0, unseen)
+    drawn = Drawn(nothing, nothing, Held(1.0, 1.0), UNKNOWN, 1.0, 1.0, 0.1, 0.0, unseen, 1.0)
     drawing = Drawing(
         seen, drawn, nothing, nothing, nothing, Verdict(Taken.SINGLE, 0.0, score, foretold, foretold, 1.0, 1.0), 0.0, EVIDENCE, False
     )

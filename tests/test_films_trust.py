@@ -44,7 +44,7 @@ def frame_of(quality: Quality = SAID) -> tuple[Frame, Array]:
 def drawing_of(frame: Frame, share: float, **told: float) -> Drawing:
     nothing = np.zeros(frame.view.seen.hidden.shape)
     evidence = Evidence(**dict.fromkeys(OF_SERIES, 0.5) | told)
-    drawn = Drawn(nothing, nothing, UNKNOWN, UNKNOWN, 1.0, 1.0, 0.02, 0.0, 0.0)
+    drawn = Drawn(nothing, nothing, UNKNOWN, UNKNOWN, 1.0, 1.0, 0.02, 0.0, 0.0, 1.0)
     correction = np.where(in_blocks(frame.view.seen.hidden), share * 4.0, 0.0)
     return Drawing(frame.view.seen, drawn, correction, nothing, nothing, verdict(share), share, evidence, False)
 
@@ -57,10 +57,10 @@ def test_two_backgrounds_that_are_apart_say_that_one_is_wrong() -> None:
     hidden = np.zeros((8, 8), bool)
     hidden[2:6, 2:6] = True
     apart = np.where(hidden, 3.0, 0.0)
-    drawn = Drawn(apart, apart, Held(0.2, 0.1), Held(1.0, 1.0), 0.1, 1.0, 0.02, 0.05, 0.5)
+    drawn = Drawn(apart, apart, Held(0.2, 0.1), Held(1.0, 1.0), 0.1, 1.0, 0.02, 0.05, 0.5, 0.3)
 
     def gathered(said: Verdict) -> Evidence:
-        return gather(drawn, said, np.zeros((16, 16)), apart, hidden, 0.0, 10.0, said.share / 2, 0.3)
+        return gather(drawn, said, np.zeros((16, 16)), apart, hidden, 0.0, 10.0, said.share / 2)
 
     told = gathered(verdict(0.25, too_sure=2.0))
     of_one_place = np.std(np.repeat([0.0, 3.0], [3, 1]))
@@ -68,7 +68,7 @@ def test_two_backgrounds_that_are_apart_say_that_one_is_wrong() -> None:
     covered = 10.0 * np.sqrt(hidden.mean())
     assert told.spread == pytest.approx(0.25 * 2.0 * 0.1 * covered)
     assert told.guessed == pytest.approx(0.25 * 0.05 * covered)
-    assert told.unseen == gathered(verdict(1.0)).unseen == pytest.approx(0.25 * 0.3 * covered)
+    assert told.unseen == gathered(verdict(1.0)).unseen == pytest.approx(0.5**4 * 0.3 * covered)
     assert told.ring == pytest.approx(0.2 * covered)
     assert told.vacuum == pytest.approx(0.125 * 0.02 * 10.0 * np.sqrt(1 - hidden.mean()))
     assert gathered(verdict(1.0)).apart == 0
@@ -83,10 +83,8 @@ def test_a_background_that_bends_is_not_as_its_blocks_have_it() -> None:
     middle = (parabola[4::10, 4::10] + parabola[5::10, 5::10] + parabola[4::10, 5::10] + parabola[5::10, 4::10]) / 4
     off = (blocks - middle)[1:-1, 1:-1]
     nothing = np.zeros((10, 10))
-    drawn = Drawn(nothing, nothing, UNKNOWN, UNKNOWN, 1.0, 1.0, 0.02, 0.0, 0.0)
-    seen, hidden = (
-        gather(drawn, verdict(0.0), blocks, nothing, np.full((10, 10), under), 0.0, 1.0, 0.0, 0.1).bent for under in (False, True)
-    )
+    drawn = Drawn(nothing, nothing, UNKNOWN, UNKNOWN, 1.0, 1.0, 0.02, 0.0, 0.0, 1.0)
+    seen, hidden = (gather(drawn, verdict(0.0), blocks, nothing, np.full((10, 10), under), 0.0, 1.0, 0.0).bent for under in (False, True))
     assert seen == pytest.approx(np.sqrt(np.mean(np.square(off))), rel=0.05)
     assert hidden == 0
 

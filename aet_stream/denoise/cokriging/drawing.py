@@ -62,6 +62,14 @@ class Drawn:
     """What is doubted because no projection shows it, under the particle; root mean square"""
     unseen: float
     """Share of what the particle hides that no projection shows, of the film that varies most"""
+    film_sd: float
+    """Of the films as this projection sees them"""
+
+    @property
+    def unseen_sd(self) -> float:
+        """As much as films vary that no projection shows there: anything that they are elsewhere may lie there. By the square of the share
+        that is unseen: a little of it is known from what lies beside."""
+        return self.unseen**2 * self.film_sd
 
 
 def draw(posterior: Posterior, seen: Seen) -> Drawn:
@@ -96,9 +104,10 @@ def draw(posterior: Posterior, seen: Seen) -> Drawn:
         rows, columns = np.nonzero(seen.hidden)
         near = (np.square(rows[:, None] - rows[::_EVERY]) + np.square(columns[:, None] - columns[::_EVERY])).argmin(1)
         sd.ravel()[hidden] = np.sqrt(variance[: len(few)] + np.square(guessed))[near]
+    film_sd = posterior.model.film_sd_at(seen.tilt_deg, seen.time)
     whole = seen.edge[ring] == 1
     if not whole.any() or not len(few):
-        return Drawn(background, sd, UNKNOWN, UNKNOWN, float("nan"), float("nan"), vacuum_sd, 0.0, 0.0)
+        return Drawn(background, sd, UNKNOWN, UNKNOWN, float("nan"), float("nan"), vacuum_sd, 0.0, 0.0, film_sd)
     # What is left of observations that are held back follows from the precision of all (Rasmussen & Williams 5.4.2).
     pull = posterior.spread(by_ring.T @ sees)
     covariance = np.linalg.inv(by_ring[ring] - pull.T @ pull)
@@ -124,4 +133,5 @@ def draw(posterior: Posterior, seen: Seen) -> Drawn:
         vacuum_sd,
         float(np.sqrt(np.mean(np.square(guessed)))),
         unseen,
+        film_sd,
     )

@@ -15,8 +15,8 @@ from aet_stream.denoise.cokriging.gate import Verdict, judge, share_in_vacuum
 from aet_stream.denoise.cokriging.likelihood import Band, bands_of, first_guess, fit, fit_warm, likelier, surprise, with_more_films
 from aet_stream.denoise.cokriging.model import Model
 from aet_stream.denoise.cokriging.posterior import Nodes, Posterior
-from aet_stream.denoise.cokriging.registered import astray, brought_back, by_film, moved
-from aet_stream.denoise.cokriging.scan import Scanned, scan
+from aet_stream.denoise.cokriging.registered import astray, brought_back, by_film, placed
+from aet_stream.denoise.cokriging.scan import Scanned
 from aet_stream.denoise.cokriging.seen import Seen, in_blocks, pooled
 from aet_stream.denoise.cokriging.supports import found_elsewhere, supported
 from aet_stream.denoise.cokriging.totals import beyond, lost, strayed
@@ -33,10 +33,6 @@ _REGISTERED = 2
 """So often projections are registered by the film"""
 _ROUGHLY, _THINNED = 1.3, 2
 """So much coarser a film is enough for that, and one window in so many"""
-
-
-_MOVED, _BETTER = 0.1, 0.1
-"""Points below which nothing has moved; by how much the score of a scan has to be better for it to be believed"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +142,11 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
         for view, useless in zip(views, lost(np.array([view.total for view in views])), strict=True)
     ]
     beat("scan", 0, 1)
-    starts = _placed(series, np.array([view.lies for view in views]))
-    fitted = [(there, found, _fitted(bands, found, begin)) for there, found in starts if (bands := bands_of(there))]
+    starts = [(*start, bands_of(start[0])) for start in placed(series, np.array([view.lies for view in views]))]
+    fitted = [(there, found, bands, _fitted(bands, found, begin)) for there, found, bands in starts if bands]
     if not fitted:
         return None
-    series, found, model = min(fitted, key=lambda each: surprise(bands_of(each[0]), each[2]))
+    series, found, _, model = min(fitted, key=lambda each: surprise(*each[2:]))
     astray_by = astray(series)
     if 0 < np.any(astray_by, axis=1).sum() < len(series) / 2:
         beat("gather", 0, 1)
@@ -162,7 +158,7 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
         model = fit_warm(bands_of(series), model)
         series = supported(_roughly(model, series, memory_bytes), given)
     elsewhere = np.array([found_elsewhere(one, other) for one, other in zip(given, series, strict=True)])
-    series, model = _registered(model, series, memory_bytes, beat)
+    series, model = _with_fewest_films(model, series, memory_bytes, beat)
     posterior = Posterior(model, Nodes.covering(series, model, memory_bytes))
     for done, seen in enumerate(series):
         beat("join", done, len(series))
@@ -180,14 +176,12 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
     by_series = first - np.array([each.sum() for each in apart]) / unit
     hidden = np.array([where.sum() for where in changing])
     totals = strayed(first, by_series, hidden, tilts_deg)
-    film_sd = model.film_sd / np.cos(np.radians(tilts_deg + model.turn_deg))
-    may_hide = np.array([each.unseen for each in drawn]) ** 2 * film_sd  # a little of what is unseen is known from what lies beside it
-    verdicts = judge(drawn, tilts_deg, _expected(views, apart, elsewhere) / unit, doubt, may_hide, totals, elsewhere)
+    verdicts = judge(drawn, tilts_deg, _expected(views, apart, elsewhere) / unit, doubt, totals, elsewhere)
     shares = np.array([verdict.share for verdict in verdicts])
     strays = unit * beyond(first + shares * (by_series - first), hidden, views[0].seen.hidden.size)
     drawings = []
-    columns = (views, series, drawn, verdicts, changing, everywhere, apart, strays.tolist(), may_hide.tolist(), elsewhere.tolist())
-    for view, seen, each, verdict, where, change, away, stray, may, wrong in zip(*columns, strict=True):
+    columns = (views, series, drawn, verdicts, changing, everywhere, apart, strays.tolist(), elsewhere.tolist())
+    for view, seen, each, verdict, where, change, away, stray, wrong in zip(*columns, strict=True):
         background = each.background * unit + level
         vacuum = ~in_blocks(where)
         left, noise = (view.seen.blocks.means - view.first)[vacuum], view.seen.blocks.noise[vacuum]
@@ -195,27 +189,28 @@ def _estimate(views: Sequence[View], *, begin: Model | None, memory_bytes: int, 
         correction = change * np.where(vacuum, in_vacuum, verdict.share)
         spread = np.where(where, np.hypot(each.sd * np.fmax(1.0, verdict.too_sure), seen.doubt), 0.0) * unit
         verdict = replace(verdict, first_off=verdict.first_off * unit, series_off=verdict.series_off * unit)
-        evidence = gather(each, verdict, view.first + correction, away, where, stray, unit, in_vacuum, may)
+        evidence = gather(each, verdict, view.first + correction, away, where, stray, unit, in_vacuum)
         drawings.append(Drawing(seen, each, correction, background, spread, verdict, in_vacuum, evidence, wrong))
     film, uncertain = posterior.map()
     nodes = posterior.nodes
     return Estimated(model, found.best.score, unit, level, Map(nodes.along, nodes.across, film * unit, uncertain * unit), tuple(drawings))
 
 
-def _registered(model: Model, series: list[Seen], memory_bytes: int, beat: Beat) -> tuple[list[Seen], Model]:
-    """In register by the films, with the model for it. Out of register one film looks like several, and films that are not there keep the
-    projections out of register: so the strongest is tried alone, and others are asked for after that. Where there are some, what is
-    likelier is taken."""
+def _with_fewest_films(model: Model, series: list[Seen], memory_bytes: int, beat: Beat) -> tuple[list[Seen], Model]:
+    """Projections in register by the films that the vacuum asks for, and the model of these. Out of register one film looks like several,
+    and films that are not there keep the projections out of register: so the strongest is tried alone, and others are asked for after
+    that. Where there are some, the likelier is taken."""
     if len(model.films) == 1:
-        return _by_films(model, series, memory_bytes, beat)
-    there, one = _by_films(fit_warm(bands_of(series), model.strongest), series, memory_bytes, beat)
+        return _registered(model, series, memory_bytes, beat)
+    there, one = _registered(fit_warm(bands_of(series), model.strongest), series, memory_bytes, beat)
     more = with_more_films(bands_of(there), one)
     if len(more.films) == 1:
         return there, one
-    return min((there, more), _by_films(model, series, memory_bytes, beat), key=lambda found: _surprise(*found))
+    return min((there, more), _registered(model, series, memory_bytes, beat), key=lambda found: _surprise(*found))
 
 
-def _by_films(model: Model, series: list[Seen], memory_bytes: int, beat: Beat) -> tuple[list[Seen], Model]:
+def _registered(model: Model, series: list[Seen], memory_bytes: int, beat: Beat) -> tuple[list[Seen], Model]:
+    """Projections in register by so many films, and the model for it."""
     for turn in range(_REGISTERED):
         beat("register", turn, _REGISTERED)
         rough = _roughly(model, series, memory_bytes)
@@ -245,32 +240,11 @@ def _roughly(model: Model, series: Sequence[Seen], memory_bytes: int) -> Posteri
 
 
 def _fitted(bands: Sequence[Band], found: Scanned, begin: Model | None) -> Model:
+    """From the model of the series when it was shorter; or from where a scan has found the film, and from there without turn or slope."""
     if begin is not None:
         return fit_warm(bands, begin)
     sd = float(np.std(np.concatenate([band.values for band in bands])))
     return fit(bands, [first_guess(sd, lie.height, lie.turn_deg, lie.slope) for lie in dict.fromkeys((found.best, found.level))])
-
-
-def _placed(series: list[Seen], lies: Array) -> list[tuple[list[Seen], Scanned]]:
-    """As they are, or moved as the particle has it, all alike or each: where slopes agree best. Both, where those that agree best are
-    judged by rows that fewer projections show: what is fitted from there is to tell."""
-    tried = [(series, scan(series))]
-    for moves in (np.broadcast_to(np.median(lies, axis=0), lies.shape), lies):
-        if np.abs(moves).max() >= _MOVED:
-            there = [moved(seen, float(along), float(across)) for seen, (along, across) in zip(series, moves, strict=True)]
-            tried.append((there, scan(there)))
-    known = [(there, found) for there, found in tried if found is not None]
-    often = [each for each in known if each[1].often]
-    starts = [_best(known)] if known else []
-    return [*starts, _best(often)] if often and _best(often) is not starts[0] else starts
-
-
-def _best(tried: Sequence[tuple[list[Seen], Scanned]]) -> tuple[list[Seen], Scanned]:
-    best = tried[0]
-    for each in tried[1:]:
-        if each[1].best.score < best[1].best.score - _BETTER:
-            best = each
-    return best
 
 
 def _of_no_use(seen: Seen) -> Seen:

@@ -45,9 +45,8 @@ class Evidence:
 
 
 def gather(
-    drawn: Drawn, verdict: Verdict, background: Array, apart: Array, hidden: Array, stray: float, unit: float, in_vacuum: float,
-    may_hide: float,
-) -> Evidence:  # fmt: skip
+    drawn: Drawn, verdict: Verdict, background: Array, apart: Array, hidden: Array, stray: float, unit: float, in_vacuum: float
+) -> Evidence:
     """Of one projection.
 
     Parameters
@@ -58,7 +57,6 @@ def gather(
     hidden : (rows, columns) bool
     stray : by totals.beyond, counts
     in_vacuum : share of the series in the background where the vacuum is seen
-    may_hide : as much as films vary that no projection shows there, units of the model
     """
     covered = unit * float(np.sqrt(hidden.mean()))
     share = verdict.share
@@ -67,7 +65,7 @@ def gather(
     return Evidence(
         spread=share * float(np.fmax(verdict.too_sure, 1.0)) * drawn.series_sd * covered,
         guessed=share * drawn.guessed * covered,
-        unseen=drawn.unseen**2 * may_hide * covered,
+        unseen=drawn.unseen**2 * drawn.unseen_sd * covered,
         apart=float(np.sqrt(share * (1 - share) * np.mean(np.square(apart)))),
         ring=drawn.by_series.error * covered,
         total=stray,

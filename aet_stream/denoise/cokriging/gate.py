@@ -6,12 +6,12 @@ the particle is held back (drawing.py) and foretold by the series and by the res
 it is not believed: what it takes for films is something else. Errors larger than stated make the series' standard deviation as much larger,
 which is doubled for what the ring cannot show: it lies nearer to the vacuum than what is hidden. What is doubted of the projection's vacuum
 (doubted.py) is doubted under its particle as well, and a good part of what the films would be where no projection shows them: contamination
-that is fixed to the particle looks like a film through it. So is as much as the films vary elsewhere, for what no
-projection shows need not be like the rest. Of the first edition's error, the geometric mean counts of what it expects
-itself and of what the model leaves open, or what the particle's totals say (totals.py) where that is more; what they say of the series is
-added to its own. Then both are weighed so that the variance of the mixture is least, were their errors half alike:
-both come from the same vacuum around the same particle (Bates & Granger, Oper. Res. Q. 20 (1969) 451). What they are apart says that one of
-them is wrong, and not which; but where the particle is not where the first edition has it (supports.py), it is that one, and by all of it.
+that is fixed to the particle looks like a film through it. So is as much as the films vary elsewhere, for what no projection shows need not
+be like the rest. Of the first edition's error, the geometric mean counts of what it expects itself and of what the model leaves open, or
+what the particle's totals say (totals.py) where that is more; what they say of the series is added to its own. Then both are weighed so
+that the variance of the mixture is least, were their errors half alike: both come from the same vacuum around the same particle (Bates &
+Granger, Oper. Res. Q. 20 (1969) 451). What they are apart says that one of them is wrong, and not which; but where the particle is not
+where the first edition has it (supports.py), it is that one, and by all of it.
 """
 
 from __future__ import annotations
@@ -67,16 +67,13 @@ class Verdict:
     """The same of the series"""
 
 
-def judge(
-    drawn: Sequence[Drawn], tilts_deg: Array, expected: Array, doubt: Array, may_hide: Array, totals: Strayed, elsewhere: Array
-) -> list[Verdict]:
+def judge(drawn: Sequence[Drawn], tilts_deg: Array, expected: Array, doubt: Array, totals: Strayed, elsewhere: Array) -> list[Verdict]:
     """One verdict for each projection.
 
     Parameters
     ----------
     expected : (n,) what the first edition expects its own error to be there; NaN: it does not say
     doubt : (n,) by how much the vacuum of each is foretold worse than is stated
-    may_hide : (n,) as much as films vary that no projection shows there
     totals : errors as the particle's totals tell them
     elsewhere : (n,) bool: the particle is not where the first edition has it (supports.py)
     """
@@ -85,12 +82,10 @@ def judge(
     worse = np.fmax(_with_neighbours(worse, tilts_deg), _mean(worse))
     found = []
     told_of_films = np.hypot(totals.series, totals.missed)
-    columns = (too_sure, expected, worse, doubt, may_hide, totals.first, told_of_films, elsewhere)
-    for each, sure, own, foretold, more, may, told, told_of_film, wrong in zip(
-        drawn, *(column.tolist() for column in columns), strict=True
-    ):
+    columns = (too_sure, expected, worse, doubt, totals.first, told_of_films, elsewhere)
+    for each, sure, own, foretold, more, told, told_of_film, wrong in zip(drawn, *(column.tolist() for column in columns), strict=True):
         score = each.series_sd / each.alone_sd if each.alone_sd else float("nan")
-        by_films = (DOUBLED * max(sure, 1.0) * each.series_sd) ** 2 + each.guessed**2 + may**2 + told_of_film**2
+        by_films = (DOUBLED * max(sure, 1.0) * each.series_sd) ** 2 + each.guessed**2 + each.unseen_sd**2 + told_of_film**2
         by_itself = max((own if np.isfinite(own) else each.alone_sd) * (own if wrong else each.alone_sd), told**2)
         together = _ALIKE * np.sqrt(by_films * by_itself)
         share = np.clip((by_itself - together) / (by_itself + by_films + more**2 - 2 * together), 0, 1)

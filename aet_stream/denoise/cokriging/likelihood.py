@@ -28,7 +28,8 @@ _HEIGHT_SD, _TURN_SD_DEG, _SLOPE_SD = 10.0, 5.0, 0.1
 _AMPLITUDE_SD = 3.0
 """Of the logarithm of an amplitude, about a tenth of the vacuum's standard deviation."""
 _QUIET = 0.12
-"""Own parts that are less than this share of the film (standard deviations) leave nothing for another film."""
+"""Own parts that are less than this share of the film (standard deviations) leave nothing for another film, but for one that grows: its
+errors all projections share, the more the later they come."""
 _MOST_FILMS = 3
 _ASIDE = 4.0
 """Points above and below the film where another one is looked for, beside where it would be on the particle's other side"""
@@ -251,7 +252,8 @@ def fit(bands: Sequence[Band], begins: Sequence[Model]) -> Model:
 
 
 def with_more_films(bands: Sequence[Band], model: Model) -> Model:
-    """The same, or with more films beside those it has as long as the vacuum asks for them."""
+    """The same, or with more films beside those it has as long as the vacuum asks for them. Whether one grows is always asked, others only
+    where projections have much of their own."""
     while len(model.films) < _MOST_FILMS:
         quiet = model.own_sd < _QUIET * model.film_sd
         if quiet and any(film.growing for film in model.films):

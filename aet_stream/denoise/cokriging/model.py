@@ -58,6 +58,11 @@ class Model:
         """Of all films together."""
         return float(np.sqrt(sum(np.square(film.amplitudes).sum() for film in self.films)))
 
+    def film_sd_at(self, tilt_deg: float, time: float) -> float:
+        """The same as a projection sees them."""
+        thick = 1 / np.cos(np.radians(tilt_deg + self.turn_deg))
+        return float(thick * np.sqrt(sum(film.weight(time) ** 2 * np.square(film.amplitudes).sum() for film in self.films)))
+
     @property
     def own_sd(self) -> float:
         return float(np.sqrt(np.square(self.own).sum()))

@@ -16,6 +16,7 @@ from scipy.linalg import cho_solve, cholesky
 from aet_stream.consistency import fit_law
 from aet_stream.denoise.cokriging.model import Windows
 from aet_stream.denoise.cokriging.posterior import Posterior
+from aet_stream.denoise.cokriging.scan import Scanned, scan
 from aet_stream.denoise.cokriging.seen import Seen
 from aet_stream.projection import Array
 
@@ -27,6 +28,8 @@ _STEP = 0.1
 """Points over which the film's slope is taken"""
 _FARTHEST = 0.6
 """Points: beyond, the film is not as even as its slope says"""
+_MOVED, _BETTER = 0.1, 0.1
+"""Points below which nothing has moved; by how much the score of a scan has to be better for it to be believed"""
 _ASTRAY, _NEIGHBOURS = 0.5, 6
 """Points from where so many neighbours lie, beyond which a projection is asked whether it lies there, too"""
 
@@ -57,6 +60,33 @@ def moved(seen: Seen, along: float, across: float, gain: float = 1.0) -> Seen:
         shift=(seen.shift[0] + along, seen.shift[1] + across),
         gain=seen.gain * gain,
     )
+
+
+def placed(series: list[Seen], lies: Array) -> list[tuple[list[Seen], Scanned]]:
+    """From where to fit: projections as they are, or moved as the particle has it, all alike or each, wherever a scan finds that the film's
+    slopes agree best. Two, if that is judged by rows that fewer projections show than there are elsewhere; none without any row.
+
+    Parameters
+    ----------
+    lies : (n, 2) along and across, points: how far each lies from where it would turn about the middle, by its particle
+    """
+    tried = [(series, scan(series))]
+    for moves in (np.broadcast_to(np.median(lies, axis=0), lies.shape), lies):
+        if np.abs(moves).max() >= _MOVED:
+            there = [moved(seen, float(along), float(across)) for seen, (along, across) in zip(series, moves, strict=True)]
+            tried.append((there, scan(there)))
+    known = [(there, found) for there, found in tried if found is not None]
+    starts = [_best(each) for each in (known, [one for one in known if one[1].often]) if each]
+    return starts[:1] if starts and starts[0] is starts[-1] else starts
+
+
+def _best(tried: Sequence[tuple[list[Seen], Scanned]]) -> tuple[list[Seen], Scanned]:
+    """The first whose score no later one betters by enough."""
+    best = tried[0]
+    for each in tried[1:]:
+        if each[1].best.score < best[1].best.score - _BETTER:
+            best = each
+    return best
 
 
 def by_film(posterior: Posterior, series: Sequence[Seen]) -> list[Seen]:

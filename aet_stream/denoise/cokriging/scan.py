@@ -53,7 +53,7 @@ class Scanned:
     level: Geometry
     """Of films that are neither turned nor slope"""
     often: bool
-    """In rows that nearly all projections show"""
+    """Were there rows of vacuum in nearly all projections?"""
 
 
 def scan(series: Sequence[Seen]) -> Scanned | None:
